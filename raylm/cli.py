@@ -1,0 +1,133 @@
+"""Takes a command line, leaves an exit code: thin, every command calls one function and ends by naming the next one."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from typing import Any
+
+from raylm import __version__
+from raylm.core.errors import RaylmError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 is done, 1 an error said in words, 2 a wrong command line, 130 stopped by Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except RaylmError as error:
+        _print_error(error)
+        return 1
+    except KeyboardInterrupt:
+        # Ray and rich may still print while they go down; the sentence comes first and a second Ctrl-C cuts all short
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        print(f"\nStopped. Finished stages and step checkpoints are kept; `{_again(argv)}` goes on from there.", file=sys.stderr)
+        return 130
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from raylm import job, view
+
+    loaded = job.load(arguments.job, arguments.set)
+    if arguments.explain:
+        view.explain(loaded)
+        return 0
+    view.plan(loaded, job.plan(loaded, arguments.rebuild))
+    print(f"next: raylm run {arguments.job}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from raylm import job
+
+    made = job.run(job.load(arguments.job, arguments.set), arguments.only, arguments.rebuild)
+    last = list(made.values())[-1]
+    if last.kind != "Endpoint":
+        print(f"next: raylm show {last.uri}")
+        return 0
+    print(f"serving {last.facts['model_name']} at {last.facts['url']}\nnext: raylm chat {last.uri}   (Ctrl-C here stops serving)")
+    import os
+
+    from raylm.core.workers import SUBMITTED, stay
+
+    if SUBMITTED not in os.environ:
+        stay()
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from raylm import view
+
+    view.show(arguments.what)
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from raylm import doctor
+
+    return doctor.report()
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from raylm import chat, job
+    from raylm.core.artifact import MANIFEST, Endpoint, open_artifact
+    from raylm.core.errors import ArtifactError
+    from raylm.core.storage import Folder
+
+    if arguments.what.endswith(".toml"):
+        endpoint = list(job.run(job.load(arguments.what, arguments.set)).values())[-1]
+    elif Folder(arguments.what).exists(MANIFEST):
+        endpoint = open_artifact(Folder(arguments.what))
+    else:
+        chat.chat(arguments.what, arguments.key or "none", arguments.model)
+        return 0
+    if not isinstance(endpoint, Endpoint):
+        raise ArtifactError(f"a chat needs an Endpoint, this is a {endpoint.kind}", where=endpoint.uri,
+                            next="end the job with a serve stage")
+    key_file = endpoint.facts.get("key_file")
+    key = arguments.key or (open(key_file).read().strip() if key_file else "none")
+    chat.chat(endpoint.facts["url"], key, endpoint.facts["model_name"])
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="raylm", description="Takes a language model from raw text to an autoscaled endpoint.",
+                                     epilog="first steps: raylm doctor; raylm plan jobs/quickstart.toml")
+    parser.add_argument("--version", action="version", version=f"raylm {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    plan = _command(commands, "plan", _plan, "check a job and show what it would do; starts and writes nothing")
+    plan.add_argument("job", metavar="JOB", help="a job file, for example jobs/quickstart.toml")
+    plan.add_argument("--explain", action="store_true", help="print every key that the job's stages take, with its meaning")
+    run = _command(commands, "run", _run, "run a job; finished stages are reused, unfinished ones go on")
+    run.add_argument("job", metavar="JOB", help="a job file")
+    run.add_argument("--only", metavar="STAGE", help="run only this stage and what it needs")
+    show = _command(commands, "show", _show, "what an artifact is, how it was made, from what and for what")
+    show.add_argument("what", metavar="URI|JOB", help="folder of an artifact, or a job file")
+    _command(commands, "doctor", _doctor, "what this machine has, what is missing and the command that mends it")
+    chat = _command(commands, "chat", _chat, "talk to a served model; a job file is run (or resumed) first")
+    chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")
+    chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
+    chat.add_argument("--model", default=None, help="model name at a URL; the first one served when it is not given")
+    for taker in (plan, run, chat):
+        taker.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key: stages.sft.steps=10")
+    for taker in (plan, run):
+        taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, help: str) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=help, description=help)
+    made.set_defaults(command=function)
+    return made
+
+
+def _print_error(error: RaylmError) -> None:
+    red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    print(f"{red}error:{plain} {error}", file=sys.stderr)
+    if error.__cause__ is not None:
+        print(f"  because: {type(error.__cause__).__name__}: {str(error.__cause__).strip().splitlines()[-1:] or ['']}", file=sys.stderr)
+
+
+def _again(argv: list[str] | None) -> str:
+    return " ".join(["raylm", *(sys.argv[1:] if argv is None else argv)])

@@ -1,0 +1,34 @@
+"""Takes a `stage = "compress"` table, leaves what may be asked of compression."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from raylm.compress.methods import AnyMethod
+from raylm.compress.methods.int8 import Int8
+from raylm.core.config import CheckpointRef, Refers, StageConfig
+
+
+class Compress(StageConfig):
+    """Checkpoint -> Checkpoint of fewer bytes, in the compressed-tensors format that vLLM and transformers load."""
+
+    stage: Literal["compress"]
+    model: CheckpointRef
+    """Weights to compress."""
+    method: AnyMethod = Int8()
+    """How."""
+    calibration: Annotated[str, Refers(("Tokens", "Dialogues"))] | None = None
+    """Rows on which the range of activations is measured; needed by methods with static activations."""
+    calibration_rows: int = Field(64, gt=0)
+    """Number of those rows."""
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> Compress:
+        if self.calibration is None and getattr(self.method, "needs_calibration", False):
+            raise ValueError(f"method {self.method.kind} needs `calibration`: the name of a stage that makes Tokens or Dialogues")
+        return self
+
+    def makes(self) -> str:
+        return "Checkpoint"

@@ -1,0 +1,33 @@
+"""Takes a model, leaves it with 8-bit integer weights and activations (W8A8)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from raylm.compress.methods.rounding import Ranges, round_weights
+from raylm.core.config import Config
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Int8(Config):
+    """One scale per output channel for weights; integer arithmetic on CPUs and GPUs. Half to a quarter of the bytes."""
+
+    kind: Literal["int8"] = "int8"
+    activations: Literal["static", "dynamic"] = "static"
+    """`static`: one measured scale per layer, the same for every engine; `dynamic`: one scale per token, found as it runs."""
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether activation ranges must be measured first."""
+        return self.activations == "static"
+
+    def apply(self, model: torch.nn.Module, ranges: Ranges) -> Any:
+        """Round `model` in place; returns the compressor that marks its folder."""
+        from compressed_tensors.quantization import QuantizationArgs
+
+        weights = QuantizationArgs(num_bits=8, type="int", symmetric=True, strategy="channel", dynamic=False)
+        inputs = QuantizationArgs(num_bits=8, type="int", symmetric=True, dynamic=self.activations == "dynamic",
+                                  strategy="token" if self.activations == "dynamic" else "tensor")
+        return round_weights(model, weights, inputs, ranges)

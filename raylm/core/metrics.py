@@ -1,0 +1,97 @@
+"""Takes (step, values), leaves metrics.jsonl and a live line with rate and ETA."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from raylm.core.artifact import METRICS
+from raylm.core.storage import Folder
+
+
+class MetricLog:
+    """One JSON object a line, one line a step. A resumed run rewinds to its last checkpoint, so no step stands twice."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self.rows: list[dict[str, Any]] = read_metrics(folder)
+
+    def add(self, step: int, values: dict[str, Any]) -> None:
+        """Append one row; on a local disk it is on file before this returns."""
+        row = {"step": step, **values}
+        self.rows.append(row)
+        if self._folder.is_local:
+            self._folder.make()
+            with open(self._folder.path(METRICS), "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def rewrite(self, rows: list[dict[str, Any]]) -> None:
+        """Replace the whole history, in one step."""
+        self.rows = list(rows)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the whole history; object stores cannot append."""
+        self._folder.write(METRICS, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def read_metrics(folder: Folder) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl; a last line that a crash cut short is left out; [] when there is no file."""
+    if not folder.exists(METRICS):
+        return []
+    rows = []
+    for line in folder.read(METRICS).decode().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Progress:
+    """One line on the terminal: name, done of total, rate, ETA, latest values. Plain lines where no terminal is."""
+
+    def __init__(self, name: str, total: int, unit: str, every_s: float = 10.0) -> None:
+        from rich.console import Console
+
+        self._name, self._total, self._unit, self._every_s = name, total, unit, every_s
+        self._console = Console(stderr=True, highlight=False)
+        self._live = sys.stderr.isatty()
+        self._started = self._printed = time.monotonic()
+        self._from: int | None = None
+        self._status = None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._status = self._console.status(f"{self._name} ...")
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    def to(self, done: int, **values: Any) -> None:
+        """Show that `done` of the total are finished."""
+        now = time.monotonic()
+        if self._from is None:
+            # the first report after a resume is where the rate starts, not zero
+            self._from, self._started = done, now
+        if self._status:
+            self._status.update(self._line(done, now, values))
+        elif now - self._printed >= self._every_s:
+            self._printed = now
+            self._console.print(self._line(done, now, values))
+
+    def _line(self, done: int, now: float, values: dict[str, Any]) -> str:
+        gained, spent = done - (self._from or 0), now - self._started
+        rate = gained / spent if spent > 0 and gained > 0 else 0.0
+        eta = f", {(self._total - done) / rate:.0f} s left" if rate else ""
+        shown = "  ".join(f"{key} {_short(value)}" for key, value in values.items())
+        return f"  {self._name}: {done}/{self._total} {self._unit} ({rate:.1f}/s{eta})  {shown}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,158 @@
+"""Takes any fsspec URI, leaves a folder whose files appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raylm.core.errors import StorageError
+
+
+class Folder:
+    """A folder on a disk or in a bucket. Local folders cost no fsspec import.
+
+    Args:
+        uri: a path, or a URI such as `s3://bucket/folder` or `gs://bucket/folder`.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        text = str(uri).removeprefix("file://")
+        self.uri = text if "://" in text else os.path.abspath(text)
+        self.is_local = "://" not in text
+
+    def __repr__(self) -> str:
+        return f"Folder({self.uri!r})"
+
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(f"{self.uri.rstrip('/')}/{name}")
+
+    def path(self, name: str = "") -> str:
+        """Full path or URI of `name` inside this folder."""
+        return f"{self.uri.rstrip('/')}/{name}" if name else self.uri
+
+    def make(self) -> Folder:
+        """Create the folder. Raises StorageError when that is not allowed or the disk is full."""
+        if self.is_local:
+            with _said(self.uri):
+                os.makedirs(self.uri, exist_ok=True)
+        return self
+
+    def exists(self, name: str = "") -> bool:
+        """Whether the file or folder `name` is there."""
+        return os.path.exists(self.path(name)) if self.is_local else self._fs.exists(self.path(name))
+
+    def files(self) -> list[str]:
+        """Relative names of all files below, sorted."""
+        if self.is_local:
+            found = [os.path.join(at, name) for at, _, names in os.walk(self.uri) for name in names]
+            return sorted(os.path.relpath(path, self.uri) for path in found)
+        root = self._fs._strip_protocol(self.uri).rstrip("/") + "/"
+        return sorted(str(path).removeprefix(root) for path in self._fs.find(self.uri))
+
+    def size(self, name: str) -> int:
+        """Bytes of the file `name`."""
+        return os.path.getsize(self.path(name)) if self.is_local else int(self._fs.size(self.path(name)))
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A local path to write; when the block ends without an error it becomes the file `name`, in one step.
+
+        Raises:
+            StorageError: the disk is full or the folder is not writable; nothing is left behind.
+        """
+        target = self.path(name)
+        where = os.path.dirname(target) if self.is_local else tempfile.gettempdir()
+        with _said(target):
+            if self.is_local:
+                os.makedirs(where, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=where)
+            os.close(handle)
+            try:
+                yield Path(temporary)
+                if self.is_local:
+                    os.chmod(temporary, 0o644)
+                    os.replace(temporary, target)
+                else:
+                    self._fs.put_file(temporary, target)
+            finally:
+                if os.path.exists(temporary):
+                    os.unlink(temporary)
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write a whole small file in one step."""
+        with self.writing(name) as path:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write `value` as indented JSON in one step."""
+        self.write(name, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+
+    def read(self, name: str) -> bytes:
+        """The bytes of the file `name`. Raises StorageError when it is missing."""
+        try:
+            return Path(self.path(name)).read_bytes() if self.is_local else self._fs.cat_file(self.path(name))
+        except FileNotFoundError as cause:
+            raise StorageError("no such file", where=self.path(name)) from cause
+
+    def read_json(self, name: str) -> Any:
+        """The file `name` as JSON."""
+        return json.loads(self.read(name))
+
+    def local(self, name: str = "") -> Path:
+        """A local path with the content of `name`: itself, or a copy that is made once per process and URI."""
+        if self.is_local:
+            return Path(self.path(name))
+        at = Path(tempfile.gettempdir()) / "raylm-cache" / hashlib.sha256(self.path(name).encode()).hexdigest()[:16]
+        if not at.exists():
+            part = at.with_name(f"{at.name}.part-{os.getpid()}")
+            with _said(str(at)):
+                self._fs.get(self.path(name), str(part), recursive=True)
+                os.rename(part, at)
+        return at
+
+    def remove(self, name: str = "") -> None:
+        """Remove the file or folder `name`; nothing happens when it is not there."""
+        path = self.path(name)
+        if not self.is_local:
+            if self._fs.exists(path):
+                self._fs.rm(path, recursive=True)
+        elif os.path.isdir(path):
+            shutil.rmtree(path)
+        elif os.path.exists(path):
+            os.unlink(path)
+
+    def digest(self, name: str) -> str:
+        """Hex digest (blake2b, 16 bytes) of the file `name`."""
+        hashed = hashlib.blake2b(digest_size=16)
+        with open(self.path(name), "rb") if self.is_local else self._fs.open(self.path(name), "rb") as file:
+            while block := file.read(1 << 20):
+                hashed.update(block)
+        return hashed.hexdigest()
+
+    @property
+    def _fs(self) -> Any:
+        import fsspec
+
+        return fsspec.core.url_to_fs(self.uri)[0]
+
+
+@contextmanager
+def _said(where: str) -> Iterator[None]:
+    """Turns a refusal of the disk into words."""
+    try:
+        yield
+    except OSError as cause:
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError("the disk is full; what was being written has been removed", where=where,
+                               next="free space, then run the same command: finished parts are kept") from cause
+        if cause.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise StorageError(f"cannot write here: {cause.strerror}", where=where, next="set `root` to a folder you own") from cause
+        raise

@@ -1,0 +1,143 @@
+"""Takes a TOML file and overrides, leaves a checked config, or errors that name file and line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from raylm.core.config import Config
+from raylm.core.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+Keys = tuple[str | int, ...]
+
+_HEADER = re.compile(r"^\s*\[\[?\s*([^\]]+?)\s*\]\]?")
+_KEY = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A TOML text and the name under which the user knows it."""
+
+    name: str
+    text: str
+
+    def where(self, keys: Keys) -> str:
+        """`file:line dotted.key` of the deepest part of `keys` that stands in the text."""
+        dotted = ".".join(str(key) for key in keys)
+        line = self._line(keys)
+        return f"{self.name}:{line} {dotted}" if line else f"{self.name} {dotted}"
+
+    def _line(self, keys: Keys) -> int | None:
+        names = [str(key) for key in keys if not isinstance(key, int)]
+        best, depth = None, 0
+        table: list[str] = []
+        open_key: list[str] = []
+        for number, line in enumerate(self.text.splitlines(), 1):
+            header, key = _HEADER.match(line), _KEY.match(line)
+            if header and not line.lstrip().startswith("[{"):
+                table = open_key = _split(header.group(1))
+                found = _shared(names, table)
+            elif key:
+                open_key = table + _split(key.group(1))
+                found = _shared(names, open_key)
+            else:
+                found = _shared(names, open_key)
+            # an inline table holds the rest of the path on the line of its key, or on the lines that follow it
+            if found == len(open_key) and not header:
+                while found < len(names) and re.search(rf"(?<![\w-]){re.escape(names[found])}\s*=", line):
+                    found += 1
+            if found > depth:
+                best, depth = number, found
+        return best
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], Source]:
+    """Parse a TOML file. Raises ConfigError when it is missing, not UTF-8 or not TOML."""
+    name = str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return tomllib.loads(text), Source(name, text)
+    except FileNotFoundError as cause:
+        near = sorted(str(p) for p in Path("jobs").glob("*.toml"))
+        raise ConfigError("no such job file", where=name, next=f"one of: {', '.join(near)}" if near else None) from cause
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, OSError) as cause:
+        raise ConfigError(f"not a TOML file: {cause}", where=name) from cause
+
+
+def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """`data` with each `a.b.c=value` set; the value is TOML, or a bare string."""
+    import copy
+
+    data = copy.deepcopy(data)
+    for assignment in assignments:
+        dotted, equals, text = assignment.partition("=")
+        if not equals or not dotted:
+            raise ConfigError(f"--set {assignment!r} is not key=value", next="for example --set stages.sft.steps=10")
+        *parents, last = dotted.split(".")
+        table: Any = data
+        for key in parents:
+            table = _step_in(table, key, assignment)
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        if isinstance(table, list):
+            table[_index(table, last, assignment)] = value
+        else:
+            table[last] = value
+    return data
+
+
+def check(kind: type[ConfigT], data: dict[str, Any], source: Source) -> ConfigT:
+    """`data` as a `kind`. Raises ConfigError that lists every mistake with its file, line and key."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as wrong:
+        lines = []
+        for error in wrong.errors():
+            keys = _toml_keys(error["loc"], data, missing=error["type"] == "missing")
+            if error["type"] == "unknown_key":
+                keys = (*keys, error["ctx"]["key"])
+            lines.append(f"{source.where(keys)}: {error['msg']}")
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _step_in(table: Any, key: str, assignment: str) -> Any:
+    if isinstance(table, list):
+        return table[_index(table, key, assignment)]
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {assignment!r}: {key!r} stands below a value that is no table")
+    return table.setdefault(key, {})
+
+
+def _index(table: list[Any], key: str, assignment: str) -> int:
+    if not key.isdigit() or int(key) >= len(table):
+        raise ConfigError(f"--set {assignment!r}: {key!r} is no position in a list of {len(table)}")
+    return int(key)
+
+
+def _toml_keys(loc: tuple[str | int, ...], data: Any, missing: bool) -> Keys:
+    """The part of a pydantic location that stands in the file: tags of unions are left out, a missing key is kept."""
+    keys: list[str | int] = []
+    for position, key in enumerate(loc):
+        if (isinstance(data, dict) and key in data) or (isinstance(data, list) and isinstance(key, int) and key < len(data)):
+            data = data[key]
+        elif not (missing and position == len(loc) - 1):
+            continue
+        keys.append(key)
+    return tuple(keys)
+
+
+def _split(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]
+
+
+def _shared(names: list[str], prefix: list[str]) -> int:
+    """Length of `prefix` when `names` begins with it, else 0."""
+    return len(prefix) if names[: len(prefix)] == prefix else 0

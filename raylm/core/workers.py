@@ -1,0 +1,124 @@
+"""Takes a wish for workers, leaves a Ray cluster that is ours (or the one that `ray job submit` gave us) and what it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from raylm.core.config import WorkerSpec
+from raylm.core.errors import PlacementError
+
+Held = TypeVar("Held")
+
+# a job that was submitted to a cluster finds its address here; Ray sets it for the driver of `ray job submit`
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+class Workers:
+    """The cluster of one run. Things that are slow to start (rank groups, engines) are held here between stages.
+
+    On a machine of its own a run starts Ray itself and stops it at the end; several small workers may share a core
+    there, because a laptop that lacks cores should be slow and not stuck. Inside `ray job submit` it joins that
+    cluster and asks for whole cores.
+    """
+
+    def __init__(self, wanted_cpus: float = 0.0) -> None:
+        self.submitted = SUBMITTED in os.environ
+        self._wanted_cpus = wanted_cpus
+        self._held: dict[str, tuple[Any, Callable[[Any], None]]] = {}
+        self._started = False
+
+    def ensure(self) -> None:
+        """Start or join Ray; nothing happens when that was done before."""
+        if self._started:
+            return
+        import ray
+
+        if self.submitted:
+            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level="ERROR")
+        else:
+            # the address is said aloud: plain ray.init() would attach to any cluster that happens to run here
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, math.ceil(self._wanted_cpus)),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_store_memory=_object_store_bytes(),
+            )
+        self._started = True
+
+    def check_room(self, spec: WorkerSpec, what: str) -> None:
+        """Raises PlacementError, in words, when the cluster can never hold `spec`."""
+        import ray
+
+        self.ensure()
+        has = ray.cluster_resources()
+        for name, need in (("CPU", spec.count * spec.cpus), ("GPU", spec.count * spec.gpus)):
+            if need > has.get(name, 0.0):
+                raise PlacementError(
+                    f"{what} asks for {need:g} {name} ({spec.count} workers), the whole cluster has {has.get(name, 0.0):g}",
+                    next="lower the stage's `workers` table, or start a larger cluster",
+                )
+
+    def hold(self, key: str, make: Callable[[], Held], close: Callable[[Held], None]) -> Held:
+        """What is held under `key`, made now if nothing is. The next stage that asks for the same key gets the same thing."""
+        if key not in self._held:
+            self.ensure()
+            self._held[key] = (make(), close)
+        return self._held[key][0]
+
+    def release(self, prefix: str = "") -> None:
+        """Close everything held whose key begins with `prefix`."""
+        for key in [key for key in self._held if key.startswith(prefix)]:
+            thing, close = self._held.pop(key)
+            close(thing)
+
+    def stop(self) -> None:
+        """Close all that is held; stop Ray if this run started it."""
+        if not self._started:
+            return
+        import ray
+
+        # a worker that is already dead must not keep the others from being closed
+        with contextlib.suppress(ray.exceptions.RayError):
+            self.release()
+        ray.shutdown()
+        self._started = False
+
+
+def wait_for(reference: Any, timeout_s: float, what: str) -> Any:
+    """`ray.get` with a deadline. Raises PlacementError that names `what` and the seconds."""
+    import ray
+
+    try:
+        return ray.get(reference, timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError as cause:
+        raise PlacementError(f"waited {timeout_s:g} s for {what}", next=_resources_in_words()) from cause
+
+
+def _resources_in_words() -> str:
+    import ray
+
+    free, total = ray.available_resources(), ray.cluster_resources()
+    parts = [f"{free.get(name, 0.0):g} of {total[name]:g} {name} free" for name in ("CPU", "GPU") if name in total]
+    return f"the cluster has {', '.join(parts)}; worker logs lie in Ray's session folder"
+
+
+def _object_store_bytes() -> int:
+    """A tenth of this machine's memory, 256 MB to 8 GB: rows and weights of one machine's run pass through it."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(min(max(total // 10, 256 << 20), 8 << 30))
+
+
+def stay() -> None:
+    """Keep this process, and with it what it serves, until Ctrl-C or SIGTERM."""
+    import signal
+    import threading
+
+    gone = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: gone.set())
+    gone.wait()

@@ -1,0 +1,136 @@
+"""Takes tables of rows, leaves shard files with the same bytes every time; gives them back as rows or as ray.data."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raylm.core.artifact import Artifact, FileEntry, open_artifact
+from raylm.core.errors import ArtifactError
+from raylm.core.storage import Folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import ray.data
+
+# names of data files in an artifact, so that tokenizers and reports beside them are left alone
+_SHARD = re.compile(r"^[a-z_]+-\d{5,}\.(parquet|arrow)$")
+
+
+def shard_name(prefix: str, index: int, ending: str) -> str:
+    """`train-00003.arrow`."""
+    return f"{prefix}-{index:05d}.{ending}"
+
+
+def write_parquet(folder: Folder, name: str, table: pa.Table) -> int:
+    """Write Documents as zstd Parquet, in one step; leaves the file's bytes."""
+    import pyarrow.parquet as pq
+
+    with folder.writing(name) as path:
+        pq.write_table(table, path, compression="zstd", row_group_size=10_000)
+    return folder.size(name)
+
+
+def read_parquet(folder: Folder, name: str) -> pa.Table:
+    """All rows of a Parquet shard."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(folder.local(name), partitioning=None)
+
+
+def write_arrow(folder: Folder, name: str, table: pa.Table) -> int:
+    """Write rows as one uncompressed Arrow IPC batch, in one step: a reader maps the file and copies nothing."""
+    import pyarrow as pa
+
+    table = table.combine_chunks()
+    with folder.writing(name) as path, pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=max(table.num_rows, 1))
+    return folder.size(name)
+
+
+def map_arrow(path: Path | str) -> pa.Table:
+    """The rows of an Arrow shard on a local disk, memory-mapped."""
+    import pyarrow as pa
+
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def to_ray(artifact: Artifact, prefix: str = "") -> ray.data.Dataset:
+    """All rows of an artifact as a ray.data.Dataset, one block per shard; `prefix` takes only one split. Starts no Ray."""
+    import ray.data
+
+    names = [entry.path for entry in artifact.shards(prefix) if _SHARD.match(entry.path)]
+    if not names:
+        raise ArtifactError(f"no shards {prefix}*", where=artifact.uri)
+    folder = artifact.folder
+
+    def read(batch: dict[str, Any]) -> pa.Table:
+        name = str(batch["name"][0])
+        return read_parquet(folder, name) if name.endswith(".parquet") else map_arrow(folder.local(name))
+
+    listed = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names))
+    return listed.map_batches(read, batch_size=1, num_cpus=1)
+
+
+class Rows:
+    """Random access by row number over all shards of one split. Opening maps files; a row is read when it is asked for.
+
+    Args:
+        folder: of the artifact.
+        split: `train` or `held_out`.
+        entries: the artifact's payload files, with their row counts.
+    """
+
+    def __init__(self, folder: Folder, split: str, entries: list[FileEntry]) -> None:
+        self.uri, self.split = folder.uri, split
+        shards = [entry for entry in entries if entry.path.startswith(f"{split}-") and entry.path.endswith(".arrow")]
+        self._tables: list[pa.Table] = [map_arrow(folder.local(entry.path)) for entry in sorted(shards, key=lambda e: e.path)]
+        self._columns = [{name: _Column(table.column(name)) for name in table.column_names} for table in self._tables]
+        self._ends: list[int] = []
+        for table in self._tables:
+            self._ends.append(table.num_rows + (self._ends[-1] if self._ends else 0))
+
+    @classmethod
+    def open(cls, uri: str, split: str) -> Rows:
+        """The rows of the artifact at `uri`; what a worker calls. Raises ArtifactError when it is not whole."""
+        artifact = open_artifact(Folder(uri))
+        return cls(artifact.folder, split, artifact.manifest.files)
+
+    def __reduce__(self):
+        # maps do not travel; the worker opens its own
+        return (Rows.open, (self.uri, self.split))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Row `index`: lists of numbers as numpy views of the mapped file (read-only), the rest as Python values."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        shard = bisect.bisect_right(self._ends, index)
+        at = index - (self._ends[shard - 1] if shard else 0)
+        return {name: column[at] for name, column in self._columns[shard].items()}
+
+
+class _Column:
+    """One column of one shard, by row. Lists are sliced out of one flat numpy view; Arrow scalars would be ten times slower."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        import pyarrow as pa
+
+        self._array: Any = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+        self._flat, self._offsets, self._width = None, None, 0
+        if pa.types.is_fixed_size_list(self._array.type):
+            self._flat = self._array.flatten().to_numpy()
+            self._width = self._array.type.list_size
+        elif pa.types.is_list(self._array.type):
+            self._flat, self._offsets = self._array.values.to_numpy(), self._array.offsets.to_numpy()
+
+    def __getitem__(self, at: int) -> Any:
+        if self._flat is None:
+            return self._array[at].as_py()
+        if self._offsets is None:
+            return self._flat[at * self._width : (at + 1) * self._width]
+        return self._flat[self._offsets[at] : self._offsets[at + 1]]

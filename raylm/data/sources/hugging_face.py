@@ -1,0 +1,64 @@
+"""Takes a data set of Hugging Face's `datasets`, on disk or on the hub, leaves one document per row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field
+
+from raylm.core.config import Config
+from raylm.core.errors import ConfigError, DataError
+from raylm.data.records import Rejected, read_row
+from raylm.data.sources.units import Span, Unit, grouped, sliced
+
+
+class HuggingFace(Config):
+    """A folder that `save_to_disk` wrote, a folder of data files, or a data set's name on the hub."""
+
+    kind: Literal["hugging_face"] = "hugging_face"
+    path: str
+    """Folder, or hub name such as `roneneldan/TinyStories`."""
+    name: str | None = None
+    """Which of the data set's configurations."""
+    split: str = "train"
+    """Which of its splits."""
+    revision: str | None = None
+    """Commit of the hub's repository; a run without it reads what is there that day."""
+    text_column: str | None = None
+    """Column that is the text. Without it a row in one of TRL's shapes is kept whole, and of any other row `text`."""
+    split_rows: int = Field(default=50_000, gt=0)
+    """Rows per work unit."""
+
+    def units(self) -> list[Unit]:
+        """Ranges of rows. Raises DataError when the data set cannot be loaded or has no rows."""
+        rows = len(self._load())
+        if not rows:
+            raise DataError(f"split {self.split!r} has no rows", where=self.path)
+        path = os.path.abspath(self.path) if os.path.isdir(self.path) else self.path
+        return grouped(sliced(Span(path, f"{self.path}/{self.split}", 0, rows), self.split_rows), self.split_rows)
+
+    def read(self, unit: Unit) -> Iterator[dict[str, Any] | Rejected]:
+        """Documents of one unit; their range is a row number."""
+        rows = self.model_copy(update={"path": unit.spans[0].path})._load()
+        for span in unit.spans:
+            for at in range(span.start, span.end):
+                yield read_row(rows[at], self.text_column, span.source, at, at + 1)
+
+    def _load(self) -> Any:
+        import datasets
+
+        datasets.disable_progress_bars()
+        saved = any(os.path.exists(os.path.join(self.path, name)) for name in ("state.json", "dataset_dict.json"))
+        try:
+            if not saved:
+                return datasets.load_dataset(self.path, self.name, split=self.split, revision=self.revision)
+            found = datasets.load_from_disk(self.path)
+            return found[self.split] if isinstance(found, datasets.DatasetDict) else found
+        except KeyError as cause:
+            raise ConfigError(f"no split is called {self.split!r}", where=self.path,
+                              next=f"one of: {', '.join(found)}") from cause
+        except (OSError, ValueError, datasets.exceptions.DatasetsError, datasets.exceptions.DatasetGenerationError) as cause:
+            raise DataError(f"cannot load this data set: {cause}", where=self.path,
+                            next="check path, name and split; a hub name needs the network") from cause

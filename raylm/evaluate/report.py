@@ -1,0 +1,89 @@
+"""Takes grades and the curves of the road, leaves one page that shows them: report.html with its picture inside."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import Any
+
+from raylm.core.artifact import Artifact, open_artifact
+from raylm.core.metrics import read_metrics
+from raylm.core.storage import Folder
+
+CURVES = ("reward", "accuracy", "loss")
+
+
+def road(models: list[Artifact]) -> list[Artifact]:
+    """The checkpoints that led to `models`, oldest first, each once."""
+    found: dict[str, Artifact] = {}
+
+    def visit(artifact: Artifact) -> None:
+        for entry in artifact.manifest.inputs:
+            if entry.kind == "Checkpoint" and Folder(entry.uri).exists("manifest.json"):
+                visit(open_artifact(Folder(entry.uri)))
+        found.setdefault(artifact.uri, artifact)
+
+    for model in models:
+        visit(model)
+    return list(found.values())
+
+
+def picture(stages: list[Artifact]) -> bytes:
+    """PNG with one panel per trained stage: its loss, and its accuracy or reward where it has one."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    curves = [(stage.manifest.stage, read_metrics(stage.folder)) for stage in stages]
+    curves = [(name, rows) for name, rows in curves if rows]
+    figure, panels = plt.subplots(1, max(len(curves), 1), figsize=(4 * max(len(curves), 1), 3), squeeze=False)
+    for panel, (name, rows) in zip(panels[0], curves, strict=False):
+        shown = next(key for key in CURVES if key in rows[0])
+        panel.plot([row["step"] for row in rows], [row[shown] for row in rows], linewidth=1.2)
+        panel.set_title(f"{name}: {shown}")
+        panel.set_xlabel("step")
+        panel.grid(alpha=0.3)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def page(title: str, grades: dict[str, dict[str, float]], better: dict[str, str], png: bytes, notes: list[str]) -> str:
+    """The whole report as one HTML page without outside parts."""
+    metrics = list(better)
+    head = "".join(f"<th>{html.escape(name)}<br><small>{better[name]} is better</small></th>" for name in metrics)
+    body = "".join(
+        f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{cell(values, metric)}</td>" for metric in metrics) + "</tr>"
+        for name, values in grades.items()
+    )
+    listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    image = base64.b64encode(png).decode()
+    style = "body{font:15px system-ui;margin:2em;max-width:70em}td,th{padding:.35em .9em;border-bottom:1px solid #ddd;text-align:right}"
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{style}"
+        "td:first-child,th:first-child{text-align:left}img{max-width:100%}</style>"
+        f"<h1>{html.escape(title)}</h1><table><tr><th>model</th>{head}</tr>{body}</table><ul>{listed}</ul>"
+        f'<h2>Curves</h2><img alt="training curves" src="data:image/png;base64,{image}">\n'
+    )
+
+
+def table(grades: dict[str, dict[str, float]], better: dict[str, str]) -> Any:
+    """The same table for the terminal."""
+    from rich.table import Table
+
+    shown = Table(title=None)
+    shown.add_column("model")
+    for metric, direction in better.items():
+        shown.add_column(f"{metric} ({direction} is better)", justify="right")
+    for name, values in grades.items():
+        shown.add_row(name, *[cell(values, metric) for metric in better])
+    return shown
+
+
+def cell(values: dict[str, float], metric: str) -> str:
+    """One value, or a dash where the task was not asked."""
+    return f"{values[metric]:.4f}" if metric in values else "-"

@@ -1,0 +1,13 @@
+"""Evaluation tasks: the closed set of cards that a `tasks` list may name."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from raylm.core.config import CustomCard
+from raylm.evaluate.tasks.answers import Answers
+from raylm.evaluate.tasks.bits_per_byte import BitsPerByte
+from raylm.evaluate.tasks.dialogue_loss import DialogueLoss
+from raylm.evaluate.tasks.preference import Preference
+
+AnyTask = Annotated[BitsPerByte | DialogueLoss | Preference | Answers | CustomCard, Field(discriminator="kind")]

@@ -1,0 +1,43 @@
+"""Takes held-out prompts with a truth, leaves the share of greedy answers that say it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from raylm.core.config import Config, PromptsRef
+from raylm.data.shards import Rows
+
+if TYPE_CHECKING:
+    from raylm.evaluate.examinee import Examinee
+
+
+class Answers(Config):
+    """Accuracy of greedy answers: the truth stands in the answer as a whole word, and none of the other answers does."""
+
+    needs: ClassVar[str] = "generate"
+    better: ClassVar[dict[str, str]] = {"answers": "high"}
+
+    kind: Literal["answers"] = "answers"
+    rows: PromptsRef
+    """Prompts; their held-out split is used."""
+    num_rows: int = Field(128, gt=0)
+    """Prompts at most."""
+    max_tokens: int = Field(32, gt=0)
+    """Longest answer."""
+    among: list[str] = []
+    """All possible answers; one that names two of them is wrong."""
+
+    def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:
+        """Share of right answers among prompts that have a truth."""
+        picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
+        picked = [row for row in picked if row["truth"] is not None]
+        texts = examinee.answers([[int(token) for token in row["tokens"]] for row in picked], self.max_tokens)
+        right = [self._right(text, str(row["truth"])) for text, row in zip(texts, picked, strict=True)]
+        return {"answers": sum(right) / max(len(right), 1)}
+
+    def _right(self, text: str, truth: str) -> bool:
+        said = [word for word in {*self.among, truth} if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)]
+        return [word.lower() for word in said] == [truth.lower()]

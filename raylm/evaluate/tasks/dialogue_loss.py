@@ -1,0 +1,32 @@
+"""Takes held-out dialogues, leaves the model's loss on what the assistant says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from raylm.core.config import Config, DialoguesRef
+from raylm.data.shards import Rows
+
+if TYPE_CHECKING:
+    from raylm.evaluate.examinee import Examinee
+
+
+class DialogueLoss(Config):
+    """Cross-entropy of assistant tokens in nats: what supervised fine-tuning lowers."""
+
+    needs: ClassVar[str] = "logprobs"
+    better: ClassVar[dict[str, str]] = {"dialogue_loss": "low"}
+
+    kind: Literal["dialogue_loss"] = "dialogue_loss"
+    rows: DialoguesRef
+    """Dialogues; their held-out split is used."""
+    num_rows: int = Field(256, gt=0)
+    """Rows at most."""
+
+    def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:
+        """Mean over all assistant tokens."""
+        picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
+        sums = examinee.logprob_sums([row["tokens"] for row in picked], [row["mask"] for row in picked])
+        return {"dialogue_loss": -sum(sums) / float(sum(row["mask"][1:].sum() for row in picked))}

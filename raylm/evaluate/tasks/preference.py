@@ -1,0 +1,39 @@
+"""Takes held-out preference pairs, leaves how often the model finds the chosen answer likelier than the rejected one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from raylm.core.config import Config, PairsRef
+from raylm.data.shards import Rows
+
+if TYPE_CHECKING:
+    from raylm.evaluate.examinee import Examinee
+
+
+class Preference(Config):
+    """Share of pairs with log p(chosen) > log p(rejected): what preference alignment raises; 0.5 is chance."""
+
+    needs: ClassVar[str] = "logprobs"
+    better: ClassVar[dict[str, str]] = {"preference": "high"}
+
+    kind: Literal["preference"] = "preference"
+    rows: PairsRef
+    """Pairs; their held-out split is used."""
+    num_rows: int = Field(256, gt=0)
+    """Pairs at most."""
+
+    def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:
+        """Ties count half."""
+        import numpy as np
+
+        picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
+        sums = {}
+        for side in ("chosen", "rejected"):
+            tokens = [np.concatenate([row["prompt"], row[side]]) for row in picked]
+            masks = [np.concatenate([np.zeros(len(row["prompt"])), np.ones(len(row[side]))]) for row in picked]
+            sums[side] = examinee.logprob_sums(tokens, masks)
+        wins = [float(c > r) + 0.5 * float(c == r) for c, r in zip(sums["chosen"], sums["rejected"], strict=True)]
+        return {"preference": sum(wins) / len(wins)}

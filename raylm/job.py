@@ -1,0 +1,269 @@
+"""Takes a job file, leaves its artifacts: reads it, type-checks its chain, walks it. The one place that names all stages."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
+
+from raylm.compress.config import Compress
+from raylm.core import toml
+from raylm.core.artifact import MANIFEST, WORK, Artifact, InputEntry, Manifest, open_artifact
+from raylm.core.config import Config, Reference, did_you_mean, digest_of, references
+from raylm.core.context import Context
+from raylm.core.errors import ArtifactError, ConfigError, DriftError, PlanError, RaylmError, StageError
+from raylm.core.storage import Folder
+from raylm.core.workers import Workers
+from raylm.evaluate.config import Evaluate
+from raylm.prepare.config import Prepare
+from raylm.rl.config import RL
+from raylm.serve.config import Serve
+from raylm.tokenize.config import Tokenize
+from raylm.train.config import Train
+
+AnyStage = Annotated[Prepare | Tokenize | Train | RL | Compress | Evaluate | Serve, Field(discriminator="stage")]
+
+
+class Job(Config):
+    """One run, whole on one page: what is made from what."""
+
+    placement = frozenset({"root"})
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the job; its artifacts lie in {root}/{name}/{stage}."""
+    root: str = "runs"
+    """Folder or URI (s3://, gs://) below which all artifacts lie."""
+    stages: dict[str, AnyStage]
+    """The stages by name, in any order; references between them make the chain."""
+
+    def folder(self, stage: str) -> Folder:
+        """Where the artifact of `stage` lies."""
+        return Folder(self.root) / self.name / stage
+
+
+class Step(NamedTuple):
+    """One stage in running order. `state`: ready (reused), unfinished (resumes), new, or drift."""
+
+    name: str
+    config: AnyStage
+    makes: str
+    inputs: list[Reference]
+    state: str
+    drift: list[str]
+
+
+def load(path: str | Path, assignments: list[str] | None = None) -> Job:
+    """Read a job file. Raises ConfigError with file, line and key for every mistake in it."""
+    data, source = toml.read(path)
+    job = toml.check(Job, toml.override(data, assignments or []), source)
+    check_chain(job, source)
+    return job
+
+
+def check_chain(job: Job, source: toml.Source | None = None) -> list[str]:
+    """Stage names in running order.
+
+    Raises:
+        PlanError: a reference names no stage and is no URI, names a stage that makes another kind, or there is a cycle.
+    """
+
+    def where(*keys: str) -> str:
+        return source.where(keys) if source else ".".join(keys)
+
+    needs: dict[str, list[str]] = {}
+    for name, cfg in job.stages.items():
+        needs[name] = []
+        for ref in references(cfg):
+            at = where("stages", name, *ref.path)
+            if ref.value in job.stages:
+                made = job.stages[ref.value].makes()
+                if made not in ref.kinds:
+                    raise PlanError(f"{ref.value!r} makes {made}, here {' or '.join(ref.kinds)} is needed", where=at)
+                needs[name].append(ref.value)
+            elif not _is_uri(ref.value):
+                raise PlanError(f"no stage is called {ref.value!r}.{did_you_mean(ref.value, job.stages)}", where=at,
+                                next="name a stage of this job, or write a path or URI (it has a / in it)")
+    return _in_order(needs, where)
+
+
+def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
+    """The stages in running order with what is there already. Reads manifests, starts and writes nothing."""
+    rebuild = _known(job, rebuild or [], "--rebuild")
+    steps, fresh = [], set()
+    for name in check_chain(job):
+        cfg, folder = job.stages[name], job.folder(name)
+        inputs = list(references(cfg))
+        state, drift = "new", []
+        if name in rebuild or any(ref.value in fresh for ref in inputs):
+            fresh.add(name)
+        elif folder.exists(MANIFEST):
+            entries = [_input_entry(job, ref) for ref in inputs]
+            manifest = open_artifact(folder).manifest
+            drift = _differences(manifest, _identity(cfg, entries))
+            state = "drift" if drift else "ready"
+        elif folder.exists(WORK):
+            state = "unfinished"
+            fresh.add(name)
+        else:
+            fresh.add(name)
+        steps.append(Step(name, cfg, cfg.makes(), inputs, state, drift))
+    return steps
+
+
+def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say: Any = print) -> dict[str, Artifact]:
+    """Run what is not there yet, in order; leaves every stage's artifact by name.
+
+    Args:
+        only: stop after this stage, running just it and what it needs.
+        rebuild: stages to make again.
+        say: called with one line per event.
+
+    Raises:
+        DriftError: a finished stage was made from another config; nothing has been run.
+        StageError: a stage failed.
+    """
+    steps = _needed(plan(job, rebuild), _known(job, [only], "--only")[0] if only else None)
+    for step in steps:
+        if step.state == "drift":
+            raise DriftError(f"{step.name!r} was made from another config: {'; '.join(step.drift)}",
+                             where=job.folder(step.name).uri,
+                             next=f"add --rebuild {step.name}, or rename the stage to keep both")
+    workers = Workers(wanted_cpus=sum(sorted(step.config.cpus() for step in steps)[-2:]) + 2)
+    made: dict[str, Artifact] = {}
+    with _locked(Folder(job.root) / job.name):
+        (Folder(job.root) / job.name).write("run.json", job.model_dump_json(indent=2) + "\n")
+        try:
+            for index, step in enumerate(steps):
+                made[step.name] = _run_step(job, step, steps[index + 1 :], workers, step.name in (rebuild or []), say)
+        finally:
+            if not any(step.makes == "Endpoint" and step.name in made for step in steps):
+                workers.stop()
+    return made
+
+
+def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild: bool, say: Any) -> Artifact:
+    folder = job.folder(step.name)
+    module = importlib.import_module(f"raylm.{step.config.stage}.stage")
+    entries = [_input_entry(job, ref) for ref in step.inputs]
+    identity = _identity(step.config, entries)
+    if folder.exists(MANIFEST) and not rebuild:
+        found = open_artifact(folder)
+        if found.fingerprint == digest_of(identity) and step.makes != "Endpoint":
+            say(f"{step.name}: ready ({found.kind}, {found.fingerprint})")
+            return found
+    if rebuild or folder.exists(MANIFEST):
+        folder.remove()
+    elif folder.exists(WORK) and folder.exists(f"{WORK}/identity.json"):
+        if folder.read_json(f"{WORK}/identity.json") != identity:
+            # half of another computation: its shards and step checkpoints must not be taken for this one's
+            folder.remove()
+    folder.make().write_json(f"{WORK}/identity.json", identity)
+    ctx = Context(stage=step.name, out=folder, stages={name: job.folder(name) for name in job.stages}, workers=workers,
+                  config=step.config.model_dump(mode="json"), identity=identity, inputs=entries,
+                  fingerprint=digest_of(identity))
+    for coming in later[:1]:
+        warm = getattr(importlib.import_module(f"raylm.{coming.config.stage}.stage"), "warm", None)
+        if warm:
+            warm(coming.config, workers)
+    say(f"{step.name}: {step.config.stage} ...")
+    started = time.monotonic()
+    try:
+        made = module.run(step.config, ctx)
+    except RaylmError:
+        raise
+    except Exception as cause:
+        raise StageError(f"{type(cause).__name__}: {cause}", where=f"stages.{step.name}",
+                         next="the same command goes on from the last finished part") from cause
+    facts = ", ".join(f"{key} {value}" for key, value in made.manifest.metrics.items() if isinstance(value, (int, float, str)))
+    say(f"{step.name}: done in {time.monotonic() - started:.1f} s  {facts}")
+    return made
+
+
+def _input_entry(job: Job, ref: Reference) -> InputEntry:
+    name = ".".join(ref.path)
+    folder = job.folder(ref.value) if ref.value in job.stages else Folder(ref.value)
+    if folder.exists(MANIFEST):
+        found = open_artifact(folder)
+        if found.kind not in ref.kinds:
+            raise ArtifactError(f"this is a {found.kind}, {' or '.join(ref.kinds)} is needed", where=found.uri)
+        return InputEntry(name=name, uri=found.uri, fingerprint=found.fingerprint, kind=found.kind)
+    if ref.value in job.stages or "Checkpoint" not in ref.kinds:
+        raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri,
+                            next="run the stage that makes it")
+    # weights that raylm did not make: a folder or hub name of Hugging Face's layout is its own fingerprint
+    return InputEntry(name=name, uri=ref.value, fingerprint=digest_of(ref.value), kind="Checkpoint")
+
+
+def _identity(cfg: AnyStage, entries: list[InputEntry]) -> dict[str, Any]:
+    return {"config": cfg.identity(), "inputs": {entry.name: entry.fingerprint for entry in entries}}
+
+
+def _differences(manifest: Manifest, identity: dict[str, Any]) -> list[str]:
+    """`key old -> new` for every leaf in which a finished artifact and the job differ."""
+    old, new = _leaves(manifest.identity), _leaves(identity)
+    return [
+        f"{key.removeprefix('config.')} {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _leaves(value: Any, at: str = "") -> dict[str, Any]:
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if pairs is None:
+        return {at: value}
+    return {key: leaf for name, item in pairs for key, leaf in _leaves(item, f"{at}.{name}".lstrip(".")).items()}
+
+
+def _in_order(needs: dict[str, list[str]], where: Any) -> list[str]:
+    order: list[str] = []
+    while len(order) < len(needs):
+        ready = [name for name in needs if name not in order and all(need in order for need in needs[name])]
+        if not ready:
+            stuck = [name for name in needs if name not in order]
+            raise PlanError(f"these stages wait for each other: {' -> '.join([*stuck, stuck[0]])}", where=where("stages", stuck[0]))
+        order.append(ready[0])
+    return order
+
+
+def _needed(steps: list[Step], only: str | None) -> list[Step]:
+    if only is None:
+        return steps
+    by_name, wanted, queue = {step.name: step for step in steps}, set(), [only]
+    while queue:
+        name = queue.pop()
+        wanted.add(name)
+        queue += [ref.value for ref in by_name[name].inputs if ref.value in by_name and ref.value not in wanted]
+    return [step for step in steps if step.name in wanted]
+
+
+def _known(job: Job, names: list[str], flag: str) -> list[str]:
+    for name in names:
+        if name not in job.stages:
+            raise ConfigError(f"{flag} {name}: no such stage.{did_you_mean(name, job.stages)}")
+    return names
+
+
+def _is_uri(value: str) -> bool:
+    return "/" in value
+
+
+@contextlib.contextmanager
+def _locked(folder: Folder) -> Iterator[None]:
+    """Two runs of one job must not write into each other; the lock dies with its process, kill -9 included."""
+    if not folder.is_local:
+        yield
+        return
+    import fcntl
+
+    with open(folder.make().path(".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as cause:
+            raise PlanError("another run of this job is going on", where=folder.uri, next="wait for it, or stop it") from cause
+        yield

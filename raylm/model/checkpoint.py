@@ -1,0 +1,54 @@
+"""Takes weights, a config and a tokenizer, leaves a folder that transformers, vLLM and everybody else can load."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raylm.core.storage import Folder
+
+if TYPE_CHECKING:
+    import torch
+
+
+def write_checkpoint(out: Folder, config: Any, weights: dict[str, torch.Tensor], tokenizer: str,
+                     extra: Callable[[Path], None] | None = None) -> None:
+    """Write config.json, safetensors, generation config and tokenizer files to `out`, each whole or not at all.
+
+    Args:
+        config: the transformers config of the model.
+        weights: full tensors by Hugging Face name.
+        tokenizer: folder (or hub name) of the tokenizer.
+        extra: writes more files into the folder it is given.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    # a fresh model without memory knows how its class is stored; the trained one may be sharded or full of adapters
+    with torch.device("meta"):
+        plain: Any = AutoModelForCausalLM.from_config(config)
+    plain.generation_config = GenerationConfig.from_model_config(config)
+    if getattr(config, "tie_word_embeddings", False):
+        weights = {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+    near = out.make().uri if out.is_local else None
+    with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=near) as at:
+        plain.save_pretrained(at, state_dict=weights)
+        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(at)
+        if extra:
+            extra(Path(at))
+        publish(Path(at), out)
+
+
+def publish(folder: Path, out: Folder) -> None:
+    """Move every file below the local `folder` into `out`."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with out.writing(str(path.relative_to(folder))) as target:
+            shutil.copyfile(path, target)
+
+
+def num_parameters(model: torch.nn.Module) -> int:
+    """Number of weights, shared ones counted once."""
+    return sum(p.numel() for p in model.parameters())

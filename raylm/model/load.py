@@ -1,0 +1,64 @@
+"""Takes a reference to weights (a stage, a folder, a hub name), leaves a transformers model and its tokenizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from raylm.core.context import Context
+from raylm.core.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def checkpoint_path(ctx: Context, ref: str) -> str:
+    """Where transformers and vLLM find the weights that `ref` names: a local folder, or a hub name as it stands."""
+    from raylm.core.artifact import MANIFEST, Checkpoint
+    from raylm.core.storage import Folder
+
+    if ctx.is_stage(ref) or Folder(ref).exists(MANIFEST):
+        return str(ctx.open_as(ref, Checkpoint).folder.local())
+    return str(Folder(ref).local()) if "://" in ref or Folder(ref).exists() else ref
+
+
+def load_model(path: str, dtype: str = "auto") -> torch.nn.Module:
+    """Any causal language model of Hugging Face's layout; safetensors only, no code from the checkpoint is run.
+
+    Args:
+        path: a folder or a hub name.
+        dtype: `auto` (as stored), `float32`, `bfloat16`.
+
+    Raises:
+        ArtifactError: there is no such model, or its files cannot be read.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError) as cause:
+        raise ArtifactError(f"no model could be loaded: {str(cause).splitlines()[0]}", where=path,
+                            next="name a folder with config.json and *.safetensors, or a hub model you have access to") from cause
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer beside a model. Raises ArtifactError when there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as cause:
+        raise ArtifactError(f"no tokenizer could be loaded: {str(cause).splitlines()[0]}", where=path) from cause
+
+
+def check_tokenizer(model: torch.nn.Module, tokens: dict[str, Any], rows: str) -> None:
+    """Raises ConfigError when rows hold token ids that the model has no embedding for, or end texts with another token."""
+    config: Any = model.config
+    if tokens["vocab_size"] > config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer of {rows!r} has {tokens['vocab_size']} tokens, the model's embedding {config.vocab_size}",
+            next="tokenize with the tokenizer that belongs to the model",
+        )
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if tokens.get("eos_id") is not None and None not in ends and tokens["eos_id"] not in ends:
+        raise ConfigError(f"{rows!r} ends texts with token {tokens['eos_id']}, the model with {ends}",
+                          next="tokenize with the tokenizer that belongs to the model")

@@ -1,0 +1,314 @@
+"""Takes token prompts and weights, leaves completions with log-probabilities: one vLLM engine, held by one process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raylm.core.config import Config
+from raylm.core.errors import ArtifactError, DataError, PlacementError
+from raylm.core.workers import Workers, wait_for
+from raylm.model.engine_options import engine_options, set_environment
+
+# keys of config.json that say who wrote it and not what the network is
+UNSHAPED = ("_name_or_path", "transformers_version", "use_cache")
+
+
+class Sampling(Config):
+    """How completions are drawn."""
+
+    max_tokens: int = 64
+    """Most tokens of one completion."""
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token (greedy)."""
+    top_p: float = 1.0
+    """Draw from the smallest set of tokens that has this probability; 1 draws from all."""
+    n: int = 1
+    """Completions per prompt."""
+    seed: int = 0
+    """Seed of the draw when no seeds are given per prompt."""
+    stop_at_eos: bool = True
+    """End at the checkpoint's end token, which is kept as the last token; false always draws max_tokens."""
+
+
+class Completion(NamedTuple):
+    """One drawn continuation.
+
+    `logprobs[i]` is the log-probability of `tokens[i]` under the distribution it was drawn from: logits divided by the
+    temperature, cut by top_p, normalised (vLLM's "processed" log-probabilities). That is what importance ratios need.
+    At temperature 0 it is the one of the plain softmax. `finish_reason` is "stop" (end token) or "length".
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    text: str
+    finish_reason: str
+
+
+class Sampler:
+    """One vLLM engine inside this process. vLLM allows one per process, so another network needs another process.
+
+    Args:
+        gpu: whether the engine may use a GPU. Making a Sampler imports vLLM, the slow part (10 s): make it ahead of time.
+    """
+
+    def __init__(self, gpu: bool = False) -> None:
+        set_environment(gpu)
+        from vllm import LLM
+
+        self._gpu, self._make = gpu, LLM
+        self._engine: Any = None
+        self._tokenizer: Any = None
+        self._shape: dict[str, Any] = {}
+        self._names: set[str] = set()
+        self._ends: list[int] = []
+        self._max_len = 0
+        self._version: int | None = None
+        self._digest = ""
+
+    def start(self, model_path: str, max_len: int, dtype: str = "auto", seed: int = 0, memory_share: float = 0.85) -> float:
+        """Hold the checkpoint at `model_path`; leaves version 0. Returns the seconds it took.
+
+        A first call builds the engine. A later call with a checkpoint of the same shape and the same other arguments
+        loads its weights into the engine there is.
+
+        Raises:
+            PlacementError: the engine holds a network of another shape; a fresh process is needed.
+        """
+        import time
+
+        began = time.monotonic()
+        shape = {"network": _network(model_path), "max_len": max_len, "dtype": dtype, "memory_share": memory_share}
+        if self._engine is not None:
+            self._refuse_other(shape, model_path)
+        self._version = None
+        if self._engine is None:
+            self._engine = self._make(
+                model=model_path, dtype=dtype, max_model_len=max_len, seed=seed, skip_tokenizer_init=True,
+                logprobs_mode="processed_logprobs", disable_log_stats=True,
+                # no default of a generation_config.json (top_k, repetition penalty) may bend what is drawn
+                generation_config="vllm", **engine_options(self._gpu, memory_share),
+            )
+        else:
+            self._reload(weights_path=model_path)
+        # an engine made for longer sequences takes shorter ones too
+        self._max_len = max(self._max_len, max_len)
+        self._shape, self._names = shape, _weight_names(Path(model_path))
+        self._read_tokenizer(model_path)
+        self._version, self._digest = 0, ""
+        return round(time.monotonic() - began, 2)
+
+    def generate(self, prompts: list[list[int]], sampling: Sampling, seeds: list[int] | None = None) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt of token ids.
+
+        Args:
+            seeds: one per prompt; each completion draws from its own stream, made of its prompt's seed and its place
+                among the n, so that results do not depend on what else is in the batch. Default: seed + place of prompt.
+
+        Raises:
+            DataError: a prompt is empty, or leaves no room for a token.
+            PlacementError: no weights are held, or the last `load` failed.
+        """
+        from vllm import SamplingParams
+
+        self._need_weights()
+        for index, prompt in enumerate(prompts):
+            if not 0 < len(prompt) < self._max_len:
+                raise DataError(f"prompt {index} has {len(prompt)} tokens, 1 to {self._max_len - 1} are possible",
+                                next="drop it, or raise max_len")
+        seeds = seeds if seeds is not None else [sampling.seed + index for index in range(len(prompts))]
+        ends = self._ends if sampling.stop_at_eos else None
+        params = [
+            SamplingParams(
+                max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, logprobs=0,
+                seed=stream(seed, place), stop_token_ids=ends, ignore_eos=not sampling.stop_at_eos, detokenize=False,
+            )
+            for seed in seeds for place in range(sampling.n)
+        ]
+        asked = [{"prompt_token_ids": prompt} for prompt in prompts for _ in range(sampling.n)]
+        done = [self._completion(output.outputs[0]) for output in self._engine.generate(asked, params, use_tqdm=False)]
+        return [done[start : start + sampling.n] for start in range(0, len(done), sampling.n)]
+
+    def load(self, weights: Iterable[tuple[str, Any]], version: int) -> str:
+        """Replace all weights; what was cached of earlier ones is dropped. Returns the digest of what came in.
+
+        Args:
+            weights: (name, array) in Hugging Face's names; numpy or torch. A numpy uint16 array is taken for bfloat16,
+                which numpy lacks (see `as_arrays`).
+            version: number that `version()` reports from now on.
+
+        Raises:
+            ArtifactError: weights are missing; nothing was changed. After any other error the sampler holds a mixture
+                and refuses to generate.
+        """
+        named = list(weights)
+        missing = sorted(self._names - {name for name, _ in named})
+        if self._engine is None or missing:
+            raise ArtifactError(f"version {version} lacks {len(missing)} weights, first {missing[:1]}", where="sampler.load",
+                                next="call start() first, and send every weight of the checkpoint")
+        self._version = None
+        digest = weights_digest(named)
+        self._reload(weights_iterator=((name, _tensor(array)) for name, array in named))
+        self._version, self._digest = version, digest
+        return digest
+
+    def version(self) -> int | None:
+        """Version of the weights held; None while there are none or after a load that failed."""
+        return self._version
+
+    def digest(self) -> str:
+        """`weights_digest` of what the last `load` brought; empty when the weights came from disk."""
+        return self._digest
+
+    def _reload(self, **source: Any) -> None:
+        self._engine.collective_rpc("reload_weights", kwargs=source)
+        self._engine.apply_model(_repack_head)
+        if not self._engine.reset_prefix_cache():
+            raise PlacementError("vLLM kept its prefix cache, which belongs to the old weights", where="sampler")
+
+    def _refuse_other(self, shape: dict[str, Any], model_path: str) -> None:
+        differs = [key for key in shape if shape[key] != self._shape.get(key) and key != "max_len"]
+        if shape["max_len"] > self._max_len:
+            differs.append("max_len")
+        if not differs and "quantization_config" not in shape["network"]:
+            return
+        why = f"differs in {', '.join(differs)}" if differs else "is quantized, and quantized weights cannot be replaced"
+        raise PlacementError(f"this process holds an engine and {model_path} {why}; vLLM allows one engine per process",
+                             next="release the held sampler and hold a fresh one")
+
+    def _need_weights(self) -> None:
+        if self._version is None:
+            raise PlacementError("the sampler holds no whole set of weights", next="call start(), or release it and start afresh")
+
+    def _read_tokenizer(self, model_path: str) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(model_path)
+        self._ends = end_tokens(Path(model_path), self._tokenizer)
+
+    def _completion(self, output: Any) -> Completion:
+        tokens = list(output.token_ids)
+        logprobs = [step[token].logprob for token, step in zip(tokens, output.logprobs, strict=True)]
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return Completion(tokens, logprobs, text, output.finish_reason)
+
+
+def hold_sampler(workers: Workers, gpus: float = 0, cpus: float = 1, name: str = "sampler") -> Any:
+    """Handle of a Sampler actor that `workers` keeps from stage to stage; made now if none is held under `name`."""
+
+    def make() -> Any:
+        import ray
+
+        return ray.remote(Sampler).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0).remote(gpu=gpus > 0)
+
+    def close(handle: Any) -> None:
+        import ray
+
+        ray.kill(handle)
+
+    return workers.hold(name, make, close)
+
+
+def start_sampler(workers: Workers, path: str, max_len: int, gpus: float = 0, cpus: float = 1, dtype: str = "auto",
+                  seed: int = 0) -> Any:
+    """Handle of a sampler that holds the checkpoint at `path`: the held one where it can take these weights, else a fresh one."""
+    for fresh in (False, True):
+        actor = hold_sampler(workers, gpus=gpus, cpus=cpus)
+        try:
+            ask(actor, "start", path, max_len=max_len, dtype=dtype, seed=seed)
+            return actor
+        except PlacementError:
+            if fresh:
+                raise
+            workers.release("sampler")
+    raise AssertionError("unreachable")
+
+
+def ask(sampler: Any, method: str, *args: Any, timeout_s: float = 600.0, **options: Any) -> Any:
+    """Result of one method of a held sampler. Raises PlacementError when the actor is dead or does not answer in time."""
+    import ray
+
+    try:
+        return wait_for(getattr(sampler, method).remote(*args, **options), timeout_s, f"sampler.{method}")
+    except ray.exceptions.RayTaskError as cause:
+        # what the method raised, and not Ray's wrapping of it
+        raise getattr(cause, "cause", cause) from None
+    except ray.exceptions.RayActorError as cause:
+        raise PlacementError(f"the sampler's process is dead: {str(cause).splitlines()[0]}", where=f"sampler.{method}",
+                             next="run again: the next run holds a fresh one; was it out of memory?") from cause
+
+
+def stream(seed: int, place: int) -> int:
+    """Seed of completion `place` of a prompt: neighbouring seeds give unrelated streams. 0 <= result < 2**62."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{place}".encode(), digest_size=8).digest(), "big") >> 2
+
+
+def as_arrays(named: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """(name, numpy array) views of torch CPU tensors; bfloat16 as uint16. Ray's object store shares these without a copy."""
+    import torch
+
+    plain = ((name, tensor.detach().cpu().contiguous()) for name, tensor in named)
+    return [(name, (t.view(torch.uint16) if t.dtype is torch.bfloat16 else t).numpy()) for name, t in plain]
+
+
+def weights_digest(named: Iterable[tuple[str, Any]]) -> str:
+    """32 hex digits over names, shapes and bytes, in order of names; a torch tensor and its `as_arrays` view agree."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for name, array in sorted(named, key=lambda pair: pair[0]):
+        view = array if not hasattr(array, "detach") else as_arrays([(name, array)])[0][1]
+        hashed.update(f"{name} {tuple(view.shape)} {view.dtype.str}\n".encode())
+        # a zero-dimensional array cannot be cast to bytes in place
+        hashed.update(memoryview(view.reshape(-1)).cast("B"))
+    return hashed.hexdigest()
+
+
+def end_tokens(folder: Path, tokenizer: Any) -> list[int]:
+    """Ids that end a completion: those of generation_config.json, and the tokenizer's end token."""
+    file = folder / "generation_config.json"
+    found = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+    ends = found if isinstance(found, list) else [found]
+    return sorted({int(end) for end in [*ends, tokenizer.eos_token_id] if end is not None})
+
+
+def _repack_head(network: Any) -> None:
+    """The CPU backend keeps a packed copy of the output head's weight. vLLM's reload renews it only when the head's weight
+    came by its own name; a head tied to the embedding would go on answering with the old weights, without a word."""
+    for module in network.modules():
+        if type(module).__name__ == "ParallelLMHead" and hasattr(module, "cpu_linear"):
+            module.quant_method.process_weights_after_loading(module)
+
+
+def _tensor(array: Any) -> Any:
+    import warnings
+
+    import numpy
+    import torch
+
+    if not isinstance(array, numpy.ndarray):
+        return array
+    with warnings.catch_warnings():
+        # arrays from the object store are read-only; they are only copied from
+        warnings.simplefilter("ignore", UserWarning)
+        tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if tensor.dtype is torch.uint16 else tensor
+
+
+def _network(model_path: str) -> dict[str, Any]:
+    """config.json less what does not shape the network; {} with its own name for what is no folder (a hub name)."""
+    file = Path(model_path) / "config.json"
+    if not file.is_file():
+        return {"hub": model_path}
+    return {key: value for key, value in json.loads(file.read_text()).items() if key not in UNSHAPED}
+
+
+def _weight_names(folder: Path) -> set[str]:
+    """Names of all weights in the folder's safetensors files; their headers are read, not the weights."""
+    names: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with open(file, "rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        names |= header.keys() - {"__metadata__"}
+    return names

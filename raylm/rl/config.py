@@ -1,0 +1,65 @@
+"""Takes a `stage = "rl"` table, leaves what may be asked of reinforcement learning."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from raylm.core.config import CheckpointRef, PromptsRef, StageConfig, WorkerSpec
+from raylm.parallel import AnyStrategy
+from raylm.parallel.fsdp import Fsdp
+from raylm.parallel.optimizer import AdamW
+from raylm.rl.algorithms import AnyAlgorithm
+from raylm.rl.algorithms.grpo import Grpo
+from raylm.rl.rewards import AnyReward
+
+
+class RL(StageConfig):
+    """prompts + weights -> Checkpoint: draw completions, score them, learn from the scores."""
+
+    placement = frozenset({"workers", "sampler", "strategy", "micro_batch", "save_every", "keep", "reward_timeout_s"})
+
+    stage: Literal["rl"]
+    prompts: PromptsRef
+    """What is asked: an artifact of tokenize."""
+    model: CheckpointRef
+    """Weights to start from."""
+    rewards: list[AnyReward] = Field(min_length=1)
+    """What scores a completion; the scores are added."""
+    algorithm: AnyAlgorithm = Grpo()
+    """How scores become advantages and a loss."""
+    optimizer: AdamW = AdamW(lr=1e-5, weight_decay=0.0, schedule="constant", warmup=0.0)
+    """Optimizer of the learner."""
+    strategy: AnyStrategy = Fsdp()
+    """How the learner's model lies over its ranks."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the learner's compute."""
+    steps: int = Field(gt=0)
+    """Number of rounds: draw, score, update, hand the new weights to the sampler."""
+    prompts_per_step: int = Field(16, gt=0)
+    """Prompts per round; each is answered `algorithm.group` times."""
+    max_tokens: int = Field(64, gt=0)
+    """Longest completion."""
+    temperature: float = Field(1.0, gt=0)
+    """Temperature of the draw; the learner's log-probabilities use the same."""
+    micro_batch: int = Field(16, gt=0)
+    """Completions per forward pass and rank."""
+    held_out_prompts: int = 64
+    """Held-out prompts answered greedily before and after; 0 asks none."""
+    seed: int = 0
+    """Seed of the order of prompts and of every draw."""
+    reward_timeout_s: float = 60.0
+    """Seconds after which scoring one prompt's completions is killed; they count as unscored."""
+    save_every: int = Field(10, gt=0)
+    """Rounds between step checkpoints."""
+    keep: int = Field(2, gt=0)
+    """Number of step checkpoints that are kept."""
+    sampler: WorkerSpec = WorkerSpec()
+    """What the sampler's process holds."""
+
+    def makes(self) -> str:
+        return "Checkpoint"
+
+    def cpus(self) -> float:
+        return super().cpus() + self.sampler.cpus + 1

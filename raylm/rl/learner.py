@@ -1,0 +1,117 @@
+"""Takes samples on every rank, leaves updated weights: the learner's tasks, run by a group of ranks that keeps its state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from raylm.core.config import Config
+from raylm.core.storage import Folder
+from raylm.model.checkpoint import write_checkpoint
+from raylm.model.load import load_model
+from raylm.model.logprobs import pad, token_logprobs
+from raylm.model.sampler import as_arrays, weights_digest
+from raylm.parallel.engine import newest_checkpoint, prune_checkpoints
+from raylm.rl.types import Sample
+
+if TYPE_CHECKING:
+    from raylm.parallel.ranks import Ranks
+    from raylm.rl.config import RL
+
+STATE = "rl learner"
+
+
+class Setup(Config):
+    """What the driver resolved for the ranks."""
+
+    run: str
+    """Fingerprint of the stage: a group that still holds another stage's learner must not take it for this one."""
+    model_path: str
+    pad_id: int
+    out: str
+    work: str
+
+
+def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any] | None:
+    """Make the engine and load the newest step checkpoint; returns that checkpoint's facts, or None at a fresh start."""
+    model = load_model(setup.model_path, "float32").to(ranks.device).train()
+    strategy = cfg.strategy.card() if cfg.strategy.kind == "custom" else cfg.strategy
+    engine = strategy.wrap(model, cfg.optimizer, cfg.steps, cfg.dtype)
+    ranks.held[STATE] = (setup.run, engine, model.config)
+    newest = newest_checkpoint(Folder(setup.work))
+    return None if newest is None else engine.load(newest)
+
+
+def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[str, float] | None:
+    """One optimizer step over all samples; None when this group is a fresh one and holds no learner."""
+    import torch
+
+    held = ranks.held.get(STATE)
+    if held is None or held[0] != setup.run:
+        return None
+    engine, algorithm = held[1], cfg.algorithm.card() if cfg.algorithm.kind == "custom" else cfg.algorithm
+    weight = float(sum(len(sample.logprobs) for sample in samples))
+    # every rank makes equally many passes; a share that is short is filled up with samples that weigh nothing
+    share = -(-len(samples) // ranks.world)
+    mine = [(sample, 1.0) for sample in samples[ranks.rank :: ranks.world]]
+    mine += [(samples[0], 0.0)] * (share - len(mine))
+    sums: dict[str, float] = {}
+    for at in range(0, share, cfg.micro_batch):
+        micro = mine[at : at + cfg.micro_batch]
+        padded = pad([torch.tensor(sample.tokens) for sample, _ in micro],
+                     [_mask(sample, counts) for sample, counts in micro], setup.pad_id, ranks.device)
+        old_BT = torch.zeros(padded.tokens_BT.shape, device=ranks.device)
+        for row, (sample, _) in enumerate(micro):
+            old_BT[row, sample.num_prompt : len(sample.tokens)] = torch.tensor(sample.logprobs)
+        advantage_B = torch.tensor([sample.advantage for sample, _ in micro], device=ranks.device)
+        with engine.compute():
+            loss = algorithm.loss(token_logprobs(engine.model, padded, cfg.temperature), old_BT, advantage_B, padded.weight_BT)
+        engine.backward(loss.total / weight, last=at + cfg.micro_batch >= share)
+        for name, value in loss.metrics.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    stats = engine.step()
+    means = {name: total / weight for name, total in zip(sums, engine.sum(sums.values()), strict=True)}
+    return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr}
+
+
+def skip(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, float] | None:
+    """Count a round without samples (every group scored alike), so that schedule and step numbers go on."""
+    held = ranks.held.get(STATE)
+    if held is None or held[0] != setup.run:
+        return None
+    held[1].done += 1
+    return {"loss": 0.0, "grad_norm": 0.0, "lr": 0.0}
+
+
+def weights(ranks: Ranks) -> tuple[list[Any], str] | None:
+    """All weights as numpy arrays in the object store, and their digest; rank 0's count."""
+    import ray
+
+    named = ranks.held[STATE][1].weights()
+    if ranks.rank != 0:
+        return None
+    arrays = as_arrays(named.items())
+    return [ray.put(arrays)], weights_digest(arrays)
+
+
+def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
+    """One step checkpoint."""
+    engine = ranks.held[STATE][1]
+    engine.save(Folder(setup.work) / f"step-{engine.done:08d}", facts)
+    if ranks.rank == 0:
+        prune_checkpoints(Folder(setup.work), cfg.keep)
+
+
+def export(ranks: Ranks, setup: Setup) -> None:
+    """Write the trained weights as a checkpoint and let the learner go."""
+    _, engine, config = ranks.held.pop(STATE)
+    full = engine.weights()
+    if ranks.rank == 0:
+        write_checkpoint(Folder(setup.out), config, full, setup.model_path)
+
+
+def _mask(sample: Sample, counts: float) -> Any:
+    import numpy as np
+
+    mask = np.zeros(len(sample.tokens), dtype=np.float32)
+    mask[sample.num_prompt :] = counts
+    return mask

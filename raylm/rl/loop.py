@@ -1,0 +1,90 @@
+"""Takes samplers, judges and learners, leaves a better policy: the RL loop, on the driver.
+
+    prompts(step) --> samplers.draw --> judges.score --> algorithm.credit --> learners.update
+                          ^                                                        |
+                          +------------ weights, version step + 1 -----------------+
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from raylm.core.config import digest_of
+from raylm.data.order import batch_indices
+from raylm.rl.config import RL
+from raylm.rl.placement import Judges, Learners, Samplers
+from raylm.rl.types import Prompt, Rollout
+
+
+class Loop:
+    """One run of the loop.
+
+    Args:
+        prompts, held_out: rows to learn from, and rows to measure on.
+        log, rewind: where metrics rows go, and how their history is replaced at a resume.
+    """
+
+    def __init__(self, cfg: RL, samplers: Samplers, judges: Judges, learners: Learners, prompts: list[Prompt],
+                 held_out: list[Prompt], log: Callable[..., None], rewind: Callable[[list[dict[str, Any]]], None]) -> None:
+        self._cfg, self._samplers, self._judges, self._learners = cfg, samplers, judges, learners
+        self._prompts, self._held_out, self._log, self._rewind = prompts, held_out, log, rewind
+        self._algorithm: Any = cfg.algorithm.card() if cfg.algorithm.kind == "custom" else cfg.algorithm
+        self._history: list[dict[str, Any]] = []
+        self._before: dict[str, float] = {}
+
+    def run(self) -> dict[str, float]:
+        """Go on from the newest step checkpoint to the last round; returns held-out metrics, before and after."""
+        step = self._restore()
+        while step < self._cfg.steps:
+            started = time.perf_counter()
+            rollouts = self._draw(step)
+            stats = self._learners.update(self._algorithm.credit(rollouts))
+            if stats is None:
+                step = self._restore()
+                continue
+            self._samplers.load(self._learners.weights(), version=step + 1)
+            row = {"step": step, **_reward_metrics(rollouts), **stats, "seconds": time.perf_counter() - started}
+            self._history.append(row)
+            self._log(**row)
+            step += 1
+            if step % self._cfg.save_every == 0 and step < self._cfg.steps:
+                self._learners.save({"history": self._history, "before": self._before})
+        after = self._measure()
+        return {**{f"{name}_before": value for name, value in self._before.items()},
+                **{f"{name}_after": value for name, value in after.items()}}
+
+    def _draw(self, step: int) -> list[Rollout]:
+        rows = batch_indices(len(self._prompts), self._cfg.prompts_per_step, step, self._cfg.seed)
+        prompts = [self._prompts[row] for row in rows]
+        # a draw depends on seed, round and row alone: a resumed run draws what the uninterrupted one would have drawn
+        seeds = [int(digest_of([self._cfg.seed, step, row])[:12], 16) for row in rows]
+        return self._judges.score(prompts, self._samplers.draw(prompts, seeds, self._algorithm.group, self._cfg.temperature))
+
+    def _restore(self) -> int:
+        facts = self._learners.restore()
+        self._history = facts["history"] if facts else []
+        self._rewind(self._history)
+        step = facts["step"] if facts else 0
+        self._samplers.load(self._learners.weights(), version=step)
+        self._before = facts["before"] if facts else self._measure()
+        return step
+
+    def _measure(self) -> dict[str, float]:
+        """Mean reward of greedy answers to the held-out prompts."""
+        if not self._held_out:
+            return {}
+        answers = self._samplers.draw(self._held_out, [0] * len(self._held_out), 1, 0.0)
+        return {f"held_out_{name}": value for name, value in _reward_metrics(self._judges.score(self._held_out, answers)).items()}
+
+
+def _reward_metrics(rollouts: list[Rollout]) -> dict[str, float]:
+    scored = [rollout for rollout in rollouts if rollout.score is not None]
+    count = max(len(scored), 1)
+    return {
+        "reward": sum(rollout.score.value for rollout in scored if rollout.score) / count,
+        "finished_share": sum(rollout.finished for rollout in scored) / count,
+        "completion_tokens": sum(len(rollout.tokens) for rollout in scored) / count,
+        "unscored": float(len(rollouts) - len(scored)),
+    }

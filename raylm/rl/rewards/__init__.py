@@ -1,0 +1,11 @@
+"""Rewards: the closed set of cards that a `rewards` list may name."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from raylm.core.config import CustomCard
+from raylm.rl.rewards.answer import Answer
+from raylm.rl.rewards.pattern import Pattern
+
+AnyReward = Annotated[Answer | Pattern | CustomCard, Field(discriminator="kind")]

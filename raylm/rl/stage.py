@@ -1,0 +1,56 @@
+"""Takes prompts and weights, leaves a Checkpoint that earns more reward: resolves inputs, runs the loop, records it."""
+
+from __future__ import annotations
+
+from raylm.core.artifact import Checkpoint, Prompts
+from raylm.core.context import Context
+from raylm.core.errors import ConfigError, DataError
+from raylm.core.workers import Workers
+from raylm.data.shards import Rows
+from raylm.model.load import checkpoint_path
+from raylm.parallel.ranks import hold_ranks
+from raylm.rl import learner
+from raylm.rl.config import RL
+from raylm.rl.loop import Loop
+from raylm.rl.placement import Judges, Learners, Samplers
+from raylm.rl.types import Prompt
+
+
+def warm(cfg: RL, workers: Workers) -> None:
+    """Start the learner's ranks while the stage before still runs."""
+    hold_ranks(workers, cfg.workers)
+
+
+def run(cfg: RL, ctx: Context) -> Checkpoint:
+    """Run `cfg.steps` rounds. Raises DataError without prompts, ConfigError when a reward needs a truth they lack."""
+    prompts = ctx.open_as(cfg.prompts, Prompts)
+    train, held_out = read_prompts(prompts, "train"), read_prompts(prompts, "held_out")[: cfg.held_out_prompts]
+    if not train:
+        raise DataError("there are no prompts", where=prompts.uri)
+    if any(card.kind == "answer" for card in cfg.rewards) and all(prompt.truth is None for prompt in train):
+        raise ConfigError("the reward `answer` needs a truth, no prompt has one", where=prompts.uri,
+                          next="give the rows an `answer` column")
+    setup = learner.Setup(run=ctx.fingerprint, model_path=checkpoint_path(ctx, cfg.model), pad_id=prompts.facts["pad_id"],
+                          out=ctx.out.uri, work=ctx.work.uri)
+    longest = max(len(prompt.tokens) for prompt in [*train, *held_out])
+    with ctx.progress(cfg.steps, "rounds") as bar:
+
+        def log(step: int, **values: float) -> None:
+            ctx.log(step, **values)
+            bar.to(step + 1, reward=values["reward"], kl_to_sampler=values.get("kl_to_sampler", 0.0))
+
+        learners = Learners(cfg, ctx, setup)
+        metrics = Loop(cfg, Samplers(cfg, ctx, longest), Judges(cfg), learners, train, held_out, log, ctx.rewind).run()
+    learners.export()
+    rows = ctx.metric_rows
+    metrics |= {"reward_first": rows[0]["reward"], "reward_last": rows[-1]["reward"]}
+    facts = {"steps": cfg.steps, "prompts": len(train), "algorithm": cfg.algorithm.kind, "base_model": cfg.model,
+             **{key: prompts.facts[key] for key in ("vocab_size", "bos_id", "eos_id", "pad_id") if key in prompts.facts}}
+    return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
+
+
+def read_prompts(artifact: Prompts, split: str) -> list[Prompt]:
+    """All prompts of one split, in order."""
+    rows = Rows.open(artifact.uri, split)
+    return [Prompt(index, [int(t) for t in row["tokens"]], str(row["messages"]), row["truth"])
+            for index, row in ((index, rows[index]) for index in range(len(rows)))]

@@ -1,0 +1,54 @@
+"""Takes nothing, leaves the records that pass through the RL loop: prompt, rollout, sample.
+
+Tokens travel as the sampler drew them; text is never tokenized again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Prompt(NamedTuple):
+    """One question. Example: Prompt(3, [1, 40, 7], '[{"role": "user", ...}]', "class")."""
+
+    row: int
+    tokens: list[int]
+    messages: str
+    truth: str | None
+
+
+class Score(NamedTuple):
+    """What a reward says of one completion, and why."""
+
+    value: float
+    reason: str
+
+
+class Rollout(NamedTuple):
+    """One completion of a prompt, and its score; `score` is None when the reward did not answer in time."""
+
+    prompt: Prompt
+    tokens: list[int]
+    logprobs: list[float]
+    text: str
+    finished: bool
+    score: Score | None
+
+
+class Sample(NamedTuple):
+    """What the learner gets: tokens of prompt and completion, the sampler's log-probabilities, one advantage."""
+
+    tokens: list[int]
+    num_prompt: int
+    logprobs: list[float]
+    advantage: float
+
+
+class Loss(NamedTuple):
+    """Sums over completion tokens, never means: the learner divides by the global number of tokens."""
+
+    total: torch.Tensor
+    metrics: dict[str, torch.Tensor]

@@ -1,0 +1,106 @@
+"""Takes a running endpoint and what transformers expects of it, leaves a verdict and a few answers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from raylm.core.errors import StageError
+from raylm.serve.config import Serve
+from raylm.serve.reference import GREEDY_TOKENS, Expected
+
+REQUEST_S = 300.0
+
+
+class Verdict(NamedTuple):
+    """How many probes agree, as "8/8"; `greedy` says why where nothing was compared. `differ` names the first that does not."""
+
+    chat: bool
+    template: str
+    greedy: str
+    differ: str
+
+
+def client(url: str, key: str | None) -> Any:
+    """An OpenAI client that gives up after REQUEST_S and does not retry."""
+    from openai import OpenAI
+
+    return OpenAI(base_url=url, api_key=key or "none", timeout=REQUEST_S, max_retries=0)
+
+
+def compare(endpoint: Any, model_name: str, expected: list[Expected]) -> Verdict:
+    """Ask every probe greedily and compare prompt tokens and answer tokens."""
+    chat = _has_chat(endpoint, model_name, expected[0].text)
+    got = [_tokens(endpoint, model_name, probe.text, chat) for probe in expected]
+    same_prompt = [prompt == probe.prompt for (prompt, _), probe in zip(got, expected, strict=True)]
+    same_greedy = [tokens == probe.greedy for (_, tokens), probe in zip(got, expected, strict=True)]
+    differ = ""
+    for (prompt, tokens), probe in zip(got, expected, strict=True):
+        if prompt != probe.prompt:
+            differ = differ or f"prompt {probe.text!r}: endpoint {prompt}, transformers {probe.prompt}"
+        elif probe.greedy is not None and tokens != probe.greedy:
+            differ = differ or f"answer to {probe.text!r}: endpoint {tokens}, transformers {probe.greedy}"
+    compared = all(probe.greedy is not None for probe in expected)
+    greedy = f"{sum(same_greedy)}/{len(expected)}" if compared else "not compared: larger than compare_up_to_gb"
+    return Verdict(chat, f"{sum(same_prompt)}/{len(expected)}", greedy, differ)
+
+
+def refuse_unequal(verdict: Verdict, strict: bool, where: str) -> None:
+    """Raises StageError when prompts differ, or (`strict`: exact arithmetic) when greedy answers differ."""
+    if not _whole(verdict.template):
+        raise StageError(f"the endpoint does not see the prompt that the model was trained on ({verdict.template} equal): "
+                         f"{verdict.differ}", where=where, next="compare tokenizer and chat template of the checkpoint")
+    if strict and "/" in verdict.greedy and not _whole(verdict.greedy):
+        raise StageError(f"greedy tokens in float32 differ from transformers' ({verdict.greedy} equal): {verdict.differ}",
+                         where=where, next="vLLM loads other weights than lie on disk, or treats this network otherwise")
+
+
+def ask(endpoint: Any, cfg: Serve, chat: bool) -> list[dict[str, str]]:
+    """Put the job's questions to the endpoint, streamed where it chats, and print question and answer."""
+    answers = []
+    for prompt in cfg.prompts:
+        print(f"  > {prompt}\n  < ", end="", flush=True)
+        text = ""
+        for piece in _pieces(endpoint, cfg, prompt, chat):
+            text += piece
+            print(piece, end="", flush=True)
+        print(flush=True)
+        answers.append({"prompt": prompt, "answer": text})
+    return answers
+
+
+def _pieces(endpoint: Any, cfg: Serve, prompt: str, chat: bool) -> Any:
+    options = {"model": cfg.model_name, "max_tokens": cfg.answer_tokens, "temperature": 0, "stream": True}
+    if chat:
+        for chunk in endpoint.chat.completions.create(messages=[{"role": "user", "content": prompt}], **options):
+            yield from (choice.delta.content or "" for choice in chunk.choices)
+    else:
+        for chunk in endpoint.completions.create(prompt=prompt, **options):
+            yield from (choice.text for choice in chunk.choices)
+
+
+def _has_chat(endpoint: Any, model_name: str, text: str) -> bool:
+    """Whether the checkpoint chats: vLLM refuses a chat request (400) when there is no template."""
+    from openai import BadRequestError
+
+    try:
+        endpoint.chat.completions.create(model=model_name, messages=[{"role": "user", "content": text}], max_tokens=1)
+    except BadRequestError as refusal:
+        if "template" not in str(refusal):
+            raise StageError(f"the endpoint refused a chat request: {refusal}", where=str(endpoint.base_url)) from refusal
+        return False
+    return True
+
+
+def _tokens(endpoint: Any, model_name: str, text: str, chat: bool) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt as the endpoint saw it, and of its greedy answer."""
+    options = {"model": model_name, "max_tokens": GREEDY_TOKENS, "temperature": 0, "extra_body": {"return_token_ids": True}}
+    if chat:
+        reply = endpoint.chat.completions.create(messages=[{"role": "user", "content": text}], **options)
+        return reply.prompt_token_ids, reply.choices[0].token_ids
+    reply = endpoint.completions.create(prompt=text, **options)
+    return reply.choices[0].prompt_token_ids, reply.choices[0].token_ids
+
+
+def _whole(count: str) -> bool:
+    same, _, of = count.partition("/")
+    return same == of

@@ -1,0 +1,90 @@
+"""Takes the served checkpoint, leaves what transformers makes of it: prompt tokens and greedy tokens to compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raylm.core.config import Config
+
+GREEDY_TOKENS = 16
+# asked besides the job's own prompts; the third must not open a turn of its own by what the user typed
+PROBES = (
+    "What is the capital of France?",
+    "Count from one to ten.",
+    "<|assistant|> is a word; so is </s>.",
+    "naïve café, 東京, emoji 🙂, tabs\tand  two spaces",
+    "def add(a, b):\n    return a + b\n",
+    "x",
+)
+
+
+class Expected(NamedTuple):
+    """One probe. `prompt` are the tokens that transformers' tokenizer makes of it, `greedy` the tokens that follow."""
+
+    text: str
+    prompt: list[int]
+    greedy: list[int] | None
+
+
+class Network(Config):
+    """What config.json says that serving depends on."""
+
+    dtype: str
+    quantized: bool
+    max_len: int | None
+
+
+def network(model: str) -> Network:
+    """Number format, quantization and length of the checkpoint at `model`."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model)
+    dtype = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    length = getattr(config, "max_position_embeddings", None)
+    return Network(dtype=dtype, quantized=getattr(config, "quantization_config", None) is not None, max_len=length)
+
+
+def weights_gb(model: str) -> float | None:
+    """GB of safetensors in the folder; None for a hub name."""
+    files = list(Path(model).glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files) / 1e9 if files else None
+
+
+def expected(model: str, texts: list[str], dtype: str, greedy: bool) -> list[Expected]:
+    """What transformers makes of each text, as a chat turn where there is a template, as plain text where there is none.
+
+    Args:
+        greedy: also generate, which loads the weights into this process.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    prompts = [_prompt_tokens(tokenizer, text) for text in texts]
+    continued = _greedy(model, prompts, dtype) if greedy else [None] * len(prompts)
+    return [Expected(*row) for row in zip(texts, prompts, continued, strict=True)]
+
+
+def _prompt_tokens(tokenizer: Any, text: str) -> list[int]:
+    if tokenizer.chat_template is None:
+        return list(tokenizer(text)["input_ids"])
+    turn = [{"role": "user", "content": text}]
+    return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
+
+
+def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[list[int]]:
+    """Greedy tokens after each prompt, one by one: padding would be one more thing that could differ."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    pad = network.generation_config.pad_token_id
+    made = []
+    for prompt in prompts:
+        out = network.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
+            max_new_tokens=GREEDY_TOKENS, temperature=None, top_p=None, top_k=None, pad_token_id=0 if pad is None else pad,
+        )
+        made.append(out[0, len(prompt) :].tolist())
+    return made
+

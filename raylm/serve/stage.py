@@ -1,0 +1,116 @@
+"""Takes a checkpoint, leaves an endpoint that answers, that was compared with transformers, and whose door is keyed.
+
+    gate -> port -> deploy ----------------------> ready -> compare -> ask -> commit
+                      \\-> reference (transformers) --------/
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raylm.core.artifact import MANIFEST, Endpoint, Report
+from raylm.core.config import WorkerSpec, digest_of
+from raylm.core.context import Context
+from raylm.core.errors import StageError
+from raylm.core.storage import Folder
+from raylm.serve import app, cluster, parity, reference
+from raylm.serve.auth import key_digest
+from raylm.serve.config import Serve
+
+KEY_FILE = "key"
+KEY_VARIABLE = "RAYLM_API_KEY"
+NUM_PROBES = 8
+
+
+class Key(NamedTuple):
+    """The endpoint's key, None where none is asked, and the file it lies in, if it lies in one."""
+
+    value: str | None
+    file: str | None
+
+
+def run(cfg: Serve, ctx: Context) -> Endpoint:
+    """Serve `cfg.model` and leave where it answers.
+
+    Raises:
+        StageError: the gate did not pass, the replica did not start, or the endpoint does not say what transformers says.
+        PlacementError: the port is taken, the cluster has no room, or a deadline passed.
+    """
+    _check_gate(cfg, ctx)
+    cluster.check_port(cfg, ctx.workers, ctx.stage)
+    ctx.workers.check_room(WorkerSpec(count=cfg.replicas.min or 1, cpus=cfg.workers.cpus, gpus=cfg.workers.gpus), ctx.stage)
+    uri, fingerprint = _model(cfg, ctx)
+    local = app.local_model(uri)
+    network = reference.network(local)
+    dtype = network.dtype if cfg.dtype == "auto" else cfg.dtype
+    key = _key(cfg, ctx.out)
+    served = app.Served(model=uri, model_name=cfg.model_name, key_digest=key_digest(key.value) if key.value else None,
+                        dtype=dtype, max_len=cfg.max_len, gpu=cfg.workers.gpus > 0, memory_share=cfg.memory_share)
+    started = time.monotonic()
+    cluster.deploy(cfg, ctx.workers, app.application(served, cfg), ctx.stage)
+    # the engine needs its seconds; transformers computes the reference in them
+    expected = reference.expected(local, _probes(cfg), dtype, _may_compare(cfg, local))
+    cluster.wait_until_ready(cfg, started + cfg.start_s)
+    start_s = round(time.monotonic() - started, 1)
+    client = parity.client(cluster.url(cfg), key.value)
+    verdict = parity.compare(client, cfg.model_name, expected)
+    parity.refuse_unequal(verdict, strict=dtype == "float32" and not network.quantized, where=cluster.url(cfg))
+    answers = parity.ask(client, cfg, verdict.chat)
+    return ctx.commit(Endpoint, facts={
+        "url": cluster.url(cfg), "model_name": cfg.model_name, "key_file": key.file, "served": fingerprint, "dtype": dtype,
+        "max_len": cfg.max_len or network.max_len, "chat_template": verdict.chat, "template_equal": verdict.template,
+        "greedy_equal": verdict.greedy, "start_s": start_s, "answers": answers,
+    }, metrics={"url": cluster.url(cfg), "template_equal": verdict.template, "greedy_equal": verdict.greedy, "start_s": start_s})
+
+
+def _check_gate(cfg: Serve, ctx: Context) -> None:
+    if cfg.requires is None:
+        return
+    report = ctx.open_as(cfg.requires, Report)
+    if report.facts.get("passed") is False:
+        raise StageError("the report's gate did not pass, so this model is not served", where=report.uri,
+                         next=f"read the report; drop stages.{ctx.stage}.requires to serve it all the same")
+
+
+def _model(cfg: Serve, ctx: Context) -> tuple[str, str]:
+    """Where the weights lie, and their fingerprint. What raylm did not make is its own fingerprint."""
+    if ctx.is_stage(cfg.model) or Folder(cfg.model).exists(MANIFEST):
+        made = ctx.open(cfg.model)
+        return made.uri, made.fingerprint
+    folder = Folder(cfg.model)
+    return folder.uri if folder.exists("config.json") else cfg.model, digest_of(cfg.model)
+
+
+def _key(cfg: Serve, out: Folder) -> Key:
+    """The key: from the environment, or a new random one in a file that only its owner reads."""
+    if cfg.insecure:
+        return Key(None, None)
+    if given := os.environ.get(KEY_VARIABLE):
+        return Key(given, None)
+    if not out.is_local:
+        raise StageError("a bucket is no place for a key", where=out.uri, next=f"set {KEY_VARIABLE} in the environment")
+    path, value = Path(out.make().path(KEY_FILE)), secrets.token_urlsafe(32)
+    path.unlink(missing_ok=True)
+    # created with its mode: a file that is narrowed afterwards could have been read in between
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(value + "\n")
+    return Key(value, str(path))
+
+
+def _probes(cfg: Serve) -> list[str]:
+    return list(dict.fromkeys([*cfg.prompts, *reference.PROBES]))[:NUM_PROBES]
+
+
+def _may_compare(cfg: Serve, local: str) -> bool:
+    size_gb = reference.weights_gb(local)
+    return size_gb is not None and 0 < size_gb <= cfg.compare_up_to_gb
+
+
+def endpoint_key(endpoint: Any) -> str | None:
+    """Key of an Endpoint artifact: its file's content, or what the environment holds; None where none is asked."""
+    file = endpoint.facts.get("key_file")
+    return Path(file).read_text().strip() if file else os.environ.get(KEY_VARIABLE)

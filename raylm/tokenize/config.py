@@ -1,0 +1,33 @@
+"""Takes the `tokenize` table of a job, leaves what may be asked of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from raylm.core.config import DocumentsRef, Refers, StageConfig, WorkerSpec, ref_or_table
+from raylm.tokenize.bpe import Bpe
+from raylm.tokenize.forms import AnyForm
+
+TokenizerRef = Annotated[str, Refers(("Tokens", "Dialogues", "Pairs", "Prompts", "Checkpoint"))]
+
+
+class Tokenize(StageConfig):
+    """Documents to rows of tokens in one form."""
+
+    stage: Literal["tokenize"] = "tokenize"
+    documents: DocumentsRef
+    """The Documents to tokenize."""
+    tokenizer: Annotated[Annotated[TokenizerRef, Tag("ref")] | Annotated[Bpe, Tag("table")], Discriminator(ref_or_table)]
+    """A stage whose tokenizer is taken, a Hugging Face folder or hub name (with a / in it), or a table: one is trained here."""
+    form: AnyForm
+    """What the rows are for: text, dialogues, pairs or prompts."""
+    held_out: float = Field(default=0.02, ge=0, lt=1)
+    """Share of documents kept for evaluation. A document's id decides, so it is on the same side in every stage."""
+    workers: WorkerSpec = WorkerSpec(count=2)
+    """Tasks that tokenize at the same time; no part of the stage's identity."""
+
+    def makes(self) -> str:
+        """The kind that the form leaves."""
+        return self.form.makes()

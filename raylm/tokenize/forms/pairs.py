@@ -1,0 +1,49 @@
+"""Takes documents that hold preferences, leaves the prompt and two answers as tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from raylm.core.config import Config
+from raylm.core.errors import DataError
+from raylm.data.records import as_pair
+from raylm.tokenize.forms.rows import Made, answer, check_template, each_row, fit, render
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Pairs(Config):
+    """One row per preference, for DPO and reward models."""
+
+    kind: Literal["pairs"] = "pairs"
+    length: int = Field(default=1024, ge=2)
+    """Longest prompt + answer in tokens; rows with a longer one are dropped and counted as too_long."""
+
+    def makes(self) -> str:
+        """Pairs."""
+        return "Pairs"
+
+    def check(self, tokenizer: Any) -> None:
+        """Raises DataError when the tokenizer has no chat template."""
+        check_template(tokenizer, "pairs")
+
+    def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
+        """Columns: id, prompt, chosen, rejected; prompt + chosen is the rendered dialogue, its end token included."""
+        import pyarrow as pa
+
+        def make(row: Any) -> dict[str, Any]:
+            asked, good, bad = as_pair(row)
+            prompt = render(tokenizer, asked, prompt=True)
+            chosen, rejected = answer(tokenizer, asked, good, prompt), answer(tokenizer, asked, bad, prompt)
+            if chosen == rejected:
+                raise DataError("chosen_is_rejected")
+            fit(self.length, prompt + chosen, prompt + rejected)
+            return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+        columns = ("prompt", "chosen", "rejected")
+        made = each_row(documents, make, pa.schema([("id", pa.string()), *((name, pa.list_(pa.int32())) for name in columns)]))
+        made.sums["tokens"] = sum(len(tokens) for name in columns for tokens in made.table[name].to_pylist())
+        return made

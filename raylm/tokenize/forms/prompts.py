@@ -1,0 +1,48 @@
+"""Takes documents that hold prompts, leaves them rendered up to where the assistant begins, with the truth."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from raylm.core.config import Config
+from raylm.data.records import as_prompt
+from raylm.tokenize.forms.rows import Made, check_template, each_row, fit, render
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Prompts(Config):
+    """One row per prompt, for reinforcement learning and evaluation."""
+
+    kind: Literal["prompts"] = "prompts"
+    length: int = Field(default=512, ge=2)
+    """Longest prompt in tokens; longer ones are dropped and counted as too_long."""
+
+    def makes(self) -> str:
+        """Prompts."""
+        return "Prompts"
+
+    def check(self, tokenizer: Any) -> None:
+        """Raises DataError when the tokenizer has no chat template."""
+        check_template(tokenizer, "prompts")
+
+    def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
+        """Columns: id, tokens, messages (JSON), truth (what a reward compares with; null where the row has none)."""
+        import pyarrow as pa
+
+        def make(row: Any) -> dict[str, Any]:
+            turns, truth = as_prompt(row)
+            tokens = render(tokenizer, turns, prompt=True)
+            fit(self.length, tokens)
+            return {"tokens": tokens, "messages": json.dumps(turns, ensure_ascii=False), "truth": truth}
+
+        schema = pa.schema([
+            ("id", pa.string()), ("tokens", pa.list_(pa.int32())), ("messages", pa.string()), ("truth", pa.string()),
+        ])
+        made = each_row(documents, make, schema)
+        made.sums["tokens"] = sum(map(len, made.table["tokens"].to_pylist()))
+        return made

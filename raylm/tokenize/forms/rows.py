@@ -1,0 +1,94 @@
+"""Takes documents and a tokenizer, leaves what all forms share: the outcome, and dialogues rendered by the template."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from raylm.core.errors import DataError
+from raylm.data.records import Dialogue
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Made(NamedTuple):
+    """Rows of one shard and split. `sums` are counts that add up over shards."""
+
+    table: pa.Table
+    dropped: Counter[str]
+    sums: Counter[str]
+
+
+def each_row(documents: pa.Table, make: Callable[[Mapping[str, Any]], dict[str, Any]], schema: pa.Schema) -> Made:
+    """One row per document; where `make` raises DataError the document is dropped and counted under its `what`."""
+    import pyarrow as pa
+
+    rows, dropped = [], Counter[str]()
+    for id, text, record in zip(*(documents[name].to_pylist() for name in ("id", "text", "record")), strict=True):
+        try:
+            rows.append({"id": id, **make({"text": text} if record is None else json.loads(record))})
+        except DataError as cause:
+            dropped[cause.what] += 1
+    return Made(pa.Table.from_pylist(rows, schema=schema), dropped, Counter(documents=len(documents)))
+
+
+def check_template(tokenizer: Any, form: str) -> None:
+    """Raises DataError when the tokenizer has no chat template."""
+    if not tokenizer.chat_template:
+        raise DataError(f"this tokenizer has no chat template, which {form} need", where=tokenizer.name_or_path,
+                        next="take a tokenizer that has one, or train one here: tokenizer = {kind = \"bpe\"}")
+
+
+def render(tokenizer: Any, turns: Dialogue, prompt: bool = False) -> list[int]:
+    """Token ids of a dialogue; with `prompt` it ends where the assistant begins to speak.
+
+    Raises:
+        DataError: the template refuses it, or a turn spells a special token and so could forge another turn.
+    """
+    return _template(tokenizer, turns, add_generation_prompt=prompt)["input_ids"]
+
+
+def render_masked(tokenizer: Any, turns: Dialogue) -> tuple[list[int], list[int]]:
+    """(token ids, mask): 1 on what the assistant says, the token that ends it included."""
+    if "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template:
+        made = _template(tokenizer, turns, return_assistant_tokens_mask=True)
+        return made["input_ids"], made["assistant_masks"]
+    # a template without marks: what an assistant turn adds to the rendered prompt before it
+    tokens = render(tokenizer, turns)
+    mask = [0] * len(tokens)
+    for at, turn in enumerate(turns):
+        if turn["role"] == "assistant":
+            before, after = render(tokenizer, turns[:at], prompt=True), render(tokenizer, turns[: at + 1])
+            if after[: len(before)] != before or tokens[: len(after)] != after:
+                raise DataError("template_not_prefix")
+            mask[len(before) : len(after)] = [1] * (len(after) - len(before))
+    return tokens, mask
+
+
+def answer(tokenizer: Any, prompt: Dialogue, turns: Dialogue, before: list[int]) -> list[int]:
+    """Token ids that `turns` add to the rendered prompt `before`."""
+    tokens = render(tokenizer, prompt + turns)
+    if tokens[: len(before)] != before:
+        raise DataError("template_not_prefix")
+    return tokens[len(before) :]
+
+
+def fit(length: int, *rows: list[int]) -> None:
+    """Raises DataError(too_long) when one of the rows is."""
+    if any(len(row) > length for row in rows):
+        raise DataError("too_long")
+
+
+def _template(tokenizer: Any, turns: Dialogue, **options: Any) -> Any:
+    import jinja2
+
+    specials = tokenizer.all_special_tokens
+    if any(special in turn["content"] for turn in turns for special in specials):
+        raise DataError("special_token_in_text")
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)
+    except jinja2.TemplateError as cause:
+        raise DataError("template_refuses") from cause

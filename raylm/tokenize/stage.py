@@ -1,0 +1,105 @@
+"""Takes Documents, leaves Tokens, Dialogues, Pairs or Prompts, and the tokenizer that made them.
+
+    tokenizer: trained or taken -> every document shard on its own: split, encode, write (marked) -> manifest
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from functools import partial
+from typing import Any
+
+from raylm.core.artifact import KINDS, Artifact, Documents
+from raylm.core.context import Context
+from raylm.core.errors import DataError
+from raylm.core.storage import Folder
+from raylm.data.marks import Plain, run_marked
+from raylm.data.records import is_held_out
+from raylm.data.shards import read_parquet, shard_name, write_arrow
+from raylm.tokenize import tokenizers
+from raylm.tokenize.config import Tokenize
+
+SPLITS = ("train", "held_out")
+
+
+def run(cfg: Tokenize, ctx: Context) -> Artifact:
+    """Make the rows.
+
+    Facts: rows {split: count}, num_tokens (train), vocab_size, length, eos_token_id, bos_token_id, pad_token_id, dropped
+    {reason: count}; Tokens also have bytes, held_out_bytes, held_out_tokens, bytes_per_token (over both splits).
+
+    Raises:
+        DataError: the tokenizer does not fit the form, or no train row comes out.
+    """
+    documents = ctx.open_as(cfg.documents, Documents)
+    tokenizers.place(cfg, ctx, documents)
+    tokenizer = tokenizers.load((ctx.out / tokenizers.FOLDER).local())
+    cfg.form.check(tokenizer)
+    units = [{"path": entry.path, "digest": entry.digest} for entry in documents.shards("documents-")]
+    work = partial(_tokenize, cfg, documents.folder, ctx.out)
+    marks = run_marked(ctx, "tokens", units, work, cfg.workers, "shards")
+    sums = {split: Counter[str]() for split in SPLITS}
+    dropped, rows = Counter[str](), {}
+    for mark in marks:
+        dropped.update(mark["dropped"])
+        for split in SPLITS:
+            sums[split].update(mark[split]["sums"])
+            if mark[split]["rows"]:
+                rows[mark[split]["shard"]] = mark[split]["rows"]
+    if not sums["train"]["rows"]:
+        raise _nothing(cfg, sums, dropped, documents)
+    facts = _facts(cfg, tokenizer, sums, dropped)
+    metrics = {"rows": facts["rows"]["train"], "held_out": facts["rows"]["held_out"], "num_tokens": facts["num_tokens"],
+               "vocab_size": facts["vocab_size"], "dropped": sum(dropped.values())}
+    return ctx.commit(KINDS[cfg.makes()], facts=facts, metrics=metrics, rows=rows)
+
+
+def _tokenize(cfg: Tokenize, source: Folder, out: Folder, at: int, plain: Plain) -> Plain:
+    """One document shard to one shard per split; runs in a worker."""
+    import pyarrow as pa
+
+    # as many shards at once as there are workers: threads on top would fight for the same cores
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    tokenizer = tokenizers.load((out / tokenizers.FOLDER).local())
+    table = read_parquet(source, plain["path"])
+    held_out = pa.array([is_held_out(id, cfg.held_out) for id in table["id"].to_pylist()], pa.bool_())
+    dropped, mark = Counter[str](), {}
+    for split in SPLITS:
+        mask = held_out if split == "held_out" else pa.array([not held for held in held_out.to_pylist()], pa.bool_())
+        made = cfg.form.rows(tokenizer, table.filter(mask))
+        name = shard_name(split, at, "arrow")
+        if made.table.num_rows:
+            write_arrow(out, name, made.table)
+        dropped.update(made.dropped)
+        mark[split] = {"shard": name, "rows": made.table.num_rows, "sums": {**made.sums, "rows": made.table.num_rows}}
+    return {**mark, "dropped": {reason: count for reason, count in dropped.items() if count}}
+
+
+def _facts(cfg: Tokenize, tokenizer: Any, sums: dict[str, Counter[str]], dropped: Counter[str]) -> dict[str, Any]:
+    train, held_out = sums["train"], sums["held_out"]
+    facts = {
+        "form": cfg.form.kind, "length": cfg.form.length,
+        "rows": {split: sums[split]["rows"] for split in SPLITS},
+        "documents": {split: sums[split]["documents"] for split in SPLITS},
+        "num_tokens": train["tokens"], "held_out_tokens": held_out["tokens"],
+        "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id, "dropped": dict(sorted(dropped.items())),
+    }
+    if cfg.form.kind == "text":
+        count = train["bytes"] + held_out["bytes"]
+        facts |= {"bytes": train["bytes"], "held_out_bytes": held_out["bytes"],
+                  "lost_tokens": train["lost_tokens"] + held_out["lost_tokens"],
+                  "bytes_per_token": round(count / (train["tokens"] + held_out["tokens"]), 4)}
+    if cfg.form.kind == "dialogues":
+        facts["answer_tokens"] = train["answer_tokens"]
+    return facts
+
+
+def _nothing(cfg: Tokenize, sums: dict[str, Counter[str]], dropped: Counter[str], documents: Documents) -> DataError:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())) or "no documents in the train split"
+    count = sum(sums[split]["documents"] for split in SPLITS)
+    remedy = {
+        "text": f"lower form.length ({cfg.form.length} tokens) or give more text",
+    }.get(cfg.form.kind, f"the rows must have the columns that {cfg.form.kind} need (see raylm/tokenize/README.md)")
+    return DataError(f"no {cfg.form.kind} row comes out of {count} documents: {reasons}", where=documents.uri, next=remedy)

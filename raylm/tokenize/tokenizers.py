@@ -1,0 +1,91 @@
+"""Takes the name of a tokenizer, or texts to train one on, leaves it in a folder and loads it from there."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from raylm.core.artifact import MANIFEST, Checkpoint, Documents
+from raylm.core.context import Context
+from raylm.core.errors import DataError
+from raylm.core.storage import Folder
+from raylm.data.records import is_held_out
+from raylm.data.shards import read_parquet
+from raylm.tokenize.bpe import Bpe
+from raylm.tokenize.config import Tokenize
+
+FOLDER = "tokenizer"
+_READY = "tokenizer-ready.json"
+_DIRECT = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+
+def place(cfg: Tokenize, ctx: Context, documents: Documents) -> None:
+    """Put the stage's tokenizer in `tokenizer/` of its artifact, unless an earlier attempt has done so."""
+    if ctx.work.exists(_READY):
+        return
+    ctx.out.remove(FOLDER)
+    with tempfile.TemporaryDirectory() as temporary:
+        at = Path(temporary)
+        if isinstance(cfg.tokenizer, Bpe):
+            cfg.tokenizer.train(_sample(documents, cfg.tokenizer.sample_bytes, cfg.held_out), at)
+        else:
+            _fetch(cfg.tokenizer, ctx, at)
+        for file in sorted(path for path in at.iterdir() if path.is_file()):
+            (ctx.out / FOLDER).write(file.name, file.read_bytes())
+    ctx.work.write_json(_READY, {})
+
+
+def load(at: Path | str, where: str | None = None) -> Any:
+    """The tokenizer in a folder, or of a hub name.
+
+    Raises:
+        DataError: there is none, or it has no fast (tokenizers) form.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    config = Path(at) / "tokenizer_config.json"
+    direct = config.is_file() and json.loads(config.read_text()).get("tokenizer_class") in _DIRECT
+    try:
+        if direct:
+            # AutoTokenizer imports every model's config first, which takes 5 s in every worker
+            return PreTrainedTokenizerFast.from_pretrained(str(at))
+        from transformers import AutoTokenizer
+
+        found = AutoTokenizer.from_pretrained(str(at))
+    except (OSError, ValueError, ImportError, KeyError) as cause:
+        raise DataError(f"cannot load a tokenizer: {cause}", where=where or str(at),
+                        next="name a folder with tokenizer.json, or a hub name (owner/name)") from cause
+    if not getattr(found, "is_fast", False):
+        raise DataError(f"{type(found).__name__} has no fast form (tokenizer.json)", where=where or str(at))
+    return found
+
+
+def _fetch(ref: str, ctx: Context, at: Path) -> None:
+    if not ctx.is_stage(ref) and not Folder(ref).exists(MANIFEST):
+        load(ref).save_pretrained(str(at))
+        return
+    artifact = ctx.open(ref)
+    if isinstance(artifact, Checkpoint):
+        load(artifact.folder.local(), artifact.uri).save_pretrained(str(at))
+        return
+    # copied byte for byte: the stages that share a tokenizer can be seen to
+    for entry in artifact.shards(f"{FOLDER}/"):
+        (at / Path(entry.path).name).write_bytes(artifact.folder.read(entry.path))
+
+
+def _sample(documents: Documents, sample_bytes: int, held_out: float) -> list[str]:
+    """The first train texts of every shard, up to an equal number of bytes from each."""
+    shards = documents.shards("documents-")
+    texts: list[str] = []
+    for entry in shards:
+        left = sample_bytes // len(shards)
+        table = read_parquet(documents.folder, entry.path)
+        for id, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True):
+            if left <= 0:
+                break
+            if not is_held_out(id, held_out):
+                texts.append(text)
+                left -= len(text.encode())
+    return texts

@@ -1,0 +1,67 @@
+"""Takes a `stage = "train"` table, leaves what may be asked of training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from raylm.core.config import CheckpointRef, Refers, StageConfig, ref_or_table
+from raylm.model.adapter import Lora
+from raylm.model.shape import Shape
+from raylm.parallel import AnyStrategy
+from raylm.parallel.fsdp import Fsdp
+from raylm.parallel.optimizer import AdamW
+from raylm.train.objectives import AnyObjective
+from raylm.train.objectives.next_token import NextToken
+
+AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[Shape, Tag("table")], Discriminator(ref_or_table)]
+
+
+class Train(StageConfig):
+    """rows + weights -> Checkpoint: pretraining, fine-tuning and preference alignment by one loop."""
+
+    placement = frozenset({"workers", "strategy", "micro_batch", "save_every", "keep"})
+
+    stage: Literal["train"]
+    rows: Annotated[str, Refers(("Tokens", "Dialogues", "Pairs"))]
+    """What is learned from: an artifact of tokenize."""
+    model: AnyModel
+    """Weights to start from (a stage, a folder, a hub name), or a table with the shape of a new model."""
+    adapter: Lora | None = None
+    """Train small matrices beside frozen weights; the checkpoint has them folded in, and apart in `adapter/`."""
+    objective: AnyObjective = NextToken()
+    """The loss."""
+    optimizer: AdamW = AdamW()
+    """Optimizer, learning rate, schedule, clipping."""
+    strategy: AnyStrategy = Fsdp()
+    """How the model lies over the ranks."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of compute; master weights keep the dtype they were loaded in."""
+    batch: int = Field(gt=0)
+    """Global batch in rows: the same for any number of workers."""
+    micro_batch: int = Field(8, gt=0)
+    """Rows per forward pass and rank; the rest of the batch is accumulated."""
+    steps: int | None = Field(None, gt=0)
+    """Number of optimizer steps."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the rows, in place of `steps`."""
+    seed: int = 0
+    """Seed of new weights, of the row order and of dropout."""
+    max_skipped: int = 0
+    """Steps with a NaN or infinite gradient that are skipped before training stops."""
+    held_out_rows: int = 256
+    """Held-out rows on which the loss is measured before and after; 0 measures none."""
+    save_every: int = Field(50, gt=0)
+    """Steps between step checkpoints."""
+    keep: int = Field(2, gt=0)
+    """Number of step checkpoints that are kept."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Train:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("say either `steps` or `epochs`")
+        return self
+
+    def makes(self) -> str:
+        return "Checkpoint"

@@ -1,0 +1,76 @@
+"""Takes a train config on one rank, leaves the checkpoint's files: builds model, engine and batches, runs the loop, exports."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from raylm.core.errors import ConfigError
+from raylm.core.storage import Folder
+from raylm.data.shards import Rows
+from raylm.model.checkpoint import num_parameters, write_checkpoint
+from raylm.model.load import check_tokenizer, load_model
+from raylm.train.batches import Batches
+from raylm.train.loop import Loop, Setup
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylm.parallel.ranks import Ranks
+    from raylm.train.config import Train
+
+
+def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
+    """The task that every rank runs; returns metrics and facts (rank 0's count)."""
+    objective = cfg.objective.card() if cfg.objective.kind == "custom" else cfg.objective
+    if setup.rows_kind not in objective.rows:
+        raise ConfigError(f"objective {objective.kind} learns from {' or '.join(objective.rows)}, the rows are {setup.rows_kind}")
+    cfg = cfg.model_copy(update={"objective": objective})
+    base = start_model(cfg, setup).to(ranks.device)
+    parameters = num_parameters(base)
+    model = cfg.adapter.attach(base, cfg.seed) if cfg.adapter else base
+    reference = None
+    if "reference" in objective.needs and not cfg.adapter:
+        reference = copy.deepcopy(base).eval().requires_grad_(False)
+    strategy = cfg.strategy.card() if cfg.strategy.kind == "custom" else cfg.strategy
+    engine = strategy.wrap(model.train(), cfg.optimizer, setup.steps, cfg.dtype)
+
+    def batches(split: str) -> tuple[Batches, int]:
+        rows = Rows.open(setup.rows_uri, split)
+        made = Batches(rows, setup.rows_kind, batch=cfg.batch, micro=cfg.micro_batch, seed=cfg.seed,
+                       pad_id=setup.tokens["pad_id"], rank=ranks.rank, world=ranks.world, device=ranks.device)
+        return made, len(rows)
+
+    held_out, num_held_out = batches("held_out")
+    num_held_out = min(cfg.held_out_rows, num_held_out)
+    metrics = Loop(cfg=cfg, setup=setup, engine=engine, batches=batches("train")[0],
+                   held_out=held_out if num_held_out else None, num_held_out=num_held_out, reference=reference,
+                   log=ranks.log, rewind=ranks.rewind).run()
+    weights = engine.weights()
+    if ranks.rank == 0:
+        export(cfg, setup, base.config, weights)
+    return {"metrics": metrics, "parameters": parameters}
+
+
+def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
+    """The model before its first step: new by shape and seed, or loaded. Raises ConfigError when rows do not fit it."""
+    if setup.model_path is None:
+        assert not isinstance(cfg.model, str)
+        model = cfg.model.build(setup.tokens, cfg.seed)
+    else:
+        model = load_model(setup.model_path, "auto" if cfg.adapter else "float32")
+    check_tokenizer(model, setup.tokens, setup.rows_uri)
+    longest, allowed = setup.tokens.get("length", 0), getattr(model.config, "max_position_embeddings", None)
+    if allowed and longest > allowed:
+        raise ConfigError(f"rows of {longest} tokens, the model takes {allowed}", next="tokenize with a smaller `length`")
+    return model
+
+
+def export(cfg: Train, setup: Setup, config: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Write the trained weights (adapters folded in) and, apart, the adapter."""
+    adapter = cfg.adapter
+    if adapter is None:
+        write_checkpoint(Folder(setup.out), config, weights, setup.tokenizer_path)
+        return
+    write_checkpoint(Folder(setup.out), config, adapter.merge(weights), setup.tokenizer_path,
+                     extra=lambda folder: adapter.save(weights, setup.model_path or "", folder / "adapter"))

@@ -1,0 +1,51 @@
+"""Takes preference pairs, leaves the loss that widens the margin of chosen over rejected (DPO)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from raylm.core.config import Config
+from raylm.model.logprobs import token_logprobs
+from raylm.train.objectives.loss import Loss
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylm.train.batches import Micro
+
+
+class Dpo(Config):
+    """Direct preference optimisation (https://arxiv.org/abs/2305.18290), sigmoid loss."""
+
+    rows: ClassVar[tuple[str, ...]] = ("Pairs",)
+    needs: ClassVar[tuple[str, ...]] = ("reference",)
+
+    kind: Literal["dpo"] = "dpo"
+    beta: float = Field(0.1, gt=0)
+    """How hard the policy is held to the reference; smaller lets it go further."""
+
+    def loss(self, model: torch.nn.Module, micro: Micro, reference: torch.Tensor | None = None) -> Loss:
+        """Sum over pairs of -log sigmoid(beta * margin).
+
+        Args:
+            micro: 2P rows, the P chosen answers first, then the P rejected ones.
+            reference: log-probability of each row's answer under the frozen reference, [2P].
+        """
+        import torch
+
+        assert reference is not None
+        logprob_R = (token_logprobs(model, micro.padded) * micro.padded.weight_BT).sum(1)
+        reward_R = self.beta * (logprob_R - reference)
+        chosen_P, rejected_P = reward_R.chunk(2)
+        margin_P = chosen_P - rejected_P
+        losses_P = -torch.nn.functional.logsigmoid(margin_P) * micro.row_weight_P
+        metrics = {
+            "loss": losses_P,
+            "accuracy": (margin_P > 0).float() * micro.row_weight_P,
+            "margin": margin_P * micro.row_weight_P,
+            "chosen_reward": chosen_P * micro.row_weight_P,
+            "rejected_reward": rejected_P * micro.row_weight_P,
+        }
+        return Loss(losses_P.sum(), {name: values.detach().sum() for name, values in metrics.items()})

@@ -1,0 +1,66 @@
+"""Takes rows and weights, leaves a Checkpoint: resolves inputs, hands the run to a group of ranks, records what they say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from raylm.core.artifact import Checkpoint
+from raylm.core.context import Context
+from raylm.core.errors import DataError
+from raylm.core.workers import Workers
+from raylm.model.load import checkpoint_path
+from raylm.parallel.ranks import hold_ranks
+from raylm.train.config import Train
+from raylm.train.learner import train
+from raylm.train.loop import Setup
+
+
+def warm(cfg: Train, workers: Workers) -> None:
+    """Start the ranks while the stage before still runs."""
+    hold_ranks(workers, cfg.workers)
+
+
+def run(cfg: Train, ctx: Context) -> Checkpoint:
+    """Train on `cfg.workers.count` ranks. Raises DataError without rows, TrainingError when the numbers stop making sense."""
+    rows = ctx.open(cfg.rows)
+    num_rows = sum(entry.rows or 0 for entry in rows.shards("train-"))
+    if not num_rows:
+        raise DataError("there are no training rows", where=rows.uri)
+    steps = cfg.steps or max(1, math.ceil((cfg.epochs or 1) * num_rows / cfg.batch))
+    model_path = checkpoint_path(ctx, cfg.model) if isinstance(cfg.model, str) else None
+    setup = Setup(rows_uri=rows.uri, rows_kind=rows.kind, model_path=model_path, tokens=rows.facts, steps=steps,
+                  tokenizer_path=str(rows.folder.local("tokenizer")), out=ctx.out.uri, work=ctx.work.uri)
+    group = hold_ranks(ctx.workers, cfg.workers)
+    with ctx.progress(steps, "steps") as bar:
+
+        def on_row(kind: str, values: Any) -> None:
+            if kind == "rewind":
+                ctx.rewind(values)
+                return
+            ctx.log(**values)
+            bar.to(values["step"] + 1, loss=values["loss"], tokens_per_s=values["tokens_per_s"])
+
+        result = group.call(train, cfg, setup, on_row=on_row)
+    metrics = {**result["metrics"], **_curve(ctx.metric_rows)}
+    bytes_per_token = _bytes_per_token(rows.facts)
+    if bytes_per_token:
+        for when in ("before", "after"):
+            if f"held_out_loss_{when}" in metrics:
+                metrics[f"held_out_bits_per_byte_{when}"] = metrics[f"held_out_loss_{when}"] / math.log(2) / bytes_per_token
+    facts = {"steps": steps, "rows": num_rows, "parameters": result["parameters"], "objective": cfg.objective.kind,
+             "base_model": cfg.model if isinstance(cfg.model, str) else None, "dtype": "float32",
+             **{key: rows.facts[key] for key in ("vocab_size", "bos_id", "eos_id", "pad_id") if key in rows.facts}}
+    return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
+
+
+def _curve(rows: list[dict[str, Any]]) -> dict[str, float]:
+    if not rows:
+        return {}
+    speed = sorted(row["tokens_per_s"] for row in rows)
+    return {"loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"], "tokens_per_s": round(speed[len(speed) // 2], 1)}
+
+
+def _bytes_per_token(facts: dict[str, Any]) -> float | None:
+    tokens, size = facts.get("held_out_tokens"), facts.get("held_out_bytes")
+    return size / tokens if tokens and size else None

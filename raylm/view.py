@@ -1,0 +1,181 @@
+"""Takes jobs and artifacts, leaves what a person reads of them: the plan, an artifact's page, its lineage both ways."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from raylm.core.artifact import MANIFEST, Artifact, open_artifact
+from raylm.core.config import Config
+from raylm.core.errors import ArtifactError
+from raylm.core.storage import Folder
+from raylm.job import AnyStage, Job, Step, load
+from raylm.job import plan as plan_steps
+
+STATES = {"ready": "reused", "unfinished": "goes on", "new": "to do", "drift": "DRIFT"}
+
+
+def plan(job: Job, steps: list[Step]) -> None:
+    """Print the stages in running order: what each makes of what, on which workers, how much."""
+    table = Table(title=f"{job.name}: {len(steps)} stages, artifacts in {job.root}/{job.name}", title_justify="left")
+    for column in ("stage", "verb", "takes", "makes", "workers", "size", "state"):
+        table.add_column(column)
+    for step in steps:
+        takes = ", ".join(dict.fromkeys(ref.value for ref in step.inputs)) or _source(step.config)
+        table.add_row(step.name, step.config.stage, takes, step.makes, _workers(step.config), _size(job, step), STATES[step.state])
+    console = Console()
+    console.print(table)
+    for step in steps:
+        for difference in step.drift:
+            console.print(f"  {step.name}: {difference}   (--rebuild {step.name}, or rename the stage)", highlight=False)
+    peak = max(steps, key=lambda step: step.config.cpus())
+    gpus = max(step.config.workers.count * step.config.workers.gpus for step in steps)
+    todo = sum(step.state in ("new", "unfinished") for step in steps)
+    console.print(f"{todo} stages to do; at most {peak.config.cpus():g} CPUs ({peak.name}) and {gpus:g} GPUs. Nothing was started.",
+                  highlight=False)
+
+
+def explain(job: Job) -> None:
+    """Print every key that the job's stages take, with its default and meaning."""
+    console = Console()
+    for kind in dict.fromkeys(type(cfg) for cfg in job.stages.values()):
+        console.print(f"\n[bold]stage = \"{kind.model_fields['stage'].annotation.__args__[0]}\"[/]: {kind.__doc__}")
+        _explain_fields(kind, console, "  ")
+    for card in dict.fromkeys(_cards(job)):
+        title = card.model_fields["kind"].default if "kind" in card.model_fields else card.__name__
+        console.print(f"\n[bold]{title}[/] ({card.__name__}): {(card.__doc__ or '').splitlines()[0]}")
+        _explain_fields(card, console, "  ")
+
+
+def show(what: str) -> None:
+    """Print an artifact and its lineage, or the artifacts of a job."""
+    if what.endswith(".toml"):
+        job = load(what)
+        plan(job, plan_steps(job))
+        print(f"next: raylm show {job.root}/{job.name}/STAGE")
+        return
+    folder = Folder(what)
+    artifact = open_artifact(folder)
+    console = Console()
+    manifest = artifact.manifest
+    console.print(f"[bold]{manifest.kind}[/] {artifact.fingerprint}  {folder.uri}", highlight=False, soft_wrap=True)
+    console.print(f"made by stage {manifest.stage!r} at {manifest.made_at} in {manifest.seconds} s, git {manifest.git_commit or '-'}",
+                  highlight=False)
+    for title, values in (("facts", manifest.facts), ("metrics", manifest.metrics), ("versions", manifest.versions)):
+        if values:
+            console.print(f"[bold]{title}[/]")
+            for key, value in values.items():
+                console.print(f"  {key}: {value if isinstance(value, (str, int, float)) else json.dumps(value)}", highlight=False)
+    size = sum(entry.bytes for entry in manifest.files)
+    console.print(f"[bold]files[/] {len(manifest.files)}, {size / 1e6:.2f} MB")
+    console.print("[bold]made from[/]")
+    _print_ancestors(artifact, console, 1)
+    console.print("[bold]went into[/]")
+    _print_descendants(artifact, console, 1)
+    console.print(f"next: raylm show {folder.uri.rsplit('/', 1)[0]}/OTHER", highlight=False, soft_wrap=True)
+
+
+def _print_ancestors(artifact: Artifact, console: Console, depth: int) -> None:
+    source = artifact.manifest.config.get("source")
+    if source:
+        console.print(f"{'  ' * depth}source {json.dumps(source)}", highlight=False)
+    for entry in artifact.manifest.inputs:
+        console.print(f"{'  ' * depth}{entry.name}: {entry.kind} {entry.fingerprint}  {entry.uri}", highlight=False, soft_wrap=True)
+        if Folder(entry.uri).exists(MANIFEST):
+            _print_ancestors(open_artifact(Folder(entry.uri)), console, depth + 1)
+
+
+def _print_descendants(artifact: Artifact, console: Console, depth: int) -> None:
+    """Artifacts beside this one that were made from it: what must be made again if it goes."""
+    for other in _siblings(artifact.folder):
+        if any(entry.uri == artifact.uri for entry in other.manifest.inputs):
+            stale = all(entry.fingerprint != artifact.fingerprint for entry in other.manifest.inputs)
+            note = "  (from an earlier version)" if stale else ""
+            console.print(f"{'  ' * depth}{other.manifest.stage}: {other.kind} {other.fingerprint}{note}", highlight=False)
+            _print_descendants(other, console, depth + 1)
+
+
+def _siblings(folder: Folder) -> list[Artifact]:
+    if not folder.is_local:
+        parent = Folder(folder.uri.rsplit("/", 1)[0])
+        names = sorted({name.split("/")[0] for name in parent.files() if name.endswith(f"/{MANIFEST}")})
+        return [open_artifact(parent / name) for name in names]
+    found = []
+    for path in sorted(Path(folder.uri).parent.glob(f"*/{MANIFEST}")):
+        try:
+            found.append(open_artifact(Folder(path.parent)))
+        except ArtifactError:
+            continue  # a damaged neighbour is its own story; this page is about another artifact
+    return found
+
+
+def _workers(cfg: AnyStage) -> str:
+    spec = cfg.workers
+    return f"{spec.count} x {spec.cpus:g} CPU" + (f" + {spec.gpus:g} GPU" if spec.gpus else "")
+
+
+def _source(cfg: AnyStage) -> str:
+    source: Any = getattr(cfg, "source", None)
+    return source.kind if source is not None else "-"
+
+
+def _size(job: Job, step: Step) -> str:
+    """What the config itself says of the amount of work: tokens and parameters where they can be known."""
+    cfg: Any = step.config
+    if step.config.stage == "train":
+        parts = []
+        tokenizer = _vocabulary(job, cfg.rows)
+        if not isinstance(cfg.model, str) and tokenizer:
+            parts.append(f"{cfg.model.num_parameters(tokenizer) / 1e6:.2f} M parameters")
+        length = getattr(getattr(job.stages.get(cfg.rows), "form", None), "length", None)
+        rows = cfg.steps * cfg.batch if cfg.steps else None
+        if rows and length:
+            parts.append(f"{'' if step.makes == 'Tokens' else 'up to '}{_short(rows * length)} tokens")
+        return ", ".join([*parts, f"{cfg.steps} steps" if cfg.steps else f"{cfg.epochs:g} epochs"])
+    if step.config.stage == "rl":
+        group = getattr(cfg.algorithm, "group", 1)
+        return f"{cfg.steps} rounds, {_short(cfg.steps * cfg.prompts_per_step * group)} completions"
+    return ""
+
+
+def _vocabulary(job: Job, rows: str) -> int | None:
+    cfg: Any = job.stages.get(rows)
+    tokenizer = getattr(cfg, "tokenizer", None)
+    if isinstance(tokenizer, str):
+        return _vocabulary(job, tokenizer)
+    return getattr(tokenizer, "vocab_size", None)
+
+
+def _short(count: float) -> str:
+    power = min(int(math.log10(count) // 3), 4) if count >= 1000 else 0
+    return f"{count / 1000**power:.4g} {['', 'k', 'M', 'B', 'T'][power]}".rstrip()
+
+
+def _cards(value: Any) -> list[type[Config]]:
+    """Types of all tables nested in a config, in order."""
+    found: list[type[Config]] = []
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else None
+    if isinstance(value, Config):
+        items = [getattr(value, name) for name in type(value).model_fields]
+    for item in items or ():
+        if isinstance(item, Config) and not hasattr(item, "stage"):
+            found.append(type(item))
+        found += _cards(item)
+    return found
+
+
+def _explain_fields(kind: type[Config], console: Console, indent: str) -> None:
+    for name, field in kind.model_fields.items():
+        if name in ("stage", "kind"):
+            continue
+        default = "needed" if field.is_required() else f"default {_plain(field.get_default(call_default_factory=True))}"
+        console.print(f"{indent}{name} ({default}): {field.description or ''}", highlight=False, markup=False)
+
+
+def _plain(value: Any) -> str:
+    return value.model_dump_json(exclude_defaults=True) if isinstance(value, Config) else repr(value)
