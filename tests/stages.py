@@ -31,3 +31,10 @@ def run_stage(root: Path, name: str, cfg: StageConfig, workers: Workers) -> Arti
 def payload(artifact: Artifact) -> dict[str, str]:
     """Digest of every payload file: two runs made the same bytes when these are equal."""
     return {entry.path: entry.digest for entry in artifact.manifest.files}
+
+
+def tables_of(readme: Path) -> dict[str, dict[str, Any]]:
+    """The stages of the first job in a README."""
+    import tomllib
+
+    return tomllib.loads(readme.read_text().split("```toml\n")[1].split("```")[0])["stages"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -66,9 +67,13 @@ def read_mark(folder: Folder, name: str, at: int, plain: Plain) -> Plain | None:
 def _marked(folder: Folder, name: str, units: list[Plain], work: Callable[[int, Plain], Plain]) -> Callable[[Plain], Plain]:
     def one(row: Plain) -> Plain:
         at = int(row["at"])
-        made = work(at, units[at])
+        try:
+            made = work(at, units[at])
+        except RaylmError as cause:
+            # as a row: Ray Data keeps only the text of an exception
+            return {"at": at, "error": pickle.dumps(cause)}
         folder.write_json(f"{name}-{at:05d}.json", {"unit": digest_of(units[at]), **made})
-        return {"at": at}
+        return {"at": at, "error": b""}
 
     return one
 
@@ -78,21 +83,10 @@ def _through_ray(todo: list[int], one: Callable[[Plain], Plain], workers: Worker
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # a worker that died is tried again by Ray; an error of our own is not, it would only come again
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     rows = ray.data.from_items([{"at": at} for at in todo], override_num_blocks=len(todo))
     pool = ray.data.TaskPoolStrategy(size=min(workers.count, len(todo)))
-    try:
-        yield from rows.map(one, compute=pool, num_cpus=workers.cpus).iter_rows()
-    except ray.exceptions.RayError as cause:
-        raise _own(cause) from None
-
-
-def _own(error: BaseException) -> BaseException:
-    """The RaylmError that lies within what Ray wrapped around it; without one, the error as it is."""
-    at: BaseException | None = error
-    for _ in range(10):
-        if isinstance(at, RaylmError):
-            return at
-        at = getattr(at, "cause", None) or (at.__cause__ if at else None)
-    return error
+    for row in rows.map(one, compute=pool, num_cpus=workers.cpus).iter_rows():
+        if row["error"]:
+            raise pickle.loads(row["error"])
+        yield row

@@ -37,7 +37,8 @@ def read_parquet(folder: Folder, name: str) -> pa.Table:
     """All rows of a Parquet shard."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(folder.local(name), partitioning=None)
+    with pq.ParquetFile(folder.local(name)) as file:
+        return file.read()
 
 
 def write_arrow(folder: Folder, name: str, table: pa.Table) -> int:
@@ -66,7 +67,7 @@ def to_ray(artifact: Artifact, prefix: str = "") -> ray.data.Dataset:
         raise ArtifactError(f"no shards {prefix}*", where=artifact.uri)
     folder = artifact.folder
 
-    def read(batch: dict[str, Any]) -> pa.Table:
+    def read(batch: Any) -> Any:
         name = str(batch["name"][0])
         return read_parquet(folder, name) if name.endswith(".parquet") else map_arrow(folder.local(name))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 # GB of key-value cache on the CPU backend, which would otherwise take 4 GB or half the memory
 CPU_KV_CACHE_GB = "1"
@@ -29,13 +30,13 @@ def set_environment(gpu: bool) -> None:
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
-def engine_options(gpu: bool, memory_share: float) -> dict[str, object]:
+def engine_options(gpu: bool, memory_share: float) -> dict[str, Any]:
     """Arguments that every engine of raylm gets.
 
     Args:
         memory_share: part of the GPU's memory that weights and cache may take; the CPU backend has its own limit.
     """
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "enforce_eager": not gpu,
         "trust_remote_code": False,
     }

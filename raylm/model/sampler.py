@@ -12,6 +12,9 @@ from raylm.core.config import Config
 from raylm.core.errors import ArtifactError, DataError, PlacementError
 from raylm.core.workers import Workers, wait_for
 from raylm.model.engine_options import engine_options, set_environment
+from raylm.model.weights import as_arrays, as_tensor, weight_names, weights_digest
+
+__all__ = ["Completion", "Sampler", "Sampling", "as_arrays", "ask", "end_tokens", "hold_sampler", "stream", "weights_digest"]
 
 # keys of config.json that say who wrote it and not what the network is
 UNSHAPED = ("_name_or_path", "transformers_version", "use_cache")
@@ -59,7 +62,8 @@ class Sampler:
         set_environment(gpu)
         from vllm import LLM
 
-        self._gpu, self._make = gpu, LLM
+        self._gpu = gpu
+        self._make: Any = LLM
         self._engine: Any = None
         self._tokenizer: Any = None
         self._shape: dict[str, Any] = {}
@@ -86,17 +90,12 @@ class Sampler:
             self._refuse_other(shape, model_path)
         self._version = None
         if self._engine is None:
-            self._engine = self._make(
-                model=model_path, dtype=dtype, max_model_len=max_len, seed=seed, skip_tokenizer_init=True,
-                logprobs_mode="processed_logprobs", disable_log_stats=True,
-                # no default of a generation_config.json (top_k, repetition penalty) may bend what is drawn
-                generation_config="vllm", **engine_options(self._gpu, memory_share),
-            )
+            self._engine = self._build(model_path, max_len, dtype, seed, memory_share)
         else:
             self._reload(weights_path=model_path)
         # an engine made for longer sequences takes shorter ones too
         self._max_len = max(self._max_len, max_len)
-        self._shape, self._names = shape, _weight_names(Path(model_path))
+        self._shape, self._names = shape, weight_names(Path(model_path))
         self._read_tokenizer(model_path)
         self._version, self._digest = 0, ""
         return round(time.monotonic() - began, 2)
@@ -151,7 +150,7 @@ class Sampler:
                                 next="call start() first, and send every weight of the checkpoint")
         self._version = None
         digest = weights_digest(named)
-        self._reload(weights_iterator=((name, _tensor(array)) for name, array in named))
+        self._reload(weights_iterator=((name, as_tensor(array)) for name, array in named))
         self._version, self._digest = version, digest
         return digest
 
@@ -162,6 +161,13 @@ class Sampler:
     def digest(self) -> str:
         """`weights_digest` of what the last `load` brought; empty when the weights came from disk."""
         return self._digest
+
+    def _build(self, model_path: str, max_len: int, dtype: str, seed: int, memory_share: float) -> Any:
+        options: dict[str, Any] = {"dtype": dtype, "max_model_len": max_len, "seed": seed, "skip_tokenizer_init": True}
+        options |= {"logprobs_mode": "processed_logprobs", "disable_log_stats": True}
+        # no default of a generation_config.json (top_k, repetition penalty) may bend what is drawn
+        options |= {"generation_config": "vllm", **engine_options(self._gpu, memory_share)}
+        return self._make(model=model_path, **options)
 
     def _reload(self, **source: Any) -> None:
         self._engine.collective_rpc("reload_weights", kwargs=source)
@@ -229,14 +235,14 @@ def start_sampler(workers: Workers, path: str, max_len: int, gpus: float = 0, cp
 
 def ask(sampler: Any, method: str, *args: Any, timeout_s: float = 600.0, **options: Any) -> Any:
     """Result of one method of a held sampler. Raises PlacementError when the actor is dead or does not answer in time."""
-    import ray
+    from ray import exceptions
 
     try:
         return wait_for(getattr(sampler, method).remote(*args, **options), timeout_s, f"sampler.{method}")
-    except ray.exceptions.RayTaskError as cause:
+    except exceptions.RayTaskError as cause:
         # what the method raised, and not Ray's wrapping of it
         raise getattr(cause, "cause", cause) from None
-    except ray.exceptions.RayActorError as cause:
+    except exceptions.RayActorError as cause:
         raise PlacementError(f"the sampler's process is dead: {str(cause).splitlines()[0]}", where=f"sampler.{method}",
                              next="run again: the next run holds a fresh one; was it out of memory?") from cause
 
@@ -244,25 +250,6 @@ def ask(sampler: Any, method: str, *args: Any, timeout_s: float = 600.0, **optio
 def stream(seed: int, place: int) -> int:
     """Seed of completion `place` of a prompt: neighbouring seeds give unrelated streams. 0 <= result < 2**62."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{place}".encode(), digest_size=8).digest(), "big") >> 2
-
-
-def as_arrays(named: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """(name, numpy array) views of torch CPU tensors; bfloat16 as uint16. Ray's object store shares these without a copy."""
-    import torch
-
-    plain = ((name, tensor.detach().cpu().contiguous()) for name, tensor in named)
-    return [(name, (t.view(torch.uint16) if t.dtype is torch.bfloat16 else t).numpy()) for name, t in plain]
-
-
-def weights_digest(named: Iterable[tuple[str, Any]]) -> str:
-    """32 hex digits over names, shapes and bytes, in order of names; a torch tensor and its `as_arrays` view agree."""
-    hashed = hashlib.blake2b(digest_size=16)
-    for name, array in sorted(named, key=lambda pair: pair[0]):
-        view = array if not hasattr(array, "detach") else as_arrays([(name, array)])[0][1]
-        hashed.update(f"{name} {tuple(view.shape)} {view.dtype.str}\n".encode())
-        # a zero-dimensional array cannot be cast to bytes in place
-        hashed.update(memoryview(view.reshape(-1)).cast("B"))
-    return hashed.hexdigest()
 
 
 def end_tokens(folder: Path, tokenizer: Any) -> list[int]:
@@ -281,34 +268,9 @@ def _repack_head(network: Any) -> None:
             module.quant_method.process_weights_after_loading(module)
 
 
-def _tensor(array: Any) -> Any:
-    import warnings
-
-    import numpy
-    import torch
-
-    if not isinstance(array, numpy.ndarray):
-        return array
-    with warnings.catch_warnings():
-        # arrays from the object store are read-only; they are only copied from
-        warnings.simplefilter("ignore", UserWarning)
-        tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if tensor.dtype is torch.uint16 else tensor
-
-
 def _network(model_path: str) -> dict[str, Any]:
     """config.json less what does not shape the network; {} with its own name for what is no folder (a hub name)."""
     file = Path(model_path) / "config.json"
     if not file.is_file():
         return {"hub": model_path}
     return {key: value for key, value in json.loads(file.read_text()).items() if key not in UNSHAPED}
-
-
-def _weight_names(folder: Path) -> set[str]:
-    """Names of all weights in the folder's safetensors files; their headers are read, not the weights."""
-    names: set[str] = set()
-    for file in folder.glob("*.safetensors"):
-        with open(file, "rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        names |= header.keys() - {"__metadata__"}
-    return names

@@ -66,7 +66,7 @@ class Shape(Config):
         """
         import torch
 
-        missing = [name for name in ("vocab_size", "bos_id", "eos_id", "pad_id") if name not in tokens]
+        missing = [name for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if name not in tokens]
         if missing:
             raise ConfigError(f"the rows say nothing of {', '.join(missing)}", next="make them with a tokenize stage")
         torch.manual_seed(seed)
@@ -76,7 +76,7 @@ class Shape(Config):
             "intermediate_size": self.feed_forward, "max_position_embeddings": self.max_length,
             "head_dim": self.hidden_size // self.num_heads, "tie_word_embeddings": self.tie_embeddings,
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "bos_token_id": tokens["bos_id"], "eos_token_id": tokens["eos_id"], "pad_token_id": tokens["pad_id"],
+            "bos_token_id": tokens["bos_token_id"], "eos_token_id": tokens["eos_token_id"], "pad_token_id": tokens["pad_token_id"],
         }
         # the modules themselves, not `from transformers import ...`: that walks through every model family first
         if self.kind == "llama":

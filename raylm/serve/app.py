@@ -39,10 +39,10 @@ class Replica:
         set_environment(served.gpu)
         self._served = served
         model = local_model(served.model)
-        # the engine core imports vLLM in its own process; meanwhile this one imports the HTTP half
-        starting = asyncio.create_task(asyncio.to_thread(start_engine, served, model))
+        # one after the other: setuptools, which vLLM imports, breaks when two threads import it at once; and in a thread,
+        # so that Serve can ask this process how it is
         self._arguments = await asyncio.to_thread(http_arguments, served, model)
-        self._engine = await starting
+        self._engine = await asyncio.to_thread(start_engine, served, model)
 
     async def __serve_build_asgi_app__(self) -> FrontDoor:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -64,10 +64,9 @@ def start_engine(served: Served, model: str) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(
-        model=model, served_model_name=[served.model_name], dtype=served.dtype, max_model_len=served.max_len,
-        **engine_options(served.gpu, served.memory_share),
-    ))
+    options: dict[str, Any] = {"dtype": served.dtype, "max_model_len": served.max_len}
+    options |= engine_options(served.gpu, served.memory_share)
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, served_model_name=[served.model_name], **options))
 
 
 def http_arguments(served: Served, model: str) -> Any:
@@ -78,7 +77,7 @@ def http_arguments(served: Served, model: str) -> Any:
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    arguments: Any = make_arg_parser(FlexibleArgumentParser()).parse_args([])
     arguments.model, arguments.served_model_name = model, [served.model_name]
     arguments.allowed_origins, arguments.disable_fastapi_docs = [], True
     return arguments

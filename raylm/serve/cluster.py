@@ -23,9 +23,8 @@ def url(cfg: Serve) -> str:
 
 def check_port(cfg: Serve, workers: Workers, stage: str) -> None:
     """Raises PlacementError when something else listens on the port. Starts nothing on a machine of our own."""
-    if workers.submitted and _serve_runs(workers):
-        return
-    if HELD in workers.held:
+    if _serve_runs(workers):
+        # then it is most likely our own proxy that listens; `deploy` compares the ports
         return
     with socket.socket(socket.AF_INET6 if ":" in cfg.host else socket.AF_INET) as probe:
         # a socket that only lingers after its process does not count as taken, as for Serve's own proxy
@@ -41,8 +40,12 @@ def check_port(cfg: Serve, workers: Workers, stage: str) -> None:
 
 def deploy(cfg: Serve, workers: Workers, application: Any, stage: str) -> None:
     """Start Serve's controller and proxy if they do not run, and hand them the application; does not wait for it."""
+    import logging
+
     from ray import serve
     from ray.serve.config import HTTPOptions
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
     def start() -> tuple[str, int]:
         # one proxy: the address that was asked for is an address of one machine
@@ -80,9 +83,14 @@ def wait_until_ready(cfg: Serve, deadline: float) -> None:
 
 
 def _serve_runs(workers: Workers) -> bool:
+    import ray
+
+    if workers.submitted:
+        workers.ensure()
+    if not ray.is_initialized():
+        return False
     from ray import serve
 
-    workers.ensure()
     return bool(serve.status().proxies)
 
 

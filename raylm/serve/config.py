@@ -13,17 +13,17 @@ from raylm.core.config import CheckpointRef, Config, ReportRef, StageConfig
 class Replicas(Config):
     """How many engines answer, and when there are more or fewer."""
 
-    min: int = Field(1, ge=0)
+    min: int = Field(default=1, ge=0)
     """Engines that stay even when nobody asks; 0 lets an idle endpoint go, and the next request waits for a start."""
-    max: int = Field(1, ge=1)
+    max: int = Field(default=1, ge=1)
     """Most engines."""
-    target_ongoing: float = Field(16, gt=0)
+    target_ongoing: float = Field(default=16, gt=0)
     """Requests under way per engine that scaling aims at."""
-    most_ongoing: int = Field(256, ge=1)
+    most_ongoing: int = Field(default=256, ge=1)
     """Requests that one engine takes at once; more wait in the proxy."""
-    upscale_delay_s: float = Field(10, ge=0)
+    upscale_delay_s: float = Field(default=10, ge=0)
     """Seconds that a higher load must last before an engine is added."""
-    downscale_delay_s: float = Field(300, ge=0)
+    downscale_delay_s: float = Field(default=300, ge=0)
     """Seconds that a lower load must last before an engine is removed."""
 
     @model_validator(mode="after")
@@ -48,25 +48,25 @@ class Serve(StageConfig):
     """Name that clients send as `model`."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 listens on all."""
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
     replicas: Replicas = Replicas()
     """Number of engines and autoscaling."""
-    max_len: int | None = Field(None, ge=2)
+    max_len: int | None = Field(default=None, ge=2)
     """Most tokens of prompt and answer together; default: what the checkpoint was made for."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the weights in the engine; auto keeps the checkpoint's."""
-    memory_share: float = Field(0.85, gt=0, le=1)
+    memory_share: float = Field(default=0.85, gt=0, le=1)
     """Part of a GPU's memory that weights and cache take."""
     insecure: bool = False
     """Ask for no key. Allowed on loopback only."""
-    compare_up_to_gb: float = Field(4.0, ge=0)
+    compare_up_to_gb: float = Field(default=4.0, ge=0)
     """Greedy tokens are compared with transformers' unless the weights are larger than this; 0 never compares."""
     prompts: list[str] = []
     """Questions that are asked, and whose answers are printed, once the endpoint stands."""
-    answer_tokens: int = Field(48, ge=1)
+    answer_tokens: int = Field(default=48, ge=1)
     """Most tokens of each of those answers."""
-    start_s: float = Field(600, gt=0)
+    start_s: float = Field(default=600, gt=0)
     """Seconds that the endpoint may take until it is ready."""
 
     @model_validator(mode="after")

@@ -69,7 +69,7 @@ def ask(endpoint: Any, cfg: Serve, chat: bool) -> list[dict[str, str]]:
 
 
 def _pieces(endpoint: Any, cfg: Serve, prompt: str, chat: bool) -> Any:
-    options = {"model": cfg.model_name, "max_tokens": cfg.answer_tokens, "temperature": 0, "stream": True}
+    options: Any = {"model": cfg.model_name, "max_tokens": cfg.answer_tokens, "temperature": 0, "stream": True}
     if chat:
         for chunk in endpoint.chat.completions.create(messages=[{"role": "user", "content": prompt}], **options):
             yield from (choice.delta.content or "" for choice in chunk.choices)
@@ -93,7 +93,7 @@ def _has_chat(endpoint: Any, model_name: str, text: str) -> bool:
 
 def _tokens(endpoint: Any, model_name: str, text: str, chat: bool) -> tuple[list[int], list[int]]:
     """Token ids of the prompt as the endpoint saw it, and of its greedy answer."""
-    options = {"model": model_name, "max_tokens": GREEDY_TOKENS, "temperature": 0, "extra_body": {"return_token_ids": True}}
+    options: Any = {"model": model_name, "max_tokens": GREEDY_TOKENS, "temperature": 0, "extra_body": {"return_token_ids": True}}
     if chat:
         reply = endpoint.chat.completions.create(messages=[{"role": "user", "content": text}], **options)
         return reply.prompt_token_ids, reply.choices[0].token_ids

@@ -76,8 +76,10 @@ def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[list[int]]
     """Greedy tokens after each prompt, one by one: padding would be one more thing that could differ."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    logging.disable_progress_bar()
+    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
     pad = network.generation_config.pad_token_id
     made = []
     for prompt in prompts:

@@ -38,7 +38,7 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     def batches(split: str) -> tuple[Batches, int]:
         rows = Rows.open(setup.rows_uri, split)
         made = Batches(rows, setup.rows_kind, batch=cfg.batch, micro=cfg.micro_batch, seed=cfg.seed,
-                       pad_id=setup.tokens["pad_id"], rank=ranks.rank, world=ranks.world, device=ranks.device)
+                       pad_id=setup.tokens["pad_token_id"], rank=ranks.rank, world=ranks.world, device=ranks.device)
         return made, len(rows)
 
     held_out, num_held_out = batches("held_out")

@@ -50,7 +50,7 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
                 metrics[f"held_out_bits_per_byte_{when}"] = metrics[f"held_out_loss_{when}"] / math.log(2) / bytes_per_token
     facts = {"steps": steps, "rows": num_rows, "parameters": result["parameters"], "objective": cfg.objective.kind,
              "base_model": cfg.model if isinstance(cfg.model, str) else None, "dtype": "float32",
-             **{key: rows.facts[key] for key in ("vocab_size", "bos_id", "eos_id", "pad_id") if key in rows.facts}}
+             **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts}}
     return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from raylm.core.errors import ArtifactError, DataError, PlacementError
-from raylm.core.workers import Workers
 from raylm.model.sampler import Sampling, as_arrays, ask, hold_sampler, stream, weights_digest
 from tests.model.tiny import tiny_checkpoint, tiny_model
 
@@ -19,17 +18,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def workers():
-    held = Workers()
-    yield held
-    held.stop()
-
-
-@pytest.fixture(scope="module")
 def sampler(workers, folder):
     handle = hold_sampler(workers)
     ask(handle, "start", str(folder), MAX_LEN, dtype="float32")
-    return handle
+    yield handle
+    workers.release("sampler")
 
 
 def reference(folder):

@@ -17,6 +17,7 @@ CHAT_TEMPLATE = (
 def tiny_tokenizer(vocab: int = 512) -> Any:
     """A byte-level BPE tokenizer trained on Python's own help texts, which lie on every machine."""
     import pydoc_data.topics as help_texts
+
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -48,6 +48,7 @@ class HuggingFace(Config):
 
     def _load(self) -> Any:
         import datasets
+        from datasets.exceptions import DatasetGenerationError, DatasetsError
 
         datasets.disable_progress_bars()
         saved = any(os.path.exists(os.path.join(self.path, name)) for name in ("state.json", "dataset_dict.json"))
@@ -55,10 +56,11 @@ class HuggingFace(Config):
             if not saved:
                 return datasets.load_dataset(self.path, self.name, split=self.split, revision=self.revision)
             found = datasets.load_from_disk(self.path)
-            return found[self.split] if isinstance(found, datasets.DatasetDict) else found
-        except KeyError as cause:
-            raise ConfigError(f"no split is called {self.split!r}", where=self.path,
-                              next=f"one of: {', '.join(found)}") from cause
-        except (OSError, ValueError, datasets.exceptions.DatasetsError, datasets.exceptions.DatasetGenerationError) as cause:
+        except (OSError, ValueError, DatasetsError, DatasetGenerationError) as cause:
             raise DataError(f"cannot load this data set: {cause}", where=self.path,
                             next="check path, name and split; a hub name needs the network") from cause
+        if not isinstance(found, datasets.DatasetDict):
+            return found
+        if self.split not in found:
+            raise ConfigError(f"no split is called {self.split!r}", where=self.path, next=f"one of: {', '.join(map(str, found))}")
+        return found[self.split]

@@ -60,7 +60,8 @@ class Text(Config):
             "tokens": pa.FixedSizeListArray.from_arrays(pa.array(flat[:used]), self.length),
             "starts": pa.ListArray.from_arrays(pa.array(cuts, pa.int32()), pa.array(starts % self.length, pa.int32())),
         })
-        sums = Counter(documents=len(texts), tokens=used, lost_tokens=len(flat) - used, bytes=_bytes(backend, texts, bounds, used))
+        size = _bytes(backend, texts, bounds, used)
+        sums = Counter(documents=len(texts), tokens=used, lost_tokens=len(flat) - used, bytes=size)
         return Made(table, Counter(partial_row=int(len(flat) > used)), sums)
 
 

@@ -1,0 +1,13 @@
+"""Length in characters, not bytes; both bounds belong to the range."""
+
+import pyarrow as pa
+
+from raylm.prepare.filters.length import Length
+
+
+def test_bounds():
+    table = pa.table({"text": pa.array(["", "ü", "abc", "abcd"], pa.large_string())})
+    keep, reasons = Length(min_chars=1, max_chars=3).judge(table)
+    assert keep.tolist() == [False, True, True, False]
+    assert list(reasons) == ["too_short", "", "", "too_long_text"]
+    assert Length(min_chars=1).judge(table).keep.tolist() == [False, True, True, True]

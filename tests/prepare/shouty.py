@@ -1,0 +1,16 @@
+"""Takes documents, leaves those that do not shout: somebody else's filter."""
+
+from typing import Literal
+
+from raylm.core.config import Config
+from raylm.prepare.filters.verdicts import verdicts
+
+
+class Shouty(Config):
+    """Drops documents in upper case."""
+
+    kind: Literal["shouty"] = "shouty"
+    word: str = "shouts"
+
+    def judge(self, table):
+        return verdicts([self.word if text.isupper() else "" for text in table["text"].to_pylist()])

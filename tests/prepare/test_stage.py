@@ -1,0 +1,120 @@
+"""prepare end to end: counts, refusals, duplicates, and the same bytes after kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from raylm.core.errors import DataError
+from raylm.core.storage import Folder
+from raylm.data.shards import read_parquet
+from raylm.prepare.config import Prepare
+from tests.stages import payload, run_stage, tables_of
+
+pytestmark = pytest.mark.ray
+
+
+def _lines(at, *rows):
+    at.parent.mkdir(parents=True, exist_ok=True)
+    at.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _texts(artifact):
+    tables = [read_parquet(artifact.folder, entry.path) for entry in artifact.shards("documents-")]
+    return pa.concat_tables(tables)["text"].to_pylist()
+
+
+def test_rows_are_filtered_counted_and_kept_with_their_reasons(tmp_path, workers):
+    _lines(tmp_path / "in" / "a.jsonl", {"text": "first text"}, {"text": "x"}, {"body": "?"}, {"text": "LOUD TEXT"})
+    _lines(tmp_path / "in" / "b.jsonl", {"text": "First  Text"}, {"text": "second text"})
+    custom = {"kind": "custom", "path": "tests.prepare.shouty:Shouty", "options": {"word": "loud"}}
+    cfg = Prepare(source={"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl", "split_bytes": 1}, dedup={"kind": "exact"},
+                  filters=[{"kind": "length", "min_chars": 3}, custom], keep_rejected=True)
+    made = run_stage(tmp_path, "docs", cfg, workers)
+    assert _texts(made) == ["first text", "second text"]
+    assert made.facts["dropped"] == {"duplicate": 1, "loud": 1, "missing_column": 1, "too_short": 1}
+    assert made.facts["rows"] == 2 and made.facts["bytes"] == 21 and made.facts["sources"] == 2 and made.metrics["rows_in"] == 6
+    assert made.facts["dropped_examples"]["missing_column"] == [f"{tmp_path}/in/a.jsonl:37"]
+    lost = [json.loads(line) for entry in made.shards("rejected-") for line in made.folder.read(entry.path).splitlines()]
+    assert sorted(row["reason"] for row in lost) == ["duplicate", "loud", "missing_column", "too_short"]
+    assert sum(entry.rows or 0 for entry in made.manifest.files) == 2
+
+
+def test_duplicates_are_the_same_for_any_cut_and_any_number_of_workers(tmp_path, workers):
+    for name in "abc":
+        _lines(tmp_path / "in" / f"{name}.jsonl", *({"text": f"text {(at * ord(name)) % 17}"} for at in range(40)))
+    source = {"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl"}
+    made = [
+        run_stage(tmp_path, f"docs{at}", Prepare(source=source | {"split_bytes": split}, dedup={"kind": "exact"},
+                                                 workers={"count": count}), workers)
+        for at, (split, count) in enumerate([(1 << 20, 1), (100, 1), (100, 4)])
+    ]
+    assert _texts(made[0]) == _texts(made[1]) and len(_texts(made[0])) == 17
+    assert payload(made[1]) == payload(made[2])
+
+
+def test_nothing_left_says_why(tmp_path, workers):
+    _lines(tmp_path / "in" / "a.jsonl", {"body": "x", "n": 1}, {"body": "y"})
+    cfg = Prepare(source={"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl"})
+    with pytest.raises(DataError, match=r"no row is left of 2: missing_column 2; the rows have the columns body, n"):
+        run_stage(tmp_path, "docs", cfg, workers)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="unreadable_file 1"):
+        run_stage(tmp_path, "docs2", Prepare(source={"kind": "parquet", "glob": f"{tmp_path}/broken"}), workers)
+
+
+def test_input_that_changed_between_attempts_is_read_again(tmp_path, workers):
+    _lines(tmp_path / "in" / "a.jsonl", {"text": "one"})
+    _lines(tmp_path / "in" / "b.jsonl", {"text": "two"})
+    cfg = Prepare(source={"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl", "split_bytes": 1})
+    out = Folder(tmp_path / "docs")
+    run_stage(tmp_path, "docs", cfg, workers)
+    out.remove("manifest.json")
+    (tmp_path / "in" / "b.jsonl").unlink()
+    _lines(tmp_path / "in" / "a.jsonl", {"text": "three"})
+    assert _texts(run_stage(tmp_path, "docs", cfg, workers)) == ["three"]
+
+
+_DRIVER = """
+import sys
+from pathlib import Path
+from raylm.core.workers import Workers
+from raylm.prepare.config import Prepare
+from tests.stages import run_stage
+workers = Workers(wanted_cpus=2)
+run_stage(Path(sys.argv[1]), "docs", Prepare.model_validate_json(sys.argv[2]), workers)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_again_gives_the_same_bytes(tmp_path, workers):
+    slow = {"kind": "custom", "path": "tests.prepare.slow:Slow", "options": {"seconds": 0.5}}
+    cfg = Prepare(source={"kind": "python_library", "max_bytes": 3_000_000, "topics": False}, dedup={"kind": "exact"},
+                  filters=[slow], workers={"count": 1})
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "whole").mkdir()
+    marks = tmp_path / "killed" / "docs" / "_work"
+    home = Path(__file__).parents[2]
+    driver = subprocess.Popen([sys.executable, "-c", _DRIVER, str(tmp_path / "killed"), cfg.model_dump_json()], cwd=home,
+                              env=os.environ | {"PYTHONPATH": str(home)}, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 90
+    while not list(marks.glob("read-*.json")) and time.monotonic() < deadline and driver.poll() is None:
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    done = len(list(marks.glob("read-*.json")))
+    assert 0 < done < len(cfg.source.units()), "killed too early or too late to prove anything"
+    resumed = run_stage(tmp_path / "killed", "docs", cfg, workers)
+    assert payload(resumed) == payload(run_stage(tmp_path / "whole", "docs", cfg, workers))
+
+
+def test_the_job_of_the_readme_is_valid():
+    tables = tables_of(Path(__file__).parents[2] / "raylm" / "prepare" / "README.md")
+    assert [Prepare.model_validate(table).stage for table in tables.values()] == ["prepare"] * 2

@@ -1,0 +1,60 @@
+"""Takes stages that must not start, proves that they say why and start nothing."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from raylm.core.artifact import Report
+from raylm.core.context import Context
+from raylm.core.errors import PlacementError, StageError
+from raylm.core.storage import Folder
+from raylm.core.workers import Workers
+from raylm.serve import cluster, stage
+from raylm.serve.config import Serve
+
+
+def context(name, root, workers, **stages):
+    return Context(stage=name, out=root / name, stages=stages, workers=workers, config={}, identity={}, inputs=[],
+                   fingerprint="0123456789abcdef")
+
+
+def test_a_taken_port_is_said_before_anything_starts(tmp_path):
+    workers = Workers()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PlacementError, match=rf"port {port} cannot be used.*\n.*--set stages\.demo\.port={port + 1}"):
+            stage.run(Serve(model="sft", port=port), context("demo", Folder(tmp_path), workers))
+    assert not workers._started
+
+
+def test_a_gate_that_did_not_pass_refuses(tmp_path):
+    root = Folder(tmp_path)
+    report = context("report", root, Workers()).commit(Report, facts={"passed": False})
+    with pytest.raises(StageError, match="gate did not pass"):
+        stage.run(Serve(model="sft", requires="report"), context("demo", root, Workers(), report=report.folder))
+
+
+def test_a_key_from_the_environment_is_written_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv(stage.KEY_VARIABLE, "from-outside")
+    key = stage._key(Serve(model="sft"), Folder(tmp_path))
+    assert key == ("from-outside", None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_key_file_is_made_with_its_mode_and_made_anew(tmp_path, monkeypatch):
+    monkeypatch.delenv(stage.KEY_VARIABLE, raising=False)
+    first = stage._key(Serve(model="sft"), Folder(tmp_path))
+    second = stage._key(Serve(model="sft"), Folder(tmp_path))
+    assert first.value != second.value
+    assert (tmp_path / "key").read_text().strip() == second.value
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert stage._key(Serve(model="sft", insecure=True), Folder(tmp_path)) == (None, None)
+
+
+def test_the_url_is_one_that_this_machine_can_ask():
+    assert cluster.url(Serve(model="sft", host="0.0.0.0", port=81)) == "http://127.0.0.1:81/v1"
+    assert cluster.url(Serve(model="sft")) == "http://127.0.0.1:8000/v1"

@@ -1,0 +1,37 @@
+"""Takes tables of a serve stage, proves what is refused and what is no part of identity."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from raylm.serve.config import Replicas, Serve, is_loopback
+
+
+def test_an_open_door_to_the_world_is_refused():
+    with pytest.raises(ValidationError, match="would let everybody in"):
+        Serve(model="sft", host="0.0.0.0", insecure=True)
+    assert Serve(model="sft", insecure=True).insecure
+
+
+@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
+                                                ("0.0.0.0", False), ("10.0.0.1", False), ("example.org", False)])
+def test_loopback(host, loopback):
+    assert is_loopback(host) is loopback
+
+
+def test_where_it_runs_is_no_part_of_identity():
+    plain = Serve(model="sft")
+    moved = Serve(model="sft", port=9000, host="0.0.0.0", replicas=Replicas(max=8), prompts=["hi"], answer_tokens=3)
+    assert plain.fingerprint() == moved.fingerprint()
+    assert plain.fingerprint() != Serve(model="sft", max_len=64).fingerprint()
+
+
+def test_replicas_are_ordered():
+    with pytest.raises(ValidationError, match="min = 3 is above max = 2"):
+        Replicas(min=3, max=2)
+
+
+def test_it_makes_an_endpoint_and_counts_its_cores():
+    cfg = Serve(model="sft", replicas=Replicas(max=4))
+    assert (cfg.makes(), cfg.cpus()) == ("Endpoint", 4.0)

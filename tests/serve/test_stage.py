@@ -1,0 +1,167 @@
+"""Takes a tiny checkpoint, starts the endpoint once, and proves what clients and strangers get from it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from raylm.core.artifact import Checkpoint, Endpoint, open_artifact
+from raylm.core.context import Context
+from raylm.core.storage import Folder
+from raylm.serve import cluster, stage
+from raylm.serve.config import Serve
+from tests.model.tiny import tiny_checkpoint
+
+PROMPTS = ["Hello there", "What is a list?"]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def context(name, root, workers, **stages):
+    return Context(stage=name, out=root / name, stages=stages, workers=workers, config={}, identity={}, inputs=[],
+                   fingerprint="0123456789abcdef")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return Folder(tmp_path_factory.mktemp("job"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root, workers):
+    tiny_checkpoint((root / "sft").uri)
+    return context("sft", root, workers).commit(Checkpoint, facts={"dtype": "float32"})
+
+
+@pytest.fixture(scope="module")
+def endpoint(root, workers, checkpoint):
+    cfg = Serve(model="sft", port=free_port(), prompts=PROMPTS, answer_tokens=8, start_s=240)
+    yield stage.run(cfg, context("serve", root, workers, sft=checkpoint.folder))
+    workers.release(cluster.HELD)
+
+
+@pytest.fixture(scope="module")
+def client(endpoint):
+    from openai import OpenAI
+
+    return OpenAI(base_url=endpoint.facts["url"], api_key=stage.endpoint_key(endpoint), max_retries=0, timeout=60)
+
+
+def ask(endpoint, path, key=None, body=None):
+    """Status and JSON of a plain HTTP request."""
+    base = endpoint.facts["url"].removesuffix("/v1")
+    headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
+    request = urllib.request.Request(base + path, headers=headers, data=json.dumps(body).encode() if body else None)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, refusal.read().decode()
+
+
+def test_the_endpoint_says_what_transformers_says(endpoint, checkpoint):
+    facts = endpoint.facts
+    assert facts["greedy_equal"] == "8/8"
+    assert facts["template_equal"] == "8/8"
+    assert facts["chat_template"] is True
+    assert facts["served"] == checkpoint.fingerprint
+    assert [answer["prompt"] for answer in facts["answers"]] == PROMPTS
+    assert isinstance(open_artifact(endpoint.folder), Endpoint)
+    print("start_s", facts["start_s"])
+
+
+def test_the_key_is_in_a_file_of_its_owner_alone(endpoint):
+    file = Path(endpoint.facts["key_file"])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert len(file.read_text().strip()) >= 40
+    assert file.read_text().strip() not in json.dumps(endpoint.manifest.model_dump())
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/tokenize", "/metrics", "/version"])
+def test_without_the_key_there_is_nothing(endpoint, path):
+    for key in (None, "wrong"):
+        status, body = ask(endpoint, path, key)
+        assert (status, json.loads(body)["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_routes(endpoint):
+    key = stage.endpoint_key(endpoint)
+    assert ask(endpoint, "/health")[0] == 200
+    for path in ("/pause", "/v1/load_lora_adapter", "/docs", "/nowhere"):
+        status, body = ask(endpoint, path, key)
+        assert (status, json.loads(body)["error"]["code"]) == (404, "unknown_url")
+    assert "vllm" in ask(endpoint, "/metrics", key)[1]
+    assert json.loads(ask(endpoint, "/tokenize", key, {"model": "raylm", "prompt": "hi"})[1])["count"] > 0
+
+
+def test_models(client):
+    import openai
+
+    assert [model.id for model in client.models.list()] == ["raylm"]
+    assert client.models.retrieve("raylm").id == "raylm"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-9")
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "x"}])
+    assert "gpt-9" in refused.value.body["message"]
+
+
+def test_streamed_and_whole_answers_are_the_same(client):
+    asked = {"model": "raylm", "messages": [{"role": "user", "content": "Tell me"}], "max_tokens": 24, "temperature": 0}
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+    assert len(chunks) > 5
+
+
+def test_too_long_a_prompt_is_a_bad_request(client):
+    import openai
+
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="raylm", messages=[{"role": "user", "content": "word " * 5000}])
+
+
+def test_a_dead_engine_is_replaced(endpoint, client):
+    import openai
+
+    (core,) = engine_cores()
+    core.kill()
+    deadline, down = time.monotonic() + 180, False
+    while True:
+        try:
+            client.chat.completions.create(model="raylm", messages=[{"role": "user", "content": "x"}], max_tokens=2, timeout=10)
+            if down:
+                break
+        except openai.OpenAIError:
+            down = True
+        assert time.monotonic() < deadline, "the engine did not come back"
+        time.sleep(0.5)
+    assert [process.pid for process in engine_cores()] != [core.pid]
+
+
+def engine_cores():
+    """Engine processes of this Ray session: children of its replicas. Others' endpoints on this machine are not touched."""
+    import psutil
+    import ray
+
+    session = ray.get_runtime_context().get_session_name()
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "ServeReplica:raylm" in " ".join(process.info["cmdline"] or []):
+            above = [" ".join(parent.cmdline()) for parent in process.parents()]
+            if any(session in line for line in above):
+                found += [child for child in process.children() if "resource_tracker" not in " ".join(child.cmdline())]
+    return found
