@@ -26,7 +26,7 @@ def chat(url: str, key: str | None = None, model: str | None = None, *, max_toke
     """
     from openai import OpenAI, OpenAIError
 
-    lines = sys.stdin if lines is None else lines
+    source: TextIO = lines or sys.stdin
     say = say or _write
     client = OpenAI(base_url=url, api_key=key or "none", timeout=ANSWER_S, max_retries=0)
     try:
@@ -34,12 +34,12 @@ def chat(url: str, key: str | None = None, model: str | None = None, *, max_toke
     except (OpenAIError, IndexError) as refusal:
         say(f"{reason(refusal, url)}\n")
         return 1
-    live = lines.isatty()
+    live = source.isatty()
     if live:
         say(f"{model} at {url}. {FRESH} starts over, {QUIT[0]} or Ctrl-D ends.\n")
     history: list[Any] = []
     failed = False
-    for question in _questions(lines, live, say):
+    for question in _questions(source, live, say):
         if question == FRESH:
             history = []
             continue

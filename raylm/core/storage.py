@@ -16,6 +16,9 @@ from typing import Any
 from raylm.core.errors import StorageError
 
 
+HALF_WRITTEN = ".writing-"
+
+
 class Folder:
     """A folder on a disk or in a bucket. Local folders cost no fsspec import.
 
@@ -50,9 +53,10 @@ class Folder:
         return os.path.exists(self.path(name)) if self.is_local else self._fs.exists(self.path(name))
 
     def files(self) -> list[str]:
-        """Relative names of all files below, sorted."""
+        """Relative names of all files below, sorted; what a killed writer left half-written is no file."""
         if self.is_local:
-            found = [os.path.join(at, name) for at, _, names in os.walk(self.uri) for name in names]
+            found = [os.path.join(at, name) for at, _, names in os.walk(self.uri) for name in names
+                     if not name.startswith(HALF_WRITTEN)]
             return sorted(os.path.relpath(path, self.uri) for path in found)
         root = self._fs._strip_protocol(self.uri).rstrip("/") + "/"
         return sorted(str(path).removeprefix(root) for path in self._fs.find(self.uri))
@@ -73,7 +77,7 @@ class Folder:
         with _said(target):
             if self.is_local:
                 os.makedirs(where, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=where)
+            handle, temporary = tempfile.mkstemp(prefix=HALF_WRITTEN, dir=where)
             os.close(handle)
             try:
                 yield Path(temporary)
@@ -107,13 +111,15 @@ class Folder:
         return json.loads(self.read(name))
 
     def local(self, name: str = "") -> Path:
-        """A local path with the content of `name`: itself, or a copy that is made once per process and URI."""
+        """A local path with the content of `name`: itself, or a copy that is made once for each version of the content."""
         if self.is_local:
             return Path(self.path(name))
-        at = Path(tempfile.gettempdir()) / "raylm-cache" / hashlib.sha256(self.path(name).encode()).hexdigest()[:16]
+        key = f"{self.path(name)} {self._version(name)}"
+        at = Path(tempfile.gettempdir()) / "raylm-cache" / hashlib.sha256(key.encode()).hexdigest()[:16]
         if not at.exists():
             part = at.with_name(f"{at.name}.part-{os.getpid()}")
             with _said(str(at)):
+                at.parent.mkdir(parents=True, exist_ok=True)
                 self._fs.get(self.path(name), str(part), recursive=True)
                 os.rename(part, at)
         return at
@@ -136,6 +142,13 @@ class Folder:
             while block := file.read(1 << 20):
                 hashed.update(block)
         return hashed.hexdigest()
+
+    def _version(self, name: str) -> str:
+        """What changes when the content of `name` does: the store's own mark of the artifact's manifest, or of the file."""
+        for marked in (f"{name}/manifest.json".lstrip("/"), "manifest.json", name):
+            if self._fs.isfile(self.path(marked)):
+                return str(self._fs.ukey(self.path(marked)))
+        return ""
 
     @property
     def _fs(self) -> Any:

@@ -89,8 +89,10 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             value = text
         if isinstance(table, list):
             table[_index(table, last, assignment)] = value
-        else:
+        elif isinstance(table, dict):
             table[last] = value
+        else:
+            raise ConfigError(f"--set {assignment!r}: {last!r} stands below a value that is no table")
     return data
 
 

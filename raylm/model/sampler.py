@@ -79,13 +79,22 @@ class Sampler:
         A first call builds the engine. A later call with a checkpoint of the same shape and the same other arguments
         loads its weights into the engine there is.
 
+        Args:
+            max_len: most tokens of prompt and completion together.
+            dtype: number format of the weights; auto keeps the checkpoint's.
+            memory_share: part of a GPU's memory that weights and cache take.
+
         Raises:
             PlacementError: the engine holds a network of another shape; a fresh process is needed.
         """
         import time
 
         began = time.monotonic()
-        shape = {"network": _network(model_path), "max_len": max_len, "dtype": dtype, "memory_share": memory_share}
+        network = _network(model_path)
+        if dtype == "auto":
+            # vLLM's own "auto" would turn float32 into bfloat16
+            dtype = network.get("dtype") or network.get("torch_dtype") or "auto"
+        shape = {"network": network, "max_len": max_len, "dtype": dtype, "memory_share": memory_share}
         if self._engine is not None:
             self._refuse_other(shape, model_path)
         self._version = None

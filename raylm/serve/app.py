@@ -24,6 +24,7 @@ class Served(NamedTuple):
     """What a replica needs to know. No secret: of the key only its digest."""
 
     model: str
+    fingerprint: str
     model_name: str
     key_digest: str | None
     dtype: str
@@ -52,7 +53,7 @@ class Replica:
         app = build_app(self._arguments, tasks, self._engine.model_config)
         app.router.add_route("/v1/models/{name:path}", one_model, methods=["GET"])
         await init_app_state(self._engine, app.state, self._arguments, tasks)
-        return FrontDoor(app, self._served.key_digest)
+        return FrontDoor(app, self._served.key_digest, self._served.fingerprint)
 
     async def check_health(self) -> None:
         """Raises when the engine core is dead; Serve then replaces the replica."""

@@ -20,6 +20,7 @@ KEYED = frozenset({
     "/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/responses", "/tokenize", "/detokenize", "/version", "/metrics",
 })
 MODEL = "/v1/models/"
+SERVED = "x-raylm-served"
 
 
 class FrontDoor:
@@ -28,10 +29,11 @@ class FrontDoor:
     Args:
         app: what is behind the door.
         key_digest: `key_digest(key)`; None asks for no key.
+        served: fingerprint of the weights behind the door; every answer carries it in the header SERVED.
     """
 
-    def __init__(self, app: App, key_digest: str | None) -> None:
-        self._app, self._key_digest = app, key_digest
+    def __init__(self, app: App, key_digest: str | None, served: str) -> None:
+        self._app, self._key_digest, self._served = app, key_digest, served.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -41,7 +43,15 @@ class FrontDoor:
         elif (refusal := self._refusal(scope)) is not None:
             await _answer(send, *refusal)
         else:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._signing(send))
+
+    def _signing(self, send: Send) -> Send:
+        async def signed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (SERVED.encode(), self._served)]
+            await send(message)
+
+        return signed
 
     def _refusal(self, scope: Scope) -> tuple[int, str, str, str] | None:
         """Status, message, type and code of the refusal; None lets the request through."""

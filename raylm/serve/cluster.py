@@ -9,6 +9,7 @@ from typing import Any
 from raylm.core.errors import PlacementError, StageError
 from raylm.core.workers import Workers
 from raylm.serve.app import NAME
+from raylm.serve.auth import SERVED
 from raylm.serve.config import Serve
 
 HELD = "serve"
@@ -59,8 +60,8 @@ def deploy(cfg: Serve, workers: Workers, application: Any, stage: str) -> None:
     serve.run_many([serve.RunTarget(application, name=NAME)], wait_for_applications_running=False)
 
 
-def wait_until_ready(cfg: Serve, deadline: float) -> None:
-    """Wait for the application and for the proxy's first answer.
+def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float) -> None:
+    """Wait until the port answers with these weights; a replica of an earlier stage may still answer with its own.
 
     Raises:
         StageError: the replica failed to start; with its own last words.
@@ -71,7 +72,7 @@ def wait_until_ready(cfg: Serve, deadline: float) -> None:
     while True:
         found = serve.status().applications.get(NAME)
         status = found.status.value if found else "NOT_STARTED"
-        if status == "RUNNING" and _answers(cfg):
+        if status == "RUNNING" and _answers(cfg, fingerprint):
             return
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise StageError(f"the replica did not start: {_last_words(found)}", where=url(cfg),
@@ -94,13 +95,13 @@ def _serve_runs(workers: Workers) -> bool:
     return bool(serve.status().proxies)
 
 
-def _answers(cfg: Serve) -> bool:
+def _answers(cfg: Serve, fingerprint: str) -> bool:
     import urllib.error
     import urllib.request
 
     try:
         with urllib.request.urlopen(url(cfg).removesuffix("/v1") + "/health", timeout=5) as reply:
-            return reply.status == 200
+            return reply.headers[SERVED] == fingerprint
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return False
 

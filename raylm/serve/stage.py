@@ -48,13 +48,14 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
     network = reference.network(local)
     dtype = network.dtype if cfg.dtype == "auto" else cfg.dtype
     key = _key(cfg, ctx.out)
-    served = app.Served(model=uri, model_name=cfg.model_name, key_digest=key_digest(key.value) if key.value else None,
-                        dtype=dtype, max_len=cfg.max_len, gpu=cfg.workers.gpus > 0, memory_share=cfg.memory_share)
+    digest = key_digest(key.value) if key.value else None
+    served = app.Served(model=uri, fingerprint=fingerprint, model_name=cfg.model_name, key_digest=digest, dtype=dtype,
+                        max_len=cfg.max_len, gpu=cfg.workers.gpus > 0, memory_share=cfg.memory_share)
     started = time.monotonic()
     cluster.deploy(cfg, ctx.workers, app.application(served, cfg), ctx.stage)
     # the engine needs its seconds; transformers computes the reference in them
     expected = reference.expected(local, _probes(cfg), dtype, _may_compare(cfg, local))
-    cluster.wait_until_ready(cfg, started + cfg.start_s)
+    cluster.wait_until_ready(cfg, fingerprint, started + cfg.start_s)
     start_s = round(time.monotonic() - started, 1)
     client = parity.client(cluster.url(cfg), key.value)
     verdict = parity.compare(client, cfg.model_name, expected)

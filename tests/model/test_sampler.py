@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sampler(workers, folder):
     handle = hold_sampler(workers)
-    ask(handle, "start", str(folder), MAX_LEN, dtype="float32")
+    ask(handle, "start", str(folder), MAX_LEN)
     yield handle
     workers.release("sampler")
 

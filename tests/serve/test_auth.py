@@ -28,7 +28,7 @@ def call(path, *authorization, key=KEY, method="POST", kind="http"):
 
     scope = {"type": kind, "method": method, "path": path,
              "headers": [(b"authorization", value.encode()) for value in authorization]}
-    asyncio.run(FrontDoor(inside, key_digest(key) if key else None)(scope, receive, send))
+    asyncio.run(FrontDoor(inside, key_digest(key) if key else None, "f00d")(scope, receive, send))
     return sent
 
 
@@ -63,6 +63,10 @@ def test_two_keys_are_no_key():
 
 def test_the_scheme_is_read_without_case():
     assert status(call("/v1/models", f"bearer {KEY}")) == 200
+
+
+def test_an_answer_says_which_weights_it_is_from():
+    assert (b"x-raylm-served", b"f00d") in call("/v1/models", f"Bearer {KEY}")[0]["headers"]
 
 
 def test_health_is_open():

@@ -134,6 +134,24 @@ def test_too_long_a_prompt_is_a_bad_request(client):
         client.chat.completions.create(model="raylm", messages=[{"role": "user", "content": "word " * 5000}])
 
 
+def test_a_client_that_leaves_frees_the_engine(endpoint, client):
+    key = stage.endpoint_key(endpoint)
+    before = metric(ask(endpoint, "/metrics", key)[1], "vllm:generation_tokens_total")
+    stream = client.completions.create(model="raylm", prompt=[5, 6, 7], max_tokens=500, stream=True, temperature=0,
+                                       extra_body={"ignore_eos": True})
+    next(iter(stream))
+    stream.close()
+    deadline = time.monotonic() + 30
+    while metric(page := ask(endpoint, "/metrics", key)[1], "vllm:num_requests_running") > 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert metric(page, "vllm:generation_tokens_total") - before < 400
+
+
+def metric(page, name):
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name + "{"))
+
+
 def test_a_dead_engine_is_replaced(endpoint, client):
     import openai
 

@@ -1,0 +1,49 @@
+# Every target does its own set-up: a virtual environment in .venv with the locked packages. LOCK=gpu on GPU machines.
+PYTHON ?= python3
+LOCK ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+JOB ?= jobs/quickstart.toml
+VENV := .venv
+STAMP := $(VENV)/.installed-$(LOCK)
+# a folder of wheels that pip is configured with is passed on to uv; without one the CPU build of torch comes from its own index
+WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo $$PIP_FIND_LINKS)
+TORCH := $(if $(filter gpu,$(LOCK)),,$(if $(wildcard $(addsuffix /torch-*,$(WHEELS))),$(addprefix --find-links ,$(WHEELS)),--torch-backend cpu))
+
+.PHONY: install quickstart test check bench lock clean
+
+install: $(STAMP)
+
+$(STAMP): cluster/locks/$(LOCK).txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "raylm needs Python 3.11 or 3.12, this is %d.%d; next: make PYTHON=python3.11" % v)'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	test -x $(VENV)/bin/uv || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip sync --quiet --python $(VENV) --compile-bytecode $(TORCH) cluster/locks/$(LOCK).txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip install --quiet --python $(VENV) --no-deps --editable .
+	touch $@
+
+# the main job: raw text to a served answer, then a chat with the model (ends at once when nobody is at the terminal)
+quickstart: install
+	$(VENV)/bin/raylm chat $(JOB)
+
+test: install
+	$(VENV)/bin/python -m pytest
+
+check: install
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+
+bench: install
+	$(VENV)/bin/python tests/bench/$(NAME).py
+
+# newest versions that fit together, as name==version and without addresses
+lock: $(VENV)/bin/uv
+	$(VENV)/bin/uv pip compile pyproject.toml --extra $(LOCK) --extra dev --python-version 3.11 $(TORCH) \
+		--no-emit-index-url --no-annotate --no-header --upgrade --quiet --output-file cluster/locks/$(LOCK).txt
+
+$(VENV)/bin/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+clean:
+	rm -rf runs $(VENV)

@@ -1,0 +1,74 @@
+"""Configs: frozen, strict, with an identity that placement does not touch."""
+
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from raylm.core.config import (
+    CheckpointRef, Config, CustomCard, Refers, StageConfig, WorkerSpec, did_you_mean, digest_of, references,
+)
+from raylm.core.errors import ConfigError
+
+
+class Card(Config):
+    kind: Literal["card"] = "card"
+    rows: Annotated[str, Refers(("Tokens", "Pairs"))] | None = None
+    share: float = 0.5
+    """A share."""
+
+
+class Stage(StageConfig):
+    stage: Literal["x"] = "x"
+    models: list[CheckpointRef] = Field(default_factory=list)
+    cards: list[Card] = Field(default_factory=list)
+
+
+def test_is_frozen_and_documents_its_fields():
+    card = Card()
+    with pytest.raises(ValidationError):
+        card.share = 0.1
+    assert Card.model_fields["share"].description == "A share."
+
+
+def test_unknown_key_names_the_near_one():
+    with pytest.raises(ValidationError, match="Did you mean 'share'"):
+        Card.model_validate({"shar": 1})
+
+
+def test_identity_leaves_placement_out():
+    assert Stage(workers=WorkerSpec(count=8)).fingerprint() == Stage().fingerprint()
+    assert Stage(models=["a"]).fingerprint() != Stage().fingerprint()
+    assert Stage().identity() == {"stage": "x", "models": [], "cards": []}
+
+
+def test_identity_refuses_what_has_no_stable_form():
+    with pytest.raises(ConfigError, match="no stable form"):
+        Card(share=float("nan")).identity()
+
+
+def test_references_are_found_however_deep():
+    stage = Stage(models=["base", "sft"], cards=[Card(rows="tokens"), Card()])
+    found = [(reference.path, reference.value, reference.kinds) for reference in references(stage)]
+    assert found == [
+        (("models", "0"), "base", ("Checkpoint",)),
+        (("models", "1"), "sft", ("Checkpoint",)),
+        (("cards", "0", "rows"), "tokens", ("Tokens", "Pairs")),
+    ]
+
+
+def test_digest_does_not_depend_on_key_order():
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+    assert len(digest_of({})) == 16
+
+
+def test_did_you_mean_lists_what_is_known():
+    assert did_you_mean("lenght", ["length"]) == " Did you mean 'length'?"
+    assert did_you_mean("zzz", ["a", "b"]) == " Known: a, b."
+
+
+def test_custom_card_is_imported_or_said_to_be_missing():
+    made = CustomCard(path="raylm.core.config:WorkerSpec", options={"count": 3}).card()
+    assert made == WorkerSpec(count=3)
+    with pytest.raises(ConfigError, match="nowhere"):
+        CustomCard(path="raylm.nowhere:X").card()

@@ -1,0 +1,126 @@
+"""Jobs: the chain is checked before anything starts; finished stages are reused, changed ones are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raylm import job
+from raylm.core.artifact import Documents, Tokens
+from raylm.core.config import references
+from raylm.core.errors import ArtifactError, ConfigError, DriftError, PlanError
+from raylm.core.storage import Folder
+from tests.core.stages import context
+
+CHAIN = """
+name = "t"
+root = "{root}"
+[stages.docs]
+stage = "prepare"
+source = {{kind = "text", glob = "{root}/*.txt"}}
+[stages.tokens]
+stage = "tokenize"
+documents = "docs"
+tokenizer = {{kind = "bpe", vocab_size = 300}}
+form = {{kind = "text", length = 8}}
+[stages.base]
+stage = "train"
+rows = "tokens"
+model = {{kind = "llama", hidden_size = 32, num_layers = 1, num_heads = 2}}
+batch = 4
+steps = 2
+"""
+
+
+def write(tmp_path, change=lambda text: text):
+    path = tmp_path / "job.toml"
+    path.write_text(change(CHAIN.format(root=tmp_path)))
+    return path
+
+
+def finish(tmp_path, loaded, name, kind):
+    """Leave the artifact that stage `name` of `loaded` would leave, without running it."""
+    ctx = context(tmp_path / "t", name, loaded.stages[name])
+    inputs = [job._input_entry(loaded, ref) for ref in references(loaded.stages[name])]
+    ctx._identity = job._identity(loaded.stages[name], inputs)
+    ctx._inputs, ctx.fingerprint = inputs, job.digest_of(ctx._identity)
+    ctx.commit(kind, facts={})
+
+
+def test_stages_run_in_the_order_of_their_references(tmp_path):
+    loaded = job.load(write(tmp_path))
+    steps = job.plan(loaded)
+    assert [step.name for step in steps] == ["docs", "tokens", "base"]
+    assert {step.state for step in steps} == {"new"}
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "said"),
+    [
+        ('rows = "tokens"', 'rows = "docs"', PlanError, r"job\.toml:\d+ stages\.base\.rows: 'docs' makes Documents"),
+        ('rows = "tokens"', 'rows = "tokns"', PlanError, r"no stage is called 'tokns'\. Did you mean 'tokens'"),
+        ("batch = 4", "bach = 4", ConfigError, r"stages\.base\.bach: unknown key\. Did you mean 'batch'"),
+        ("steps = 2", "", ConfigError, "say either `steps` or `epochs`"),
+        ("num_heads = 2", "num_heads = 5", ConfigError, "not a multiple of num_heads"),
+        ('stage = "train"', 'stage = "trein"', ConfigError, "stages.base"),
+        ('name = "t"', 'name = "../t"', ConfigError, "name"),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(tmp_path, old, new, kind, said):
+    with pytest.raises(kind, match=said):
+        job.load(write(tmp_path, lambda text: text.replace(old, new)))
+
+
+def test_a_circle_is_named(tmp_path):
+    circle = '[stages.a]\nstage = "compress"\nmodel = "b"\nmethod = {kind = "int4"}\n' \
+             '[stages.b]\nstage = "compress"\nmodel = "a"\nmethod = {kind = "int4"}\n'
+    with pytest.raises(PlanError, match="a -> b -> a"):
+        job.load(write(tmp_path, lambda text: text + circle))
+
+
+def test_finished_stages_are_reused_and_changed_ones_refused(tmp_path):
+    loaded = job.load(write(tmp_path))
+    finish(tmp_path, loaded, "docs", Documents)
+    finish(tmp_path, loaded, "tokens", Tokens)
+    assert [step.state for step in job.plan(loaded)] == ["ready", "ready", "new"]
+    assert [step.state for step in job.plan(loaded, rebuild=["docs"])] == ["new", "new", "new"]
+
+    changed = job.load(tmp_path / "job.toml", ["stages.tokens.form.length=16"])
+    steps = job.plan(changed)
+    assert [step.state for step in steps] == ["ready", "drift", "new"]
+    assert steps[1].drift == ["form.length 8 -> 16"]
+    with pytest.raises(DriftError, match="--rebuild tokens"):
+        job.run(changed)
+
+    placed = job.load(tmp_path / "job.toml", ["stages.tokens.workers.count=7"])
+    assert [step.state for step in job.plan(placed)] == ["ready", "ready", "new"]
+
+
+def test_an_outside_artifact_is_taken_by_its_folder(tmp_path):
+    loaded = job.load(write(tmp_path))
+    finish(tmp_path, loaded, "docs", Documents)
+    other = tmp_path / "other.toml"
+    other.write_text(f'name = "o"\nroot = "{tmp_path}"\n[stages.tokens]\nstage = "tokenize"\ndocuments = "{tmp_path}/t/docs"\n'
+                     'tokenizer = {kind = "bpe", vocab_size = 300}\nform = {kind = "text", length = 8}\n')
+    assert [step.state for step in job.plan(job.load(other))] == ["new"]
+    entry = job._input_entry(job.load(other), next(references(job.load(other).stages["tokens"])))
+    assert entry.fingerprint == json.loads((tmp_path / "t/docs/manifest.json").read_text())["fingerprint"]
+    with pytest.raises(ArtifactError, match="nothing finished"):
+        missing = job.load(other, [f'stages.tokens.documents="{tmp_path}/none"'])
+        job._input_entry(missing, next(references(missing.stages["tokens"])))
+
+
+def test_names_on_the_command_line_are_checked(tmp_path):
+    loaded = job.load(write(tmp_path))
+    with pytest.raises(ConfigError, match="Did you mean 'tokens'"):
+        job.run(loaded, only="token")
+    with pytest.raises(ConfigError, match="--rebuild bas"):
+        job.plan(loaded, rebuild=["bas"])
+
+
+def test_two_runs_of_one_job_do_not_meet(tmp_path):
+    loaded = job.load(write(tmp_path))
+    with job._locked(Folder(tmp_path) / "t"), pytest.raises(PlanError, match="another run"):
+        job.run(loaded)
+    assert Path(tmp_path, "t", ".lock").exists()
