@@ -60,5 +60,5 @@ def check_tokenizer(model: torch.nn.Module, tokens: dict[str, Any], rows: str) -
         )
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if tokens.get("eos_token_id") is not None and None not in ends and tokens["eos_token_id"] not in ends:
-        raise ConfigError(f"{rows!r} ends texts with token {tokens['eos_id']}, the model with {ends}",
+        raise ConfigError(f"{rows!r} ends texts with token {tokens['eos_token_id']}, the model with {ends}",
                           next="tokenize with the tokenizer that belongs to the model")

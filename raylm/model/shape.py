@@ -62,7 +62,7 @@ class Shape(Config):
         """The model with fresh float32 weights, the same on every machine for the same seed.
 
         Args:
-            tokens: facts of the rows: vocab_size, bos_id, eos_id, pad_id.
+            tokens: facts of the rows: vocab_size, bos_token_id, eos_token_id, pad_token_id.
         """
         import torch
 

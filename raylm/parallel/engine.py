@@ -46,22 +46,30 @@ class Engine:
         self._spec, self._steps, self._autocast = optimizer, steps, autocast
         self._optimizer = optimizer.make(model)
 
-    def compute(self) -> Any:
-        """Context of forward passes: casts to the compute dtype where the wrapper does not."""
+    def compute(self, last: bool = True) -> Any:
+        """Context of a forward pass: casts to the compute dtype where the wrapper does not.
+
+        Args:
+            last: whether this is the last micro batch of a step; ranks exchange gradients only in its backward pass.
+        """
         import torch
 
+        # before the forward pass: it is there that DDP decides what its backward pass does
+        if hasattr(self.model, "set_requires_gradient_sync"):
+            self.model.set_requires_gradient_sync(last)
+        elif hasattr(self.model, "require_backward_grad_sync"):
+            self.model.require_backward_grad_sync = last
         if self._autocast is None:
             return nullcontext()
         return torch.autocast(next(self.bare.parameters()).device.type, self._autocast)
 
-    def backward(self, loss: torch.Tensor, last: bool = True) -> None:
-        """Add the gradient of `loss`; ranks exchange gradients only with the `last` micro batch of a step.
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of `loss`, which was computed inside `compute`.
 
         `loss` is this rank's share of the global mean (its sum divided by the global weight). Wrappers average over
         ranks, so the average is undone here.
         """
-        with self._sync(last):
-            (loss * self.world).backward()
+        (loss * self.world).backward()
 
     def step(self) -> Stats:
         """Clip, update, clear gradients. A gradient that is not finite changes nothing."""
@@ -133,13 +141,10 @@ class Engine:
         from torch.distributed.checkpoint.state_dict import get_state_dict
 
         model, optimizer = get_state_dict(self.model, self._optimizer, options=_options())
+        # torch leaves frozen weights out under one name only: an output head tied to the embedding would stay, whole
+        frozen = {name for name, p in self.bare.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        model = {name: tensor for name, tensor in model.items() if name not in frozen}
         return {"model": model, "optimizer": optimizer}
-
-    def _sync(self, last: bool) -> Any:
-        if hasattr(self.model, "set_requires_gradient_sync"):
-            self.model.set_requires_gradient_sync(last)
-            return nullcontext()
-        return nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync()
 
 
 def newest_checkpoint(work: Folder) -> Folder | None:

@@ -43,7 +43,7 @@ class AdamW(Config):
         if step + 1 <= warmup:
             return self.lr * (step + 1) / math.ceil(warmup)
         progress = (step - warmup) / max(steps - 1 - warmup, 1)
-        return self.lr * (self.floor + (1 - self.floor) * self._shape(min(progress, 1.0)))
+        return self.lr * (self.floor + (1 - self.floor) * self._shape(min(max(progress, 0.0), 1.0)))
 
     def make(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """An optimizer over the trainable parameters of `model`."""

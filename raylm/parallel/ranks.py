@@ -10,6 +10,7 @@ and goes on from the task's own checkpoint. An exception is no death: it ends th
 
 from __future__ import annotations
 
+import re
 import threading
 import traceback
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from raylm.core.workers import Workers, wait_for
 
 START_S = 180.0
 QUIET_S = 900.0
+# how gloo says that the other side of a connection is gone; NCCL raises torch's own DistError
+GONE = re.compile(r"gloo.*(Connection|connection|peer|Socket|timed out|Timed out)", re.DOTALL)
 
 
 class Ranks:
@@ -31,17 +34,29 @@ class Ranks:
         self.held: dict[str, Any] = {}
         """Things kept from one task to the next; empty again in a restarted group."""
         self._mailbox = mailbox
+        self._sent: Any = None
         self.task = -1
 
     def log(self, step: int, **values: Any) -> None:
         """Send one metrics row to the driver; only rank 0's are kept."""
-        if self.rank == 0:
-            self._mailbox.log.remote(self.task, ("row", {"step": step, **values}))
+        self._send("row", {"step": step, **values})
 
     def rewind(self, rows: list[dict[str, Any]]) -> None:
         """Tell the driver that the history is `rows` and goes on from there."""
+        self._send("rewind", rows)
+
+    def settle(self) -> None:
+        """Wait until what was sent has arrived; the mailbox's threads would let a later word overtake it."""
+        import ray
+
+        if self._sent is not None:
+            ray.get(self._sent)
+            self._sent = None
+
+    def _send(self, kind: str, values: Any) -> None:
         if self.rank == 0:
-            self._mailbox.log.remote(self.task, ("rewind", rows))
+            self.settle()
+            self._sent = self._mailbox.log.remote(self.task, (kind, values))
 
 
 class RankGroup:
@@ -222,10 +237,25 @@ def _serve_tasks(config: dict[str, Any]) -> None:
         try:
             result = function(ranks, *args)
         except Exception as cause:
+            if _lost_a_peer(cause):
+                raise  # no word to the driver: Ray Train starts the group anew, and the task is handed out again
+            ranks.settle()
             ray.get(mailbox.finish.remote(ranks.task, ("raised", _packed(cause, ranks.rank))))
             raise  # the other ranks may wait in a collective: Ray Train ends them
+        ranks.settle()
         if ranks.rank == 0:
             ray.get(mailbox.finish.remote(ranks.task, ("returned", result)))
+
+
+def _lost_a_peer(cause: BaseException | None) -> bool:
+    """Whether a collective failed because another rank is gone; that rank's end is the cause, not this one's code."""
+    from torch.distributed import DistError
+
+    while cause is not None:
+        if isinstance(cause, DistError) or (isinstance(cause, RuntimeError) and GONE.search(str(cause))):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _packed(cause: Exception, rank: int) -> RaylmError:

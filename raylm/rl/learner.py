@@ -63,9 +63,9 @@ def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[s
         for row, (sample, _) in enumerate(micro):
             old_BT[row, sample.num_prompt : len(sample.tokens)] = torch.tensor(sample.logprobs)
         advantage_B = torch.tensor([sample.advantage for sample, _ in micro], device=ranks.device)
-        with engine.compute():
+        with engine.compute(last=at + cfg.micro_batch >= share):
             loss = algorithm.loss(token_logprobs(engine.model, padded, cfg.temperature), old_BT, advantage_B, padded.weight_BT)
-        engine.backward(loss.total / weight, last=at + cfg.micro_batch >= share)
+        engine.backward(loss.total / weight)
         for name, value in loss.metrics.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     stats = engine.step()

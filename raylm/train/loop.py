@@ -33,7 +33,7 @@ class Setup(Config):
     model_path: str | None
     tokenizer_path: str
     tokens: dict[str, Any]
-    """Facts of the rows: vocab_size, bos_id, eos_id, pad_id."""
+    """Facts of the rows: vocab_size, bos_token_id, eos_token_id, pad_token_id."""
     steps: int
     out: str
     work: str
@@ -103,8 +103,8 @@ class Loop:
         weight, tokens = self.engine.sum([sum(m.weight for m in micros), sum(float(m.padded.attend_BT.sum()) for m in micros)])
         sums: dict[str, float] = {}
         for index, micro in enumerate(micros):
-            loss = self._loss(micro)
-            self.engine.backward(loss.total / weight, last=index == len(micros) - 1)
+            loss = self._loss(micro, last=index == len(micros) - 1)
+            self.engine.backward(loss.total / weight)
             for name, value in loss.metrics.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         stats = self.engine.step()
@@ -113,11 +113,11 @@ class Loop:
         seconds = time.perf_counter() - started
         return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, "tokens_per_s": tokens / seconds}
 
-    def _loss(self, micro: Micro) -> Any:
+    def _loss(self, micro: Micro, last: bool = True) -> Any:
         import torch
 
         reference = None
-        with self.engine.compute():
+        with self.engine.compute(last):
             if "reference" in self.cfg.objective.needs:
                 with torch.no_grad(), _without_adapter(self.engine) if self.reference is None else nullcontext():
                     model = self.engine.model if self.reference is None else self.reference

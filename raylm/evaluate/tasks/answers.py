@@ -39,5 +39,5 @@ class Answers(Config):
         return {"answers": sum(right) / max(len(right), 1)}
 
     def _right(self, text: str, truth: str) -> bool:
-        said = [word for word in {*self.among, truth} if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)]
-        return [word.lower() for word in said] == [truth.lower()]
+        words = {word.lower() for word in [*self.among, truth]}
+        return {word for word in words if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)} == {truth.lower()}

@@ -44,7 +44,8 @@ class Grpo(Config):
             values = [member.score.value for member in members if member.score]
             mean = sum(values) / len(values)
             deviation = (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)) ** 0.5
-            if deviation == 0.0:
+            # not `deviation == 0`: the mean of equal scores may be off by a rounding, and 1e-17 / (1e-17 + 1e-4) would teach noise
+            if max(values) == min(values):
                 continue
             scale = deviation + 1e-4 if self.scale_by_deviation else 1.0
             samples += [

@@ -1,0 +1,63 @@
+"""Takes a strategy and a folder, leaves a training loop over fixed rows: what the tests of one and of two ranks run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raylm.parallel.engine import Engine
+from raylm.parallel.optimizer import AdamW
+from raylm.train.batches import Batches
+from raylm.train.config import Train
+from raylm.train.loop import Loop, Setup
+
+SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64, "max_length": 64}
+TOKENS = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+def fixed_rows() -> list[dict[str, Any]]:
+    """23 rows of 5 to 12 tokens, as dialogues and as pairs at once; no batch of 5 divides evenly."""
+    draw = np.random.default_rng(7)
+
+    def tokens(low: int, high: int) -> np.ndarray:
+        return draw.integers(3, 64, draw.integers(low, high))
+
+    rows = []
+    for _ in range(23):
+        prompt, chosen, rejected = tokens(2, 5), tokens(3, 8), tokens(3, 8)
+        mask = np.concatenate([np.zeros(len(prompt)), np.ones(len(chosen))])
+        rows.append({"tokens": np.concatenate([prompt, chosen]), "mask": mask, "prompt": prompt, "chosen": chosen,
+                     "rejected": rejected})
+    return rows
+
+
+def make_loop(strategy: Any, work: Path, *, steps: int = 6, micro: int = 2, kind: str = "Dialogues", lr: float = 1e-2,
+              model: torch.nn.Module | None = None, **table: Any) -> tuple[Loop, list[dict[str, Any]]]:
+    """A loop with a batch of 5, and the list that its rows go to; `model` replaces the new one."""
+    cfg = Train(stage="train", rows="rows", model=SHAPE, batch=5, micro_batch=micro, steps=steps,
+                **{"save_every": 3, "optimizer": AdamW(lr=lr, warmup=2), **table})
+    bare = model if model is not None else cfg.model.build(TOKENS, cfg.seed)
+    reference = None
+    if "reference" in cfg.objective.needs and not cfg.adapter:
+        reference = cfg.model.build(TOKENS, cfg.seed + 1).eval().requires_grad_(False)
+    if cfg.adapter:
+        bare = cfg.adapter.attach(bare, cfg.seed)
+    engine: Engine = strategy.wrap(bare.train(), cfg.optimizer, steps, cfg.dtype)
+    batches = Batches(fixed_rows(), kind, batch=5, micro=micro, seed=0, pad_id=0, rank=engine.rank, world=engine.world)
+    setup = Setup(rows_uri="rows", rows_kind=kind, model_path=None, tokens=TOKENS, tokenizer_path="", steps=steps, out="",
+                  work=str(work))
+    seen: list[dict[str, Any]] = []
+
+    def rewind(rows: list[dict[str, Any]]) -> None:
+        seen[:] = rows
+
+    loop = Loop(cfg=cfg, setup=setup, engine=engine, batches=batches, held_out=batches, num_held_out=7, reference=reference,
+                log=lambda step, **values: seen.append({"step": step, **values}), rewind=rewind)
+    return loop, seen
+
+
+def losses(rows: list[dict[str, Any]]) -> list[float]:
+    return [row["loss"] for row in rows]

@@ -1,0 +1,109 @@
+"""Takes what one rank and two ranks did with the same rows, proves that it was the same, and that a resume repeats it."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from raylm.core.storage import Folder
+from raylm.model.adapter import Lora
+from raylm.parallel.ddp import Ddp
+from raylm.parallel.engine import newest_checkpoint, prune_checkpoints
+from raylm.parallel.fsdp import Fsdp
+from tests.parallel.loops import losses, make_loop
+
+STRATEGIES = {"ddp": Ddp(), "fsdp": Fsdp()}
+EACH = pytest.mark.parametrize("name", list(STRATEGIES))
+
+
+@pytest.mark.parametrize(("case", "table"), [
+    ("", {}),
+    (" micro 3", {}),
+    (" dpo", {"kind": "Pairs", "objective": {"kind": "dpo"}}),
+    (" lora", {"adapter": Lora(rank=2)}),
+])
+@EACH
+def test_two_ranks_do_what_one_does(two_ranks, tmp_path, name, case, table):
+    """Batches of 5 leave one of two ranks a row short, and micro batches of 2 and 3 unequal rests."""
+    loop, seen = make_loop(STRATEGIES[name], tmp_path, **table)
+    metrics = loop.run()
+    found = two_ranks[name + case]
+    assert losses(found["rows"]) == pytest.approx(losses(seen), abs=1e-6)
+    assert [row["grad_norm"] for row in found["rows"]] == pytest.approx([row["grad_norm"] for row in seen], rel=1e-4)
+    assert found["metrics"] == pytest.approx(metrics, abs=1e-6)
+    assert losses(seen)[0] != pytest.approx(losses(seen)[-1], abs=1e-3)
+
+
+@pytest.mark.parametrize("micro", [1, 5])
+def test_the_size_of_micro_batches_changes_nothing(tmp_path, micro):
+    small, large = make_loop(Ddp(), tmp_path / "a", micro=micro), make_loop(Ddp(), tmp_path / "b", micro=3)
+    for loop, _ in (small, large):
+        loop.run()
+    assert losses(small[1]) == pytest.approx(losses(large[1]), abs=1e-6)
+
+
+@EACH
+def test_a_resumed_run_equals_the_uninterrupted_bit_for_bit(two_ranks, name):
+    whole, resumed = two_ranks[name], two_ranks[f"{name} resumed"]
+    assert losses(resumed["rows"]) == losses(whole["rows"])
+    assert [row["step"] for row in resumed["rows"]] == list(range(6))
+    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["weights"].keys() == whole["weights"].keys()
+    assert all(tensor.equal(whole["weights"][key]) for key, tensor in resumed["weights"].items())
+
+
+@EACH
+def test_a_checkpoint_without_done_json_is_ignored(two_ranks, name):
+    assert two_ranks[f"{name} resumed"]["from"] == "step-00000003"
+
+
+@EACH
+def test_a_checkpoint_of_two_ranks_goes_on_at_one(two_ranks, tmp_path, name):
+    shutil.copytree(two_ranks["folder"] / name / "step-00000003", tmp_path / "step-00000003")
+    loop, seen = make_loop(STRATEGIES[name], tmp_path)
+    loop.run()
+    assert losses(seen) == pytest.approx(losses(two_ranks[name]["rows"]), abs=1e-6)
+
+
+def test_the_state_of_adam_is_restored(tmp_path):
+    loop, _ = make_loop(Fsdp(), tmp_path)
+    loop.run()
+    fresh, _ = make_loop(Fsdp(), tmp_path)
+    fresh.engine.load(newest_checkpoint(Folder(tmp_path)))
+    states = list(fresh.engine._optimizer.state.values())
+    assert len(states) == len(list(fresh.engine.model.parameters()))
+    assert {float(state["step"]) for state in states} == {3.0}
+    assert all(float(state["exp_avg_sq"].sum()) > 0 for state in states)
+    assert fresh.engine.done == 3
+
+
+@EACH
+def test_a_gradient_that_is_nan_on_one_rank_changes_no_rank(two_ranks, name):
+    found = two_ranks[f"{name} nan"]
+    assert found["stats"]["finite"] is False
+    assert found["stats"]["grad_norm"] != found["stats"]["grad_norm"]
+    assert found["done"] == 1
+    assert all(tensor.equal(found["before"][key]) for key, tensor in found["after"].items())
+
+
+@pytest.mark.parametrize("name", ["ddp lora", "fsdp lora"])
+def test_a_step_checkpoint_of_lora_holds_adapters_alone(two_ranks, name):
+    from torch.distributed.checkpoint import FileSystemReader
+
+    folder = two_ranks["folder"] / name.replace(" ", "-") / "step-00000003"
+    names = FileSystemReader(str(folder)).read_metadata().state_dict_metadata
+    models = [key for key in names if key.startswith("model.")]
+    assert len(models) == 2 * 7 * 2, "A and B of 7 matrices in 2 layers"
+    assert all(".lora_" in key for key in names if not key.startswith("optimizer.param_groups"))
+
+
+def test_old_and_cut_checkpoints_are_pruned(tmp_path):
+    work = Folder(tmp_path)
+    for step in (10, 20, 30, 40):
+        (work / f"step-{step:08d}").write("shard", b"x")
+        if step != 20:
+            (work / f"step-{step:08d}").write_json("done.json", {"step": step})
+    (work / "step-00000050").write("shard", b"still being written")
+    prune_checkpoints(work, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000040", "step-00000050"]

@@ -1,0 +1,43 @@
+"""Takes two ranks of FSDP2, proves that whole weights come back and that adapters may lie over bfloat16 weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raylm.model.shape import Shape
+from raylm.parallel.fsdp import Fsdp, _blocks
+from tests.parallel.loops import SHAPE, TOKENS, losses
+
+
+def test_weights_are_whole(two_ranks):
+    plain = Shape(**SHAPE).build(TOKENS, 0).state_dict()
+    found = two_ranks["fsdp"]["weights"]
+    assert {name: tensor.shape for name, tensor in found.items()} == {name: tensor.shape for name, tensor in plain.items()}
+    assert all(type(tensor) is torch.Tensor for tensor in found.values())
+    assert any(not tensor.equal(plain[name]) for name, tensor in found.items())
+
+
+def test_adapters_train_over_bfloat16_weights(two_ranks):
+    found = two_ranks["fsdp lora on bfloat16"]
+    assert found["dtypes"] == {"torch.bfloat16", "torch.float32"}
+    assert losses(found["rows"]) == pytest.approx(losses(two_ranks["fsdp lora"]["rows"]), abs=5e-3)
+
+
+def test_every_transformer_block_is_a_group_of_its_own_also_under_peft():
+    from raylm.model.adapter import Lora
+
+    model = Shape(**SHAPE).build(TOKENS, 0)
+    assert len(_blocks(model)) == 2
+    assert len(_blocks(Lora().attach(model, 0))) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_process_without_a_group_computes_in_the_asked_dtype(dtype):
+    from raylm.parallel.optimizer import AdamW
+
+    engine = Fsdp().wrap(Shape(**SHAPE).build(TOKENS, 0), AdamW(), 3, dtype)
+    with engine.compute():
+        logits = engine.model(input_ids=torch.tensor([[1, 5, 9]])).logits
+    assert logits.dtype == getattr(torch, dtype)
+    assert engine.weights()["model.norm.weight"].dtype == torch.float32

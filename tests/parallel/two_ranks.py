@@ -1,0 +1,96 @@
+"""Takes a rank and a folder, leaves on file everything that the tests want to know of two gloo ranks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raylm.model.adapter import Lora
+from raylm.parallel.ddp import Ddp
+from raylm.parallel.engine import newest_checkpoint
+from raylm.parallel.fsdp import Fsdp
+from raylm.core.storage import Folder
+from tests.parallel.loops import SHAPE, TOKENS, make_loop
+from tests.rl.samples import learn
+
+
+def gather(rank: int, folder: str, port: int) -> None:
+    """Run on each of the two ranks; rank 0 writes `found.pt`."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    at, found = Path(folder), {}
+    for strategy in (Ddp(), Fsdp()):
+        name = strategy.kind
+        found[name] = whole(strategy, at / name, rank)
+        found[f"{name} micro 3"] = whole(strategy, at / f"{name}-3", rank, micro=3)
+        found[f"{name} dpo"] = whole(strategy, at / f"{name}-dpo", rank, kind="Pairs", objective={"kind": "dpo"})
+        found[f"{name} lora"] = whole(strategy, at / f"{name}-lora", rank, adapter=Lora(rank=2))
+        found[f"{name} resumed"] = resumed(strategy, at / name, rank)
+        found[f"{name} nan"] = nan_on_one_rank(strategy, at / f"{name}-nan", rank)
+        found[f"{name} learner"] = learn(strategy, at / f"{name}-rl", rank, 2)
+    found["ddp exchanges"] = exchanges(at / "exchanges")
+    found["fsdp lora on bfloat16"] = bfloat16_base(at / "half", rank)
+    if rank == 0:
+        torch.save(found, at / "found.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def whole(strategy: Any, work: Path, rank: int, **table: Any) -> dict[str, Any]:
+    loop, seen = make_loop(strategy, work, **table)
+    metrics = loop.run()
+    return {"rows": seen, "metrics": metrics, "weights": loop.engine.weights()}
+
+
+def resumed(strategy: Any, work: Path, rank: int) -> dict[str, Any]:
+    """A second run in the folder of the first: it starts at the checkpoint of step 3, whatever lies half-written beside it."""
+    if rank == 0:
+        shutil.copytree(work / "step-00000003", work / "step-00000005")
+        (work / "step-00000005" / "done.json").unlink()
+    dist.barrier()
+    loop, seen = make_loop(strategy, work)
+    metrics = loop.run()
+    return {"rows": seen, "metrics": metrics, "weights": loop.engine.weights(),
+            "from": newest_checkpoint(Folder(work)).uri.rsplit("/")[-1]}
+
+
+def nan_on_one_rank(strategy: Any, work: Path, rank: int) -> dict[str, Any]:
+    """One step whose gradient is NaN on rank 1 alone."""
+    loop, _ = make_loop(strategy, work)
+    before = loop.engine.weights()
+    for micro in loop.batches.at(0)[:1]:
+        loss = loop._loss(micro)
+        loop.engine.backward(loss.total * (float("nan") if rank == 1 else 1.0))
+    stats = loop.engine.step()
+    return {"stats": stats._asdict(), "before": before, "after": loop.engine.weights(), "done": loop.engine.done}
+
+
+def exchanges(work: Path) -> list[int]:
+    """How often DDP exchanged gradients after each micro batch of one step (one bucket holds the whole tiny model)."""
+    loop, _ = make_loop(Ddp(), work)
+    counted, calls = [0], []
+
+    def count(_, bucket):
+        counted[0] += 1
+        return dist.all_reduce(bucket.buffer().div_(2), async_op=True).get_future().then(lambda done: done.value()[0])
+
+    loop.engine.model.register_comm_hook(None, count)
+    micros = loop.batches.at(0)
+    for index, micro in enumerate(micros):
+        loop.engine.backward(loop._loss(micro, last=index == len(micros) - 1).total)
+        calls.append(counted[0])
+    return calls
+
+
+def bfloat16_base(work: Path, rank: int) -> dict[str, Any]:
+    """Adapters over weights that are stored in bfloat16, as most published models are."""
+    from raylm.model.shape import Shape
+
+    model = Shape(**SHAPE).build(TOKENS, 0).to(torch.bfloat16)
+    loop, seen = make_loop(Fsdp(), work, model=model, adapter=Lora(rank=2))
+    loop.run()
+    return {"rows": seen, "dtypes": {str(tensor.dtype) for tensor in loop.engine.weights().values()}}
