@@ -11,13 +11,14 @@ FRESH = "/new"
 ANSWER_S = 300.0
 
 
-def chat(url: str, key: str | None = None, model: str | None = None, *, max_tokens: int = 512, temperature: float | None = None,
-         lines: TextIO | None = None, say: Callable[[str], None] | None = None) -> int:
+def chat(url: str, key: str | None = None, model: str | None = None, *, max_tokens: int | None = None,
+         temperature: float | None = None, lines: TextIO | None = None, say: Callable[[str], None] | None = None) -> int:
     """Talk to an OpenAI-compatible endpoint. Answers stream as they come, and the conversation is kept.
 
     Args:
         url: base URL, with /v1.
         model: name to ask for; default: the first that the endpoint lists.
+        max_tokens: longest answer; default: what the model's context has room for.
         lines: where questions come from; default stdin. What is no terminal is answered line by line, without prompts.
         say: writes a piece of text; default stdout.
 
@@ -45,9 +46,9 @@ def chat(url: str, key: str | None = None, model: str | None = None, *, max_toke
             continue
         asked = [*history, {"role": "user", "content": question}]
         try:
-            options: Any = {} if temperature is None else {"temperature": temperature}
-            answer = _stream(client.chat.completions.create(model=model, messages=asked, max_tokens=max_tokens, stream=True,
-                                                            **options), say)
+            asked_for = {"max_tokens": max_tokens, "temperature": temperature}
+            options: Any = {name: value for name, value in asked_for.items() if value is not None}
+            answer = _stream(client.chat.completions.create(model=model, messages=asked, stream=True, **options), say)
             history = [*asked, {"role": "assistant", "content": answer}]
         except KeyboardInterrupt:
             # the question is dropped with its half answer: the next one should not build on it
@@ -56,8 +57,7 @@ def chat(url: str, key: str | None = None, model: str | None = None, *, max_toke
             failed = True
             say(reason(refusal, url))
         say("\n")
-    if live:
-        say("Goodbye.\n")
+    say(f"next: raylm chat {url} goes on while the endpoint runs\n" if live else "")
     return int(failed)
 
 

@@ -80,15 +80,13 @@ def _chat(arguments: argparse.Namespace) -> int:
     elif Folder(arguments.what).exists(MANIFEST):
         endpoint = open_artifact(Folder(arguments.what))
     else:
-        chat.chat(arguments.what, arguments.key or "none", arguments.model)
-        return 0
+        return chat.chat(arguments.what, arguments.key, arguments.model)
     if not isinstance(endpoint, Endpoint):
         raise ArtifactError(f"a chat needs an Endpoint, this is a {endpoint.kind}", where=endpoint.uri,
                             next="end the job with a serve stage")
-    key_file = endpoint.facts.get("key_file")
-    key = arguments.key or (open(key_file).read().strip() if key_file else "none")
-    chat.chat(endpoint.facts["url"], key, endpoint.facts["model_name"])
-    return 0
+    from raylm.serve.stage import endpoint_key
+
+    return chat.chat(endpoint.facts["url"], arguments.key or endpoint_key(endpoint), endpoint.facts["model_name"])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,10 @@ Held = TypeVar("Held")
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
+# lines of the raylet that raylm says in its own words, or that our sharing of cores makes harmless
+SAID_OTHERWISE = ("PYTHON worker processes have been started", "A worker died or was killed while executing")
+
+
 class Workers:
     """The cluster of one run. Things that are slow to start (rank groups, engines) are held here between stages.
 
@@ -35,6 +39,10 @@ class Workers:
         """Start or join Ray; nothing happens when that was done before."""
         if self._started:
             return
+        # must stand before the first import of Ray, which reads it then
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(SAID_OTHERWISE))
+        # inherited by all workers: their progress is told by raylm, once
+        os.environ.setdefault("TQDM_DISABLE", "1")
         import ray
 
         if self.submitted:
@@ -115,10 +123,13 @@ def _object_store_bytes() -> int:
 
 
 def stay() -> None:
-    """Keep this process, and with it what it serves, until Ctrl-C or SIGTERM."""
+    """Keep this process, and with it what it serves, until Ctrl-C or SIGTERM. On a cluster that was there before, Serve
+    goes on without it."""
     import signal
     import threading
 
+    if SUBMITTED in os.environ:
+        return
     gone = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: gone.set())
     gone.wait()

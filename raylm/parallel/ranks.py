@@ -11,6 +11,7 @@ and goes on from the task's own checkpoint. An exception is no death: it ends th
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -92,7 +93,9 @@ class RankGroup:
         while True:
             rows, outcome = wait_for(self._mailbox.poll.remote(self._task), 60.0, "the mailbox of the ranks")
             for kind, values in rows:
-                if on_row:
+                if kind == "note":
+                    print(f"  {values}", file=sys.stderr)
+                elif on_row:
                     on_row(kind, values)
             if outcome is not None:
                 return _opened(outcome)
@@ -157,6 +160,8 @@ class Mailbox:
 
     def join(self, rank: int, pid: int) -> None:
         with self._changed:
+            if rank == 0 and self._pids and self._tasks.keys() - self._outcomes.keys():
+                self._rows.append(("note", "a worker died; a new group of ranks goes on from the last step checkpoint"))
             self._pids[rank] = pid
             self._changed.notify_all()
 

@@ -37,6 +37,8 @@ def fixed_rows() -> list[dict[str, Any]]:
 def make_loop(strategy: Any, work: Path, *, steps: int = 6, micro: int = 2, kind: str = "Dialogues", lr: float = 1e-2,
               model: torch.nn.Module | None = None, **table: Any) -> tuple[Loop, list[dict[str, Any]]]:
     """A loop with a batch of 5, and the list that its rows go to; `model` replaces the new one."""
+    # a model this small loses more by waiting for a second thread than it gains
+    torch.set_num_threads(1)
     cfg = Train(stage="train", rows="rows", model=SHAPE, batch=5, micro_batch=micro, steps=steps,
                 **{"save_every": 3, "optimizer": AdamW(lr=lr, warmup=2), **table})
     bare = model if model is not None else cfg.model.build(TOKENS, cfg.seed)

@@ -32,7 +32,7 @@ def test_the_peak_is_never_passed_and_the_floor_is_reached(schedule, warmup):
 
 def test_wsd_falls_over_the_last_fifth():
     rates = [AdamW(lr=1.0, warmup=0, schedule="wsd", floor=0.0).lr_at(step, 101) for step in range(101)]
-    assert rates[:81] == [1.0] * 81
+    assert rates[:81] == pytest.approx([1.0] * 81)
     assert rates[90] == pytest.approx(0.5)
     assert rates[100] == 0.0
 
@@ -45,7 +45,7 @@ def test_matrices_decay_and_vectors_do_not():
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    assert model[0].weight.data.tolist() == pytest.approx([[0.95, 0.95], [0.95, 0.95]])
+    assert model[0].weight.data.flatten().tolist() == pytest.approx([0.95] * 4)
     assert model[1].weight.data.tolist() == [1.0, 1.0]
 
 

@@ -1,0 +1,61 @@
+"""Takes a tiny model with adapters, proves merging and file format against peft."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raylm.model.adapter import Lora
+from tests.model.tiny import tiny_model
+
+TOKENS = torch.tensor([[1, 7, 20, 33, 60]])
+
+
+def adapted(**table):
+    """A peft model whose adapters are no longer zero."""
+    model = Lora(rank=3, alpha=8, **table).attach(tiny_model(vocab=70, hidden=32, layers=2), seed=1)
+    torch.manual_seed(5)
+    for name, weight in model.named_parameters():
+        if ".lora_B." in name:
+            weight.data.normal_(std=0.05)
+    return model.eval()
+
+
+@pytest.mark.parametrize("table", [{}, {"modules": ["q_proj", "down_proj"]}])
+def test_merging_equals_pefts(table):
+    model = adapted(**table)
+    merged = Lora(rank=3, alpha=8, **table).merge(model.state_dict())
+    plain = tiny_model(vocab=70, hidden=32, layers=2).state_dict()
+    expected = model.merge_and_unload().state_dict()
+    assert merged.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(merged[name], tensor, atol=1e-6, rtol=0)
+    changed = [name for name in merged if not torch.equal(merged[name], plain[name])]
+    assert len(changed) == 2 * (2 if table else 7)
+
+
+def test_the_folder_loads_in_peft_and_gives_the_same_logits(tmp_path):
+    from peft import PeftModel
+
+    model = adapted()
+    Lora(rank=3, alpha=8).save(model.state_dict(), "base", tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model(vocab=70, hidden=32, layers=2), str(tmp_path)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits, atol=1e-6, rtol=0)
+        with loaded.disable_adapter():
+            assert not torch.allclose(loaded(TOKENS).logits, model(TOKENS).logits, atol=1e-3)
+
+
+def test_adapters_alone_learn_and_start_without_effect():
+    plain = tiny_model(vocab=70, hidden=32, layers=2).eval()
+    model = Lora(rank=3).attach(tiny_model(vocab=70, hidden=32, layers=2), seed=1).eval()
+    assert {".lora_" in name for name, weight in model.named_parameters() if weight.requires_grad} == {True}
+    with torch.no_grad():
+        assert torch.equal(model(TOKENS).logits, plain(TOKENS).logits)
+
+
+def test_equal_seeds_give_equal_adapters():
+    first, again, other = (Lora().attach(tiny_model(vocab=70, hidden=32, layers=1), seed).state_dict() for seed in (1, 1, 2))
+    names = [name for name in first if ".lora_A." in name]
+    assert all(first[name].equal(again[name]) for name in names)
+    assert not any(first[name].equal(other[name]) for name in names)

@@ -1,0 +1,87 @@
+"""Takes preference pairs, proves the loss by hand and against TRL's trainer on the same model, reference and pairs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from raylm.model.logprobs import pad, token_logprobs
+from raylm.train.batches import Batches, Micro
+from raylm.train.objectives.dpo import Dpo
+from tests.model.tiny import tiny_model, tiny_tokenizer
+
+PAIRS = [
+    {"prompt": np.array([1, 40, 41]), "chosen": np.array([50, 51, 2]), "rejected": np.array([60, 2])},
+    {"prompt": np.array([1, 42]), "chosen": np.array([52, 2]), "rejected": np.array([61, 62, 63, 2])},
+]
+
+
+def batch(pairs=PAIRS):
+    (micro,) = Batches(pairs, "Pairs", batch=2, micro=8, seed=0, pad_id=0, rank=0, world=1).split([0, 1])
+    return micro
+
+
+def summed(model, micro):
+    with torch.no_grad():
+        return (token_logprobs(model, micro.padded) * micro.padded.weight_BT).sum(1)
+
+
+def test_a_policy_that_equals_its_reference_loses_log_two():
+    model = tiny_model(vocab=70, hidden=32, layers=1)
+    found = Dpo().loss(model, batch(), summed(model, batch()))
+    assert float(found.total) == pytest.approx(2 * math.log(2))
+    assert float(found.metrics["margin"]) == 0.0
+    assert float(found.metrics["accuracy"]) == 0.0
+
+
+def test_loss_and_metrics_by_hand():
+    """A uniform policy over 70 tokens, and a reference that is given."""
+    model = tiny_model(vocab=70, hidden=32, layers=1)
+    model.lm_head.weight.data.zero_()
+    reference = torch.tensor([-14.0, -7.0, -9.0, -16.0])
+    found = Dpo(beta=0.5).loss(model, batch(), reference)
+    nat = math.log(70)
+    chosen = [0.5 * (-3 * nat + 14), 0.5 * (-2 * nat + 7)]
+    rejected = [0.5 * (-2 * nat + 9), 0.5 * (-4 * nat + 16)]
+    margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
+    assert float(found.total) == pytest.approx(sum(math.log1p(math.exp(-margin)) for margin in margins), rel=1e-5)
+    expected = {"margin": sum(margins), "chosen_reward": sum(chosen), "rejected_reward": sum(rejected),
+                "accuracy": sum(margin > 0 for margin in margins), "loss": float(found.total)}
+    assert {name: float(value) for name, value in found.metrics.items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_pair_that_only_fills_up_weighs_nothing():
+    model = tiny_model(vocab=70, hidden=32, layers=1)
+    whole = batch()
+    filled = Micro(pad([np.concatenate([row["prompt"], row[side]]) for side in ("chosen", "rejected") for row in PAIRS],
+                       [np.concatenate([np.zeros(len(row["prompt"])), np.full(len(row[side]), 1.0 - index)])
+                        for side in ("chosen", "rejected") for index, row in enumerate(PAIRS)], 0), 1.0, torch.tensor([1.0, 0.0]))
+    reference = summed(model, whole) - torch.tensor([1.0, 2.0, 3.0, 4.0])
+    found = Dpo().loss(model, filled, reference)
+    assert float(found.total) == pytest.approx(math.log1p(math.exp(-0.1 * (1 - 3))), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_loss_and_rewards_equal_trls(tmp_path):
+    """One evaluation by TRL's own DPOTrainer: TRL has no function that takes log-probabilities."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    policy, reference = (tiny_model(vocab=300, hidden=32, layers=1, seed=seed) for seed in (0, 1))
+    args = DPOConfig(output_dir=str(tmp_path), beta=0.3, per_device_eval_batch_size=2, use_cpu=True, bf16=False, report_to=[],
+                     gradient_checkpointing=False)
+    data = Dataset.from_list([{"prompt": "a module", "chosen": " imports", "rejected": " no"},
+                              {"prompt": "the class", "chosen": " is", "rejected": " raises an error"}])
+    trainer = DPOTrainer(model=policy, ref_model=reference, args=args, train_dataset=data, eval_dataset=data,
+                         processing_class=tiny_tokenizer(300))
+    pairs = [{side: np.array(row[f"{side}_ids"]) for side in ("prompt", "chosen", "rejected")} for row in trainer.eval_dataset]
+    made = batch(pairs)
+    expected = Dpo(beta=0.3).loss(policy.eval(), made, summed(reference, made))
+    theirs = trainer.evaluate()
+    assert theirs["eval_loss"] == pytest.approx(float(expected.total) / 2, abs=1e-5)
+    assert theirs["eval_rewards/margins"] == pytest.approx(float(expected.metrics["margin"]) / 2, abs=1e-4)
+    assert theirs["eval_rewards/chosen"] == pytest.approx(float(expected.metrics["chosen_reward"]) / 2, abs=1e-4)
+    assert theirs["eval_rewards/accuracies"] == pytest.approx(float(expected.metrics["accuracy"]) / 2)

@@ -1,0 +1,91 @@
+"""Takes a tiny model and fixed rows, proves the loop without Ray: golden losses, skips, measuring, resuming."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from raylm.core.errors import TrainingError
+from raylm.model.adapter import Lora
+from raylm.parallel.ddp import Ddp
+from raylm.parallel.fsdp import Fsdp
+from tests.parallel.loops import losses, make_loop
+
+GOLDEN = Path(__file__).parents[1] / "assets" / "losses" / "train.json"
+CASES = {
+    "next_token on tokens": {"kind": "Tokens"},
+    "next_token on dialogues": {},
+    "next_token with lora": {"adapter": Lora(rank=4)},
+    "next_token in bfloat16": {"dtype": "bfloat16"},
+    "dpo": {"kind": "Pairs", "objective": {"kind": "dpo"}},
+    "dpo with lora": {"kind": "Pairs", "objective": {"kind": "dpo", "beta": 0.5}, "adapter": Lora(rank=4)},
+}
+
+
+def train(folder, case):
+    loop, seen = make_loop(Ddp(), folder, steps=10, **CASES[case])
+    metrics = loop.run()
+    return {"loss": losses(seen), "held_out": [metrics["held_out_loss_before"], metrics["held_out_loss_after"]]}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_golden_losses(tmp_path, case):
+    """A refactor must not change these numbers; `python -m tests.train.test_loop` writes them anew."""
+    golden = json.loads(GOLDEN.read_text())[case]
+    found = train(tmp_path, case)
+    tolerance = 2e-2 if "bfloat16" in case else 1e-4
+    assert found["loss"] == pytest.approx(golden["loss"], abs=tolerance)
+    assert found["held_out"] == pytest.approx(golden["held_out"], abs=tolerance)
+
+
+def test_a_step_that_is_not_finite_is_counted_and_leaves_the_weights(tmp_path):
+    loop, seen = make_loop(Ddp(), tmp_path, steps=4, max_skipped=4)
+    before = {name: tensor.clone() for name, tensor in loop.engine.weights().items()}
+    loop.engine.bare.lm_head.register_forward_hook(lambda *call: call[2] * float("nan"))
+    assert loop.run()["skipped_steps"] == 4
+    assert [row["finite"] for row in seen] == [False] * 4
+    assert all(tensor.equal(before[name]) for name, tensor in loop.engine.weights().items())
+
+
+def test_the_error_names_step_and_rows(tmp_path):
+    loop, _ = make_loop(Ddp(), tmp_path, steps=4, max_skipped=1)
+    loop.engine.bare.lm_head.register_forward_hook(lambda *call: call[2] * float("nan"))
+    with pytest.raises(TrainingError, match="step 1: gradient norm nan, loss nan") as caught:
+        loop.run()
+    assert str(sorted(loop.batches.indices(1))) in caught.value.where
+
+
+def test_held_out_loss_is_the_mean_over_all_counted_tokens(tmp_path):
+    loop, _ = make_loop(Ddp(), tmp_path, micro=3)
+    (micro,) = make_loop(Ddp(), tmp_path, micro=7)[0].held_out.split(list(range(7)))
+    with torch.no_grad():
+        whole = loop._loss(micro)
+    assert loop.evaluate()["held_out_loss"] == pytest.approx(float(whole.total) / micro.weight, abs=1e-6)
+    assert loop.engine.model.training
+
+
+def test_the_reference_of_lora_is_the_model_without_its_adapter(tmp_path):
+    loop, _ = make_loop(Fsdp(), tmp_path, kind="Pairs", objective={"kind": "dpo"}, adapter=Lora(rank=2))
+    assert loop.evaluate()["held_out_margin"] == pytest.approx(0.0, abs=1e-6)
+    loop.run()
+    assert loop.evaluate()["held_out_margin"] > 0.01
+
+
+def test_dropout_of_a_resumed_run_is_that_of_the_uninterrupted(tmp_path):
+    table = {"adapter": Lora(rank=4, dropout=0.5)}
+    whole, resumed = make_loop(Ddp(), tmp_path, **table), make_loop(Ddp(), tmp_path, **table)
+    plain = make_loop(Ddp(), tmp_path / "plain", adapter=Lora(rank=4))
+    for loop, _ in (whole, resumed, plain):
+        loop.run()
+    assert losses(resumed[1]) == losses(whole[1])
+    assert losses(plain[1]) != pytest.approx(losses(whole[1]), abs=1e-5)
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as at:
+        GOLDEN.write_text(json.dumps({case: train(Path(at) / case, case) for case in CASES}, indent=1) + "\n")

@@ -1,0 +1,138 @@
+"""Takes hand-made rows, proves the train stage through Ray: what it leaves, what a dead rank costs, what it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from raylm.core.artifact import Dialogues, Tokens
+from raylm.core.errors import ConfigError, DataError, TrainingError
+from raylm.core.metrics import read_metrics
+from raylm.core.storage import Folder
+from raylm.parallel.ranks import hold_ranks
+from raylm.train.config import Train
+from raylm.train.stage import run
+from tests.core.stages import context
+from tests.model.tiny import tiny_checkpoint
+from tests.rows import counting_rows, make_rows
+
+pytestmark = pytest.mark.ray
+SHAPE = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "max_length": 32}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, workers):
+    """A job's folder with tokens, dialogues and a model trained on the tokens."""
+    at = tmp_path_factory.mktemp("job")
+    make_rows(at, "tokens", Tokens, counting_rows(40), length=16, held_out_tokens=64, held_out_bytes=128)
+    make_rows(at, "dialogues", Dialogues, [{**row, "mask": [0] * 6 + [1] * 10} for row in counting_rows(20)], length=16)
+    run(config(), context(at, "base", config(), workers))
+    yield at
+    workers.release("ranks:2")
+
+
+def config(**table) -> Train:
+    usual = {"stage": "train", "rows": "tokens", "model": SHAPE, "batch": 6, "micro_batch": 2, "steps": 12, "save_every": 4,
+             "optimizer": {"lr": 1e-2}, "workers": {"count": 2}}
+    return Train(**usual | table)
+
+
+def opened(root, name):
+    return context(root, "reader").open(name)
+
+
+def test_the_checkpoint_loads_in_transformers_and_has_learned(root):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    made = opened(root, "base")
+    metrics = made.metrics
+    assert metrics["held_out_bits_per_byte_after"] < metrics["held_out_bits_per_byte_before"] - 0.1
+    model = AutoModelForCausalLM.from_pretrained(made.uri).eval()
+    tokens = torch.tensor([row["tokens"] for row in counting_rows(40)[-4:]])
+    with torch.no_grad():
+        loss = float(model(tokens, labels=tokens).loss)
+    assert loss == pytest.approx(metrics["held_out_loss_after"], abs=1e-5)
+    assert loss / torch.log(torch.tensor(2.0)).item() / 2 == pytest.approx(metrics["held_out_bits_per_byte_after"], abs=1e-5)
+    assert AutoTokenizer.from_pretrained(made.uri).eos_token_id == 2
+    assert made.facts["parameters"] == model.num_parameters()
+    assert not (root / "base" / "_work").exists()
+
+
+def test_metrics_hold_every_step_once(root):
+    rows = read_metrics(Folder(root / "base"))
+    assert [row["step"] for row in rows] == list(range(12))
+    assert rows[0].keys() >= {"loss", "lr", "grad_norm", "tokens_per_s", "finite"}
+
+
+def test_a_killed_rank_costs_only_time(root, workers):
+    """Killed after step 5: the new group goes on from the checkpoint of step 4, and every number is the undisturbed one's."""
+    cfg = config()
+    ctx = context(root, "killed", cfg, workers)
+    pids, seen = hold_ranks(workers, cfg.workers).pids(), threading.Event()
+    log = ctx.log
+
+    def log_and_kill(step, **values):
+        log(step, **values)
+        if step == 5 and not seen.is_set():
+            seen.set()
+            os.kill(pids[1], signal.SIGKILL)
+
+    ctx.log = log_and_kill
+    made = run(cfg, ctx)
+    assert seen.is_set()
+    assert hold_ranks(workers, cfg.workers).pids() != pids
+    undisturbed, found = read_metrics(Folder(root / "base")), read_metrics(made.folder)
+    assert [row["step"] for row in found] == list(range(12))
+    assert [row["loss"] for row in found] == [row["loss"] for row in undisturbed]
+    assert {entry.path: entry.digest for entry in made.manifest.files}["model.safetensors"] == {
+        entry.path: entry.digest for entry in opened(root, "base").manifest.files}["model.safetensors"]
+
+
+def test_lora_leaves_merged_weights_and_an_adapter_that_peft_loads(root, workers):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    cfg = config(rows="dialogues", model="base", adapter={"kind": "lora", "rank": 4}, steps=4)
+    made = run(cfg, context(root, "tuned", cfg, workers))
+    tokens = torch.tensor([row["tokens"] for row in counting_rows(4)])
+    base = AutoModelForCausalLM.from_pretrained(root / "base").eval()
+    with torch.no_grad():
+        plain = base(tokens).logits
+        adapted = PeftModel.from_pretrained(base, made.folder.path("adapter")).eval()(tokens).logits
+        merged = AutoModelForCausalLM.from_pretrained(made.uri).eval()(tokens).logits
+    torch.testing.assert_close(merged, adapted, atol=1e-5, rtol=0)
+    assert float((plain - merged).abs().max()) > 1e-2
+    assert made.metrics["held_out_loss_after"] < made.metrics["held_out_loss_before"]
+    assert [entry.kind for entry in made.manifest.inputs] == ["Dialogues", "Checkpoint"]
+
+
+def test_a_loss_that_is_nan_stops_with_step_and_rows(root, workers, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    broken = tiny_checkpoint(tmp_path / "broken", vocab=300, hidden=32, layers=1)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    cfg = config(model=str(broken))
+    with pytest.raises(TrainingError, match="step 0: gradient norm nan, loss nan") as caught:
+        run(cfg, context(root, "diverged", cfg, workers))
+    assert caught.value.where.startswith("rows [")
+    assert caught.value.where.endswith("tokens")
+
+
+def test_rows_of_another_tokenizer_are_refused(root, workers, tmp_path):
+    small = tiny_checkpoint(tmp_path / "small", vocab=280, hidden=32, layers=1)
+    cfg = config(model=str(small))
+    with pytest.raises(ConfigError, match="300 tokens, the model's embedding 280"):
+        run(cfg, context(root, "misfit", cfg, workers))
+
+
+def test_no_rows_are_refused(root, workers):
+    make_rows(root, "nothing", Tokens, counting_rows(2), held_out=2)
+    cfg = config(rows="nothing")
+    with pytest.raises(DataError, match="no training rows"):
+        run(cfg, context(root, "empty", cfg, workers))
