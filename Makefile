@@ -17,7 +17,6 @@ $(STAMP): cluster/locks/$(LOCK).txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	test -x $(VENV)/bin/uv || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip sync --quiet --python $(VENV) --compile-bytecode $(TORCH) cluster/locks/$(LOCK).txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip install --quiet --python $(VENV) --no-deps --editable .
 	touch $@
 
@@ -34,7 +33,8 @@ check: install
 	$(VENV)/bin/pyright
 
 bench: install
-	$(VENV)/bin/python tests/bench/$(NAME).py
+	@test -f tests/bench/$(NAME).py || { echo "make bench NAME=...: one of" $(basename $(notdir $(wildcard tests/bench/*.py))); exit 1; }
+	PYTHONPATH=. $(VENV)/bin/python tests/bench/$(NAME).py
 
 # newest versions that fit together, as name==version and without addresses
 lock: $(VENV)/bin/uv

@@ -179,8 +179,7 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
     except Exception as cause:
         raise StageError(f"{type(cause).__name__}: {cause}", where=f"stages.{step.name}",
                          next="the same command goes on from the last finished part") from cause
-    facts = ", ".join(f"{key} {value}" for key, value in made.manifest.metrics.items() if isinstance(value, (int, float, str)))
-    say(f"{step.name}: done in {time.monotonic() - started:.1f} s  {facts}")
+    say(f"{step.name}: done in {time.monotonic() - started:.1f} s  {_in_words(made.manifest.metrics)}")
     return made
 
 
@@ -211,6 +210,11 @@ def _differences(manifest: Manifest, identity: dict[str, Any]) -> list[str]:
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
+
+
+def _in_words(metrics: dict[str, Any]) -> str:
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in metrics.items()}
+    return ", ".join(f"{key} {value}" for key, value in shown.items() if isinstance(value, (int, str)))
 
 
 def _leaves(value: Any, at: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,15 +23,19 @@ STATES = {"ready": "reused", "unfinished": "goes on", "new": "to do", "drift": "
 
 def plan(job: Job, steps: list[Step]) -> None:
     """Print the stages in running order: what each makes of what, on which workers, how much."""
-    table = Table(title=f"{job.name}: {len(steps)} stages, artifacts in {job.root}/{job.name}", title_justify="left")
-    for column in ("stage", "verb", "takes", "makes", "workers", "size", "state"):
-        table.add_column(column)
+    table = Table(title=f"{job.name}: {len(steps)} stages, artifacts in {job.root}/{job.name}", title_justify="left",
+                  box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("stage", "verb", "takes", "makes", "workers", "state"):
+        table.add_column(column, overflow="fold")
     for step in steps:
-        takes = ", ".join(dict.fromkeys(ref.value for ref in step.inputs)) or _source(step.config)
-        table.add_row(step.name, step.config.stage, takes, step.makes, _workers(step.config), _size(job, step), STATES[step.state])
+        takes = list(dict.fromkeys(ref.value for ref in step.inputs)) or [_source(step.config)]
+        shown = ", ".join(takes[:2]) + (f" +{len(takes) - 2}" if len(takes) > 2 else "")
+        table.add_row(step.name, step.config.stage, shown, step.makes, _workers(step.config), STATES[step.state])
     console = Console()
     console.print(table)
     for step in steps:
+        if size := _size(job, step):
+            console.print(f"  {step.name}: {size}", highlight=False)
         for difference in step.drift:
             console.print(f"  {step.name}: {difference}   (--rebuild {step.name}, or rename the stage)", highlight=False)
     peak = max(steps, key=lambda step: step.config.cpus())
@@ -116,7 +121,7 @@ def _siblings(folder: Folder) -> list[Artifact]:
 
 def _workers(cfg: AnyStage) -> str:
     spec = cfg.workers
-    return f"{spec.count} x {spec.cpus:g} CPU" + (f" + {spec.gpus:g} GPU" if spec.gpus else "")
+    return f"{spec.count}x {spec.cpus:g} CPU" + (f", {spec.gpus:g} GPU" if spec.gpus else "")
 
 
 def _source(cfg: AnyStage) -> str:

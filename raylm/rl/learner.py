@@ -45,10 +45,10 @@ def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[s
     """One optimizer step over all samples; None when this group is a fresh one and holds no learner."""
     import torch
 
-    held = ranks.held.get(STATE)
-    if held is None or held[0] != setup.run:
+    engine = _engine(ranks, setup)
+    if engine is None:
         return None
-    engine, algorithm = held[1], cfg.algorithm.card() if cfg.algorithm.kind == "custom" else cfg.algorithm
+    algorithm: Any = cfg.algorithm.card() if cfg.algorithm.kind == "custom" else cfg.algorithm
     weight = float(sum(len(sample.logprobs) for sample in samples))
     # every rank makes equally many passes; a share that is short is filled up with samples that weigh nothing
     share = -(-len(samples) // ranks.world)
@@ -70,23 +70,26 @@ def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[s
             sums[name] = sums.get(name, 0.0) + float(value)
     stats = engine.step()
     means = {name: total / weight for name, total in zip(sums, engine.sum(sums.values()), strict=True)}
-    return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr}
+    return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": stats.finite}
 
 
 def skip(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, float] | None:
     """Count a round without samples (every group scored alike), so that schedule and step numbers go on."""
-    held = ranks.held.get(STATE)
-    if held is None or held[0] != setup.run:
+    engine = _engine(ranks, setup)
+    if engine is None:
         return None
-    held[1].done += 1
-    return {"loss": 0.0, "grad_norm": 0.0, "lr": 0.0}
+    engine.done += 1
+    return {"loss": 0.0, "grad_norm": 0.0, "lr": 0.0, "finite": True}
 
 
-def weights(ranks: Ranks) -> tuple[list[Any], str] | None:
-    """All weights as numpy arrays in the object store, and their digest; rank 0's count."""
+def weights(ranks: Ranks, setup: Setup) -> tuple[list[Any], str] | None:
+    """All weights as numpy arrays in the object store, and their digest; rank 0's count. None in a fresh group."""
     import ray
 
-    named = ranks.held[STATE][1].weights()
+    engine = _engine(ranks, setup)
+    if engine is None:
+        return None
+    named = engine.weights()
     if ranks.rank != 0:
         return None
     arrays = as_arrays(named.items())
@@ -94,8 +97,10 @@ def weights(ranks: Ranks) -> tuple[list[Any], str] | None:
 
 
 def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
-    """One step checkpoint."""
-    engine = ranks.held[STATE][1]
+    """One step checkpoint; none in a fresh group, whose next update says that there is no learner."""
+    engine = _engine(ranks, setup)
+    if engine is None:
+        return
     engine.save(Folder(setup.work) / f"step-{engine.done:08d}", facts)
     if ranks.rank == 0:
         prune_checkpoints(Folder(setup.work), cfg.keep)
@@ -107,6 +112,12 @@ def export(ranks: Ranks, setup: Setup) -> None:
     full = engine.weights()
     if ranks.rank == 0:
         write_checkpoint(Folder(setup.out), config, full, setup.model_path)
+
+
+def _engine(ranks: Ranks, setup: Setup) -> Any:
+    """The engine that `build` made for this run in this group, or None."""
+    held = ranks.held.get(STATE)
+    return None if held is None or held[0] != setup.run else held[1]
 
 
 def _mask(sample: Sample, counts: float) -> Any:

@@ -41,10 +41,11 @@ class Loop:
             started = time.perf_counter()
             rollouts = self._draw(step)
             stats = self._learners.update(self._algorithm.credit(rollouts))
-            if stats is None:
+            weights = None if stats is None else self._learners.weights()
+            if stats is None or weights is None:
                 step = self._restore()
                 continue
-            self._samplers.load(self._learners.weights(), version=step + 1)
+            self._samplers.load(weights, version=step + 1)
             row = {"step": step, **_reward_metrics(rollouts), **stats, "seconds": time.perf_counter() - started}
             self._history.append(row)
             self._log(**row)
@@ -63,11 +64,15 @@ class Loop:
         return self._judges.score(prompts, self._samplers.draw(prompts, seeds, self._algorithm.group, self._cfg.temperature))
 
     def _restore(self) -> int:
-        facts = self._learners.restore()
+        weights = None
+        while weights is None:
+            # a rank that dies between the two takes the learner with it; Ray Train ends the group when that goes on
+            facts = self._learners.restore()
+            weights = self._learners.weights()
         self._history = facts["history"] if facts else []
         self._rewind(self._history)
         step = facts["step"] if facts else 0
-        self._samplers.load(self._learners.weights(), version=step)
+        self._samplers.load(weights, version=step)
         self._before = facts["before"] if facts else self._measure()
         return step
 

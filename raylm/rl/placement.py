@@ -79,9 +79,9 @@ class Learners:
             return self._group.call(learner.skip, self._cfg, self._setup)
         return self._group.call(learner.update, self._cfg, self._setup, samples)
 
-    def weights(self) -> tuple[list[Any], str]:
-        """The weights (a reference into the object store) and their digest."""
-        return self._group.call(learner.weights)
+    def weights(self) -> tuple[list[Any], str] | None:
+        """The weights (a reference into the object store) and their digest; None as in `update`."""
+        return self._group.call(learner.weights, self._setup)
 
     def save(self, facts: dict[str, Any]) -> None:
         """One step checkpoint that carries `facts`."""

@@ -48,7 +48,8 @@ def make_loop(strategy: Any, work: Path, *, steps: int = 6, micro: int = 2, kind
     if cfg.adapter:
         bare = cfg.adapter.attach(bare, cfg.seed)
     engine: Engine = strategy.wrap(bare.train(), cfg.optimizer, steps, cfg.dtype)
-    batches = Batches(fixed_rows(), kind, batch=5, micro=micro, seed=0, pad_id=0, rank=engine.rank, world=engine.world)
+    rows = [{"tokens": row["tokens"]} for row in fixed_rows()] if kind == "Tokens" else fixed_rows()
+    batches = Batches(rows, kind, batch=5, micro=micro, seed=0, pad_id=0, rank=engine.rank, world=engine.world)
     setup = Setup(rows_uri="rows", rows_kind=kind, model_path=None, tokens=TOKENS, tokenizer_path="", steps=steps, out="",
                   work=str(work))
     seen: list[dict[str, Any]] = []

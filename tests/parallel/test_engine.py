@@ -12,6 +12,7 @@ from raylm.parallel.ddp import Ddp
 from raylm.parallel.engine import newest_checkpoint, prune_checkpoints
 from raylm.parallel.fsdp import Fsdp
 from tests.parallel.loops import losses, make_loop
+from tests.rl.samples import learn
 
 STRATEGIES = {"ddp": Ddp(), "fsdp": Fsdp()}
 EACH = pytest.mark.parametrize("name", list(STRATEGIES))
@@ -96,6 +97,15 @@ def test_a_step_checkpoint_of_lora_holds_adapters_alone(two_ranks, name):
     models = [key for key in names if key.startswith("model.")]
     assert len(models) == 2 * 7 * 2, "A and B of 7 matrices in 2 layers"
     assert all(".lora_" in key for key in names if not key.startswith("optimizer.param_groups"))
+
+
+@EACH
+def test_the_learner_of_rl_does_the_same_on_two_ranks(two_ranks, tmp_path, name):
+    alone, found = learn(STRATEGIES[name], tmp_path, 0, 1), two_ranks[f"{name} learner"]
+    for left, right in zip(alone["stats"], found["stats"], strict=True):
+        assert right == pytest.approx(left, rel=1e-4, abs=1e-6)
+    for key, tensor in alone["weights"].items():
+        assert float((tensor - found["weights"][key]).abs().max()) < 1e-5, key
 
 
 def test_old_and_cut_checkpoints_are_pruned(tmp_path):

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from raylm.core.storage import Folder
 from raylm.model.adapter import Lora
 from raylm.parallel.ddp import Ddp
 from raylm.parallel.engine import newest_checkpoint
 from raylm.parallel.fsdp import Fsdp
-from raylm.core.storage import Folder
 from tests.parallel.loops import SHAPE, TOKENS, make_loop
 from tests.rl.samples import learn
 

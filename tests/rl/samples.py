@@ -35,21 +35,22 @@ def samples(model: torch.nn.Module, temperature: float = 0.7) -> list[Sample]:
     return made
 
 
-def learn(strategy: Any, folder: Path, rank: int, world: int, **table: Any) -> dict[str, Any]:
-    """Three updates from a saved tiny model; the same samples each time, so that ratios leave 1."""
+def learn(strategy: Any, folder: Path, rank: int, world: int, advantage: float | None = None, **table: Any) -> dict[str, Any]:
+    """Three updates from a saved tiny model; the same samples each time, so that ratios leave 1. `advantage` is for all."""
     model = tiny_model(vocab=64, hidden=32, layers=1)
     # with ranks around it transformers lets rank 0 alone write
     model.save_pretrained(folder / "model")
     if world > 1:
         torch.distributed.barrier()
+    given = [sample if advantage is None else sample._replace(advantage=advantage) for sample in samples(model)]
     cfg = config(strategy=strategy, **table)
     setup = learner.Setup(run="x", model_path=str(folder / "model"), pad_id=0, out=str(folder / "out"),
                           work=str(folder / "work"))
     ranks = Ranks(rank, world, torch.device("cpu"), None)
-    fresh = learner.update(ranks, cfg, setup, samples(model))
+    fresh = learner.update(ranks, cfg, setup, given)
     learner.build(ranks, cfg, setup)
-    stats = [learner.update(ranks, cfg, setup, samples(model)) for _ in range(3)]
-    other = learner.update(ranks, cfg, setup.model_copy(update={"run": "y"}), samples(model))
+    stats = [learner.update(ranks, cfg, setup, given) for _ in range(3)]
+    other = learner.update(ranks, cfg, setup.model_copy(update={"run": "y"}), given)
     skipped = learner.skip(ranks, cfg, setup)
     engine = ranks.held[learner.STATE][1]
     return {"fresh": fresh, "stats": stats, "other": other, "skipped": skipped, "done": engine.done, "weights": engine.weights()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from raylm.core.config import Config, PromptsRef
+from raylm.core.errors import DataError
 from raylm.data.shards import Rows
 
 if TYPE_CHECKING:
@@ -31,12 +32,15 @@ class Answers(Config):
     """All possible answers; one that names two of them is wrong."""
 
     def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:
-        """Share of right answers among prompts that have a truth."""
+        """Share of right answers among prompts that have a truth. Raises DataError when none has."""
         picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
         picked = [row for row in picked if row["truth"] is not None]
+        if not picked:
+            raise DataError("no prompt has a truth: there is nothing to compare answers with", where=self.rows,
+                            next="give the rows an `answer` column")
         texts = examinee.answers([[int(token) for token in row["tokens"]] for row in picked], self.max_tokens)
         right = [self._right(text, str(row["truth"])) for text, row in zip(texts, picked, strict=True)]
-        return {"answers": sum(right) / max(len(right), 1)}
+        return {"answers": sum(right) / len(right)}
 
     def _right(self, text: str, truth: str) -> bool:
         words = {word.lower() for word in [*self.among, truth]}

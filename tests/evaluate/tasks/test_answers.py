@@ -1,0 +1,44 @@
+"""Takes answers and truths, proves which of them are right."""
+
+from __future__ import annotations
+
+import pytest
+
+from raylm.core.errors import DataError
+from raylm.evaluate.examinee import Examinee
+from raylm.evaluate.tasks.answers import Answers
+
+KINDS = ["function", "class", "module"]
+
+
+def graded(texts, truths, among=KINDS):
+    rows = [{"tokens": [1, row], "truth": truth} for row, truth in enumerate(truths)]
+    asked = []
+
+    def sampler(prompts, max_tokens):
+        asked.append((prompts, max_tokens))
+        return [texts[prompt[1]] for prompt in prompts]
+
+    return Answers(rows="rows", among=among).grade(Examinee("nowhere", sampler=sampler), rows)["answers"], asked
+
+
+@pytest.mark.parametrize(("text", "right"), [
+    ("It is a class.", True), ("CLASS", True), ("a subclass", False), ("a class and a module", False), ("", False), ("function", False),
+])
+def test_the_truth_as_a_whole_word_and_no_other(text, right):
+    assert graded([text], ["class"])[0] == float(right)
+
+
+def test_a_truth_that_is_written_in_another_case_than_its_kind_is_no_second_answer():
+    assert graded(["It is a class."], ["class"], among=["Class", "Module"])[0] == 1.0
+
+
+def test_the_share_counts_prompts_that_have_a_truth():
+    share, asked = graded(["class", "class", "class", "module"], ["class", None, "module", "module"])
+    assert share == pytest.approx(2 / 3)
+    assert asked == [([[1, 0], [1, 2], [1, 3]], 32)]
+
+
+def test_prompts_without_any_truth_are_refused():
+    with pytest.raises(DataError, match="no prompt has a truth"):
+        graded(["class"], [None])

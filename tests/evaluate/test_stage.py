@@ -1,0 +1,80 @@
+"""Takes two tiny models and rows of every kind, proves one whole report through Ray and vLLM."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raylm.core.artifact import Dialogues, Pairs, Prompts, Tokens
+from raylm.core.errors import DataError
+from raylm.evaluate.config import Evaluate
+from raylm.evaluate.stage import run
+from raylm.train.config import Train
+from raylm.train.stage import run as train
+from tests.core.stages import context
+from tests.rows import counting_rows, make_rows
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+TASKS = [{"kind": "bits_per_byte", "rows": "tokens"}, {"kind": "dialogue_loss", "rows": "dialogues"},
+         {"kind": "preference", "rows": "pairs"}, {"kind": "answers", "rows": "prompts", "max_tokens": 4}]
+
+
+def config(**table) -> Evaluate:
+    return Evaluate(**{"stage": "evaluate", "models": ["base"], "tasks": TASKS} | table)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, workers):
+    at = tmp_path_factory.mktemp("job")
+    rows = counting_rows(24)
+    make_rows(at, "tokens", Tokens, rows, length=16, held_out_tokens=64, held_out_bytes=128)
+    make_rows(at, "dialogues", Dialogues, [{**row, "mask": [0] * 8 + [1] * 8} for row in rows])
+    make_rows(at, "pairs", Pairs, [{"prompt": row["tokens"][:8], "chosen": row["tokens"][8:], "rejected": [250, 9, 77]} for row in rows])
+    make_rows(at, "prompts", Prompts, [{"tokens": row["tokens"][:8], "messages": "[]", "truth": "class"} for row in rows])
+    # heads of 32: what vLLM's attention on the CPU takes
+    shape = {"hidden_size": 64, "num_layers": 1, "num_heads": 2, "max_length": 32}
+    cfg = Train(stage="train", rows="tokens", model=shape, batch=5, steps=8, optimizer={"lr": 1e-2})
+    train(cfg, context(at, "base", cfg, workers))
+    yield at
+    workers.release()
+
+
+def test_one_report_over_all_tasks(root, workers):
+    cfg = config(gate={"answers": 0.5})
+    made = run(cfg, context(root, "report", cfg, workers))
+    grades = made.metrics["grades"]
+    assert list(grades) == ["gzip -9", "xz -9", "untrained", "base"]
+    assert grades["base"].keys() == {"bits_per_byte", "dialogue_loss", "preference", "answers"}
+    assert grades["base"]["bits_per_byte"] < grades["untrained"]["bits_per_byte"]
+    assert grades["base"]["dialogue_loss"] < grades["untrained"]["dialogue_loss"]
+    assert grades["base"]["answers"] == 0.0
+    assert made.facts == {"passed": False, "reasons": ["answers is 0, at least 0.5 is asked"], "model": "base"}
+    written = json.loads(made.folder.read("report.json"))
+    assert written["grades"] == grades
+    assert [note.split(":")[0] for note in written["notes"]] == ["base", "GATE"]
+    page = made.folder.read("report.html").decode()
+    assert f"{grades['base']['bits_per_byte']:.4f}" in page
+    assert made.folder.read("curves.png")[:4] == b"\x89PNG"
+
+
+def test_the_untrained_model_is_the_one_before_the_first_step(root):
+    """Its dialogue loss over tokens that all count is the held-out loss that training measured before its first step."""
+    from raylm.data.shards import Rows
+    from raylm.evaluate.examinee import grade_logprobs
+    from raylm.evaluate.stage import _fresh
+    from raylm.evaluate.tasks.bits_per_byte import BitsPerByte
+
+    base, tokens = (context(root, "reader").open(name) for name in ("base", "tokens"))
+    card = BitsPerByte(rows="tokens")
+    untrained, trained = (grade_logprobs(base.uri, fresh, [(card, tokens.uri)])["bits_per_byte"] for fresh in (_fresh(base), None))
+    ratio = base.metrics["held_out_loss_before"] / base.metrics["held_out_loss_after"]
+    assert untrained / trained == pytest.approx(ratio, rel=1e-5)
+    assert len(Rows.open(tokens.uri, "held_out")) == 4
+
+
+def test_a_task_without_held_out_rows_is_refused(root, workers):
+    make_rows(root, "unheld", Tokens, counting_rows(4), held_out=0)
+    cfg = config(tasks=[{"kind": "bits_per_byte", "rows": "unheld"}])
+    with pytest.raises(DataError, match="bits_per_byte has no held-out rows"):
+        run(cfg, context(root, "refused", cfg, workers))

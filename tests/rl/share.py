@@ -1,0 +1,18 @@
+"""Takes a completion, leaves the share of letters in it: a reward that anything can learn."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from raylm.core.config import Config
+from raylm.rl.types import Score
+
+
+class Share(Config):
+    kind: Literal["share"] = "share"
+
+    def score(self, prompt: str, completion: str, truth: str | None) -> Score:
+        if truth == "hang":
+            time.sleep(600)
+        return Score(sum(letter.isalpha() for letter in completion) / max(len(completion), 1), "share of letters")

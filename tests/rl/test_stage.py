@@ -1,0 +1,137 @@
+"""Takes prompts and a tiny model, proves the rl stage through Ray and vLLM: weights in step, deaths and resumes unseen."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from raylm.core.artifact import Checkpoint, Prompts
+from raylm.core.errors import ConfigError, StageError
+from raylm.core.metrics import read_metrics
+from raylm.core.storage import Folder
+from raylm.model.sampler import Completion, as_arrays, weights_digest
+from raylm.parallel.ranks import hold_ranks
+from raylm.rl.config import RL
+from raylm.rl.placement import Judges, Samplers
+from raylm.rl.stage import read_prompts, run
+from raylm.rl.types import Prompt
+from tests.core.stages import context
+from tests.model.tiny import tiny_checkpoint, tiny_model
+from tests.rows import make_rows
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+REWARD = {"kind": "custom", "path": "tests.rl.share:Share"}
+
+
+def config(**table) -> RL:
+    usual = {"stage": "rl", "prompts": "prompts", "model": "base", "rewards": [REWARD], "steps": 4, "prompts_per_step": 4,
+             "algorithm": {"kind": "grpo", "group": 6}, "max_tokens": 8, "micro_batch": 4, "save_every": 2, "held_out_prompts": 4,
+             "optimizer": {"lr": 3e-3, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant"}, "workers": {"count": 2}}
+    return RL(**usual | table)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, workers):
+    """A job's folder with prompts, a base model, and the policy of an undisturbed run."""
+    at = tmp_path_factory.mktemp("job")
+    rows = [{"tokens": [1, 3, 70 + 7 * row, 90 + row, 4], "messages": "[]", "truth": None} for row in range(14)]
+    make_rows(at, "prompts", Prompts, rows, vocab=300)
+    base = context(at, "base")
+    tiny_checkpoint(base.out.uri, vocab=300, layers=1)
+    base.commit(Checkpoint, facts={})
+    run(config(), context(at, "policy", config(), workers))
+    yield at
+    workers.release()
+
+
+def rewards(root, name):
+    return [row["reward"] for row in read_metrics(Folder(root / name))]
+
+
+def test_sampler_and_learner_hold_the_same_weights_in_every_round(root):
+    rows = read_metrics(Folder(root / "policy"))
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert max(abs(row["kl_to_sampler"]) for row in rows) < 1e-5
+    assert all(row["finite"] and row["unscored"] == 0 for row in rows)
+    assert min(row["grad_norm"] for row in rows) > 0
+
+
+def test_the_policy_is_another_and_loads(root):
+    from transformers import AutoModelForCausalLM
+
+    made = context(root, "reader").open("policy")
+    old, new = (AutoModelForCausalLM.from_pretrained(root / name).state_dict() for name in ("base", "policy"))
+    assert old.keys() == new.keys()
+    assert max(float((new[name] - old[name]).abs().max()) for name in old) > 1e-3
+    assert made.metrics["reward_last"] > made.metrics["reward_first"]
+    assert made.metrics.keys() >= {"held_out_reward_before", "held_out_reward_after"}
+
+
+def test_a_learner_killed_between_rounds_leaves_no_trace(root, workers):
+    """Killed after round 3 of 4: the new group starts at the checkpoint of round 2, and draws what it drew."""
+    ctx = context(root, "killed", config(), workers)
+    pids, killed, log = hold_ranks(workers, config().workers).pids(), [], ctx.log
+
+    def log_and_kill(step, **values):
+        log(step, **values)
+        if step == 2 and not killed:
+            killed.append(pids[1])
+            os.kill(pids[1], signal.SIGKILL)
+
+    ctx.log = log_and_kill
+    run(config(), ctx)
+    assert killed
+    assert rewards(root, "killed") == rewards(root, "policy")
+
+
+def test_a_resumed_run_earns_what_the_uninterrupted_did(root, workers):
+    class Stopped(Exception):
+        pass
+
+    ctx = context(root, "resumed", config(), workers)
+
+    def stop(step, **values):
+        if step == 2:
+            raise Stopped
+
+    ctx.log = stop
+    with pytest.raises(Stopped):
+        run(config(), ctx)
+    run(config(), context(root, "resumed", config(), workers))
+    assert rewards(root, "resumed") == rewards(root, "policy")
+
+
+def test_weights_that_are_not_what_was_sent_are_refused(root, workers):
+    import ray
+
+    samplers = Samplers(config(), context(root, "other", config(), workers), longest_prompt=5)
+    model = tiny_model(vocab=300, layers=1, seed=5)
+    arrays = as_arrays((name, tensor) for name, tensor in model.state_dict().items() if name != "lm_head.weight")
+    samplers.load(([ray.put(arrays)], weights_digest(arrays)), version=7)
+    with pytest.raises(StageError, match="the learner sent 0000") as caught:
+        samplers.load(([ray.put(arrays)], "0000"), version=8)
+    assert "version 8" in caught.value.where
+
+
+def test_a_reward_that_hangs_costs_its_prompt_alone(workers):
+    workers.ensure()
+    judges = Judges(config(reward_timeout_s=8.0))
+    prompts = [Prompt(row, [1], "[]", truth) for row, truth in enumerate([None, "hang"])]
+    answers = [[Completion([5], [-1.0], "ab1!", "stop"), Completion([5], [-1.0], "!!", "length")]] * 2
+    found = judges.score(prompts, answers)
+    assert [rollout.score and rollout.score.value for rollout in found] == [0.5, 0.0, None, None]
+    assert [rollout.finished for rollout in found] == [True, False, True, False]
+
+
+def test_a_reward_that_needs_a_truth_is_refused_where_there_is_none(root, workers):
+    cfg = config(rewards=[{"kind": "answer"}])
+    with pytest.raises(ConfigError, match="needs a truth"):
+        run(cfg, context(root, "untrue", cfg, workers))
+
+
+def test_prompts_are_read_in_order(root):
+    found = read_prompts(context(root, "reader").open("prompts"), "held_out")
+    assert [prompt.row for prompt in found] == [0, 1, 2, 3]
+    assert found[0].tokens == [1, 3, 140, 100, 4]
