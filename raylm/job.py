@@ -86,8 +86,11 @@ def check_chain(job: Job, source: toml.Source | None = None) -> list[str]:
                     raise PlanError(f"{ref.value!r} makes {made}, here {' or '.join(ref.kinds)} is needed", where=at)
                 needs[name].append(ref.value)
             elif not _is_uri(ref.value):
-                raise PlanError(f"no stage is called {ref.value!r}.{did_you_mean(ref.value, job.stages)}", where=at,
-                                next="name a stage of this job, or write a path or URI (it has a / in it)")
+                raise PlanError(
+                    f"no stage is called {ref.value!r}.{did_you_mean(ref.value, job.stages)}",
+                    where=at,
+                    next="name a stage of this job, or write a path or URI (it has a / in it)",
+                )
     return _in_order(needs, where)
 
 
@@ -130,9 +133,11 @@ def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say
     steps = _needed(plan(job, rebuild), _known(job, [only], "--only")[0] if only else None)
     for step in steps:
         if step.state == "drift":
-            raise DriftError(f"{step.name!r} was made from another config: {'; '.join(step.drift)}",
-                             where=job.folder(step.name).uri,
-                             next=f"add --rebuild {step.name}, or rename the stage to keep both")
+            raise DriftError(
+                f"{step.name!r} was made from another config: {'; '.join(step.drift)}",
+                where=job.folder(step.name).uri,
+                next=f"add --rebuild {step.name}, or rename the stage to keep both",
+            )
     workers = Workers(wanted_cpus=sum(sorted(step.config.cpus() for step in steps)[-2:]) + 2)
     made: dict[str, Artifact] = {}
     with _locked(Folder(job.root) / job.name):
@@ -158,14 +163,20 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
             return found
     if rebuild or folder.exists(MANIFEST):
         folder.remove()
-    elif folder.exists(WORK) and folder.exists(f"{WORK}/identity.json"):
-        if folder.read_json(f"{WORK}/identity.json") != identity:
-            # half of another computation: its shards and step checkpoints must not be taken for this one's
-            folder.remove()
+    elif folder.exists(f"{WORK}/identity.json") and folder.read_json(f"{WORK}/identity.json") != identity:
+        # half of another computation: its shards and step checkpoints must not be taken for this one's
+        folder.remove()
     folder.make().write_json(f"{WORK}/identity.json", identity)
-    ctx = Context(stage=step.name, out=folder, stages={name: job.folder(name) for name in job.stages}, workers=workers,
-                  config=step.config.model_dump(mode="json"), identity=identity, inputs=entries,
-                  fingerprint=digest_of(identity))
+    ctx = Context(
+        stage=step.name,
+        out=folder,
+        stages={name: job.folder(name) for name in job.stages},
+        workers=workers,
+        config=step.config.model_dump(mode="json"),
+        identity=identity,
+        inputs=entries,
+        fingerprint=digest_of(identity),
+    )
     for coming in later[:1]:
         warm = getattr(importlib.import_module(f"raylm.{coming.config.stage}.stage"), "warm", None)
         if warm:
@@ -177,8 +188,11 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
     except RaylmError:
         raise
     except Exception as cause:
-        raise StageError(f"{type(cause).__name__}: {cause}", where=f"stages.{step.name}",
-                         next="the same command goes on from the last finished part") from cause
+        raise StageError(
+            f"{type(cause).__name__}: {cause}",
+            where=f"stages.{step.name}",
+            next="the same command goes on from the last finished part",
+        ) from cause
     say(f"{step.name}: done in {time.monotonic() - started:.1f} s  {_in_words(made.manifest.metrics)}")
     return made
 
@@ -192,8 +206,7 @@ def _input_entry(job: Job, ref: Reference) -> InputEntry:
             raise ArtifactError(f"this is a {found.kind}, {' or '.join(ref.kinds)} is needed", where=found.uri)
         return InputEntry(name=name, uri=found.uri, fingerprint=found.fingerprint, kind=found.kind)
     if ref.value in job.stages or "Checkpoint" not in ref.kinds:
-        raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri,
-                            next="run the stage that makes it")
+        raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri, next="run the stage that makes it")
     # weights that raylm did not make: a folder or hub name of Hugging Face's layout is its own fingerprint
     return InputEntry(name=name, uri=ref.value, fingerprint=digest_of(ref.value), kind="Checkpoint")
 
@@ -230,7 +243,9 @@ def _in_order(needs: dict[str, list[str]], where: Any) -> list[str]:
         ready = [name for name in needs if name not in order and all(need in order for need in needs[name])]
         if not ready:
             stuck = [name for name in needs if name not in order]
-            raise PlanError(f"these stages wait for each other: {' -> '.join([*stuck, stuck[0]])}", where=where("stages", stuck[0]))
+            raise PlanError(
+                f"these stages wait for each other: {' -> '.join([*stuck, stuck[0]])}", where=where("stages", stuck[0])
+            )
         order.append(ready[0])
     return order
 

@@ -23,8 +23,12 @@ STATES = {"ready": "reused", "unfinished": "goes on", "new": "to do", "drift": "
 
 def plan(job: Job, steps: list[Step]) -> None:
     """Print the stages in running order: what each makes of what, on which workers, how much."""
-    table = Table(title=f"{job.name}: {len(steps)} stages, artifacts in {job.root}/{job.name}", title_justify="left",
-                  box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"{job.name}: {len(steps)} stages, artifacts in {job.root}/{job.name}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for column in ("stage", "verb", "takes", "makes", "workers", "state"):
         table.add_column(column, overflow="fold")
     for step in steps:
@@ -41,15 +45,17 @@ def plan(job: Job, steps: list[Step]) -> None:
     peak = max(steps, key=lambda step: step.config.cpus())
     gpus = max(step.config.workers.count * step.config.workers.gpus for step in steps)
     todo = sum(step.state in ("new", "unfinished") for step in steps)
-    console.print(f"{todo} stages to do; at most {peak.config.cpus():g} CPUs ({peak.name}) and {gpus:g} GPUs. Nothing was started.",
-                  highlight=False)
+    console.print(
+        f"{todo} stages to do; at most {peak.config.cpus():g} CPUs ({peak.name}) and {gpus:g} GPUs. Nothing was started.",
+        highlight=False,
+    )
 
 
 def explain(job: Job) -> None:
     """Print every key that the job's stages take, with its default and meaning."""
     console = Console()
     for kind in dict.fromkeys(type(cfg) for cfg in job.stages.values()):
-        console.print(f"\n[bold]stage = \"{kind.model_fields['stage'].annotation.__args__[0]}\"[/]: {kind.__doc__}")
+        console.print(f'\n[bold]stage = "{kind.__name__.lower()}"[/]: {kind.__doc__}')
         _explain_fields(kind, console, "  ")
     for card in dict.fromkeys(_cards(job)):
         title = card.model_fields["kind"].default if "kind" in card.model_fields else card.__name__
@@ -69,8 +75,10 @@ def show(what: str) -> None:
     console = Console()
     manifest = artifact.manifest
     console.print(f"[bold]{manifest.kind}[/] {artifact.fingerprint}  {folder.uri}", highlight=False, soft_wrap=True)
-    console.print(f"made by stage {manifest.stage!r} at {manifest.made_at} in {manifest.seconds} s, git {manifest.git_commit or '-'}",
-                  highlight=False)
+    console.print(
+        f"made by stage {manifest.stage!r} at {manifest.made_at} in {manifest.seconds} s, git {manifest.git_commit or '-'}",
+        highlight=False,
+    )
     for title, values in (("facts", manifest.facts), ("metrics", manifest.metrics), ("versions", manifest.versions)):
         if values:
             console.print(f"[bold]{title}[/]")
@@ -90,7 +98,9 @@ def _print_ancestors(artifact: Artifact, console: Console, depth: int) -> None:
     if source:
         console.print(f"{'  ' * depth}source {json.dumps(source)}", highlight=False)
     for entry in artifact.manifest.inputs:
-        console.print(f"{'  ' * depth}{entry.name}: {entry.kind} {entry.fingerprint}  {entry.uri}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{'  ' * depth}{entry.name}: {entry.kind} {entry.fingerprint}  {entry.uri}", highlight=False, soft_wrap=True
+        )
         if Folder(entry.uri).exists(MANIFEST):
             _print_ancestors(open_artifact(Folder(entry.uri)), console, depth + 1)
 

@@ -11,8 +11,9 @@ from tests.core.stages import context
 from tests.model.tiny import tiny_tokenizer
 
 
-def make_rows(root: Path, name: str, kind: type[Artifact], rows: list[dict[str, Any]], held_out: int = 4, vocab: int = 300,
-              **facts: Any) -> Artifact:
+def make_rows(
+    root: Path, name: str, kind: type[Artifact], rows: list[dict[str, Any]], held_out: int = 4, vocab: int = 300, **facts: Any
+) -> Artifact:
     """The artifact `name` in `root`; the last `held_out` rows are its held-out split. `facts` are added to the usual ones."""
     import pyarrow as pa
 

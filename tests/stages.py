@@ -22,8 +22,16 @@ def run_stage(root: Path, name: str, cfg: StageConfig, workers: Workers) -> Arti
             found = open_artifact(stages[ref.value])
             entries.append(InputEntry(name=".".join(ref.path), uri=found.uri, fingerprint=found.fingerprint, kind=found.kind))
     identity: dict[str, Any] = {"config": cfg.identity(), "inputs": {entry.name: entry.fingerprint for entry in entries}}
-    ctx = Context(stage=name, out=stages[name].make(), stages=stages, workers=workers, config=cfg.model_dump(mode="json"),
-                  identity=identity, inputs=entries, fingerprint=digest_of(identity))
+    ctx = Context(
+        stage=name,
+        out=stages[name].make(),
+        stages=stages,
+        workers=workers,
+        config=cfg.model_dump(mode="json"),
+        identity=identity,
+        inputs=entries,
+        fingerprint=digest_of(identity),
+    )
     verb = type(cfg).model_fields["stage"].default
     return importlib.import_module(f"raylm.{verb}.stage").run(cfg, ctx)
 

@@ -55,8 +55,13 @@ class Endpoint(BaseHTTPRequestHandler):
         self.end_headers()
         words = [f"{len(asked['messages'])}", " messages", " ünïcode"]
         for word in words:
-            chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "tiny",
-                     "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
+            chunk = {
+                "id": "1",
+                "object": "chat.completion.chunk",
+                "created": 0,
+                "model": "tiny",
+                "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}],
+            }
             self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
         if asked["messages"][-1]["content"] == "break":
             self.wfile.write(b'data: {"error": {"message": "engine died", "code": 500}}\n\n')
@@ -120,14 +125,18 @@ def test_a_stream_that_breaks_off_is_said(url):
 
 
 def test_a_wrong_key_and_a_dead_address(url):
-    assert talk(url, "one\n", key="wrong") == (1, f"{url} does not accept this key; it lies in the file `key` of the endpoint's "
-                                                  "artifact.\n")
+    assert talk(url, "one\n", key="wrong") == (
+        1,
+        f"{url} does not accept this key; it lies in the file `key` of the endpoint's artifact.\n",
+    )
     dead = "http://127.0.0.1:9/v1"
     assert talk(dead, "one\n") == (1, f"Nothing answers at {dead}; is the endpoint running?\n")
 
 
 def test_it_imports_neither_torch_nor_ray(url):
-    script = ("import sys, raylm.chat as c; code = c.chat(sys.argv[1], 'right'); "
-              "print(sorted({'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules))); sys.exit(code)")
+    script = (
+        "import sys, raylm.chat as c; code = c.chat(sys.argv[1], 'right'); "
+        "print(sorted({'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules))); sys.exit(code)"
+    )
     done = subprocess.run([sys.executable, "-c", script, url], input="hi\n", capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 messages ünïcode\n[]\n", "")

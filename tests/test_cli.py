@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from raylm import job
 from raylm.cli import main
 from raylm.core.artifact import Documents, Tokens
 from tests.test_job import finish, write
-from raylm import job
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -73,8 +73,10 @@ def test_mistakes_are_found_before_anything_starts(tmp_path, old, new, kind, sai
 
 
 def test_a_circle_is_named(tmp_path):
-    circle = '[stages.a]\nstage = "compress"\nmodel = "b"\nmethod = {kind = "int4"}\n' \
-             '[stages.b]\nstage = "compress"\nmodel = "a"\nmethod = {kind = "int4"}\n'
+    circle = (
+        '[stages.a]\nstage = "compress"\nmodel = "b"\nmethod = {kind = "int4"}\n'
+        '[stages.b]\nstage = "compress"\nmodel = "a"\nmethod = {kind = "int4"}\n'
+    )
     with pytest.raises(PlanError, match="a -> b -> a"):
         job.load(write(tmp_path, lambda text: text + circle))
 
@@ -101,8 +103,10 @@ def test_an_outside_artifact_is_taken_by_its_folder(tmp_path):
     loaded = job.load(write(tmp_path))
     finish(tmp_path, loaded, "docs", Documents)
     other = tmp_path / "other.toml"
-    other.write_text(f'name = "o"\nroot = "{tmp_path}"\n[stages.tokens]\nstage = "tokenize"\ndocuments = "{tmp_path}/t/docs"\n'
-                     'tokenizer = {kind = "bpe", vocab_size = 300}\nform = {kind = "text", length = 8}\n')
+    other.write_text(
+        f'name = "o"\nroot = "{tmp_path}"\n[stages.tokens]\nstage = "tokenize"\ndocuments = "{tmp_path}/t/docs"\n'
+        'tokenizer = {kind = "bpe", vocab_size = 300}\nform = {kind = "text", length = 8}\n'
+    )
     assert [step.state for step in job.plan(job.load(other))] == ["new"]
     entry = job._input_entry(job.load(other), next(references(job.load(other).stages["tokens"])))
     assert entry.fingerprint == json.loads((tmp_path / "t/docs/manifest.json").read_text())["fingerprint"]

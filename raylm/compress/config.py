@@ -21,7 +21,7 @@ class Compress(StageConfig):
     """How."""
     calibration: Annotated[str, Refers(("Tokens", "Dialogues"))] | None = None
     """Rows on which the range of activations is measured; needed by methods with static activations."""
-    calibration_rows: int = Field(64, gt=0)
+    calibration_rows: int = Field(default=64, gt=0)
     """Number of those rows."""
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from typing import Any
 from raylm.compress.config import Compress
 from raylm.compress.methods.rounding import measure_ranges
 from raylm.core.artifact import Checkpoint, Dialogues, Tokens
+from raylm.core.config import resolve
 from raylm.core.context import Context
 from raylm.core.storage import Folder
 from raylm.core.workers import wait_for
@@ -35,15 +36,16 @@ def run(cfg: Compress, ctx: Context) -> Checkpoint:
     facts = {"base_model": cfg.model, "method": cfg.method.kind, "quantized": True}
     if ctx.is_stage(cfg.model):
         facts = {**ctx.open(cfg.model).facts, **facts}
-    return ctx.commit(Checkpoint, facts=facts,
-                      metrics={"bytes_before": before, "bytes_after": after, "size_ratio": round(before / after, 3)})
+    return ctx.commit(
+        Checkpoint, facts=facts, metrics={"bytes_before": before, "bytes_after": after, "size_ratio": round(before / after, 3)}
+    )
 
 
 def compress(cfg: Compress, path: str, rows_uri: str | None, out: str) -> tuple[int, int]:
     """Runs on the worker; returns bytes of weights before and after."""
     model: Any = load_model(path, "auto").eval()
     before = sum(p.numel() * p.element_size() for p in model.parameters())
-    method: Any = cfg.method.card() if cfg.method.kind == "custom" else cfg.method
+    method: Any = resolve(cfg.method)
     ranges = {}
     if rows_uri and method.needs_calibration:
         rows = Rows.open(rows_uri, "train")

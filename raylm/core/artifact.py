@@ -148,8 +148,7 @@ def open_artifact(folder: Folder) -> Artifact:
         ArtifactError: no manifest, an unreadable one, or a payload file that is missing or has another size.
     """
     if not folder.exists(MANIFEST):
-        raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri,
-                            next="run the stage that makes it")
+        raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri, next="run the stage that makes it")
     try:
         manifest = Manifest.model_validate(folder.read_json(MANIFEST))
         artifact = KINDS[manifest.kind](folder, manifest)
@@ -159,8 +158,9 @@ def open_artifact(folder: Folder) -> Artifact:
         found = folder.size(entry.path) if folder.exists(entry.path) else None
         if found != entry.bytes:
             state = "is missing" if found is None else f"has {found} bytes, the manifest says {entry.bytes}"
-            raise ArtifactError(f"payload file {state}", where=folder.path(entry.path),
-                                next="run again with --rebuild and this stage's name")
+            raise ArtifactError(
+                f"payload file {state}", where=folder.path(entry.path), next="run again with --rebuild and this stage's name"
+            )
     return artifact
 
 

@@ -124,6 +124,11 @@ class CustomCard(Config):
             raise ConfigError(f"cannot make the custom card {self.path!r}: {cause}", next="check path and options") from cause
 
 
+def resolve(card: Any) -> Any:
+    """The card itself: what a custom card names, and every other card as it is."""
+    return card.card() if isinstance(card, CustomCard) else card
+
+
 def ref_or_table(value: Any) -> str:
     """Discriminator of fields that hold either a reference (a string) or a card (a table)."""
     return "ref" if isinstance(value, str) else "table"

@@ -27,8 +27,18 @@ class Context:
         identity, inputs, fingerprint: what the manifest will say of this run's making.
     """
 
-    def __init__(self, *, stage: str, out: Folder, stages: dict[str, Folder], workers: Workers, config: dict[str, Any],
-                 identity: dict[str, Any], inputs: list[InputEntry], fingerprint: str) -> None:
+    def __init__(
+        self,
+        *,
+        stage: str,
+        out: Folder,
+        stages: dict[str, Folder],
+        workers: Workers,
+        config: dict[str, Any],
+        identity: dict[str, Any],
+        inputs: list[InputEntry],
+        fingerprint: str,
+    ) -> None:
         self.stage, self.out, self.workers, self.fingerprint = stage, out, workers, fingerprint
         self.work = out / artifacts.WORK
         self._stages, self._config, self._identity, self._inputs = stages, config, identity, inputs
@@ -67,8 +77,14 @@ class Context:
         """A live line for this stage; use as `with ctx.progress(...) as bar: bar.to(done, loss=...)`."""
         return Progress(self.stage, total, unit)
 
-    def commit(self, kind: type[Kind], *, facts: dict[str, Any], metrics: dict[str, Any] | None = None,
-               rows: dict[str, int] | None = None) -> Kind:
+    def commit(
+        self,
+        kind: type[Kind],
+        *,
+        facts: dict[str, Any],
+        metrics: dict[str, Any] | None = None,
+        rows: dict[str, int] | None = None,
+    ) -> Kind:
         """Write the manifest, last and in one step; from then on the artifact exists.
 
         Args:
@@ -85,10 +101,19 @@ class Context:
             if name != artifacts.MANIFEST
         ]
         manifest = Manifest(
-            kind=kind.kind, stage=self.stage, fingerprint=self.fingerprint, config=self._config,
-            identity=self._identity, inputs=self._inputs, files=files, facts=facts, metrics=metrics or {},
-            versions=artifacts.versions(), git_commit=artifacts.git_commit(Path.cwd()),
-            made_at=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(time.monotonic() - self._started, 2),
+            kind=kind.kind,
+            stage=self.stage,
+            fingerprint=self.fingerprint,
+            config=self._config,
+            identity=self._identity,
+            inputs=self._inputs,
+            files=files,
+            facts=facts,
+            metrics=metrics or {},
+            versions=artifacts.versions(),
+            git_commit=artifacts.git_commit(Path.cwd()),
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - self._started, 2),
         )
         self.out.write(artifacts.MANIFEST, manifest.model_dump_json(indent=2) + "\n")
         return kind(self.out, manifest)

@@ -15,7 +15,6 @@ from typing import Any
 
 from raylm.core.errors import StorageError
 
-
 HALF_WRITTEN = ".writing-"
 
 
@@ -55,8 +54,12 @@ class Folder:
     def files(self) -> list[str]:
         """Relative names of all files below, sorted; what a killed writer left half-written is no file."""
         if self.is_local:
-            found = [os.path.join(at, name) for at, _, names in os.walk(self.uri) for name in names
-                     if not name.startswith(HALF_WRITTEN)]
+            found = [
+                os.path.join(at, name)
+                for at, _, names in os.walk(self.uri)
+                for name in names
+                if not name.startswith(HALF_WRITTEN)
+            ]
             return sorted(os.path.relpath(path, self.uri) for path in found)
         root = self._fs._strip_protocol(self.uri).rstrip("/") + "/"
         return sorted(str(path).removeprefix(root) for path in self._fs.find(self.uri))
@@ -164,8 +167,13 @@ def _said(where: str) -> Iterator[None]:
         yield
     except OSError as cause:
         if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError("the disk is full; what was being written has been removed", where=where,
-                               next="free space, then run the same command: finished parts are kept") from cause
+            raise StorageError(
+                "the disk is full; what was being written has been removed",
+                where=where,
+                next="free space, then run the same command: finished parts are kept",
+            ) from cause
         if cause.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise StorageError(f"cannot write here: {cause.strerror}", where=where, next="set `root` to a folder you own") from cause
+            raise StorageError(
+                f"cannot write here: {cause.strerror}", where=where, next="set `root` to a folder you own"
+            ) from cause
         raise

@@ -105,7 +105,7 @@ def check(kind: type[ConfigT], data: dict[str, Any], source: Source) -> ConfigT:
         for error in wrong.errors():
             keys = _toml_keys(error["loc"], data, missing=error["type"] == "missing")
             if error["type"] == "unknown_key":
-                keys = (*keys, error["ctx"]["key"])
+                keys = (*keys, error.get("ctx", {})["key"])
             lines.append(f"{source.where(keys)}: {error['msg']}")
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
@@ -128,8 +128,9 @@ def _toml_keys(loc: tuple[str | int, ...], data: Any, missing: bool) -> Keys:
     """The part of a pydantic location that stands in the file: tags of unions are left out, a missing key is kept."""
     keys: list[str | int] = []
     for position, key in enumerate(loc):
-        if (isinstance(data, dict) and key in data) or (isinstance(data, list) and isinstance(key, int) and key < len(data)):
-            data = data[key]
+        held: Any = dict(enumerate(data)) if isinstance(data, list) else data
+        if isinstance(held, dict) and key in held:
+            data = held[key]
         elif not (missing and position == len(loc) - 1):
             continue
         keys.append(key)

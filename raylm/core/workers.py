@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -46,7 +47,7 @@ class Workers:
         import ray
 
         if self.submitted:
-            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level="ERROR")
+            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.ERROR)
         else:
             # the address is said aloud: plain ray.init() would attach to any cluster that happens to run here
             ray.init(
@@ -54,7 +55,7 @@ class Workers:
                 num_cpus=max(os.cpu_count() or 1, math.ceil(self._wanted_cpus)),
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 object_store_memory=_object_store_bytes(),
             )
         self._started = True
@@ -90,9 +91,10 @@ class Workers:
         if not self._started:
             return
         import ray
+        from ray.exceptions import RayError
 
         # a worker that is already dead must not keep the others from being closed
-        with contextlib.suppress(ray.exceptions.RayError):
+        with contextlib.suppress(RayError):
             self.release()
         ray.shutdown()
         self._started = False
@@ -101,10 +103,11 @@ class Workers:
 def wait_for(reference: Any, timeout_s: float, what: str) -> Any:
     """`ray.get` with a deadline. Raises PlacementError that names `what` and the seconds."""
     import ray
+    from ray.exceptions import GetTimeoutError
 
     try:
         return ray.get(reference, timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError as cause:
+    except GetTimeoutError as cause:
         raise PlacementError(f"waited {timeout_s:g} s for {what}", next=_resources_in_words()) from cause
 
 

@@ -1,6 +1,6 @@
 """Takes work units and a function, leaves each unit done once and marked: Ray Data runs them, a rerun skips the marked.
 
-    units -> [mark is there and fits?] -> ray.data map: work(unit) -> files, then mark -> marks, in unit order
+units -> [mark is there and fits?] -> ray.data map: work(unit) -> files, then mark -> marks, in unit order
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from raylm.core.storage import Folder
 Plain = dict[str, Any]
 
 
-def run_marked(ctx: Context, name: str, units: list[Plain], work: Callable[[int, Plain], Plain], workers: WorkerSpec,
-               unit: str = "units") -> list[Plain]:
+def run_marked(
+    ctx: Context, name: str, units: list[Plain], work: Callable[[int, Plain], Plain], workers: WorkerSpec, unit: str = "units"
+) -> list[Plain]:
     """Do what is not marked yet; leaves every unit's mark, in order.
 
     Args:

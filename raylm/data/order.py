@@ -1,4 +1,4 @@
-"""Takes a seed and a step, leaves the row numbers of that step's global batch: the same for any number of ranks, at any resume."""
+"""Takes a seed and a step, leaves the row numbers of that step's global batch: the same for any number of ranks."""
 
 from __future__ import annotations
 

@@ -19,8 +19,14 @@ Dialogue = list[Message]
 COLUMNS = ("id", "source", "start", "end", "text", "record")
 TRUTHS = ("answer", "truth", "ground_truth", "solution")
 
-_SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "model": "assistant", "assistant": "assistant",
-             "system": "system"}
+_SHAREGPT = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "model": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # a row with one of these is structured: it is kept whole, and `text` is only its readable form
 _STRUCTURED = ("messages", "conversations", "prompt", "chosen", "instruction")
@@ -38,10 +44,16 @@ def schema() -> pa.Schema:
     """Columns of Documents. `large_string`: a batch of long documents passes the 2 GB of 32-bit offsets."""
     import pyarrow as pa
 
-    return pa.schema([
-        ("id", pa.string()), ("source", pa.string()), ("start", pa.int64()), ("end", pa.int64()),
-        ("text", pa.large_string()), ("record", pa.large_string()),
-    ])
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("source", pa.string()),
+            ("start", pa.int64()),
+            ("end", pa.int64()),
+            ("text", pa.large_string()),
+            ("record", pa.large_string()),
+        ]
+    )
 
 
 def document(source: str, start: int, end: int, text: str, record: Any = None) -> dict[str, Any]:

@@ -11,6 +11,9 @@ def failures(measured: dict[str, float], gate: dict[str, float], better: dict[st
     """
     found = []
     for name, limit in gate.items():
+        if name not in measured:
+            found.append(f"{name} was not measured")
+            continue
         value, low = measured[name], better.get(name, "high") == "low"
         if not (value <= limit if low else value >= limit):
             found.append(f"{name} is {value:.4g}, {'at most' if low else 'at least'} {limit:g} is asked")

@@ -62,7 +62,8 @@ def page(title: str, grades: dict[str, dict[str, float]], better: dict[str, str]
     )
     listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     image = base64.b64encode(png).decode()
-    style = "body{font:15px system-ui;margin:2em;max-width:70em}td,th{padding:.35em .9em;border-bottom:1px solid #ddd;text-align:right}"
+    style = "body{font:15px system-ui;margin:2em;max-width:70em}"
+    style += "td,th{padding:.35em .9em;border-bottom:1px solid #ddd;text-align:right}"
     return (
         f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{style}"
         "td:first-child,th:first-child{text-align:left}img{max-width:100%}</style>"

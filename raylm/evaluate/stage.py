@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raylm.core.artifact import Artifact, Report
+from raylm.core.config import resolve
 from raylm.core.context import Context
 from raylm.core.errors import DataError
 from raylm.core.workers import wait_for
@@ -25,7 +26,7 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     """Grade all models. Raises DataError when a task has no held-out rows."""
     from rich.console import Console
 
-    cards: list[Any] = [card.card() if card.kind == "custom" else card for card in cfg.tasks]
+    cards: list[Any] = [resolve(card) for card in cfg.tasks]
     for card in cards:
         rows = ctx.open(card.rows)
         if not rows.shards("held_out-"):
@@ -46,7 +47,9 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     for note in notes:
         console.print(f"  {note}", highlight=False)
     console.print(f"  report with curves: {ctx.out.path('report.html')}", highlight=False, soft_wrap=True)
-    return ctx.commit(Report, facts={"passed": not reasons, "reasons": reasons, "model": cfg.models[-1]}, metrics={"grades": grades})
+    return ctx.commit(
+        Report, facts={"passed": not reasons, "reasons": reasons, "model": cfg.models[-1]}, metrics={"grades": grades}
+    )
 
 
 def _compressors(cards: list[Any], ctx: Context) -> Grades:
@@ -114,8 +117,11 @@ def _before_and_after(models: list[Artifact]) -> list[str]:
     for stage in report.road(models):
         metrics = stage.metrics
         pairs = [key.removesuffix("_before") for key in metrics if key.endswith("_before") and key.startswith("held_out")]
-        parts = [f"{name} {metrics[f'{name}_before']:.4g} -> {metrics[f'{name}_after']:.4g}" for name in pairs
-                 if f"{name}_after" in metrics]
+        parts = [
+            f"{name} {metrics[f'{name}_before']:.4g} -> {metrics[f'{name}_after']:.4g}"
+            for name in pairs
+            if f"{name}_after" in metrics
+        ]
         if "reward_first" in metrics:
             parts.append(f"mean reward of the draws {metrics['reward_first']:.3g} -> {metrics['reward_last']:.3g}")
         if parts:

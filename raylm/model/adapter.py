@@ -16,11 +16,11 @@ class Lora(Config):
     """Low-rank adapters (https://arxiv.org/abs/2106.09685), modules and file format by peft."""
 
     kind: Literal["lora"] = "lora"
-    rank: int = Field(8, gt=0)
+    rank: int = Field(default=8, gt=0)
     """Rank of the two matrices."""
-    alpha: float = 16.0
+    alpha: int = 16
     """Scale; the update is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
     modules: str | list[str] = "all-linear"
     """Linear layers that get an adapter, by name, or all of them."""
@@ -31,8 +31,12 @@ class Lora(Config):
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(seed)
-        return get_peft_model(model, LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout,
-                                                target_modules=self.modules, task_type="CAUSAL_LM"))
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self.modules, task_type="CAUSAL_LM"
+            ),
+        )
 
     def merge(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Plain weights in the base model's names: every adapter folded into the matrix it stands beside.
@@ -65,6 +69,14 @@ class Lora(Config):
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file(adapters, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
         touched = sorted({name.split(".lora_")[0].split(".")[-1] for name in adapters})
-        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": self.rank,
-                  "lora_alpha": self.alpha, "lora_dropout": self.dropout, "target_modules": touched, "bias": "none"}
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "target_modules": touched,
+            "bias": "none",
+        }
         (Path(folder) / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")

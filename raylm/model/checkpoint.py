@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def write_checkpoint(out: Folder, config: Any, weights: dict[str, torch.Tensor], tokenizer: str,
-                     extra: Callable[[Path], None] | None = None) -> None:
+def write_checkpoint(
+    out: Folder, config: Any, weights: dict[str, torch.Tensor], tokenizer: str, extra: Callable[[Path], None] | None = None
+) -> None:
     """Write config.json, safetensors, generation config and tokenizer files to `out`, each whole or not at all.
 
     Args:

@@ -14,12 +14,14 @@ def set_environment(gpu: bool) -> None:
 
     Values that only tune (cache size, log level) give way to what the user has set.
     """
-    os.environ.update({
-        # the engine core and its one worker share a process: one import of vLLM less (10 s) and no pickling of weights
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-    })
+    os.environ.update(
+        {
+            # the engine core and its one worker share a process: one import of vLLM less (10 s) and no pickling of weights
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+        }
+    )
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if gpu:
         return

@@ -36,8 +36,11 @@ def load_model(path: str, dtype: str = "auto") -> torch.nn.Module:
     try:
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as cause:
-        raise ArtifactError(f"no model could be loaded: {str(cause).splitlines()[0]}", where=path,
-                            next="name a folder with config.json and *.safetensors, or a hub model you have access to") from cause
+        raise ArtifactError(
+            f"no model could be loaded: {str(cause).splitlines()[0]}",
+            where=path,
+            next="name a folder with config.json and *.safetensors, or a hub model you have access to",
+        ) from cause
 
 
 def load_tokenizer(path: str) -> Any:
@@ -60,5 +63,7 @@ def check_tokenizer(model: torch.nn.Module, tokens: dict[str, Any], rows: str) -
         )
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if tokens.get("eos_token_id") is not None and None not in ends and tokens["eos_token_id"] not in ends:
-        raise ConfigError(f"{rows!r} ends texts with token {tokens['eos_token_id']}, the model with {ends}",
-                          next="tokenize with the tokenizer that belongs to the model")
+        raise ConfigError(
+            f"{rows!r} ends texts with token {tokens['eos_token_id']}, the model with {ends}",
+            next="tokenize with the tokenizer that belongs to the model",
+        )

@@ -125,16 +125,25 @@ class Sampler:
         self._need_weights()
         for index, prompt in enumerate(prompts):
             if not 0 < len(prompt) < self._max_len:
-                raise DataError(f"prompt {index} has {len(prompt)} tokens, 1 to {self._max_len - 1} are possible",
-                                next="drop it, or raise max_len")
+                raise DataError(
+                    f"prompt {index} has {len(prompt)} tokens, 1 to {self._max_len - 1} are possible",
+                    next="drop it, or raise max_len",
+                )
         seeds = seeds if seeds is not None else [sampling.seed + index for index in range(len(prompts))]
         ends = self._ends if sampling.stop_at_eos else None
         params = [
             SamplingParams(
-                max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, logprobs=0,
-                seed=stream(seed, place), stop_token_ids=ends, ignore_eos=not sampling.stop_at_eos, detokenize=False,
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                logprobs=0,
+                seed=stream(seed, place),
+                stop_token_ids=ends,
+                ignore_eos=not sampling.stop_at_eos,
+                detokenize=False,
             )
-            for seed in seeds for place in range(sampling.n)
+            for seed in seeds
+            for place in range(sampling.n)
         ]
         asked = [{"prompt_token_ids": prompt} for prompt in prompts for _ in range(sampling.n)]
         done = [self._completion(output.outputs[0]) for output in self._engine.generate(asked, params, use_tqdm=False)]
@@ -155,8 +164,11 @@ class Sampler:
         named = list(weights)
         missing = sorted(self._names - {name for name, _ in named})
         if self._engine is None or missing:
-            raise ArtifactError(f"version {version} lacks {len(missing)} weights, first {missing[:1]}", where="sampler.load",
-                                next="call start() first, and send every weight of the checkpoint")
+            raise ArtifactError(
+                f"version {version} lacks {len(missing)} weights, first {missing[:1]}",
+                where="sampler.load",
+                next="call start() first, and send every weight of the checkpoint",
+            )
         self._version = None
         digest = weights_digest(named)
         self._reload(weights_iterator=((name, as_tensor(array)) for name, array in named))
@@ -191,8 +203,10 @@ class Sampler:
         if not differs and "quantization_config" not in shape["network"]:
             return
         why = f"differs in {', '.join(differs)}" if differs else "is quantized, and quantized weights cannot be replaced"
-        raise PlacementError(f"this process holds an engine and {model_path} {why}; vLLM allows one engine per process",
-                             next="release the held sampler and hold a fresh one")
+        raise PlacementError(
+            f"this process holds an engine and {model_path} {why}; vLLM allows one engine per process",
+            next="release the held sampler and hold a fresh one",
+        )
 
     def _need_weights(self) -> None:
         if self._version is None:
@@ -227,8 +241,9 @@ def hold_sampler(workers: Workers, gpus: float = 0, cpus: float = 1, name: str =
     return workers.hold(name, make, close)
 
 
-def start_sampler(workers: Workers, path: str, max_len: int, gpus: float = 0, cpus: float = 1, dtype: str = "auto",
-                  seed: int = 0) -> Any:
+def start_sampler(
+    workers: Workers, path: str, max_len: int, gpus: float = 0, cpus: float = 1, dtype: str = "auto", seed: int = 0
+) -> Any:
     """Handle of a sampler that holds the checkpoint at `path`: the held one where it can take these weights, else a fresh one."""
     for fresh in (False, True):
         actor = hold_sampler(workers, gpus=gpus, cpus=cpus)
@@ -252,8 +267,11 @@ def ask(sampler: Any, method: str, *args: Any, timeout_s: float = 600.0, **optio
         # what the method raised, and not Ray's wrapping of it
         raise getattr(cause, "cause", cause) from None
     except exceptions.RayActorError as cause:
-        raise PlacementError(f"the sampler's process is dead: {str(cause).splitlines()[0]}", where=f"sampler.{method}",
-                             next="run again: the next run holds a fresh one; was it out of memory?") from cause
+        raise PlacementError(
+            f"the sampler's process is dead: {str(cause).splitlines()[0]}",
+            where=f"sampler.{method}",
+            next="run again: the next run holds a fresh one; was it out of memory?",
+        ) from cause
 
 
 def stream(seed: int, place: int) -> int:

@@ -71,12 +71,19 @@ class Shape(Config):
             raise ConfigError(f"the rows say nothing of {', '.join(missing)}", next="make them with a tokenize stage")
         torch.manual_seed(seed)
         fields = {
-            "vocab_size": tokens["vocab_size"], "hidden_size": self.hidden_size, "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads, "num_key_value_heads": self.num_kv_heads or self.num_heads,
-            "intermediate_size": self.feed_forward, "max_position_embeddings": self.max_length,
-            "head_dim": self.hidden_size // self.num_heads, "tie_word_embeddings": self.tie_embeddings,
+            "vocab_size": tokens["vocab_size"],
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads or self.num_heads,
+            "intermediate_size": self.feed_forward,
+            "max_position_embeddings": self.max_length,
+            "head_dim": self.hidden_size // self.num_heads,
+            "tie_word_embeddings": self.tie_embeddings,
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "bos_token_id": tokens["bos_token_id"], "eos_token_id": tokens["eos_token_id"], "pad_token_id": tokens["pad_token_id"],
+            "bos_token_id": tokens["bos_token_id"],
+            "eos_token_id": tokens["eos_token_id"],
+            "pad_token_id": tokens["pad_token_id"],
         }
         # the modules themselves, not `from transformers import ...`: that walks through every model family first
         if self.kind == "llama":

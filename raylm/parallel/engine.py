@@ -35,11 +35,13 @@ class Engine:
         autocast: dtype of compute where the wrapper itself does not cast; None computes in the weights' own dtype.
     """
 
-    def __init__(self, model: torch.nn.Module, bare: torch.nn.Module, optimizer: AdamW, steps: int,
-                 autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self, model: torch.nn.Module, bare: torch.nn.Module, optimizer: AdamW, steps: int, autocast: torch.dtype | None = None
+    ) -> None:
         import torch.distributed as dist
 
-        self.model, self.bare = model, bare
+        self.model: Any = model
+        self.bare: Any = bare
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.done = 0
@@ -75,7 +77,7 @@ class Engine:
         """Clip, update, clear gradients. A gradient that is not finite changes nothing."""
         import torch
 
-        norm = torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self._spec.clip)
+        norm: Any = torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self._spec.clip)
         norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         lr = self._spec.lr_at(self.done, self._steps)
         finite = norm == norm and norm not in (float("inf"), float("-inf"))
@@ -104,21 +106,26 @@ class Engine:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_model_state_dict(self.model, options=options)
+        weights: Any = get_model_state_dict(self.model, options=options)
+        return weights
 
     def save(self, at: Folder, facts: dict[str, Any]) -> None:
         """Write model and optimizer, every rank its shard; `done.json` with `facts` comes last and makes it whole."""
         import torch.distributed as dist
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.api import CheckpointException
+        from torch.distributed.checkpoint.state_dict_saver import save
 
         try:
             at.make()
-            dcp.save(self._state(), storage_writer=_writer(at))
-        except dcp.CheckpointException as cause:
+            save(self._state(), storage_writer=_writer(at))
+        except CheckpointException as cause:
             # name the rank's own reason (disk full, not allowed) rather than the collective's summary
             reason = next(iter(cause.failures.values()))[0]
-            raise StorageError(f"a step checkpoint could not be written: {reason}", where=at.uri,
-                               next="free space, then run the same command: it goes on from the checkpoint before") from cause
+            raise StorageError(
+                f"a step checkpoint could not be written: {reason}",
+                where=at.uri,
+                next="free space, then run the same command: it goes on from the checkpoint before",
+            ) from cause
         if self.world > 1:
             dist.barrier()
         if self.rank == 0:
@@ -126,13 +133,14 @@ class Engine:
 
     def load(self, at: Folder) -> dict[str, Any]:
         """Read what `save` wrote, onto any number of ranks; returns its facts."""
-        import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint.state_dict import set_state_dict
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         state = self._state()
-        dcp.load(state, storage_reader=_reader(at))
-        set_state_dict(self.model, self._optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
-                       options=_options())
+        load(state, storage_reader=_reader(at))
+        set_state_dict(
+            self.model, self._optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_options()
+        )
         facts = at.read_json(DONE)
         self.done = facts["step"]
         return facts
@@ -173,7 +181,7 @@ def _options() -> Any:
 
 def _writer(at: Folder) -> Any:
     if at.is_local:
-        from torch.distributed.checkpoint import FileSystemWriter
+        from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
         return FileSystemWriter(at.uri)
     from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
@@ -183,7 +191,7 @@ def _writer(at: Folder) -> Any:
 
 def _reader(at: Folder) -> Any:
     if at.is_local:
-        from torch.distributed.checkpoint import FileSystemReader
+        from torch.distributed.checkpoint.filesystem import FileSystemReader
 
         return FileSystemReader(at.uri)
     from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader

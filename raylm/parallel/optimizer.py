@@ -20,7 +20,7 @@ class AdamW(Config):
     """
 
     kind: Literal["adamw"] = "adamw"
-    lr: float = Field(3e-4, gt=0)
+    lr: float = Field(default=3e-4, gt=0)
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay of the first and second moment."""
@@ -28,13 +28,13 @@ class AdamW(Config):
     """Added to the root of the second moment."""
     weight_decay: float = 0.1
     """Decoupled decay of matrices."""
-    clip: float = Field(1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0)
     """Largest allowed global gradient norm."""
-    warmup: float = Field(0.02, ge=0)
+    warmup: float = Field(default=0.02, ge=0)
     """Linear warm-up: below 1 a share of all steps, from 1 on a number of steps."""
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     """Decay after warm-up; `wsd` holds the peak and falls linearly over the last fifth."""
-    floor: float = Field(0.1, ge=0, le=1)
+    floor: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the last step as a share of the peak."""
 
     def lr_at(self, step: int, steps: int) -> float:

@@ -23,6 +23,7 @@ from raylm.core.workers import Workers, wait_for
 
 START_S = 180.0
 QUIET_S = 900.0
+MOST_DEATHS = 3
 # how gloo says that the other side of a connection is gone; NCCL raises torch's own DistError
 GONE = re.compile(r"gloo.*(Connection|connection|peer|Socket|timed out|Timed out)", re.DOTALL)
 
@@ -67,14 +68,17 @@ class RankGroup:
         import ray
 
         self._spec = spec
-        self._mailbox = ray.remote(num_cpus=0, max_concurrency=4 * spec.count + 16)(Mailbox).remote(spec.count)
+        # poll, next and members each wait in a thread of their own
+        remote: Any = ray.remote(Mailbox)
+        self._mailbox = remote.options(num_cpus=0, max_concurrency=4 * spec.count + 16).remote(spec.count)
         self._task = 0
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, name="raylm-ranks", daemon=True)
         self._thread.start()
 
-    def call(self, function: Callable[..., Any], *args: Any, on_row: Callable[[str, Any], None] | None = None,
-             quiet_s: float = QUIET_S) -> Any:
+    def call(
+        self, function: Callable[..., Any], *args: Any, on_row: Callable[[str, Any], None] | None = None, quiet_s: float = QUIET_S
+    ) -> Any:
         """Run `function(ranks, *args)` on every rank; returns what rank 0 returned.
 
         Args:
@@ -101,11 +105,15 @@ class RankGroup:
                 return _opened(outcome)
             quiet = 0.0 if rows else quiet + Mailbox.POLL_S
             if not self._thread.is_alive():
-                raise PlacementError(f"the group of {self._spec.count} ranks ended: {self._failure or 'it was closed'}",
-                                     next="the same command goes on from the last step checkpoint") from self._failure
+                raise PlacementError(
+                    f"the group of {self._spec.count} ranks ended: {self._failure or 'it was closed'}",
+                    next="the same command goes on from the last step checkpoint",
+                ) from self._failure
             if quiet > quiet_s:
-                raise PlacementError(f"{self._spec.count} ranks gave no sign for {quiet_s:.0f} s in {function.__name__}",
-                                     next="the same command goes on from the last step checkpoint")
+                raise PlacementError(
+                    f"{self._spec.count} ranks gave no sign for {quiet_s:.0f} s in {function.__name__}",
+                    next="the same command goes on from the last step checkpoint",
+                )
 
     def pids(self) -> list[int]:
         """Process ids of the ranks of the running group, by rank."""
@@ -136,9 +144,11 @@ class RankGroup:
                     use_gpu=use_gpu,
                     resources_per_worker={"CPU": self._spec.cpus, **({"GPU": self._spec.gpus} if use_gpu else {})},
                 ),
+                # the mailbox counts deaths: what matters is not how many there were but whether steps lie between them.
                 # step checkpoints are the stage's own, in its folder; Ray's storage holds only its bookkeeping
-                run_config=RunConfig(storage_path=tempfile.mkdtemp(prefix="raylm-train-"),
-                                     failure_config=FailureConfig(max_failures=3)),
+                run_config=RunConfig(
+                    storage_path=tempfile.mkdtemp(prefix="raylm-train-"), failure_config=FailureConfig(max_failures=-1)
+                ),
             ).fit()
         except Exception as cause:
             self._failure = cause
@@ -156,14 +166,27 @@ class Mailbox:
         self._outcomes: dict[int, tuple[str, Any]] = {}
         self._rows: list[tuple[str, Any]] = []
         self._pids: dict[int, int] = {}
+        self._deaths = 0
         self._closed = False
 
     def join(self, rank: int, pid: int) -> None:
         with self._changed:
-            if rank == 0 and self._pids and self._tasks.keys() - self._outcomes.keys():
-                self._rows.append(("note", "a worker died; a new group of ranks goes on from the last step checkpoint"))
+            if rank == 0 and self._pids:
+                self._count_death()
             self._pids[rank] = pid
             self._changed.notify_all()
+
+    def _count_death(self) -> None:
+        """A group that dies again and again without one row in between will not get further by another try."""
+        for task in self._tasks.keys() - self._outcomes.keys():
+            self._deaths += 1
+            self._rows.append(("note", "a worker died; a new group of ranks goes on from the last step checkpoint"))
+            if self._deaths > MOST_DEATHS:
+                error = PlacementError(
+                    f"the ranks died {self._deaths} times without a step in between",
+                    next="were they out of memory? lower micro_batch, or give them more",
+                )
+                self._outcomes.setdefault(task, ("raised", error))
 
     def members(self) -> list[int]:
         with self._changed:
@@ -172,7 +195,7 @@ class Mailbox:
 
     def post(self, task: int, payload: list[Any]) -> None:
         with self._changed:
-            self._tasks, self._rows = {task: payload}, []
+            self._tasks, self._rows, self._deaths = {task: payload}, [], 0
             self._changed.notify_all()
 
     def next(self, after: int) -> tuple[int, Any] | None:
@@ -190,6 +213,7 @@ class Mailbox:
         with self._changed:
             if task in self._tasks:
                 self._rows.append(row)
+                self._deaths = 0
                 self._changed.notify_all()
 
     def finish(self, task: int, outcome: tuple[str, Any]) -> None:
@@ -267,8 +291,11 @@ def _packed(cause: Exception, rank: int) -> RaylmError:
     if isinstance(cause, RaylmError):
         return cause
     last = traceback.extract_tb(cause.__traceback__)[-1]
-    return StageError(f"{type(cause).__name__} on rank {rank}: {cause}", where=f"{last.filename}:{last.lineno}",
-                      next="the same command goes on from the last step checkpoint")
+    return StageError(
+        f"{type(cause).__name__} on rank {rank}: {cause}",
+        where=f"{last.filename}:{last.lineno}",
+        next="the same command goes on from the last step checkpoint",
+    )
 
 
 def _opened(outcome: tuple[str, Any]) -> Any:

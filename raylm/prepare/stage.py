@@ -1,6 +1,6 @@
 """Takes raw files, leaves Documents: read, filtered, and without duplicates if asked.
 
-    source.units() -> read + filter (one shard each, marked) -> [dedup: hashes of all -> shards rewritten] -> manifest
+source.units() -> read + filter (one shard each, marked) -> [dedup: hashes of all -> shards rewritten] -> manifest
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from raylm.core.artifact import Documents
-from raylm.core.config import CustomCard
+from raylm.core.config import resolve
 from raylm.core.context import Context
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
@@ -40,7 +40,7 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
     Raises:
         DataError: no file matches, or no row is left.
     """
-    units = [unit.plain() for unit in _card(cfg.source).units()]
+    units = [unit.plain() for unit in resolve(cfg.source).units()]
     # with dedup what is read is not final yet
     target = ctx.work / "read" if cfg.dedup else ctx.out
     marks = run_marked(ctx, "read", units, partial(_read, cfg, target), cfg.workers)
@@ -57,8 +57,12 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
     _remove_strangers(ctx.out, set(rows) | {mark["rejected"] for mark in marks})
     ctx.out.write_json("sources.json", counts["sources"])
     facts = {
-        "rows": counts["rows"], "bytes": counts["bytes"], "columns": list(COLUMNS), "sources": len(counts["sources"]),
-        "dropped": counts["dropped"], "dropped_examples": counts["examples"],
+        "rows": counts["rows"],
+        "bytes": counts["bytes"],
+        "columns": list(COLUMNS),
+        "sources": len(counts["sources"]),
+        "dropped": counts["dropped"],
+        "dropped_examples": counts["examples"],
     }
     metrics = {key: counts[key] for key in ("rows_in", "rows", "bytes")} | {"dropped": sum(counts["dropped"].values())}
     return ctx.commit(Documents, facts=facts, metrics=metrics, rows=rows)
@@ -68,11 +72,11 @@ def _read(cfg: Prepare, target: Folder, at: int, plain: Plain) -> Plain:
     """One unit to one shard; runs in a worker."""
     import pyarrow as pa
 
-    filters = [_card(card) for card in cfg.filters]
+    filters = [resolve(card) for card in cfg.filters]
     kept: list[pa.Table] = []
     rejected: list[Rejected | dict[str, Any]] = []
     rows_in = 0
-    stream = iter(_card(cfg.source).read(unit_of(plain)))
+    stream = iter(resolve(cfg.source).read(unit_of(plain)))
     while batch := list(islice(stream, _BATCH_ROWS)):
         rows_in += len(batch)
         rejected += [row for row in batch if isinstance(row, Rejected)]
@@ -107,10 +111,14 @@ def _written(cfg: Prepare, target: Folder, at: int, table: pa.Table, rejected: l
         if len(held := examples.setdefault(line["reason"], [])) < _EXAMPLES:
             held.append(line["where"])
     return {
-        "shard": shard, "rejected": lost, "rows": table.num_rows, "rows_in": 0,
+        "shard": shard,
+        "rejected": lost,
+        "rows": table.num_rows,
+        "rows_in": 0,
         "bytes": sum(len(text.encode()) for text in table["text"].to_pylist()),
         "digest": target.digest(shard) if table.num_rows else "",
-        "dropped": dict(Counter(line["reason"] for line in lines)), "examples": examples,
+        "dropped": dict(Counter(line["reason"] for line in lines)),
+        "examples": examples,
         "sources": dict(Counter(table["source"].to_pylist())),
         "columns": sorted({name for row in rejected if isinstance(row, Rejected) for name in row.columns}),
     }
@@ -168,8 +176,12 @@ def _add(marks: list[Plain]) -> dict[str, Any]:
         for reason, places in mark["examples"].items():
             examples[reason] = (examples.get(reason, []) + places)[:_EXAMPLES]
     columns = sorted({name for mark in marks for name in mark["columns"]})
-    return total | {"dropped": dict(sorted(dropped.items())), "sources": dict(sorted(sources.items())),
-                    "examples": examples, "columns": columns}
+    return total | {
+        "dropped": dict(sorted(dropped.items())),
+        "sources": dict(sorted(sources.items())),
+        "examples": examples,
+        "columns": columns,
+    }
 
 
 def _nothing_left(counts: dict[str, Any]) -> DataError:
@@ -185,10 +197,6 @@ def _remove_strangers(out: Folder, ours: set[str]) -> None:
     for name in out.files():
         if name.startswith(("documents-", "rejected-")) and name not in ours:
             out.remove(name)
-
-
-def _card(card: Any) -> Any:
-    return card.card() if isinstance(card, CustomCard) else card
 
 
 def _save(folder: Folder, name: str, array: np.ndarray) -> None:

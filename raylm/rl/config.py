@@ -37,23 +37,23 @@ class RL(StageConfig):
     """Dtype of the learner's compute."""
     steps: int = Field(gt=0)
     """Number of rounds: draw, score, update, hand the new weights to the sampler."""
-    prompts_per_step: int = Field(16, gt=0)
+    prompts_per_step: int = Field(default=16, gt=0)
     """Prompts per round; each is answered `algorithm.group` times."""
-    max_tokens: int = Field(64, gt=0)
+    max_tokens: int = Field(default=64, gt=0)
     """Longest completion."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Temperature of the draw; the learner's log-probabilities use the same."""
-    micro_batch: int = Field(16, gt=0)
+    micro_batch: int = Field(default=16, gt=0)
     """Completions per forward pass and rank."""
     held_out_prompts: int = 64
     """Held-out prompts answered greedily before and after; 0 asks none."""
     seed: int = 0
     """Seed of the order of prompts and of every draw."""
     reward_timeout_s: float = 60.0
-    """Seconds after which scoring one prompt's completions is killed; they count as unscored."""
-    save_every: int = Field(10, gt=0)
+    """Seconds a round's scoring may take; judges that have not answered then are killed, their prompts count as unscored."""
+    save_every: int = Field(default=10, gt=0)
     """Rounds between step checkpoints."""
-    keep: int = Field(2, gt=0)
+    keep: int = Field(default=2, gt=0)
     """Number of step checkpoints that are kept."""
     sampler: WorkerSpec = WorkerSpec()
     """What the sampler's process holds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raylm.core.config import Config
+from raylm.core.config import Config, resolve
 from raylm.core.storage import Folder
 from raylm.model.checkpoint import write_checkpoint
 from raylm.model.load import load_model
@@ -34,7 +34,7 @@ class Setup(Config):
 def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any] | None:
     """Make the engine and load the newest step checkpoint; returns that checkpoint's facts, or None at a fresh start."""
     model = load_model(setup.model_path, "float32").to(ranks.device).train()
-    strategy = cfg.strategy.card() if cfg.strategy.kind == "custom" else cfg.strategy
+    strategy = resolve(cfg.strategy)
     engine = strategy.wrap(model, cfg.optimizer, cfg.steps, cfg.dtype)
     ranks.held[STATE] = (setup.run, engine, model.config)
     newest = newest_checkpoint(Folder(setup.work))
@@ -43,12 +43,13 @@ def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any] | None:
 
 def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[str, float] | None:
     """One optimizer step over all samples; None when this group is a fresh one and holds no learner."""
+    import numpy as np
     import torch
 
     engine = _engine(ranks, setup)
     if engine is None:
         return None
-    algorithm: Any = cfg.algorithm.card() if cfg.algorithm.kind == "custom" else cfg.algorithm
+    algorithm: Any = resolve(cfg.algorithm)
     weight = float(sum(len(sample.logprobs) for sample in samples))
     # every rank makes equally many passes; a share that is short is filled up with samples that weigh nothing
     share = -(-len(samples) // ranks.world)
@@ -57,8 +58,12 @@ def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[s
     sums: dict[str, float] = {}
     for at in range(0, share, cfg.micro_batch):
         micro = mine[at : at + cfg.micro_batch]
-        padded = pad([torch.tensor(sample.tokens) for sample, _ in micro],
-                     [_mask(sample, counts) for sample, counts in micro], setup.pad_id, ranks.device)
+        padded = pad(
+            [np.asarray(sample.tokens) for sample, _ in micro],
+            [_mask(sample, counts) for sample, counts in micro],
+            setup.pad_id,
+            ranks.device,
+        )
         old_BT = torch.zeros(padded.tokens_BT.shape, device=ranks.device)
         for row, (sample, _) in enumerate(micro):
             old_BT[row, sample.num_prompt : len(sample.tokens)] = torch.tensor(sample.logprobs)

@@ -1,8 +1,8 @@
 """Takes samplers, judges and learners, leaves a better policy: the RL loop, on the driver.
 
-    prompts(step) --> samplers.draw --> judges.score --> algorithm.credit --> learners.update
-                          ^                                                        |
-                          +------------ weights, version step + 1 -----------------+
+prompts(step) --> samplers.draw --> judges.score --> algorithm.credit --> learners.update
+                      ^                                                        |
+                      +------------ weights, version step + 1 -----------------+
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from raylm.core.config import digest_of
+from raylm.core.config import digest_of, resolve
 from raylm.data.order import batch_indices
 from raylm.rl.config import RL
 from raylm.rl.placement import Judges, Learners, Samplers
@@ -26,11 +26,20 @@ class Loop:
         log, rewind: where metrics rows go, and how their history is replaced at a resume.
     """
 
-    def __init__(self, cfg: RL, samplers: Samplers, judges: Judges, learners: Learners, prompts: list[Prompt],
-                 held_out: list[Prompt], log: Callable[..., None], rewind: Callable[[list[dict[str, Any]]], None]) -> None:
+    def __init__(
+        self,
+        cfg: RL,
+        samplers: Samplers,
+        judges: Judges,
+        learners: Learners,
+        prompts: list[Prompt],
+        held_out: list[Prompt],
+        log: Callable[..., None],
+        rewind: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
         self._cfg, self._samplers, self._judges, self._learners = cfg, samplers, judges, learners
         self._prompts, self._held_out, self._log, self._rewind = prompts, held_out, log, rewind
-        self._algorithm: Any = cfg.algorithm.card() if cfg.algorithm.kind == "custom" else cfg.algorithm
+        self._algorithm: Any = resolve(cfg.algorithm)
         self._history: list[dict[str, Any]] = []
         self._before: dict[str, float] = {}
 
@@ -53,11 +62,14 @@ class Loop:
             if step % self._cfg.save_every == 0 and step < self._cfg.steps:
                 self._learners.save({"history": self._history, "before": self._before})
         after = self._measure()
-        return {**{f"{name}_before": value for name, value in self._before.items()},
-                **{f"{name}_after": value for name, value in after.items()}}
+        return {
+            **{f"{name}_before": value for name, value in self._before.items()},
+            **{f"{name}_after": value for name, value in after.items()},
+        }
 
     def _draw(self, step: int) -> list[Rollout]:
-        rows = batch_indices(len(self._prompts), self._cfg.prompts_per_step, step, self._cfg.seed)
+        # a batch that reaches over the end of an epoch may name a row twice; asked once, its group stays one group
+        rows = list(dict.fromkeys(batch_indices(len(self._prompts), self._cfg.prompts_per_step, step, self._cfg.seed)))
         prompts = [self._prompts[row] for row in rows]
         # a draw depends on seed, round and row alone: a resumed run draws what the uninterrupted one would have drawn
         seeds = [int(digest_of([self._cfg.seed, step, row])[:12], 16) for row in rows]

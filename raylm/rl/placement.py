@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from raylm.core.config import resolve
 from raylm.core.context import Context
 from raylm.core.errors import StageError
 from raylm.model.load import checkpoint_path
@@ -20,8 +21,15 @@ class Samplers:
 
     def __init__(self, cfg: RL, ctx: Context, longest_prompt: int) -> None:
         self._cfg = cfg
-        self._actor = start_sampler(ctx.workers, checkpoint_path(ctx, cfg.model), max_len=longest_prompt + cfg.max_tokens,
-                                    gpus=cfg.sampler.gpus, cpus=cfg.sampler.cpus, dtype=cfg.dtype, seed=cfg.seed)
+        self._actor = start_sampler(
+            ctx.workers,
+            checkpoint_path(ctx, cfg.model),
+            max_len=longest_prompt + cfg.max_tokens,
+            gpus=cfg.sampler.gpus,
+            cpus=cfg.sampler.cpus,
+            dtype=cfg.dtype,
+            seed=cfg.seed,
+        )
 
     def draw(self, prompts: list[Prompt], seeds: list[int], group: int, temperature: float) -> list[list[Completion]]:
         """`group` completions of each prompt."""
@@ -33,14 +41,16 @@ class Samplers:
         (reference,), digest = weights
         held = ask(self._actor, "load", reference, version=version)
         if held != digest:
-            raise StageError(f"the sampler holds weights {held}, the learner sent {digest}", where=f"weight sync, version {version}")
+            raise StageError(
+                f"the sampler holds weights {held}, the learner sent {digest}", where=f"weight sync, version {version}"
+            )
 
 
 class Judges:
     """Rewards, in processes that can be killed: a reward that hangs costs its prompt, not the run."""
 
     def __init__(self, cfg: RL) -> None:
-        self._rewards = [card.card() if card.kind == "custom" else card for card in cfg.rewards]
+        self._rewards = [resolve(card) for card in cfg.rewards]
         self._timeout_s = cfg.reward_timeout_s
 
     def score(self, prompts: list[Prompt], completions: list[list[Completion]]) -> list[Rollout]:
@@ -48,17 +58,21 @@ class Judges:
         import ray
 
         judge = ray.remote(num_cpus=0.5, max_retries=1)(score_group)
-        running = [judge.remote(self._rewards, prompt, [c.text for c in group])
-                   for prompt, group in zip(prompts, completions, strict=True)]
+        running = [
+            judge.remote(self._rewards, prompt, [c.text for c in group])
+            for prompt, group in zip(prompts, completions, strict=True)
+        ]
         ray.wait(running, num_returns=len(running), timeout=self._timeout_s)
         rollouts = []
         for prompt, group, task in zip(prompts, completions, running, strict=True):
             ready, _ = ray.wait([task], timeout=0)
-            scores: list[Score | None] = ray.get(task) if ready else [None] * len(group)
+            scores: Any = ray.get(task) if ready else [None] * len(group)
             if not ready:
                 ray.cancel(task, force=True)
-            rollouts += [Rollout(prompt, c.tokens, c.logprobs, c.text, c.finish_reason == "stop", score)
-                         for c, score in zip(group, scores, strict=True)]
+            rollouts += [
+                Rollout(prompt, c.tokens, c.logprobs, c.text, c.finish_reason == "stop", score)
+                for c, score in zip(group, scores, strict=True)
+            ]
         return rollouts
 
 

@@ -28,10 +28,16 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     if not train:
         raise DataError("there are no prompts", where=prompts.uri)
     if any(card.kind == "answer" for card in cfg.rewards) and all(prompt.truth is None for prompt in train):
-        raise ConfigError("the reward `answer` needs a truth, no prompt has one", where=prompts.uri,
-                          next="give the rows an `answer` column")
-    setup = learner.Setup(run=ctx.fingerprint, model_path=checkpoint_path(ctx, cfg.model), pad_id=prompts.facts["pad_token_id"],
-                          out=ctx.out.uri, work=ctx.work.uri)
+        raise ConfigError(
+            "the reward `answer` needs a truth, no prompt has one", where=prompts.uri, next="give the rows an `answer` column"
+        )
+    setup = learner.Setup(
+        run=ctx.fingerprint,
+        model_path=checkpoint_path(ctx, cfg.model),
+        pad_id=prompts.facts["pad_token_id"],
+        out=ctx.out.uri,
+        work=ctx.work.uri,
+    )
     longest = max(len(prompt.tokens) for prompt in [*train, *held_out])
     with ctx.progress(cfg.steps, "rounds") as bar:
 
@@ -44,13 +50,24 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     learners.export()
     rows = ctx.metric_rows
     metrics |= {"reward_first": rows[0]["reward"], "reward_last": rows[-1]["reward"]}
-    facts = {"steps": cfg.steps, "prompts": len(train), "algorithm": cfg.algorithm.kind, "base_model": cfg.model,
-             **{key: prompts.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in prompts.facts}}
+    facts = {
+        "steps": cfg.steps,
+        "prompts": len(train),
+        "algorithm": cfg.algorithm.kind,
+        "base_model": cfg.model,
+        **{
+            key: prompts.facts[key]
+            for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+            if key in prompts.facts
+        },
+    }
     return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
 
 
 def read_prompts(artifact: Prompts, split: str) -> list[Prompt]:
     """All prompts of one split, in order."""
     rows = Rows.open(artifact.uri, split)
-    return [Prompt(index, [int(t) for t in row["tokens"]], str(row["messages"]), row["truth"])
-            for index, row in ((index, rows[index]) for index in range(len(rows)))]
+    return [
+        Prompt(index, [int(t) for t in row["tokens"]], str(row["messages"]), row["truth"])
+        for index, row in ((index, rows[index]) for index in range(len(rows)))
+    ]

@@ -108,14 +108,22 @@ def application(served: Served, cfg: Serve) -> Any:
 
     replicas = cfg.replicas
     scaling = {
-        "min_replicas": replicas.min, "max_replicas": replicas.max, "target_ongoing_requests": replicas.target_ongoing,
-        "upscale_delay_s": replicas.upscale_delay_s, "downscale_delay_s": replicas.downscale_delay_s,
+        "min_replicas": replicas.min,
+        "max_replicas": replicas.max,
+        "target_ongoing_requests": replicas.target_ongoing,
+        "upscale_delay_s": replicas.upscale_delay_s,
+        "downscale_delay_s": replicas.downscale_delay_s,
     }
     deployment = serve.deployment(
-        serve.ingress()(Replica), name=NAME, autoscaling_config=scaling, max_ongoing_requests=replicas.most_ongoing,
+        serve.ingress()(Replica),
+        name=NAME,
+        autoscaling_config=scaling,
+        max_ongoing_requests=replicas.most_ongoing,
         ray_actor_options={"num_cpus": cfg.workers.cpus, "num_gpus": cfg.workers.gpus},
         # a dead engine is noticed after three checks; a busy one answers them from its event loop
-        health_check_period_s=HEALTH_PERIOD_S, health_check_timeout_s=30, graceful_shutdown_timeout_s=30,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=30,
         # a start that failed for a reason fails again
         max_constructor_retry_count=1,
     )

@@ -16,9 +16,18 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # vLLM's own app also mounts routes that pause the engine, load adapters or run arbitrary calls: what is not here is not there
 OPEN = frozenset({"/health"})
-KEYED = frozenset({
-    "/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/responses", "/tokenize", "/detokenize", "/version", "/metrics",
-})
+KEYED = frozenset(
+    {
+        "/v1/models",
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/tokenize",
+        "/detokenize",
+        "/version",
+        "/metrics",
+    }
+)
 MODEL = "/v1/models/"
 SERVED = "x-raylm-served"
 

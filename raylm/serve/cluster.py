@@ -34,7 +34,8 @@ def check_port(cfg: Serve, workers: Workers, stage: str) -> None:
             probe.bind((cfg.host, cfg.port))
         except OSError as cause:
             raise PlacementError(
-                f"port {cfg.port} cannot be used: {cause.strerror}", where=f"{cfg.host}:{cfg.port}",
+                f"port {cfg.port} cannot be used: {cause.strerror}",
+                where=f"{cfg.host}:{cfg.port}",
                 next=f"see who has it with `ss -ltnp 'sport = :{cfg.port}'`, or add --set stages.{stage}.port={cfg.port + 1}",
             ) from cause
 
@@ -55,8 +56,10 @@ def deploy(cfg: Serve, workers: Workers, application: Any, stage: str) -> None:
 
     listening = workers.hold(HELD, start, lambda _: serve.shutdown())
     if listening != (cfg.host, cfg.port):
-        raise PlacementError(f"Serve listens on {listening[0]}:{listening[1]}; a cluster has one port",
-                             next=f"--set stages.{stage}.port={listening[1]}")
+        raise PlacementError(
+            f"Serve listens on {listening[0]}:{listening[1]}; a cluster has one port",
+            next=f"--set stages.{stage}.port={listening[1]}",
+        )
     serve.run_many([serve.RunTarget(application, name=NAME)], wait_for_applications_running=False)
 
 
@@ -75,11 +78,17 @@ def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float) -> None:
         if status == "RUNNING" and _answers(cfg, fingerprint):
             return
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise StageError(f"the replica did not start: {_last_words(found)}", where=url(cfg),
-                             next="replica logs lie in Ray's session folder, logs/serve")
+            raise StageError(
+                f"the replica did not start: {_last_words(found)}",
+                where=url(cfg),
+                next="replica logs lie in Ray's session folder, logs/serve",
+            )
         if time.monotonic() > deadline:
-            raise PlacementError(f"waited {cfg.start_s:g} s for the endpoint, which is {status}: {_last_words(found)}",
-                                 where=url(cfg), next="lower workers.cpus or workers.gpus, or raise start_s")
+            raise PlacementError(
+                f"waited {cfg.start_s:g} s for the endpoint, which is {status}: {_last_words(found)}",
+                where=url(cfg),
+                next="lower workers.cpus or workers.gpus, or raise start_s",
+            )
         time.sleep(POLL_S)
 
 

@@ -47,11 +47,17 @@ def compare(endpoint: Any, model_name: str, expected: list[Expected]) -> Verdict
 def refuse_unequal(verdict: Verdict, strict: bool, where: str) -> None:
     """Raises StageError when prompts differ, or (`strict`: exact arithmetic) when greedy answers differ."""
     if not _whole(verdict.template):
-        raise StageError(f"the endpoint does not see the prompt that the model was trained on ({verdict.template} equal): "
-                         f"{verdict.differ}", where=where, next="compare tokenizer and chat template of the checkpoint")
+        raise StageError(
+            f"the endpoint does not see the prompt that the model was trained on ({verdict.template} equal): {verdict.differ}",
+            where=where,
+            next="compare tokenizer and chat template of the checkpoint",
+        )
     if strict and "/" in verdict.greedy and not _whole(verdict.greedy):
-        raise StageError(f"greedy tokens in float32 differ from transformers' ({verdict.greedy} equal): {verdict.differ}",
-                         where=where, next="vLLM loads other weights than lie on disk, or treats this network otherwise")
+        raise StageError(
+            f"greedy tokens in float32 differ from transformers' ({verdict.greedy} equal): {verdict.differ}",
+            where=where,
+            next="vLLM loads other weights than lie on disk, or treats this network otherwise",
+        )
 
 
 def ask(endpoint: Any, cfg: Serve, chat: bool) -> list[dict[str, str]]:

@@ -84,9 +84,14 @@ def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[list[int]]
     made = []
     for prompt in prompts:
         out = network.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
-            max_new_tokens=GREEDY_TOKENS, temperature=None, top_p=None, top_k=None, pad_token_id=0 if pad is None else pad,
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=GREEDY_TOKENS,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=0 if pad is None else pad,
         )
         made.append(out[0, len(prompt) :].tolist())
     return made
-

@@ -1,7 +1,7 @@
 """Takes a checkpoint, leaves an endpoint that answers, that was compared with transformers, and whose door is keyed.
 
-    gate -> port -> deploy ----------------------> ready -> compare -> ask -> commit
-                      \\-> reference (transformers) --------/
+gate -> port -> deploy ----------------------> ready -> compare -> ask -> commit
+                  \\-> reference (transformers) --------/
 """
 
 from __future__ import annotations
@@ -49,8 +49,16 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
     dtype = network.dtype if cfg.dtype == "auto" else cfg.dtype
     key = _key(cfg, ctx.out)
     digest = key_digest(key.value) if key.value else None
-    served = app.Served(model=uri, fingerprint=fingerprint, model_name=cfg.model_name, key_digest=digest, dtype=dtype,
-                        max_len=cfg.max_len, gpu=cfg.workers.gpus > 0, memory_share=cfg.memory_share)
+    served = app.Served(
+        model=uri,
+        fingerprint=fingerprint,
+        model_name=cfg.model_name,
+        key_digest=digest,
+        dtype=dtype,
+        max_len=cfg.max_len,
+        gpu=cfg.workers.gpus > 0,
+        memory_share=cfg.memory_share,
+    )
     started = time.monotonic()
     cluster.deploy(cfg, ctx.workers, app.application(served, cfg), ctx.stage)
     # the engine needs its seconds; transformers computes the reference in them
@@ -61,11 +69,23 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
     verdict = parity.compare(client, cfg.model_name, expected)
     parity.refuse_unequal(verdict, strict=dtype == "float32" and not network.quantized, where=cluster.url(cfg))
     answers = parity.ask(client, cfg, verdict.chat)
-    return ctx.commit(Endpoint, facts={
-        "url": cluster.url(cfg), "model_name": cfg.model_name, "key_file": key.file, "served": fingerprint, "dtype": dtype,
-        "max_len": cfg.max_len or network.max_len, "chat_template": verdict.chat, "template_equal": verdict.template,
-        "greedy_equal": verdict.greedy, "start_s": start_s, "answers": answers,
-    }, metrics={"url": cluster.url(cfg), "template_equal": verdict.template, "greedy_equal": verdict.greedy, "start_s": start_s})
+    return ctx.commit(
+        Endpoint,
+        facts={
+            "url": cluster.url(cfg),
+            "model_name": cfg.model_name,
+            "key_file": key.file,
+            "served": fingerprint,
+            "dtype": dtype,
+            "max_len": cfg.max_len or network.max_len,
+            "chat_template": verdict.chat,
+            "template_equal": verdict.template,
+            "greedy_equal": verdict.greedy,
+            "start_s": start_s,
+            "answers": answers,
+        },
+        metrics={"url": cluster.url(cfg), "template_equal": verdict.template, "greedy_equal": verdict.greedy, "start_s": start_s},
+    )
 
 
 def _check_gate(cfg: Serve, ctx: Context) -> None:
@@ -73,8 +93,11 @@ def _check_gate(cfg: Serve, ctx: Context) -> None:
         return
     report = ctx.open_as(cfg.requires, Report)
     if report.facts.get("passed") is False:
-        raise StageError("the report's gate did not pass, so this model is not served", where=report.uri,
-                         next=f"read the report; drop stages.{ctx.stage}.requires to serve it all the same")
+        raise StageError(
+            "the report's gate did not pass, so this model is not served",
+            where=report.uri,
+            next=f"read the report; drop stages.{ctx.stage}.requires to serve it all the same",
+        )
 
 
 def _model(cfg: Serve, ctx: Context) -> tuple[str, str]:

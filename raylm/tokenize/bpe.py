@@ -47,13 +47,20 @@ class Bpe(Config):
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size, min_frequency=2, show_progress=False,
-            special_tokens=[PAD, BOS, END, USER, ASSISTANT, SYSTEM], initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            vocab_size=self.vocab_size,
+            min_frequency=2,
+            show_progress=False,
+            special_tokens=[PAD, BOS, END, USER, ASSISTANT, SYSTEM],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
         tokenizer.train_from_iterator(texts, trainer)
         wrapped = PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, bos_token=BOS, eos_token=END, pad_token=PAD,
-            extra_special_tokens=[USER, ASSISTANT, SYSTEM], clean_up_tokenization_spaces=False,
+            tokenizer_object=tokenizer,
+            bos_token=BOS,
+            eos_token=END,
+            pad_token=PAD,
+            extra_special_tokens=[USER, ASSISTANT, SYSTEM],
+            clean_up_tokenization_spaces=False,
         )
         wrapped.chat_template = CHAT_TEMPLATE
         wrapped.save_pretrained(str(at))

@@ -1,6 +1,6 @@
 """Takes Documents, leaves Tokens, Dialogues, Pairs or Prompts, and the tokenizer that made them.
 
-    tokenizer: trained or taken -> every document shard on its own: split, encode, write (marked) -> manifest
+tokenizer: trained or taken -> every document shard on its own: split, encode, write (marked) -> manifest
 """
 
 from __future__ import annotations
@@ -50,8 +50,13 @@ def run(cfg: Tokenize, ctx: Context) -> Artifact:
     if not sums["train"]["rows"]:
         raise _nothing(cfg, sums, dropped, documents)
     facts = _facts(cfg, tokenizer, sums, dropped)
-    metrics = {"rows": facts["rows"]["train"], "held_out": facts["rows"]["held_out"], "num_tokens": facts["num_tokens"],
-               "vocab_size": facts["vocab_size"], "dropped": sum(dropped.values())}
+    metrics = {
+        "rows": facts["rows"]["train"],
+        "held_out": facts["rows"]["held_out"],
+        "num_tokens": facts["num_tokens"],
+        "vocab_size": facts["vocab_size"],
+        "dropped": sum(dropped.values()),
+    }
     return ctx.commit(KINDS[cfg.makes()], facts=facts, metrics=metrics, rows=rows)
 
 
@@ -79,18 +84,26 @@ def _tokenize(cfg: Tokenize, source: Folder, out: Folder, at: int, plain: Plain)
 def _facts(cfg: Tokenize, tokenizer: Any, sums: dict[str, Counter[str]], dropped: Counter[str]) -> dict[str, Any]:
     train, held_out = sums["train"], sums["held_out"]
     facts = {
-        "form": cfg.form.kind, "length": cfg.form.length,
+        "form": cfg.form.kind,
+        "length": cfg.form.length,
         "rows": {split: sums[split]["rows"] for split in SPLITS},
         "documents": {split: sums[split]["documents"] for split in SPLITS},
-        "num_tokens": train["tokens"], "held_out_tokens": held_out["tokens"],
-        "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id,
-        "pad_token_id": tokenizer.pad_token_id, "dropped": dict(sorted(dropped.items())),
+        "num_tokens": train["tokens"],
+        "held_out_tokens": held_out["tokens"],
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "dropped": dict(sorted(dropped.items())),
     }
     if cfg.form.kind == "text":
         count = train["bytes"] + held_out["bytes"]
-        facts |= {"bytes": train["bytes"], "held_out_bytes": held_out["bytes"],
-                  "lost_tokens": train["lost_tokens"] + held_out["lost_tokens"],
-                  "bytes_per_token": round(count / (train["tokens"] + held_out["tokens"]), 4)}
+        facts |= {
+            "bytes": train["bytes"],
+            "held_out_bytes": held_out["bytes"],
+            "lost_tokens": train["lost_tokens"] + held_out["lost_tokens"],
+            "bytes_per_token": round(count / (train["tokens"] + held_out["tokens"]), 4),
+        }
     if cfg.form.kind == "dialogues":
         facts["answer_tokens"] = train["answer_tokens"]
     return facts

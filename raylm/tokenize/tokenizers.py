@@ -55,8 +55,11 @@ def load(at: Path | str, where: str | None = None) -> Any:
 
         found = AutoTokenizer.from_pretrained(str(at))
     except (OSError, ValueError, ImportError, KeyError) as cause:
-        raise DataError(f"cannot load a tokenizer: {cause}", where=where or str(at),
-                        next="name a folder with tokenizer.json, or a hub name (owner/name)") from cause
+        raise DataError(
+            f"cannot load a tokenizer: {cause}",
+            where=where or str(at),
+            next="name a folder with tokenizer.json, or a hub name (owner/name)",
+        ) from cause
     if not getattr(found, "is_fast", False):
         raise DataError(f"{type(found).__name__} has no fast form (tokenizer.json)", where=where or str(at))
     return found

@@ -32,8 +32,19 @@ class Batches:
         micro: rows per forward pass and rank.
     """
 
-    def __init__(self, rows: Rows, kind: str, *, batch: int, micro: int, seed: int, pad_id: int, rank: int, world: int,
-                 device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        kind: str,
+        *,
+        batch: int,
+        micro: int,
+        seed: int,
+        pad_id: int,
+        rank: int,
+        world: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._rows, self._kind, self._batch, self._micro, self._seed = rows, kind, batch, micro, seed
         self._pad_id, self._rank, self._world, self._device = pad_id, rank, world, device
 
@@ -66,8 +77,10 @@ class Batches:
                     masks.append(np.concatenate([np.zeros(len(row["prompt"])), np.full(len(row[side]), weight)]))
         else:
             tokens = [row["tokens"] for row in rows]
-            masks = [np.asarray(row.get("mask", np.ones(len(row["tokens"]))), dtype=np.float32) * weight
-                     for row, weight in zip(rows, weights, strict=True)]
+            masks = [
+                np.asarray(row.get("mask", np.ones(len(row["tokens"]))), dtype=np.float32) * weight
+                for row, weight in zip(rows, weights, strict=True)
+            ]
         padded = pad(tokens, masks, self._pad_id, self._device)
         counted = sum(weights) if self._kind == "Pairs" else float(padded.weight_BT.sum())
         return Micro(padded, counted, torch.tensor(weights, device=self._device))

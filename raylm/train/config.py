@@ -40,11 +40,11 @@ class Train(StageConfig):
     """Dtype of compute; master weights keep the dtype they were loaded in."""
     batch: int = Field(gt=0)
     """Global batch in rows: the same for any number of workers."""
-    micro_batch: int = Field(8, gt=0)
+    micro_batch: int = Field(default=8, gt=0)
     """Rows per forward pass and rank; the rest of the batch is accumulated."""
-    steps: int | None = Field(None, gt=0)
+    steps: int | None = Field(default=None, gt=0)
     """Number of optimizer steps."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     """Passes over the rows, in place of `steps`."""
     seed: int = 0
     """Seed of new weights, of the row order and of dropout."""
@@ -52,9 +52,9 @@ class Train(StageConfig):
     """Steps with a NaN or infinite gradient that are skipped before training stops."""
     held_out_rows: int = 256
     """Held-out rows on which the loss is measured before and after; 0 measures none."""
-    save_every: int = Field(50, gt=0)
+    save_every: int = Field(default=50, gt=0)
     """Steps between step checkpoints."""
-    keep: int = Field(2, gt=0)
+    keep: int = Field(default=2, gt=0)
     """Number of step checkpoints that are kept."""
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.data.shards import Rows
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     """The task that every rank runs; returns metrics and facts (rank 0's count)."""
-    objective = cfg.objective.card() if cfg.objective.kind == "custom" else cfg.objective
+    objective = resolve(cfg.objective)
     if setup.rows_kind not in objective.rows:
         raise ConfigError(f"objective {objective.kind} learns from {' or '.join(objective.rows)}, the rows are {setup.rows_kind}")
     cfg = cfg.model_copy(update={"objective": objective})
@@ -32,20 +33,37 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     reference = None
     if "reference" in objective.needs and not cfg.adapter:
         reference = copy.deepcopy(base).eval().requires_grad_(False)
-    strategy = cfg.strategy.card() if cfg.strategy.kind == "custom" else cfg.strategy
+    strategy = resolve(cfg.strategy)
     engine = strategy.wrap(model.train(), cfg.optimizer, setup.steps, cfg.dtype)
 
     def batches(split: str) -> tuple[Batches, int]:
         rows = Rows.open(setup.rows_uri, split)
-        made = Batches(rows, setup.rows_kind, batch=cfg.batch, micro=cfg.micro_batch, seed=cfg.seed,
-                       pad_id=setup.tokens["pad_token_id"], rank=ranks.rank, world=ranks.world, device=ranks.device)
+        made = Batches(
+            rows,
+            setup.rows_kind,
+            batch=cfg.batch,
+            micro=cfg.micro_batch,
+            seed=cfg.seed,
+            pad_id=setup.tokens["pad_token_id"],
+            rank=ranks.rank,
+            world=ranks.world,
+            device=ranks.device,
+        )
         return made, len(rows)
 
     held_out, num_held_out = batches("held_out")
     num_held_out = min(cfg.held_out_rows, num_held_out)
-    metrics = Loop(cfg=cfg, setup=setup, engine=engine, batches=batches("train")[0],
-                   held_out=held_out if num_held_out else None, num_held_out=num_held_out, reference=reference,
-                   log=ranks.log, rewind=ranks.rewind).run()
+    metrics = Loop(
+        cfg=cfg,
+        setup=setup,
+        engine=engine,
+        batches=batches("train")[0],
+        held_out=held_out if num_held_out else None,
+        num_held_out=num_held_out,
+        reference=reference,
+        log=ranks.log,
+        rewind=ranks.rewind,
+    ).run()
     weights = engine.weights()
     if ranks.rank == 0:
         export(cfg, setup, base.config, weights)
@@ -72,5 +90,10 @@ def export(cfg: Train, setup: Setup, config: Any, weights: dict[str, torch.Tenso
     if adapter is None:
         write_checkpoint(Folder(setup.out), config, weights, setup.tokenizer_path)
         return
-    write_checkpoint(Folder(setup.out), config, adapter.merge(weights), setup.tokenizer_path,
-                     extra=lambda folder: adapter.save(weights, setup.model_path or "", folder / "adapter"))
+    write_checkpoint(
+        Folder(setup.out),
+        config,
+        adapter.merge(weights),
+        setup.tokenizer_path,
+        extra=lambda folder: adapter.save(weights, setup.model_path or "", folder / "adapter"),
+    )

@@ -1,8 +1,8 @@
 """Takes a model, rows and an objective, leaves a trained engine. Runs on every rank, with Ray Train around it or without.
 
-    rows --(seed, step)--> micro batches --> objective.loss --> backward --> step --> metrics
-                              weight: summed over all ranks before any backward
-    every `save_every` steps: model, optimizer and metrics history as one step checkpoint; resume starts from the newest
+rows --(seed, step)--> micro batches --> objective.loss --> backward --> step --> metrics
+                          weight: summed over all ranks before any backward
+every `save_every` steps: model, optimizer and metrics history as one step checkpoint; resume starts from the newest
 """
 
 from __future__ import annotations
@@ -71,8 +71,11 @@ class Loop:
             if (step + 1) % self.cfg.save_every == 0 and step + 1 < self.setup.steps:
                 self._save(work, history, before, skipped)
         after = self.evaluate()
-        return {**{f"{name}_before": value for name, value in before.items()},
-                **{f"{name}_after": value for name, value in after.items()}, "skipped_steps": skipped}
+        return {
+            **{f"{name}_before": value for name, value in before.items()},
+            **{f"{name}_after": value for name, value in after.items()},
+            "skipped_steps": skipped,
+        }
 
     def evaluate(self) -> dict[str, float]:
         """Mean of the objective's metrics over the held-out rows; the model is left as it was."""
@@ -116,13 +119,14 @@ class Loop:
     def _loss(self, micro: Micro, last: bool = True) -> Any:
         import torch
 
+        objective: Any = self.cfg.objective
         reference = None
         with self.engine.compute(last):
-            if "reference" in self.cfg.objective.needs:
+            if "reference" in objective.needs:
                 with torch.no_grad(), _without_adapter(self.engine) if self.reference is None else nullcontext():
                     model = self.engine.model if self.reference is None else self.reference
                     reference = (token_logprobs(model, micro.padded) * micro.padded.weight_BT).sum(1)
-            return self.cfg.objective.loss(self.engine.model, micro, reference)
+            return objective.loss(self.engine.model, micro, reference)
 
     def _resume(self, work: Folder) -> tuple[list[dict[str, Any]], dict[str, float], int]:
         newest = newest_checkpoint(work)

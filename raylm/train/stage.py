@@ -29,8 +29,16 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         raise DataError("there are no training rows", where=rows.uri)
     steps = cfg.steps or max(1, math.ceil((cfg.epochs or 1) * num_rows / cfg.batch))
     model_path = checkpoint_path(ctx, cfg.model) if isinstance(cfg.model, str) else None
-    setup = Setup(rows_uri=rows.uri, rows_kind=rows.kind, model_path=model_path, tokens=rows.facts, steps=steps,
-                  tokenizer_path=str(rows.folder.local("tokenizer")), out=ctx.out.uri, work=ctx.work.uri)
+    setup = Setup(
+        rows_uri=rows.uri,
+        rows_kind=rows.kind,
+        model_path=model_path,
+        tokens=rows.facts,
+        steps=steps,
+        tokenizer_path=str(rows.folder.local("tokenizer")),
+        out=ctx.out.uri,
+        work=ctx.work.uri,
+    )
     group = hold_ranks(ctx.workers, cfg.workers)
     with ctx.progress(steps, "steps") as bar:
 
@@ -48,9 +56,14 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         for when in ("before", "after"):
             if f"held_out_loss_{when}" in metrics:
                 metrics[f"held_out_bits_per_byte_{when}"] = metrics[f"held_out_loss_{when}"] / math.log(2) / bytes_per_token
-    facts = {"steps": steps, "rows": num_rows, "parameters": result["parameters"], "objective": cfg.objective.kind,
-             "base_model": cfg.model if isinstance(cfg.model, str) else None, "dtype": "float32",
-             **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts}}
+    facts = {
+        "steps": steps,
+        "rows": num_rows,
+        "parameters": result["parameters"],
+        "objective": cfg.objective.kind,
+        "base_model": cfg.model if isinstance(cfg.model, str) else None,
+        **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts},
+    }
     return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
 
 

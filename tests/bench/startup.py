@@ -63,7 +63,9 @@ def meet_and_write(config: dict) -> None:
 def timed(code: str) -> tuple[float, str]:
     """Wall seconds of a fresh Python that runs `code`, and the last line it printed."""
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code.format(stages=STAGES, ranks=RANKS)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(stages=STAGES, ranks=RANKS)], capture_output=True, text=True, check=True
+    )
     return time.perf_counter() - started, done.stdout.strip().splitlines()[-1]
 
 
@@ -80,12 +82,22 @@ def main() -> None:
             print(f"{name}: {spent:.1f} s {result}", flush=True)
     ours, theirs = (round(statistics.median(seconds[name]), 2) for name in ("ours", "theirs"))
     expected = str([float(RANKS * (stage + 1)) for stage in range(STAGES)])
-    print(json.dumps({
-        "name": "startup", "peer": "ray train, one TorchTrainer.fit per stage", "peer_version": ray.__version__, "ours": ours,
-        "theirs": theirs, "unit": f"s for {STAGES} empty stages on {RANKS} ranks, Ray's start included",
-        "ratio": round(theirs / ours, 2), "goal": 1.5, "quality": {"all_ranks_met": said == {expected}},
-        "ok": said == {expected} and theirs / ours >= 1.5,
-    }))
+    print(
+        json.dumps(
+            {
+                "name": "startup",
+                "peer": "ray train, one TorchTrainer.fit per stage",
+                "peer_version": ray.__version__,
+                "ours": ours,
+                "theirs": theirs,
+                "unit": f"s for {STAGES} empty stages on {RANKS} ranks, Ray's start included",
+                "ratio": round(theirs / ours, 2),
+                "goal": 1.5,
+                "quality": {"all_ranks_met": said == {expected}},
+                "ok": said == {expected} and theirs / ours >= 1.5,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -41,4 +41,6 @@ def rounded(card: Any, folder: Path) -> Rounded:
     compressor.update_config(str(folder))
     loaded = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
-        return Rounded(original.state_dict(), load_file(folder / "model.safetensors"), original(ROWS).logits, loaded(ROWS).logits.float())
+        return Rounded(
+            original.state_dict(), load_file(folder / "model.safetensors"), original(ROWS).logits, loaded(ROWS).logits.float()
+        )

@@ -19,6 +19,13 @@ def context(root: Path, stage: str, cfg: StageConfig | None = None, workers: Wor
             found = open_artifact(stages[ref.value])
             inputs.append(InputEntry(name=".".join(ref.path), uri=found.uri, fingerprint=found.fingerprint, kind=found.kind))
     identity: dict[str, Any] = {"config": cfg.identity() if cfg else {}, "inputs": {i.name: i.fingerprint for i in inputs}}
-    return Context(stage=stage, out=Folder(root / stage).make(), stages=stages, workers=workers or Workers(),
-                   config=cfg.model_dump(mode="json") if cfg else {}, identity=identity, inputs=inputs,
-                   fingerprint=digest_of([stage, identity]))
+    return Context(
+        stage=stage,
+        out=Folder(root / stage).make(),
+        stages=stages,
+        workers=workers or Workers(),
+        config=cfg.model_dump(mode="json") if cfg else {},
+        identity=identity,
+        inputs=inputs,
+        fingerprint=digest_of([stage, identity]),
+    )

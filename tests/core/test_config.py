@@ -6,7 +6,15 @@ import pytest
 from pydantic import Field, ValidationError
 
 from raylm.core.config import (
-    CheckpointRef, Config, CustomCard, Refers, StageConfig, WorkerSpec, did_you_mean, digest_of, references,
+    CheckpointRef,
+    Config,
+    CustomCard,
+    Refers,
+    StageConfig,
+    WorkerSpec,
+    did_you_mean,
+    digest_of,
+    references,
 )
 from raylm.core.errors import ConfigError
 

@@ -12,8 +12,16 @@ pytestmark = pytest.mark.ray
 
 
 def _context(tmp_path, workers):
-    return Context(stage="s", out=Folder(tmp_path / "out").make(), stages={}, workers=workers, config={}, identity={}, inputs=[],
-                   fingerprint="")
+    return Context(
+        stage="s",
+        out=Folder(tmp_path / "out").make(),
+        stages={},
+        workers=workers,
+        config={},
+        identity={},
+        inputs=[],
+        fingerprint="",
+    )
 
 
 def test_a_rerun_does_only_what_is_not_marked(tmp_path, workers):

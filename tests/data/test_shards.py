@@ -14,12 +14,14 @@ from raylm.data.shards import Rows, read_parquet, to_ray, write_arrow, write_par
 
 def _table(first, count):
     flat = pa.array(np.arange(first * 4, (first + count) * 4, dtype=np.int32))
-    return pa.table({
-        "tokens": pa.FixedSizeListArray.from_arrays(flat, 4),
-        "starts": pa.array([[at] * (at % 3) for at in range(first, first + count)], pa.list_(pa.int32())),
-        "id": [f"id{at}" for at in range(first, first + count)],
-        "truth": pa.array([None if at % 2 else "yes" for at in range(first, first + count)], pa.string()),
-    })
+    return pa.table(
+        {
+            "tokens": pa.FixedSizeListArray.from_arrays(flat, 4),
+            "starts": pa.array([[at] * (at % 3) for at in range(first, first + count)], pa.list_(pa.int32())),
+            "id": [f"id{at}" for at in range(first, first + count)],
+            "truth": pa.array([None if at % 2 else "yes" for at in range(first, first + count)], pa.string()),
+        }
+    )
 
 
 def _artifact(at):
@@ -28,8 +30,21 @@ def _artifact(at):
         write_arrow(folder, f"train-{index:05d}.arrow", _table(first, count))
         first += count
     files = [FileEntry(path=name, bytes=folder.size(name), digest="") for name in folder.files()]
-    manifest = Manifest(kind="Tokens", stage="t", fingerprint="", config={}, identity={}, inputs=[], files=files, facts={},
-                        metrics={}, versions={}, git_commit=None, made_at="", seconds=0)
+    manifest = Manifest(
+        kind="Tokens",
+        stage="t",
+        fingerprint="",
+        config={},
+        identity={},
+        inputs=[],
+        files=files,
+        facts={},
+        metrics={},
+        versions={},
+        git_commit=None,
+        made_at="",
+        seconds=0,
+    )
     folder.write("manifest.json", manifest.model_dump_json())
     return Tokens(folder, manifest)
 

@@ -20,7 +20,12 @@ class Next(StageConfig):
 
 def checkpoints(root):
     """base <- tuned <- small, and base <- other; two of them have curves."""
-    for name, cfg in (("base", None), ("tuned", Next(model="base")), ("small", Next(model="tuned")), ("other", Next(model="base"))):
+    for name, cfg in (
+        ("base", None),
+        ("tuned", Next(model="base")),
+        ("small", Next(model="tuned")),
+        ("other", Next(model="base")),
+    ):
         ctx = context(root, name, cfg)
         for step in range(3) if name in ("base", "tuned") else ():
             ctx.log(step, loss=3.0 - step, tokens_per_s=1.0)

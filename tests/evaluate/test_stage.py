@@ -16,8 +16,12 @@ from tests.core.stages import context
 from tests.rows import counting_rows, make_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
-TASKS = [{"kind": "bits_per_byte", "rows": "tokens"}, {"kind": "dialogue_loss", "rows": "dialogues"},
-         {"kind": "preference", "rows": "pairs"}, {"kind": "answers", "rows": "prompts", "max_tokens": 4}]
+TASKS = [
+    {"kind": "bits_per_byte", "rows": "tokens"},
+    {"kind": "dialogue_loss", "rows": "dialogues"},
+    {"kind": "preference", "rows": "pairs"},
+    {"kind": "answers", "rows": "prompts", "max_tokens": 4},
+]
 
 
 def config(**table) -> Evaluate:
@@ -30,7 +34,9 @@ def root(tmp_path_factory, workers):
     rows = counting_rows(24)
     make_rows(at, "tokens", Tokens, rows, length=16, held_out_tokens=64, held_out_bytes=128)
     make_rows(at, "dialogues", Dialogues, [{**row, "mask": [0] * 8 + [1] * 8} for row in rows])
-    make_rows(at, "pairs", Pairs, [{"prompt": row["tokens"][:8], "chosen": row["tokens"][8:], "rejected": [250, 9, 77]} for row in rows])
+    make_rows(
+        at, "pairs", Pairs, [{"prompt": row["tokens"][:8], "chosen": row["tokens"][8:], "rejected": [250, 9, 77]} for row in rows]
+    )
     make_rows(at, "prompts", Prompts, [{"tokens": row["tokens"][:8], "messages": "[]", "truth": "class"} for row in rows])
     # heads of 32: what vLLM's attention on the CPU takes
     shape = {"hidden_size": 64, "num_layers": 1, "num_heads": 2, "max_length": 32}
@@ -67,7 +73,9 @@ def test_the_untrained_model_is_the_one_before_the_first_step(root):
 
     base, tokens = (context(root, "reader").open(name) for name in ("base", "tokens"))
     card = BitsPerByte(rows="tokens")
-    untrained, trained = (grade_logprobs(base.uri, fresh, [(card, tokens.uri)])["bits_per_byte"] for fresh in (_fresh(base), None))
+    untrained, trained = (
+        grade_logprobs(base.uri, fresh, [(card, tokens.uri)])["bits_per_byte"] for fresh in (_fresh(base), None)
+    )
     ratio = base.metrics["held_out_loss_before"] / base.metrics["held_out_loss_after"]
     assert untrained / trained == pytest.approx(ratio, rel=1e-5)
     assert len(Rows.open(tokens.uri, "held_out")) == 4

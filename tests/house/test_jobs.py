@@ -17,8 +17,12 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
-    return [(str(path.relative_to(ROOT)), text) for path in READMES for kind, text in BLOCK.findall(path.read_text())
-            if kind == language]
+    return [
+        (str(path.relative_to(ROOT)), text)
+        for path in READMES
+        for kind, text in BLOCK.findall(path.read_text())
+        if kind == language
+    ]
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
@@ -91,8 +95,9 @@ def test_locks_hold_the_versions_that_the_project_asks_for(lock):
     from packaging.requirements import Requirement
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = dict(line.split(";")[0].strip().split("==") for line in
-                  (ROOT / "cluster" / "locks" / f"{lock}.txt").read_text().splitlines())
+    pinned = dict(
+        line.split(";")[0].strip().split("==") for line in (ROOT / "cluster" / "locks" / f"{lock}.txt").read_text().splitlines()
+    )
     pinned = {name.split("[")[0]: version for name, version in pinned.items()}
     extras = project["optional-dependencies"]
     for text in [*project["dependencies"], *extras["stages"], *extras[lock], *extras["dev"]]:

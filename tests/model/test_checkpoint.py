@@ -27,7 +27,9 @@ def test_a_checkpoint_loads_in_transformers(tmp_path, tied):
     tokens = torch.tensor([[1, 8, 99]])
     assert torch.equal(loaded(tokens).logits, model(tokens).logits)
     assert ("lm_head.weight" in weight_names(tmp_path / "out")) is not tied
-    assert AutoTokenizer.from_pretrained(out.uri).encode("import this") == AutoTokenizer.from_pretrained(source).encode("import this")
+    assert AutoTokenizer.from_pretrained(out.uri).encode("import this") == AutoTokenizer.from_pretrained(source).encode(
+        "import this"
+    )
     assert GenerationConfig.from_pretrained(out.uri).eos_token_id == 2
     assert "note.txt" in out.files()
     assert not [name for name in out.files() if name.startswith(".")]

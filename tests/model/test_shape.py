@@ -13,9 +13,16 @@ TOKENS = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id"
 SMALL = {"hidden_size": 32, "num_layers": 2, "num_heads": 4}
 
 
-@pytest.mark.parametrize("table", [
-    {}, {"kind": "qwen3"}, {"num_kv_heads": 2}, {"tie_embeddings": False}, {"kind": "qwen3", "intermediate_size": 48},
-])
+@pytest.mark.parametrize(
+    "table",
+    [
+        {},
+        {"kind": "qwen3"},
+        {"num_kv_heads": 2},
+        {"tie_embeddings": False},
+        {"kind": "qwen3", "intermediate_size": 48},
+    ],
+)
 def test_parameters_are_counted_without_building(table):
     shape = Shape(**SMALL | table)
     assert shape.num_parameters(70) == num_parameters(shape.build(TOKENS, 0))
@@ -36,10 +43,13 @@ def test_the_rows_say_vocabulary_and_special_tokens():
         Shape(**SMALL).build({name: value for name, value in TOKENS.items() if name != "eos_token_id"}, 0)
 
 
-@pytest.mark.parametrize(("table", "said"), [
-    ({"hidden_size": 30}, "hidden_size 30 is not a multiple of num_heads 4"),
-    ({"num_kv_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
-])
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"hidden_size": 30}, "hidden_size 30 is not a multiple of num_heads 4"),
+        ({"num_kv_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
+    ],
+)
 def test_heads_that_do_not_divide_are_refused(table, said):
     with pytest.raises(ValueError, match=said):
         Shape(**SMALL | table)

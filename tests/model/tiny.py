@@ -28,7 +28,10 @@ def tiny_tokenizer(vocab: int = 512) -> Any:
     trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
     core.train_from_iterator(list(help_texts.topics.values())[:20], trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token=SPECIAL[0], bos_token=SPECIAL[1], eos_token=SPECIAL[2],
+        tokenizer_object=core,
+        pad_token=SPECIAL[0],
+        bos_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
         additional_special_tokens=SPECIAL[3:],
     )
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -42,19 +45,30 @@ def tiny_model(*, vocab: int, hidden: int = 64, layers: int = 2, seed: int = 0, 
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocab, hidden_size=hidden, intermediate_size=hidden * 3, num_hidden_layers=layers,
-        num_attention_heads=hidden // 32, num_key_value_heads=hidden // 32, max_position_embeddings=max_len,
-        tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    ))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab,
+            hidden_size=hidden,
+            intermediate_size=hidden * 3,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 32,
+            num_key_value_heads=hidden // 32,
+            max_position_embeddings=max_len,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
     for weight in model.parameters():
         if weight.dim() > 1:
             weight.data.mul_(3)
     return model
 
 
-def tiny_checkpoint(folder: str | Path, *, hidden: int = 64, layers: int = 2, vocab: int = 512, seed: int = 0,
-                    max_len: int = 512) -> Path:
+def tiny_checkpoint(
+    folder: str | Path, *, hidden: int = 64, layers: int = 2, vocab: int = 512, seed: int = 0, max_len: int = 512
+) -> Path:
     """Write a checkpoint in Hugging Face's layout (fp32) and return its folder. The same arguments give the same bytes."""
     tokenizer = tiny_tokenizer(vocab)
     model = tiny_model(vocab=len(tokenizer), hidden=hidden, layers=layers, seed=seed, max_len=max_len)

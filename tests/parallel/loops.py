@@ -29,18 +29,35 @@ def fixed_rows() -> list[dict[str, Any]]:
     for _ in range(23):
         prompt, chosen, rejected = tokens(2, 5), tokens(3, 8), tokens(3, 8)
         mask = np.concatenate([np.zeros(len(prompt)), np.ones(len(chosen))])
-        rows.append({"tokens": np.concatenate([prompt, chosen]), "mask": mask, "prompt": prompt, "chosen": chosen,
-                     "rejected": rejected})
+        rows.append(
+            {"tokens": np.concatenate([prompt, chosen]), "mask": mask, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+        )
     return rows
 
 
-def make_loop(strategy: Any, work: Path, *, steps: int = 6, micro: int = 2, kind: str = "Dialogues", lr: float = 1e-2,
-              model: torch.nn.Module | None = None, **table: Any) -> tuple[Loop, list[dict[str, Any]]]:
+def make_loop(
+    strategy: Any,
+    work: Path,
+    *,
+    steps: int = 6,
+    micro: int = 2,
+    kind: str = "Dialogues",
+    lr: float = 1e-2,
+    model: torch.nn.Module | None = None,
+    **table: Any,
+) -> tuple[Loop, list[dict[str, Any]]]:
     """A loop with a batch of 5, and the list that its rows go to; `model` replaces the new one."""
     # a model this small loses more by waiting for a second thread than it gains
     torch.set_num_threads(1)
-    cfg = Train(stage="train", rows="rows", model=SHAPE, batch=5, micro_batch=micro, steps=steps,
-                **{"save_every": 3, "optimizer": AdamW(lr=lr, warmup=2), **table})
+    cfg = Train(
+        stage="train",
+        rows="rows",
+        model=SHAPE,
+        batch=5,
+        micro_batch=micro,
+        steps=steps,
+        **{"save_every": 3, "optimizer": AdamW(lr=lr, warmup=2), **table},
+    )
     bare = model if model is not None else cfg.model.build(TOKENS, cfg.seed)
     reference = None
     if "reference" in cfg.objective.needs and not cfg.adapter:
@@ -50,15 +67,25 @@ def make_loop(strategy: Any, work: Path, *, steps: int = 6, micro: int = 2, kind
     engine: Engine = strategy.wrap(bare.train(), cfg.optimizer, steps, cfg.dtype)
     rows = [{"tokens": row["tokens"]} for row in fixed_rows()] if kind == "Tokens" else fixed_rows()
     batches = Batches(rows, kind, batch=5, micro=micro, seed=0, pad_id=0, rank=engine.rank, world=engine.world)
-    setup = Setup(rows_uri="rows", rows_kind=kind, model_path=None, tokens=TOKENS, tokenizer_path="", steps=steps, out="",
-                  work=str(work))
+    setup = Setup(
+        rows_uri="rows", rows_kind=kind, model_path=None, tokens=TOKENS, tokenizer_path="", steps=steps, out="", work=str(work)
+    )
     seen: list[dict[str, Any]] = []
 
     def rewind(rows: list[dict[str, Any]]) -> None:
         seen[:] = rows
 
-    loop = Loop(cfg=cfg, setup=setup, engine=engine, batches=batches, held_out=batches, num_held_out=7, reference=reference,
-                log=lambda step, **values: seen.append({"step": step, **values}), rewind=rewind)
+    loop = Loop(
+        cfg=cfg,
+        setup=setup,
+        engine=engine,
+        batches=batches,
+        held_out=batches,
+        num_held_out=7,
+        reference=reference,
+        log=lambda step, **values: seen.append({"step": step, **values}),
+        rewind=rewind,
+    )
     return loop, seen
 
 

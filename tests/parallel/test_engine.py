@@ -18,12 +18,15 @@ STRATEGIES = {"ddp": Ddp(), "fsdp": Fsdp()}
 EACH = pytest.mark.parametrize("name", list(STRATEGIES))
 
 
-@pytest.mark.parametrize(("case", "table"), [
-    ("", {}),
-    (" micro 3", {}),
-    (" dpo", {"kind": "Pairs", "objective": {"kind": "dpo"}}),
-    (" lora", {"adapter": Lora(rank=2)}),
-])
+@pytest.mark.parametrize(
+    ("case", "table"),
+    [
+        ("", {}),
+        (" micro 3", {}),
+        (" dpo", {"kind": "Pairs", "objective": {"kind": "dpo"}}),
+        (" lora", {"adapter": Lora(rank=2)}),
+    ],
+)
 @EACH
 def test_two_ranks_do_what_one_does(two_ranks, tmp_path, name, case, table):
     """Batches of 5 leave one of two ranks a row short, and micro batches of 2 and 3 unequal rests."""

@@ -8,12 +8,15 @@ import torch
 from raylm.parallel.optimizer import AdamW
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [
-    ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
-    ("linear", [0.5, 1.0, 1.0, 0.7, 0.4, 0.1]),
-    ("cosine", [0.5, 1.0, 1.0, 0.775, 0.325, 0.1]),
-    ("wsd", [0.5, 1.0, 1.0, 1.0, 1.0, 0.1]),
-])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.7, 0.4, 0.1]),
+        ("cosine", [0.5, 1.0, 1.0, 0.775, 0.325, 0.1]),
+        ("wsd", [0.5, 1.0, 1.0, 1.0, 1.0, 0.1]),
+    ],
+)
 def test_learning_rates_by_hand(schedule, expected):
     """Two steps of warm-up, then three steps from the peak to a tenth of it."""
     card = AdamW(lr=1.0, warmup=2, schedule=schedule, floor=0.1)

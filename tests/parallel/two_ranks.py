@@ -54,8 +54,12 @@ def resumed(strategy: Any, work: Path, rank: int) -> dict[str, Any]:
     dist.barrier()
     loop, seen = make_loop(strategy, work)
     metrics = loop.run()
-    return {"rows": seen, "metrics": metrics, "weights": loop.engine.weights(),
-            "from": newest_checkpoint(Folder(work)).uri.rsplit("/")[-1]}
+    return {
+        "rows": seen,
+        "metrics": metrics,
+        "weights": loop.engine.weights(),
+        "from": newest_checkpoint(Folder(work)).uri.rsplit("/")[-1],
+    }
 
 
 def nan_on_one_rank(strategy: Any, work: Path, rank: int) -> dict[str, Any]:

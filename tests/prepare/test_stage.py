@@ -34,8 +34,12 @@ def test_rows_are_filtered_counted_and_kept_with_their_reasons(tmp_path, workers
     _lines(tmp_path / "in" / "a.jsonl", {"text": "first text"}, {"text": "x"}, {"body": "?"}, {"text": "LOUD TEXT"})
     _lines(tmp_path / "in" / "b.jsonl", {"text": "First  Text"}, {"text": "second text"})
     custom = {"kind": "custom", "path": "tests.prepare.shouty:Shouty", "options": {"word": "loud"}}
-    cfg = Prepare(source={"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl", "split_bytes": 1}, dedup={"kind": "exact"},
-                  filters=[{"kind": "length", "min_chars": 3}, custom], keep_rejected=True)
+    cfg = Prepare(
+        source={"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl", "split_bytes": 1},
+        dedup={"kind": "exact"},
+        filters=[{"kind": "length", "min_chars": 3}, custom],
+        keep_rejected=True,
+    )
     made = run_stage(tmp_path, "docs", cfg, workers)
     assert _texts(made) == ["first text", "second text"]
     assert made.facts["dropped"] == {"duplicate": 1, "loud": 1, "missing_column": 1, "too_short": 1}
@@ -51,8 +55,12 @@ def test_duplicates_are_the_same_for_any_cut_and_any_number_of_workers(tmp_path,
         _lines(tmp_path / "in" / f"{name}.jsonl", *({"text": f"text {(at * ord(name)) % 17}"} for at in range(40)))
     source = {"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl"}
     made = [
-        run_stage(tmp_path, f"docs{at}", Prepare(source=source | {"split_bytes": split}, dedup={"kind": "exact"},
-                                                 workers={"count": count}), workers)
+        run_stage(
+            tmp_path,
+            f"docs{at}",
+            Prepare(source=source | {"split_bytes": split}, dedup={"kind": "exact"}, workers={"count": count}),
+            workers,
+        )
         for at, (split, count) in enumerate([(1 << 20, 1), (100, 1), (100, 4)])
     ]
     assert _texts(made[0]) == _texts(made[1]) and len(_texts(made[0])) == 17
@@ -96,14 +104,22 @@ run_stage(Path(sys.argv[1]), "docs", Prepare.model_validate_json(sys.argv[2]), w
 @pytest.mark.slow
 def test_kill_9_and_the_same_command_again_gives_the_same_bytes(tmp_path, workers):
     slow = {"kind": "custom", "path": "tests.prepare.slow:Slow", "options": {"seconds": 0.5}}
-    cfg = Prepare(source={"kind": "python_library", "max_bytes": 3_000_000, "topics": False}, dedup={"kind": "exact"},
-                  filters=[slow], workers={"count": 1})
+    cfg = Prepare(
+        source={"kind": "python_library", "max_bytes": 3_000_000, "topics": False},
+        dedup={"kind": "exact"},
+        filters=[slow],
+        workers={"count": 1},
+    )
     (tmp_path / "killed").mkdir()
     (tmp_path / "whole").mkdir()
     marks = tmp_path / "killed" / "docs" / "_work"
     home = Path(__file__).parents[2]
-    driver = subprocess.Popen([sys.executable, "-c", _DRIVER, str(tmp_path / "killed"), cfg.model_dump_json()], cwd=home,
-                              env=os.environ | {"PYTHONPATH": str(home)}, stderr=subprocess.PIPE)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", _DRIVER, str(tmp_path / "killed"), cfg.model_dump_json()],
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": str(home)},
+        stderr=subprocess.PIPE,
+    )
     deadline = time.monotonic() + 90
     while not list(marks.glob("read-*.json")) and time.monotonic() < deadline and driver.poll() is None:
         time.sleep(0.02)

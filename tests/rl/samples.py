@@ -17,8 +17,16 @@ from tests.model.tiny import tiny_model
 
 
 def config(**table: Any) -> RL:
-    usual = {"stage": "rl", "prompts": "prompts", "model": "base", "rewards": [{"kind": "pattern", "pattern": ".*"}], "steps": 3,
-             "micro_batch": 2, "temperature": 0.7, "optimizer": AdamW(lr=1e-3, weight_decay=0.0, schedule="constant", warmup=0.0)}
+    usual = {
+        "stage": "rl",
+        "prompts": "prompts",
+        "model": "base",
+        "rewards": [{"kind": "pattern", "pattern": ".*"}],
+        "steps": 3,
+        "micro_batch": 2,
+        "temperature": 0.7,
+        "optimizer": AdamW(lr=1e-3, weight_decay=0.0, schedule="constant", warmup=0.0),
+    }
     return RL(**usual | table)
 
 
@@ -44,8 +52,7 @@ def learn(strategy: Any, folder: Path, rank: int, world: int, advantage: float |
         torch.distributed.barrier()
     given = [sample if advantage is None else sample._replace(advantage=advantage) for sample in samples(model)]
     cfg = config(strategy=strategy, **table)
-    setup = learner.Setup(run="x", model_path=str(folder / "model"), pad_id=0, out=str(folder / "out"),
-                          work=str(folder / "work"))
+    setup = learner.Setup(run="x", model_path=str(folder / "model"), pad_id=0, out=str(folder / "out"), work=str(folder / "work"))
     ranks = Ranks(rank, world, torch.device("cpu"), None)
     fresh = learner.update(ranks, cfg, setup, given)
     learner.build(ranks, cfg, setup)

@@ -26,9 +26,21 @@ REWARD = {"kind": "custom", "path": "tests.rl.share:Share"}
 
 
 def config(**table) -> RL:
-    usual = {"stage": "rl", "prompts": "prompts", "model": "base", "rewards": [REWARD], "steps": 4, "prompts_per_step": 4,
-             "algorithm": {"kind": "grpo", "group": 6}, "max_tokens": 8, "micro_batch": 4, "save_every": 2, "held_out_prompts": 4,
-             "optimizer": {"lr": 3e-3, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant"}, "workers": {"count": 2}}
+    usual = {
+        "stage": "rl",
+        "prompts": "prompts",
+        "model": "base",
+        "rewards": [REWARD],
+        "steps": 4,
+        "prompts_per_step": 4,
+        "algorithm": {"kind": "grpo", "group": 6},
+        "max_tokens": 8,
+        "micro_batch": 4,
+        "save_every": 2,
+        "held_out_prompts": 4,
+        "optimizer": {"lr": 3e-3, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant"},
+        "workers": {"count": 2},
+    }
     return RL(**usual | table)
 
 

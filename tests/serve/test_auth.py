@@ -26,8 +26,12 @@ def call(path, *authorization, key=KEY, method="POST", kind="http"):
     async def receive():
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    scope = {"type": kind, "method": method, "path": path,
-             "headers": [(b"authorization", value.encode()) for value in authorization]}
+    scope = {
+        "type": kind,
+        "method": method,
+        "path": path,
+        "headers": [(b"authorization", value.encode()) for value in authorization],
+    }
     asyncio.run(FrontDoor(inside, key_digest(key) if key else None, "f00d")(scope, receive, send))
     return sent
 
@@ -47,8 +51,9 @@ def test_every_listed_route_asks_for_the_key(path):
     assert status(call(path, f"Bearer {KEY}")) == 200
 
 
-@pytest.mark.parametrize("header", [KEY, f"Basic {KEY}", f"Bearer {KEY}x", "Bearer ", "Bearer", "", f"Bearer {KEY[:-1]}",
-                                    "Bearer é"])
+@pytest.mark.parametrize(
+    "header", [KEY, f"Basic {KEY}", f"Bearer {KEY}x", "Bearer ", "Bearer", "", f"Bearer {KEY[:-1]}", "Bearer é"]
+)
 def test_a_key_in_another_form_is_no_key(header):
     refused = call("/v1/models", header)
     assert status(refused) == 401
@@ -73,8 +78,21 @@ def test_health_is_open():
     assert status(call("/health", method="GET")) == 200
 
 
-@pytest.mark.parametrize("path", ["/pause", "/v1/load_lora_adapter", "/collective_rpc", "/invocations", "/docs", "/openapi.json",
-                                  "/v1/models/../../pause/x/", "/v1/modelsx", "//v1/models", "/v1/embeddings"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/pause",
+        "/v1/load_lora_adapter",
+        "/collective_rpc",
+        "/invocations",
+        "/docs",
+        "/openapi.json",
+        "/v1/models/../../pause/x/",
+        "/v1/modelsx",
+        "//v1/models",
+        "/v1/embeddings",
+    ],
+)
 def test_what_is_not_listed_is_not_there(path):
     refused = call(path, f"Bearer {KEY}")
     if path.startswith("/v1/models/"):

@@ -16,8 +16,16 @@ from raylm.serve.config import Serve
 
 
 def context(name, root, workers, **stages):
-    return Context(stage=name, out=root / name, stages=stages, workers=workers, config={}, identity={}, inputs=[],
-                   fingerprint="0123456789abcdef")
+    return Context(
+        stage=name,
+        out=root / name,
+        stages=stages,
+        workers=workers,
+        config={},
+        identity={},
+        inputs=[],
+        fingerprint="0123456789abcdef",
+    )
 
 
 def test_a_taken_port_is_said_before_anything_starts(tmp_path):

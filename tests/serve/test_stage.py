@@ -30,8 +30,16 @@ def free_port():
 
 
 def context(name, root, workers, **stages):
-    return Context(stage=name, out=root / name, stages=stages, workers=workers, config={}, identity={}, inputs=[],
-                   fingerprint="0123456789abcdef")
+    return Context(
+        stage=name,
+        out=root / name,
+        stages=stages,
+        workers=workers,
+        config={},
+        identity={},
+        inputs=[],
+        fingerprint="0123456789abcdef",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +145,9 @@ def test_too_long_a_prompt_is_a_bad_request(client):
 def test_a_client_that_leaves_frees_the_engine(endpoint, client):
     key = stage.endpoint_key(endpoint)
     before = metric(ask(endpoint, "/metrics", key)[1], "vllm:generation_tokens_total")
-    stream = client.completions.create(model="raylm", prompt=[5, 6, 7], max_tokens=500, stream=True, temperature=0,
-                                       extra_body={"ignore_eos": True})
+    stream = client.completions.create(
+        model="raylm", prompt=[5, 6, 7], max_tokens=500, stream=True, temperature=0, extra_body={"ignore_eos": True}
+    )
     next(iter(stream))
     stream.close()
     deadline = time.monotonic() + 30

@@ -39,7 +39,9 @@ def test_auto_tokenizer_loads_the_same(tmp_path):
     turns = [turn("system", "Be short."), turn("user", "Who?"), turn("assistant", "Me.")]
     for text in TEXTS[:5]:
         assert mine.encode(text) == theirs.encode(text)
-    assert mine.apply_chat_template(turns, tokenize=False) == theirs.apply_chat_template(turns, tokenize=False) == (
-        "<|bos|><|system|>Be short.<|end|><|user|>Who?<|end|><|assistant|>Me.<|end|>"
+    assert (
+        mine.apply_chat_template(turns, tokenize=False)
+        == theirs.apply_chat_template(turns, tokenize=False)
+        == ("<|bos|><|system|>Be short.<|end|><|user|>Who?<|end|><|assistant|>Me.<|end|>")
     )
     assert theirs.apply_chat_template(turns[:2], tokenize=False, add_generation_prompt=True).endswith("<|end|><|assistant|>")

@@ -36,8 +36,17 @@ def root(tmp_path_factory, workers):
 
 
 def config(**table) -> Train:
-    usual = {"stage": "train", "rows": "tokens", "model": SHAPE, "batch": 6, "micro_batch": 2, "steps": 12, "save_every": 4,
-             "optimizer": {"lr": 1e-2}, "workers": {"count": 2}}
+    usual = {
+        "stage": "train",
+        "rows": "tokens",
+        "model": SHAPE,
+        "batch": 6,
+        "micro_batch": 2,
+        "steps": 12,
+        "save_every": 4,
+        "optimizer": {"lr": 1e-2},
+        "workers": {"count": 2},
+    }
     return Train(**usual | table)
 
 
@@ -89,7 +98,8 @@ def test_a_killed_rank_costs_only_time(root, workers):
     assert [row["step"] for row in found] == list(range(12))
     assert [row["loss"] for row in found] == [row["loss"] for row in undisturbed]
     assert {entry.path: entry.digest for entry in made.manifest.files}["model.safetensors"] == {
-        entry.path: entry.digest for entry in opened(root, "base").manifest.files}["model.safetensors"]
+        entry.path: entry.digest for entry in opened(root, "base").manifest.files
+    }["model.safetensors"]
 
 
 def test_lora_leaves_merged_weights_and_an_adapter_that_peft_loads(root, workers):

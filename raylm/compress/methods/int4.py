@@ -20,19 +20,22 @@ class Int4(Config):
     needs_calibration: ClassVar[bool] = False
 
     kind: Literal["int4"] = "int4"
-    group_size: int = Field(128, gt=0)
+    group_size: int = Field(default=128, gt=0)
     """Weights that share a scale; must divide every layer's input width."""
 
     def apply(self, model: torch.nn.Module, ranges: Ranges) -> Any:
         """Round `model` in place; returns the compressor that marks its folder."""
         import torch
-        from compressed_tensors.quantization import QuantizationArgs
+        from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
 
         for name, layer in model.named_modules():
             if isinstance(layer, torch.nn.Linear) and name != "lm_head" and layer.in_features % self.group_size:
-                raise ConfigError(f"{name} has {layer.in_features} inputs, no multiple of group_size {self.group_size}",
-                                  next="choose a group_size that divides it (32, 64, 128)")
+                raise ConfigError(
+                    f"{name} has {layer.in_features} inputs, no multiple of group_size {self.group_size}",
+                    next="choose a group_size that divides it (32, 64, 128)",
+                )
         # vLLM's 4-bit kernels on CPU and GPU compute in bfloat16
         model.to(torch.bfloat16)
-        weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=self.group_size)
+        group = {"strategy": QuantizationStrategy.GROUP, "group_size": self.group_size}
+        weights = QuantizationArgs(num_bits=4, type=QuantizationType.INT, symmetric=True, **group)
         return round_weights(model, weights, None, ranges)

@@ -25,9 +25,10 @@ class Int8(Config):
 
     def apply(self, model: torch.nn.Module, ranges: Ranges) -> Any:
         """Round `model` in place; returns the compressor that marks its folder."""
-        from compressed_tensors.quantization import QuantizationArgs
+        from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
 
-        weights = QuantizationArgs(num_bits=8, type="int", symmetric=True, strategy="channel", dynamic=False)
-        inputs = QuantizationArgs(num_bits=8, type="int", symmetric=True, dynamic=self.activations == "dynamic",
-                                  strategy="token" if self.activations == "dynamic" else "tensor")
+        dynamic = self.activations == "dynamic"
+        weights = QuantizationArgs(num_bits=8, type=QuantizationType.INT, symmetric=True, strategy=QuantizationStrategy.CHANNEL)
+        span = QuantizationStrategy.TOKEN if dynamic else QuantizationStrategy.TENSOR
+        inputs = QuantizationArgs(num_bits=8, type=QuantizationType.INT, symmetric=True, strategy=span, dynamic=dynamic)
         return round_weights(model, weights, inputs, ranges)

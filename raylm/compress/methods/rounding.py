@@ -19,13 +19,23 @@ def round_weights(model: torch.nn.Module, weights: Any, inputs: Any, ranges: Ran
         ranges: needed when `inputs` is static.
     """
     from compressed_tensors.compressors import ModelCompressor
-    from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, apply_quantization_config
+    from compressed_tensors.quantization import (
+        QuantizationConfig,
+        QuantizationScheme,
+        QuantizationStatus,
+        apply_quantization_config,
+    )
     from compressed_tensors.quantization.utils import calculate_qparams
 
     scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)
-    apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"],
-                                                        quantization_status="initialized"))
-    for name, layer in model.named_modules():
+    apply_quantization_config(
+        model,
+        QuantizationConfig(
+            config_groups={"group_0": scheme}, ignore=["lm_head"], quantization_status=QuantizationStatus.INITIALIZED
+        ),
+    )
+    layers: list[tuple[str, Any]] = list(model.named_modules())
+    for name, layer in layers:
         if getattr(layer, "quantization_scheme", None) is None:
             continue
         _set(layer, "weight", *calculate_qparams(*_extremes(layer.weight.data, weights), weights))

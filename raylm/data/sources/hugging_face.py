@@ -57,8 +57,11 @@ class HuggingFace(Config):
                 return datasets.load_dataset(self.path, self.name, split=self.split, revision=self.revision)
             found = datasets.load_from_disk(self.path)
         except (OSError, ValueError, DatasetsError, DatasetGenerationError) as cause:
-            raise DataError(f"cannot load this data set: {cause}", where=self.path,
-                            next="check path, name and split; a hub name needs the network") from cause
+            raise DataError(
+                f"cannot load this data set: {cause}",
+                where=self.path,
+                next="check path, name and split; a hub name needs the network",
+            ) from cause
         if not isinstance(found, datasets.DatasetDict):
             return found
         if self.split not in found:

@@ -33,8 +33,7 @@ class Jsonl(Config):
     def units(self) -> list[Unit]:
         """Byte ranges of plain files, whole compressed files. Raises DataError when no file matches."""
         spans = [
-            part for span in matched(self.glob)
-            for part in ([span] if _packed(span.path) else sliced(span, self.split_bytes))
+            part for span in matched(self.glob) for part in ([span] if _packed(span.path) else sliced(span, self.split_bytes))
         ]
         return grouped(spans, self.split_bytes)
 

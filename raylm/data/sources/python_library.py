@@ -55,9 +55,11 @@ class PythonLibrary(Config):
         units = grouped(taken, min(_UNIT_BYTES, max(total // 2, 1)), size=size)
         # what is estimated above is made exact here: no unit gives more than its part
         cap = self.max_bytes
-        return units if cap is None else [
-            Unit(unit.spans, max(1, cap * sum(map(size, unit.spans)) // max(total, 1))) for unit in units
-        ]
+        return (
+            units
+            if cap is None
+            else [Unit(unit.spans, max(1, cap * sum(map(size, unit.spans)) // max(total, 1))) for unit in units]
+        )
 
     def read(self, unit: Unit) -> Iterator[dict[str, Any] | Rejected]:
         """Documents of one unit; their range is in bytes of the module's file."""

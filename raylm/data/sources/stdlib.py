@@ -15,8 +15,20 @@ from raylm.data.sources.units import Span
 
 # no prose in them (encodings are tables), not part of every installation, or another program's code
 _SKIPPED = {
-    "test", "tests", "idlelib", "idle_test", "lib2to3", "site-packages", "dist-packages", "turtledemo", "__pycache__",
-    "encodings", "lib-dynload", "pydoc_data", "ensurepip", "pgen2",
+    "test",
+    "tests",
+    "idlelib",
+    "idle_test",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "turtledemo",
+    "__pycache__",
+    "encodings",
+    "lib-dynload",
+    "pydoc_data",
+    "ensurepip",
+    "pgen2",
 }
 # written when Python was built, with that machine's paths
 _BUILT = re.compile(r"^(_sysconfigdata|sitecustomize|usercustomize|_pyrepl)|^config-")

@@ -50,7 +50,8 @@ def matched(glob: str) -> list[Span]:
         found = fs.glob(pattern, detail=True)
         spans = [
             Span(fs.unstrip_protocol(path), fs.unstrip_protocol(path), 0, int(info["size"] or 0))
-            for path, info in found.items() if info["type"] == "file"
+            for path, info in found.items()
+            if info["type"] == "file"
         ]
     else:
         glob = os.path.expanduser(glob)

@@ -24,9 +24,9 @@ class Answers(Config):
     kind: Literal["answers"] = "answers"
     rows: PromptsRef
     """Prompts; their held-out split is used."""
-    num_rows: int = Field(128, gt=0)
+    num_rows: int = Field(default=128, gt=0)
     """Prompts at most."""
-    max_tokens: int = Field(32, gt=0)
+    max_tokens: int = Field(default=32, gt=0)
     """Longest answer."""
     among: list[str] = []
     """All possible answers; one that names two of them is wrong."""
@@ -36,8 +36,11 @@ class Answers(Config):
         picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
         picked = [row for row in picked if row["truth"] is not None]
         if not picked:
-            raise DataError("no prompt has a truth: there is nothing to compare answers with", where=self.rows,
-                            next="give the rows an `answer` column")
+            raise DataError(
+                "no prompt has a truth: there is nothing to compare answers with",
+                where=self.rows,
+                next="give the rows an `answer` column",
+            )
         texts = examinee.answers([[int(token) for token in row["tokens"]] for row in picked], self.max_tokens)
         right = [self._right(text, str(row["truth"])) for text, row in zip(texts, picked, strict=True)]
         return {"answers": sum(right) / len(right)}

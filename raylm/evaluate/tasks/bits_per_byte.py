@@ -23,7 +23,7 @@ class BitsPerByte(Config):
     kind: Literal["bits_per_byte"] = "bits_per_byte"
     rows: TokensRef
     """Token rows; their held-out split is used."""
-    num_rows: int = Field(256, gt=0)
+    num_rows: int = Field(default=256, gt=0)
     """Rows at most."""
 
     def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:

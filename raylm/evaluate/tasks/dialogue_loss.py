@@ -22,7 +22,7 @@ class DialogueLoss(Config):
     kind: Literal["dialogue_loss"] = "dialogue_loss"
     rows: DialoguesRef
     """Dialogues; their held-out split is used."""
-    num_rows: int = Field(256, gt=0)
+    num_rows: int = Field(default=256, gt=0)
     """Rows at most."""
 
     def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:

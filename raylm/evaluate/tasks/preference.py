@@ -22,7 +22,7 @@ class Preference(Config):
     kind: Literal["preference"] = "preference"
     rows: PairsRef
     """Pairs; their held-out split is used."""
-    num_rows: int = Field(256, gt=0)
+    num_rows: int = Field(default=256, gt=0)
     """Pairs at most."""
 
     def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:

@@ -23,11 +23,11 @@ class Grpo(Config):
     needs: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["grpo"] = "grpo"
-    group: int = Field(8, gt=1)
+    group: int = Field(default=8, gt=1)
     """Completions per prompt, compared with each other."""
-    clip: float = Field(0.2, gt=0)
+    clip: float = Field(default=0.2, gt=0)
     """How far the ratio of new to old probability may go below 1."""
-    clip_high: float = Field(0.28, gt=0)
+    clip_high: float = Field(default=0.28, gt=0)
     """How far it may go above 1."""
     scale_by_deviation: bool = True
     """Divide advantages by the group's standard deviation (GRPO); false only centres them (Dr. GRPO)."""
@@ -44,12 +44,14 @@ class Grpo(Config):
             values = [member.score.value for member in members if member.score]
             mean = sum(values) / len(values)
             deviation = (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)) ** 0.5
-            # not `deviation == 0`: the mean of equal scores may be off by a rounding, and 1e-17 / (1e-17 + 1e-4) would teach noise
+            # not `deviation == 0`: the mean of equal scores may be off by a rounding, and that would teach noise
             if max(values) == min(values):
                 continue
             scale = deviation + 1e-4 if self.scale_by_deviation else 1.0
             samples += [
-                Sample([*member.prompt.tokens, *member.tokens], len(member.prompt.tokens), member.logprobs, (value - mean) / scale)
+                Sample(
+                    [*member.prompt.tokens, *member.tokens], len(member.prompt.tokens), member.logprobs, (value - mean) / scale
+                )
                 for member, value in zip(members, values, strict=True)
             ]
         return samples

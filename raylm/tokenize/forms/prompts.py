@@ -40,9 +40,14 @@ class Prompts(Config):
             fit(self.length, tokens)
             return {"tokens": tokens, "messages": json.dumps(turns, ensure_ascii=False), "truth": truth}
 
-        schema = pa.schema([
-            ("id", pa.string()), ("tokens", pa.list_(pa.int32())), ("messages", pa.string()), ("truth", pa.string()),
-        ])
+        schema = pa.schema(
+            [
+                ("id", pa.string()),
+                ("tokens", pa.list_(pa.int32())),
+                ("messages", pa.string()),
+                ("truth", pa.string()),
+            ]
+        )
         made = each_row(documents, make, schema)
         made.sums["tokens"] = sum(map(len, made.table["tokens"].to_pylist()))
         return made

@@ -38,8 +38,11 @@ def each_row(documents: pa.Table, make: Callable[[Mapping[str, Any]], dict[str, 
 def check_template(tokenizer: Any, form: str) -> None:
     """Raises DataError when the tokenizer has no chat template."""
     if not tokenizer.chat_template:
-        raise DataError(f"this tokenizer has no chat template, which {form} need", where=tokenizer.name_or_path,
-                        next="take a tokenizer that has one, or train one here: tokenizer = {kind = \"bpe\"}")
+        raise DataError(
+            f"this tokenizer has no chat template, which {form} need",
+            where=tokenizer.name_or_path,
+            next='take a tokenizer that has one, or train one here: tokenizer = {kind = "bpe"}',
+        )
 
 
 def render(tokenizer: Any, turns: Dialogue, prompt: bool = False) -> list[int]:

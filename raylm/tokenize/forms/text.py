@@ -56,10 +56,12 @@ class Text(Config):
         used, bounds = num_rows * self.length, np.array(ends, dtype=np.int64)
         starts = bounds[:-1][bounds[:-1] < used]
         cuts = np.searchsorted(starts, np.arange(num_rows + 1) * self.length)
-        table = pa.table({
-            "tokens": pa.FixedSizeListArray.from_arrays(pa.array(flat[:used]), self.length),
-            "starts": pa.ListArray.from_arrays(pa.array(cuts, pa.int32()), pa.array(starts % self.length, pa.int32())),
-        })
+        table = pa.table(
+            {
+                "tokens": pa.FixedSizeListArray.from_arrays(pa.array(flat[:used]), self.length),
+                "starts": pa.ListArray.from_arrays(pa.array(cuts, pa.int32()), pa.array(starts % self.length, pa.int32())),
+            }
+        )
         size = _bytes(backend, texts, bounds, used)
         sums = Counter(documents=len(texts), tokens=used, lost_tokens=len(flat) - used, bytes=size)
         return Made(table, Counter(partial_row=int(len(flat) > used)), sums)

@@ -23,7 +23,7 @@ class Dpo(Config):
     needs: ClassVar[tuple[str, ...]] = ("reference",)
 
     kind: Literal["dpo"] = "dpo"
-    beta: float = Field(0.1, gt=0)
+    beta: float = Field(default=0.1, gt=0)
     """How hard the policy is held to the reference; smaller lets it go further."""
 
     def loss(self, model: torch.nn.Module, micro: Micro, reference: torch.Tensor | None = None) -> Loss:

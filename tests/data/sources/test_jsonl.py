@@ -53,13 +53,31 @@ def test_a_truncated_file_is_counted_and_the_others_go_on(tmp_path, ending):
 
 
 def test_bad_lines_are_counted_by_reason(tmp_path):
-    lines = [b'{"text": "good"}', b'{"text": "\xff\xfe"}', b'{"text": "cut', b"[1, 2]", b'{"body": "x"}', b'{"text": " "}', b"",
-             b'{"text": 3}', b'{"text": "\\ud800"}', b"[" * 100_000]
+    lines = [
+        b'{"text": "good"}',
+        b'{"text": "\xff\xfe"}',
+        b'{"text": "cut',
+        b"[1, 2]",
+        b'{"body": "x"}',
+        b'{"text": " "}',
+        b"",
+        b'{"text": 3}',
+        b'{"text": "\\ud800"}',
+        b"[" * 100_000,
+    ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     kept, lost = _read(Jsonl(glob=str(tmp_path)))
     assert [row["text"] for row in kept] == ["good"]
-    assert [row.reason for row in lost] == ["invalid_utf8", "invalid_json", "not_an_object", "missing_column", "empty",
-                                            "text_is_no_string", "invalid_unicode", "invalid_json"]
+    assert [row.reason for row in lost] == [
+        "invalid_utf8",
+        "invalid_json",
+        "not_an_object",
+        "missing_column",
+        "empty",
+        "text_is_no_string",
+        "invalid_unicode",
+        "invalid_json",
+    ]
     assert lost[3].columns == ("body",)
 
 

@@ -22,9 +22,17 @@ def graded(texts, truths, among=KINDS):
     return Answers(rows="rows", among=among).grade(Examinee("nowhere", sampler=sampler), rows)["answers"], asked
 
 
-@pytest.mark.parametrize(("text", "right"), [
-    ("It is a class.", True), ("CLASS", True), ("a subclass", False), ("a class and a module", False), ("", False), ("function", False),
-])
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("It is a class.", True),
+        ("CLASS", True),
+        ("a subclass", False),
+        ("a class and a module", False),
+        ("", False),
+        ("function", False),
+    ],
+)
 def test_the_truth_as_a_whole_word_and_no_other(text, right):
     assert graded([text], ["class"])[0] == float(right)
 

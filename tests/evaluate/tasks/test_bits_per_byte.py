@@ -37,8 +37,10 @@ def test_compressors_by_hand(tmp_path):
     text = "".join(tiny_tokenizer(300).decode(row["tokens"]) for row in rows()).encode()
     assert text.decode() in TEXT
     found = BitsPerByte(rows="rows").baselines(rows(), str(tmp_path))
-    assert found == {"gzip -9": {"bits_per_byte": 8 * len(gzip.compress(text, 9)) / len(text)},
-                     "xz -9": {"bits_per_byte": 8 * len(lzma.compress(text, preset=9)) / len(text)}}
+    assert found == {
+        "gzip -9": {"bits_per_byte": 8 * len(gzip.compress(text, 9)) / len(text)},
+        "xz -9": {"bits_per_byte": 8 * len(lzma.compress(text, preset=9)) / len(text)},
+    }
 
 
 def test_only_so_many_rows_are_read(tmp_path):

@@ -18,7 +18,9 @@ def pair(chosen, rejected):
 def test_the_likelier_answer_wins_by_transformers_own_numbers(tmp_path):
     tiny_checkpoint(tmp_path, vocab=300, layers=1)
     with torch.no_grad():
-        order = tiny_model(vocab=300, layers=1).eval()(torch.tensor([[1, 3, 40, 4]])).logits[0, -1].argsort(descending=True).tolist()
+        order = (
+            tiny_model(vocab=300, layers=1).eval()(torch.tensor([[1, 3, 40, 4]])).logits[0, -1].argsort(descending=True).tolist()
+        )
     likely, unlikely = order[0], order[-1]
     rows = [pair([likely], [unlikely]), pair([unlikely], [likely]), pair([likely], [unlikely]), pair([likely, 9], [likely, 9])]
     assert Preference(rows="rows").grade(Examinee(str(tmp_path)), rows) == {"preference": 0.625}

@@ -13,8 +13,10 @@ from raylm.rl.types import Prompt, Rollout, Score
 
 def group(row, values):
     prompt = Prompt(row, [1, 2], "[]", None)
-    return [Rollout(prompt, [5, 6, 7], [-1.0, -2.0, -3.0], "x", True, None if value is None else Score(value, "said"))
-            for value in values]
+    return [
+        Rollout(prompt, [5, 6, 7], [-1.0, -2.0, -3.0], "x", True, None if value is None else Score(value, "said"))
+        for value in values
+    ]
 
 
 def advantages(values, **table):
@@ -52,14 +54,17 @@ def test_what_has_no_score_is_left_out_and_groups_stay_apart():
     assert samples[0].logprobs == [-1.0, -2.0, -3.0]
 
 
-@pytest.mark.parametrize(("ratio", "advantage", "gain"), [
-    (1.0, 2.0, 2.0),
-    (1.1, 2.0, 2.2),
-    (1.5, 2.0, 2 * 1.28),  # above the upper clip: no more to gain
-    (1.5, -2.0, -3.0),  # and nothing held back from a loss
-    (0.5, -2.0, -2 * 0.8),  # below the lower clip: no more to gain
-    (0.5, 2.0, 1.0),
-])
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "gain"),
+    [
+        (1.0, 2.0, 2.0),
+        (1.1, 2.0, 2.2),
+        (1.5, 2.0, 2 * 1.28),  # above the upper clip: no more to gain
+        (1.5, -2.0, -3.0),  # and nothing held back from a loss
+        (0.5, -2.0, -2 * 0.8),  # below the lower clip: no more to gain
+        (0.5, 2.0, 1.0),
+    ],
+)
 def test_clipping_on_both_sides_by_hand(ratio, advantage, gain):
     new = torch.tensor([[math.log(ratio), 0.0]], requires_grad=True)
     found = Grpo().loss(new, torch.zeros(1, 2), torch.tensor([advantage]), torch.tensor([[1.0, 0.0]]))

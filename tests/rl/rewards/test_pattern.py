@@ -7,12 +7,15 @@ import pytest
 from raylm.rl.rewards.pattern import Pattern
 
 
-@pytest.mark.parametrize(("completion", "value"), [
-    ("<think>a\nb</think> 42", 0.2),
-    ("  <think></think> 7  \n", 0.2),
-    ("<think>a</think> 42 apples", 0.0),
-    ("so <think>a</think> 42", 0.0),
-])
+@pytest.mark.parametrize(
+    ("completion", "value"),
+    [
+        ("<think>a\nb</think> 42", 0.2),
+        ("  <think></think> 7  \n", 0.2),
+        ("<think>a</think> 42 apples", 0.0),
+        ("so <think>a</think> 42", 0.0),
+    ],
+)
 def test_the_whole_completion_must_match(completion, value):
     assert Pattern(pattern=r"<think>.*</think> \d+").score("", completion, None).value == value
 

@@ -18,8 +18,11 @@ def test_prompt_and_answer_make_the_dialogue(tmp_path):
 
 def test_what_does_not_fit_is_counted(tmp_path):
     long = [turn("assistant", "spam " * 90)]
-    rows = [{"prompt": ASKED, "chosen": GOOD, "rejected": GOOD}, {"prompt": ASKED, "chosen": GOOD, "rejected": long},
-            {"prompt": ASKED, "chosen": GOOD}]
+    rows = [
+        {"prompt": ASKED, "chosen": GOOD, "rejected": GOOD},
+        {"prompt": ASKED, "chosen": GOOD, "rejected": long},
+        {"prompt": ASKED, "chosen": GOOD},
+    ]
     made = Pairs(length=40).rows(tokenizer(tmp_path), table(*rows))
     assert made.table.num_rows == 0
     assert dict(made.dropped) == {"chosen_is_rejected": 1, "too_long": 1, "missing_column: rejected": 1}

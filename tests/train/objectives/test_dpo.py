@@ -48,17 +48,32 @@ def test_loss_and_metrics_by_hand():
     rejected = [0.5 * (-2 * nat + 9), 0.5 * (-4 * nat + 16)]
     margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
     assert float(found.total) == pytest.approx(sum(math.log1p(math.exp(-margin)) for margin in margins), rel=1e-5)
-    expected = {"margin": sum(margins), "chosen_reward": sum(chosen), "rejected_reward": sum(rejected),
-                "accuracy": sum(margin > 0 for margin in margins), "loss": float(found.total)}
+    expected = {
+        "margin": sum(margins),
+        "chosen_reward": sum(chosen),
+        "rejected_reward": sum(rejected),
+        "accuracy": sum(margin > 0 for margin in margins),
+        "loss": float(found.total),
+    }
     assert {name: float(value) for name, value in found.metrics.items()} == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_pair_that_only_fills_up_weighs_nothing():
     model = tiny_model(vocab=70, hidden=32, layers=1)
     whole = batch()
-    filled = Micro(pad([np.concatenate([row["prompt"], row[side]]) for side in ("chosen", "rejected") for row in PAIRS],
-                       [np.concatenate([np.zeros(len(row["prompt"])), np.full(len(row[side]), 1.0 - index)])
-                        for side in ("chosen", "rejected") for index, row in enumerate(PAIRS)], 0), 1.0, torch.tensor([1.0, 0.0]))
+    filled = Micro(
+        pad(
+            [np.concatenate([row["prompt"], row[side]]) for side in ("chosen", "rejected") for row in PAIRS],
+            [
+                np.concatenate([np.zeros(len(row["prompt"])), np.full(len(row[side]), 1.0 - index)])
+                for side in ("chosen", "rejected")
+                for index, row in enumerate(PAIRS)
+            ],
+            0,
+        ),
+        1.0,
+        torch.tensor([1.0, 0.0]),
+    )
     reference = summed(model, whole) - torch.tensor([1.0, 2.0, 3.0, 4.0])
     found = Dpo().loss(model, filled, reference)
     assert float(found.total) == pytest.approx(math.log1p(math.exp(-0.1 * (1 - 3))), rel=1e-4)
@@ -71,12 +86,24 @@ def test_loss_and_rewards_equal_trls(tmp_path):
     from trl import DPOConfig, DPOTrainer
 
     policy, reference = (tiny_model(vocab=300, hidden=32, layers=1, seed=seed) for seed in (0, 1))
-    args = DPOConfig(output_dir=str(tmp_path), beta=0.3, per_device_eval_batch_size=2, use_cpu=True, bf16=False, report_to=[],
-                     gradient_checkpointing=False)
-    data = Dataset.from_list([{"prompt": "a module", "chosen": " imports", "rejected": " no"},
-                              {"prompt": "the class", "chosen": " is", "rejected": " raises an error"}])
-    trainer = DPOTrainer(model=policy, ref_model=reference, args=args, train_dataset=data, eval_dataset=data,
-                         processing_class=tiny_tokenizer(300))
+    args = DPOConfig(
+        output_dir=str(tmp_path),
+        beta=0.3,
+        per_device_eval_batch_size=2,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        gradient_checkpointing=False,
+    )
+    data = Dataset.from_list(
+        [
+            {"prompt": "a module", "chosen": " imports", "rejected": " no"},
+            {"prompt": "the class", "chosen": " is", "rejected": " raises an error"},
+        ]
+    )
+    trainer = DPOTrainer(
+        model=policy, ref_model=reference, args=args, train_dataset=data, eval_dataset=data, processing_class=tiny_tokenizer(300)
+    )
     pairs = [{side: np.array(row[f"{side}_ids"]) for side in ("prompt", "chosen", "rejected")} for row in trainer.eval_dataset]
     made = batch(pairs)
     expected = Dpo(beta=0.3).loss(policy.eval(), made, summed(reference, made))
