@@ -35,15 +35,15 @@ class Workers:
         self._wanted_cpus = wanted_cpus
         self._held: dict[str, tuple[Any, Callable[[Any], None]]] = {}
         self._started = False
+        # stands before the first import of Ray, which reads it then
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(SAID_OTHERWISE))
+        # inherited by all workers: their progress is told by raylm, once
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
     def ensure(self) -> None:
         """Start or join Ray; nothing happens when that was done before."""
         if self._started:
             return
-        # must stand before the first import of Ray, which reads it then
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(SAID_OTHERWISE))
-        # inherited by all workers: their progress is told by raylm, once
-        os.environ.setdefault("TQDM_DISABLE", "1")
         import ray
 
         if self.submitted:

@@ -43,7 +43,8 @@ class Dpo(Config):
         losses_P = -torch.nn.functional.logsigmoid(margin_P) * micro.row_weight_P
         metrics = {
             "loss": losses_P,
-            "accuracy": (margin_P > 0).float() * micro.row_weight_P,
+            # ties count half: before the first step every margin is 0, and that is chance
+            "accuracy": (0.5 + 0.5 * margin_P.sign()) * micro.row_weight_P,
             "margin": margin_P * micro.row_weight_P,
             "chosen_reward": chosen_P * micro.row_weight_P,
             "rejected_reward": rejected_P * micro.row_weight_P,
