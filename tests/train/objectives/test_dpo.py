@@ -34,7 +34,7 @@ def test_a_policy_that_equals_its_reference_loses_log_two():
     found = Dpo().loss(model, batch(), summed(model, batch()))
     assert float(found.total) == pytest.approx(2 * math.log(2))
     assert float(found.metrics["margin"]) == 0.0
-    assert float(found.metrics["accuracy"]) == 0.0
+    assert float(found.metrics["accuracy"]) == 1.0  # two ties, each half
 
 
 def test_loss_and_metrics_by_hand():
