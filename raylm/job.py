@@ -177,10 +177,10 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
         inputs=entries,
         fingerprint=digest_of(identity),
     )
-    for coming in later[:1]:
-        warm = getattr(importlib.import_module(f"raylm.{coming.config.stage}.stage"), "warm", None)
-        if warm:
-            warm(coming.config, workers)
+    modules = [importlib.import_module(f"raylm.{coming.config.stage}.stage") for coming in (step, *later)]
+    workers.keep({prefix for each in modules for prefix in getattr(each, "HOLDS", ())})
+    if later and hasattr(modules[1], "warm"):
+        modules[1].warm(later[0].config, workers)
     say(f"{step.name}: {step.config.stage} ...")
     started = time.monotonic()
     try:

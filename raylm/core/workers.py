@@ -39,6 +39,8 @@ class Workers:
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(SAID_OTHERWISE))
         # inherited by all workers: their progress is told by raylm, once
         os.environ.setdefault("TQDM_DISABLE", "1")
+        # idle workers beyond this many are ended: each has torch in memory
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(os.cpu_count() or 1))
 
     def ensure(self) -> None:
         """Start or join Ray; nothing happens when that was done before."""
@@ -79,6 +81,12 @@ class Workers:
             self.ensure()
             self._held[key] = (make(), close)
         return self._held[key][0]
+
+    def keep(self, prefixes: set[str]) -> None:
+        """Close what no coming stage asks for: a rank group or an engine that only waits holds memory."""
+        for key in list(self._held):
+            if not any(key.startswith(prefix) for prefix in prefixes):
+                self.release(key)
 
     def release(self, prefix: str = "") -> None:
         """Close everything held whose key begins with `prefix`."""

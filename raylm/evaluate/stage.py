@@ -18,6 +18,7 @@ from raylm.model.load import checkpoint_path
 from raylm.model.sampler import Sampling, ask, start_sampler
 from raylm.model.shape import Shape
 
+HOLDS = ("sampler",)
 DEADLINE_S = 24 * 3600.0
 Grades = dict[str, dict[str, float]]
 

@@ -50,7 +50,7 @@ class RL(StageConfig):
     seed: int = 0
     """Seed of the order of prompts and of every draw."""
     reward_timeout_s: float = 60.0
-    """Seconds a round's scoring may take; judges that have not answered then are killed, their prompts count as unscored."""
+    """Seconds after which a judge that does not answer is killed; the prompt it hung on counts as unscored."""
     save_every: int = Field(default=10, gt=0)
     """Rounds between step checkpoints."""
     keep: int = Field(default=2, gt=0)

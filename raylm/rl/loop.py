@@ -13,6 +13,7 @@ from typing import Any
 
 from raylm.core.config import digest_of, resolve
 from raylm.data.order import batch_indices
+from raylm.model.sampler import Completion
 from raylm.rl.config import RL
 from raylm.rl.placement import Judges, Learners, Samplers
 from raylm.rl.types import Prompt, Rollout
@@ -47,15 +48,20 @@ class Loop:
         """Go on from the newest step checkpoint to the last round; returns held-out metrics, before and after."""
         step = self._restore()
         while step < self._cfg.steps:
-            started = time.perf_counter()
-            rollouts = self._draw(step)
+            clock = [time.perf_counter()]
+            prompts, drawn = self._draw(step)
+            clock.append(time.perf_counter())
+            rollouts = self._judges.score(prompts, drawn)
+            clock.append(time.perf_counter())
             stats = self._learners.update(self._algorithm.credit(rollouts))
+            clock.append(time.perf_counter())
             weights = None if stats is None else self._learners.weights()
             if stats is None or weights is None:
                 step = self._restore()
                 continue
             self._samplers.load(weights, version=step + 1)
-            row = {"step": step, **_reward_metrics(rollouts), **stats, "seconds": time.perf_counter() - started}
+            clock.append(time.perf_counter())
+            row = {"step": step, **_reward_metrics(rollouts), **stats, **_seconds(clock)}
             self._history.append(row)
             self._log(**row)
             step += 1
@@ -67,13 +73,13 @@ class Loop:
             **{f"{name}_after": value for name, value in after.items()},
         }
 
-    def _draw(self, step: int) -> list[Rollout]:
+    def _draw(self, step: int) -> tuple[list[Prompt], list[list[Completion]]]:
         # a batch that reaches over the end of an epoch may name a row twice; asked once, its group stays one group
         rows = list(dict.fromkeys(batch_indices(len(self._prompts), self._cfg.prompts_per_step, step, self._cfg.seed)))
         prompts = [self._prompts[row] for row in rows]
         # a draw depends on seed, round and row alone: a resumed run draws what the uninterrupted one would have drawn
         seeds = [int(digest_of([self._cfg.seed, step, row])[:12], 16) for row in rows]
-        return self._judges.score(prompts, self._samplers.draw(prompts, seeds, self._algorithm.group, self._cfg.temperature))
+        return prompts, self._samplers.draw(prompts, seeds, self._algorithm.group, self._cfg.temperature)
 
     def _restore(self) -> int:
         weights = None
@@ -94,6 +100,12 @@ class Loop:
             return {}
         answers = self._samplers.draw(self._held_out, [0] * len(self._held_out), 1, 0.0)
         return {f"held_out_{name}": value for name, value in _reward_metrics(self._judges.score(self._held_out, answers)).items()}
+
+
+def _seconds(clock: list[float]) -> dict[str, float]:
+    """Where a round's time went."""
+    names = ("draw_s", "score_s", "update_s", "sync_s")
+    return {name: round(after - before, 3) for name, before, after in zip(names, clock, clock[1:], strict=False)}
 
 
 def _reward_metrics(rollouts: list[Rollout]) -> dict[str, float]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from raylm.core.config import resolve
+from raylm.core.config import digest_of, resolve
 from raylm.core.context import Context
 from raylm.core.errors import StageError
+from raylm.core.workers import Workers
 from raylm.model.load import checkpoint_path
 from raylm.model.sampler import Completion, Sampling, ask, start_sampler
 from raylm.parallel.ranks import RankGroup, hold_ranks
 from raylm.rl import learner
 from raylm.rl.config import RL
 from raylm.rl.types import Prompt, Rollout, Sample, Score
+
+MOST_KILLED = 3
 
 
 class Samplers:
@@ -47,33 +50,66 @@ class Samplers:
 
 
 class Judges:
-    """Rewards, in processes that can be killed: a reward that hangs costs its prompt, not the run."""
+    """Rewards, in a process that can be killed: a reward that hangs or crashes costs its prompt, not the run."""
 
-    def __init__(self, cfg: RL) -> None:
+    def __init__(self, cfg: RL, workers: Workers) -> None:
         self._rewards = [resolve(card) for card in cfg.rewards]
-        self._timeout_s = cfg.reward_timeout_s
+        self._timeout_s, self._workers = cfg.reward_timeout_s, workers
+        self._key = f"judge:{digest_of([card.identity() for card in cfg.rewards])}"
 
     def score(self, prompts: list[Prompt], completions: list[list[Completion]]) -> list[Rollout]:
-        """Every completion with the sum of its rewards, or without a score when its judge did not answer in time."""
+        """Every completion with the sum of its rewards, or without a score when its judge had to be killed."""
+        scores: list[list[Score] | None] = []
+        for _ in range(MOST_KILLED + 1):
+            scores += self._ask(prompts[len(scores) :], completions[len(scores) :])
+            if len(scores) == len(prompts):
+                break
+            # the judge answers in order: the first prompt without an answer is the one it hangs on
+            scores.append(None)
+            self._workers.release(self._key)
+        scores += [None] * (len(prompts) - len(scores))
+        return [
+            Rollout(prompt, c.tokens, c.logprobs, c.text, c.finish_reason == "stop", found[place] if found else None)
+            for prompt, group, found in zip(prompts, completions, scores, strict=True)
+            for place, c in enumerate(group)
+        ]
+
+    def _make(self) -> Any:
         import ray
 
-        judge = ray.remote(num_cpus=0.5, max_retries=1)(score_group)
-        running = [
-            judge.remote(self._rewards, prompt, [c.text for c in group])
-            for prompt, group in zip(prompts, completions, strict=True)
-        ]
-        ray.wait(running, num_returns=len(running), timeout=self._timeout_s)
-        rollouts = []
-        for prompt, group, task in zip(prompts, completions, running, strict=True):
-            ready, _ = ray.wait([task], timeout=0)
-            scores: Any = ray.get(task) if ready else [None] * len(group)
-            if not ready:
-                ray.cancel(task, force=True)
-            rollouts += [
-                Rollout(prompt, c.tokens, c.logprobs, c.text, c.finish_reason == "stop", score)
-                for c, score in zip(group, scores, strict=True)
-            ]
-        return rollouts
+        remote: Any = ray.remote(Judge)
+        return remote.options(num_cpus=0).remote(self._rewards)
+
+    def _ask(self, prompts: list[Prompt], completions: list[list[Completion]]) -> list[list[Score] | None]:
+        """Scores of the first prompts, up to one that does not answer in time or kills its judge."""
+        import ray
+        from ray.exceptions import RayActorError, RayTaskError
+
+        judge = self._workers.hold(self._key, self._make, ray.kill)
+        asked = [judge.score.remote(prompt, [c.text for c in group]) for prompt, group in zip(prompts, completions, strict=True)]
+        ray.wait(asked, num_returns=len(asked), timeout=self._timeout_s)
+        found: list[list[Score] | None] = []
+        for task in asked:
+            if not ray.wait([task], timeout=0)[0]:
+                break
+            try:
+                found.append(ray.get(task))
+            except RayActorError:
+                break
+            except RayTaskError as cause:
+                raise StageError(f"a reward raised {type(cause.cause).__name__}: {cause.cause}", where="rewards") from cause
+        return found
+
+
+class Judge:
+    """All rewards, in a process of their own."""
+
+    def __init__(self, rewards: list[Any]) -> None:
+        self._rewards = rewards
+
+    def score(self, prompt: Prompt, texts: list[str]) -> list[Score]:
+        """The sum of all rewards for each completion of one prompt."""
+        return score_group(self._rewards, prompt, texts)
 
 
 class Learners:

@@ -15,6 +15,8 @@ from raylm.rl.loop import Loop
 from raylm.rl.placement import Judges, Learners, Samplers
 from raylm.rl.types import Prompt
 
+HOLDS = ("ranks", "sampler", "judge")
+
 
 def warm(cfg: RL, workers: Workers) -> None:
     """Start the learner's ranks while the stage before still runs."""
@@ -46,7 +48,9 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
             bar.to(step + 1, reward=values["reward"], kl_to_sampler=values.get("kl_to_sampler", 0.0))
 
         learners = Learners(cfg, ctx, setup)
-        metrics = Loop(cfg, Samplers(cfg, ctx, longest), Judges(cfg), learners, train, held_out, log, ctx.rewind).run()
+        metrics = Loop(
+            cfg, Samplers(cfg, ctx, longest), Judges(cfg, ctx.workers), learners, train, held_out, log, ctx.rewind
+        ).run()
     learners.export()
     rows = ctx.metric_rows
     metrics |= {"reward_first": rows[0]["reward"], "reward_last": rows[-1]["reward"]}

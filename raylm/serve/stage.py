@@ -21,6 +21,7 @@ from raylm.serve import app, cluster, parity, reference
 from raylm.serve.auth import key_digest
 from raylm.serve.config import Serve
 
+HOLDS = ("serve",)
 KEY_FILE = "key"
 KEY_VARIABLE = "RAYLM_API_KEY"
 NUM_PROBES = 8

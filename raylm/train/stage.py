@@ -15,6 +15,9 @@ from raylm.train.config import Train
 from raylm.train.learner import train
 from raylm.train.loop import Setup
 
+# what of the workers' held things this stage uses
+HOLDS = ("ranks",)
+
 
 def warm(cfg: Train, workers: Workers) -> None:
     """Start the ranks while the stage before still runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Literal
 
@@ -15,4 +16,6 @@ class Share(Config):
     def score(self, prompt: str, completion: str, truth: str | None) -> Score:
         if truth == "hang":
             time.sleep(600)
+        if truth == "crash":
+            os._exit(1)
         return Score(sum(letter.isalpha() for letter in completion) / max(len(completion), 1), "share of letters")

@@ -127,14 +127,15 @@ def test_weights_that_are_not_what_was_sent_are_refused(root, workers):
     assert "version 8" in caught.value.where
 
 
-def test_a_reward_that_hangs_costs_its_prompt_alone(workers):
+def test_a_reward_that_hangs_or_crashes_costs_its_prompt_alone(workers):
     workers.ensure()
-    judges = Judges(config(reward_timeout_s=8.0))
-    prompts = [Prompt(row, [1], "[]", truth) for row, truth in enumerate([None, "hang"])]
-    answers = [[Completion([5], [-1.0], "ab1!", "stop"), Completion([5], [-1.0], "!!", "length")]] * 2
+    judges = Judges(config(reward_timeout_s=4.0), workers)
+    prompts = [Prompt(row, [1], "[]", truth) for row, truth in enumerate([None, "hang", None, "crash", None])]
+    answers = [[Completion([5], [-1.0], "ab1!", "stop"), Completion([5], [-1.0], "!!", "length")]] * 5
     found = judges.score(prompts, answers)
-    assert [rollout.score and rollout.score.value for rollout in found] == [0.5, 0.0, None, None]
-    assert [rollout.finished for rollout in found] == [True, False, True, False]
+    values = [rollout.score and rollout.score.value for rollout in found]
+    assert values == [0.5, 0.0, None, None, 0.5, 0.0, None, None, 0.5, 0.0]
+    assert [rollout.finished for rollout in found] == [True, False] * 5
 
 
 def test_a_reward_that_needs_a_truth_is_refused_where_there_is_none(root, workers):
