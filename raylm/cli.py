@@ -72,11 +72,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _chat(arguments: argparse.Namespace) -> int:
     from raylm import chat, job
     from raylm.core.artifact import MANIFEST, Endpoint, open_artifact
-    from raylm.core.errors import ArtifactError
+    from raylm.core.errors import ArtifactError, PlanError
     from raylm.core.storage import Folder
 
     if arguments.what.endswith(".toml"):
-        endpoint = list(job.run(job.load(arguments.what, arguments.set)).values())[-1]
+        loaded = job.load(arguments.what, arguments.set)
+        if not any(cfg.makes() == "Endpoint" for cfg in loaded.stages.values()):
+            raise PlanError("a chat needs an endpoint, this job has no serve stage", where=arguments.what)
+        endpoint = list(job.run(loaded).values())[-1]
     elif Folder(arguments.what).exists(MANIFEST):
         endpoint = open_artifact(Folder(arguments.what))
     else:
@@ -127,12 +130,12 @@ def _command(commands: Any, name: str, function: Any, help: str) -> argparse.Arg
 def _print_error(error: RaylmError) -> None:
     red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
     print(f"{red}error:{plain} {error}", file=sys.stderr)
-    if error.__cause__ is not None:
-        print(
-            f"  because: {type(error.__cause__).__name__}: {str(error.__cause__).strip().splitlines()[-1:] or ['']}",
-            file=sys.stderr,
-        )
+    if error.__cause__ is not None and (words := str(error.__cause__).strip()):
+        print(f"  because: {type(error.__cause__).__name__}: {words.splitlines()[-1]}", file=sys.stderr)
 
 
 def _again(argv: list[str] | None) -> str:
-    return " ".join(["raylm", *(sys.argv[1:] if argv is None else argv)])
+    """The command that goes on: --rebuild has done its part, and would begin anew."""
+    words = sys.argv[1:] if argv is None else argv
+    kept = [word for at, word in enumerate(words) if word != "--rebuild" and (at == 0 or words[at - 1] != "--rebuild")]
+    return " ".join(["raylm", *kept])

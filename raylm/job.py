@@ -13,7 +13,7 @@ from pydantic import Field
 
 from raylm.compress.config import Compress
 from raylm.core import toml
-from raylm.core.artifact import MANIFEST, WORK, Artifact, InputEntry, Manifest, open_artifact
+from raylm.core.artifact import MANIFEST, WORK, Artifact, InputEntry, open_artifact
 from raylm.core.config import Config, Reference, did_you_mean, digest_of, references
 from raylm.core.context import Context
 from raylm.core.errors import ArtifactError, ConfigError, DriftError, PlanError, RaylmError, StageError
@@ -26,6 +26,7 @@ from raylm.serve.config import Serve
 from raylm.tokenize.config import Tokenize
 from raylm.train.config import Train
 
+IDENTITY = f"{WORK}/identity.json"
 AnyStage = Annotated[Prepare | Tokenize | Train | RL | Compress | Evaluate | Serve, Field(discriminator="stage")]
 
 
@@ -91,7 +92,7 @@ def check_chain(job: Job, source: toml.Source | None = None) -> list[str]:
                     where=at,
                     next="name a stage of this job, or write a path or URI (it has a / in it)",
                 )
-    return _in_order(needs, where)
+    return _in_order(needs, {name for name, cfg in job.stages.items() if cfg.makes() == "Endpoint"}, where)
 
 
 def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
@@ -102,17 +103,15 @@ def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
         cfg, folder = job.stages[name], job.folder(name)
         inputs = list(references(cfg))
         state, drift = "new", []
-        if name in rebuild or any(ref.value in fresh for ref in inputs):
-            fresh.add(name)
-        elif folder.exists(MANIFEST):
-            entries = [_input_entry(job, ref) for ref in inputs]
-            manifest = open_artifact(folder).manifest
-            drift = _differences(manifest, _identity(cfg, entries))
-            state = "drift" if drift else "ready"
-        elif folder.exists(WORK):
-            state = "unfinished"
-            fresh.add(name)
-        else:
+        outside = [_input_entry(job, ref) for ref in inputs if ref.value not in job.stages]
+        if name not in rebuild and not any(ref.value in fresh for ref in inputs):
+            before = _identity_on_disk(folder)
+            entries = outside if len(outside) == len(inputs) else [_input_entry(job, ref) for ref in inputs]
+            drift = [] if before is None else _differences(before, _identity(cfg, entries))
+            if cfg.makes() == "Endpoint":
+                before, drift = None, []  # an endpoint is a process: it is started each time, whatever lies there
+            state = "drift" if drift else "new" if before is None else "ready" if folder.exists(MANIFEST) else "unfinished"
+        if state in ("new", "unfinished"):
             fresh.add(name)
         steps.append(Step(name, cfg, cfg.makes(), inputs, state, drift))
     return steps
@@ -134,9 +133,9 @@ def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say
     for step in steps:
         if step.state == "drift":
             raise DriftError(
-                f"{step.name!r} was made from another config: {'; '.join(step.drift)}",
+                f"{step.name!r} was begun or made from another config: {'; '.join(step.drift)}",
                 where=job.folder(step.name).uri,
-                next=f"add --rebuild {step.name}, or rename the stage to keep both",
+                next=f"add --rebuild {step.name} to begin it anew, or rename the stage to keep both",
             )
     workers = Workers(wanted_cpus=sum(sorted(step.config.cpus() for step in steps)[-2:]) + 2)
     made: dict[str, Artifact] = {}
@@ -161,12 +160,10 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
         if found.fingerprint == digest_of(identity) and step.makes != "Endpoint":
             say(f"{step.name}: ready ({found.kind}, {found.fingerprint})")
             return found
-    if rebuild or folder.exists(MANIFEST):
+    if rebuild or folder.exists(MANIFEST) or _identity_on_disk(folder) != identity:
+        # what is not the beginning of this very computation must not be taken for it: shards, step checkpoints, payload
         folder.remove()
-    elif folder.exists(f"{WORK}/identity.json") and folder.read_json(f"{WORK}/identity.json") != identity:
-        # half of another computation: its shards and step checkpoints must not be taken for this one's
-        folder.remove()
-    folder.make().write_json(f"{WORK}/identity.json", identity)
+    folder.make().write_json(IDENTITY, identity)
     ctx = Context(
         stage=step.name,
         out=folder,
@@ -177,10 +174,7 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
         inputs=entries,
         fingerprint=digest_of(identity),
     )
-    modules = [importlib.import_module(f"raylm.{coming.config.stage}.stage") for coming in (step, *later)]
-    workers.keep({prefix for each in modules for prefix in getattr(each, "HOLDS", ())})
-    if later and hasattr(modules[1], "warm"):
-        modules[1].warm(later[0].config, workers)
+    _hold_and_warm(step, later, workers)
     say(f"{step.name}: {step.config.stage} ...")
     started = time.monotonic()
     try:
@@ -197,6 +191,23 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
     return made
 
 
+def _hold_and_warm(step: Step, later: list[Step], workers: Workers) -> None:
+    """Close what no coming stage asks for, start what the next one asks for. GPUs are not held for later: what waits for
+    its turn on one would keep this stage from having it."""
+    gpus = any(coming.config.workers.gpus > 0 for coming in (step, *later))
+    modules = [importlib.import_module(f"raylm.{coming.config.stage}.stage") for coming in (step, *later)]
+    workers.keep({prefix for each in modules[: 1 if gpus else None] for prefix in getattr(each, "HOLDS", ())})
+    if later and not gpus and hasattr(modules[1], "warm"):
+        modules[1].warm(later[0].config, workers)
+
+
+def _identity_on_disk(folder: Folder) -> dict[str, Any] | None:
+    """Identity of the finished artifact or of the unfinished work in `folder`; None when there is neither."""
+    if folder.exists(MANIFEST):
+        return open_artifact(folder).manifest.identity
+    return folder.read_json(IDENTITY) if folder.exists(IDENTITY) else None
+
+
 def _input_entry(job: Job, ref: Reference) -> InputEntry:
     name = ".".join(ref.path)
     folder = job.folder(ref.value) if ref.value in job.stages else Folder(ref.value)
@@ -204,7 +215,7 @@ def _input_entry(job: Job, ref: Reference) -> InputEntry:
         found = open_artifact(folder)
         if found.kind not in ref.kinds:
             raise ArtifactError(f"this is a {found.kind}, {' or '.join(ref.kinds)} is needed", where=found.uri)
-        return InputEntry(name=name, uri=found.uri, fingerprint=found.fingerprint, kind=found.kind)
+        return InputEntry(name=name, uri=found.uri, fingerprint=found.fingerprint, kind=found.kind, content=found.content)
     if ref.value in job.stages or "Checkpoint" not in ref.kinds:
         raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri, next="run the stage that makes it")
     # weights that raylm did not make: a folder or hub name of Hugging Face's layout is its own fingerprint
@@ -212,12 +223,12 @@ def _input_entry(job: Job, ref: Reference) -> InputEntry:
 
 
 def _identity(cfg: AnyStage, entries: list[InputEntry]) -> dict[str, Any]:
-    return {"config": cfg.identity(), "inputs": {entry.name: entry.fingerprint for entry in entries}}
+    return {"config": cfg.identity(), "inputs": {entry.name: f"{entry.fingerprint} {entry.content}".strip() for entry in entries}}
 
 
-def _differences(manifest: Manifest, identity: dict[str, Any]) -> list[str]:
-    """`key old -> new` for every leaf in which a finished artifact and the job differ."""
-    old, new = _leaves(manifest.identity), _leaves(identity)
+def _differences(before: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """`key old -> new` for every leaf in which what lies there and the job differ."""
+    old, new = _leaves(before), _leaves(identity)
     return [
         f"{key.removeprefix('config.')} {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
@@ -237,10 +248,12 @@ def _leaves(value: Any, at: str = "") -> dict[str, Any]:
     return {key: leaf for name, item in pairs for key, leaf in _leaves(item, f"{at}.{name}".lstrip(".")).items()}
 
 
-def _in_order(needs: dict[str, list[str]], where: Any) -> list[str]:
+def _in_order(needs: dict[str, list[str]], last: set[str], where: Any) -> list[str]:
     order: list[str] = []
     while len(order) < len(needs):
         ready = [name for name in needs if name not in order and all(need in order for need in needs[name])]
+        # endpoints last: what serves stays up, and no later stage should want its place
+        ready.sort(key=lambda name: name in last)
         if not ready:
             stuck = [name for name in needs if name not in order]
             raise PlanError(

@@ -8,9 +8,10 @@ from typing import Any
 
 from raylm.compress.config import Compress
 from raylm.compress.methods.rounding import measure_ranges
-from raylm.core.artifact import Checkpoint, Dialogues, Tokens
+from raylm.core.artifact import WORK, Checkpoint, Dialogues, Tokens
 from raylm.core.config import resolve
 from raylm.core.context import Context
+from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.core.workers import wait_for
 from raylm.data.shards import Rows
@@ -43,16 +44,21 @@ def run(cfg: Compress, ctx: Context) -> Checkpoint:
 
 def compress(cfg: Compress, path: str, rows_uri: str | None, out: str) -> tuple[int, int]:
     """Runs on the worker; returns bytes of weights before and after."""
+    import torch
+
     model: Any = load_model(path, "auto").eval()
     before = sum(p.numel() * p.element_size() for p in model.parameters())
     method: Any = resolve(cfg.method)
     ranges = {}
-    if rows_uri and method.needs_calibration:
+    if method.needs_calibration:
+        if rows_uri is None:
+            raise ConfigError(f"method {cfg.method.kind} needs `calibration`: a stage that makes Tokens or Dialogues")
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
         rows = Rows.open(rows_uri, "train")
         ranges = measure_ranges(model, [rows[index]["tokens"] for index in range(min(cfg.calibration_rows, len(rows)))])
-    compressor = method.apply(model, ranges)
+    compressor = method.apply(model.cpu(), ranges)
     folder = Folder(out)
-    with tempfile.TemporaryDirectory(prefix=".compressed-", dir=folder.make().uri if folder.is_local else None) as at:
+    with tempfile.TemporaryDirectory(prefix=".compressed-", dir=(folder / WORK).make().uri if folder.is_local else None) as at:
         model.save_pretrained(at)
         compressor.update_config(at)
         load_tokenizer(path).save_pretrained(at)

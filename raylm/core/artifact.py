@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from raylm.core.config import digest_of
 from raylm.core.errors import ArtifactError
 from raylm.core.storage import Folder
 
@@ -29,6 +30,8 @@ class InputEntry(Record):
     uri: str
     fingerprint: str
     kind: str
+    content: str = ""
+    """Digest of its payload: an input that was made again with other bytes is another input. Empty for outside weights."""
 
 
 class FileEntry(Record):
@@ -82,6 +85,11 @@ class Artifact:
     @property
     def fingerprint(self) -> str:
         return self.manifest.fingerprint
+
+    @property
+    def content(self) -> str:
+        """16 hex digits over names and digests of the payload; metrics carry times, so they do not count."""
+        return digest_of([[entry.path, entry.digest] for entry in self.manifest.files if entry.path != METRICS])
 
     def shards(self, prefix: str) -> list[FileEntry]:
         """Payload files whose name begins with `prefix`, in order."""

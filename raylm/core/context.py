@@ -94,11 +94,10 @@ class Context:
         """
         if self._metrics.rows:
             self._metrics.flush()
-        self.work.remove()
         files = [
             FileEntry(path=name, bytes=self.out.size(name), rows=(rows or {}).get(name), digest=self.out.digest(name))
             for name in self.out.files()
-            if name != artifacts.MANIFEST
+            if name != artifacts.MANIFEST and not name.startswith(f"{artifacts.WORK}/")
         ]
         manifest = Manifest(
             kind=kind.kind,
@@ -116,4 +115,6 @@ class Context:
             seconds=round(time.monotonic() - self._started, 2),
         )
         self.out.write(artifacts.MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        # after the manifest: a kill while large files are being digested must not cost the step checkpoints
+        self.work.remove()
         return kind(self.out, manifest)

@@ -134,7 +134,10 @@ class Folder:
             if self._fs.exists(path):
                 self._fs.rm(path, recursive=True)
         elif os.path.isdir(path):
-            shutil.rmtree(path)
+            # in one step: half of a folder must not be taken for a whole one
+            gone = f"{os.path.dirname(path)}/{HALF_WRITTEN}{os.path.basename(path)}-{os.getpid()}"
+            os.rename(path, gone)
+            shutil.rmtree(gone)
         elif os.path.exists(path):
             os.unlink(path)
 
@@ -147,17 +150,17 @@ class Folder:
         return hashed.hexdigest()
 
     def _version(self, name: str) -> str:
-        """What changes when the content of `name` does: the store's own mark of the artifact's manifest, or of the file."""
-        for marked in (f"{name}/manifest.json".lstrip("/"), "manifest.json", name):
-            if self._fs.isfile(self.path(marked)):
-                return str(self._fs.ukey(self.path(marked)))
-        return ""
+        """What changes when the content of `name` does: the store's own marks of all its files."""
+        return " ".join(str(self._fs.ukey(path)) for path in sorted(self._fs.find(self.path(name))))
 
     @property
     def _fs(self) -> Any:
         import fsspec
 
-        return fsspec.core.url_to_fs(self.uri)[0]
+        try:
+            return fsspec.core.url_to_fs(self.uri)[0]
+        except ImportError as cause:
+            raise StorageError(f"no driver for this kind of address: {cause}", where=self.uri, next="make install") from cause
 
 
 @contextmanager

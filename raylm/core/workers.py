@@ -82,6 +82,10 @@ class Workers:
             self._held[key] = (make(), close)
         return self._held[key][0]
 
+    def holds(self, prefix: str) -> bool:
+        """Whether anything is held whose key begins with `prefix`."""
+        return any(key.startswith(prefix) for key in self._held)
+
     def keep(self, prefixes: set[str]) -> None:
         """Close what no coming stage asks for: a rank group or an engine that only waits holds memory."""
         for key in list(self._held):
@@ -101,9 +105,10 @@ class Workers:
         import ray
         from ray.exceptions import RayError
 
-        # a worker that is already dead must not keep the others from being closed
-        with contextlib.suppress(RayError):
-            self.release()
+        for key in list(self._held):
+            # a worker that is already dead must not keep the others from being closed
+            with contextlib.suppress(RayError):
+                self.release(key)
         ray.shutdown()
         self._started = False
 

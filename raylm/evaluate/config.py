@@ -30,8 +30,11 @@ class Evaluate(StageConfig):
     @model_validator(mode="after")
     def _gate_is_measured(self) -> Evaluate:
         known = [name for task in self.tasks for name in getattr(task, "better", {})]
+        if len(set(known)) < len(known):
+            raise ValueError("two tasks measure the same; a second set of rows needs an evaluate stage of its own")
+        closed = not any(task.kind == "custom" for task in self.tasks)
         for name in self.gate:
-            if known and name not in known:
+            if closed and name not in known:
                 raise ValueError(f"gate names {name!r}, which no task measures.{did_you_mean(name, known)}")
         return self
 

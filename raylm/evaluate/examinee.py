@@ -33,11 +33,12 @@ class Examinee:
         if self._model is None:
             shape = self._fresh
             self._model = shape[0].build(shape[1], shape[2]) if shape else load_model(self._path)
-            self._model.eval()
+            # Ray hides the GPUs that were not asked for
+            self._model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         sums: list[float] = []
         with torch.no_grad():
             for at in range(0, len(tokens), MICRO):
-                padded = pad(tokens[at : at + MICRO], masks[at : at + MICRO], 0)
+                padded = pad(tokens[at : at + MICRO], masks[at : at + MICRO], 0, next(self._model.parameters()).device)
                 sums += (token_logprobs(self._model, padded).double() * padded.weight_BT).sum(1).tolist()
         return sums
 

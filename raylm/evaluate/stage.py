@@ -58,7 +58,7 @@ def _compressors(cards: list[Any], ctx: Context) -> Grades:
     for card in cards:
         if hasattr(card, "baselines"):
             rows = ctx.open(card.rows)
-            found |= card.baselines(Rows.open(rows.uri, "held_out"), str(rows.folder.local("tokenizer")))
+            found |= card.baselines(Rows.open(rows.uri, "held_out"), rows.folder.path("tokenizer"))
     return found
 
 

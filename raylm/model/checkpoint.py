@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raylm.core.artifact import WORK
 from raylm.core.storage import Folder
+from raylm.model.load import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +28,7 @@ def write_checkpoint(
         extra: writes more files into the folder it is given.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     # a fresh model without memory knows how its class is stored; the trained one may be sharded or full of adapters
     with torch.device("meta"):
@@ -34,10 +36,11 @@ def write_checkpoint(
     plain.generation_config = GenerationConfig.from_model_config(config)
     if getattr(config, "tie_word_embeddings", False):
         weights = {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
-    near = out.make().uri if out.is_local else None
+    # inside the work folder: what a kill leaves of it is no payload
+    near = (out / WORK).make().uri if out.is_local else None
     with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=near) as at:
         plain.save_pretrained(at, state_dict=weights)
-        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(at)
+        load_tokenizer(tokenizer).save_pretrained(at)
         if extra:
             extra(Path(at))
         publish(Path(at), out)

@@ -12,13 +12,21 @@ if TYPE_CHECKING:
 
 
 def checkpoint_path(ctx: Context, ref: str) -> str:
-    """Where transformers and vLLM find the weights that `ref` names: a local folder, or a hub name as it stands."""
+    """Address of the weights that `ref` names: a folder, a bucket URI or a hub name. Workers make it a path of their own
+    machine with `on_this_machine`."""
     from raylm.core.artifact import MANIFEST, Checkpoint
     from raylm.core.storage import Folder
 
     if ctx.is_stage(ref) or Folder(ref).exists(MANIFEST):
-        return str(ctx.open_as(ref, Checkpoint).folder.local())
-    return str(Folder(ref).local()) if "://" in ref or Folder(ref).exists() else ref
+        return ctx.open_as(ref, Checkpoint).uri
+    return ref if "://" in ref or not Folder(ref).exists() else Folder(ref).uri
+
+
+def on_this_machine(address: str) -> str:
+    """What transformers and vLLM can read: a copy of what lies in a bucket; folders and hub names stay as they are."""
+    from raylm.core.storage import Folder
+
+    return str(Folder(address).local()) if "://" in address else address
 
 
 def load_model(path: str, dtype: str = "auto") -> torch.nn.Module:
@@ -34,7 +42,9 @@ def load_model(path: str, dtype: str = "auto") -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        return AutoModelForCausalLM.from_pretrained(
+            on_this_machine(path), dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as cause:
         raise ArtifactError(
             f"no model could be loaded: {str(cause).splitlines()[0]}",
@@ -48,7 +58,7 @@ def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(on_this_machine(path), trust_remote_code=False)
     except (OSError, ValueError) as cause:
         raise ArtifactError(f"no tokenizer could be loaded: {str(cause).splitlines()[0]}", where=path) from cause
 

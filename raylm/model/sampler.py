@@ -12,12 +12,17 @@ from raylm.core.config import Config
 from raylm.core.errors import ArtifactError, DataError, PlacementError
 from raylm.core.workers import Workers, wait_for
 from raylm.model.engine_options import engine_options, set_environment
+from raylm.model.load import on_this_machine
 from raylm.model.weights import as_arrays, as_tensor, weight_names, weights_digest
 
 __all__ = ["Completion", "Sampler", "Sampling", "as_arrays", "ask", "end_tokens", "hold_sampler", "stream", "weights_digest"]
 
 # keys of config.json that say who wrote it and not what the network is
 UNSHAPED = ("_name_or_path", "transformers_version", "use_cache")
+
+
+class OtherNetwork(PlacementError):
+    """The engine that is held has another shape than the weights it was asked to take."""
 
 
 class Sampling(Config):
@@ -90,6 +95,7 @@ class Sampler:
         import time
 
         began = time.monotonic()
+        model_path = on_this_machine(model_path)
         network = _network(model_path)
         if dtype == "auto":
             # vLLM's own "auto" would turn float32 into bfloat16
@@ -203,7 +209,7 @@ class Sampler:
         if not differs and "quantization_config" not in shape["network"]:
             return
         why = f"differs in {', '.join(differs)}" if differs else "is quantized, and quantized weights cannot be replaced"
-        raise PlacementError(
+        raise OtherNetwork(
             f"this process holds an engine and {model_path} {why}; vLLM allows one engine per process",
             next="release the held sampler and hold a fresh one",
         )
@@ -250,7 +256,7 @@ def start_sampler(
         try:
             ask(actor, "start", path, max_len=max_len, dtype=dtype, seed=seed)
             return actor
-        except PlacementError:
+        except OtherNetwork:
             if fresh:
                 raise
             workers.release("sampler")

@@ -234,10 +234,18 @@ class Mailbox:
             self._changed.notify_all()
 
 
+def warm_ranks(workers: Workers, spec: WorkerSpec) -> None:
+    """Start the group for `spec` ahead of its stage, unless a stage still works with another one."""
+    if not workers.holds("ranks:"):
+        hold_ranks(workers, spec)
+
+
 def hold_ranks(workers: Workers, spec: WorkerSpec) -> RankGroup:
     """The group for `spec`, started now if none is held; starting goes on in the background until the first `call`."""
     workers.check_room(spec, "the group of ranks")
     key = f"ranks:{spec.count}:{spec.cpus}:{spec.gpus}"
+    if not workers.holds(key):
+        workers.release("ranks:")  # one group at a time: another one would hold what this one needs
     group = workers.hold(key, lambda: RankGroup(spec), RankGroup.close)
     if group._failure or not group._thread.is_alive():
         workers.release(key)

@@ -111,12 +111,16 @@ def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
         prune_checkpoints(Folder(setup.work), cfg.keep)
 
 
-def export(ranks: Ranks, setup: Setup) -> None:
-    """Write the trained weights as a checkpoint and let the learner go."""
-    _, engine, config = ranks.held.pop(STATE)
+def export(ranks: Ranks, setup: Setup) -> bool:
+    """Write the trained weights as a checkpoint and let the learner go; False when this group holds no learner."""
+    engine = _engine(ranks, setup)
+    if engine is None:
+        return False
+    config = ranks.held.pop(STATE)[2]
     full = engine.weights()
     if ranks.rank == 0:
         write_checkpoint(Folder(setup.out), config, full, setup.model_path)
+    return True
 
 
 def _engine(ranks: Ranks, setup: Setup) -> Any:

@@ -65,7 +65,7 @@ class Loop:
             self._history.append(row)
             self._log(**row)
             step += 1
-            if step % self._cfg.save_every == 0 and step < self._cfg.steps:
+            if step % self._cfg.save_every == 0 or step == self._cfg.steps:
                 self._learners.save({"history": self._history, "before": self._before})
         after = self._measure()
         return {

@@ -17,6 +17,7 @@ from raylm.rl.config import RL
 from raylm.rl.types import Prompt, Rollout, Sample, Score
 
 MOST_KILLED = 3
+START_S = 30.0
 
 
 class Samplers:
@@ -87,10 +88,10 @@ class Judges:
 
         judge = self._workers.hold(self._key, self._make, ray.kill)
         asked = [judge.score.remote(prompt, [c.text for c in group]) for prompt, group in zip(prompts, completions, strict=True)]
-        ray.wait(asked, num_returns=len(asked), timeout=self._timeout_s)
         found: list[list[Score] | None] = []
         for task in asked:
-            if not ray.wait([task], timeout=0)[0]:
+            # one after the other, so each has the whole time for itself; the first also for the start of the process
+            if not ray.wait([task], timeout=self._timeout_s + (START_S if not found else 0.0))[0]:
                 break
             try:
                 found.append(ray.get(task))
@@ -138,8 +139,10 @@ class Learners:
         self._group.call(learner.save, self._cfg, self._setup, facts)
 
     def export(self) -> None:
-        """Write the checkpoint's files."""
-        self._group.call(learner.export, self._setup)
+        """Write the checkpoint's files; a group that began anew takes the last round's step checkpoint first."""
+        if not self._group.call(learner.export, self._setup):
+            self.restore()
+            self._group.call(learner.export, self._setup)
 
 
 def score_group(rewards: list[Any], prompt: Prompt, texts: list[str]) -> list[Score]:

@@ -8,7 +8,7 @@ from raylm.core.errors import ConfigError, DataError
 from raylm.core.workers import Workers
 from raylm.data.shards import Rows
 from raylm.model.load import checkpoint_path
-from raylm.parallel.ranks import hold_ranks
+from raylm.parallel.ranks import warm_ranks
 from raylm.rl import learner
 from raylm.rl.config import RL
 from raylm.rl.loop import Loop
@@ -20,7 +20,7 @@ HOLDS = ("ranks", "sampler", "judge")
 
 def warm(cfg: RL, workers: Workers) -> None:
     """Start the learner's ranks while the stage before still runs."""
-    hold_ranks(workers, cfg.workers)
+    warm_ranks(workers, cfg.workers)
 
 
 def run(cfg: RL, ctx: Context) -> Checkpoint:

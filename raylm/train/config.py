@@ -21,7 +21,7 @@ AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[Shape, Tag
 class Train(StageConfig):
     """rows + weights -> Checkpoint: pretraining, fine-tuning and preference alignment by one loop."""
 
-    placement = frozenset({"workers", "strategy", "micro_batch", "save_every", "keep"})
+    placement = frozenset({"workers", "strategy", "micro_batch", "save_every", "keep", "max_skipped"})
 
     stage: Literal["train"]
     rows: Annotated[str, Refers(("Tokens", "Dialogues", "Pairs"))]
@@ -37,7 +37,7 @@ class Train(StageConfig):
     strategy: AnyStrategy = Fsdp()
     """How the model lies over the ranks."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of compute; master weights keep the dtype they were loaded in."""
+    """Dtype of compute. Weights that are trained are kept in float32; frozen ones, beside an adapter, in this dtype."""
     batch: int = Field(gt=0)
     """Global batch in rows: the same for any number of workers."""
     micro_batch: int = Field(default=8, gt=0)

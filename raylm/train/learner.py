@@ -76,7 +76,7 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
         assert not isinstance(cfg.model, str)
         model = cfg.model.build(setup.tokens, cfg.seed)
     else:
-        model = load_model(setup.model_path, "auto" if cfg.adapter else "float32")
+        model = load_model(setup.model_path, cfg.dtype if cfg.adapter else "float32")
     check_tokenizer(model, setup.tokens, setup.rows_uri)
     longest, allowed = setup.tokens.get("length", 0), getattr(model.config, "max_position_embeddings", None)
     if allowed and longest > allowed:

@@ -123,10 +123,20 @@ class Loop:
         reference = None
         with self.engine.compute(last):
             if "reference" in objective.needs:
-                with torch.no_grad(), _without_adapter(self.engine) if self.reference is None else nullcontext():
+                with torch.no_grad(), self._as_reference():
                     model = self.engine.model if self.reference is None else self.reference
                     reference = (token_logprobs(model, micro.padded) * micro.padded.weight_BT).sum(1)
             return objective.loss(self.engine.model, micro, reference)
+
+    def _as_reference(self) -> Any:
+        """The reference computes in the policy's dtype, or their difference would be rounding."""
+        import torch
+
+        if self.reference is None:
+            return self.engine.bare.disable_adapter()
+        if self.cfg.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(next(self.reference.parameters()).device.type, getattr(torch, self.cfg.dtype))
 
     def _resume(self, work: Folder) -> tuple[list[dict[str, Any]], dict[str, float], int]:
         newest = newest_checkpoint(work)
@@ -142,7 +152,3 @@ class Loop:
         self.engine.save(at, {"history": history, "before": before, "skipped": skipped})
         if self.engine.rank == 0:
             prune_checkpoints(work, self.cfg.keep)
-
-
-def _without_adapter(engine: Engine) -> Any:
-    return engine.bare.disable_adapter()

@@ -10,7 +10,7 @@ from raylm.core.context import Context
 from raylm.core.errors import DataError
 from raylm.core.workers import Workers
 from raylm.model.load import checkpoint_path
-from raylm.parallel.ranks import hold_ranks
+from raylm.parallel.ranks import hold_ranks, warm_ranks
 from raylm.train.config import Train
 from raylm.train.learner import train
 from raylm.train.loop import Setup
@@ -21,7 +21,7 @@ HOLDS = ("ranks",)
 
 def warm(cfg: Train, workers: Workers) -> None:
     """Start the ranks while the stage before still runs."""
-    hold_ranks(workers, cfg.workers)
+    warm_ranks(workers, cfg.workers)
 
 
 def run(cfg: Train, ctx: Context) -> Checkpoint:
@@ -38,7 +38,7 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         model_path=model_path,
         tokens=rows.facts,
         steps=steps,
-        tokenizer_path=str(rows.folder.local("tokenizer")),
+        tokenizer_path=rows.folder.path("tokenizer"),
         out=ctx.out.uri,
         work=ctx.work.uri,
     )

@@ -192,5 +192,6 @@ def test_the_endpoint_answers_as_transformers_would(roads):
     endpoint = open_artifact(Folder(roads[1] / "road" / "api"))
     same, _, of = endpoint.facts["template_equal"].partition("/")
     assert same == of
-    assert int(endpoint.facts["greedy_equal"].split("/")[0]) > 0
+    same, _, of = endpoint.facts["greedy_equal"].partition("/")
+    assert int(same) >= int(of) / 2  # 8-bit weights of a model that has barely learned: near-ties may fall either way
     assert endpoint.facts["answers"]

@@ -49,9 +49,11 @@ def round_weights(model: torch.nn.Module, weights: Any, inputs: Any, ranges: Ran
 
 def measure_ranges(model: torch.nn.Module, rows: list[Any]) -> Ranges:
     """Run token rows through `model` and note the largest input magnitude of each linear layer."""
+    import numpy as np
     import torch
 
     ranges: Ranges = {}
+    device = next(model.parameters()).device
 
     def note(name: str) -> Any:
         def hook(_: Any, inputs: Any) -> None:
@@ -63,7 +65,7 @@ def measure_ranges(model: torch.nn.Module, rows: list[Any]) -> Ranges:
     hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers]
     with torch.no_grad():
         for row in rows:
-            model(input_ids=torch.as_tensor(row, dtype=torch.long)[None], use_cache=False)
+            model(input_ids=torch.tensor(np.asarray(row, dtype=np.int64))[None].to(device), use_cache=False)
     for hook in hooks:
         hook.remove()
     return ranges

@@ -5,7 +5,7 @@ Shapes: B completions, T tokens of prompt and completion.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 class Grpo(Config):
     """Group relative policy optimisation (https://arxiv.org/abs/2402.03300), normalised over all tokens of the global
     batch (https://arxiv.org/abs/2503.14476) and without a value model."""
-
-    needs: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["grpo"] = "grpo"
     group: int = Field(default=8, gt=1)
