@@ -111,7 +111,7 @@ def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
             if cfg.makes() == "Endpoint":
                 before, drift = None, []  # an endpoint is a process: it is started each time, whatever lies there
             state = "drift" if drift else "new" if before is None else "ready" if folder.exists(MANIFEST) else "unfinished"
-        if state in ("new", "unfinished"):
+        if state in ("new", "unfinished") or not folder.exists(MANIFEST):
             fresh.add(name)
         steps.append(Step(name, cfg, cfg.makes(), inputs, state, drift))
     return steps

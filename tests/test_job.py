@@ -38,12 +38,13 @@ def write(tmp_path, change=lambda text: text):
     return path
 
 
-def finish(tmp_path, loaded, name, kind):
+def finish(tmp_path, loaded, name, kind, payload=b"rows"):
     """Leave the artifact that stage `name` of `loaded` would leave, without running it."""
     ctx = context(tmp_path / "t", name, loaded.stages[name])
     inputs = [job._input_entry(loaded, ref) for ref in references(loaded.stages[name])]
     ctx._identity = job._identity(loaded.stages[name], inputs)
     ctx._inputs, ctx.fingerprint = inputs, job.digest_of(ctx._identity)
+    ctx.out.write("payload", payload)
     ctx.commit(kind, facts={})
 
 
@@ -113,6 +114,46 @@ def test_an_outside_artifact_is_taken_by_its_folder(tmp_path):
     with pytest.raises(ArtifactError, match="nothing finished"):
         missing = job.load(other, [f'stages.tokens.documents="{tmp_path}/none"'])
         job._input_entry(missing, next(references(missing.stages["tokens"])))
+
+
+def test_an_input_made_again_with_other_bytes_is_another_input(tmp_path):
+    loaded = job.load(write(tmp_path))
+    finish(tmp_path, loaded, "docs", Documents, payload=b"one")
+    finish(tmp_path, loaded, "tokens", Tokens)
+    assert [step.state for step in job.plan(loaded)] == ["ready", "ready", "new"]
+    finish(tmp_path, loaded, "docs", Documents, payload=b"two")
+    assert [step.state for step in job.plan(loaded)] == ["ready", "drift", "new"]
+    finish(tmp_path, loaded, "docs", Documents, payload=b"one")
+    assert [step.state for step in job.plan(loaded)] == ["ready", "ready", "new"]
+
+
+def test_unfinished_work_of_another_config_is_not_thrown_away_unasked(tmp_path):
+    loaded = job.load(write(tmp_path))
+    finish(tmp_path, loaded, "docs", Documents)
+    entries = [job._input_entry(loaded, ref) for ref in references(loaded.stages["tokens"])]
+    work = Folder(tmp_path / "t" / "tokens")
+    work.write_json(job.IDENTITY, job._identity(loaded.stages["tokens"], entries))
+    assert [step.state for step in job.plan(loaded)] == ["ready", "unfinished", "new"]
+    changed = job.load(tmp_path / "job.toml", ["stages.tokens.form.length=16"])
+    assert [step.state for step in job.plan(changed)] == ["ready", "drift", "new"]
+    with pytest.raises(DriftError, match="begun or made from another config: form.length 8 -> 16"):
+        job.run(changed)
+    assert work.exists(job.IDENTITY)
+
+
+def test_endpoints_come_last(tmp_path):
+    served = (
+        '[stages.a_door]\nstage = "serve"\nmodel = "base"\n[stages.small]\nstage = "compress"\nmodel = "base"\n'
+        'method = {kind = "int4"}\n'
+    )
+    loaded = job.load(write(tmp_path, lambda text: text + served))
+    assert job.check_chain(loaded) == ["docs", "tokens", "base", "small", "a_door"]
+
+
+def test_an_outside_artifact_that_is_not_there_is_found_before_anything_runs(tmp_path):
+    loaded = job.load(write(tmp_path), [f'stages.tokens.documents="{tmp_path}/none"'])
+    with pytest.raises(ArtifactError, match="nothing finished"):
+        job.plan(loaded)
 
 
 def test_names_on_the_command_line_are_checked(tmp_path):

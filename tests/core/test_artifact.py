@@ -24,6 +24,27 @@ def test_commit_then_open(tmp_path):
     assert not ctx.work.exists("mark")
 
 
+def test_content_is_the_payload_and_not_the_metrics(tmp_path):
+    made = []
+    for name, payload, loss in (("a", b"1", 0.1), ("b", b"1", 0.2), ("c", b"2", 0.1)):
+        ctx = context(tmp_path, name)
+        ctx.out.write("weights", payload)
+        ctx.log(0, loss=loss)
+        made.append(ctx.commit(Documents, facts={}).content)
+    assert made[0] == made[1] != made[2]
+
+
+def test_work_outlives_a_commit_that_fails(tmp_path):
+    """A kill while files are being digested leaves the step checkpoints; here a file vanishes at that moment."""
+    ctx = context(tmp_path, "docs")
+    ctx.work.write("step-1/done.json", "{}")
+    (tmp_path / "docs" / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError):
+        ctx.commit(Documents, facts={})
+    assert ctx.work.exists("step-1/done.json")
+    assert not ctx.out.exists("manifest.json")
+
+
 def test_without_a_manifest_nothing_is_there(tmp_path):
     context(tmp_path, "docs").out.write("documents-00000.parquet", b"rows")
     with pytest.raises(ArtifactError, match="nothing finished"):
