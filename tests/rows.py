@@ -7,8 +7,8 @@ from typing import Any
 
 from raylm.core.artifact import Artifact
 from raylm.data.shards import shard_name, write_arrow
-from tests.core.stages import context
 from tests.model.tiny import tiny_tokenizer
+from tests.stages import context
 
 
 def make_rows(

@@ -1,4 +1,4 @@
-"""Takes a stage's table, leaves its artifact: what `raylm run` does for one stage, without the other verbs."""
+"""Takes a stage's table, leaves its context or its artifact: what `raylm run` does for one stage, without the rest of a job."""
 
 from __future__ import annotations
 
@@ -13,27 +13,31 @@ from raylm.core.storage import Folder
 from raylm.core.workers import Workers
 
 
-def run_stage(root: Path, name: str, cfg: StageConfig, workers: Workers) -> Artifact:
-    """Run the stage `name` in `root`; its references name stages that were run there before."""
-    stages = {path.name: Folder(path) for path in root.iterdir() if path.is_dir()} | {name: Folder(root / name)}
-    entries = []
-    for ref in references(cfg):
+def context(root: Path, stage: str, cfg: StageConfig | None = None, workers: Workers | None = None) -> Context:
+    """The context that a job in `root` would hand to `stage`; the other folders of `root` are the job's other stages."""
+    stages = {path.name: Folder(path) for path in sorted(root.glob("*")) if path.is_dir()} | {stage: Folder(root / stage)}
+    inputs = []
+    for ref in references(cfg) if cfg else ():
         if ref.value in stages:
             found = open_artifact(stages[ref.value])
-            entries.append(InputEntry(name=".".join(ref.path), uri=found.uri, fingerprint=found.fingerprint, kind=found.kind))
-    identity: dict[str, Any] = {"config": cfg.identity(), "inputs": {entry.name: entry.fingerprint for entry in entries}}
-    ctx = Context(
-        stage=name,
-        out=stages[name].make(),
+            inputs.append(InputEntry(name=".".join(ref.path), uri=found.uri, fingerprint=found.fingerprint, kind=found.kind))
+    identity: dict[str, Any] = {"config": cfg.identity() if cfg else {}, "inputs": {i.name: i.fingerprint for i in inputs}}
+    return Context(
+        stage=stage,
+        out=Folder(root / stage).make(),
         stages=stages,
-        workers=workers,
-        config=cfg.model_dump(mode="json"),
+        workers=workers or Workers(),
+        config=cfg.model_dump(mode="json") if cfg else {},
         identity=identity,
-        inputs=entries,
-        fingerprint=digest_of(identity),
+        inputs=inputs,
+        fingerprint=digest_of([stage, identity]),
     )
-    verb = type(cfg).model_fields["stage"].default
-    return importlib.import_module(f"raylm.{verb}.stage").run(cfg, ctx)
+
+
+def run_stage(root: Path, name: str, cfg: StageConfig, workers: Workers) -> Artifact:
+    """Run the stage `name` in `root`; its references name stages that were run there before."""
+    verb = type(cfg).__module__.split(".")[1]
+    return importlib.import_module(f"raylm.{verb}.stage").run(cfg, context(root, name, cfg, workers))
 
 
 def payload(artifact: Artifact) -> dict[str, str]:

@@ -10,7 +10,7 @@ from raylm.core.artifact import Documents, Tokens
 from raylm.core.config import references
 from raylm.core.errors import ArtifactError, ConfigError, DriftError, PlanError
 from raylm.core.storage import Folder
-from tests.core.stages import context
+from tests.stages import context
 
 CHAIN = """
 name = "t"
@@ -136,7 +136,7 @@ def test_unfinished_work_of_another_config_is_not_thrown_away_unasked(tmp_path):
     assert [step.state for step in job.plan(loaded)] == ["ready", "unfinished", "new"]
     changed = job.load(tmp_path / "job.toml", ["stages.tokens.form.length=16"])
     assert [step.state for step in job.plan(changed)] == ["ready", "drift", "new"]
-    with pytest.raises(DriftError, match="begun or made from another config: form.length 8 -> 16"):
+    with pytest.raises(DriftError, match=r"begun or made from another config: form\.length 8 -> 16"):
         job.run(changed)
     assert work.exists(job.IDENTITY)
 

@@ -1,22 +1,16 @@
-"""Takes tables of rows, leaves shard files with the same bytes every time; gives them back as rows or as ray.data."""
+"""Takes tables of rows, leaves shard files with the same bytes every time; gives them back as rows."""
 
 from __future__ import annotations
 
 import bisect
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raylm.core.artifact import Artifact, FileEntry, open_artifact
-from raylm.core.errors import ArtifactError
+from raylm.core.artifact import FileEntry, open_artifact
 from raylm.core.storage import Folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import ray.data
-
-# names of data files in an artifact, so that tokenizers and reports beside them are left alone
-_SHARD = re.compile(r"^[a-z_]+-\d{5,}\.(parquet|arrow)$")
 
 
 def shard_name(prefix: str, index: int, ending: str) -> str:
@@ -56,23 +50,6 @@ def map_arrow(path: Path | str) -> pa.Table:
     import pyarrow as pa
 
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def to_ray(artifact: Artifact, prefix: str = "") -> ray.data.Dataset:
-    """All rows of an artifact as a ray.data.Dataset, one block per shard; `prefix` takes only one split. Starts no Ray."""
-    import ray.data
-
-    names = [entry.path for entry in artifact.shards(prefix) if _SHARD.match(entry.path)]
-    if not names:
-        raise ArtifactError(f"no shards {prefix}*", where=artifact.uri)
-    folder = artifact.folder
-
-    def read(batch: Any) -> Any:
-        name = str(batch["name"][0])
-        return read_parquet(folder, name) if name.endswith(".parquet") else map_arrow(folder.local(name))
-
-    listed = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names))
-    return listed.map_batches(read, batch_size=1, num_cpus=1)
 
 
 class Rows:

@@ -10,9 +10,9 @@ from raylm.compress.stage import run
 from raylm.core.artifact import Checkpoint, Tokens
 from raylm.core.errors import ConfigError
 from raylm.model.sampler import Sampling, ask, start_sampler
-from tests.core.stages import context
 from tests.model.tiny import tiny_checkpoint
 from tests.rows import counting_rows, make_rows
+from tests.stages import context
 
 pytestmark = pytest.mark.ray
 METHODS = {"int8": {"kind": "int8"}, "int4": {"kind": "int4", "group_size": 32}}

@@ -7,7 +7,7 @@ import pytest
 from raylm.core.artifact import Documents, Manifest, git_commit, open_artifact, versions
 from raylm.core.errors import ArtifactError
 from raylm.core.storage import Folder
-from tests.core.stages import context
+from tests.stages import context
 
 
 def test_commit_then_open(tmp_path):

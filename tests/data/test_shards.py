@@ -9,7 +9,7 @@ import pytest
 from raylm.core.artifact import FileEntry, Manifest, Tokens
 from raylm.core.storage import Folder
 from raylm.data.records import document, schema
-from raylm.data.shards import Rows, read_parquet, to_ray, write_arrow, write_parquet
+from raylm.data.shards import Rows, read_parquet, write_arrow, write_parquet
 
 
 def _table(first, count):
@@ -77,10 +77,3 @@ def test_shards_have_the_same_bytes_every_time(tmp_path):
     write_arrow(folder, "a.arrow", table)
     write_arrow(folder, "b.arrow", pa.concat_tables([table.slice(0, 100), table.slice(100)]))
     assert folder.read("a.arrow") == folder.read("b.arrow")
-
-
-@pytest.mark.ray
-def test_an_artifact_is_a_ray_dataset(tmp_path, workers):
-    workers.ensure()
-    found = sorted(row["id"] for row in to_ray(_artifact(tmp_path), "train-").iter_rows())
-    assert found == [f"id{at}" for at in range(10)]

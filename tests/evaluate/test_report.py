@@ -8,7 +8,7 @@ import re
 from raylm.core.artifact import Checkpoint
 from raylm.core.config import CheckpointRef, StageConfig
 from raylm.evaluate import report
-from tests.core.stages import context
+from tests.stages import context
 
 GRADES = {"gzip -9": {"bits": 3.25}, "<base>": {"bits": 2.5, "answers": 0.5}}
 BETTER = {"bits": "low", "answers": "high"}

@@ -12,8 +12,8 @@ from raylm.evaluate.config import Evaluate
 from raylm.evaluate.stage import run
 from raylm.train.config import Train
 from raylm.train.stage import run as train
-from tests.core.stages import context
 from tests.rows import counting_rows, make_rows
+from tests.stages import context
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 TASKS = [

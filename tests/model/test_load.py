@@ -8,8 +8,8 @@ import torch
 from raylm.core.artifact import Checkpoint
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.model.load import check_tokenizer, checkpoint_path, load_model, load_tokenizer
-from tests.core.stages import context
 from tests.model.tiny import tiny_checkpoint, tiny_model
+from tests.stages import context
 
 
 def test_a_model_is_loaded_as_stored_or_as_asked(tmp_path):

@@ -17,9 +17,9 @@ from raylm.rl.config import RL
 from raylm.rl.placement import Judges, Samplers
 from raylm.rl.stage import read_prompts, run
 from raylm.rl.types import Prompt
-from tests.core.stages import context
 from tests.model.tiny import tiny_checkpoint, tiny_model
 from tests.rows import make_rows
+from tests.stages import context
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 REWARD = {"kind": "custom", "path": "tests.rl.share:Share"}

@@ -16,9 +16,9 @@ from raylm.core.storage import Folder
 from raylm.parallel.ranks import hold_ranks
 from raylm.train.config import Train
 from raylm.train.stage import run
-from tests.core.stages import context
 from tests.model.tiny import tiny_checkpoint
 from tests.rows import counting_rows, make_rows
+from tests.stages import context
 
 pytestmark = pytest.mark.ray
 SHAPE = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "max_length": 32}
