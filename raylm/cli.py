@@ -71,7 +71,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _chat(arguments: argparse.Namespace) -> int:
     from raylm import chat, job
-    from raylm.core.artifact import MANIFEST, Endpoint, open_artifact
+    from raylm.core.artifact import Endpoint, open_artifact
     from raylm.core.errors import ArtifactError, PlanError
     from raylm.core.storage import Folder
 
@@ -80,10 +80,10 @@ def _chat(arguments: argparse.Namespace) -> int:
         if not any(cfg.makes() == "Endpoint" for cfg in loaded.stages.values()):
             raise PlanError("a chat needs an endpoint, this job has no serve stage", where=arguments.what)
         endpoint = list(job.run(loaded).values())[-1]
-    elif Folder(arguments.what).exists(MANIFEST):
-        endpoint = open_artifact(Folder(arguments.what))
-    else:
+    elif arguments.what.startswith(("http://", "https://")):
         return chat.chat(arguments.what, arguments.key, arguments.model)
+    else:
+        endpoint = open_artifact(Folder(arguments.what))
     if not isinstance(endpoint, Endpoint):
         raise ArtifactError(
             f"a chat needs an Endpoint, this is a {endpoint.kind}", where=endpoint.uri, next="end the job with a serve stage"

@@ -78,6 +78,13 @@ def test_chat_wants_an_endpoint(tmp_path, capsys):
     assert "a chat needs an Endpoint" in capsys.readouterr().err
 
 
+def test_chat_with_an_address_where_nothing_answers_is_one_sentence(tmp_path, capsys):
+    assert main(["chat", "http://127.0.0.1:9/v1"]) == 1
+    assert "Nothing answers at http://127.0.0.1:9/v1" in capsys.readouterr().out
+    assert main(["chat", str(tmp_path)]) == 1
+    assert "nothing finished lies here" in capsys.readouterr().err
+
+
 def test_help_names_every_command():
     done = subprocess.run([sys.executable, "-m", "raylm", "--help"], capture_output=True, text=True, check=True)
     for name in ("plan", "run", "show", "doctor", "chat"):
