@@ -1,0 +1,76 @@
+"""A disk that fills up under a job: a sentence, nothing half-written, and the same command goes on once there is room."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raylm.core.artifact import MANIFEST
+
+JOB = """
+name = "full"
+root = "{root}"
+[stages.corpus]
+stage = "prepare"
+source = {{kind = "python_library", max_bytes = 1_500_000}}
+[stages.tokens]
+stage = "tokenize"
+documents = "corpus"
+tokenizer = {{kind = "bpe", vocab_size = 300}}
+form = {{kind = "text", length = 64}}
+[stages.base]
+stage = "train"
+rows = "tokens"
+model = {{kind = "llama", hidden_size = 64, num_layers = 2, num_heads = 2}}
+batch = 2
+steps = 6
+save_every = 2
+held_out_rows = 4
+"""
+
+
+def grow(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 250 kB."""
+    at = tmp_path / "disk"
+    at.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=250k", "tmpfs", str(at)], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system takes a root user, or a container that allows it")
+    yield at
+    subprocess.run(["umount", "-l", str(at)], check=True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_says_that_the_disk_is_full_and_goes_on_when_it_is_not(disk, tmp_path):
+    job = tmp_path / "full.toml"
+    job.write_text(JOB.format(root=disk))
+
+    def run(*only: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "raylm", "run", str(job), *only], capture_output=True, text=True, check=False
+        )
+
+    done = run()
+    assert done.returncode == 1
+    assert "disk is full" in done.stderr and "Traceback" not in done.stderr
+    assert not (disk / "full" / "corpus" / MANIFEST).exists()
+
+    grow(disk, "30m")
+    assert run("--only", "tokens").returncode == 0
+    used = sum(path.stat().st_size for path in disk.rglob("*") if path.is_file())
+    grow(disk, f"{used // 1024 + 600}k")
+    done = run()
+    assert done.returncode == 1
+    assert "a step checkpoint could not be written" in done.stderr and "Traceback" not in done.stderr
+    assert not (disk / "full" / "base" / MANIFEST).exists()
+
+    grow(disk, "30m")
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert "tokens: ready" in done.stdout
