@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from typing import Any
@@ -33,9 +34,13 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.explain:
         view.explain(loaded)
         return 0
-    view.plan(loaded, job.plan(loaded, arguments.rebuild))
-    print(f"next: raylm run {arguments.job}")
-    return 0
+    steps = job.plan(loaded, arguments.rebuild)
+    view.plan(loaded, steps)
+    drifted = [step.name for step in steps if step.state == "drift"]
+    options = [word for key in arguments.set for word in ("--set", key)]
+    options += [word for name in [*arguments.rebuild, *drifted] for word in ("--rebuild", name)]
+    print(f"next: {shlex.join(['raylm', 'run', arguments.job, *options])}")
+    return 1 if drifted else 0
 
 
 def _run(arguments: argparse.Namespace) -> int:

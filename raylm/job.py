@@ -111,7 +111,7 @@ def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
             if cfg.makes() == "Endpoint":
                 before, drift = None, []  # an endpoint is a process: it is started each time, whatever lies there
             state = "drift" if drift else "new" if before is None else "ready" if folder.exists(MANIFEST) else "unfinished"
-        if state in ("new", "unfinished") or not folder.exists(MANIFEST):
+        if state != "ready":
             fresh.add(name)
         steps.append(Step(name, cfg, cfg.makes(), inputs, state, drift))
     return steps
@@ -255,10 +255,12 @@ def _in_order(needs: dict[str, list[str]], last: set[str], where: Any) -> list[s
         # endpoints last: what serves stays up, and no later stage should want its place
         ready.sort(key=lambda name: name in last)
         if not ready:
-            stuck = [name for name in needs if name not in order]
-            raise PlanError(
-                f"these stages wait for each other: {' -> '.join([*stuck, stuck[0]])}", where=where("stages", stuck[0])
-            )
+            # from any stage that waits, the way along what it waits for ends in the circle
+            trail = [next(name for name in needs if name not in order)]
+            while trail[-1] not in trail[:-1]:
+                trail.append(next(need for need in needs[trail[-1]] if need not in order))
+            circle = trail[trail.index(trail[-1]) :]
+            raise PlanError(f"these stages wait for each other: {' -> '.join(circle)}", where=where("stages", circle[0]))
         order.append(ready[0])
     return order
 

@@ -34,7 +34,8 @@ def plan(job: Job, steps: list[Step]) -> None:
     for step in steps:
         takes = list(dict.fromkeys(ref.value for ref in step.inputs)) or [_source(step.config)]
         shown = ", ".join(takes[:2]) + (f" +{len(takes) - 2}" if len(takes) > 2 else "")
-        table.add_row(step.name, step.config.stage, shown, step.makes, _workers(step.config), STATES[step.state])
+        state = "starts each time" if step.makes == "Endpoint" else STATES[step.state]
+        table.add_row(step.name, step.config.stage, shown, step.makes, _workers(step.config), state)
     console = Console()
     console.print(table)
     for step in steps:
@@ -71,6 +72,11 @@ def show(what: str) -> None:
         print(f"next: raylm show {job.root}/{job.name}/STAGE")
         return
     folder = Folder(what)
+    if folder.exists("run.json") and not folder.exists(MANIFEST):
+        for stage in _artifacts_in(folder):
+            print(f"{stage.manifest.stage}: {stage.kind} {stage.fingerprint}  {stage.uri}")
+        print(f"next: raylm show {what.rstrip('/')}/STAGE")
+        return
     artifact = open_artifact(folder)
     console = Console()
     manifest = artifact.manifest
@@ -87,13 +93,14 @@ def show(what: str) -> None:
     size = sum(entry.bytes for entry in manifest.files)
     console.print(f"[bold]files[/] {len(manifest.files)}, {size / 1e6:.2f} MB")
     console.print("[bold]made from[/]")
-    _print_ancestors(artifact, console, 1)
+    _print_ancestors(artifact, console, 1, set())
     console.print("[bold]went into[/]")
-    _print_descendants(artifact, console, 1)
+    _print_descendants(artifact, console, 1, set())
     console.print(f"next: raylm show {folder.uri.rsplit('/', 1)[0]}/OTHER", highlight=False, soft_wrap=True)
 
 
-def _print_ancestors(artifact: Artifact, console: Console, depth: int) -> None:
+def _print_ancestors(artifact: Artifact, console: Console, depth: int, shown: set[str]) -> None:
+    """What an artifact was made from, to the sources; what stands above already is only named."""
     source = artifact.manifest.config.get("source")
     if source:
         console.print(f"{'  ' * depth}source {json.dumps(source)}", highlight=False)
@@ -101,32 +108,35 @@ def _print_ancestors(artifact: Artifact, console: Console, depth: int) -> None:
         console.print(
             f"{'  ' * depth}{entry.name}: {entry.kind} {entry.fingerprint}  {entry.uri}", highlight=False, soft_wrap=True
         )
-        if Folder(entry.uri).exists(MANIFEST):
-            _print_ancestors(open_artifact(Folder(entry.uri)), console, depth + 1)
+        if entry.uri not in shown and Folder(entry.uri).exists(MANIFEST):
+            shown.add(entry.uri)
+            _print_ancestors(open_artifact(Folder(entry.uri)), console, depth + 1, shown)
 
 
-def _print_descendants(artifact: Artifact, console: Console, depth: int) -> None:
+def _print_descendants(artifact: Artifact, console: Console, depth: int, shown: set[str]) -> None:
     """Artifacts beside this one that were made from it: what must be made again if it goes."""
-    for other in _siblings(artifact.folder):
-        if any(entry.uri == artifact.uri for entry in other.manifest.inputs):
+    for other in _artifacts_in(Folder(artifact.uri.rsplit("/", 1)[0])):
+        if other.uri not in shown and any(entry.uri == artifact.uri for entry in other.manifest.inputs):
             stale = all(entry.fingerprint != artifact.fingerprint for entry in other.manifest.inputs)
             note = "  (from an earlier version)" if stale else ""
             console.print(f"{'  ' * depth}{other.manifest.stage}: {other.kind} {other.fingerprint}{note}", highlight=False)
-            _print_descendants(other, console, depth + 1)
+            shown.add(other.uri)
+            _print_descendants(other, console, depth + 1, shown)
 
 
-def _siblings(folder: Folder) -> list[Artifact]:
-    if not folder.is_local:
-        parent = Folder(folder.uri.rsplit("/", 1)[0])
-        names = sorted({name.split("/")[0] for name in parent.files() if name.endswith(f"/{MANIFEST}")})
-        return [open_artifact(parent / name) for name in names]
+def _artifacts_in(folder: Folder) -> list[Artifact]:
+    """Finished artifacts of one job, oldest first."""
+    if folder.is_local:
+        names = sorted(path.parent.name for path in Path(folder.uri).glob(f"*/{MANIFEST}"))
+    else:
+        names = sorted({name.split("/")[0] for name in folder.files() if name.endswith(f"/{MANIFEST}")})
     found = []
-    for path in sorted(Path(folder.uri).parent.glob(f"*/{MANIFEST}")):
+    for name in names:
         try:
-            found.append(open_artifact(Folder(path.parent)))
+            found.append(open_artifact(folder / name))
         except ArtifactError:
             continue  # a damaged neighbour is its own story; this page is about another artifact
-    return found
+    return sorted(found, key=lambda artifact: artifact.manifest.made_at)
 
 
 def _workers(cfg: AnyStage) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from raylm.core.config import Config
+from raylm.core.config import Config, did_you_mean
 from raylm.core.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -104,10 +104,27 @@ def check(kind: type[ConfigT], data: dict[str, Any], source: Source) -> ConfigT:
         lines = []
         for error in wrong.errors():
             keys = _toml_keys(error["loc"], data, missing=error["type"] == "missing")
+            if error["type"] == "union_tag_invalid":
+                keys = (*keys, error.get("ctx", {})["discriminator"].strip("'"))
             if error["type"] == "unknown_key":
                 keys = (*keys, error.get("ctx", {})["key"])
-            lines.append(f"{source.where(keys)}: {error['msg']}")
+            lines.append(f"{source.where(keys)}: {_in_words(error)}")
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _in_words(error: Any) -> str:
+    """A mistake as a sentence of ours where pydantic's own says little to somebody who writes TOML."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return "this key is needed"
+    if kind == "union_tag_invalid":
+        known = context["expected_tags"].replace("'", "").split(", ")
+        return f"no {context['discriminator'].strip(chr(39))} is called {context['tag']!r}.{did_you_mean(context['tag'], known)}"
+    if kind == "union_tag_not_found":
+        return f"this table does not say its {context['discriminator'].strip(chr(39))}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "a table is needed here, for example {kind = ...}"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def _step_in(table: Any, key: str, assignment: str) -> Any:

@@ -39,10 +39,10 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     models = [ctx.open(ref) for ref in cfg.models if ctx.is_stage(ref)]
     png = report.picture(report.road(models))
     reasons = failures(grades[cfg.models[-1]], cfg.gate, better)
-    notes = [*_before_and_after(models), *_loss_of_compression(cfg, models, grades), *(f"GATE: {reason}" for reason in reasons)]
+    notes = [*_before_and_after(models), *_loss_of_compression(cfg, models, grades), *_gate(cfg, reasons)]
     ctx.out.write("curves.png", png)
     ctx.out.write("report.html", report.page(f"raylm report: {ctx.stage}", grades, better, png, notes))
-    ctx.out.write_json("report.json", {"grades": grades, "better": better, "notes": notes})
+    ctx.out.write_json("report.json", {"grades": grades, "better": better, "notes": notes, "passed": not reasons})
     console = Console()
     console.print(report.table(grades, better))
     for note in notes:
@@ -51,6 +51,14 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     return ctx.commit(
         Report, facts={"passed": not reasons, "reasons": reasons, "model": cfg.models[-1]}, metrics={"grades": grades}
     )
+
+
+def _gate(cfg: Evaluate, reasons: list[str]) -> list[str]:
+    if not cfg.gate:
+        return []
+    return [f"GATE: {reason}" for reason in reasons] or [
+        f"the gate is passed: {', '.join(f'{k} {v:g}' for k, v in cfg.gate.items())}"
+    ]
 
 
 def _compressors(cards: list[Any], ctx: Context) -> Grades:

@@ -59,9 +59,11 @@ def test_reads_a_file(tmp_path):
         ('name = "x"', 'nam = "x"', r"job\.toml:2 nam: unknown key\. Did you mean 'name'\?"),
         ("length = 2", "lenght = 2", r"job\.toml:5 cards\.0\.lenght: unknown key\. Did you mean 'length'\?"),
         ("depth = 3", "depth = 'deep'", r"job\.toml:6 cards\.1\.depth: Input should be a valid integer"),
-        (", depth = 3", "", r"job\.toml:4 cards\.1\.depth: Field required"),
+        (", depth = 3", "", r"job\.toml:4 cards\.1\.depth: this key is needed"),
         ("length = 4", "lengt = 4", r"job\.toml:10 tables\.one\.lengt: unknown key"),
-        ('kind = "far"', 'kind = "fur"', r"cards\.1.*'near', 'far'"),
+        ('kind = "far"', 'kind = "fur"', r"cards\.1\.kind: no kind is called 'fur'\. Did you mean 'far'\?"),
+        ('kind = "far", ', "", r"cards\.1: this table does not say its kind"),
+        ("[tables.one]\nlength = 4", "[tables]\none = 4", r"tables\.one: a table is needed here"),
     ],
 )
 def test_names_file_line_and_key(tmp_path, old, new, said):
