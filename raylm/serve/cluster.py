@@ -54,7 +54,14 @@ def deploy(cfg: Serve, workers: Workers, application: Any, stage: str) -> None:
         serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=cfg.host, port=cfg.port))
         return cfg.host, cfg.port
 
-    listening = workers.hold(HELD, start, lambda _: serve.shutdown())
+    def stop(_: tuple[str, int]) -> None:
+        # on somebody else's cluster only the application is ours; other endpoints stay
+        if workers.submitted:
+            serve.delete(NAME)
+        else:
+            serve.shutdown()
+
+    listening = workers.hold(HELD, start, stop)
     if listening != (cfg.host, cfg.port):
         raise PlacementError(
             f"Serve listens on {listening[0]}:{listening[1]}; a cluster has one port",
