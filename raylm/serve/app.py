@@ -8,11 +8,10 @@ Serve hands the replica the raw ASGI messages, so streaming, cancelling and erro
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any, NamedTuple
 
-from raylm.core.storage import Folder
 from raylm.model.engine_options import engine_options, set_environment
+from raylm.model.load import on_this_machine
 from raylm.serve.auth import FrontDoor
 from raylm.serve.config import Serve
 
@@ -39,7 +38,7 @@ class Replica:
     async def __init__(self, served: Served) -> None:
         set_environment(served.gpu)
         self._served = served
-        model = local_model(served.model)
+        model = on_this_machine(served.model)
         # one after the other: setuptools, which vLLM imports, breaks when two threads import it at once; and in a thread,
         # so that Serve can ask this process how it is
         self._arguments = await asyncio.to_thread(http_arguments, served, model)
@@ -95,11 +94,6 @@ async def one_model(request: Any) -> Any:
             return JSONResponse(model.model_dump())
     error = {"message": f"The model `{name}` does not exist.", "type": "NotFoundError", "param": "model", "code": 404}
     return JSONResponse({"error": error}, status_code=404)
-
-
-def local_model(model: str) -> str:
-    """A path that vLLM can read: a copy of what lies in a bucket; a hub name stays as it is."""
-    return str(Folder(model).local()) if "://" in model or os.path.isdir(model) else model
 
 
 def application(served: Served, cfg: Serve) -> Any:

@@ -17,6 +17,7 @@ from raylm.core.config import WorkerSpec, digest_of
 from raylm.core.context import Context
 from raylm.core.errors import StageError
 from raylm.core.storage import Folder
+from raylm.model.load import on_this_machine
 from raylm.serve import app, cluster, parity, reference
 from raylm.serve.auth import key_digest
 from raylm.serve.config import Serve
@@ -45,7 +46,7 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
     cluster.check_port(cfg, ctx.workers, ctx.stage)
     ctx.workers.check_room(WorkerSpec(count=cfg.replicas.min or 1, cpus=cfg.workers.cpus, gpus=cfg.workers.gpus), ctx.stage)
     uri, fingerprint = _model(cfg, ctx)
-    local = app.local_model(uri)
+    local = on_this_machine(uri)
     network = reference.network(local)
     dtype = network.dtype if cfg.dtype == "auto" else cfg.dtype
     key = _key(cfg, ctx.out)
