@@ -53,7 +53,8 @@ class Loop:
             clock.append(time.perf_counter())
             rollouts = self._judges.score(prompts, drawn)
             clock.append(time.perf_counter())
-            stats = self._learners.update(self._algorithm.credit(rollouts))
+            samples = self._algorithm.credit(rollouts)
+            stats = self._learners.update(samples)
             clock.append(time.perf_counter())
             weights = None if stats is None else self._learners.weights()
             if stats is None or weights is None:
@@ -61,7 +62,8 @@ class Loop:
                 continue
             self._samplers.load(weights, version=step + 1)
             clock.append(time.perf_counter())
-            row = {"step": step, **_reward_metrics(rollouts), **stats, **_seconds(clock)}
+            # a round whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
+            row = {"step": step, **_reward_metrics(rollouts), "samples": len(samples), **stats, **_seconds(clock)}
             self._history.append(row)
             self._log(**row)
             step += 1

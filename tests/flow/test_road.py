@@ -184,7 +184,11 @@ def test_the_reward_curve_is_the_uninterrupted_one(roads):
 
 @pytest.mark.slow
 def test_sampler_and_learner_hold_the_same_weights_in_every_round(roads):
-    assert max(row[1] for row in curve(roads[1], "policy", ("kl_to_sampler",))) < 1e-5
+    rounds = read_metrics(Folder(roads[1] / "road" / "policy"))
+    # which groups score alike depends on the machine's kernels: such a round has no samples, and no KL to measure
+    learned = [row["kl_to_sampler"] for row in rounds if row["samples"]]
+    assert len(learned) >= len(rounds) / 2
+    assert max(learned) < 1e-5
 
 
 @pytest.mark.slow
