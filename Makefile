@@ -34,7 +34,7 @@ check: install
 
 bench: install
 	@test -f tests/bench/$(NAME).py || { echo "make bench NAME=...: one of" $(basename $(notdir $(wildcard tests/bench/*.py))); exit 1; }
-	PYTHONPATH=. $(VENV)/bin/python tests/bench/$(NAME).py
+	$(VENV)/bin/python -m tests.bench.$(NAME)
 
 # newest versions that fit together, as name==version and without addresses
 lock: $(VENV)/bin/uv

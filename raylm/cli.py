@@ -36,6 +36,10 @@ def _plan(arguments: argparse.Namespace) -> int:
         return 0
     steps = job.plan(loaded, arguments.rebuild)
     view.plan(loaded, steps)
+    if arguments.samples:
+        from raylm import samples
+
+        samples.show(loaded, steps, arguments.samples)
     drifted = [step.name for step in steps if step.state == "drift"]
     options = [word for key in arguments.set for word in ("--set", key)]
     options += [word for name in [*arguments.rebuild, *drifted] for word in ("--rebuild", name)]
@@ -109,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = _command(commands, "plan", _plan, "check a job and show what it would do; starts and writes nothing")
     plan.add_argument("job", metavar="JOB", help="a job file, for example jobs/quickstart.toml")
     plan.add_argument("--explain", action="store_true", help="print every key that the job's stages take, with its meaning")
+    plan.add_argument("--samples", metavar="N", type=int, default=0, help="print N rows of each finished tokenize stage as text")
     run = _command(commands, "run", _run, "run a job; finished stages are reused, unfinished ones go on")
     run.add_argument("job", metavar="JOB", help="a job file")
     run.add_argument("--only", metavar="STAGE", help="run only this stage and what it needs")

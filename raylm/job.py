@@ -223,7 +223,8 @@ def _input_entry(job: Job, ref: Reference) -> InputEntry:
 
 
 def _identity(cfg: AnyStage, entries: list[InputEntry]) -> dict[str, Any]:
-    return {"config": cfg.identity(), "inputs": {entry.name: f"{entry.fingerprint} {entry.content}".strip() for entry in entries}}
+    inputs = {entry.name: f"{entry.fingerprint} {entry.content}".strip() for entry in entries}
+    return {"config": cfg.identity(), "inputs": inputs, "raw": cfg.raw()}
 
 
 def _differences(before: dict[str, Any], identity: dict[str, Any]) -> list[str]:

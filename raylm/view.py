@@ -15,6 +15,7 @@ from raylm.core.artifact import MANIFEST, Artifact, open_artifact
 from raylm.core.config import Config
 from raylm.core.errors import ArtifactError
 from raylm.core.storage import Folder
+from raylm.data.mixture import Mixture, refs_of
 from raylm.job import AnyStage, Job, Step, load
 from raylm.job import plan as plan_steps
 
@@ -41,6 +42,8 @@ def plan(job: Job, steps: list[Step]) -> None:
     for step in steps:
         if size := _size(job, step):
             console.print(f"  {step.name}: {size}", highlight=False)
+        for line in _drawn(job, step):
+            console.print(f"  {step.name}: {line}", highlight=False)
         for difference in step.drift:
             console.print(f"  {step.name}: {difference}   (--rebuild {step.name}, or rename the stage)", highlight=False)
     peak = max(steps, key=lambda step: step.config.cpus())
@@ -153,11 +156,11 @@ def _size(job: Job, step: Step) -> str:
     """What the config itself says of the amount of work: tokens and parameters where they can be known."""
     cfg: Any = step.config
     if step.config.stage == "train":
-        parts = []
-        tokenizer = _vocabulary(job, cfg.rows)
+        parts, first = [], refs_of(cfg.rows)[0]
+        tokenizer = _vocabulary(job, first)
         if not isinstance(cfg.model, str) and tokenizer:
             parts.append(f"{cfg.model.num_parameters(tokenizer) / 1e6:.2f} M parameters")
-        length = getattr(getattr(job.stages.get(cfg.rows), "form", None), "length", None)
+        length = getattr(getattr(job.stages.get(first), "form", None), "length", None)
         rows = cfg.steps * cfg.batch if cfg.steps else None
         if rows and length:
             parts.append(f"{'' if step.makes == 'Tokens' else 'up to '}{_short(rows * length)} tokens")
@@ -166,6 +169,28 @@ def _size(job: Job, step: Step) -> str:
         group = getattr(cfg.algorithm, "group", 1)
         return f"{cfg.steps} rounds, {_short(cfg.steps * cfg.prompts_per_step * group)} completions"
     return ""
+
+
+def _drawn(job: Job, step: Step) -> list[str]:
+    """How often a run goes through each part of a mixture, once the parts are there."""
+    rows, cfg = getattr(step.config, "rows", None), step.config
+    if not isinstance(rows, Mixture) or cfg.stage != "train":
+        return []
+    folders = [job.folder(ref) if ref in job.stages else Folder(ref) for ref in refs_of(rows)]
+    if not all(folder.exists(MANIFEST) for folder in folders):
+        return ["rows, tokens and epochs of each part are shown once the parts are made"]
+    parts = [open_artifact(folder) for folder in folders]
+    sizes = [sum(entry.rows or 0 for entry in part.shards("train-")) for part in parts]
+    if not all(sizes):
+        return []
+    draws = (cfg.steps or max(1, math.ceil((cfg.epochs or 1) * sum(sizes) / cfg.batch))) * cfg.batch
+    lines = []
+    for ref, part, size, count in zip(refs_of(rows), parts, sizes, rows.expected(sizes, draws), strict=True):
+        tokens = count * part.facts.get("num_tokens", 0) / size
+        lines.append(
+            f"{count / draws:.2%} from {ref}: {_short(round(count))} rows, {_short(tokens)} tokens, {count / size:.2f} epochs"
+        )
+    return lines
 
 
 def _vocabulary(job: Job, rows: str) -> int | None:

@@ -14,6 +14,7 @@ from raylm.core.storage import Folder
 MANIFEST = "manifest.json"
 WORK = "_work"
 METRICS = "metrics.jsonl"
+REPORT = "report.html"
 SCHEMA = 1
 
 
@@ -88,8 +89,9 @@ class Artifact:
 
     @property
     def content(self) -> str:
-        """16 hex digits over names and digests of the payload; metrics carry times, so they do not count."""
-        return digest_of([[entry.path, entry.digest] for entry in self.manifest.files if entry.path != METRICS])
+        """16 hex digits over names and digests of the payload; metrics and report carry times, so they do not count."""
+        files = [entry for entry in self.manifest.files if entry.path not in (METRICS, REPORT)]
+        return digest_of([[entry.path, entry.digest] for entry in files])
 
     def shards(self, prefix: str) -> list[FileEntry]:
         """Payload files whose name begins with `prefix`, in order."""
@@ -103,7 +105,7 @@ class Documents(Artifact):
 
 
 class Tokens(Artifact):
-    """Packed token rows: `train-*.arrow`, `held_out-*.arrow`, and `tokenizer/`."""
+    """Packed token rows: `train-*.arrow`, `held_out-*.arrow`, `index-*.parquet` (documents to rows), and `tokenizer/`."""
 
     kind = "Tokens"
 
@@ -118,6 +120,12 @@ class Pairs(Artifact):
     """Rendered preference pairs, and `tokenizer/`."""
 
     kind = "Pairs"
+
+
+class Unpaired(Artifact):
+    """Rendered answers that were judged good or bad, one by one, and `tokenizer/`."""
+
+    kind = "Unpaired"
 
 
 class Prompts(Artifact):
@@ -145,7 +153,7 @@ class Endpoint(Artifact):
 
 
 KINDS: dict[str, type[Artifact]] = {
-    kind.kind: kind for kind in (Documents, Tokens, Dialogues, Pairs, Prompts, Checkpoint, Report, Endpoint)
+    kind.kind: kind for kind in (Documents, Tokens, Dialogues, Pairs, Unpaired, Prompts, Checkpoint, Report, Endpoint)
 }
 
 

@@ -99,6 +99,10 @@ class StageConfig(Config):
         """Kind of the artifact that the stage leaves."""
         raise TypeError(f"{type(self).__name__} does not say what it makes")
 
+    def raw(self) -> dict[str, str]:
+        """What the stage reads that is no artifact, in a word each: a part of its identity, so that a change is seen."""
+        return {}
+
     def cpus(self) -> float:
         """CPU cores that the stage reserves at its peak."""
         return self.workers.count * self.workers.cpus

@@ -36,6 +36,11 @@ class Folder:
     def __truediv__(self, name: str) -> Folder:
         return Folder(f"{self.uri.rstrip('/')}/{name}")
 
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return os.path.basename(self.uri.rstrip("/"))
+
     def path(self, name: str = "") -> str:
         """Full path or URI of `name` inside this folder."""
         return f"{self.uri.rstrip('/')}/{name}" if name else self.uri

@@ -5,6 +5,7 @@ units -> [mark is there and fits?] -> ray.data map: work(unit) -> files, then ma
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -41,7 +42,7 @@ def run_marked(
         bar.to(done)
         if todo:
             ctx.workers.check_room(workers, ctx.stage)
-            for _ in _through_ray(todo, _marked(ctx.work, name, units, work), workers):
+            for _ in _through_ray([(at, units[at]) for at in todo], _marked(ctx.work, name, work), workers):
                 done += 1
                 bar.to(done)
     sweep(ctx.out)
@@ -65,29 +66,30 @@ def read_mark(folder: Folder, name: str, at: int, plain: Plain) -> Plain | None:
     return mark if mark["unit"] == digest_of(plain) else None
 
 
-def _marked(folder: Folder, name: str, units: list[Plain], work: Callable[[int, Plain], Plain]) -> Callable[[Plain], Plain]:
+def _marked(folder: Folder, name: str, work: Callable[[int, Plain], Plain]) -> Callable[[Plain], Plain]:
     def one(row: Plain) -> Plain:
-        at = int(row["at"])
+        at, plain = int(row["at"]), json.loads(row["unit"])
         try:
-            made = work(at, units[at])
+            made = work(at, plain)
         except RaylmError as cause:
             # as a row: Ray Data keeps only the text of an exception
             return {"at": at, "error": pickle.dumps(cause)}
-        folder.write_json(f"{name}-{at:05d}.json", {"unit": digest_of(units[at]), **made})
+        folder.write_json(f"{name}-{at:05d}.json", {"unit": digest_of(plain), **made})
         return {"at": at, "error": b""}
 
     return one
 
 
-def _through_ray(todo: list[int], one: Callable[[Plain], Plain], workers: WorkerSpec) -> Any:
+def _through_ray(todo: list[tuple[int, Plain]], one: Callable[[Plain], Plain], workers: WorkerSpec) -> Any:
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    rows = ray.data.from_items([{"at": at} for at in todo], override_num_blocks=len(todo))
+    # a unit travels as text with its row: a task gets its own and no other
+    rows = ray.data.from_items([{"at": at, "unit": json.dumps(plain)} for at, plain in todo], override_num_blocks=len(todo))
     pool = ray.data.TaskPoolStrategy(size=min(workers.count, len(todo)))
-    for row in rows.map(one, compute=pool, num_cpus=workers.cpus).iter_rows():
+    for row in rows.map(one, compute=pool, num_cpus=workers.cpus, num_gpus=workers.gpus or None).iter_rows():
         if row["error"]:
             raise pickle.loads(row["error"])
         yield row

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 Dialogue = list[Message]
 
-COLUMNS = ("id", "source", "start", "end", "text", "record")
+COLUMNS = ("id", "source", "start", "end", "text", "record", "meta")
 TRUTHS = ("answer", "truth", "ground_truth", "solution")
 
 _SHAREGPT = {
@@ -26,10 +26,29 @@ _SHAREGPT = {
     "model": "assistant",
     "assistant": "assistant",
     "system": "system",
+    "tool": "tool",
+    "observation": "tool",
 }
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # a row with one of these is structured: it is kept whole, and `text` is only its readable form
-_STRUCTURED = ("messages", "conversations", "prompt", "chosen", "instruction")
+STRUCTURED = ("messages", "conversations", "prompt", "chosen", "instruction")
+_STRUCTURED = frozenset(STRUCTURED)
+# what belongs to a structured row's shape, and so is no metadata of it
+_SHAPE = _STRUCTURED | {"completion", "rejected", "label", "input", "output", "text", *TRUTHS}
+# keys of a message that carry content which role and content do not hold: half a message would be another one
+_UNREAD = (
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "name",
+    "image",
+    "images",
+    "audio",
+    "video",
+    "documents",
+)
+_PLAIN = (str, int, bool)
 
 
 class Rejected(NamedTuple):
@@ -52,15 +71,49 @@ def schema() -> pa.Schema:
             ("end", pa.int64()),
             ("text", pa.large_string()),
             ("record", pa.large_string()),
+            ("meta", pa.large_string()),
         ]
     )
 
 
-def document(source: str, start: int, end: int, text: str, record: Any = None) -> dict[str, Any]:
-    """A Documents row; its id is a hash of where it came from, so the same row has the same id in every run."""
-    stem = hashlib.blake2b(f"{source}\0{start}\0{end}".encode(), digest_size=12).hexdigest()
+def id_of(source: str, start: int, end: int) -> str:
+    """24 hex digits of where a row came from, so the same row has the same id in every run."""
+    return hashlib.blake2b(f"{source}\0{start}\0{end}".encode(), digest_size=12).hexdigest()
+
+
+def meta_of(row: Mapping[str, Any], without: Container[str]) -> str | None:
+    """The row's scalar columns, less those in `without`, as a JSON object with sorted keys; None when there are none.
+
+    Nested values, nulls and numbers that JSON has no form for are left out. Half a surrogate pair becomes U+FFFD: the text
+    of the row is sound, and no UTF-8 file could hold it.
+    """
+    import orjson
+
+    kept = {
+        key: value
+        for key, value in row.items()
+        if key not in without and (type(value) in _PLAIN or (type(value) is float and isfinite(value)))
+    }
+    if not kept:
+        return None
+    try:
+        return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:
+        # an integer above 64 bits, or a surrogate
+        text = json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def document(source: str, start: int, end: int, text: str, record: Any = None, meta: str | None = None) -> dict[str, Any]:
+    """A Documents row. `record`: the raw row where it is structured; `meta`: what `meta_of` leaves."""
     kept = None if record is None else json.dumps(record, ensure_ascii=False, sort_keys=True, default=str)
-    return {"id": stem, "source": source, "start": start, "end": end, "text": text, "record": kept}
+    id = id_of(source, start, end)
+    return {"id": id, "source": source, "start": start, "end": end, "text": text, "record": kept, "meta": meta}
+
+
+def is_structured(row: Mapping[str, Any]) -> bool:
+    """Whether the row has one of TRL's shapes beyond plain text."""
+    return not _STRUCTURED.isdisjoint(row) and any(row.get(key) is not None for key in STRUCTURED)
 
 
 def read_row(row: Any, text_column: str | None, source: str, start: int, end: int) -> dict[str, Any] | Rejected:
@@ -70,9 +123,9 @@ def read_row(row: Any, text_column: str | None, source: str, start: int, end: in
         text_column: the column that is the text; None takes a structured row (TRL's shapes) whole, and else `text`.
     """
     where = f"{source}:{start}"
-    if not isinstance(row, Mapping):
+    if type(row) is not dict and not isinstance(row, Mapping):
         return Rejected("not_an_object", where)
-    structured = text_column is None and any(row.get(key) is not None for key in _STRUCTURED)
+    structured = text_column is None and is_structured(row)
     column = text_column or "text"
     try:
         text = as_text(row) if structured else row.get(column)
@@ -82,12 +135,26 @@ def read_row(row: Any, text_column: str | None, source: str, start: int, end: in
         return Rejected("missing_column", where, tuple(map(str, row)))
     if not isinstance(text, str) and text is not None:
         return Rejected("text_is_no_string", where, tuple(map(str, row)))
-    if not text or not text.strip():
+    if not text or text.isspace():
         return Rejected("empty", where)
-    # JSON may spell half a surrogate pair, which no UTF-8 file can hold
-    if not text.isascii() and _SURROGATE.search(text):
-        return Rejected("invalid_unicode", where)
-    return document(source, start, end, text, row if structured else None)
+    if not structured:
+        return document(source, start, end, text, None, meta_of(row, (column,))) if _is_utf8(text) else _not_unicode(where)
+    made = document(source, start, end, text, row, meta_of(row, _SHAPE))
+    return made if _is_utf8(text) and _is_utf8(made["record"]) else _not_unicode(where)
+
+
+def _is_utf8(text: str) -> bool:
+    """JSON may spell half a surrogate pair, which no UTF-8 file can hold."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+def _not_unicode(where: str) -> Rejected:
+    return Rejected("invalid_unicode", where)
 
 
 def as_text(row: Mapping[str, Any]) -> str:
@@ -117,28 +184,54 @@ def as_dialogue(row: Mapping[str, Any]) -> Dialogue:
     for answer in ("completion", "chosen"):
         if row.get(answer) is not None:
             prompt = _messages(row["prompt"], "prompt", "user") if row.get("prompt") is not None else []
-            turns = prompt + _messages(row[answer], answer, "assistant")
-            if not turns or (not prompt and isinstance(row[answer], str)):
-                raise _missing("prompt", row)
-            return turns
+            turns = _messages(row[answer], answer, "assistant")
+            if prompt or not isinstance(row[answer], str):
+                return turns if answer == "chosen" and _repeats(row.get("prompt"), turns) else prompt + turns
+            if answer == "chosen" and isinstance(row.get("rejected"), str):
+                asked, chosen, _ = as_pair(row)
+                return asked + chosen
+            raise _missing("prompt", row)
     raise _missing("messages", row)
 
 
 def as_pair(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, Dialogue]:
-    """(prompt, chosen, rejected); without a `prompt` column it is what chosen and rejected begin with alike."""
+    """(prompt, chosen, rejected); without a `prompt` column it is what chosen and rejected begin with alike.
+
+    As `trl.data_utils.maybe_extract_prompt` has it: a plain `prompt` beside conversational answers repeats what they
+    begin with, and of plain answers the prompt is what their characters share, less a space at its end.
+    """
     for column in ("chosen", "rejected"):
         if row.get(column) is None:
             raise _missing(column, row)
-    chosen = _messages(row["chosen"], "chosen", "assistant")
-    rejected = _messages(row["rejected"], "rejected", "assistant")
-    if row.get("prompt") is not None:
-        return _messages(row["prompt"], "prompt", "user"), chosen, rejected
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-        shared += 1
+    prompt, answers = row.get("prompt"), (row["chosen"], row["rejected"])
+    plain = all(isinstance(answer, str) for answer in answers)
+    if plain and prompt is None:
+        if not all(answers):
+            raise _missing("prompt", row)
+        shared = _shared(*answers)
+        shared -= answers[0][:shared].endswith(" ") and answers[0][shared] != answers[1][shared]
+        if not shared:
+            raise _missing("prompt", row)
+        prompt, answers = answers[0][:shared], tuple(answer[shared:] for answer in answers)
+    chosen, rejected = (
+        _messages(answer, name, "assistant") for answer, name in zip(answers, ("chosen", "rejected"), strict=True)
+    )
+    if prompt is not None and not _repeats(prompt, chosen):
+        return _messages(prompt, "prompt", "user"), chosen, rejected
+    shared = _shared(chosen, rejected)
     if not shared:
         raise _missing("prompt", row)
     return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def as_unpaired(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, bool]:
+    """(prompt, completion, label): an answer of which is known whether it is wanted. `label` is a bool, nothing like one."""
+    for column in ("prompt", "completion", "label"):
+        if row.get(column) is None:
+            raise _missing(column, row)
+    if not isinstance(row["label"], bool):
+        raise DataError("wrong_shape: label", next="label must be true or false")
+    return _messages(row["prompt"], "prompt", "user"), _messages(row["completion"], "completion", "assistant"), row["label"]
 
 
 def as_prompt(row: Mapping[str, Any]) -> tuple[Dialogue, str | None]:
@@ -165,6 +258,17 @@ def is_held_out(id: str, share: float) -> bool:
     return point < share * 2**64
 
 
+def _repeats(prompt: Any, answer: Dialogue) -> bool:
+    """Whether a conversational answer begins with the question, and a plain `prompt` only says it once more."""
+    return isinstance(prompt, str) and answer[0]["role"] != "assistant"
+
+
+def _shared(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many items both begin with, less than all of the shorter one: an answer is left of each."""
+    most = min(len(one), len(other)) - 1
+    return next((at for at in range(most) if one[at] != other[at]), max(most, 0))
+
+
 def _messages(value: Any, column: str, role: str | None = None) -> Dialogue:
     if isinstance(value, str) and role:
         return [_turn(role, value)]
@@ -175,12 +279,22 @@ def _messages(value: Any, column: str, role: str | None = None) -> Dialogue:
 
 def _message(turn: Any, column: str) -> Message:
     if isinstance(turn, Mapping):
+        unread = next((key for key in _UNREAD if turn.get(key)), None)
+        if unread:
+            raise DataError(f"unread_key: {column}.{unread}", next="a message is its role and content; nothing else is rendered")
         role, content = turn.get("role"), turn.get("content")
         if role is None and turn.get("from") in _SHAREGPT:
             role, content = _SHAREGPT[turn["from"]], turn.get("value")
+        if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
+            content = "".join(part["text"] for part in content)
         if isinstance(role, str) and isinstance(content, str):
             return {"role": role, "content": content}
     raise DataError(f"wrong_shape: {column}", next=f"a message of {column} needs role and content, or from and value")
+
+
+def _is_text_part(part: Any) -> bool:
+    """A part of a multimodal message that is text alone."""
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def _turn(role: str, content: Any) -> Message:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from typing import Any
 
 from raylm.core.artifact import Artifact, open_artifact
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
+from raylm.data import page as pages
 
 CURVES = ("reward", "accuracy", "loss")
 
@@ -55,21 +54,16 @@ def picture(stages: list[Artifact]) -> bytes:
 def page(title: str, grades: dict[str, dict[str, float]], better: dict[str, str], png: bytes, notes: list[str]) -> str:
     """The whole report as one HTML page without outside parts."""
     metrics = list(better)
-    head = "".join(f"<th>{html.escape(name)}<br><small>{better[name]} is better</small></th>" for name in metrics)
+    head = "".join(f'<th class="n">{pages.escape(name)}<br><small>{better[name]} is better</small></th>' for name in metrics)
     body = "".join(
-        f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{cell(values, metric)}</td>" for metric in metrics) + "</tr>"
+        f"<tr><td>{pages.escape(name)}</td>"
+        + "".join(f'<td class="n">{cell(values, metric)}</td>' for metric in metrics)
+        + "</tr>"
         for name, values in grades.items()
     )
-    listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    image = base64.b64encode(png).decode()
-    style = "body{font:15px system-ui;margin:2em;max-width:70em}"
-    style += "td,th{padding:.35em .9em;border-bottom:1px solid #ddd;text-align:right}"
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{style}"
-        "td:first-child,th:first-child{text-align:left}img{max-width:100%}</style>"
-        f"<h1>{html.escape(title)}</h1><table><tr><th>model</th>{head}</tr>{body}</table><ul>{listed}</ul>"
-        f'<h2>Curves</h2><img alt="training curves" src="data:image/png;base64,{image}">\n'
-    )
+    listed = "".join(f"<li>{pages.escape(note)}</li>" for note in notes)
+    grid = f'<div class="scroll"><table><tr><th>model</th>{head}</tr>{body}</table></div><ul>{listed}</ul>'
+    return pages.page(title, "", [("", grid), ("Curves", pages.picture(png, "training curves"))])
 
 
 def table(grades: dict[str, dict[str, float]], better: dict[str, str]) -> Any:

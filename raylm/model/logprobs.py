@@ -21,6 +21,10 @@ class Padded(NamedTuple):
     """1 on real tokens, 0 on padding."""
     weight_BT: torch.Tensor
     """1 on tokens that count (a loss mask); never 1 on the first token, which nothing predicts."""
+    document_BT: torch.Tensor | None = None
+    """Number of each token's document, -1 on padding: a token sees no other document. None: a row is one document."""
+    position_BT: torch.Tensor | None = None
+    """Position of each token in its document; None counts through the row."""
 
 
 def pad(rows: Sequence[np.ndarray], masks: Sequence[np.ndarray], pad_id: int, device: torch.device | str = "cpu") -> Padded:
@@ -29,14 +33,14 @@ def pad(rows: Sequence[np.ndarray], masks: Sequence[np.ndarray], pad_id: int, de
     import torch
 
     length = max(len(row) for row in rows)
-    tokens = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    attend, weight = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length)
+    tokens = np.full((len(rows), length), pad_id, dtype=np.int64)
+    attend, weight = np.zeros((len(rows), length), dtype=np.int64), np.zeros((len(rows), length), dtype=np.float32)
     for index, (row, mask) in enumerate(zip(rows, masks, strict=True)):
-        tokens[index, : len(row)] = torch.tensor(np.asarray(row, dtype=np.int64))
+        tokens[index, : len(row)] = row
         attend[index, : len(row)] = 1
-        weight[index, : len(row)] = torch.tensor(np.asarray(mask, dtype=np.float32))
+        weight[index, : len(row)] = mask
     weight[:, 0] = 0.0
-    return Padded(tokens.to(device), attend.to(device), weight.to(device))
+    return Padded(*(torch.from_numpy(values).to(device) for values in (tokens, attend, weight)))
 
 
 def token_logprobs(model: torch.nn.Module, padded: Padded, temperature: float = 1.0) -> torch.Tensor:
@@ -47,10 +51,22 @@ def token_logprobs(model: torch.nn.Module, padded: Padded, temperature: float = 
     """
     import torch
 
-    whole = bool(padded.attend_BT.all())
-    logits_BTV = model(input_ids=padded.tokens_BT, attention_mask=None if whole else padded.attend_BT, use_cache=False).logits
+    if padded.document_BT is not None:
+        seen = {"attention_mask": _within_documents(padded.document_BT), "position_ids": padded.position_BT}
+    else:
+        seen = {"attention_mask": None if bool(padded.attend_BT.all()) else padded.attend_BT}
+    logits_BTV = model(input_ids=padded.tokens_BT, use_cache=False, **seen).logits
     logits_BTV = logits_BTV[:, :-1].float()
     if temperature != 1.0:
         logits_BTV = logits_BTV / temperature
     losses = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), padded.tokens_BT[:, 1:].flatten(), reduction="none")
     return torch.nn.functional.pad(-losses.view(len(padded.tokens_BT), -1), (1, 0))
+
+
+def _within_documents(document_BT: torch.Tensor) -> torch.Tensor:
+    """Mask for scaled dot-product attention, bool [B, 1, T, T]: a token sees itself and what its document said before.
+
+    Padding is a document of its own: a row that may see nothing would become NaN.
+    """
+    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
+    return same_BTT.tril()[:, None]

@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from raylm.core.config import StageConfig, WorkerSpec
+from raylm.core.config import Config, StageConfig, WorkerSpec, resolve
 from raylm.data.sources import AnySource
-from raylm.prepare.dedup.exact import Exact
-from raylm.prepare.filters import AnyFilter
+from raylm.data.sources.units import listing
+from raylm.prepare.dedup import AnyDedup
+from raylm.prepare.select import AnySelect
+from raylm.prepare.steps import AnyStep
+
+
+def _one_or_list(value: Any) -> str:
+    return "list" if isinstance(value, list) else "table"
+
+
+AnySources = Annotated[Annotated[AnySource, Tag("table")] | Annotated[list[AnySource], Tag("list")], Discriminator(_one_or_list)]
 
 
 class Prepare(StageConfig):
     """Raw rows to cleaned Documents."""
 
+    placement = StageConfig.placement | {"max_source_loss"}
+
     stage: Literal["prepare"] = "prepare"
-    source: AnySource
-    """Where raw rows come from."""
-    filters: list[AnyFilter] = Field(default_factory=list)
-    """What drops rows, in this order; a row is counted under the first filter that drops it."""
-    dedup: Exact | None = None
-    """Drops duplicates over all sources; without this table nothing is compared."""
+    source: AnySources
+    """Where raw rows come from. Of several sources the earlier ones come first: of two duplicates theirs stays."""
+    steps: list[AnyStep] = Field(default_factory=list)
+    """What is done with each document, in this order: cleaners change text, scores add columns, filters drop rows."""
+    dedup: list[AnyDedup] = Field(default_factory=list)
+    """What is compared over all documents, in this order; without it nothing is."""
+    select: list[AnySelect] = Field(default_factory=list)
+    """What is chosen of the documents that are left, in this order."""
     keep_rejected: bool = False
-    """Writes dropped rows with their reasons to `rejected-*.jsonl` beside the documents."""
+    """Write dropped documents to `rejected-*.jsonl` with the reason and, of duplicates, the document that stayed."""
+    max_source_loss: float = Field(default=0.5, ge=0, le=1)
+    """The stage stops when dedup takes a larger share than this of a source with 100 documents or more: an alarm, not
+    a setting of the result. Raised, the same command goes on from there."""
     workers: WorkerSpec = WorkerSpec(count=2)
-    """Tasks that read at the same time; no part of the stage's identity."""
+    """Tasks that run at the same time; no part of the stage's identity."""
+
+    @model_validator(mode="after")
+    def _columns_are_there(self) -> Prepare:
+        # documents of an earlier stage may bring columns of their own
+        if any(getattr(source, "kind", "") in ("documents", "custom") for source in self.sources()):
+            return self
+        made: set[str] = set()
+        for step in self.steps:
+            card: Any = step
+            if missing := [name for name in getattr(card, "reads", ()) if name not in made]:
+                raise ValueError(f"{card.kind} reads {missing[0]!r}, which no step before it makes")
+            if card.kind == "custom":
+                return self
+            made.update(card.columns() if hasattr(card, "columns") else ())
+        return self
+
+    def sources(self) -> list[Config]:
+        """The source cards, in order."""
+        return list(self.source) if isinstance(self.source, list) else [self.source]
+
+    def raw(self) -> dict[str, str]:
+        """The files of each glob on a disk; behind a URI nobody looks, because a plan stays offline."""
+        globs = [glob for source in self.sources() if isinstance(glob := getattr(source, "glob", None), str)]
+        return {glob: listing(glob) for glob in globs if "://" not in glob}
 
     def makes(self) -> str:
         """Documents."""
         return "Documents"
+
+
+def steps_of(cfg: Prepare) -> list[Any]:
+    """The step cards themselves."""
+    return [resolve(step) for step in cfg.steps]

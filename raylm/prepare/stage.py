@@ -1,16 +1,18 @@
-"""Takes raw files, leaves Documents: read, filtered, and without duplicates if asked.
+"""Takes raw rows, leaves Documents: read and cleaned unit by unit, then compared and chosen over all of them.
 
-source.units() -> read + filter (one shard each, marked) -> [dedup: hashes of all -> shards rewritten] -> manifest
+sources --> units --> [read, steps] --> shards --> [sweep of dedup, select]* --> decisions
+                                          '----------------------------------------+--> [write] --> manifest, report
+
+Every [ ] is a marked pass: after a crash the same command does what is missing and leaves the same bytes. Without a
+sweep the shards that were read are the artifact.
 """
 
 from __future__ import annotations
 
-import io
-import json
+import time
 from collections import Counter
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raylm.core.artifact import Documents
 from raylm.core.config import resolve
@@ -18,196 +20,209 @@ from raylm.core.context import Context
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain, run_marked
-from raylm.data.records import COLUMNS, Rejected, schema
-from raylm.data.shards import read_parquet, shard_name, write_parquet
-from raylm.data.sources.units import unit_of
-from raylm.prepare.config import Prepare
+from raylm.data.records import COLUMNS
+from raylm.data.sources.documents import Documents as DocumentsSource
+from raylm.prepare.config import Prepare, steps_of
+from raylm.prepare.corpus import Corpus, Shard, View, content_of
+from raylm.prepare.read import EXAMPLES, Losses, read_unit, write_shard
+from raylm.prepare.report import write_report
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-
-_BATCH_ROWS = 1000
-_EXAMPLES = 3
-_SHOWN_CHARS = 500
+_ALARM_ROWS = 100
+_SHOWN_SOURCES = 20
 
 
 def run(cfg: Prepare, ctx: Context) -> Documents:
     """Make the Documents.
 
-    Facts: rows, bytes (of text), columns, sources (how many), dropped {reason: count}, dropped_examples {reason: places}.
+    Facts: rows, bytes (of text), columns, sources (how many), dropped {reason: count}, dropped_examples {reason: places},
+    cleaned {cleaner: {what: count}}, sweeps {card: counts}.
 
     Raises:
-        DataError: no file matches, or no row is left.
+        DataError: no file matches, no row is left, or dedup takes more of a source than `max_source_loss`.
     """
-    units = [unit.plain() for unit in resolve(cfg.source).units()]
-    # with dedup what is read is not final yet
-    target = ctx.work / "read" if cfg.dedup else ctx.out
-    marks = run_marked(ctx, "read", units, partial(_read, cfg, target), cfg.workers)
-    counts = _add(marks)
-    if cfg.dedup and counts["rows"]:
-        before, marks = counts, _without_duplicates(cfg, ctx, marks)
-        counts = _add(marks)
-        counts["rows_in"] = before["rows_in"]
-        counts["dropped"] = dict(Counter(before["dropped"]) + Counter(counts["dropped"]))
-        counts["examples"] = before["examples"] | counts["examples"]
-    if not counts["rows"]:
-        raise _nothing_left(counts)
-    rows = {mark["shard"]: mark["rows"] for mark in marks if mark["rows"]}
-    _remove_strangers(ctx.out, set(rows) | {mark["rejected"] for mark in marks})
-    ctx.out.write_json("sources.json", counts["sources"])
-    facts = {
-        "rows": counts["rows"],
-        "bytes": counts["bytes"],
-        "columns": list(COLUMNS),
-        "sources": len(counts["sources"]),
-        "dropped": counts["dropped"],
-        "dropped_examples": counts["examples"],
-    }
-    metrics = {key: counts[key] for key in ("rows_in", "rows", "bytes")} | {"dropped": sum(counts["dropped"].values())}
-    return ctx.commit(Documents, facts=facts, metrics=metrics, rows=rows)
+    # a card that names an artifact or a file beside the job learns here where a worker finds it
+    cfg = cfg.model_copy(update={"steps": [card.placed(ctx.open) if hasattr(card, "placed") else card for card in steps_of(cfg)]})
+    units = _units(cfg, ctx)
+    sweeps = [resolve(card) for card in (*cfg.dedup, *cfg.select)]
+    # what a sweep still judges is not final yet
+    target = ctx.work / "read" if sweeps else ctx.out
+    read = run_marked(ctx, "read", units, partial(read_unit, cfg, target), cfg.workers)
+    total = totals(read)
+    if not total["rows"]:
+        raise _nothing_left(total)
+    if sweeps:
+        view, swept, seconds = _sweep(cfg, ctx, target, sweeps, read)
+        plain = [{"shard": shard.name, "content": content_of(read)} for shard in view.shards]
+        written = run_marked(ctx, "write", plain, partial(_write, cfg, view, ctx.out), cfg.workers, "shards")
+        total = _after_sweeps(total, totals(written), swept)
+        total["seconds"] |= seconds
+        _alarm(cfg, total)
+    if not total["rows"]:
+        raise _nothing_left(total)
+    _settle(ctx.out, target, total)
+    ctx.out.write_json("sources.json", total["by_source"])
+    write_report(ctx.out, ctx.stage, total)
+    metrics = {key: total[key] for key in ("rows_in", "rows", "bytes")} | {"dropped": sum(total["dropped"].values())}
+    return ctx.commit(Documents, facts=_facts(total), metrics=metrics | {"seconds": total["seconds"]}, rows=total["shards"])
 
 
-def _read(cfg: Prepare, target: Folder, at: int, plain: Plain) -> Plain:
-    """One unit to one shard; runs in a worker."""
-    import pyarrow as pa
-
-    filters = [resolve(card) for card in cfg.filters]
-    kept: list[pa.Table] = []
-    rejected: list[Rejected | dict[str, Any]] = []
-    rows_in = 0
-    stream = iter(resolve(cfg.source).read(unit_of(plain)))
-    while batch := list(islice(stream, _BATCH_ROWS)):
-        rows_in += len(batch)
-        rejected += [row for row in batch if isinstance(row, Rejected)]
-        table = pa.Table.from_pylist([row for row in batch if not isinstance(row, Rejected)], schema=schema())
-        for card in filters:
-            table = _filtered(table, card, rejected)
-        kept.append(table)
-    table = pa.concat_tables(kept) if kept else schema().empty_table()
-    return _written(cfg, target, at, table, rejected) | {"rows_in": rows_in}
+def _units(cfg: Prepare, ctx: Context) -> list[Plain]:
+    """Work units of all sources, in order; each names its source by number."""
+    units: list[Plain] = []
+    for at, source in enumerate(cfg.sources()):
+        card: Any = resolve(source)
+        if isinstance(card, DocumentsSource):
+            refs = card.documents if isinstance(card.documents, list) else [card.documents]
+            found = card.units_of([ctx.open_as(ref, Documents) for ref in refs])
+        else:
+            found = card.units()
+        units += [{**unit.plain(), "source": at} for unit in found]
+    return units
 
 
-def _filtered(table: pa.Table, card: Any, rejected: list[Any]) -> pa.Table:
-    if not table.num_rows:
-        return table
-    keep, reasons = card.judge(table)
-    rejected += [{"reason": reasons[row], **table.slice(row, 1).to_pylist()[0]} for row in (~keep).nonzero()[0]]
-    return _masked(table, keep)
-
-
-def _written(cfg: Prepare, target: Folder, at: int, table: pa.Table, rejected: list[Any]) -> Plain:
-    """Shard, hashes and rejected rows on file; leaves what the mark says of them."""
-    shard, lost = shard_name("documents", at, "parquet"), shard_name("rejected", at, "jsonl")
-    if table.num_rows:
-        write_parquet(target, shard, table)
-        if cfg.dedup:
-            _save(target, f"keys-{at:05d}.npy", cfg.dedup.keys(table))
-    lines = [_rejected_line(row) for row in rejected]
-    if cfg.keep_rejected and lines:
-        target.write(lost, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    examples: dict[str, list[str]] = {}
-    for line in lines:
-        if len(held := examples.setdefault(line["reason"], [])) < _EXAMPLES:
-            held.append(line["where"])
-    return {
-        "shard": shard,
-        "rejected": lost,
-        "rows": table.num_rows,
-        "rows_in": 0,
-        "bytes": sum(len(text.encode()) for text in table["text"].to_pylist()),
-        "digest": target.digest(shard) if table.num_rows else "",
-        "dropped": dict(Counter(line["reason"] for line in lines)),
-        "examples": examples,
-        "sources": dict(Counter(table["source"].to_pylist())),
-        "columns": sorted({name for row in rejected if isinstance(row, Rejected) for name in row.columns}),
-    }
-
-
-def _rejected_line(row: Rejected | dict[str, Any]) -> dict[str, Any]:
-    if isinstance(row, Rejected):
-        return {"reason": row.reason, "where": row.where}
-    where = f"{row['source']}:{row['start']}"
-    return {"reason": row["reason"], "where": where, "id": row["id"], "text": row["text"][:_SHOWN_CHARS]}
-
-
-def _without_duplicates(cfg: Prepare, ctx: Context, marks: list[Plain]) -> list[Plain]:
-    """The second pass: which rows stay is decided here, over all shards at once; workers then write the final shards."""
-    assert cfg.dedup is not None
-    read, full = ctx.work / "read", [at for at, mark in enumerate(marks) if mark["rows"]]
-    masks = cfg.dedup.keep([_load(read, f"keys-{at:05d}.npy") for at in full])
-    for at, mask in zip(full, masks, strict=True):
-        _save(read, f"keep-{at:05d}.npy", mask)
-    kept = dict(zip(full, (int(mask.sum()) for mask in masks), strict=True))
-    # the shard's digest and the count of rows tie a mark to what was read: other content is written anew
-    units = [{"digest": mark["digest"], "kept": kept.get(at, 0), "rejected": mark["rejected"]} for at, mark in enumerate(marks)]
-    return run_marked(ctx, "dedup", units, partial(_rewrite, cfg, ctx.out, read), cfg.workers, "shards")
-
-
-def _rewrite(cfg: Prepare, out: Folder, read: Folder, at: int, plain: Plain) -> Plain:
-    """One shard less its duplicates; runs in a worker."""
-    table, rejected = schema().empty_table(), []
-    if plain["digest"]:
-        table, mask = read_parquet(read, shard_name("documents", at, "parquet")), _load(read, f"keep-{at:05d}.npy")
-        rejected = [{"reason": "duplicate", **row} for row in _masked(table, ~mask).to_pylist()]
-        table = _masked(table, mask)
-    made = _written(cfg.model_copy(update={"dedup": None}), out, at, table, rejected)
-    if cfg.keep_rejected and read.exists(plain["rejected"]):
-        before = read.read(plain["rejected"])
-        out.write(plain["rejected"], before + (out.read(plain["rejected"]) if rejected else b""))
-    return made
-
-
-def _masked(table: pa.Table, mask: np.ndarray) -> pa.Table:
-    import pyarrow as pa
-
-    return table.filter(pa.array(mask))
-
-
-def _add(marks: list[Plain]) -> dict[str, Any]:
-    """Sums over all marks; of examples the first few, in unit order."""
-    total: dict[str, Any] = {"rows": 0, "rows_in": 0, "bytes": 0}
-    for key in total:
-        total[key] = sum(mark[key] for mark in marks)
-    dropped, sources, examples = Counter[str](), Counter[str](), {}
+def _sweep(
+    cfg: Prepare, ctx: Context, read: Folder, sweeps: list[Any], marks: list[Plain]
+) -> tuple[View, dict[str, Any], dict[str, float]]:
+    """Every sweep in turn; leaves the view with all decisions, each card's facts and its seconds."""
+    shards: list[Shard] = []
     for mark in marks:
-        dropped.update(mark["dropped"])
-        sources.update(mark["sources"])
+        for shard in mark["shards"]:
+            first = shards[-1].first + shards[-1].rows if shards else 0
+            shards.append(Shard(read, shard["name"], shard["rows"], first))
+    view, facts, seconds = View(tuple(shards)), {}, {}
+    for at, card in enumerate(sweeps):
+        scratch = ctx.work / f"{at}-{card.kind}"
+        since = time.perf_counter()
+        swept = card.sweep(Corpus(ctx, cfg.workers, view, scratch, content_of(marks)))
+        view = View(view.shards, (*view.decided, (scratch, swept.parts)))
+        facts[scratch.name] = swept.facts
+        seconds[scratch.name] = round(time.perf_counter() - since, 2)
+    return view, facts, seconds
+
+
+def _write(cfg: Prepare, view: View, out: Folder, at: int, plain: Plain) -> Plain:
+    """One shard as all sweeps leave it; runs in a worker."""
+    import pyarrow as pa
+
+    losses, shard = Losses(cfg.keep_rejected), view.shards[at]
+    table = View((shard,)).table(0)
+    names = dict(zip(table["row"].to_pylist(), range(table.num_rows), strict=True))
+    for decisions in view.decisions(at):
+        gone = decisions.filter(decisions["cuts"].is_null())
+        lost = table.take(pa.array([names[row] for row in gone["row"].to_pylist()], pa.int64()))
+        why = gone.select(["because", "score"]).to_pylist()
+        losses.say(lost, gone["reason"].to_pylist(), [{k: v for k, v in said.items() if v is not None} for said in why])
+    kept = view.table(at).drop_columns(["row"])
+    shards = [write_shard(out, shard.name, kept)] if kept.num_rows else []
+    rejected = losses.write(out, f"rejected-{shard.name}.jsonl")
+    return {"rows_in": table.num_rows, "shards": shards, "rejected": rejected, "cleaned": {}, "seconds": {}, **losses.plain()}
+
+
+def totals(marks: list[Plain]) -> dict[str, Any]:
+    """Sums over all marks; of examples the first few, in order."""
+    dropped, seconds, lengths = Counter[str](), Counter[str](), Counter[str]()
+    cleaned: dict[str, Counter[str]] = {}
+    by_source: dict[str, Counter[str]] = {}
+    examples: dict[str, list[Plain]] = {}
+    shards, size = {}, 0
+    for mark in marks:
+        seconds.update(mark["seconds"])
+        for kind, counts in mark["cleaned"].items():
+            cleaned.setdefault(kind, Counter()).update(counts)
+        for source, counts in mark["dropped"].items():
+            by_source.setdefault(source, Counter()).update(counts)
+            dropped.update(counts)
         for reason, places in mark["examples"].items():
-            examples[reason] = (examples.get(reason, []) + places)[:_EXAMPLES]
-    columns = sorted({name for mark in marks for name in mark["columns"]})
-    return total | {
+            examples[reason] = (examples.get(reason, []) + places)[:EXAMPLES]
+        for shard in mark["shards"]:
+            shards[shard["name"]] = shard["rows"]
+            size += shard["bytes"]
+            lengths.update(shard["lengths"])
+            for source, count in shard["sources"].items():
+                by_source.setdefault(source, Counter())["kept"] += count
+    return {
+        "rows": sum(shards.values()),
+        "rows_in": sum(mark["rows_in"] for mark in marks),
+        "bytes": size,
+        "shards": shards,
         "dropped": dict(sorted(dropped.items())),
-        "sources": dict(sorted(sources.items())),
-        "examples": examples,
-        "columns": columns,
+        "by_source": {source: dict(sorted(counts.items())) for source, counts in sorted(by_source.items())},
+        "examples": dict(sorted(examples.items())),
+        "cleaned": {kind: dict(sorted(counts.items())) for kind, counts in cleaned.items()},
+        "seconds": {name: round(spent, 2) for name, spent in seconds.items()},
+        "lengths": {k: lengths[k] for k in sorted(lengths, key=int)},
+        "columns": sorted({name for mark in marks for name in mark["columns"]}),
+        "rejected": [name for mark in marks for name in mark["rejected"]],
+        "sweeps": {},
     }
 
 
-def _nothing_left(counts: dict[str, Any]) -> DataError:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items()) or "the files are empty"
-    places = "; ".join(f"{reason} at {places[0]}" for reason, places in counts["examples"].items())
-    columns = f"; the rows have the columns {', '.join(counts['columns'])}" if counts["columns"] else ""
+def _after_sweeps(read: dict[str, Any], written: dict[str, Any], sweeps: dict[str, Any]) -> dict[str, Any]:
+    """The totals of the whole stage: what was read, less what the sweeps took."""
+    by_source = {source: Counter(counts) for source, counts in written["by_source"].items()}
+    for source, counts in read["by_source"].items():
+        by_source.setdefault(source, Counter()).update({reason: n for reason, n in counts.items() if reason != "kept"})
+    kept = {key: written[key] for key in ("rows", "bytes", "shards", "lengths")}
+    return (
+        read
+        | kept
+        | {
+            "dropped": dict(sorted((Counter(read["dropped"]) + Counter(written["dropped"])).items())),
+            "swept": written["by_source"],
+            "by_source": {source: dict(sorted(counts.items())) for source, counts in sorted(by_source.items())},
+            "examples": read["examples"] | written["examples"],
+            "rejected": read["rejected"] + written["rejected"],
+            "sweeps": sweeps,
+        }
+    )
+
+
+def _alarm(cfg: Prepare, total: dict[str, Any]) -> None:
+    """Stop when dedup all but wiped out a source: more often a template or boilerplate than real duplicates."""
+    if not cfg.dedup:
+        return
+    for source, counts in total["swept"].items():
+        rows = sum(counts.values())
+        lost = sum(count for reason, count in counts.items() if reason not in ("kept", "not_selected", "no_score"))
+        if rows >= _ALARM_ROWS and lost > cfg.max_source_loss * rows:
+            raise DataError(
+                f"dedup takes {lost:,} of {rows:,} documents ({lost / rows:.0%}); max_source_loss is {cfg.max_source_loss:.0%}",
+                where=source,
+                next="look at the examples with keep_rejected; raise max_source_loss if it is right, and run again: work is kept",
+            )
+
+
+def _facts(total: dict[str, Any]) -> dict[str, Any]:
+    sources = total["by_source"]
+    # one line per source would make a manifest of a million files unreadable: all are in sources.json
+    worst = sorted(sources, key=lambda source: sources[source].get("kept", 0) - sum(sources[source].values()))[:_SHOWN_SOURCES]
+    return {
+        "rows": total["rows"],
+        "bytes": total["bytes"],
+        "columns": list(COLUMNS),
+        "sources": len(sources),
+        "dropped": total["dropped"],
+        "dropped_by_source": {source: sources[source] for source in sorted(worst)},
+        "dropped_examples": {reason: [said["where"] for said in places] for reason, places in total["examples"].items()},
+        "cleaned": total["cleaned"],
+        "sweeps": total["sweeps"],
+    }
+
+
+def _nothing_left(total: dict[str, Any]) -> DataError:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in total["dropped"].items()) or "the files are empty"
+    places = "; ".join(f"{reason} at {said[0]['where']}" for reason, said in total["examples"].items())
+    columns = f"; the rows have the columns {', '.join(total['columns'])}" if total["columns"] else ""
     remedy = "set text_column to a column that exists" if columns else "look at the places named, or loosen the filters"
-    return DataError(f"no row is left of {counts['rows_in']}: {reasons}{columns}", where=places or None, next=remedy)
+    return DataError(f"no row is left of {total['rows_in']}: {reasons}{columns}", where=places or None, next=remedy)
 
 
-def _remove_strangers(out: Folder, ours: set[str]) -> None:
-    """Shards of an earlier attempt on other input files do not belong to this artifact."""
+def _settle(out: Folder, read: Folder, total: dict[str, Any]) -> None:
+    """Bring the lines of what reading dropped beside the rest; what an earlier attempt on other files left goes."""
+    for name in total["rejected"]:
+        if not out.exists(name):
+            out.write(name, read.read(name))
+    ours = {*total["shards"], *total["rejected"]}
     for name in out.files():
         if name.startswith(("documents-", "rejected-")) and name not in ours:
             out.remove(name)
-
-
-def _save(folder: Folder, name: str, array: np.ndarray) -> None:
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    folder.write(name, buffer.getvalue())
-
-
-def _load(folder: Folder, name: str) -> np.ndarray:
-    import numpy as np
-
-    return np.load(io.BytesIO(folder.read(name)))

@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from raylm.core.config import DocumentsRef, Refers, StageConfig, WorkerSpec, ref_or_table
-from raylm.tokenize.bpe import Bpe
+from raylm.core.config import DocumentsRef, StageConfig, WorkerSpec, ref_or_table
 from raylm.tokenize.forms import AnyForm
-
-TokenizerRef = Annotated[str, Refers(("Tokens", "Dialogues", "Pairs", "Prompts", "Checkpoint"))]
+from raylm.tokenize.trainers import AnyTrainer
+from raylm.tokenize.trainers.extend import TokenizerRef
 
 
 class Tokenize(StageConfig):
@@ -19,10 +18,10 @@ class Tokenize(StageConfig):
     stage: Literal["tokenize"] = "tokenize"
     documents: DocumentsRef
     """The Documents to tokenize."""
-    tokenizer: Annotated[Annotated[TokenizerRef, Tag("ref")] | Annotated[Bpe, Tag("table")], Discriminator(ref_or_table)]
+    tokenizer: Annotated[Annotated[TokenizerRef, Tag("ref")] | Annotated[AnyTrainer, Tag("table")], Discriminator(ref_or_table)]
     """A stage whose tokenizer is taken, a Hugging Face folder or hub name (with a / in it), or a table: one is trained here."""
     form: AnyForm
-    """What the rows are for: text, dialogues, pairs or prompts."""
+    """What the rows are for: text, dialogues, pairs, unpaired or prompts."""
     held_out: float = Field(default=0.02, ge=0, lt=1)
     """Share of documents kept for evaluation. A document's id decides, so it is on the same side in every stage."""
     workers: WorkerSpec = WorkerSpec(count=2)

@@ -1,4 +1,4 @@
-"""Takes Documents, leaves Tokens, Dialogues, Pairs or Prompts, and the tokenizer that made them.
+"""Takes Documents, leaves Tokens, Dialogues, Pairs, Unpaired or Prompts, and the tokenizer that made them.
 
 tokenizer: trained or taken -> every document shard on its own: split, encode, write (marked) -> manifest
 """
@@ -14,9 +14,10 @@ from raylm.core.artifact import KINDS, Artifact, Documents
 from raylm.core.context import Context
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
+from raylm.data.lineage import index_name
 from raylm.data.marks import Plain, run_marked
 from raylm.data.records import is_held_out
-from raylm.data.shards import read_parquet, shard_name, write_arrow
+from raylm.data.shards import read_parquet, shard_name, write_arrow, write_parquet
 from raylm.tokenize import tokenizers
 from raylm.tokenize.config import Tokenize
 
@@ -27,13 +28,14 @@ def run(cfg: Tokenize, ctx: Context) -> Artifact:
     """Make the rows.
 
     Facts: rows {split: count}, num_tokens (train), vocab_size, length, eos_token_id, bos_token_id, pad_token_id, dropped
-    {reason: count}; Tokens also have bytes, held_out_bytes, held_out_tokens, bytes_per_token (over both splits).
+    {reason: count}; Tokens also have bytes, held_out_bytes, held_out_tokens, bytes_per_token (over both splits); packed
+    rows have packing {kind, crop_share, pad_share, documents_per_row} (over both splits).
 
     Raises:
         DataError: the tokenizer does not fit the form, or no train row comes out.
     """
     documents = ctx.open_as(cfg.documents, Documents)
-    tokenizers.place(cfg, ctx, documents)
+    trained = tokenizers.place(cfg, ctx, documents)
     tokenizer = tokenizers.load((ctx.out / tokenizers.FOLDER).local())
     cfg.form.check(tokenizer)
     units = [{"path": entry.path, "digest": entry.digest} for entry in documents.shards("documents-")]
@@ -49,7 +51,7 @@ def run(cfg: Tokenize, ctx: Context) -> Artifact:
                 rows[mark[split]["shard"]] = mark[split]["rows"]
     if not sums["train"]["rows"]:
         raise _nothing(cfg, sums, dropped, documents)
-    facts = _facts(cfg, tokenizer, sums, dropped)
+    facts = _facts(cfg, tokenizer, sums, dropped) | trained
     metrics = {
         "rows": facts["rows"]["train"],
         "held_out": facts["rows"]["held_out"],
@@ -75,6 +77,7 @@ def _tokenize(cfg: Tokenize, source: Folder, out: Folder, at: int, plain: Plain)
         made = cfg.form.rows(tokenizer, table.filter(mask))
         name = shard_name(split, at, "arrow")
         if made.table.num_rows:
+            write_parquet(out, index_name(name), made.index)
             write_arrow(out, name, made.table)
         dropped.update(made.dropped)
         mark[split] = {"shard": name, "rows": made.table.num_rows, "sums": {**made.sums, "rows": made.table.num_rows}}
@@ -106,7 +109,18 @@ def _facts(cfg: Tokenize, tokenizer: Any, sums: dict[str, Counter[str]], dropped
         }
     if cfg.form.kind == "dialogues":
         facts["answer_tokens"] = train["answer_tokens"]
+    if packing := getattr(cfg.form, "packing", None):
+        facts["packing"] = {"kind": packing, **_packed(cfg.form.length, train + held_out)}
     return facts
+
+
+def _packed(length: int, sums: Counter[str]) -> dict[str, float]:
+    """Share of tokens whose document lies in several pieces, share of the rows that is empty, pieces per row."""
+    return {
+        "crop_share": round(sums["cut_tokens"] / max(sums["tokens"] + sums["lost_tokens"], 1), 4),
+        "pad_share": round(sums["pad_tokens"] / max(sums["rows"] * length, 1), 6),
+        "documents_per_row": round(sums["pieces"] / max(sums["rows"], 1), 2),
+    }
 
 
 def _nothing(cfg: Tokenize, sums: dict[str, Counter[str]], dropped: Counter[str], documents: Documents) -> DataError:

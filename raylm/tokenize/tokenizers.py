@@ -1,4 +1,4 @@
-"""Takes the name of a tokenizer, or texts to train one on, leaves it in a folder and loads it from there."""
+"""Takes the name of a tokenizer, or documents to train one on, leaves it in a folder and loads it from there."""
 
 from __future__ import annotations
 
@@ -11,30 +11,36 @@ from raylm.core.artifact import MANIFEST, Checkpoint, Documents
 from raylm.core.context import Context
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
-from raylm.data.records import is_held_out
-from raylm.data.shards import read_parquet
-from raylm.tokenize.bpe import Bpe
 from raylm.tokenize.config import Tokenize
+from raylm.tokenize.trainers.counts import COUNTS, count_words
+from raylm.tokenize.trainers.extend import Extend
 
 FOLDER = "tokenizer"
 _READY = "tokenizer-ready.json"
 _DIRECT = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
-def place(cfg: Tokenize, ctx: Context, documents: Documents) -> None:
-    """Put the stage's tokenizer in `tokenizer/` of its artifact, unless an earlier attempt has done so."""
+def place(cfg: Tokenize, ctx: Context, documents: Documents) -> dict[str, Any]:
+    """Put the stage's tokenizer in `tokenizer/` of its artifact, unless an earlier attempt has done so.
+
+    Returns:
+        Facts: what it was trained on (`Counted.facts`); empty when it was taken as it is.
+    """
     if ctx.work.exists(_READY):
-        return
+        return ctx.work.read_json(_READY)
     ctx.out.remove(FOLDER)
+    facts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         at = Path(temporary)
-        if isinstance(cfg.tokenizer, Bpe):
-            cfg.tokenizer.train(_sample(documents, cfg.tokenizer.sample_bytes, cfg.held_out), at)
-        else:
+        if isinstance(cfg.tokenizer, str):
             _fetch(cfg.tokenizer, ctx, at)
+        else:
+            facts = _train(cfg, ctx, documents, at)
         for file in sorted(path for path in at.iterdir() if path.is_file()):
             (ctx.out / FOLDER).write(file.name, file.read_bytes())
-    ctx.work.write_json(_READY, {})
+    ctx.work.write_json(_READY, facts)
+    ctx.work.remove(COUNTS)
+    return facts
 
 
 def load(at: Path | str, where: str | None = None) -> Any:
@@ -65,6 +71,27 @@ def load(at: Path | str, where: str | None = None) -> Any:
     return found
 
 
+def _train(cfg: Tokenize, ctx: Context, documents: Documents, at: Path) -> dict[str, Any]:
+    trainer: Any = cfg.tokenizer
+    if isinstance(trainer, Extend):
+        _fetch(trainer.base, ctx, at)
+    pattern = trainer.cut(at)
+    if pattern is None:
+        trainer.train(None, at)
+        return {}
+    counted = count_words(
+        ctx,
+        documents,
+        pattern,
+        held_out=cfg.held_out,
+        workers=cfg.workers,
+        max_words=trainer.max_words,
+        sample_bytes=trainer.sample_bytes,
+    )
+    trainer.train(counted, at)
+    return counted.facts()
+
+
 def _fetch(ref: str, ctx: Context, at: Path) -> None:
     if not ctx.is_stage(ref) and not Folder(ref).exists(MANIFEST):
         load(ref).save_pretrained(str(at))
@@ -76,19 +103,3 @@ def _fetch(ref: str, ctx: Context, at: Path) -> None:
     # copied byte for byte: the stages that share a tokenizer can be seen to
     for entry in artifact.shards(f"{FOLDER}/"):
         (at / Path(entry.path).name).write_bytes(artifact.folder.read(entry.path))
-
-
-def _sample(documents: Documents, sample_bytes: int, held_out: float) -> list[str]:
-    """The first train texts of every shard, up to an equal number of bytes from each."""
-    shards = documents.shards("documents-")
-    texts: list[str] = []
-    for entry in shards:
-        left = sample_bytes // len(shards)
-        table = read_parquet(documents.folder, entry.path)
-        for id, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True):
-            if left <= 0:
-                break
-            if not is_held_out(id, held_out):
-                texts.append(text)
-                left -= len(text.encode())
-    return texts

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.data.order import batch_indices
+from raylm.data.schedule import Mixed
 from raylm.data.shards import Rows
 from raylm.model.logprobs import Padded, pad
 
@@ -26,15 +28,16 @@ class Batches:
     """The order of rows depends on seed and step alone: 1, 2 or 8 ranks see the same global batch.
 
     Args:
-        rows: the rows of one split.
+        rows: the rows of one split, or of several mixed: a length and rows by number.
         kind: kind of their artifact.
         batch: rows per global batch.
         micro: rows per forward pass and rank.
+        document_mask: keep the documents of a packed row apart.
     """
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Rows | Mixed | Sequence[Any],
         kind: str,
         *,
         batch: int,
@@ -44,13 +47,21 @@ class Batches:
         rank: int,
         world: int,
         device: torch.device | str = "cpu",
+        document_mask: bool = False,
     ) -> None:
         self._rows, self._kind, self._batch, self._micro, self._seed = rows, kind, batch, micro, seed
         self._pad_id, self._rank, self._world, self._device = pad_id, rank, world, device
+        self._document_mask = document_mask
 
     def indices(self, step: int) -> list[int]:
         """Row numbers of the global batch of `step`; a batch may reach over the end of an epoch."""
+        if isinstance(self._rows, Mixed):
+            return self._rows.indices(step * self._batch, self._batch, self._seed)
         return batch_indices(len(self._rows), self._batch, step, self._seed)
+
+    def first(self, count: int) -> list[int]:
+        """Up to `count` row numbers to measure on: the first ones, of a mixture in its shares."""
+        return self._rows.first(count) if isinstance(self._rows, Mixed) else list(range(min(count, len(self._rows))))
 
     def at(self, step: int) -> list[Micro]:
         """This rank's micro batches of `step`; every rank gets equally many, because ranks meet in each."""
@@ -82,5 +93,25 @@ class Batches:
                 for row, weight in zip(rows, weights, strict=True)
             ]
         padded = pad(tokens, masks, self._pad_id, self._device)
+        if self._document_mask:
+            padded = apart(padded, [row.get("starts", ()) for row in rows])
         counted = sum(weights) if self._kind == "Pairs" else float(padded.weight_BT.sum())
         return Micro(padded, counted, torch.tensor(weights, device=self._device))
+
+
+def apart(padded: Padded, starts: list[Sequence[int]]) -> Padded:
+    """Rows whose documents, which begin at `starts`, do not see each other; no document's first token counts."""
+    import numpy as np
+    import torch
+
+    from raylm.data.boundaries import document_ids, position_ids
+
+    shape, device = padded.tokens_BT.shape, padded.tokens_BT.device
+    documents, positions = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for row, (found, length) in enumerate(zip(starts, padded.attend_BT.sum(1).tolist(), strict=True)):
+        documents[row, :length] = document_ids(found, length)
+        positions[row, :length] = position_ids(found, length)
+    document_BT, position_BT = (torch.from_numpy(values).to(device) for values in (documents, positions))
+    return padded._replace(
+        document_BT=document_BT, position_BT=position_BT, weight_BT=padded.weight_BT * (position_BT > 0).float()
+    )

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from raylm.core.config import CheckpointRef, Refers, StageConfig, ref_or_table
+from raylm.core.config import CheckpointRef, StageConfig, ref_or_table
+from raylm.data.mixture import AnyRows
 from raylm.model.adapter import Lora
 from raylm.model.shape import Shape
 from raylm.parallel import AnyStrategy
@@ -24,8 +25,10 @@ class Train(StageConfig):
     placement = frozenset({"workers", "strategy", "micro_batch", "save_every", "keep", "max_skipped"})
 
     stage: Literal["train"]
-    rows: Annotated[str, Refers(("Tokens", "Dialogues", "Pairs"))]
-    """What is learned from: an artifact of tokenize."""
+    rows: AnyRows
+    """What is learned from: an artifact of tokenize, or a mixture of several: {kind = "mixture", parts = [...]}."""
+    document_mask: bool = False
+    """In packed rows a token sees its own document alone, and its position counts from where that begins."""
     model: AnyModel
     """Weights to start from (a stage, a folder, a hub name), or a table with the shape of a new model."""
     adapter: Lora | None = None
@@ -45,7 +48,7 @@ class Train(StageConfig):
     steps: int | None = Field(default=None, gt=0)
     """Number of optimizer steps."""
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the rows, in place of `steps`."""
+    """Passes over the rows (of a mixture: as many draws as all parts have rows), in place of `steps`."""
     seed: int = 0
     """Seed of new weights, of the row order and of dropout."""
     max_skipped: int = 0

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
-from raylm.data.shards import Rows
 from raylm.model.checkpoint import num_parameters, write_checkpoint
 from raylm.model.load import check_tokenizer, load_model
 from raylm.train.batches import Batches
 from raylm.train.loop import Loop, Setup
+from raylm.train.rows import open_rows
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,8 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     objective = resolve(cfg.objective)
     if setup.rows_kind not in objective.rows:
         raise ConfigError(f"objective {objective.kind} learns from {' or '.join(objective.rows)}, the rows are {setup.rows_kind}")
+    if cfg.document_mask and setup.rows_kind == "Pairs":
+        raise ConfigError("document_mask keeps documents of packed rows apart, Pairs are not packed", next="drop document_mask")
     cfg = cfg.model_copy(update={"objective": objective})
     base = start_model(cfg, setup).to(ranks.device)
     parameters = num_parameters(base)
@@ -37,7 +39,7 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     engine = strategy.wrap(model.train(), cfg.optimizer, setup.steps, cfg.dtype)
 
     def batches(split: str) -> tuple[Batches, int]:
-        rows = Rows.open(setup.rows_uri, split)
+        rows = open_rows(cfg, setup, split)
         made = Batches(
             rows,
             setup.rows_kind,
@@ -48,11 +50,11 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
             rank=ranks.rank,
             world=ranks.world,
             device=ranks.device,
+            document_mask=cfg.document_mask,
         )
-        return made, len(rows)
+        return made, len(made.first(cfg.held_out_rows))
 
     held_out, num_held_out = batches("held_out")
-    num_held_out = min(cfg.held_out_rows, num_held_out)
     metrics = Loop(
         cfg=cfg,
         setup=setup,
@@ -77,7 +79,7 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
         model = cfg.model.build(setup.tokens, cfg.seed)
     else:
         model = load_model(setup.model_path, cfg.dtype if cfg.adapter else "float32")
-    check_tokenizer(model, setup.tokens, setup.rows_uri)
+    check_tokenizer(model, setup.tokens, setup.rows_uris[0])
     longest, allowed = setup.tokens.get("length", 0), getattr(model.config, "max_position_embeddings", None)
     if allowed and longest > allowed:
         raise ConfigError(f"rows of {longest} tokens, the model takes {allowed}", next="tokenize with a smaller `length`")

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 class Setup(Config):
     """What the driver resolved for the ranks: where things lie and how long the run is."""
 
-    rows_uri: str
+    rows_uris: list[str]
+    """Artifacts of rows, several where they are mixed."""
+    num_rows: list[int]
+    """Training rows of each."""
     rows_kind: str
     model_path: str | None
     tokenizer_path: str
@@ -63,7 +66,7 @@ class Loop:
             if skipped > self.cfg.max_skipped:
                 raise TrainingError(
                     f"step {step}: gradient norm {values['grad_norm']}, loss {values['loss']}",
-                    where=f"rows {sorted(self.batches.indices(step))[:8]} ... of {self.setup.rows_uri}",
+                    where=f"rows {sorted(self.batches.indices(step))[:8]} ... of {' + '.join(self.setup.rows_uris)}",
                     next="lower optimizer.lr, or allow skips with max_skipped; finished step checkpoints are kept",
                 )
             history.append({"step": step, **values})
@@ -86,7 +89,7 @@ class Loop:
         weight, sums = 0.0, {}
         self.engine.model.eval()
         with torch.no_grad():
-            for micro in self.held_out.split(list(range(self.num_held_out))):
+            for micro in self.held_out.split(self.held_out.first(self.num_held_out)):
                 weight += micro.weight
                 for name, value in self._loss(micro).metrics.items():
                     sums[name] = sums.get(name, 0.0) + float(value)

@@ -7,13 +7,13 @@ from typing import Any
 
 from raylm.core.artifact import Checkpoint
 from raylm.core.context import Context
-from raylm.core.errors import DataError
 from raylm.core.workers import Workers
 from raylm.model.load import checkpoint_path
 from raylm.parallel.ranks import hold_ranks, warm_ranks
 from raylm.train.config import Train
 from raylm.train.learner import train
 from raylm.train.loop import Setup
+from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
 
 # what of the workers' held things this stage uses
 HOLDS = ("ranks",)
@@ -26,14 +26,13 @@ def warm(cfg: Train, workers: Workers) -> None:
 
 def run(cfg: Train, ctx: Context) -> Checkpoint:
     """Train on `cfg.workers.count` ranks. Raises DataError without rows, TrainingError when the numbers stop making sense."""
-    rows = ctx.open(cfg.rows)
-    num_rows = sum(entry.rows or 0 for entry in rows.shards("train-"))
-    if not num_rows:
-        raise DataError("there are no training rows", where=rows.uri)
-    steps = cfg.steps or max(1, math.ceil((cfg.epochs or 1) * num_rows / cfg.batch))
+    parts = open_parts(cfg, ctx)
+    rows, sizes = parts[0], [num_rows(part) for part in parts]
+    steps = cfg.steps or max(1, math.ceil((cfg.epochs or 1) * sum(sizes) / cfg.batch))
     model_path = checkpoint_path(ctx, cfg.model) if isinstance(cfg.model, str) else None
     setup = Setup(
-        rows_uri=rows.uri,
+        rows_uris=[part.uri for part in parts],
+        num_rows=sizes,
         rows_kind=rows.kind,
         model_path=model_path,
         tokens=rows.facts,
@@ -54,14 +53,15 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
 
         result = group.call(train, cfg, setup, on_row=on_row)
     metrics = {**result["metrics"], **_curve(ctx.metric_rows)}
-    bytes_per_token = _bytes_per_token(rows.facts)
+    bytes_per_token = held_out_bytes_per_token(cfg, parts)
     if bytes_per_token:
         for when in ("before", "after"):
             if f"held_out_loss_{when}" in metrics:
                 metrics[f"held_out_bits_per_byte_{when}"] = metrics[f"held_out_loss_{when}"] / math.log(2) / bytes_per_token
     facts = {
         "steps": steps,
-        "rows": num_rows,
+        "rows": sum(sizes),
+        **drawn(cfg, parts, steps),
         "parameters": result["parameters"],
         "objective": cfg.objective.kind,
         "base_model": cfg.model if isinstance(cfg.model, str) else None,
@@ -75,8 +75,3 @@ def _curve(rows: list[dict[str, Any]]) -> dict[str, float]:
         return {}
     speed = sorted(row["tokens_per_s"] for row in rows)
     return {"loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"], "tokens_per_s": round(speed[len(speed) // 2], 1)}
-
-
-def _bytes_per_token(facts: dict[str, Any]) -> float | None:
-    tokens, size = facts.get("held_out_tokens"), facts.get("held_out_bytes")
-    return size / tokens if tokens and size else None

@@ -3,7 +3,7 @@
 import pytest
 
 from raylm.core.errors import DataError
-from raylm.data.records import as_dialogue, as_pair, as_prompt, as_text, document, is_held_out
+from raylm.data.records import as_dialogue, as_pair, as_prompt, as_text, as_unpaired, document, is_held_out, meta_of, read_row
 
 USER, GOOD, BAD = ({"role": role, "content": text} for role, text in (("user", "q"), ("assistant", "yes"), ("assistant", "no")))
 
@@ -16,6 +16,8 @@ USER, GOOD, BAD = ({"role": role, "content": text} for role, text in (("user", "
         {"instruction": "q", "input": "", "output": "yes"},
         {"prompt": "q", "completion": "yes"},
         {"prompt": [USER], "completion": [GOOD]},
+        {"prompt": "q", "completion": "yes", "label": True},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, GOOD | {"weight": 1, "tool_calls": None}]},
         {"prompt": "q", "chosen": "yes", "rejected": "no"},
         {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
         {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
@@ -38,6 +40,8 @@ def test_alpaca_input_stands_below_the_instruction():
         {"prompt": "q", "chosen": "yes", "rejected": "no"},
         {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
         {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        # a plain prompt that the answers repeat
+        {"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
     ],
 )
 def test_pairs(row):
@@ -71,6 +75,13 @@ def test_prompts(row, truth):
         (as_dialogue, {"messages": [{"role": "user"}]}, "wrong_shape: messages"),
         (as_dialogue, {"messages": "hi"}, "wrong_shape: messages"),
         (as_dialogue, {"messages": []}, "wrong_shape: messages"),
+        (as_dialogue, {"messages": [USER, GOOD | {"tool_calls": [{"name": "f"}]}]}, "unread_key: messages.tool_calls"),
+        (as_dialogue, {"messages": [USER, GOOD | {"reasoning_content": "so"}]}, "unread_key: messages.reasoning_content"),
+        (as_dialogue, {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "wrong_shape: messages"),
+        (as_pair, {"chosen": "yes", "rejected": "no"}, "missing_column: prompt"),
+        (as_pair, {"chosen": "", "rejected": "no"}, "missing_column: prompt"),
+        (as_unpaired, {"prompt": "q", "completion": "yes"}, "missing_column: label"),
+        (as_unpaired, {"prompt": "q", "completion": "yes", "label": 1}, "wrong_shape: label"),
     ],
 )
 def test_what_is_missing_is_named(function, row, what):
@@ -85,3 +96,80 @@ def test_ids_are_stable_and_the_split_follows_the_stem():
     held = [id for id in ids if is_held_out(id, 0.1)]
     assert 320 < len(held) < 480 and not any(is_held_out(id, 0.0) for id in ids)
     assert all(is_held_out(f"{id}-1", 0.1) for id in held) and set(held) <= {id for id in ids if is_held_out(id, 0.2)}
+
+
+@pytest.mark.parametrize("row", [{"prompt": "q", "completion": "yes"}, {"prompt": [USER], "completion": [GOOD]}])
+@pytest.mark.parametrize("label", [True, False])
+def test_unpaired(row, label):
+    assert as_unpaired(row | {"label": label}) == ([USER], [GOOD], label)
+
+
+PREFERENCES = [
+    {"prompt": "q", "chosen": "yes", "rejected": "no"},
+    {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
+    {"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+    {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+    {"chosen": [USER, GOOD, USER, BAD], "rejected": [USER, GOOD, USER, GOOD]},
+    {"chosen": [USER, GOOD, USER, GOOD], "rejected": [USER, BAD]},
+    {"chosen": [USER, GOOD], "rejected": [USER, GOOD]},
+    {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+    {"chosen": "The sky is", "rejected": "The sky is green."},
+    {"chosen": "abc", "rejected": "abd"},
+    {"chosen": "The sky is b", "rejected": "The sky is b c"},
+]
+
+
+def test_preferences_are_parted_where_trl_parts_them():
+    from trl.data_utils import is_conversational, maybe_extract_prompt
+
+    def turns(value, role):
+        return [{"role": role, "content": value}] if isinstance(value, str) else value
+
+    for row in PREFERENCES:
+        theirs = maybe_extract_prompt(dict(row))
+        wanted = tuple(turns(theirs[name], role) for name, role in zip(("prompt", "chosen", "rejected"), ROLES, strict=True))
+        assert as_pair(row) == wanted, row
+        # conversational or not, what TRL takes is taken, and a dialogue is the prompt with the better answer
+        assert is_conversational({"chosen": row["chosen"]}) == (not isinstance(row["chosen"], str))
+        assert as_dialogue(row) == wanted[0] + wanted[1]
+
+
+ROLES = ("user", "assistant", "assistant")
+
+
+def test_unpairing_a_pair_as_trl_does_gives_rows_that_are_read():
+    import datasets
+    from trl.data_utils import unpair_preference_dataset
+
+    rows = unpair_preference_dataset(datasets.Dataset.from_list([PREFERENCES[1]]))
+    assert [as_unpaired(row) for row in rows] == [([USER], [GOOD], True), ([USER], [BAD], False)]
+
+
+def test_chat_templates_see_what_trl_shows_them():
+    """Every conversational shape: turns as `apply_chat_template` of TRL renders them, with a template that shows all."""
+    from trl.data_utils import apply_chat_template
+
+    class Shown:
+        def apply_chat_template(self, turns, **options):
+            return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns)
+
+    shown = Shown()
+    for row in (
+        {"messages": [USER, GOOD]},
+        {"prompt": [USER], "completion": [GOOD]},
+        {"prompt": [USER], "completion": [GOOD], "label": True},
+    ):
+        theirs = apply_chat_template(dict(row), shown)
+        assert shown.apply_chat_template(as_dialogue(row)) == theirs.get(
+            "text", theirs.get("prompt", "") + theirs.get("completion", "")
+        )
+    assert shown.apply_chat_template(as_prompt({"prompt": [USER]})[0]) == apply_chat_template({"prompt": [USER]}, shown)["prompt"]
+
+
+def test_meta_holds_scalars_that_are_not_part_of_the_row_itself():
+    row = {"text": "x", "b": 1, "a": "ü", "none": None, "nan": float("nan"), "deep": {}, "big": 2**64}
+    assert meta_of(row, ("text",)) == '{"a":"ü","b":1,"big":18446744073709551616}'
+    assert meta_of({"text": "x"}, ("text",)) is None and meta_of({"a": "\ud800"}, ()) == '{"a":"\ufffd"}'
+    made = read_row({"prompt": "q", "completion": "a", "label": True, "answer": "a", "url": "u"}, None, "f", 0, 1)
+    assert isinstance(made, dict) and made["meta"] == '{"url":"u"}'
+    assert read_row({"prompt": "q", "url": "u"}, "url", "f", 0, 1)["meta"] == '{"prompt":"q"}'

@@ -15,6 +15,7 @@ import pytest
 from raylm.core.artifact import open_artifact
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
+from tests.stages import payload
 
 JOB = """
 name = "road"
@@ -23,8 +24,8 @@ root = "{root}"
 [stages.corpus]
 stage = "prepare"
 source = {{kind = "jsonl", glob = "{data}/*.jsonl.gz"}}
-filters = [{{kind = "length", min_chars = 40}}]
-dedup = {{kind = "exact"}}
+steps = [{{kind = "length", min_chars = 40}}]
+dedup = [{{kind = "exact"}}]
 
 [stages.questions]
 stage = "prepare"
@@ -164,7 +165,7 @@ def test_the_job_goes_on_and_ends(roads):
 @pytest.mark.parametrize("stage", ["corpus", "questions", "tokens", "prompts"])
 def test_data_is_the_same_to_the_byte(roads, stage):
     calm, rough = (open_artifact(Folder(root / "road" / stage)) for root in roads[:2])
-    assert [(entry.path, entry.digest) for entry in calm.manifest.files] == [(e.path, e.digest) for e in rough.manifest.files]
+    assert payload(calm) == payload(rough)
     assert calm.fingerprint == rough.fingerprint
 
 

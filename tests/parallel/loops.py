@@ -68,7 +68,15 @@ def make_loop(
     rows = [{"tokens": row["tokens"]} for row in fixed_rows()] if kind == "Tokens" else fixed_rows()
     batches = Batches(rows, kind, batch=5, micro=micro, seed=0, pad_id=0, rank=engine.rank, world=engine.world)
     setup = Setup(
-        rows_uri="rows", rows_kind=kind, model_path=None, tokens=TOKENS, tokenizer_path="", steps=steps, out="", work=str(work)
+        rows_uris=["rows"],
+        num_rows=[len(rows)],
+        rows_kind=kind,
+        model_path=None,
+        tokens=TOKENS,
+        tokenizer_path="",
+        steps=steps,
+        out="",
+        work=str(work),
     )
     seen: list[dict[str, Any]] = []
 

@@ -36,8 +36,8 @@ def test_rows_are_filtered_counted_and_kept_with_their_reasons(tmp_path, workers
     custom = {"kind": "custom", "path": "tests.prepare.shouty:Shouty", "options": {"word": "loud"}}
     cfg = Prepare(
         source={"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl", "split_bytes": 1},
-        dedup={"kind": "exact"},
-        filters=[{"kind": "length", "min_chars": 3}, custom],
+        dedup=[{"kind": "exact"}],
+        steps=[{"kind": "length", "min_chars": 3}, custom],
         keep_rejected=True,
     )
     made = run_stage(tmp_path, "docs", cfg, workers)
@@ -45,8 +45,14 @@ def test_rows_are_filtered_counted_and_kept_with_their_reasons(tmp_path, workers
     assert made.facts["dropped"] == {"duplicate": 1, "loud": 1, "missing_column": 1, "too_short": 1}
     assert made.facts["rows"] == 2 and made.facts["bytes"] == 21 and made.facts["sources"] == 2 and made.metrics["rows_in"] == 6
     assert made.facts["dropped_examples"]["missing_column"] == [f"{tmp_path}/in/a.jsonl:37"]
+    assert made.facts["dropped_by_source"] == {
+        f"{tmp_path}/in/a.jsonl": {"kept": 1, "loud": 1, "missing_column": 1, "too_short": 1},
+        f"{tmp_path}/in/b.jsonl": {"duplicate": 1, "kept": 1},
+    }
     lost = [json.loads(line) for entry in made.shards("rejected-") for line in made.folder.read(entry.path).splitlines()]
     assert sorted(row["reason"] for row in lost) == ["duplicate", "loud", "missing_column", "too_short"]
+    kept = [id for entry in made.shards("documents-") for id in read_parquet(made.folder, entry.path)["id"].to_pylist()]
+    assert [row["because"] for row in lost if row["reason"] == "duplicate"] == kept[:1]
     assert sum(entry.rows or 0 for entry in made.manifest.files) == 2
 
 
@@ -58,13 +64,42 @@ def test_duplicates_are_the_same_for_any_cut_and_any_number_of_workers(tmp_path,
         run_stage(
             tmp_path,
             f"docs{at}",
-            Prepare(source=source | {"split_bytes": split}, dedup={"kind": "exact"}, workers={"count": count}),
+            Prepare(source=source | {"split_bytes": split}, dedup=[{"kind": "exact"}], workers={"count": count}),
             workers,
         )
         for at, (split, count) in enumerate([(1 << 20, 1), (100, 1), (100, 4)])
     ]
     assert _texts(made[0]) == _texts(made[1]) and len(_texts(made[0])) == 17
     assert payload(made[1]) == payload(made[2])
+
+
+def test_a_source_that_dedup_all_but_wipes_out_stops_the_stage_until_told(tmp_path, workers):
+    _lines(tmp_path / "in" / "a.jsonl", *({"text": "the same everywhere"} for _ in range(150)))
+    _lines(tmp_path / "in" / "b.jsonl", {"text": "another"})
+    table = {"source": {"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl"}, "dedup": [{"kind": "exact"}]}
+    with pytest.raises(DataError, match=r"a.jsonl: dedup takes 149 of 150 documents \(99%\)"):
+        run_stage(tmp_path, "docs", Prepare.model_validate(table), workers)
+    told = Prepare.model_validate(table | {"max_source_loss": 1.0})
+    assert told.fingerprint() == Prepare.model_validate(table).fingerprint()
+    assert _texts(run_stage(tmp_path, "docs", told, workers)) == ["the same everywhere", "another"]
+
+
+def test_a_filter_without_its_column_is_refused():
+    with pytest.raises(ValueError, match="between reads 'num_words', which no step before it makes"):
+        Prepare(source={"kind": "jsonl", "glob": "x"}, steps=[{"kind": "between", "column": "num_words", "min": 3}])
+
+
+def test_a_threshold_is_tuned_on_the_columns_of_an_earlier_stage(tmp_path, workers):
+    _lines(tmp_path / "in" / "a.jsonl", *({"text": "word " * n} for n in range(1, 30)))
+    scored = Prepare(source={"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl"}, steps=[{"kind": "statistics"}])
+    run_stage(tmp_path, "scored", scored, workers)
+    for least, left in ((5, 25), (20, 10)):
+        cfg = Prepare(
+            source={"kind": "documents", "documents": "scored"},
+            steps=[{"kind": "between", "column": "num_words", "min": least}],
+        )
+        made = run_stage(tmp_path, f"least{least}", cfg, workers)
+        assert made.facts["rows"] == left and made.metrics["rows_in"] == 29
 
 
 def test_nothing_left_says_why(tmp_path, workers):
@@ -106,8 +141,8 @@ def test_kill_9_and_the_same_command_again_gives_the_same_bytes(tmp_path, worker
     slow = {"kind": "custom", "path": "tests.prepare.slow:Slow", "options": {"seconds": 0.5}}
     cfg = Prepare(
         source={"kind": "python_library", "max_bytes": 3_000_000, "topics": False},
-        dedup={"kind": "exact"},
-        filters=[slow],
+        dedup=[{"kind": "exact"}],
+        steps=[slow],
         workers={"count": 1},
     )
     (tmp_path / "killed").mkdir()

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from raylm.core.artifact import Documents
 from raylm.data.records import as_text, document, schema
-from raylm.tokenize.bpe import Bpe
+from raylm.data.shards import shard_name, write_parquet
 from raylm.tokenize.tokenizers import load
+from raylm.tokenize.trainers.bpe import Bpe
+from raylm.tokenize.trainers.counts import count_texts
+from tests.stages import context
 
 TEXTS = [f"Text number {at}: naïve café, 日本語, {'spam ' * (at % 5)}and tabs\t\n\n  end {at * at}.\n" for at in range(60)]
 
@@ -20,9 +24,19 @@ def table(*rows):
     return pa.Table.from_pylist(made, schema=schema())
 
 
+def documents_of(root: Path, name: str, num_shards: int, texts=TEXTS):
+    """Documents of these texts, in the stage `name`."""
+    ctx, rows = context(root, name), table(*texts)
+    for at in range(num_shards):
+        picked = [row for row in range(len(rows)) if row * num_shards // max(len(rows), 1) == at]
+        write_parquet(ctx.out, shard_name("documents", at, "parquet"), rows.take(pa.array(picked, pa.int64())))
+    return ctx.commit(Documents, facts={})
+
+
 def tokenizer(at: Path, **fields):
     """A BPE tokenizer with 320 entries."""
-    Bpe(**{"vocab_size": 320, **fields}).train(TEXTS, at)
+    card = Bpe(**{"vocab_size": 320, **fields})
+    card.train(count_texts(TEXTS, card.cut(at)), at)
     return load(at)
 
 

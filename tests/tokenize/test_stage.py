@@ -82,15 +82,11 @@ def test_the_forms_share_one_tokenizer_and_one_split(root, workers):
 
 
 def test_the_tokenizer_is_trained_on_the_train_split_alone(root, workers):
-    docs = _open(root, "docs")
-    table = read_parquet(docs.folder, docs.shards("documents-")[0].path)
-    assert any(is_held_out(id, 0.1) for id in table["id"].to_pylist())
-    from raylm.tokenize.tokenizers import _sample
-
-    texts = set(_sample(docs, 1 << 30, 0.1))  # type: ignore[arg-type]
-    for id, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True):
-        assert (text in texts) != is_held_out(id, 0.1)
-    assert sum(len(text) for text in _sample(docs, 1000, 0.1)) < 400_000  # type: ignore[arg-type]
+    docs, facts = _open(root, "docs"), _open(root, "tokens").facts
+    rows = [row for entry in docs.shards("documents-") for row in read_parquet(docs.folder, entry.path).to_pylist()]
+    train = [row["text"] for row in rows if not is_held_out(row["id"], 0.1)]
+    assert len(train) < len(rows) and facts["trained_on_bytes"] == sum(len(text.encode()) for text in train)
+    assert facts["num_pretokens"] > facts["num_distinct_pretokens"] > 0 == facts["rare_pretokens_left_out"]
 
 
 def test_a_folder_outside_is_a_tokenizer_and_what_does_not_fit_is_refused(root, workers):
@@ -114,3 +110,28 @@ def test_the_tokenizer_reference_is_typed():
 def test_the_job_of_the_readme_is_valid():
     tables = tables_of(Path(__file__).parents[2] / "raylm" / "tokenize" / "README.md")
     assert [Tokenize.model_validate(table).stage for table in tables.values()] == ["tokenize"] * 2
+
+
+@pytest.mark.parametrize("packing", ["crop", "best_fit"])
+def test_rows_lead_to_documents_and_documents_to_rows(root, workers, packing):
+    from raylm.data.lineage import documents_of, rows_of
+
+    form = {"kind": "text", "length": 128, "packing": packing}
+    made = run_stage(root, packing, Tokenize(documents="docs", tokenizer="tokens", form=form, held_out=0.1), workers)
+    docs = _open(root, "docs")
+    texts = {row["id"]: row for entry in docs.shards("documents-") for row in read_parquet(docs.folder, entry.path).to_pylist()}
+    coder, rows = load(root / "tokens" / "tokenizer"), Rows.open(made.uri, "train")
+    for number in (0, len(rows) // 2, len(rows) - 1):
+        row, found = rows[number], documents_of(made.uri, "train", number)
+        assert [each["position"] for each in found] == row["starts"].tolist()
+        assert sum(each["length"] for each in found) == len(row["tokens"])
+        for each in found:
+            said = coder.decode(row["tokens"][each["position"] : each["position"] + each["length"]]).removesuffix("<|end|>")
+            assert said.strip("�") in texts[each["id"]]["text"] and each["source"] == texts[each["id"]]["source"]
+            place = {"row": number, "position": each["position"], "length": each["length"]}
+            assert place in rows_of(made.uri, "train", each["id"])
+    facts = made.facts["packing"]
+    assert facts["kind"] == packing and facts["documents_per_row"] >= 1 and facts["pad_share"] < 0.01
+    assert 0 < facts["crop_share"] <= 1
+    if packing == "best_fit":
+        assert facts["crop_share"] < _open(root, "crop").facts["packing"]["crop_share"] and made.facts["lost_tokens"] == 0

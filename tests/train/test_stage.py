@@ -146,6 +146,36 @@ def test_rows_of_another_tokenizer_are_refused(root, workers, tmp_path):
         run(cfg, context(root, "misfit", cfg, workers))
 
 
+def test_a_mixture_draws_exact_shares_and_says_so(root, workers):
+    facts = {"held_out_tokens": 64, "held_out_bytes": 128, "num_tokens": 96}
+    make_rows(root, "few", Tokens, counting_rows(10), length=16, **facts)
+    parts = [{"rows": "tokens", "weight": 0.75}, {"rows": "few", "weight": 0.25}]
+    cfg = config(rows={"kind": "mixture", "parts": parts}, steps=8)
+    made = run(cfg, context(root, "mixed", cfg, workers))
+    assert made.facts["mixture"] == [
+        {"rows": "tokens", "num_rows": 36, "num_tokens": 0, "epochs": 1.0},
+        {"rows": "few", "num_rows": 12, "num_tokens": 192, "epochs": 2.0},
+    ]
+    assert made.facts["rows"] == 42 and made.metrics["held_out_bits_per_byte_after"] > 0
+    assert [entry.name for entry in made.manifest.inputs] == ["rows.parts.0.rows", "rows.parts.1.rows"]
+    assert len(read_metrics(made.folder)) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "facts", "said"),
+    [
+        ("other_length", Tokens, {"length": 8}, "their length differs: 16 and 8"),
+        ("other_kind", Dialogues, {"length": 16}, "their kind differs: Tokens and Dialogues"),
+        ("other_tokenizer", Tokens, {"length": 16, "vocab": 280}, "their tokenizer differs"),
+    ],
+)
+def test_parts_that_differ_are_not_mixed(root, workers, name, kind, facts, said):
+    make_rows(root, name, kind, counting_rows(8, vocab=280), **facts)
+    cfg = config(rows={"kind": "mixture", "parts": [{"rows": "tokens"}, {"rows": name}]})
+    with pytest.raises(DataError, match=f"'tokens' and '{name}' cannot be mixed, {said}"):
+        run(cfg, context(root, f"mixed_{name}", cfg, workers))
+
+
 def test_no_rows_are_refused(root, workers):
     make_rows(root, "nothing", Tokens, counting_rows(2), held_out=2)
     cfg = config(rows="nothing")

@@ -1,8 +1,7 @@
-"""Takes .txt files, leaves one document per file, or one per block between blank lines."""
+"""Takes .txt files, leaves one document per file, per paragraph between blank lines, or per line."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -10,59 +9,76 @@ from pydantic import Field
 
 from raylm.core.config import Config
 from raylm.data.records import Rejected, document
-from raylm.data.sources.units import Unit, grouped, matched, opened
-
-_BLANK = re.compile(rb"(?:\r?\n[ \t]*){2,}")
+from raylm.data.sources.lines import line_units, lines_in
+from raylm.data.sources.units import Span, Unit, grouped, matched, opened
 
 
 class Text(Config):
-    """Plain UTF-8 text files."""
+    """Plain UTF-8 text files; by paragraph or line they may be `.gz` or `.zst` too, and are never held whole."""
 
     kind: Literal["text"] = "text"
     glob: str
     """Path, folder, glob (`data/**/*.txt`) or URI of the files."""
-    by: Literal["file", "block"] = "file"
-    """One document per file, or per block of lines between blank lines."""
+    by: Literal["file", "paragraph", "line"] = "file"
+    """One document per file, per paragraph (lines between blank lines), or per line that is not blank."""
     max_row_bytes: int = Field(default=16 << 20, gt=0)
     """A document longer than this is dropped and counted as row_too_long."""
     split_bytes: int = Field(default=64 << 20, gt=0)
-    """Small files are read together until a work unit holds this much."""
+    """Small files are read together until a work unit holds this much; by line, larger plain files are cut in byte ranges."""
 
     def units(self) -> list[Unit]:
-        """Groups of neighbouring files. Raises DataError when no file matches."""
-        return grouped(matched(self.glob), self.split_bytes)
+        """Groups of neighbouring files, or ranges of lines. Raises DataError when no file matches."""
+        return line_units(self.glob, self.split_bytes) if self.by == "line" else grouped(matched(self.glob), self.split_bytes)
 
     def read(self, unit: Unit) -> Iterator[dict[str, Any] | Rejected]:
         """Documents of one unit."""
         for span in unit.spans:
-            try:
-                if self.by == "file" and span.end > self.max_row_bytes:
-                    yield Rejected("row_too_long", f"{span.source}:0")
-                    continue
-                with opened(span.path) as file:
-                    content = file.read()
-            except OSError:
-                yield Rejected("unreadable_file", span.source)
+            if self.by == "file":
+                yield self._file(span)
                 continue
-            for start, end in _blocks(content) if self.by == "block" else [(0, len(content))]:
-                yield self._row(span.source, start, end, content)
+            for found in self._paragraphs(span) if self.by == "paragraph" else lines_in(span, self.max_row_bytes):
+                if isinstance(found, Rejected):
+                    yield found
+                elif not found[1].isspace():
+                    content = found[1].rstrip(b"\r\n")
+                    yield self._row(span.source, found[0], content)
 
-    def _row(self, source: str, start: int, end: int, content: bytes) -> dict[str, Any] | Rejected:
-        where = f"{source}:{start}"
-        if end - start > self.max_row_bytes:
-            return Rejected("row_too_long", where)
+    def _file(self, span: Span) -> dict[str, Any] | Rejected:
+        if span.end > self.max_row_bytes:
+            return Rejected("row_too_long", f"{span.source}:0")
         try:
-            text = content[start:end].decode()
+            with opened(span.path) as file:
+                return self._row(span.source, 0, file.read())
+        except OSError:
+            return Rejected("unreadable_file", f"{span.source}:0")
+
+    def _row(self, source: str, start: int, content: bytes) -> dict[str, Any] | Rejected:
+        where = f"{source}:{start}"
+        try:
+            text = content.decode()
         except UnicodeDecodeError:
             return Rejected("invalid_utf8", where)
-        return document(source, start, end, text) if text.strip() else Rejected("empty", where)
+        return document(source, start, start + len(content), text) if text.strip() else Rejected("empty", where)
 
-
-def _blocks(content: bytes) -> Iterator[tuple[int, int]]:
-    start = 0
-    for gap in _BLANK.finditer(content):
-        if gap.start() > start:
-            yield start, gap.start()
-        start = gap.end()
-    if content[start:].strip():
-        yield start, len(content.rstrip())
+    def _paragraphs(self, span: Span) -> Iterator[tuple[int, bytes] | Rejected]:
+        """(first byte, lines) of every block between blank lines; one with a line that cannot be read is dropped whole."""
+        held: list[bytes] = []
+        first = size = 0
+        lost = False
+        for found in lines_in(span, self.max_row_bytes):
+            if isinstance(found, Rejected):
+                yield found
+                held, lost = [], True
+            elif found[1].isspace():
+                if held:
+                    yield first, b"".join(held)
+                held, size, lost = [], 0, False
+            elif not lost:
+                first = first if held else found[0]
+                held.append(found[1])
+                size += len(found[1])
+                if size > self.max_row_bytes:
+                    yield Rejected("row_too_long", f"{span.source}:{first}")
+                    held, lost = [], True
+        if held:
+            yield first, b"".join(held)

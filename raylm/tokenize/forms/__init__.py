@@ -8,5 +8,6 @@ from raylm.tokenize.forms.dialogues import Dialogues
 from raylm.tokenize.forms.pairs import Pairs
 from raylm.tokenize.forms.prompts import Prompts
 from raylm.tokenize.forms.text import Text
+from raylm.tokenize.forms.unpaired import Unpaired
 
-AnyForm = Annotated[Text | Dialogues | Pairs | Prompts, Field(discriminator="kind")]
+AnyForm = Annotated[Text | Dialogues | Pairs | Unpaired | Prompts, Field(discriminator="kind")]

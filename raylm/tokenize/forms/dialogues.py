@@ -9,18 +9,20 @@ from pydantic import Field
 from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.data.records import as_dialogue
-from raylm.tokenize.forms.rows import Made, check_template, each_row, fit, render_masked
+from raylm.tokenize.forms.rows import Made, check_template, each_row, fit, index, render_masked
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 class Dialogues(Config):
-    """One row per dialogue, for supervised fine-tuning."""
+    """One row per dialogue, or several whole ones packed in a row, for supervised fine-tuning."""
 
     kind: Literal["dialogues"] = "dialogues"
     length: int = Field(default=1024, ge=2)
-    """Longest dialogue in tokens; longer ones are dropped and counted as too_long."""
+    """Longest dialogue in tokens; longer ones are dropped and counted as too_long. With `packing` also the longest row."""
+    packing: Literal["first_fit_decreasing"] | None = None
+    """Whole dialogues share a row as they fit. Train on such rows with `document_mask = true`."""
 
     def makes(self) -> str:
         """Dialogues."""
@@ -31,7 +33,11 @@ class Dialogues(Config):
         check_template(tokenizer, "dialogues")
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
-        """Columns: id, tokens, mask (1 on the assistant's tokens, those that end its turns included)."""
+        """Columns: id, source, tokens, mask (1 on the assistant's tokens, those that end its turns included).
+
+        Packed: tokens, mask, starts (where each dialogue begins); the index says which they are. Sums then also have
+        pieces, cut_documents, cut_tokens (both 0) and pad_tokens.
+        """
         import pyarrow as pa
 
         def make(row: Any) -> dict[str, Any]:
@@ -41,8 +47,34 @@ class Dialogues(Config):
             fit(self.length, tokens)
             return {"tokens": tokens, "mask": mask}
 
-        schema = pa.schema([("id", pa.string()), ("tokens", pa.list_(pa.int32())), ("mask", pa.list_(pa.uint8()))])
-        made = each_row(documents, make, schema)
-        made.sums["tokens"] = sum(map(len, made.table["tokens"].to_pylist()))
+        made = each_row(documents, make, {"tokens": pa.list_(pa.int32()), "mask": pa.list_(pa.uint8())})
         made.sums["answer_tokens"] = sum(map(sum, made.table["mask"].to_pylist()))
-        return made
+        return made if self.packing is None else self._packed(made)
+
+    def _packed(self, made: Made) -> Made:
+        import numpy as np
+        import pyarrow as pa
+
+        from raylm.tokenize import packing
+
+        table = made.table.combine_chunks()
+        sizes = np.array(made.index["num_tokens"], dtype=np.int64)
+        layout = packing.first_fit_decreasing(sizes, self.length)
+        begins = np.cumsum(sizes) - sizes
+        bounds = pa.array(np.append(0, np.cumsum(layout.row_sizes())), pa.int32())
+        columns = {
+            name: pa.ListArray.from_arrays(bounds, pa.array(packing.gather(_flat(table, name), begins, layout)))
+            for name in ("tokens", "mask")
+        }
+        starts, cuts = packing.row_starts(layout)
+        columns["starts"] = pa.ListArray.from_arrays(pa.array(cuts), pa.array(starts))
+        made.sums.update(packing.shares(sizes, layout, self.length))
+        places = index(made.index, list(range(len(sizes))), sizes, layout)
+        return made._replace(table=pa.table(columns), index=places)
+
+
+def _flat(table: pa.Table, name: str) -> Any:
+    import pyarrow as pa
+
+    chunks = table[name].chunks
+    return chunks[0].flatten().to_numpy() if chunks else pa.array([], table.schema.field(name).type.value_type).to_numpy()

@@ -31,7 +31,7 @@ class Pairs(Config):
         check_template(tokenizer, "pairs")
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
-        """Columns: id, prompt, chosen, rejected; prompt + chosen is the rendered dialogue, its end token included."""
+        """Columns: id, source, prompt, chosen, rejected; prompt + chosen is the rendered dialogue, its end token included."""
         import pyarrow as pa
 
         def make(row: Any) -> dict[str, Any]:
@@ -43,7 +43,4 @@ class Pairs(Config):
             fit(self.length, prompt + chosen, prompt + rejected)
             return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
-        columns = ("prompt", "chosen", "rejected")
-        made = each_row(documents, make, pa.schema([("id", pa.string()), *((name, pa.list_(pa.int32())) for name in columns)]))
-        made.sums["tokens"] = sum(len(tokens) for name in columns for tokens in made.table[name].to_pylist())
-        return made
+        return each_row(documents, make, dict.fromkeys(("prompt", "chosen", "rejected"), pa.list_(pa.int32())))

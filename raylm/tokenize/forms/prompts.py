@@ -31,7 +31,7 @@ class Prompts(Config):
         check_template(tokenizer, "prompts")
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
-        """Columns: id, tokens, messages (JSON), truth (what a reward compares with; null where the row has none)."""
+        """Columns: id, source, tokens, messages (JSON), truth (what a reward compares with; null where the row has none)."""
         import pyarrow as pa
 
         def make(row: Any) -> dict[str, Any]:
@@ -40,14 +40,5 @@ class Prompts(Config):
             fit(self.length, tokens)
             return {"tokens": tokens, "messages": json.dumps(turns, ensure_ascii=False), "truth": truth}
 
-        schema = pa.schema(
-            [
-                ("id", pa.string()),
-                ("tokens", pa.list_(pa.int32())),
-                ("messages", pa.string()),
-                ("truth", pa.string()),
-            ]
-        )
-        made = each_row(documents, make, schema)
-        made.sums["tokens"] = sum(map(len, made.table["tokens"].to_pylist()))
-        return made
+        columns = {"tokens": pa.list_(pa.int32()), "messages": pa.string(), "truth": pa.string()}
+        return each_row(documents, make, columns)

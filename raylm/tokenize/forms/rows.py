@@ -11,7 +11,10 @@ from raylm.core.errors import DataError
 from raylm.data.records import Dialogue
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+
+    from raylm.tokenize.packing import Layout
 
 
 class Made(NamedTuple):
@@ -20,19 +23,62 @@ class Made(NamedTuple):
     table: pa.Table
     dropped: Counter[str]
     sums: Counter[str]
+    index: pa.Table
+    """One line per document that was not dropped, with its places in the rows (`raylm.data.lineage`)."""
 
 
-def each_row(documents: pa.Table, make: Callable[[Mapping[str, Any]], dict[str, Any]], schema: pa.Schema) -> Made:
-    """One row per document; where `make` raises DataError the document is dropped and counted under its `what`."""
+def each_row(
+    documents: pa.Table, make: Callable[[Mapping[str, Any]], dict[str, Any]], columns: Mapping[str, pa.DataType]
+) -> Made:
+    """One row per document: id, source, and the `columns` that `make` leaves.
+
+    Where `make` raises DataError the document is dropped and counted under its `what`. Columns of int32 lists are tokens
+    and counted as such.
+    """
+    import numpy as np
     import pyarrow as pa
 
-    rows, dropped = [], Counter[str]()
-    for id, text, record in zip(*(documents[name].to_pylist() for name in ("id", "text", "record")), strict=True):
+    from raylm.tokenize.packing import Layout
+
+    rows, dropped, kept = [], Counter[str](), []
+    names = ("id", "source", "text", "record")
+    for at, (id, source, text, record) in enumerate(zip(*(documents[name].to_pylist() for name in names), strict=True)):
         try:
-            rows.append({"id": id, **make({"text": text} if record is None else json.loads(record))})
+            rows.append({"id": id, "source": source, **make({"text": text} if record is None else json.loads(record))})
+            kept.append(at)
         except DataError as cause:
             dropped[cause.what] += 1
-    return Made(pa.Table.from_pylist(rows, schema=schema), dropped, Counter(documents=len(documents)))
+    schema = pa.schema([("id", pa.string()), ("source", pa.string()), *columns.items()])
+    tokens = [name for name, kind in columns.items() if kind == pa.list_(pa.int32())]
+    sizes = np.array([sum(len(row[name]) for name in tokens) for row in rows], dtype=np.int64)
+    every, none = np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64)
+    places = index(documents, kept, sizes, Layout(every, none, every, none, sizes, len(rows)))
+    sums = Counter(documents=len(documents), tokens=int(sizes.sum()))
+    return Made(pa.Table.from_pylist(rows, schema=schema), dropped, sums, places)
+
+
+def index(documents: pa.Table, kept: list[int], sizes: np.ndarray, layout: Layout) -> pa.Table:
+    """The document index of a shard.
+
+    Args:
+        kept: positions in `documents` of those that `sizes` (tokens) and `layout` speak of.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from raylm.data.lineage import index_schema
+
+    schema = index_schema()
+    made = documents.take(pa.array(kept, pa.int64()))
+    meta = made["meta"] if "meta" in made.column_names else pa.nulls(len(kept), pa.large_string())
+    order = np.lexsort((layout.offset, layout.document))
+    bounds = pa.array(np.searchsorted(layout.document[order], np.arange(len(kept) + 1)), pa.int32())
+    positions = layout.position + layout.leads()
+    places = [
+        pa.ListArray.from_arrays(bounds, pa.array(values[order], pa.int32())) for values in (layout.row, positions, layout.size)
+    ]
+    columns = [*(made[name] for name in ("id", "source", "start", "end")), meta, pa.array(sizes, pa.int32()), *places]
+    return pa.table([column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema)
 
 
 def check_template(tokenizer: Any, form: str) -> None:

@@ -1,81 +1,123 @@
-"""Takes documents, leaves full rows of tokens: documents end to end, each closed by the end token, cut every `length`."""
+"""Takes documents, leaves full rows of tokens: each document closed by the end token, cut as `packing` says."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raylm.core.config import Config
 from raylm.core.errors import DataError
-from raylm.tokenize.forms.rows import Made
+from raylm.tokenize.forms.rows import Made, index
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-_BATCH = 256
+# texts per call of the encoder: its result and the texts are in memory together
+_BATCH = 4096
 
 
 class Text(Config):
-    """Packed rows for pretraining; a document's tail goes on in the next row, nothing is padded."""
+    """Packed rows for pretraining: documents end to end, with the places where they begin."""
 
     kind: Literal["text"] = "text"
     length: int = Field(default=256, ge=2)
     """Tokens per row; the model learns length - 1 of them from those before."""
+    packing: Literal["crop", "best_fit"] = "crop"
+    """crop: a document's tail goes on in the next row. best_fit: whole documents share a row where they fit, few are cut."""
+    buffer: int = Field(default=1024, gt=0)
+    """best_fit: documents that may wait for a row that they fit."""
+    repeat_bos: bool = False
+    """best_fit: a document begins with the tokenizer's bos token, and so does the rest of one that was cut."""
+
+    @model_validator(mode="after")
+    def _only_best_fit(self) -> Text:
+        if self.repeat_bos and self.packing != "best_fit":
+            raise ValueError('`repeat_bos` needs packing = "best_fit"')
+        return self
 
     def makes(self) -> str:
         """Tokens."""
         return "Tokens"
 
     def check(self, tokenizer: Any) -> None:
-        """Raises DataError when the tokenizer cannot say where a document ends."""
+        """Raises DataError when the tokenizer cannot say where a document ends, or begins where it must."""
         if tokenizer.eos_token_id is None:
             raise DataError("this tokenizer has no end token (eos), which closes each document", where=tokenizer.name_or_path)
+        if self.repeat_bos and tokenizer.bos_token_id is None:
+            raise DataError("this tokenizer has no bos token to repeat", where=tokenizer.name_or_path, next="drop repeat_bos")
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
-        """Columns: tokens int32[length], starts (positions at which a document begins in the row).
+        """Columns: tokens int32 (`length` of them; the last row of best_fit may have fewer), starts (positions at which a
+        document, or its next part, begins in the row).
 
-        Sums: tokens, bytes (UTF-8 bytes of the text in full rows), lost_tokens (in the last, partial row).
+        Sums: tokens, bytes (UTF-8 bytes of the text in the rows), lost_tokens (in the last, partial row of crop), pieces,
+        cut_documents, cut_tokens, pad_tokens.
         """
         import numpy as np
         import pyarrow as pa
 
+        from raylm.tokenize import packing
+
         texts = documents["text"].to_pylist()
-        backend = tokenizer.backend_tokenizer
-        # a text that spells `<|end|>` is a text about it, and not an end
-        backend.encode_special_tokens = True
-        parts, ends = [], [0]
-        for at in range(0, len(texts), _BATCH):
-            for encoding in backend.encode_batch_fast(texts[at : at + _BATCH], add_special_tokens=False):
-                parts.append(np.array([*encoding.ids, tokenizer.eos_token_id], dtype=np.int32))
-                ends.append(ends[-1] + len(parts[-1]))
-        flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-        num_rows = len(flat) // self.length
-        used, bounds = num_rows * self.length, np.array(ends, dtype=np.int64)
-        starts = bounds[:-1][bounds[:-1] < used]
-        cuts = np.searchsorted(starts, np.arange(num_rows + 1) * self.length)
-        table = pa.table(
-            {
-                "tokens": pa.FixedSizeListArray.from_arrays(pa.array(flat[:used]), self.length),
-                "starts": pa.ListArray.from_arrays(pa.array(cuts, pa.int32()), pa.array(starts % self.length, pa.int32())),
-            }
-        )
-        size = _bytes(backend, texts, bounds, used)
-        sums = Counter(documents=len(texts), tokens=used, lost_tokens=len(flat) - used, bytes=size)
-        return Made(table, Counter(partial_row=int(len(flat) > used)), sums)
+        bos = tokenizer.bos_token_id if self.repeat_bos else None
+        flat, sizes = _documents(tokenizer, texts, bos)
+        if self.packing == "crop":
+            layout = packing.crop(sizes, self.length)
+        else:
+            layout = packing.best_fit(sizes, self.length, self.buffer, lead=int(self.repeat_bos))
+        tokens = packing.gather(flat, np.cumsum(sizes) - sizes, layout, bos or 0)
+        starts, cuts = packing.row_starts(layout)
+        bounds = np.append(0, np.cumsum(layout.row_sizes())).astype(np.int32)
+        if self.packing == "crop":
+            column = pa.FixedSizeListArray.from_arrays(pa.array(tokens), self.length)
+        else:
+            column = pa.ListArray.from_arrays(pa.array(bounds), pa.array(tokens))
+        table = pa.table({"tokens": column, "starts": pa.ListArray.from_arrays(pa.array(cuts), pa.array(starts))})
+        lost = len(flat) - int(layout.size.sum())
+        counts = {"tokens": len(tokens), "lost_tokens": lost, "bytes": _bytes(tokenizer, texts, sizes, len(flat) - lost)}
+        sums = Counter(documents=len(texts), **counts, **packing.shares(sizes, layout, self.length))
+        made = index(documents, list(range(len(texts))), sizes, layout)
+        return Made(table, Counter(partial_row=int(lost > 0)), sums, made)
 
 
-def _bytes(backend: Any, texts: list[str], bounds: np.ndarray, used: int) -> int:
-    """UTF-8 bytes of the text whose tokens stand before position `used`."""
+def _documents(tokenizer: Any, texts: list[str], bos: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens of all documents int32, tokens of each int64), each closed by the end token, and begun by `bos` if there is one."""
     import numpy as np
 
+    from raylm.tokenize.encode import encoder
+
+    # a text that spells `<|end|>` is a text about it, and not an end: the encoder knows no special tokens
+    encode, parts, lengths = encoder(tokenizer, texts), [], []
+    begun = int(bos is not None)
+    for at in range(0, len(texts), _BATCH):
+        ids, offsets = encode(texts[at : at + _BATCH])
+        sizes = np.diff(offsets) + 1 + begun
+        ends = np.cumsum(sizes)
+        flat = np.empty(int(ends[-1]), dtype=np.int32)
+        flat[ends - 1] = tokenizer.eos_token_id
+        if bos is not None:
+            flat[ends - sizes] = bos
+        flat[np.arange(len(ids)) + np.repeat(ends - sizes + begun - offsets[:-1], np.diff(offsets))] = ids
+        parts.append(flat)
+        lengths.append(sizes)
+    if not parts:
+        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
+    return np.concatenate(parts), np.concatenate(lengths)
+
+
+def _bytes(tokenizer: Any, texts: list[str], sizes: np.ndarray, used: int) -> int:
+    """UTF-8 bytes of the text whose tokens are among the first `used`."""
+    import numpy as np
+
+    bounds = np.append(0, np.cumsum(sizes))
     whole = int(np.searchsorted(bounds, used, side="right")) - 1
     count = sum(len(text.encode()) for text in texts[:whole])
     rest = used - int(bounds[whole])
     if rest > 0:
         # a token that ends within a character counts with that whole character
-        end = backend.encode(texts[whole], add_special_tokens=False).offsets[rest - 1][1]
+        end = tokenizer.backend_tokenizer.encode(texts[whole], add_special_tokens=False).offsets[rest - 1][1]
         count += len(texts[whole][:end].encode())
     return count

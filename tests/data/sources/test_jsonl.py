@@ -5,12 +5,14 @@ import json
 import os
 import resource
 
+import pyarrow as pa
 import pytest
 import zstandard
 
 from raylm.core.errors import DataError
 from raylm.data.records import Rejected
 from raylm.data.sources.jsonl import Jsonl
+from raylm.data.sources.units import batches_of
 
 
 def _read(card):
@@ -48,8 +50,10 @@ def test_a_truncated_file_is_counted_and_the_others_go_on(tmp_path, ending):
     (tmp_path / f"a.jsonl.{ending}").write_bytes(packed[: len(packed) // 2])
     (tmp_path / "b.jsonl").write_bytes(_lines(5))
     kept, lost = _read(Jsonl(glob=str(tmp_path)))
-    assert [(row.reason, os.path.basename(row.where)) for row in lost] == [("unreadable_file", f"a.jsonl.{ending}")]
+    assert [(row.reason, os.path.basename(row.where)) for row in lost] == [("unreadable_file", f"a.jsonl.{ending}:0")]
     assert sum(row["source"].endswith("b.jsonl") for row in kept) == 5
+    assert [row["text"] for row in kept[:-5]] == [json.loads(line)["text"] for line in content.splitlines()[: len(kept) - 5]]
+    assert ending == "zst" or len(kept) > 1000
 
 
 def test_bad_lines_are_counted_by_reason(tmp_path):
@@ -117,3 +121,68 @@ def test_a_uri_is_read_through_fsspec(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(_lines(3))
     kept, _ = _read(Jsonl(glob=f"file://{tmp_path}/*.jsonl"))
     assert [row["text"] for row in kept] == [row["text"] for row in _read(Jsonl(glob=str(tmp_path)))[0]]
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_rows_around_a_corrupt_member_are_kept(tmp_path, ending):
+    pack = gzip.compress if ending == "gz" else zstandard.ZstdCompressor(write_checksum=True).compress
+    lines = [_lines(400).replace(b"row", name) for name in (b"one", b"two", b"six")]
+    members = [pack(part) for part in lines]
+    broken = bytearray(members[1])
+    broken[len(broken) // 2 : len(broken) // 2 + 40] = bytes(40)
+    (tmp_path / f"a.jsonl.{ending}").write_bytes(members[0] + broken + members[2])
+    kept, lost = _read(Jsonl(glob=str(tmp_path)))
+    where = f"{tmp_path}/a.jsonl.{ending}:{len(members[0])}"
+    assert [(row.reason, row.where) for row in lost if row.reason != "invalid_json"] == [("corrupt_member", where)]
+    texts = [row["text"] for row in kept]
+    good = [json.loads(line)["text"] for part in lines for line in part.splitlines()]
+    assert texts[:400] == good[:400] and texts[-400:] == good[-400:] and len({row["id"] for row in kept}) == len(kept)
+
+
+def test_half_a_line_in_front_of_a_break_is_not_joined_to_what_follows(tmp_path):
+    # a file packed in pieces that do not end with a line
+    parts = [b'{"text": "a"}\n{"text": "half', b'{"text": "gone"}\n', b' of it"}\n{"text": "b"}\n']
+    members = [gzip.compress(part) for part in parts]
+    members[1] = members[1][:10] + b"\xff\xff" + members[1][12:]
+    (tmp_path / "a.jsonl.gz").write_bytes(b"".join(members))
+    kept, lost = _read(Jsonl(glob=str(tmp_path)))
+    assert [row["text"] for row in kept] == ["a", "b"] and [row.reason for row in lost] == ["corrupt_member", "invalid_json"]
+
+
+def test_other_scalar_columns_become_meta(tmp_path):
+    row = {
+        "text": "x",
+        "url": "http://ü",
+        "n": 2**70,
+        "big": 10**17,
+        "f": 0.1,
+        "ok": True,
+        "no": None,
+        "deep": {"a": 1},
+        "l": [1],
+    }
+    lines = [json.dumps(row, ensure_ascii=False), '{"text": "y"}', '{"text": "z", "nan": NaN, "half": "\\ud800!"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    kept, lost = _read(Jsonl(glob=str(tmp_path)))
+    assert not lost and list(json.loads(kept[0]["meta"])) == ["big", "f", "n", "ok", "url"]
+    assert json.loads(kept[0]["meta"]) == {key: row[key] for key in ("big", "f", "n", "ok", "url")}
+    assert kept[1]["meta"] is None and json.loads(kept[2]["meta"]) == {"half": "\ufffd!"}
+
+
+def test_a_structured_row_keeps_integers_to_the_last_digit_and_half_a_surrogate_pair_is_refused(tmp_path):
+    row = {"messages": [{"role": "user", "content": "hi"}], "deep": {"n": 2**80}, "url": "u"}
+    bad = {"messages": [{"role": "user", "content": "hi"}], "note": "\ud800"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(bad))
+    kept, lost = _read(Jsonl(glob=str(tmp_path)))
+    assert json.loads(kept[0]["record"]) == row and json.loads(kept[0]["meta"]) == {"url": "u"}
+    assert [row.reason for row in lost] == ["invalid_unicode"]
+
+
+def test_rows_and_tables_are_the_same(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(_lines(2500) + b"not json\n" + b'{"text": "a", "url": "b"}\n')
+    card = Jsonl(glob=str(tmp_path), split_bytes=20_000)
+    rows, lost = _read(card)
+    tables = [batch for unit in card.units() for batch in batches_of(card, unit)]
+    assert pa.concat_tables([table for table, _ in tables]).to_pylist() == rows
+    assert [row for _, rejected in tables for row in rejected] == lost
+    assert max(table.num_rows for table, _ in tables) <= 1000

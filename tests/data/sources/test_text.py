@@ -17,10 +17,10 @@ def test_a_file_is_a_document(tmp_path):
     assert [row["text"] for row in _read(Text(glob=str(tmp_path / "*.txt")))] == ["one\n\ntwo\n", "drei ü"]
 
 
-def test_blocks_lie_where_they_say(tmp_path):
+def test_paragraphs_lie_where_they_say(tmp_path):
     content = "\n\none\nmore\n\n\n  \ntwo ü\n\nthree\n\n"
     (tmp_path / "a.txt").write_text(content)
-    rows = _read(Text(glob=str(tmp_path), by="block"))
+    rows = _read(Text(glob=str(tmp_path), by="paragraph"))
     assert [row["text"] for row in rows] == ["one\nmore", "two ü", "three"]
     assert all(content.encode()[row["start"] : row["end"]].decode() == row["text"] for row in rows)
 
@@ -37,3 +37,25 @@ def test_bad_files_are_counted(tmp_path):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="no file matches"):
         Text(glob=str(tmp_path)).units()
+
+
+def test_lines_are_read_once_however_the_file_is_cut(tmp_path):
+    content = "".join(f"line {at} ü\r\n" if at % 3 else "\n" for at in range(50)) + "last"
+    (tmp_path / "a.txt").write_bytes(content.encode())
+    whole = _read(Text(glob=str(tmp_path), by="line"))
+    assert [row["text"] for row in whole] == [line for line in content.splitlines() if line]
+    assert all(content.encode()[row["start"] : row["end"]].decode() == row["text"] for row in whole)
+    for split_bytes in (1, 9, 100):
+        assert _read(Text(glob=str(tmp_path), by="line", split_bytes=split_bytes)) == whole
+
+
+def test_a_paragraph_that_is_too_long_is_dropped_and_the_next_one_kept(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\n" + "x" * 30 + "\n" + "x" * 30 + "\nmore\n\ntwo\n\n" + "y" * 100 + "\n\nthree")
+    rows = _read(Text(glob=str(tmp_path), by="paragraph", max_row_bytes=50))
+    assert [row["text"] if isinstance(row, dict) else row.reason for row in rows] == [
+        "one",
+        "row_too_long",
+        "two",
+        "row_too_long",
+        "three",
+    ]

@@ -1,37 +1,59 @@
-"""The first of equal rows stays, however the rows are cut into shards."""
+"""The first of equal rows stays, however the rows are cut into shards and partitions."""
 
 import numpy as np
-import pyarrow as pa
+import pytest
 
-from raylm.data.records import document, schema
-from raylm.prepare.dedup.exact import Exact
+from raylm.prepare.dedup.exact import Exact, same_url
+from tests.prepare.corpora import corpus_of, decided, left, table_of
 
-
-def _table(*texts, records=None):
-    rows = [document("a", at, at + 1, text, (records or {}).get(at)) for at, text in enumerate(texts)]
-    return pa.Table.from_pylist(rows, schema=schema())
+pytestmark = pytest.mark.ray
 
 
-def test_normalised_text_decides():
-    card = Exact()
-    keys = card.keys(_table("Hello  World", "hello\nworld", "hello, world", "\uff28ello world"))
-    assert card.keep([keys])[0].tolist() == [True, False, True, False]
+def test_normalised_text_decides(tmp_path, workers):
+    table = table_of(["Hello  World", "hello\nworld", "hello, world", "\uff28ello world"])
+    found, facts = decided(corpus_of(tmp_path, table, workers=workers), Exact())
+    assert [(row["row"], row["reason"], row["because"]) for row in found] == [
+        (1, "duplicate", table["id"][0].as_py()),
+        (3, "duplicate", table["id"][0].as_py()),
+    ]
+    assert facts == {"dropped": 2, "clusters": 1, "largest_cluster": 3}
 
 
-def test_structured_rows_are_compared_whole():
-    card = Exact()
+def test_structured_rows_are_compared_whole(tmp_path, workers):
     pair = {"prompt": "q", "chosen": "a"}
-    table = _table("q", "q", "q", records={at: pair | {"rejected": answer} for at, answer in enumerate("bcb")})
-    assert card.keep([card.keys(table)])[0].tolist() == [True, True, False]
+    table = table_of(["q", "q", "q"], records={at: pair | {"rejected": answer} for at, answer in enumerate("bcb")})
+    assert [row["row"] for row in decided(corpus_of(tmp_path, table, workers=workers), Exact())[0]] == [2]
 
 
-def test_any_cut_keeps_the_same_rows():
-    card, draw = Exact(), np.random.default_rng(0)
-    keys = card.keys(_table(*(f"text {draw.integers(60)}" for _ in range(300))))
-    whole = card.keep([keys])[0]
-    seen = set()
-    assert whole.tolist() == [not (bytes(key) in seen or seen.add(bytes(key))) for key in keys]
-    for cuts in ([100], [1, 2, 299], [0, 150, 150, 300], sorted(draw.integers(0, 300, 9))):
-        parts = card.keep(np.split(keys, cuts))
-        assert [len(part) for part in parts] == [len(part) for part in np.split(keys, cuts)]
-        assert np.concatenate(parts).tolist() == whole.tolist()
+def test_the_same_address_is_the_same_document(tmp_path, workers):
+    urls = {0: "http://www.a.org/x/", 1: "https://a.org/x#top", 2: "https://a.org/y", 4: "https://A.org:443/x"}
+    table = table_of([f"text {at}" for at in range(6)], urls=urls)
+    found = decided(corpus_of(tmp_path, table, workers=workers), Exact(by="url"))[0]
+    assert [(row["row"], row["reason"]) for row in found] == [(1, "duplicate_url"), (4, "duplicate_url")]
+    assert same_url("a.org/X?q=1") == "a.org/X?q=1"
+
+
+def test_any_cut_and_any_number_of_workers_decide_alike(tmp_path, workers):
+    draw = np.random.default_rng(0)
+    table = table_of([f"text {draw.integers(60)}" for _ in range(300)])
+    seen: set[str] = set()
+    wanted = [text for text in table["text"].to_pylist() if not (text in seen or seen.add(text))]
+    made = []
+    for at, (cuts, count) in enumerate([(1, 1), (2, 2), (7, 4)]):
+        corpus = corpus_of(tmp_path / str(at), table, cuts, workers, count)
+        made.append(decided(corpus, Exact())[0])
+        assert left(corpus, Exact()) == wanted
+    assert made[0] == made[1] == made[2]
+
+
+def test_what_an_earlier_corpus_holds_goes_and_the_earlier_one_stays(tmp_path, workers):
+    from raylm.core.artifact import Documents
+    from raylm.data.shards import write_parquet
+    from tests.stages import context
+
+    ctx = context(tmp_path, "old")
+    write_parquet(ctx.out, "documents-000000-000.parquet", table_of(["known", "twice", "twice"]))
+    ctx.commit(Documents, facts={}, rows={"documents-000000-000.parquet": 3})
+    corpus = corpus_of(tmp_path, table_of(["new", "known", "new"]), 2, workers)
+    found, _ = decided(corpus, Exact(against=["old"]))
+    assert [row["row"] for row in found] == [1, 2]

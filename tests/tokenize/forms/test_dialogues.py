@@ -57,3 +57,23 @@ def test_a_tokenizer_without_a_template_is_refused(tmp_path):
     coder.chat_template = None
     with pytest.raises(DataError, match="no chat template, which dialogues need"):
         Dialogues().check(coder)
+
+
+def test_packed_rows_hold_whole_dialogues(tmp_path):
+    coder = tokenizer(tmp_path)
+    rows = [
+        {"messages": [turn("user", "spam " * (at % 4)), turn("assistant", "Text number " * (at % 3 + 1))]} for at in range(12)
+    ]
+    alone = Dialogues(length=60).rows(coder, table(*rows))
+    packed = Dialogues(length=60, packing="first_fit_decreasing").rows(coder, table(*rows))
+    assert packed.table.num_rows < 12 and packed.table.column_names == ["tokens", "mask", "starts"]
+    tokens, masks, starts = (packed.table[name].to_pylist() for name in ("tokens", "mask", "starts"))
+    found = {}
+    for line in packed.index.to_pylist():
+        (row,), (at,), (size,) = line["rows"], line["positions"], line["lengths"]
+        assert at in starts[row] and len(tokens[row]) == len(masks[row]) <= 60
+        found[line["id"]] = (tokens[row][at : at + size], masks[row][at : at + size])
+    assert found == {row["id"]: (row["tokens"], row["mask"]) for row in alone.table.to_pylist()}
+    assert packed.sums["tokens"] == alone.sums["tokens"] and packed.sums["pieces"] == 12 and not packed.sums["cut_tokens"]
+    assert packed.sums["pad_tokens"] == packed.table.num_rows * 60 - packed.sums["tokens"]
+    assert Dialogues(packing="first_fit_decreasing").rows(coder, table("text")).table.num_rows == 0

@@ -1,0 +1,11 @@
+"""Takes a `kind`, leaves the card that finds the main text of an HTML page."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from raylm.core.config import CustomCard
+from raylm.data.sources.extract.resiliparse import Resiliparse
+from raylm.data.sources.extract.trafilatura import Trafilatura
+
+AnyExtract = Annotated[Resiliparse | Trafilatura | CustomCard, Field(discriminator="kind")]

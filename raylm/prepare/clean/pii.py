@@ -1,0 +1,221 @@
+"""Takes texts, leaves them with placeholders where a person's address, number or account stood."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from raylm.core.config import Config
+from raylm.prepare.clean.cleaned import Cleaned
+
+Kind = Literal["email", "iban", "card", "ssn", "ip", "phone"]
+Found = Iterator[tuple[int, int]]
+
+# Every regex begins with the sign it searches for and looks back from there: a look-back first would be tried at each letter.
+# Before it, bytes are searched for the shape that a kind cannot be without: digits become 0, capitals A, spaces -.
+_SHAPE = bytes.maketrans(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ ", b"0" * 10 + b"A" * 26 + b"-")
+_CARD_SHAPES = (b"0000000000000", b"0000-000000", b"0000-0000-")
+
+_DOMAIN = re.compile(r"@(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w\-])")
+_MAX_LOCAL = 64
+
+_IPV4 = re.compile(r"\d(?<![\w.\-]\d)\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w\-]|\.\w)")
+# what stands before a number of four parts that is none of a machine
+_NO_ADDRESS = re.compile(r"(?:\b(?:v|ver|version|release|build|section|chapter|§)\.?\s{0,2})\Z", re.IGNORECASE)
+# only 2000::/3 is public
+_IPV6 = re.compile(r"[23](?<![\w:.][23])[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
+
+# 13 to 19 digits, together or in the groups that are printed on cards
+_CARD = re.compile(
+    r"\d(?<![\w.,\-+/#=]\d)(?:\d{3}([ \-])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|\d{3}([ \-])\d{6}\2\d{4,5}|\d{12,18})"
+    r"(?![\w\-/]|[.,]\d| \d)"
+)
+_IBAN = re.compile(r"[A-Z](?<![A-Za-z0-9][A-Z])[A-Z]\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
+# countries by length, https://www.swift.com/standards/data-standards/iban-international-bank-account-number
+_IBAN_COUNTRIES = {
+    15: "NO",
+    16: "BE",
+    18: "DK FI FO GL NL",
+    19: "MK SI",
+    20: "AT BA EE KZ LT LU XK",
+    21: "CH HR LI LV",
+    22: "BG BH CR DE GB GE IE ME RS VA",
+    23: "AE GI IL IQ TL",
+    24: "AD CZ ES MD PK RO SA SE SK TN VG",
+    25: "PT ST",
+    26: "IS TR",
+    27: "FR GR IT MC MR SM",
+    28: "AL AZ BY CY DO GT HU LB PL SV",
+    29: "BR EG PS QA UA",
+    30: "JO KW MU",
+    31: "MT SC",
+    32: "LC",
+}
+_SSN = re.compile(r"(?<![\w\-.])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w\-]|\.\d)")
+_SSN_SHAPE = b"000-00-0000"
+
+# a number in international form; in North American form; and any that a word before it calls one
+_SEPARATED = r"(?:[ .\-/]|[ ]?\([0-9]{1,4}\)[ ]?)?"
+_INTERNATIONAL = re.compile(rf"\+(?<![\w+)\]}}.,=/\-]\+)[1-9](?:{_SEPARATED}[0-9]){{6,14}}(?![\w]|[\-.,]\d)")
+_NANP = re.compile(
+    r"(?<![\w.,\-+/=#$])(?:1[ .\-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d([ .\-]))\d{3}(?(1)\1|[ .\-])\d{4}(?![\w\-/]|[.,]\d)"
+)
+_NAMED = re.compile(
+    r"(?<![^\W_])(?:tel(?:efono|efon|ephone|éfono)?|tél(?:éphone)?|phone|mobile?|cell|fax|whatsapp|call|ring)"
+    r"(?: number| no)?(?:[.:]{0,2}[ ]{1,2}|\.?:|[ ](?:me|us)[ ](?:at|on)[ ])"
+    r"((?:\(0\d{1,4}\)|0)(?:[ .\-/]?\d){6,13})(?![\w\-/]|[.,]\d)",
+    re.IGNORECASE,
+)
+
+
+class Pii(Config):
+    """Puts placeholders in the place of personal data that has a form: counted by kind.
+
+    Checked are what a form alone would get wrong: checksums (card: Luhn and the issuers' prefixes; iban: mod 97 and the
+    country's length) and whether an address is public (ip). Names and postal addresses have no form and stay.
+    """
+
+    kind: Literal["pii"] = "pii"
+    kinds: list[Kind] = Field(default=["email", "iban", "card", "ip", "phone"], min_length=1)
+    """What is looked for. `ssn` (United States) is off: in other countries its form means something else."""
+    placeholder: str = "<{kind}>"
+    """What is put in its place; `{kind}` stands for the kind."""
+
+    def clean(self, texts: list[str]) -> Cleaned:
+        """The texts with placeholders."""
+        counts = Counter[str]()
+        # the order is fixed: digits of an account must not be taken for a telephone number
+        order = [kind for kind in _FINDERS if kind in self.kinds]
+        return Cleaned([self._one(text, order, counts) for text in texts], dict(counts))
+
+    def _one(self, text: str, order: list[str], counts: Counter[str]) -> str:
+        shape = text.encode().translate(_SHAPE)
+        for kind in order:
+            kept, at = [], 0
+            for start, end in _FINDERS[kind](text, shape):
+                kept += [text[at:start], self.placeholder.replace("{kind}", kind)]
+                at = end
+                counts[kind] += 1
+            if kept:
+                text = "".join([*kept, text[at:]])
+        return text
+
+
+def _emails(text: str, shape: bytes) -> Found:
+    at, done = text.find("@") if b"@" in shape else -1, 0
+    while at >= 0:
+        domain = _DOMAIN.match(text, at)
+        # the local part is looked for backwards from the sign, so a text without one costs nothing
+        local = _local_start(text, max(at - _MAX_LOCAL, done), at) if domain else at
+        if domain and local < at:
+            yield local, domain.end()
+            done = domain.end()
+        at = text.find("@", max(at + 1, done))
+
+
+def _local_start(text: str, lowest: int, at: int) -> int:
+    """Where the local part that ends at `at` begins; `at` when there is none."""
+    start = at
+    while start > lowest and (text[start - 1] in "._%+'-" or (text[start - 1].isascii() and text[start - 1].isalnum())):
+        start -= 1
+    while start < at and not text[start].isalnum():
+        start += 1
+    # neither the tail of a longer word or number, nor a part with dots at its end
+    return at if text[at - 1] == "." or (start > 0 and (text[start - 1].isalnum() or text[start - 1] == "@")) else start
+
+
+def _ibans(text: str, shape: bytes) -> Found:
+    return (found.span() for found in _IBAN.finditer(text) if _is_iban(found[0])) if b"AA00" in shape else iter(())
+
+
+def _cards(text: str, shape: bytes) -> Found:
+    if any(form in shape for form in _CARD_SHAPES):
+        for found in _CARD.finditer(text):
+            if _is_card(re.sub(r"\D", "", found[0])):
+                yield found.span()
+
+
+def _ssns(text: str, shape: bytes) -> Found:
+    return (found.span() for found in _SSN.finditer(text)) if _SSN_SHAPE in shape else iter(())
+
+
+def _ips(text: str, shape: bytes) -> Found:
+    spans: list[tuple[int, int]] = []
+    if b"0.0" in shape:
+        spans += [found.span() for found in _IPV4.finditer(text) if _is_ipv4(text, found)]
+    if b"0" in shape and text.count(":") > 1:
+        spans += [found.span() for found in _IPV6.finditer(text) if _is_public(found[0])]
+    return iter(sorted(spans))
+
+
+def _phones(text: str, shape: bytes) -> Found:
+    spans: list[tuple[int, int]] = []
+    if b"+0" in shape:
+        spans += [found.span() for found in _INTERNATIONAL.finditer(text) if _digits(found[0]) <= 15]
+    if b"000-0000" in shape or b"000.0000" in shape:
+        spans += [found.span() for found in _NANP.finditer(text)]
+    # it begins with the 0 that is dialled before an area
+    if b"0" in shape and (" 0" in text or ":0" in text or "(0" in text):
+        spans += [found.span(1) for found in _NAMED.finditer(text)]
+    end = 0
+    for span in sorted(spans):
+        if span[0] >= end:
+            yield span
+            end = span[1]
+
+
+_FINDERS: dict[str, Callable[[str, bytes], Found]] = {
+    "email": _emails,
+    "iban": _ibans,
+    "card": _cards,
+    "ssn": _ssns,
+    "ip": _ips,
+    "phone": _phones,
+}
+
+
+def _is_iban(text: str) -> bool:
+    """Country's length and ISO 7064 mod 97: the country and check digits moved to the end, A = 10 ... Z = 35."""
+    plain = text.replace(" ", "")
+    return (
+        plain[:2] in _IBAN_COUNTRIES.get(len(plain), "").split()
+        and int("".join(str(int(sign, 36)) for sign in plain[4:] + plain[:4])) % 97 == 1
+    )
+
+
+def _is_card(digits: str) -> bool:
+    """A known issuer's prefix and length, and the Luhn sum (ISO/IEC 7812-1)."""
+    size, two, three, four = len(digits), int(digits[:2]), int(digits[:3]), int(digits[:4])
+    known = (
+        (digits[0] == "4" and size in (13, 16, 19))
+        or ((51 <= two <= 55 or 2221 <= four <= 2720) and size == 16)
+        or (two in (34, 37) and size == 15)
+        or ((four == 6011 or 644 <= three <= 649 or two in (62, 65)) and 16 <= size <= 19)
+        or ((300 <= three <= 305 or two in (36, 38, 39)) and size == 14)
+        or (3528 <= four <= 3589 and 16 <= size <= 19)
+    )
+    doubled = (int(sign) * 2 for sign in digits[-2::-2])
+    return known and (sum(map(int, digits[::-2])) + sum(n - 9 if n > 9 else n for n in doubled)) % 10 == 0
+
+
+def _is_ipv4(text: str, found: re.Match[str]) -> bool:
+    # four single digits number versions and sections far more often than machines
+    if len(found[0]) == 7 or _NO_ADDRESS.search(text[max(found.start() - 12, 0) : found.start()]):
+        return False
+    return _is_public(found[0])
+
+
+def _is_public(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_global
+    except ValueError:
+        return False
+
+
+def _digits(text: str) -> int:
+    return sum(sign.isdigit() for sign in text)

@@ -1,0 +1,111 @@
+"""Takes all documents, leaves of those that say nearly the same the first: MinHash bands find them, exact Jaccard decides."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import Field
+
+from raylm.core.config import Config, DocumentsRef
+from raylm.data.marks import Plain
+from raylm.prepare.corpus import Corpus, Swept
+
+# key and row of one band
+_KEY_BYTES = 16
+# some four connecting pairs of a document, seen from both ends
+_NODE_BYTES = 128
+# row, group and id of a document that is compared, beside its set
+_MEMBER_BYTES = 64
+
+
+class MinHash(Config):
+    """Drops near duplicates (Broder 1997; bands as FineWeb's, https://arxiv.org/abs/2406.17557).
+
+    Documents are sets of word n-grams. Those that share a band of MinHash values are linked, and what is linked, over any
+    number of steps, is a cluster. Within a cluster, in the order of the sources, a document goes when it is really
+    similar to one that stayed; so no document goes for a neighbour's neighbour. Structured rows count by their text.
+    Documents without a word are never compared.
+    """
+
+    kind: Literal["min_hash"] = "min_hash"
+    ngram: int = Field(default=5, ge=1, le=64)
+    """Words of an n-gram. A shorter document is one n-gram of all its words."""
+    bands: int = Field(default=14, ge=1)
+    """Bands: more of them find more pairs and make more work."""
+    rows: int = Field(default=8, ge=1)
+    """MinHash values of a band. Of pairs with similarity s the share 1 - (1 - s^rows)^bands is linked: with 14 x 8 56% at
+    0.7, 92% at 0.8, 99.96% at 0.9."""
+    verify: bool = True
+    """Compare what is linked exactly. Without it all of a cluster but the first goes, which drops documents that are no
+    duplicates."""
+    similarity: float = Field(default=0.7, gt=0, le=1)
+    """From which Jaccard similarity on a document goes."""
+    max_cluster: int = Field(default=10_000, ge=2)
+    """A larger cluster is cut into groups of so many, in order, each compared within itself."""
+    max_keepers: int = Field(default=1000, ge=1)
+    """A document is compared with so many of those that stayed in its group, the first ones."""
+    against: list[DocumentsRef] = Field(default_factory=list)
+    """Earlier corpora: what is similar to one of their documents is dropped here, and they stay as they are."""
+    measure_recall: int = Field(default=0, ge=0)
+    """Compare about so many documents all with all, and say which share of pairs of 0.8 and more was found."""
+
+    def sweep(self, corpus: Corpus) -> Swept:
+        """Reason: near_duplicate."""
+        from raylm.prepare.dedup.fuzzy import passes
+        from raylm.prepare.dedup.fuzzy.components import settle
+        from raylm.prepare.dedup.fuzzy.words import VERSION
+
+        view, scratch = corpus.joined(self.against), corpus.scratch
+        shards, rows = len(view.shards), view.num_rows
+        # marks that another card or other hashes left are not taken
+        card = f"{self.fingerprint()}-{VERSION}"
+        keys = corpus.parts(_KEY_BYTES * self.bands, rows)
+        signed = corpus.over_shards("sign", view, partial(passes.sign, self, view, scratch, keys), of=keys, card=card)
+        nodes = corpus.parts(_NODE_BYTES, rows, least=1)
+        corpus.over_parts("edges", keys, partial(passes.edges, scratch, shards, nodes), nodes=nodes, card=card)
+        stars = settle(corpus, keys, nodes, card=card)
+        grouped = corpus.over_parts(
+            "groups", nodes, partial(passes.groups, self, view, scratch, stars, nodes), stars=list(stars), card=card
+        )
+        parts = corpus.parts(*_verified_bytes(signed, grouped))
+        corpus.over_shards(
+            "send", view, partial(passes.send_sets, self, view, scratch, nodes, parts), of=parts, nodes=nodes, card=card
+        )
+        judged = corpus.over_parts("verify", parts, partial(passes.verify, self, view, scratch), card=card)
+        facts = _facts(grouped, judged)
+        if self.measure_recall:
+            facts["recall"] = self._recall(corpus, view, parts, card)
+        return Swept(parts, facts)
+
+    def _recall(self, corpus: Corpus, view: Any, parts: int, card: str) -> Plain:
+        from raylm.prepare.dedup.fuzzy.recall import SIMILAR, measure
+
+        work = partial(measure, view, corpus.scratch, parts)
+        mark = corpus.over_parts("recall", 1, work, decided=parts, card=card)[0]
+        share = round(mark["found"] / mark["pairs"], 4) if mark["pairs"] else None
+        return {"similarity": SIMILAR, "documents": mark["documents"], "pairs": mark["pairs"], "share_found": share}
+
+
+def _verified_bytes(signed: list[Plain], grouped: list[Plain]) -> tuple[float, int]:
+    """(bytes of a document that is compared, how many are)."""
+    documents = max(sum(mark["documents"] for mark in signed), 1)
+    shingles = sum(mark["shingles"] for mark in signed)
+    return _MEMBER_BYTES + 8 * shingles / documents, sum(mark["grouped"] for mark in grouped)
+
+
+def _facts(grouped: list[Plain], judged: list[Plain]) -> dict[str, Any]:
+    """Counts over all tasks, the same however they were cut."""
+    from raylm.prepare.dedup.fuzzy.passes import EXAMPLES
+
+    shown = sorted((example for mark in judged for example in mark["examples"]), key=lambda example: example["first"])
+    return {
+        "dropped": sum(mark["dropped"] for mark in judged),
+        "kept_after_comparison": sum(mark["kept"] for mark in judged),
+        "candidates": sum(mark["clustered"] for mark in grouped),
+        "clusters": sum(mark["clusters"] for mark in grouped),
+        "largest_cluster": max(mark["largest"] for mark in grouped),
+        "clusters_over_cap": sum(mark["over_cap"] for mark in grouped),
+        "similarities": [sum(counts) for counts in zip(*(mark["similarities"] for mark in judged), strict=True)],
+        "examples": [{"size": example["size"], "documents": example["documents"]} for example in shown[:EXAMPLES]],
+    }

@@ -1,0 +1,228 @@
+"""Takes one work unit, leaves its documents in shards: read, then every step in order. Runs in a worker.
+
+source -> table -> step -> step -> ... -> shards of the unit;   rows that go on the way are counted with their reason
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+from raylm.core.config import resolve
+from raylm.core.errors import DataError
+from raylm.core.storage import Folder
+from raylm.data.marks import Plain
+from raylm.data.records import Rejected, as_text
+from raylm.data.shards import write_parquet
+from raylm.data.sources.units import batches_of, unit_of
+from raylm.prepare.config import Prepare, steps_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+EXAMPLES = 3
+_SHOWN_CHARS = 300
+# a shard is closed at this much text: what a later pass holds in memory, however large the file it came from
+_SHARD_BYTES = 128 << 20
+_SCORES = "add the score card that makes it before this filter"
+
+
+class Losses:
+    """Rows that were dropped: counted by source and reason, the first few shown, all of them written if asked."""
+
+    def __init__(self, all_of_them: bool) -> None:
+        self._all = all_of_them
+        self.by_source: dict[str, Counter[str]] = {}
+        self.examples: dict[str, list[dict[str, Any]]] = {}
+        self.columns: set[str] = set()
+        self.lines: list[str] = []
+
+    def unreadable(self, row: Rejected) -> None:
+        """A raw row that never became a document."""
+        source = row.where.rpartition(":")[0] or row.where
+        self.columns.update(row.columns)
+        self._add(source, row.reason, {"where": row.where})
+
+    def add(self, table: pa.Table, reasons: list[str], step: Any = None) -> None:
+        """Documents that a step dropped; one reason per row. A step that can `explain` adds what it saw."""
+        more = step.explain(table) if hasattr(step, "explain") else [{}] * table.num_rows
+        self.say(table, reasons, more)
+
+    def say(self, table: pa.Table, reasons: list[str], more: list[dict[str, Any]]) -> None:
+        """`add`, with what is to be said beside place, id and the beginning of the text of each row."""
+        rows = table.select(["id", "source", "start", "text"]).to_pylist()
+        for row, reason, besides in zip(rows, reasons, more, strict=True):
+            said = {"where": f"{row['source']}:{row['start']}", "id": row["id"], "text": row["text"][:_SHOWN_CHARS]}
+            self._add(row["source"], reason, said | besides)
+
+    def plain(self) -> Plain:
+        """As JSON values for a mark."""
+        return {
+            "dropped": {source: dict(sorted(counts.items())) for source, counts in sorted(self.by_source.items())},
+            "examples": dict(sorted(self.examples.items())),
+            "columns": sorted(self.columns),
+        }
+
+    def write(self, folder: Folder, name: str) -> list[str]:
+        """All of them, a JSON line each; leaves the names of the files written."""
+        if not self.lines:
+            return []
+        folder.write(name, "\n".join([*self.lines, ""]))
+        return [name]
+
+    def _add(self, source: str, reason: str, said: dict[str, Any]) -> None:
+        self.by_source.setdefault(source, Counter())[reason] += 1
+        if len(held := self.examples.setdefault(reason, [])) < EXAMPLES:
+            held.append(said)
+        if self._all:
+            self.lines.append(json.dumps({"reason": reason, **said}, ensure_ascii=False))
+
+
+def read_unit(cfg: Prepare, target: Folder, at: int, plain: Plain) -> Plain:
+    """One unit to its shards in `target`; leaves the mark."""
+    card: Any = resolve(cfg.sources()[plain["source"]])
+    steps, losses, clock, cleaned = steps_of(cfg), Losses(cfg.keep_rejected), defaultdict[str, float](float), {}
+    writer = Shards(target, at)
+    stream = batches_of(card, unit_of(plain))
+    rows_in, since = 0, time.perf_counter()
+    for table, rejected in stream:
+        rows_in += table.num_rows + len(rejected)
+        for row in rejected:
+            losses.unreadable(row)
+        clock["read"] += time.perf_counter() - since
+        for step in steps:
+            since = time.perf_counter()
+            table = take_step(step, table, losses, cleaned)
+            clock[step.kind] += time.perf_counter() - since
+        since = time.perf_counter()
+        writer.add(table)
+        clock["write"] += time.perf_counter() - since
+        since = time.perf_counter()
+    writer.close()
+    return {
+        "rows_in": rows_in,
+        "shards": writer.done,
+        "rejected": losses.write(target, f"rejected-{at:06d}.jsonl"),
+        "cleaned": {kind: dict(counts) for kind, counts in cleaned.items()},
+        "seconds": {name: round(spent, 4) for name, spent in clock.items()},
+        **losses.plain(),
+    }
+
+
+def take_step(step: Any, table: pa.Table, losses: Losses, cleaned: dict[str, Counter[str]]) -> pa.Table:
+    """One card's work on one table: what a cleaner, a score or a filter does is told by the method that it has."""
+    import pyarrow as pa
+
+    if not table.num_rows:
+        return table
+    if hasattr(step, "clean"):
+        return _clean(step, table, losses, cleaned.setdefault(step.kind, Counter()))
+    if hasattr(step, "score"):
+        for name, values in step.score(table).items():
+            column = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
+            at = table.column_names.index(name) if name in table.column_names else None
+            table = table.append_column(name, column) if at is None else table.set_column(at, name, column)
+        return table
+    if missing := [name for name in getattr(step, "reads", ()) if name not in table.column_names]:
+        raise DataError(f"{step.kind} reads the column {missing[0]!r}, which the documents do not have", next=_SCORES)
+    keep, reasons = step.judge(table)
+    if keep.all():
+        return table
+    gone = table.filter(pa.array(~keep))
+    losses.add(gone, [reasons[row] for row in (~keep).nonzero()[0]], step)
+    return table.filter(pa.array(keep))
+
+
+def _clean(step: Any, table: pa.Table, losses: Losses, counts: Counter[str]) -> pa.Table:
+    """Texts of plain rows; of structured rows every string in them, and the text anew from that."""
+    import pyarrow as pa
+
+    texts, records = table["text"].to_pylist(), table["record"].to_pylist()
+    made = step.clean(texts)
+    counts.update(made.counts)
+    cleaned = list(made.texts)
+    for at, record in enumerate(records):
+        if record is not None:
+            row = _strings(json.loads(record), step)
+            records[at], cleaned[at] = json.dumps(row, ensure_ascii=False, sort_keys=True), as_text(row)
+    for name, values in (("text", cleaned), ("record", records)):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.large_string()))
+    empty = [not text.strip() for text in cleaned]
+    if any(empty):
+        gone = table.filter(pa.array(empty))
+        losses.add(gone, [f"empty_after_{step.kind}"] * gone.num_rows)
+        table = table.filter(pa.array([not nothing for nothing in empty]))
+    return table
+
+
+def _strings(value: Any, step: Any) -> Any:
+    if isinstance(value, str):
+        return step.clean([value]).texts[0]
+    if isinstance(value, list):
+        return [_strings(inner, step) for inner in value]
+    if isinstance(value, dict):
+        return {key: _strings(inner, step) for key, inner in value.items()}
+    return value
+
+
+class Shards:
+    """Documents of one unit, written in shards of bounded size: `documents-000012-000.parquet`."""
+
+    def __init__(self, folder: Folder, unit: int) -> None:
+        self.done: list[Plain] = []
+        self._folder, self._unit, self._held, self._bytes = folder, unit, [], 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take a table; write a shard when enough is held."""
+        if table.num_rows:
+            self._held.append(table)
+            self._bytes += text_bytes(table)
+        if self._bytes >= _SHARD_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is held."""
+        import pyarrow as pa
+
+        if not self._held:
+            return
+        table = pa.concat_tables(self._held, promote_options="default")
+        name = f"documents-{self._unit:06d}-{len(self.done):03d}.parquet"
+        self.done.append(write_shard(self._folder, name, table))
+        self._held, self._bytes = [], 0
+
+
+def write_shard(folder: Folder, name: str, table: pa.Table) -> Plain:
+    """Write one shard; leaves what a mark says of it."""
+    import numpy as np
+
+    write_parquet(folder, name, table)
+    lengths = _lengths(table)
+    return {
+        "name": name,
+        "rows": table.num_rows,
+        "bytes": int(lengths.sum()),
+        "digest": folder.digest(name),
+        "sources": _counted(table["source"]),
+        # number of documents of 2^k to 2^(k+1) - 1 bytes
+        "lengths": {str(k): int(n) for k, n in enumerate(np.bincount(np.log2(np.maximum(lengths, 1)).astype(int))) if n},
+    }
+
+
+def text_bytes(table: pa.Table) -> int:
+    """UTF-8 bytes of all texts."""
+    return int(_lengths(table).sum())
+
+
+def _lengths(table: pa.Table) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    return pc.call_function("binary_length", [table["text"]]).to_numpy()
+
+
+def _counted(column: pa.ChunkedArray) -> dict[str, int]:
+    counts = column.value_counts()
+    return dict(sorted((item["values"].as_py(), item["counts"].as_py()) for item in counts))

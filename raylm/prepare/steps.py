@@ -1,0 +1,12 @@
+"""Takes a `kind`, leaves the card of what is done with each document: a cleaner, a score or a filter."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from raylm.core.config import CustomCard
+from raylm.prepare.clean import AnyCleaner
+from raylm.prepare.filters import AnyFilter
+from raylm.prepare.score import AnyScore
+
+AnyStep = Annotated[AnyCleaner | AnyScore | AnyFilter | CustomCard, Field(discriminator="kind")]

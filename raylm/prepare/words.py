@@ -1,0 +1,13 @@
+"""Takes a text, leaves its words: what lists and evaluation sets are compared by."""
+
+from __future__ import annotations
+
+import re
+
+# letters and digits; Han, kana and Hangul are written without spaces, so each sign is a word
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+(?:'[^\W_]+)*")
+
+
+def words_of(text: str) -> list[str]:
+    """Words in lower case, straight apostrophes inside them; signs between words are left out."""
+    return _WORD.findall(text.lower().replace("\u2019", "'"))

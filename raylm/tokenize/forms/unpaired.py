@@ -1,0 +1,49 @@
+"""Takes documents that hold judged answers, leaves the prompt, the answer and the judgement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from raylm.core.config import Config
+from raylm.core.errors import DataError
+from raylm.data.records import as_unpaired
+from raylm.tokenize.forms.rows import Made, answer, check_template, each_row, fit, render
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Unpaired(Config):
+    """One row per judged answer (TRL's unpaired preference: prompt, completion, label), for losses such as KTO's."""
+
+    kind: Literal["unpaired"] = "unpaired"
+    length: int = Field(default=1024, ge=2)
+    """Longest prompt + completion in tokens; longer ones are dropped and counted as too_long."""
+
+    def makes(self) -> str:
+        """Unpaired."""
+        return "Unpaired"
+
+    def check(self, tokenizer: Any) -> None:
+        """Raises DataError when the tokenizer has no chat template."""
+        check_template(tokenizer, "unpaired rows")
+
+    def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
+        """Columns: id, source, prompt, completion (its end token included), label (true: a good answer)."""
+        import pyarrow as pa
+
+        def make(row: Any) -> dict[str, Any]:
+            asked, said, good = as_unpaired(row)
+            prompt = render(tokenizer, asked, prompt=True)
+            completion = answer(tokenizer, asked, said, prompt)
+            if not completion:
+                raise DataError("no_answer")
+            fit(self.length, prompt + completion)
+            return {"prompt": prompt, "completion": completion, "label": good}
+
+        tokens = pa.list_(pa.int32())
+        made = each_row(documents, make, {"prompt": tokens, "completion": tokens, "label": pa.bool_()})
+        made.sums["good"] = sum(made.table["label"].to_pylist())
+        return made

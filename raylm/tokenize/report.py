@@ -1,0 +1,111 @@
+"""Takes the facts and rows of a tokenize stage, leaves report.html: what the rows hold, and how the tokenizer cuts text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from raylm.core.artifact import REPORT
+from raylm.core.storage import Folder
+from raylm.data import page
+from raylm.data.shards import map_arrow
+
+_SHOWN_WORDS, _SHOWN_MERGES = 40, 40
+_SAMPLED_ROWS, _SHOWN_TOKENS = 3, 300
+_LONGEST_BAR = 24
+# columns of tokens, by the mask that says which of them count; what has none counts whole, a prompt not at all
+_MASKS = {"tokens": "mask", "completion": "", "chosen": "", "rejected": "", "prompt": None}
+
+
+def write_report(
+    out: Folder,
+    stage: str,
+    facts: dict[str, Any],
+    tokenizer: Any,
+    shards: dict[str, int],
+    *,
+    rates: dict[str, dict[str, float]] | None = None,
+    lengths: dict[str, int] | None = None,
+    seconds: dict[str, float] | None = None,
+) -> None:
+    """Write `report.html` beside the payload in `out`. It carries times, so it is no part of the artifact's content.
+
+    Args:
+        facts: those of the manifest.
+        tokenizer: the stage's own, loaded.
+        shards: row files in `out` (`train-*.arrow`) and their numbers of rows.
+        rates: what `raylm.tokenize.fertility.rates` leaves.
+        lengths: {k: number of documents of 2^k to 2^(k+1) - 1 tokens}.
+        seconds: {step: seconds of work}.
+    """
+    rows, train = facts["rows"], {name: count for name, count in shards.items() if name.startswith("train-")}
+    figures = [
+        ("train rows", page.number(rows["train"])),
+        ("held-out rows", page.number(rows["held_out"])),
+        ("train tokens", page.number(facts["num_tokens"])),
+        ("vocabulary", page.number(facts["vocab_size"])),
+        *([("bytes per token", f"{facts['bytes_per_token']:.3f}")] if "bytes_per_token" in facts else []),
+    ]
+    steps = sorted((int(k), count) for k, count in (lengths or {}).items())
+    told = {name: value for name, value in facts.items() if name not in ("rows", "dropped")}
+    parts = [
+        ("", page.tiles(figures)),
+        ("What documents cost", _sources(rates or {})),
+        ("Length of documents in tokens, by powers of two", page.columns([(f"{1 << k:,}", count) for k, count in steps])),
+        ("Dropped documents", page.bars(sorted(facts["dropped"].items(), key=lambda item: -item[1])[:30])),
+        ("Rows as a model sees them", _rows(out, tokenizer, train)),
+        ("Vocabulary", _vocabulary(tokenizer)),
+        ("Facts", page.facts(told)),
+        ("Time", page.table(["step", "seconds"], [(name, round(spent, 2)) for name, spent in (seconds or {}).items()])),
+    ]
+    said = f"tokenize · form {facts['form']}, rows of up to {facts['length']:,} tokens"
+    out.write(REPORT, page.page(stage, said, parts))
+
+
+def _sources(rates: dict[str, dict[str, float]]) -> str:
+    """Bytes per token and fertility (tokens per word: Rust et al. 2021, https://arxiv.org/abs/2012.15613) of each source."""
+    names = ("documents", "bytes", "words", "tokens", "bytes_per_token", "tokens_per_word")
+    last = ("other sources", "all")
+    order = [*(source for source in rates if source not in last), *(source for source in last if source in rates)]
+    lines = [[source, *(rates[source].get(name) for name in names)] for source in order]
+    return page.table(["source", *(name.replace("_", " ") for name in names)], lines)
+
+
+def _rows(out: Folder, tokenizer: Any, shards: dict[str, int]) -> str:
+    """A few rows, spread over the shards, token by token."""
+    full = sorted(name for name, count in shards.items() if count)
+    chosen = [full[len(full) * at // _SAMPLED_ROWS] for at in range(_SAMPLED_ROWS)] if full else []
+    parts = []
+    for number, name in enumerate(chosen):
+        table = map_arrow(out.local(name))
+        at = table.num_rows * number // _SAMPLED_ROWS
+        row = table.slice(at, 1).to_pylist()[0]
+        parts.append(page.heading(f"{name}, row {at:,}"))
+        for column, mask in _MASKS.items():
+            if isinstance(ids := row.get(column), list):
+                counts = [mask is not None] * len(ids) if not mask or mask not in row else [bool(one) for one in row[mask]]
+                pieces = [(tokenizer.decode([id]), on) for id, on in zip(ids[:_SHOWN_TOKENS], counts, strict=False)]
+                parts.append(
+                    page.note(f"{column}: {len(ids):,} tokens, {sum(counts):,} count for the loss") + page.tokens(pieces)
+                )
+    return "".join(parts)
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """How long the tokens are, the longest ones, and merges from the first to the last."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    vocab = tokenizer.get_vocab()
+    lengths = [0] * _LONGEST_BAR
+    for word in vocab:
+        lengths[min(len(word), _LONGEST_BAR) - 1] += 1
+    steps = [(str(at + 1) if at + 1 < _LONGEST_BAR else f"{_LONGEST_BAR}+", count) for at, count in enumerate(lengths)]
+    longest = sorted(vocab, key=lambda word: (-len(word), word))[:_SHOWN_WORDS]
+    words = [(vocab[word], len(word), tokenizer.decode([vocab[word]])) for word in longest]
+    merges = model.get("merges") or []
+    chosen = sorted({len(merges) * at // _SHOWN_MERGES for at in range(_SHOWN_MERGES)}) if merges else []
+    said = [(at, *(merges[at].split(" ", 1) if isinstance(merges[at], str) else merges[at])) for at in chosen]
+    return (
+        page.columns(steps, "length of tokens as the vocabulary spells them (of byte-level ones: in bytes)")
+        + page.fold("the longest tokens", page.table(["id", "length", "token"], words))
+        + page.fold("merges, from the first to the last", page.table(["rank", "left", "right"], said))
+    )

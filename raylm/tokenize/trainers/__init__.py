@@ -1,0 +1,12 @@
+"""Takes a `kind`, leaves the card that trains a tokenizer of that kind."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from raylm.tokenize.trainers.bpe import Bpe
+from raylm.tokenize.trainers.extend import Extend
+from raylm.tokenize.trainers.unigram import Unigram
+from raylm.tokenize.trainers.word_piece import WordPiece
+
+AnyTrainer = Annotated[Bpe | Unigram | WordPiece | Extend, Field(discriminator="kind")]

@@ -1,0 +1,68 @@
+"""Documents of earlier stages: rows as they are, the scores that all of them have, only the columns asked for."""
+
+import pyarrow as pa
+
+from raylm.core.artifact import FileEntry
+from raylm.core.config import references
+from raylm.core.storage import Folder
+from raylm.data.records import COLUMNS, document, schema
+from raylm.data.shards import write_parquet
+from raylm.data.sources.documents import Documents
+from raylm.data.sources.units import batches_of, table_of, unit_of
+
+
+class Made:
+    """What the card needs of an artifact: where it lies and which shards it has."""
+
+    def __init__(self, path, names, scores):
+        self.folder = Folder(path)
+        self.uri, self.entries, self.rows = self.folder.uri, [], []
+        for name in names:
+            rows = [document(f"{name}.txt", at, at + 1, f"{name} {at}", None, '{"url":"u"}') for at in range(1500)]
+            table = table_of(rows)
+            for score in scores:
+                table = table.append_column(score, pa.array([at / 10 for at in range(1500)], pa.float32()))
+            write_parquet(self.folder, name, table)
+            self.entries.append(FileEntry(path=name, bytes=1, rows=1500, digest=""))
+            self.rows += table.to_pylist()
+
+    def shards(self, prefix):
+        return [entry for entry in self.entries if entry.path.startswith(prefix)]
+
+
+def test_rows_and_scores_come_back_as_they_were(tmp_path):
+    made = Made(tmp_path / "a", ["documents-00000.parquet", "documents-00001.parquet", "rejected-0.parquet"], ["english"])
+    units = [unit_of(unit.plain()) for unit in Documents(documents="a").units_of([made])]
+    assert len(units) == 2 and units[0].columns == ("english",)
+    tables = [table for unit in units for table, lost in batches_of(Documents(documents="a"), unit)]
+    assert pa.concat_tables(tables).to_pylist() == made.rows[:3000] and max(map(len, tables)) <= 1000
+    assert tables[0].schema.names == [*COLUMNS, "english"] and tables[0].schema.field("text").type == pa.large_string()
+    assert list(Documents(documents="a").read(units[0])) == made.rows[:1500]
+
+
+def test_of_several_only_the_scores_that_all_have(tmp_path):
+    one = Made(tmp_path / "a", ["documents-00000.parquet"], ["english", "quality"])
+    two = Made(tmp_path / "b", ["documents-00000.parquet"], ["quality", "toxic"])
+    card = Documents(documents=["a", "b"])
+    units = card.units_of([one, two])
+    assert [unit.columns for unit in units] == [("quality",)] * 2
+    assert len(pa.concat_tables([table for unit in units for table, _ in card.batches(unit)])) == 3000
+    assert [found.value for found in references(card)] == ["a", "b"]
+
+
+def test_a_scan_of_scores_reads_no_text(tmp_path):
+    made = Made(tmp_path / "a", ["documents-00000.parquet"], ["english"])
+    card = Documents(documents="a")
+    (unit,) = card.units_of([made])
+    assert {tuple(table.column_names) for table, _ in card.batches(unit, ["english", "id"])} == {("id", "english")}
+
+
+def test_documents_of_an_earlier_version_have_no_meta(tmp_path):
+    folder = Folder(tmp_path)
+    table = table_of([document("a", 0, 1, "x")]).drop_columns(["meta"])
+    write_parquet(folder, "documents-00000.parquet", table)
+    made = Made(tmp_path, [], [])
+    made.entries = [FileEntry(path="documents-00000.parquet", bytes=1, rows=1, digest="")]
+    card = Documents(documents="a")
+    ((found, _),) = card.batches(card.units_of([made])[0])
+    assert found.schema == schema() and found["meta"].to_pylist() == [None]
