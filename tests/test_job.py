@@ -169,3 +169,13 @@ def test_two_runs_of_one_job_do_not_meet(tmp_path):
     with job._locked(Folder(tmp_path) / "t"), pytest.raises(PlanError, match="another run"):
         job.run(loaded)
     assert Path(tmp_path, "t", ".lock").exists()
+
+
+def test_other_input_files_are_another_computation(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    table = {"stage": "prepare", "source": {"kind": "jsonl", "glob": f"{tmp_path}/*.jsonl"}}
+    cfg = job.Job(name="j", stages={"docs": table}).stages["docs"]
+    before = cfg.raw()
+    assert cfg.raw() == before and next(iter(before.values())).startswith("1 files, 3 bytes (")
+    (tmp_path / "b.jsonl").write_text("{}\n")
+    assert cfg.raw() != before

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from raylm.core.config import Config, StageConfig, WorkerSpec, resolve
+from raylm.core.config import Config, CustomCard, StageConfig, WorkerSpec, resolve
 from raylm.data.sources import AnySource
 from raylm.data.sources.units import listing
 from raylm.prepare.dedup import AnyDedup
@@ -19,6 +19,10 @@ def _one_or_list(value: Any) -> str:
 
 
 AnySources = Annotated[Annotated[AnySource, Tag("table")] | Annotated[list[AnySource], Tag("list")], Discriminator(_one_or_list)]
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else value if isinstance(value, list) else []
 
 
 class Prepare(StageConfig):
@@ -63,9 +67,12 @@ class Prepare(StageConfig):
         return list(self.source) if isinstance(self.source, list) else [self.source]
 
     def raw(self) -> dict[str, str]:
-        """The files of each glob on a disk; behind a URI nobody looks, because a plan stays offline."""
-        globs = [glob for source in self.sources() if isinstance(glob := getattr(source, "glob", None), str)]
-        return {glob: listing(glob) for glob in globs if "://" not in glob}
+        """The files that sources, lists and evaluation sets name on a disk; behind a URI nobody looks: a plan stays offline."""
+        cards: list[Any] = [*self.sources(), *self.steps]
+        cards += [one for card in self.steps for one in getattr(card, "against", ()) if isinstance(one, Config)]
+        cards = [card for card in cards if not isinstance(card, CustomCard)]
+        named = [name for card in cards for field in ("glob", "path") for name in _listed(getattr(card, field, None))]
+        return {name: listing(name) for name in named if "://" not in name}
 
     def makes(self) -> str:
         """Documents."""

@@ -35,7 +35,7 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
     """Make the Documents.
 
     Facts: rows, bytes (of text), columns, sources (how many), dropped {reason: count}, dropped_examples {reason: places},
-    cleaned {cleaner: {what: count}}, sweeps {card: counts}.
+    cleaned {cleaner: {what: count}}, steps and sweeps {card: what it says of itself}.
 
     Raises:
         DataError: no file matches, no row is left, or dedup takes more of a source than `max_source_loss`.
@@ -59,6 +59,7 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
         _alarm(cfg, total)
     if not total["rows"]:
         raise _nothing_left(total)
+    total["steps"] = {card.kind: card.facts() for card in steps_of(cfg) if hasattr(card, "facts")}
     _settle(ctx.out, target, total)
     ctx.out.write_json("sources.json", total["by_source"])
     write_report(ctx.out, ctx.stage, total)
@@ -205,6 +206,7 @@ def _facts(total: dict[str, Any]) -> dict[str, Any]:
         "dropped_by_source": {source: sources[source] for source in sorted(worst)},
         "dropped_examples": {reason: [said["where"] for said in places] for reason, places in total["examples"].items()},
         "cleaned": total["cleaned"],
+        "steps": total["steps"],
         "sweeps": total["sweeps"],
     }
 

@@ -62,6 +62,7 @@ _SSN_SHAPE = b"000-00-0000"
 # a number in international form; in North American form; and any that a word before it calls one
 _SEPARATED = r"(?:[ .\-/]|[ ]?\([0-9]{1,4}\)[ ]?)?"
 _INTERNATIONAL = re.compile(rf"\+(?<![\w+)\]}}.,=/\-]\+)[1-9](?:{_SEPARATED}[0-9]){{6,14}}(?![\w]|[\-.,]\d)")
+_DECIMAL = re.compile(r"\+\d+\.\d+")
 _NANP = re.compile(
     r"(?<![\w.,\-+/=#$])(?:1[ .\-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d([ .\-]))\d{3}(?(1)\1|[ .\-])\d{4}(?![\w\-/]|[.,]\d)"
 )
@@ -156,7 +157,7 @@ def _ips(text: str, shape: bytes) -> Found:
 def _phones(text: str, shape: bytes) -> Found:
     spans: list[tuple[int, int]] = []
     if b"+0" in shape:
-        spans += [found.span() for found in _INTERNATIONAL.finditer(text) if _digits(found[0]) <= 15]
+        spans += [found.span() for found in _INTERNATIONAL.finditer(text) if _is_dialled(found[0])]
     if b"000-0000" in shape or b"000.0000" in shape:
         spans += [found.span() for found in _NANP.finditer(text)]
     # it begins with the 0 that is dialled before an area
@@ -204,8 +205,12 @@ def _is_card(digits: str) -> bool:
 
 
 def _is_ipv4(text: str, found: re.Match[str]) -> bool:
-    # four single digits number versions and sections far more often than machines
-    if len(found[0]) == 7 or _NO_ADDRESS.search(text[max(found.start() - 12, 0) : found.start()]):
+    # four single digits number versions and sections far more often than machines; the others are names of X.500
+    if (
+        len(found[0]) == 7
+        or found[0].startswith(("2.5.4.", "2.5.29."))
+        or _NO_ADDRESS.search(text[max(found.start() - 12, 0) : found.start()])
+    ):
         return False
     return _is_public(found[0])
 
@@ -217,5 +222,6 @@ def _is_public(text: str) -> bool:
         return False
 
 
-def _digits(text: str) -> int:
-    return sum(sign.isdigit() for sign in text)
+def _is_dialled(text: str) -> bool:
+    """No more digits than ITU-T E.164 has, and no decimal number with a sign in front."""
+    return sum(sign.isdigit() for sign in text) <= 15 and not _DECIMAL.fullmatch(text)

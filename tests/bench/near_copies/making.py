@@ -7,15 +7,14 @@ sentences and some words are others, so that similarities spread from 0.3 to 1.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
-import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+
+from raylm.data.sources.python_library import PythonLibrary
 
 WORDS = 290
 SHARDS = 16
@@ -26,16 +25,8 @@ _DOCUMENT_BYTES = 1790
 
 def sentences() -> list[str]:
     """Sentences of 5 to 60 words, in a fixed order, each once."""
-    texts = list(import_module("pydoc_data.topics").topics.values())
-    for name in sorted(sys.stdlib_module_names):
-        if name.startswith(("_", "this", "antigravity", "idlelib", "turtle")):
-            continue
-        try:
-            module = import_module(name)
-        except ImportError:
-            continue  # not on this platform
-        for _, thing in sorted(inspect.getmembers(module, lambda x: inspect.isclass(x) or inspect.isroutine(x))):
-            texts.append(inspect.getdoc(thing) or "")
+    source = PythonLibrary(sources=False)
+    texts = [row["text"] for unit in source.units() for row in source.read(unit) if isinstance(row, dict)]
     if folder := os.environ.get("RAYLM_BENCH_TEXT"):
         texts += [path.read_text(errors="replace") for path in sorted(Path(folder).rglob("*.txt"))]
     found = (" ".join(part.split()) for text in texts for part in re.split(r"(?<=[.!?])\s+|\n\n+", text))

@@ -29,13 +29,13 @@ def test_as_good_as_the_librarys_trainer(tmp_path):
 
     theirs = Tokenizer(models.WordPiece(unk_token=PAD))
     theirs.pre_tokenizer = WordPiece().cut(tmp_path).pre_tokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=300, show_progress=False, continuing_subword_prefix=TIE)
+    trainer = trainers.WordPieceTrainer(vocab_size=300, show_progress=False, continuing_subword_prefix=TIE, min_frequency=2)
     theirs.train_from_iterator(TEXTS, trainer)
     merged = [token for token in theirs.get_vocab() if len(token.removeprefix(TIE)) > 1]
     ours = _train(tmp_path, vocab_size=518 + len(merged))
     # ties fall in another order in every process there, so the pieces are not quite the same
     sizes = [sum(len(coder.encode(text)) for text in TEXTS) for coder in (ours, theirs)]
-    assert len(merged) > 80 and abs(sizes[0] - sizes[1]) < 0.03 * sizes[1], (len(merged), len(ours), sizes)
+    assert len(merged) > 80 and abs(sizes[0] - sizes[1]) < 0.03 * sizes[1]
 
 
 @pytest.mark.parametrize("fields", [{}, {"pattern": "gpt4", "digits": 3}])

@@ -31,7 +31,7 @@ _SPACE, _LETTER, _DIGIT, _POINT, _ALONE, _NOTHING = range(6)
 _POINTS = ".,\u060c\u066b\u2396\u2397\u2398"
 # scripts without spaces: Thai, Lao, Tibetan, Myanmar, Khmer, kana, ideographs of the first plane
 _UNSPACED = (
-    (0x0E00, 0x1100),
+    (0x0E00, 0x10A0),
     (0x1780, 0x1800),
     (0x2E80, 0x3100),
     (0x31F0, 0x3200),
@@ -39,43 +39,31 @@ _UNSPACED = (
     (0x4E00, 0xA000),
     (0xF900, 0xFB00),
 )
+# by Unicode category; all others are letters
+_KIND: dict[str, int] = {"Nd": _DIGIT, "Mn": _NOTHING, "Cf": _NOTHING}
+_SPACES = ("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Zs", "Zl", "Zp", "Cc", "Cs", "Sm", "Sc", "Sk")
+_KIND.update((category, _SPACE) for category in _SPACES)
 _PRIME, _START = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)
-
-
-def _in_unspaced(point: int) -> bool:
-    return any(start <= point < end for start, end in _UNSPACED) and not 0x10A0 <= point < 0x1100
-
-
-def _kind_of(point: int, category: str) -> int:
-    if chr(point) in _POINTS:
-        return _POINT
-    if category == "Nd":
-        return _DIGIT
-    if category in ("Mn", "Cf"):
-        return _NOTHING
-    if category[0] in "PZ" or category in ("Cc", "Cs", "Sm", "Sc", "Sk"):
-        return _SPACE
-    return _ALONE if _in_unspaced(point) and category[0] in "LN" else _LETTER
 
 
 @functools.cache
 def fold_table() -> tuple[np.ndarray, np.ndarray]:
     """(uint8[0x20000] kind of character, int64[0x20000] what it folds to: up to three code points of 21 bits)."""
-    kinds, folds = np.zeros(_TABLE, np.uint8), np.zeros(_TABLE, np.int64)
-    for point in range(_TABLE):
-        char = chr(point)
-        category = unicodedata.category(char)
-        kinds[point] = kind = _kind_of(point, category)
-        if kind not in (_LETTER, _ALONE):
-            continue
-        folds[point] = point
-        low = "\u03c3" if point == 0x3C2 else char.lower()
+    chars = [chr(point) for point in range(_TABLE)]
+    kinds = np.array([_KIND.get(category, _LETTER) for category in map(unicodedata.category, chars)], np.uint8)
+    for start, end in _UNSPACED:
+        here = kinds[start:end]
+        here[here == _LETTER] = _ALONE
+    kinds[[ord(char) for char in _POINTS]] = _POINT
+    folds = np.arange(_TABLE)
+    for point, char in enumerate(chars):
         # most letters have neither case nor parts
-        if low != char or unicodedata.decomposition(char) or 0xAC00 <= point < 0xD7A4:
-            plain = (
-                low if low.isascii() else "".join(c for c in unicodedata.normalize("NFD", low) if unicodedata.category(c) != "Mn")
-            )
-            folds[point] = sum(ord(c) << 21 * at for at, c in enumerate(plain[:3]))
+        if char.lower() != char or unicodedata.decomposition(char) or 0xAC00 <= point < 0xD7A4:
+            parts = unicodedata.normalize("NFD", char.lower())
+            plain = [ord(part) for part in parts if unicodedata.category(part) != "Mn"]
+            folds[point] = sum(part << 21 * at for at, part in enumerate(plain[:3]))
+    # at the end of a word str.lower would make the other small sigma
+    folds[0x3C2] = 0x3C3
     return kinds, folds
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from raylm.prepare.score.kernels.scratch import inner
+
 SEED = np.uint64(0xCBF29CE484222325)
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _FINISH = np.uint64(0xD6E8FEB86659FD93)
 _HALF = np.uint64(32)
 
 
-@njit(nogil=True)
+@inner
 def point_at(data, i, end):
     """Code point at byte i and its width in bytes. A byte that starts none stands for itself, so that no input is read past."""
     lead = np.int64(data[i])
@@ -27,7 +29,7 @@ def point_at(data, i, end):
     return lead, 1
 
 
-@njit(nogil=True)
+@inner
 def finish(h):
     """Mixes a running hash so that every bit depends on every byte."""
     h = (h ^ (h >> _HALF)) * _FINISH
@@ -43,7 +45,7 @@ def hash_of(data, low, high):
     return finish(h)
 
 
-@njit(nogil=True)
+@inner
 def num_chars(data, low, high):
     """Code points in bytes [low, high)."""
     count = 0
@@ -52,7 +54,7 @@ def num_chars(data, low, high):
     return count
 
 
-@njit(nogil=True)
+@inner
 def is_new(keys, mask, h):
     """Adds h to an open-addressing set of uint64 (0 is empty; mask = size - 1); False when it was there."""
     h = max(h, np.uint64(1))
@@ -65,7 +67,7 @@ def is_new(keys, mask, h):
     return True
 
 
-@njit(nogil=True)
+@inner
 def room_for(count):
     """Size of a table, a power of two, that `count` keys fill to half at most."""
     size = 16
@@ -74,7 +76,7 @@ def room_for(count):
     return size
 
 
-@njit(nogil=True)
+@inner
 def phrase_at(data, low, high, i, first, phrases):
     """(meaning, first byte) of a phrase that the byte at i gives away, ASCII letters in any case; (255, i) when there is none.
 
@@ -100,7 +102,7 @@ def phrase_at(data, low, high, i, first, phrases):
     return 255, i
 
 
-@njit(nogil=True)
+@inner
 def url_end(data, low, high, colon):
     """End of the URL whose `http:` or `https:` ends at this colon, -1 when there is none; and its first byte."""
     start = colon - 5 if colon - 5 >= low and data[colon - 1] == 115 else colon - 4
@@ -122,12 +124,12 @@ def url_end(data, low, high, colon):
     return (i if i > colon + 3 else -1), start
 
 
-@njit(nogil=True)
+@inner
 def _is_hex(byte):
     return 48 <= byte <= 57 or 65 <= byte <= 70 or 97 <= byte <= 102
 
 
-@njit(nogil=True)
+@inner
 def ends_with(data, low, high, word, any_case):
     """Whether bytes [low, high) end with `word` (bytes, lower case), in this or in any ASCII case."""
     if high - low < len(word):
@@ -141,7 +143,7 @@ def ends_with(data, low, high, word, any_case):
     return True
 
 
-@njit(nogil=True)
+@inner
 def last_point(data, low, high):
     """Code point of the last character of bytes [low, high); 0 when there is none."""
     if high <= low:

@@ -25,6 +25,7 @@ from raylm.prepare.score.kernels.scratch import (
     WORD_START,
     WORD_SUM,
     Counts,
+    inner,
     scratch_of,
 )
 from raylm.prepare.score.kernels.tables import tables
@@ -89,14 +90,14 @@ def _cached_run() -> Any:
     return run
 
 
-@njit(nogil=True)
+@inner
 def _tables_of(room):
     """Hash table, owners and positions for the n-grams and lines of a text that fits a Scratch of this room."""
     size = room_for(room + 2)
     return np.empty(size, np.uint64), np.empty(size, np.int32), np.empty((4, room + 2), np.int64)
 
 
-@njit(nogil=True)
+@inner
 def _tally(data, low, high, count):
     """Counts that need no more than a byte."""
     seen = np.zeros((4, 256), np.int64)  # four, so that a run of one byte does not wait for itself
@@ -113,7 +114,7 @@ def _tally(data, low, high, count):
         count[AT.newlines] += one[10]
 
 
-@njit(nogil=True)
+@inner
 def _chars_of(data, low, high, word, word_end, ints, table):
     """Characters that go when the words [word, word_end), a space between each two, are cut wherever they stand in the text.
 

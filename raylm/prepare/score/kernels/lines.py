@@ -4,7 +4,6 @@ NeMo Curator, mC4, Gopher's repetition)."""
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from raylm.prepare.score.kernels.bytes import MULTIPLIER, SEED, ends_with, finish, is_new, last_point, point_at, room_for
 from raylm.prepare.score.kernels.scratch import (
@@ -27,6 +26,7 @@ from raylm.prepare.score.kernels.scratch import (
     WORD_ENDS,
     WORD_HASH,
     WORD_START,
+    inner,
 )
 from raylm.prepare.score.kernels.tables import CURLY, JAVASCRIPT, LOREM, POLICY, STOP
 
@@ -34,7 +34,7 @@ LONG_WORD_CHARS, LINE_WORDS = 1000, 3  # C4
 BRIEF_CHARS, WIDE_CHARS = 30, 200  # FineWeb; mC4
 
 
-@njit(nogil=True)
+@inner
 def break_lines(data, low, high, breaks, words, events, ints, count):
     """Counts over lines as str.splitlines() cuts them: a carriage return and its line feed are one break."""
     start, word, event, k = low, 0, 0, 0
@@ -57,7 +57,7 @@ def break_lines(data, low, high, breaks, words, events, ints, count):
         start, word, k = after, word_end, k + 1
 
 
-@njit(nogil=True)
+@inner
 def _break_line(data, word, word_end, event, event_end, ints, count):
     """Gopher's and C4's counts over one line that is not blank."""
     first, last = ints[WORD_START, word], ints[WORD_END, word_end - 1]
@@ -101,7 +101,7 @@ def _break_line(data, word, word_end, event, event_end, ints, count):
         count[AT.strict_sentences] += sentences if kept else 0
 
 
-@njit(nogil=True)
+@inner
 def _ends_c4(data, low, high):
     """Whether a line ends with one of . ? ! " ' and not with an ellipsis once the citations at its end are cut."""
     while high > low and data[high - 1] == 93:
@@ -119,7 +119,7 @@ def _ends_c4(data, low, high):
     return high > low and data[high - 1] in (46, 63, 33, 34, 39) and not ends_with(data, low, high, b"...", False)
 
 
-@njit(nogil=True)
+@inner
 def feed_lines(data, low, high, breaks, words, kinds, keys, ints, hashes, count):
     """Counts over lines between line feeds; fills the line arrays and returns the number of lines.
 
@@ -154,7 +154,7 @@ def feed_lines(data, low, high, breaks, words, kinds, keys, ints, hashes, count)
     return line
 
 
-@njit(nogil=True)
+@inner
 def _text_line(data, start, end, chars, word, word_end, new, kinds, ints, count):
     """FineWeb's and NeMo Curator's counts over one line that is not blank."""
     first, last = ints[WORD_START, word], ints[WORD_END, word_end - 1]
@@ -189,7 +189,7 @@ def _text_line(data, start, end, chars, word, word_end, new, kinds, ints, count)
         )  # fmt: skip
 
 
-@njit(nogil=True)
+@inner
 def hash_line(data, low, high, word, word_end, ints, hashes):
     """64-bit hash of bytes [low, high) that hold the words [word, word_end): of the words' hashes and the bytes between."""
     h, i = SEED, low

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from raylm.prepare.score.kernels.bytes import MULTIPLIER, SEED, finish, is_new, num_chars, room_for
 from raylm.prepare.score.kernels.lines import hash_line
 from raylm.prepare.score.kernels.scratch import (
@@ -18,11 +16,12 @@ from raylm.prepare.score.kernels.scratch import (
     LINE_WORD,
     WORD_END,
     WORD_START,
+    inner,
 )
 from raylm.prepare.score.kernels.tables import LOREM
 
 
-@njit(nogil=True)
+@inner
 def paragraphs(data, lines, words, keys, ints, hashes, count):
     """Gopher's: a paragraph is a run of lines that are not empty; white space at both ends of the text is cut before."""
     if words == 0:
@@ -51,7 +50,7 @@ def paragraphs(data, lines, words, keys, ints, hashes, count):
             h, chars, open_lines = SEED, 0, 0
 
 
-@njit(nogil=True)
+@inner
 def blocks(lines, events, keys, ints, hashes, count):
     """NeMo Curator's: the text cut at each double line feed, from the left; an odd line feed stays with what follows."""
     size = room_for(lines)

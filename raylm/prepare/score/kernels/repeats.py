@@ -7,13 +7,12 @@ over the 2-grams, then a few positions. Nothing is kept as a string.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from raylm.prepare.score.kernels.bytes import finish, room_for
-from raylm.prepare.score.kernels.scratch import GRAM_BASE
+from raylm.prepare.score.kernels.scratch import GRAM_BASE, inner
 
 
-@njit(nogil=True)
+@inner
 def repeats(sums, chars, num, keys, owners, work, found):
     """Fills `found` (int64[4, 9], column n - 2) for `num` words: rows
     0 start of the most frequent n-gram (the earliest of the most frequent ones), 1 how often it stands there,
@@ -52,7 +51,7 @@ def repeats(sums, chars, num, keys, owners, work, found):
         left = kept
 
 
-@njit(nogil=True)
+@inner
 def _group(sums, n, power, places, left, groups, times, keys, owners):
     """groups[k]: the first k with the same n-gram; times[that k]: how many there are."""
     size = room_for(left)
@@ -70,7 +69,7 @@ def _group(sums, n, power, places, left, groups, times, keys, owners):
         times[groups[k]] += 1
 
 
-@njit(nogil=True)
+@inner
 def _again(chars, n, places, left, groups, times, seen):
     """Read from left to right: an n-gram read before counts and is stepped over whole, any other is remembered."""
     total, onward = 0, 0
@@ -87,7 +86,7 @@ def _again(chars, n, places, left, groups, times, seen):
     return total
 
 
-@njit(nogil=True)
+@inner
 def _covered(chars, n, places, left, groups):
     """Characters of all n-grams that stood before, each counted once, and the spaces between their words."""
     total, last = 0, -n

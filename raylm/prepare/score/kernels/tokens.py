@@ -3,14 +3,12 @@ splits inside (hyphens between letters, contractions)."""
 
 from __future__ import annotations
 
-from numba import njit
-
 from raylm.prepare.score.kernels.bytes import hash_of, point_at
-from raylm.prepare.score.kernels.scratch import AT, GRAM_BASE, TOKEN_CHARS, TOKEN_SUM
+from raylm.prepare.score.kernels.scratch import AT, GRAM_BASE, TOKEN_CHARS, TOKEN_SUM, inner
 from raylm.prepare.score.kernels.tables import ALPHA, LOWER, UPPER, WORD
 
 
-@njit(nogil=True)
+@inner
 def _add_token(h, chars, seen, stops, tokens, ints, hashes, count):
     """Appends one token; returns the number of tokens so far."""
     hashes[TOKEN_SUM, tokens + 1] = hashes[TOKEN_SUM, tokens] * GRAM_BASE + h
@@ -25,7 +23,7 @@ def _add_token(h, chars, seen, stops, tokens, ints, hashes, count):
     return tokens + 1
 
 
-@njit(nogil=True)
+@inner
 def split(data, start, end, kinds, stops, tokens, ints, hashes, count):
     """Appends the tokens of a word with punctuation in it; returns the number of tokens so far.
 
@@ -49,7 +47,7 @@ def split(data, start, end, kinds, stops, tokens, ints, hashes, count):
     return _marks(data, right, end, stops, tokens, ints, hashes, count)
 
 
-@njit(nogil=True)
+@inner
 def _marks(data, low, high, stops, tokens, ints, hashes, count):
     i = low
     while i < high:
@@ -62,7 +60,7 @@ def _marks(data, low, high, stops, tokens, ints, hashes, count):
     return tokens
 
 
-@njit(nogil=True)
+@inner
 def _core(data, low, high, kinds, stops, tokens, ints, hashes, count):
     """Splits at marks that stand between the right neighbours; a URL stays whole."""
     start, i, before, inside = low, low, 0, _is_url(data, low, high)
@@ -87,7 +85,7 @@ def _core(data, low, high, kinds, stops, tokens, ints, hashes, count):
     return _piece(data, start, high, kinds, stops, tokens, ints, hashes, count) if start < high else tokens
 
 
-@njit(nogil=True)
+@inner
 def _splits(point, before, after, width):
     """Whether a mark between these neighbours parts two tokens (after the infix rules of spaCy's English)."""
     if point == 0x2026 or (point == 46 and width > 1):
@@ -99,7 +97,7 @@ def _splits(point, before, after, width):
     return point in (0x3A, 0x3C, 0x3E, 0x3D, 0x2F) and before & WORD > 0 and after & ALPHA > 0
 
 
-@njit(nogil=True)
+@inner
 def _piece(data, low, high, kinds, stops, tokens, ints, hashes, count):
     seen, chars, i = 0, 0, low
     while i < high:
@@ -109,7 +107,7 @@ def _piece(data, low, high, kinds, stops, tokens, ints, hashes, count):
     return _add_token(hash_of(data, low, high), chars, seen, stops, tokens, ints, hashes, count)
 
 
-@njit(nogil=True)
+@inner
 def _is_url(data, low, high):
     for i in range(low, high - 2):  # noqa: SIM110 (numba compiles no any())
         if data[i] == 58 and data[i + 1] == 47 and data[i + 2] == 47:
@@ -117,7 +115,7 @@ def _is_url(data, low, high):
     return False
 
 
-@njit(nogil=True)
+@inner
 def _contraction(data, low, high):
     """Where 's, 'm, 're, 've, 'll or n't starts at the end of a core with more before it; else `high`."""
     last = data[high - 1] | 32

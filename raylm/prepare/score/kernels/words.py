@@ -25,12 +25,13 @@ from raylm.prepare.score.kernels.scratch import (
     WORD_HASH,
     WORD_START,
     WORD_SUM,
+    inner,
 )
 from raylm.prepare.score.kernels.tables import ALPHA, BREAK, DIGIT, PUNCTUATION, SPACE, STOP, TRIGGER, WORD
 from raylm.prepare.score.kernels.tokens import split
 
 
-@njit(nogil=True)
+@inner
 def scan(data, low, high, of_bytes, kinds, first, phrases, stops, ints, hashes, count):
     """Fills the arrays from bytes [low, high). Returns (words, tokens, breaks, events), or words = -1 when they are too short."""
     room = ints.shape[1] - 2
@@ -107,7 +108,7 @@ def _kind_at(data, i, high, of_bytes, kinds):
     return _wide_kind(data, i, high, kinds)
 
 
-@njit(nogil=True)
+@inner
 def _wide_kind(data, i, high, kinds):
     point, width = point_at(data, i, high)
     kind = np.int64(kinds[point])
@@ -120,7 +121,7 @@ def _wide_kind(data, i, high, kinds):
     return kind, width
 
 
-@njit(nogil=True)
+@inner
 def _notice(data, low, high, i, kinds, first, phrases, ints, count, events):
     """Counts what the byte at i starts or gives away: ellipses, URLs, rare brackets and digits; adds a phrase to the events."""
     byte = data[i]
@@ -152,7 +153,7 @@ def _notice(data, low, high, i, kinds, first, phrases, ints, count, events):
     return events
 
 
-@njit(nogil=True)
+@inner
 def _is_symbol(data, start, end, chars):
     """NeMo Curator's symbol words: an ellipsis mark, or runs of `#` that are more than half as many as characters."""
     runs = 0
@@ -170,7 +171,7 @@ def _is_symbol(data, start, end, chars):
     return dots or (wide and first != 40) or (start + 3 == end and first == 45 and data[start + 1] == 0xC2 and last == 0xBB)
 
 
-@njit(nogil=True)
+@inner
 def _ends_sentence(data, start, end, kinds):
     """Whether a sentence's end mark is the last character of a word, closing quotes and brackets aside."""
     i = end

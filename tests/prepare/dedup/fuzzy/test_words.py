@@ -33,7 +33,7 @@ def slow_words(text):
         if kind[0] in "PZ" or kind in ("Cc", "Sm", "Sc", "Sk") or char in "\u2396\u2397\u2398":
             made += " "
         else:
-            made += f" {char} " if _UNSPACED.match(char) and kind[0] in "LN" else char
+            made += f" {char} " if _UNSPACED.match(char) else char
     return made.split()
 
 
