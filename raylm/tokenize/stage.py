@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raylm.core.artifact import KINDS, Artifact, Documents
 from raylm.core.context import Context
@@ -20,6 +20,11 @@ from raylm.data.records import is_held_out
 from raylm.data.shards import read_parquet, shard_name, write_arrow, write_parquet
 from raylm.tokenize import tokenizers
 from raylm.tokenize.config import Tokenize
+from raylm.tokenize.fertility import fertility, rates
+from raylm.tokenize.report import write_report
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SPLITS = ("train", "held_out")
 
@@ -28,8 +33,8 @@ def run(cfg: Tokenize, ctx: Context) -> Artifact:
     """Make the rows.
 
     Facts: rows {split: count}, num_tokens (train), vocab_size, length, eos_token_id, bos_token_id, pad_token_id, dropped
-    {reason: count}; Tokens also have bytes, held_out_bytes, held_out_tokens, bytes_per_token (over both splits); packed
-    rows have packing {kind, crop_share, pad_share, documents_per_row} (over both splits).
+    {reason: count}; Tokens also have bytes, held_out_bytes, held_out_tokens, and over both splits bytes_per_token and encoder
+    {which: documents}; packed rows have packing {kind, crop_share, pad_share, documents_per_row} (over both splits).
 
     Raises:
         DataError: the tokenizer does not fit the form, or no train row comes out.
@@ -52,6 +57,12 @@ def run(cfg: Tokenize, ctx: Context) -> Artifact:
     if not sums["train"]["rows"]:
         raise _nothing(cfg, sums, dropped, documents)
     facts = _facts(cfg, tokenizer, sums, dropped) | trained
+    costs = rates(mark["fertility"] for mark in marks)
+    ctx.out.write_json("fertility.json", costs)
+    lengths = Counter[str]()
+    for mark in marks:
+        lengths.update(mark["lengths"])
+    write_report(ctx.out, ctx.stage, facts, tokenizer, rows, rates=costs, lengths=lengths)
     metrics = {
         "rows": facts["rows"]["train"],
         "held_out": facts["rows"]["held_out"],
@@ -71,7 +82,7 @@ def _tokenize(cfg: Tokenize, source: Folder, out: Folder, at: int, plain: Plain)
     tokenizer = tokenizers.load((out / tokenizers.FOLDER).local())
     table = read_parquet(source, plain["path"])
     held_out = pa.array([is_held_out(id, cfg.held_out) for id in table["id"].to_pylist()], pa.bool_())
-    dropped, mark = Counter[str](), {}
+    dropped, indices, mark = Counter[str](), [], {}
     for split in SPLITS:
         mask = held_out if split == "held_out" else pa.array([not held for held in held_out.to_pylist()], pa.bool_())
         made = cfg.form.rows(tokenizer, table.filter(mask))
@@ -80,8 +91,21 @@ def _tokenize(cfg: Tokenize, source: Folder, out: Folder, at: int, plain: Plain)
             write_parquet(out, index_name(name), made.index)
             write_arrow(out, name, made.table)
         dropped.update(made.dropped)
+        indices.append(made.index)
         mark[split] = {"shard": name, "rows": made.table.num_rows, "sums": {**made.sums, "rows": made.table.num_rows}}
-    return {**mark, "dropped": {reason: count for reason, count in dropped.items() if count}}
+    mark["dropped"] = {reason: count for reason, count in dropped.items() if count}
+    return mark | _costs(table, pa.concat_tables(indices))
+
+
+def _costs(documents: pa.Table, index: pa.Table) -> Plain:
+    """Tokens that documents cost, by source, and how many documents have 2^k to 2^(k+1) - 1 of them; special ones included."""
+    import numpy as np
+
+    texts = dict(zip(documents["id"].to_pylist(), documents["text"].to_pylist(), strict=True))
+    sizes = index["num_tokens"].to_numpy()
+    spent = fertility(index["source"].to_pylist(), [texts[id] for id in index["id"].to_pylist()], np.cumsum([0, *sizes]))
+    counts = np.bincount(np.log2(np.maximum(sizes, 1)).astype(int))
+    return {"fertility": spent, "lengths": {str(k): int(count) for k, count in enumerate(counts) if count}}
 
 
 def _facts(cfg: Tokenize, tokenizer: Any, sums: dict[str, Counter[str]], dropped: Counter[str]) -> dict[str, Any]:
@@ -104,6 +128,7 @@ def _facts(cfg: Tokenize, tokenizer: Any, sums: dict[str, Counter[str]], dropped
         facts |= {
             "bytes": train["bytes"],
             "held_out_bytes": held_out["bytes"],
+            "encoder": {way: count for way in ("gigatoken", "tokenizers") if (count := (train + held_out)[f"encoded_by_{way}"])},
             "lost_tokens": train["lost_tokens"] + held_out["lost_tokens"],
             "bytes_per_token": round(count / (train["tokens"] + held_out["tokens"]), 4),
         }

@@ -54,7 +54,7 @@ class Text(Config):
         document, or its next part, begins in the row).
 
         Sums: tokens, bytes (UTF-8 bytes of the text in the rows), lost_tokens (in the last, partial row of crop), pieces,
-        cut_documents, cut_tokens, pad_tokens.
+        cut_documents, cut_tokens, pad_tokens, encoded_by_gigatoken or encoded_by_tokenizers (documents).
         """
         import numpy as np
         import pyarrow as pa
@@ -63,7 +63,7 @@ class Text(Config):
 
         texts = documents["text"].to_pylist()
         bos = tokenizer.bos_token_id if self.repeat_bos else None
-        flat, sizes = _documents(tokenizer, texts, bos)
+        flat, sizes, way = _documents(tokenizer, texts, bos)
         if self.packing == "crop":
             layout = packing.crop(sizes, self.length)
         else:
@@ -78,13 +78,15 @@ class Text(Config):
         table = pa.table({"tokens": column, "starts": pa.ListArray.from_arrays(pa.array(cuts), pa.array(starts))})
         lost = len(flat) - int(layout.size.sum())
         counts = {"tokens": len(tokens), "lost_tokens": lost, "bytes": _bytes(tokenizer, texts, sizes, len(flat) - lost)}
+        counts[f"encoded_by_{way}"] = len(texts)
         sums = Counter(documents=len(texts), **counts, **packing.shares(sizes, layout, self.length))
         made = index(documents, list(range(len(texts))), sizes, layout)
         return Made(table, Counter(partial_row=int(lost > 0)), sums, made)
 
 
-def _documents(tokenizer: Any, texts: list[str], bos: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens of all documents int32, tokens of each int64), each closed by the end token, and begun by `bos` if there is one."""
+def _documents(tokenizer: Any, texts: list[str], bos: int | None) -> tuple[np.ndarray, np.ndarray, str]:
+    """(tokens of all documents int32, tokens of each int64, the encoder's name): a document is closed by the end token, and
+    begun by `bos` if there is one."""
     import numpy as np
 
     from raylm.tokenize.encode import encoder
@@ -104,8 +106,8 @@ def _documents(tokenizer: Any, texts: list[str], bos: int | None) -> tuple[np.nd
         parts.append(flat)
         lengths.append(sizes)
     if not parts:
-        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
-    return np.concatenate(parts), np.concatenate(lengths)
+        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64), encode.name
+    return np.concatenate(parts), np.concatenate(lengths), encode.name
 
 
 def _bytes(tokenizer: Any, texts: list[str], sizes: np.ndarray, used: int) -> int:
