@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+# what is fetched with every piece that is asked for: s3fs would take 50 MB, the batches of all other partitions
+_REMOTE_BLOCK = 256 << 10
+
 
 def scatter(folder: Folder, name: str, task: int, table: pa.Table, part: np.ndarray, num_parts: int) -> int:
     """Write the rows of one task, cut by partition; rows of a partition keep their order.
@@ -57,7 +60,8 @@ def _batch(folder: Folder, file: str, part: int) -> pa.RecordBatch:
         return pa.ipc.open_file(pa.memory_map(folder.path(file))).get_batch(part)
     import fsspec
 
-    with fsspec.open(folder.path(file), "rb") as remote:
+    fs, inner = fsspec.core.url_to_fs(folder.path(file))
+    with fs.open(inner, "rb", block_size=_REMOTE_BLOCK) as remote:
         return pa.ipc.open_file(pa.PythonFile(remote, mode="r")).get_batch(part)
 
 

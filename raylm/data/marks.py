@@ -14,8 +14,8 @@ from typing import Any
 
 from raylm.core.config import WorkerSpec, digest_of
 from raylm.core.context import Context
-from raylm.core.errors import RaylmError
-from raylm.core.storage import Folder
+from raylm.core.errors import RaylmError, StorageError
+from raylm.core.storage import HALF_WRITTEN, Folder
 
 Plain = dict[str, Any]
 
@@ -46,15 +46,16 @@ def run_marked(
                 done += 1
                 bar.to(done)
     sweep(ctx.out)
-    marks = [read_mark(ctx.work, name, at, plain) for at, plain in enumerate(units)]
-    return [mark for mark in marks if mark is not None]
+    return [_there(ctx.work, name, at, plain) for at, plain in enumerate(units)]
 
 
 def sweep(folder: Folder) -> None:
     """Remove what a killed writer left half-written."""
-    for name in folder.files() if folder.is_local else ():
-        if os.path.basename(name).startswith(".writing-"):
-            folder.remove(name)
+    # `files` does not list them, and a bucket has none
+    for at, _, names in os.walk(folder.uri) if folder.is_local else ():
+        for name in names:
+            if name.startswith(HALF_WRITTEN):
+                os.unlink(os.path.join(at, name))
 
 
 def read_mark(folder: Folder, name: str, at: int, plain: Plain) -> Plain | None:
@@ -64,6 +65,15 @@ def read_mark(folder: Folder, name: str, at: int, plain: Plain) -> Plain | None:
         return None
     mark = folder.read_json(file)
     return mark if mark["unit"] == digest_of(plain) else None
+
+
+def _there(folder: Folder, name: str, at: int, plain: Plain) -> Plain:
+    mark = read_mark(folder, name, at, plain)
+    if mark is None:
+        # without it the unit's files would be missing, and nobody would be told
+        gone = folder.path(f"{name}-{at:05d}.json")
+        raise StorageError("the mark of a finished unit is gone", where=gone, next="run the same command again")
+    return mark
 
 
 def _marked(folder: Folder, name: str, work: Callable[[int, Plain], Plain]) -> Callable[[Plain], Plain]:
@@ -85,6 +95,8 @@ def _through_ray(todo: list[tuple[int, Plain]], one: Callable[[Plain], Plain], w
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    # one operator is all there is: with a reservation for others Ray Data holds a task back on two cores
+    context.op_resource_reservation_enabled = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # a unit travels as text with its row: a task gets its own and no other
     rows = ray.data.from_items([{"at": at, "unit": json.dumps(plain)} for at, plain in todo], override_num_blocks=len(todo))

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from raylm.core.config import Config, CustomCard, StageConfig, WorkerSpec, resolve
+from raylm.data.records import COLUMNS
 from raylm.data.sources import AnySource
 from raylm.data.sources.units import listing
 from raylm.prepare.dedup import AnyDedup
+from raylm.prepare.score.fast_text import FastText
 from raylm.prepare.select import AnySelect
 from raylm.prepare.steps import AnyStep
 
@@ -48,18 +50,27 @@ class Prepare(StageConfig):
     """Tasks that run at the same time; no part of the stage's identity."""
 
     @model_validator(mode="after")
+    def _has_a_source(self) -> Prepare:
+        if not self.sources():
+            raise ValueError("source is an empty list")
+        return self
+
+    @model_validator(mode="after")
     def _columns_are_there(self) -> Prepare:
-        # documents of an earlier stage may bring columns of their own
-        if any(getattr(source, "kind", "") in ("documents", "custom") for source in self.sources()):
-            return self
-        made: set[str] = set()
-        for step in self.steps:
-            card: Any = step
-            if missing := [name for name in getattr(card, "reads", ()) if name not in made]:
+        sweeps: list[Any] = [*self.dedup, *self.select]
+        # documents of an earlier stage, and cards of others, may bring columns of their own
+        kinds = [getattr(card, "kind", "") for card in (*self.sources(), *self.steps, *sweeps)]
+        known = "custom" not in kinds and "documents" not in kinds
+        made: dict[str, Any] = dict.fromkeys(COLUMNS)
+        reads: list[tuple[Any, tuple[Any, ...]]] = [(card, getattr(card, "reads", ())) for card in self.steps]
+        reads += [(card, (getattr(card, "column", None), getattr(card, "per", None))) for card in sweeps]
+        for card, names in reads:
+            if known and (missing := [name for name in names if name and name not in made]):
                 raise ValueError(f"{card.kind} reads {missing[0]!r}, which no step before it makes")
-            if card.kind == "custom":
-                return self
-            made.update(card.columns() if hasattr(card, "columns") else ())
+            for name in card.columns() if hasattr(card, "columns") else ():
+                if made.get(name, card) != card:
+                    raise ValueError(f"{card.kind} would write over the column {name!r}: give its column another name")
+                made[name] = card
         return self
 
     def sources(self) -> list[Config]:
@@ -67,11 +78,13 @@ class Prepare(StageConfig):
         return list(self.source) if isinstance(self.source, list) else [self.source]
 
     def raw(self) -> dict[str, str]:
-        """The files that sources, lists and evaluation sets name on a disk; behind a URI nobody looks: a plan stays offline."""
+        """The files that sources, lists, fastText models and evaluation sets name on a disk. Behind a URI nobody looks: a
+        plan stays offline."""
         cards: list[Any] = [*self.sources(), *self.steps]
         cards += [one for card in self.steps for one in getattr(card, "against", ()) if isinstance(one, Config)]
         cards = [card for card in cards if not isinstance(card, CustomCard)]
         named = [name for card in cards for field in ("glob", "path") for name in _listed(getattr(card, field, None))]
+        named += [card.model for card in cards if isinstance(card, FastText)]
         return {name: listing(name) for name in named if "://" not in name}
 
     def makes(self) -> str:

@@ -56,10 +56,12 @@ class View:
         """Rows of shard `at` that are still there, with `row` (int64, the number over all shards), texts cut as decided."""
         import numpy as np
         import pyarrow as pa
-        import pyarrow.parquet as pq
+
+        from raylm.data.sources.parquet import parquet_file
 
         shard = self.shards[at]
-        with pq.ParquetFile(shard.folder.local(shard.name)) as file:
+        # behind a URI the columns asked for are read where they lie: copies of all shards would fill a worker's disk
+        with parquet_file(shard.folder.path(shard.name)) as file:
             table = file.read(None if columns is None else list(columns))
         table = table.append_column("row", pa.array(np.arange(shard.first, shard.first + shard.rows)))
         for decisions in self.decisions(at):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 
 from raylm.core.errors import DataError
@@ -11,7 +12,7 @@ from raylm.core.storage import Folder
 
 def parted(path: str) -> tuple[Folder, str]:
     """The folder of a file, absolute, and its name there."""
-    folder, _, name = path.rpartition("/")
+    folder, _, name = os.path.expanduser(path).rpartition("/")
     return Folder(folder or ("/" if path.startswith("/") else ".")), name
 
 

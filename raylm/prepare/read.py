@@ -25,16 +25,26 @@ if TYPE_CHECKING:
 
 EXAMPLES = 3
 _SHOWN_CHARS = 300
-# a shard is closed at this much text: what a later pass holds in memory, however large the file it came from
+_SHOWN_COLUMNS = 50
+# a shard is closed at this much, texts, records, metadata and scores together: what a later pass holds in memory, however
+# large the file it came from and however short its documents
 _SHARD_BYTES = 128 << 20
+_LINES_BYTES = 32 << 20
+# of messages: who speaks, and what a part of one is; no words of anybody
+_TAGS = frozenset({"role", "from", "type"})
 _SCORES = "add the score card that makes it before this filter"
 
 
 class Losses:
-    """Rows that were dropped: counted by source and reason, the first few shown, all of them written if asked."""
+    """Rows that were dropped: counted by source and reason, the first few shown, all of them written if asked.
 
-    def __init__(self, all_of_them: bool) -> None:
-        self._all = all_of_them
+    Args:
+        folder: where they are written, as `{name}-000.jsonl` and so on, a JSON line each; None writes nothing.
+    """
+
+    def __init__(self, folder: Folder | None, name: str) -> None:
+        self._folder, self._name, self._held_bytes = folder, name, 0
+        self.files: list[str] = []
         self.by_source: dict[str, Counter[str]] = {}
         self.examples: dict[str, list[dict[str, Any]]] = {}
         self.columns: set[str] = set()
@@ -43,7 +53,9 @@ class Losses:
     def unreadable(self, row: Rejected) -> None:
         """A raw row that never became a document."""
         source = row.where.rpartition(":")[0] or row.where
-        self.columns.update(row.columns)
+        # rows with keys of their own would fill the mark
+        if len(self.columns) < _SHOWN_COLUMNS:
+            self.columns.update(row.columns[:_SHOWN_COLUMNS])
         self._add(source, row.reason, {"where": row.where})
 
     def add(self, table: pa.Table, reasons: list[str], step: Any = None) -> None:
@@ -64,28 +76,33 @@ class Losses:
             "dropped": {source: dict(sorted(counts.items())) for source, counts in sorted(self.by_source.items())},
             "examples": dict(sorted(self.examples.items())),
             "columns": sorted(self.columns),
+            "rejected": self.files,
         }
 
-    def write(self, folder: Folder, name: str) -> list[str]:
-        """All of them, a JSON line each; leaves the names of the files written."""
-        if not self.lines:
-            return []
-        folder.write(name, "\n".join([*self.lines, ""]))
-        return [name]
+    def close(self) -> None:
+        """Write what is held."""
+        if self._folder and self.lines:
+            self.files.append(f"{self._name}-{len(self.files):03d}.jsonl")
+            self._folder.write(self.files[-1], "\n".join([*self.lines, ""]))
+        self.lines, self._held_bytes = [], 0
 
     def _add(self, source: str, reason: str, said: dict[str, Any]) -> None:
         self.by_source.setdefault(source, Counter())[reason] += 1
         if len(held := self.examples.setdefault(reason, [])) < EXAMPLES:
             held.append(said)
-        if self._all:
+        if self._folder:
             self.lines.append(json.dumps({"reason": reason, **said}, ensure_ascii=False))
+            self._held_bytes += len(self.lines[-1])
+            # one unit may be a file of any size, and nearly all of it may be dropped
+            if self._held_bytes >= _LINES_BYTES:
+                self.close()
 
 
 def read_unit(cfg: Prepare, target: Folder, at: int, plain: Plain) -> Plain:
     """One unit to its shards in `target`; leaves the mark."""
     card: Any = resolve(cfg.sources()[plain["source"]])
-    steps, losses, clock, cleaned = steps_of(cfg), Losses(cfg.keep_rejected), defaultdict[str, float](float), {}
-    writer = Shards(target, at)
+    steps, clock, cleaned = steps_of(cfg), defaultdict[str, float](float), {}
+    losses, writer = Losses(target if cfg.keep_rejected else None, f"rejected-{at:06d}"), Shards(target, at)
     stream = batches_of(card, unit_of(plain))
     rows_in, since = 0, time.perf_counter()
     for table, rejected in stream:
@@ -102,10 +119,10 @@ def read_unit(cfg: Prepare, target: Folder, at: int, plain: Plain) -> Plain:
         clock["write"] += time.perf_counter() - since
         since = time.perf_counter()
     writer.close()
+    losses.close()
     return {
         "rows_in": rows_in,
         "shards": writer.done,
-        "rejected": losses.write(target, f"rejected-{at:06d}.jsonl"),
         "cleaned": {kind: dict(counts) for kind, counts in cleaned.items()},
         "seconds": {name: round(spent, 4) for name, spent in clock.items()},
         **losses.plain(),
@@ -144,17 +161,23 @@ def _clean(step: Any, table: pa.Table, losses: Losses, counts: Counter[str]) -> 
     made = step.clean(texts)
     counts.update(made.counts)
     cleaned = list(made.texts)
+    lost = [""] * len(texts)
     for at, record in enumerate(records):
-        if record is not None:
-            row = _strings(json.loads(record), step)
+        if record is None:
+            lost[at] = "" if cleaned[at].strip() else f"empty_after_{step.kind}"
+            continue
+        row = _strings(json.loads(record), step)
+        try:
             records[at], cleaned[at] = json.dumps(row, ensure_ascii=False, sort_keys=True), as_text(row)
+            lost[at] = "" if cleaned[at].strip() else f"empty_after_{step.kind}"
+        except DataError:
+            # what chosen and rejected began with alike, say, is gone
+            lost[at] = f"broken_by_{step.kind}"
     for name, values in (("text", cleaned), ("record", records)):
         table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.large_string()))
-    empty = [not text.strip() for text in cleaned]
-    if any(empty):
-        gone = table.filter(pa.array(empty))
-        losses.add(gone, [f"empty_after_{step.kind}"] * gone.num_rows)
-        table = table.filter(pa.array([not nothing for nothing in empty]))
+    if any(lost):
+        losses.add(table.filter(pa.array([reason != "" for reason in lost])), [reason for reason in lost if reason])
+        table = table.filter(pa.array([not reason for reason in lost]))
     return table
 
 
@@ -164,7 +187,7 @@ def _strings(value: Any, step: Any) -> Any:
     if isinstance(value, list):
         return [_strings(inner, step) for inner in value]
     if isinstance(value, dict):
-        return {key: _strings(inner, step) for key, inner in value.items()}
+        return {key: inner if key in _TAGS else _strings(inner, step) for key, inner in value.items()}
     return value
 
 
@@ -179,7 +202,7 @@ class Shards:
         """Take a table; write a shard when enough is held."""
         if table.num_rows:
             self._held.append(table)
-            self._bytes += text_bytes(table)
+            self._bytes += table.nbytes
         if self._bytes >= _SHARD_BYTES:
             self.close()
 
@@ -210,11 +233,6 @@ def write_shard(folder: Folder, name: str, table: pa.Table) -> Plain:
         # number of documents of 2^k to 2^(k+1) - 1 bytes
         "lengths": {str(k): int(n) for k, n in enumerate(np.bincount(np.log2(np.maximum(lengths, 1)).astype(int))) if n},
     }
-
-
-def text_bytes(table: pa.Table) -> int:
-    """UTF-8 bytes of all texts."""
-    return int(_lengths(table).sum())
 
 
 def _lengths(table: pa.Table) -> np.ndarray:

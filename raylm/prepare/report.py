@@ -116,7 +116,7 @@ def _left(out: Folder, total: dict[str, Any]) -> str:
         if not len(values):
             continue
         if _is_word(values):
-            counts = Counter[str](values.to_pylist()).most_common()
+            counts = Counter(map(str, values.to_pylist())).most_common()
             rest = sum(count for _, count in counts[_SHOWN_VALUES:])
             rows = [*counts[:_SHOWN_VALUES], *([("other", rest)] if rest else [])]
             words.append(page.heading(name) + page.bars([(value[:60], count) for value, count in rows], len(values)))

@@ -60,7 +60,7 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
     if not total["rows"]:
         raise _nothing_left(total)
     total["steps"] = {card.kind: card.facts() for card in steps_of(cfg) if hasattr(card, "facts")}
-    _settle(ctx.out, target, total)
+    _settle(ctx.out, target, [name for mark in read for name in mark["rejected"]] if sweeps else [], total)
     ctx.out.write_json("sources.json", total["by_source"])
     write_report(ctx.out, ctx.stage, total)
     metrics = {key: total[key] for key in ("rows_in", "rows", "bytes")} | {"dropped": sum(total["dropped"].values())}
@@ -105,7 +105,8 @@ def _write(cfg: Prepare, view: View, out: Folder, at: int, plain: Plain) -> Plai
     """One shard as all sweeps leave it; runs in a worker."""
     import pyarrow as pa
 
-    losses, shard = Losses(cfg.keep_rejected), view.shards[at]
+    shard = view.shards[at]
+    losses = Losses(out if cfg.keep_rejected else None, f"rejected-{shard.name.removesuffix('.parquet')}")
     table = View((shard,)).table(0)
     names = dict(zip(table["row"].to_pylist(), range(table.num_rows), strict=True))
     for decisions in view.decisions(at):
@@ -115,8 +116,8 @@ def _write(cfg: Prepare, view: View, out: Folder, at: int, plain: Plain) -> Plai
         losses.say(lost, gone["reason"].to_pylist(), [{k: v for k, v in said.items() if v is not None} for said in why])
     kept = view.table(at).drop_columns(["row"])
     shards = [write_shard(out, shard.name, kept)] if kept.num_rows else []
-    rejected = losses.write(out, f"rejected-{shard.name}.jsonl")
-    return {"rows_in": table.num_rows, "shards": shards, "rejected": rejected, "cleaned": {}, "seconds": {}, **losses.plain()}
+    losses.close()
+    return {"rows_in": table.num_rows, "shards": shards, "cleaned": {}, "seconds": {}, **losses.plain()}
 
 
 def totals(marks: list[Plain]) -> dict[str, Any]:
@@ -219,11 +220,10 @@ def _nothing_left(total: dict[str, Any]) -> DataError:
     return DataError(f"no row is left of {total['rows_in']}: {reasons}{columns}", where=places or None, next=remedy)
 
 
-def _settle(out: Folder, read: Folder, total: dict[str, Any]) -> None:
+def _settle(out: Folder, read: Folder, moved: list[str], total: dict[str, Any]) -> None:
     """Bring the lines of what reading dropped beside the rest; what an earlier attempt on other files left goes."""
-    for name in total["rejected"]:
-        if not out.exists(name):
-            out.write(name, read.read(name))
+    for name in moved:
+        out.write(name, read.read(name))
     ours = {*total["shards"], *total["rejected"]}
     for name in out.files():
         if name.startswith(("documents-", "rejected-")) and name not in ours:

@@ -4,12 +4,8 @@ Each size in a process of its own, Ray and its workers warm. RAYLM_BENCH_MB=200 
 
 from __future__ import annotations
 
-import sys
-
-# run as a script, `tokenize.py` beside this file would be taken for the standard library's
-sys.path.sort(key=lambda place: place.endswith("bench"))
-
 import json
+import sys
 import tempfile
 import threading
 import time

@@ -1,19 +1,15 @@
 """Takes documents with planted near copies as JSON Lines, leaves how long fuzzy deduplication takes from files to files:
-datatrove's four MinHash stages with two workers against `raylm run` with `min_hash`, both 14 x 8 on word 5-grams. Whole
-processes by wall clock, alternating, medians; the signature stage beside it, one thread, by CPU; and how right both are,
-by exact similarity. RAYLM_BENCH_MB=200, RAYLM_BENCH_ROUNDS=1."""
+datatrove's four MinHash stages with two workers (14 bands of 8, as FineWeb) against `raylm run` with `min_hash` (20 of 8,
+and what they link compared), both on word 5-grams. Whole processes by wall clock, alternating, medians; the signature
+stage beside it, one thread, by CPU; and how right both are, by exact similarity. RAYLM_BENCH_MB=200, RAYLM_BENCH_ROUNDS=1."""
 
 from __future__ import annotations
-
-import sys
-
-# run as a script, `tokenize.py` beside this file would be taken for the standard library's
-sys.path.sort(key=lambda place: place.endswith("bench"))
 
 import json
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path

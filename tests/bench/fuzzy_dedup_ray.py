@@ -1,17 +1,14 @@
 """Takes documents with planted near copies as JSON Lines, leaves how long fuzzy deduplication takes on a Ray that runs
-already: data-juicer's ray_bts_minhash_deduplicator against the prepare stage with `min_hash`, both on 2 CPUs, 14 x 8 on
-word 5-grams, from files to files. Alternating, medians; how right both are, by exact similarity. RAYLM_BENCH_MB=200."""
+already: data-juicer's ray_bts_minhash_deduplicator against the prepare stage with `min_hash`, both on 2 CPUs and word
+5-grams (theirs 14 bands of 8, ours 20 and what they link compared), from files to files. Alternating, medians; how right
+both are, by exact similarity. RAYLM_BENCH_MB=200."""
 
 from __future__ import annotations
-
-import sys
-
-# run as a script, `tokenize.py` beside this file would be taken for the standard library's
-sys.path.sort(key=lambda place: place.endswith("bench"))
 
 import json
 import os
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 

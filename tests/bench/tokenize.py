@@ -3,17 +3,13 @@ BPE of 32,000 entries trained by raylm on a part of it. The ids of all documents
 
 from __future__ import annotations
 
-import sys
-
-# run as a script, this file would be taken for the standard library's `tokenize`
-sys.path.sort(key=lambda place: place.endswith("bench"))
-
 import hashlib
 import json
 import os
 import site
 import statistics
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time

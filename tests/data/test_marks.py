@@ -50,5 +50,14 @@ def test_an_error_of_ours_comes_out_whole(tmp_path, workers):
 def test_half_written_files_are_swept(tmp_path):
     for name in (".writing-abc", "kept.parquet"):
         (tmp_path / name).write_text("x")
+    (tmp_path / "_work").mkdir()
+    (tmp_path / "_work" / ".writing-def").write_text("x")
     sweep(Folder(tmp_path))
-    assert Folder(tmp_path).files() == ["kept.parquet"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["_work", "kept.parquet"]
+
+
+def test_a_unit_whose_mark_is_gone_is_not_left_out_in_silence(tmp_path, workers):
+    ctx = _context(tmp_path, workers)
+    # a unit that is another one after its way through JSON: its mark is never found
+    with pytest.raises(StorageError, match=r"p-00000\.json: the mark of a finished unit is gone"):
+        run_marked(ctx, "p", [{"n": {2: "a", 10: "b"}}], lambda at, plain: {}, WorkerSpec())

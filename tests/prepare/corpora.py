@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from raylm.core.config import WorkerSpec
-from raylm.core.storage import Folder
 from raylm.data.records import document, schema
 from raylm.data.shards import write_parquet
 from raylm.prepare.corpus import Corpus, Shard, View
@@ -31,7 +31,7 @@ def corpus_of(root: Path, table: pa.Table, cuts: int = 1, workers: Any = None, c
     ctx = context(root, "stage", None, workers)
     bounds = [table.num_rows * at // cuts for at in range(cuts + 1)]
     shards = []
-    for at, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for at, (start, end) in enumerate(pairwise(bounds)):
         write_parquet(ctx.out, f"documents-{at:06d}-000.parquet", table.slice(start, end - start))
         shards.append(Shard(ctx.out, f"documents-{at:06d}-000.parquet", end - start, start))
     return Corpus(ctx, WorkerSpec(count=count), View(tuple(shards)), ctx.work / "0-card", "")

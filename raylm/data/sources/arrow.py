@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -51,7 +51,7 @@ class Arrow(Config):
         """The same as tables."""
         import pyarrow as pa
 
-        for span in unit.spans:
+        for span in _joined(unit.spans):
             at = 0
             try:
                 with _mapped(span.path) as file:
@@ -65,6 +65,20 @@ class Arrow(Config):
                 yield schema().empty_table(), [Rejected("unreadable_file", f"{span.source}:{at}")]
 
 
+def _joined(spans: Iterable[Span]) -> Iterator[Span]:
+    """Neighbouring ranges of one file as one: the batches before a range have to be counted."""
+    held: Span | None = None
+    for span in spans:
+        if held and held.path == span.path and held.end == span.start:
+            held = held._replace(end=span.end)
+        else:
+            if held:
+                yield held
+            held = span
+    if held:
+        yield held
+
+
 def _batches(file: Any, span: Span) -> Iterator[tuple[int, pa.RecordBatch]]:
     """(number of the first row, record batch) of the span."""
     import pyarrow as pa
@@ -75,9 +89,11 @@ def _batches(file: Any, span: Span) -> Iterator[tuple[int, pa.RecordBatch]]:
             yield at, batch
             at += len(batch)
         return
-    # of the batches before the span one column is enough to count their rows
-    counting = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=[0]))
-    at = sum(counting.get_batch(number).num_rows for number in range(span.start))
+    # of the batches before the span one column is enough to count their rows; of a map no more than their heads is read
+    with contextlib.ExitStack() as held:
+        rest = file if "://" in span.path else held.enter_context(pa.memory_map(span.path))
+        counting = pa.ipc.open_file(rest, options=pa.ipc.IpcReadOptions(included_fields=[0]))
+        at = sum(counting.get_batch(number).num_rows for number in range(span.start))
     reader = pa.ipc.open_file(file)
     for number in range(span.start, min(span.end, reader.num_record_batches)):
         batch = reader.get_batch(number)
@@ -98,7 +114,7 @@ def _num_batches(path: str) -> int | None:
         return None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _mapped(path: str) -> Iterator[Any]:
     import pyarrow as pa
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from raylm.core.config import Config, DocumentsRef
+from raylm.core.errors import DataError
 from raylm.data.records import COLUMNS, Rejected, schema
 from raylm.data.sources.columns import batch_rows
 from raylm.data.sources.parquet import parquet_file
@@ -25,14 +26,21 @@ class Documents(Config):
     """Stage, or URI, of the documents; of a list, in this order. Of several only those scores are kept that all have."""
 
     def units_of(self, artifacts: list[Artifact]) -> list[Unit]:
-        """One unit per shard of the opened artifacts, in order."""
+        """One unit per shard of the opened artifacts, in order. Raises DataError where a score is of another type in each."""
         shards = [(artifact, entry) for artifact in artifacts for entry in artifact.shards("documents-")]
-        shared: list[str] | None = None
+        shared: dict[str, Any] | None = None
         for artifact, entry in shards:
             with parquet_file(artifact.folder.path(entry.path)) as file:
-                names = file.schema_arrow.names
-            shared = names if shared is None else [name for name in shared if name in names]
-        scores = tuple(name for name in shared or () if name not in COLUMNS)
+                types = {field.name: field.type for field in file.schema_arrow if field.name not in COLUMNS}
+            shared = types if shared is None else {name: kind for name, kind in shared.items() if name in types}
+            for name, kind in shared.items():
+                if types[name] != kind:
+                    raise DataError(
+                        f"the column {name!r} holds {types[name]} here and {kind} in the documents before",
+                        where=artifact.folder.path(entry.path),
+                        next="make one of them anew with another name for the column",
+                    )
+        scores = tuple(shared or ())
         return [
             Unit((Span(artifact.folder.path(entry.path), f"{artifact.uri}/{entry.path}", 0, entry.rows or 0),), None, scores)
             for artifact, entry in shards
@@ -42,18 +50,14 @@ class Documents(Config):
         """Documents of one unit, with their scores; id, source and range are those of the raw row."""
         return rows_of(self.batches(unit))
 
-    def batches(self, unit: Unit, columns: list[str] | None = None) -> Iterator[tuple[pa.Table, list[Rejected]]]:
-        """The same as tables.
-
-        Args:
-            columns: read these alone; None reads all of them. A re-tuned threshold needs no text.
-        """
+    def batches(self, unit: Unit) -> Iterator[tuple[pa.Table, list[Rejected]]]:
+        """The same as tables."""
         import pyarrow as pa
 
         for span in unit.spans:
             with parquet_file(span.path) as file:
                 have = file.schema_arrow.names
-                wanted = [name for name in (*COLUMNS, *unit.columns) if columns is None or name in columns]
+                wanted = (*COLUMNS, *unit.columns)
                 meta = file.metadata
                 size = batch_rows(meta.num_rows, sum(meta.row_group(at).total_byte_size for at in range(meta.num_row_groups)))
                 there = [name for name in wanted if name in have]

@@ -56,7 +56,7 @@ def matched(glob: str) -> list[Span]:
     """Every file that `glob` matches (`**` too, a folder means all in it), whole, sorted by name.
 
     Raises:
-        DataError: none does.
+        DataError: none does, a name is no UTF-8, or nobody says how large a file is.
     """
     spans = list(_matched_remote(glob) if "://" in glob else _matched_local(os.path.expanduser(glob)))
     if not spans:
@@ -151,6 +151,9 @@ def _matched_remote(glob: str) -> Iterator[Span]:
     fs, pattern = fsspec.core.url_to_fs(glob)
     pattern = f"{pattern.rstrip('/')}/**" if fs.isdir(pattern) else pattern
     for path, info in fs.glob(pattern, detail=True).items():
+        if info["type"] == "file" and info["size"] is None:
+            # taken for empty it would be lost without a word
+            raise DataError("the server does not say how large this file is", where=str(path), next="name a copy on a disk")
         if info["type"] == "file":
             name = fs.unstrip_protocol(path)
             yield Span(name, name, 0, int(info["size"] or 0))
@@ -164,6 +167,9 @@ def _matched_local(glob: str) -> Iterator[Span]:
         except FileNotFoundError:
             continue  # a link to nothing
         if stat.S_ISREG(found.st_mode):
+            if not name.isascii() and name != name.encode("utf-8", "replace").decode():
+                # the name stands in every id and mark
+                raise DataError("the name of a file is no UTF-8", where=ascii(name), next="rename it")
             # workers may run in another folder, so the path is absolute; the id of a row hangs on what the user wrote
             path = os.path.abspath(name)
             yield Span(name if path == name else path, name, 0, found.st_size)

@@ -40,7 +40,8 @@ class Exact(Config):
 
     def sweep(self, corpus: Corpus) -> Swept:
         """Reasons: duplicate, duplicate_url."""
-        view, parts = corpus.joined(self.against), corpus.parts(_ROW_BYTES)
+        view = corpus.joined(self.against)
+        parts = corpus.parts(_ROW_BYTES, view.num_rows)
         corpus.over_shards("keys", view, partial(_keys, self, view, corpus.scratch, parts), of=parts)
         done = corpus.over_parts("losers", parts, partial(_losers, self, view, corpus.scratch))
         return Swept(
@@ -72,8 +73,12 @@ def normal(text: str) -> str:
 
 
 def same_url(url: str) -> str:
-    """The address as it is compared: without scheme, `www.`, fragment and last slash; the host in lower case."""
-    parts = urlsplit(url if "//" in url else f"//{url}")
+    """The address as it is compared: without scheme, `www.`, fragment and last slash; the host in lower case. What is no
+    address (`http://[x`) is compared as it is."""
+    try:
+        parts = urlsplit(url if "//" in url else f"//{url}")
+    except ValueError:
+        return url
     host = parts.netloc.lower().removeprefix("www.").removesuffix(":80").removesuffix(":443")
     return f"{host}{parts.path.rstrip('/')}{'?' + parts.query if parts.query else ''}"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raylm.core.config import Config
 from raylm.prepare.filters.verdicts import Verdicts, verdicts
@@ -21,6 +21,12 @@ class Length(Config):
     """Fewest characters (Unicode code points) a document may have."""
     max_chars: int | None = Field(default=None, gt=0)
     """Most characters a document may have; None sets no bound."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.max_chars is not None and self.min_chars > self.max_chars:
+            raise ValueError(f"no length lies between min_chars = {self.min_chars} and max_chars = {self.max_chars}")
+        return self
 
     def judge(self, table: pa.Table) -> Verdicts:
         """Reasons: too_short, too_long_text."""

@@ -7,9 +7,9 @@ import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from raylm.core.config import Config
 from raylm.core.errors import ConfigError, DataError
@@ -92,6 +92,12 @@ class Endpoint(Config):
             raise ValueError("has no group that takes the number out")
         return pattern
 
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"no score lies between min = {self.min} and max = {self.max}")
+        return self
+
     def columns(self) -> tuple[str, ...]:
         """Names of what `score` adds."""
         return self.column, f"{self.column}_failed"
@@ -124,6 +130,8 @@ class Endpoint(Config):
             counts = ", ".join(f"{failed.count(word)} {word}" for word in sorted(set(failed) - {""}))
             remedy = "look at the endpoint and the pattern, or raise max_failed; finished work is kept"
             raise DataError(f"{lost} of {len(answers)} documents have no score: {counts}", where=self.url, next=remedy)
+        answers += [Answer(math.nan, "unanswered")] * (table.num_rows - len(answers))
+        failed = [answer.failed for answer in answers]
         values = np.array([answer.value for answer in answers], dtype=np.float32)
         return dict(zip(self.columns(), (values, pa.array(failed, pa.string())), strict=True))
 

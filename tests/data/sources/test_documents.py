@@ -1,4 +1,4 @@
-"""Documents of earlier stages: rows as they are, the scores that all of them have, only the columns asked for."""
+"""Documents of earlier stages: rows as they are, the scores that all of them have."""
 
 import pyarrow as pa
 
@@ -48,13 +48,6 @@ def test_of_several_only_the_scores_that_all_have(tmp_path):
     assert [unit.columns for unit in units] == [("quality",)] * 2
     assert len(pa.concat_tables([table for unit in units for table, _ in card.batches(unit)])) == 3000
     assert [found.value for found in references(card)] == ["a", "b"]
-
-
-def test_a_scan_of_scores_reads_no_text(tmp_path):
-    made = Made(tmp_path / "a", ["documents-00000.parquet"], ["english"])
-    card = Documents(documents="a")
-    (unit,) = card.units_of([made])
-    assert {tuple(table.column_names) for table, _ in card.batches(unit, ["english", "id"])} == {("id", "english")}
 
 
 def test_documents_of_an_earlier_version_have_no_meta(tmp_path):
