@@ -25,7 +25,7 @@ class Part(Config):
 
     rows: RowsRef
     """An artifact of tokenize; all parts must be of one kind, length and tokenizer."""
-    weight: float | None = Field(default=None, gt=0)
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Share of drawn rows, in any unit: 7 and 3 are 0.7 and 0.3."""
 
 
@@ -34,7 +34,7 @@ class Phase(Config):
 
     until: float = Field(gt=0, le=1)
     """Share of the run after which the phase ends; the last one must say 1.0."""
-    weights: list[Annotated[float, Field(ge=0)]]
+    weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     """One weight per part, in their order; 0 leaves a part out."""
 
 
@@ -48,7 +48,7 @@ class Mixture(Config):
     kind: Literal["mixture"] = "mixture"
     parts: list[Part] = Field(min_length=1)
     """What is mixed."""
-    temperature: float | None = Field(default=None, gt=0)
+    temperature: float | None = Field(default=None, ge=0.01)
     """Without weights: a part counts rows ** (1 / temperature). 1 is as large as it is, more is nearer to equal shares."""
     phases: list[Phase] = []
     """In place of weights: weights that change in the course of the run."""
@@ -66,6 +66,12 @@ class Mixture(Config):
         for phase in self.phases:
             if len(phase.weights) != len(self.parts) or not sum(phase.weights):
                 raise ValueError(f"each phase needs {len(self.parts)} weights, one per part, and not all of them 0")
+        given = [part.weight for part in self.parts if part.weight is not None]
+        for weights in [*([given] if given else []), *(phase.weights for phase in self.phases)]:
+            try:
+                self._units(weights)
+            except ConfigError as cause:
+                raise ValueError(f"{cause.what}: {cause.next}") from cause
         return self
 
     def schedule(self, num_rows: list[int], draws: int) -> Schedule:
@@ -111,9 +117,9 @@ class Mixture(Config):
         given = [part.weight for part in self.parts if part.weight is not None]
         if given:
             return given
-        # logarithms: a small temperature would overflow
+        # logarithms: a small temperature would overflow; a weight of 0 would drop a part, and no word said
         logs = [math.log(rows) / (self.temperature or 1.0) for rows in num_rows]
-        return [math.exp(log - max(logs)) for log in logs]
+        return [max(math.exp(log - max(logs)), 1e-300) for log in logs]
 
     def _units(self, weights: list[float] | list[Fraction]) -> tuple[int, ...]:
         """Weights as whole numbers in their exact ratio, or rounded to 1 / UNITS by largest remainders."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import itertools
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,10 @@ from raylm.core.storage import Folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+# shards of one split that are mapped at once: Linux lets a process have 65,530 maps
+_MOST_MAPPED = 4096
 
 
 def shard_name(prefix: str, index: int, ending: str) -> str:
@@ -53,7 +59,7 @@ def map_arrow(path: Path | str) -> pa.Table:
 
 
 class Rows:
-    """Random access by row number over all shards of one split. Opening maps files; a row is read when it is asked for.
+    """Random access by row number over all shards of one split. A shard is mapped when a row of it is first asked for.
 
     Args:
         folder: of the artifact.
@@ -62,13 +68,12 @@ class Rows:
     """
 
     def __init__(self, folder: Folder, split: str, entries: list[FileEntry]) -> None:
-        self.uri, self.split = folder.uri, split
+        self.uri, self.split, self._folder = folder.uri, split, folder
         shards = [entry for entry in entries if entry.path.startswith(f"{split}-") and entry.path.endswith(".arrow")]
-        self._tables: list[pa.Table] = [map_arrow(folder.local(entry.path)) for entry in sorted(shards, key=lambda e: e.path)]
-        self._columns = [{name: _Column(table.column(name)) for name in table.column_names} for table in self._tables]
-        self._ends: list[int] = []
-        for table in self._tables:
-            self._ends.append(table.num_rows + (self._ends[-1] if self._ends else 0))
+        shards.sort(key=lambda entry: entry.path)
+        self._paths = [entry.path for entry in shards]
+        self._ends = list(itertools.accumulate(entry.rows or 0 for entry in shards))
+        self._columns = lru_cache(_MOST_MAPPED)(self._map)
 
     @classmethod
     def open(cls, uri: str, split: str) -> Rows:
@@ -89,7 +94,11 @@ class Rows:
             raise IndexError(f"row {index} of {len(self)}")
         shard = bisect.bisect_right(self._ends, index)
         at = index - (self._ends[shard - 1] if shard else 0)
-        return {name: column[at] for name, column in self._columns[shard].items()}
+        return {name: column[at] for name, column in self._columns(shard).items()}
+
+    def _map(self, shard: int) -> dict[str, _Column]:
+        table = map_arrow(self._folder.local(self._paths[shard]))
+        return {name: _Column(table.column(name)) for name in table.column_names}
 
 
 class _Column:

@@ -72,7 +72,8 @@ def encoder(tokenizer: Any, texts: Sequence[str] = ()) -> Encoder:
     if fast is None:
         return Encoder(tokenizer, None, reason)
     for text in [*PROBES, *_spelled(tokenizer), *_some(texts)]:
-        if not _equal(backend, fast, text):
+        # an odd text takes the slow way whatever comes out here, and must not take all others with it
+        if not _equal(backend, fast, text) and not _is_odd(text):
             return Encoder(tokenizer, None, f"other ids for {text[:40]!r}")
     return Encoder(tokenizer, fast, "")
 

@@ -38,10 +38,9 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     strategy = resolve(cfg.strategy)
     engine = strategy.wrap(model.train(), cfg.optimizer, setup.steps, cfg.dtype)
 
-    def batches(split: str) -> tuple[Batches, int]:
-        rows = open_rows(cfg, setup, split)
-        made = Batches(
-            rows,
+    def batches(split: str) -> Batches:
+        return Batches(
+            open_rows(cfg, setup, split),
             setup.rows_kind,
             batch=cfg.batch,
             micro=cfg.micro_batch,
@@ -52,16 +51,14 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
             device=ranks.device,
             document_mask=cfg.document_mask,
         )
-        return made, len(made.first(cfg.held_out_rows))
 
-    held_out, num_held_out = batches("held_out")
+    held_out = batches("held_out")
     metrics = Loop(
         cfg=cfg,
         setup=setup,
         engine=engine,
-        batches=batches("train")[0],
-        held_out=held_out if num_held_out else None,
-        num_held_out=num_held_out,
+        batches=batches("train"),
+        held_out=held_out if held_out.first(cfg.held_out_rows) else None,
         reference=reference,
         log=ranks.log,
         rewind=ranks.rewind,
@@ -83,7 +80,27 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
     longest, allowed = setup.tokens.get("length", 0), getattr(model.config, "max_position_embeddings", None)
     if allowed and longest > allowed:
         raise ConfigError(f"rows of {longest} tokens, the model takes {allowed}", next="tokenize with a smaller `length`")
+    if cfg.document_mask:
+        _check_document_mask(model.config, longest)
     return model
+
+
+def _check_document_mask(config: Any, length: int) -> None:
+    """Raises ConfigError when the model would not keep documents apart: its layers must take the mask as it is handed in."""
+    window = getattr(config, "sliding_window", None)
+    layers = set(getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"]))
+    if window and length <= window:
+        layers.discard("sliding_attention")
+    found = sorted(layers - {"full_attention"})
+    if config._attn_implementation != "sdpa":
+        # eager attention adds the mask to its scores: true would be 1, and false no wall but 0
+        found.append(f"{config._attn_implementation} attention")
+    if found:
+        raise ConfigError(
+            f"document_mask cannot keep documents apart in this model: it has {', '.join(found)}",
+            where=f"model_type {config.model_type}",
+            next="drop document_mask, or take a model with full attention",
+        )
 
 
 def export(cfg: Train, setup: Setup, config: Any, weights: dict[str, torch.Tensor]) -> None:

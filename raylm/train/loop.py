@@ -51,7 +51,6 @@ class Loop:
     engine: Engine
     batches: Batches
     held_out: Batches | None
-    num_held_out: int
     reference: torch.nn.Module | None
     log: Callable[..., None]
     rewind: Callable[[list[dict[str, Any]]], None]
@@ -89,7 +88,7 @@ class Loop:
         weight, sums = 0.0, {}
         self.engine.model.eval()
         with torch.no_grad():
-            for micro in self.held_out.split(self.held_out.first(self.num_held_out)):
+            for micro in self.held_out.split(self.held_out.first(self.cfg.held_out_rows)):
                 weight += micro.weight
                 for name, value in self._loss(micro).metrics.items():
                     sums[name] = sums.get(name, 0.0) + float(value)

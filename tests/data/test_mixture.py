@@ -123,8 +123,12 @@ def test_the_held_out_rows_come_in_the_shares_of_the_whole_run():
 def test_small_shares_are_rounded_or_refused():
     counts = mixture(0.123456, 0.876544).schedule([1, 1], 0).counts(10_000)
     assert counts == [1235, 8765]
-    with pytest.raises(ConfigError, match="the share of 'r1' is 1e-06"):
-        mixture(0.999999, 0.000001).schedule([1, 1], 0)
+    with pytest.raises(ValidationError, match="the share of 'r1' is 1e-06"):
+        mixture(0.999999, 0.000001)
+    # of a temperature it is known when the rows are; a share that underflows is not left out in silence
+    for temperature in (0.2, 0.01):
+        with pytest.raises(ConfigError, match="the share of 'a' is"):
+            Mixture(parts=[{"rows": "a"}, {"rows": "b"}], temperature=temperature).schedule([3, 100_000], 0)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,9 @@ def test_small_shares_are_rounded_or_refused():
         ({"parts": [{"rows": "a"}], "phases": phases((0.5, [1]), (0.4, [1]), (1.0, [1]))}, "must grow"),
         ({"parts": [{"rows": "a"}], "phases": phases((1.0, [1, 2]))}, "needs 1 weights"),
         ({"parts": [{"rows": "a"}], "phases": phases((1.0, [0]))}, "not all of them 0"),
+        ({"parts": [{"rows": "a"}, {"rows": "b"}], "phases": phases((1.0, [1, 1e-9]))}, "the share of 'b' is 1e-09"),
+        ({"parts": [{"rows": "a", "weight": float("inf")}]}, "finite number"),
+        ({"parts": [{"rows": "a"}], "temperature": 1e-320}, "greater than or equal to 0.01"),
     ],
 )
 def test_what_a_table_may_not_say(table, said):

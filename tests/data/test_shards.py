@@ -25,11 +25,12 @@ def _table(first, count):
 
 
 def _artifact(at):
-    folder, first = Folder(at), 0
+    folder, first, rows = Folder(at), 0, {}
     for index, count in ((0, 3), (2, 1), (3, 6)):
+        rows[f"train-{index:05d}.arrow"] = count
         write_arrow(folder, f"train-{index:05d}.arrow", _table(first, count))
         first += count
-    files = [FileEntry(path=name, bytes=folder.size(name), digest="") for name in folder.files()]
+    files = [FileEntry(path=name, bytes=folder.size(name), digest="", rows=rows[name]) for name in folder.files()]
     manifest = Manifest(
         kind="Tokens",
         stage="t",
@@ -61,6 +62,13 @@ def test_rows_come_back_by_number_also_after_pickling(tmp_path):
     with pytest.raises(IndexError):
         rows[10]
     assert len(Rows.open(str(tmp_path), "held_out")) == 0
+
+
+def test_a_shard_is_mapped_when_a_row_of_it_is_asked_for(tmp_path):
+    rows = Rows.open(_artifact(tmp_path).uri, "train")
+    for name in ("train-00000.arrow", "train-00003.arrow"):
+        (tmp_path / name).unlink()
+    assert len(rows) == 10 and rows[3]["id"] == "id3"
 
 
 def test_tokens_are_views_and_no_copies(tmp_path):

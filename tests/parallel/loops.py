@@ -56,7 +56,7 @@ def make_loop(
         batch=5,
         micro_batch=micro,
         steps=steps,
-        **{"save_every": 3, "optimizer": AdamW(lr=lr, warmup=2), **table},
+        **{"save_every": 3, "held_out_rows": 7, "optimizer": AdamW(lr=lr, warmup=2), **table},
     )
     bare = model if model is not None else cfg.model.build(TOKENS, cfg.seed)
     reference = None
@@ -89,7 +89,6 @@ def make_loop(
         engine=engine,
         batches=batches,
         held_out=batches,
-        num_held_out=7,
         reference=reference,
         log=lambda step, **values: seen.append({"step": step, **values}),
         rewind=rewind,

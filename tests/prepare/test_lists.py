@@ -20,6 +20,8 @@ def test_addresses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute("a.txt") == str(tmp_path / "a.txt") and absolute("/a.txt") == "/a.txt"
     assert absolute("s3://bucket/b/a.txt") == "s3://bucket/b/a.txt"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert absolute("~/a.txt") == str(tmp_path / "a.txt")
     assert parted("sub/a.txt")[0].uri == str(tmp_path / "sub") and parted("sub/a.txt")[1] == "a.txt"
 
 

@@ -46,6 +46,7 @@ def test_all_of_it_is_shown_and_stays_text(tmp_path):
     table = table_of([EVIL + " the words that stay", "b", "c"])
     table = table.append_column("fluency", pa.array([0.5, 0.25, None], pa.float32()))
     table = table.append_column("language", pa.array(["en", "en", EVIL]))
+    table = table.append_column("spam", pa.array([True, False, None]))
     twin = {"where": f"{EVIL}:9", "id": "x", "text": EVIL + " the words that go", "because": table["id"][0].as_py()}
     lost = {"where": "elsewhere:3", "id": "y", "text": "gone", "because": "no such id"}
     _, made = _page(tmp_path, _total(examples={"duplicate": [twin, lost], "pii": [{"where": "a:1"}]}), table)
@@ -55,7 +56,7 @@ def test_all_of_it_is_shown_and_stays_text(tmp_path):
         assert f"<h2>{heading}</h2>" in made
     assert re.findall("<mark>(.*?)</mark>", made) == ["go", "stay"]
     assert "because of no such id" in made and "a:1" in made
-    assert "fluency" in made and "66.7%" in made and "1,010" in made and "email" in made
+    assert "<h3>spam</h3>" in made and "fluency" in made and "66.7%" in made and "1,010" in made and "email" in made
     assert made.count("<rect") == 3 + 24
 
 

@@ -13,6 +13,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from raylm.tokenize.encode import PROBES, encoder, odd_characters
 from raylm.tokenize.tokenizers import load
+from raylm.tokenize.trainers.bpe import Bpe
 from raylm.tokenize.trainers.counts import count_texts
 from raylm.tokenize.trainers.unigram import Unigram
 from tests.tokenize.samples import TEXTS, tokenizer
@@ -60,10 +61,16 @@ def test_specials_that_a_text_spells_are_text(tmp_path):
 def test_characters_that_the_libraries_see_differently_go_the_slow_way(tmp_path):
     # U+088F is a letter since Unicode 17: gigatoken keeps "a\u088f" together, tokenizers cuts it
     texts = ["a\u088f" * 20] * 50
-    coder = tokenizer(tmp_path, vocab_size=300)
+    card = Bpe(vocab_size=400)
+    card.train(count_texts(["a\u088f !\u088f" * 30], card.cut(tmp_path)), tmp_path)
+    coder = load(tmp_path)
     odd = odd_characters()
     assert odd[0x88F] and not odd[[ord(character) for character in "aé日🦜\u0301\u00a0"]].any()
-    assert _rows(encoder(coder)(["plain", *texts, "naïve"])) == _slow(coder, ["plain", *texts, "naïve"])
+    for seen in ((), texts):
+        # and take no others with them
+        encode = encoder(coder, seen)
+        assert encode.name == "gigatoken"
+        assert _rows(encode(["plain", *texts, "naïve"])) == _slow(coder, ["plain", *texts, "naïve"])
 
 
 def test_another_way_is_taken_and_said(tmp_path):

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from raylm.core.errors import TrainingError
+from raylm.data.schedule import Mixed, Schedule
 from raylm.model.adapter import Lora
 from raylm.parallel.ddp import Ddp
 from raylm.parallel.fsdp import Fsdp
-from tests.parallel.loops import losses, make_loop
+from tests.parallel.loops import fixed_rows, losses, make_loop
 
 GOLDEN = Path(__file__).parents[1] / "assets" / "losses" / "train.json"
 CASES = {
@@ -65,6 +66,17 @@ def test_held_out_loss_is_the_mean_over_all_counted_tokens(tmp_path):
         whole = loop._loss(micro)
     assert loop.evaluate()["held_out_loss"] == pytest.approx(float(whole.total) / micro.weight, abs=1e-6)
     assert loop.engine.model.training
+
+
+def test_a_mixture_is_measured_on_as_many_draws_as_are_asked_for(tmp_path):
+    loop, _ = make_loop(Ddp(), tmp_path, micro=40, held_out_rows=12)
+    parts = [fixed_rows()[:2], fixed_rows()[2:]]
+    loop.held_out._rows = Mixed(parts, Schedule([(None, (1, 1))]))
+    # the small part has two rows, not six: its other draws are left out, and none of the large part's
+    (micro,) = loop.held_out.split([0, 1, 2, 3, 4, 5, 6, 7])
+    with torch.no_grad():
+        whole = loop._loss(micro)
+    assert loop.evaluate()["held_out_loss"] == pytest.approx(float(whole.total) / micro.weight, abs=1e-6)
 
 
 def test_the_reference_of_lora_is_the_model_without_its_adapter(tmp_path):

@@ -28,11 +28,11 @@ class Documents(Config):
     def units_of(self, artifacts: list[Artifact]) -> list[Unit]:
         """One unit per shard of the opened artifacts, in order. Raises DataError where a score is of another type in each."""
         shards = [(artifact, entry) for artifact in artifacts for entry in artifact.shards("documents-")]
-        shared: dict[str, Any] | None = None
-        for artifact, entry in shards:
+        shared: dict[str, Any] = {}
+        for at, (artifact, entry) in enumerate(shards):
             with parquet_file(artifact.folder.path(entry.path)) as file:
                 types = {field.name: field.type for field in file.schema_arrow if field.name not in COLUMNS}
-            shared = types if shared is None else {name: kind for name, kind in shared.items() if name in types}
+            shared = types if not at else {name: kind for name, kind in shared.items() if name in types}
             for name, kind in shared.items():
                 if types[name] != kind:
                     raise DataError(
@@ -40,7 +40,7 @@ class Documents(Config):
                         where=artifact.folder.path(entry.path),
                         next="make one of them anew with another name for the column",
                     )
-        scores = tuple(shared or ())
+        scores = tuple(shared)
         return [
             Unit((Span(artifact.folder.path(entry.path), f"{artifact.uri}/{entry.path}", 0, entry.rows or 0),), None, scores)
             for artifact, entry in shards

@@ -128,12 +128,10 @@ def _vectors(card: Semantic, view: View, scratch: Folder, at: int, plain: Plain)
     from raylm.prepare.dedup.vectors.embed import embedded, taken
 
     if card.column:
-        import pyarrow.parquet as pq
-
-        shard = view.shards[at]
-        if card.column not in pq.read_schema(shard.folder.local(shard.name)).names:
-            raise DataError(f"the documents have no column {card.column!r}", where=shard.name, next="set column, or a model")
         table = view.table(at, ("id", card.column))
+        if card.column not in table.column_names:
+            where = view.shards[at].name
+            raise DataError(f"the documents have no column {card.column!r}", where=where, next="set column, or a model")
         vectors = taken(table[card.column], card.column)
     else:
         table = view.table(at, ("id", "text"))

@@ -95,7 +95,7 @@ def render(tokenizer: Any, turns: Dialogue, prompt: bool = False) -> list[int]:
     """Token ids of a dialogue; with `prompt` it ends where the assistant begins to speak.
 
     Raises:
-        DataError: the template refuses it, or a turn spells a special token and so could forge another turn.
+        DataError: the template refuses it, or a turn (its role, too) spells a special token and so could forge another turn.
     """
     return _template(tokenizer, turns, add_generation_prompt=prompt)["input_ids"]
 
@@ -134,8 +134,9 @@ def fit(length: int, *rows: list[int]) -> None:
 def _template(tokenizer: Any, turns: Dialogue, **options: Any) -> Any:
     import jinja2
 
-    specials = tokenizer.all_special_tokens
-    if any(special in turn["content"] for turn in turns for special in specials):
+    # not `all_special_tokens`: a tokenizer may mark turns with tokens that only its tokenizer.json calls special (Llama 3)
+    specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    if any(special in said for turn in turns for said in turn.values() for special in specials):
         raise DataError("special_token_in_text")
     try:
         return tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)

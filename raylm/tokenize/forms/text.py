@@ -50,8 +50,8 @@ class Text(Config):
             raise DataError("this tokenizer has no bos token to repeat", where=tokenizer.name_or_path, next="drop repeat_bos")
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
-        """Columns: tokens int32 (`length` of them; the last row of best_fit may have fewer), starts (positions at which a
-        document, or its next part, begins in the row).
+        """Columns: tokens int32 (`length` of them; one row of best_fit may have fewer, with repeat_bos some one less),
+        starts (positions at which a document, or its next part, begins in the row).
 
         Sums: tokens, bytes (UTF-8 bytes of the text in the rows), lost_tokens (in the last, partial row of crop), pieces,
         cut_documents, cut_tokens, pad_tokens, encoded_by_gigatoken or encoded_by_tokenizers (documents).

@@ -91,7 +91,8 @@ def count_words(
     marks = run_marked(ctx, "count", units, work, workers, "shards")
     runs = [[at, mark["runs"]] for at, mark in enumerate(marks)]
     # a partition keeps max_words of its own, and so all that are among the most frequent of the whole
-    merged = [{"part": part, "runs": digest_of([runs, units]), "max_words": max_words} for part in range(parts)]
+    found = digest_of([runs, units])
+    merged = [{"part": part, "runs": found, "max_words": max_words} for part in range(parts)]
     made = run_marked(ctx, "add", merged, partial(_add, folder, runs), workers, "partitions")
     top = None
     for part, mark in enumerate(made):

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from raylm.data.records import Rejected
-from raylm.data.sources.arrow import Arrow
+from raylm.data.sources.arrow import Arrow, _joined
+from raylm.data.sources.units import Span
 
 TABLE = pa.table({"text": [f"row {at}" for at in range(25)], "n": range(25)})
 
@@ -30,6 +31,12 @@ def test_files_are_cut_by_record_batch_and_streams_are_not(tmp_path, compression
     assert not lost and len(card.units()) == 7 + 1
     assert [(row["text"], row["start"]) for row in kept] == [(f"row {at}", at) for at in range(25)] * 2
     assert kept == _read(Arrow(glob=str(tmp_path)))[0] and kept[3]["meta"] == '{"n":3}'
+
+
+def test_ranges_in_a_row_are_one_range_of_their_file():
+    spans = [Span("a", "a", 0, 1), Span("a", "a", 1, 2), Span("b", "b", 2, 3), Span("b", "b", 4, 5), Span("c", "c", -1, 9)]
+    assert [span[2:] for span in _joined(spans)] == [(0, 2), (2, 3), (4, 5), (-1, 9)]
+    assert list(_joined([])) == []
 
 
 def test_what_datasets_saves_is_read(tmp_path):

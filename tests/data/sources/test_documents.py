@@ -1,12 +1,14 @@
 """Documents of earlier stages: rows as they are, the scores that all of them have."""
 
 import pyarrow as pa
+import pytest
 
 from raylm.core.artifact import FileEntry
 from raylm.core.config import references
+from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.data.records import COLUMNS, document, schema
-from raylm.data.shards import write_parquet
+from raylm.data.shards import read_parquet, write_parquet
 from raylm.data.sources.documents import Documents
 from raylm.data.sources.units import batches_of, table_of, unit_of
 
@@ -59,3 +61,12 @@ def test_documents_of_an_earlier_version_have_no_meta(tmp_path):
     card = Documents(documents="a")
     ((found, _),) = card.batches(card.units_of([made])[0])
     assert found.schema == schema() and found["meta"].to_pylist() == [None]
+
+
+def test_a_score_of_two_types_is_refused_before_anything_is_read(tmp_path):
+    one = Made(tmp_path / "a", ["documents-00000.parquet"], ["quality"])
+    two = Made(tmp_path / "b", ["documents-00000.parquet"], [])
+    table = read_parquet(two.folder, "documents-00000.parquet")
+    write_parquet(two.folder, "documents-00000.parquet", table.append_column("quality", pa.array(["good"] * 1500)))
+    with pytest.raises(DataError, match=r"b/documents-00000\.parquet: the column 'quality' holds string here and float"):
+        Documents(documents=["a", "b"]).units_of([one, two])

@@ -35,6 +35,13 @@ def test_files_are_matched_in_order_and_nothing_else_is(tmp_path):
         matched(f"{tmp_path}/*.csv")
 
 
+def test_a_name_that_no_id_could_hold_is_said(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff.txt", "w"):
+        pass
+    with pytest.raises(DataError, match=r"udcff.txt': the name of a file is no UTF-8"):
+        matched(str(tmp_path))
+
+
 def test_a_path_is_absolute_and_the_source_is_as_written(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("x")
     monkeypatch.chdir(tmp_path)

@@ -31,6 +31,8 @@ def test_the_same_address_is_the_same_document(tmp_path, workers):
     found = decided(corpus_of(tmp_path, table, workers=workers), Exact(by="url"))[0]
     assert [(row["row"], row["reason"]) for row in found] == [(1, "duplicate_url"), (4, "duplicate_url")]
     assert same_url("a.org/X?q=1") == "a.org/X?q=1"
+    # crawls are full of what no parser takes
+    assert same_url("http://[broken/x") == "http://[broken/x"
 
 
 def test_any_cut_and_any_number_of_workers_decide_alike(tmp_path, workers):
@@ -46,7 +48,7 @@ def test_any_cut_and_any_number_of_workers_decide_alike(tmp_path, workers):
     assert made[0] == made[1] == made[2]
 
 
-def test_what_an_earlier_corpus_holds_goes_and_the_earlier_one_stays(tmp_path, workers):
+def test_what_an_earlier_corpus_holds_goes_and_the_earlier_one_stays(tmp_path, workers, monkeypatch):
     from raylm.core.artifact import Documents
     from raylm.data.shards import write_parquet
     from tests.stages import context
@@ -57,3 +59,7 @@ def test_what_an_earlier_corpus_holds_goes_and_the_earlier_one_stays(tmp_path, w
     corpus = corpus_of(tmp_path, table_of(["new", "known", "new"]), 2, workers)
     found, _ = decided(corpus, Exact(against=["old"]))
     assert [row["row"] for row in found] == [1, 2]
+
+    # with a partition of 100 bytes: five rows of 54, the earlier ones among them
+    monkeypatch.setattr("raylm.prepare.corpus._PART_BYTES", 100)
+    assert Exact(against=["old"]).sweep(corpus_of(tmp_path, table_of(["new", "known"]), 1, workers)).parts == 3

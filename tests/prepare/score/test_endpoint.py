@@ -123,6 +123,8 @@ def test_nobody_listens(server):
     with pytest.raises(DataError, match="20 of 20 documents have no score: 20 unanswered"):
         # of a larger batch the rest is not waited for
         scored(gone, ["a"] * 500)
+    # allowed to fail as a whole, every document still has its row
+    assert scored(card(server, url="http://127.0.0.1:9/v1", deadline_s=0.3, max_failed=1.0), ["a"] * 50)[1] == ["unanswered"] * 50
 
 
 def test_a_batch_may_have_some_without_a_score(server):
@@ -148,6 +150,7 @@ def test_fields_are_checked():
         ({"prompt": "no place"}, "has no {text}"),
         ({"pattern": r"\d"}, "no group"),
         ({"pattern": "("}, "no regular"),
+        ({"min": 6}, "no score lies between"),
     ):
         with pytest.raises(ValidationError, match=said):
             Endpoint(url="http://x", model="m", **more)

@@ -1,0 +1,43 @@
+"""Takes models of several kinds, proves that document_mask is refused where documents would see each other."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from raylm.core.errors import ConfigError
+from raylm.train.config import Train
+from raylm.train.learner import start_model
+from raylm.train.loop import Setup
+
+TOKENS = {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "length": 16}
+SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def _start(at, kind, document_mask=True, **fields):
+    usual = {"num_key_value_heads": 1, "head_dim": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    shape = AutoConfig.for_model(kind, **SMALL, **usual, **fields)
+    AutoModelForCausalLM.from_config(shape).save_pretrained(at)
+    cfg = Train(stage="train", rows="rows", model=str(at), batch=1, steps=1, document_mask=document_mask)
+    setup = Setup(
+        rows_uris=["rows"],
+        num_rows=[1],
+        rows_kind="Tokens",
+        model_path=str(at),
+        tokenizer_path="",
+        tokens=TOKENS,
+        steps=1,
+        out="",
+        work="",
+    )
+    return start_model(cfg, setup)
+
+
+def test_document_mask_is_refused_where_documents_would_see_each_other(tmp_path):
+    for kind, fields in (("llama", {}), ("mistral", {"sliding_window": 16}), ("qwen2", {"sliding_window": 4})):
+        assert _start(tmp_path / kind, kind, **fields)
+    with pytest.raises(ConfigError, match="it has sliding_attention"):
+        _start(tmp_path / "narrow", "mistral", sliding_window=8)
+    with pytest.raises(ConfigError, match="it has eager attention"):
+        _start(tmp_path / "eager", "gpt_oss", layer_types=["full_attention"], num_local_experts=2)
+    assert _start(tmp_path / "free", "mistral", document_mask=False, sliding_window=8)
