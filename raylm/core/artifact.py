@@ -99,7 +99,7 @@ class Artifact:
 
 
 class Documents(Artifact):
-    """Cleaned rows: `documents-*.parquet` with id, source, start, end, text, record."""
+    """Cleaned rows: `documents-*.parquet` with id, source, start, end, text, record, meta, and a column per score."""
 
     kind = "Documents"
 

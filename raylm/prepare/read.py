@@ -192,7 +192,7 @@ def _strings(value: Any, step: Any) -> Any:
 
 
 class Shards:
-    """Documents of one unit, written in shards of bounded size: `documents-000012-000.parquet`."""
+    """Documents of one unit, written in shards of bounded size: `documents-000012-00000.parquet`."""
 
     def __init__(self, folder: Folder, unit: int) -> None:
         self.done: list[Plain] = []
@@ -213,7 +213,7 @@ class Shards:
         if not self._held:
             return
         table = pa.concat_tables(self._held, promote_options="default")
-        name = f"documents-{self._unit:06d}-{len(self.done):03d}.parquet"
+        name = f"documents-{self._unit:06d}-{len(self.done):05d}.parquet"
         self.done.append(write_shard(self._folder, name, table))
         self._held, self._bytes = [], 0
 
@@ -229,6 +229,7 @@ def write_shard(folder: Folder, name: str, table: pa.Table) -> Plain:
         "rows": table.num_rows,
         "bytes": int(lengths.sum()),
         "digest": folder.digest(name),
+        "columns": table.column_names,
         "sources": _counted(table["source"]),
         # number of documents of 2^k to 2^(k+1) - 1 bytes
         "lengths": {str(k): int(n) for k, n in enumerate(np.bincount(np.log2(np.maximum(lengths, 1)).astype(int))) if n},

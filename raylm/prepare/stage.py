@@ -20,10 +20,9 @@ from raylm.core.context import Context
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain, run_marked
-from raylm.data.records import COLUMNS
 from raylm.data.sources.documents import Documents as DocumentsSource
 from raylm.prepare.config import Prepare, steps_of
-from raylm.prepare.corpus import Corpus, Shard, View, content_of
+from raylm.prepare.corpus import Corpus, Shard, View, apply, content_of
 from raylm.prepare.read import EXAMPLES, Losses, read_unit, write_shard
 from raylm.prepare.report import write_report
 
@@ -34,8 +33,9 @@ _SHOWN_SOURCES = 20
 def run(cfg: Prepare, ctx: Context) -> Documents:
     """Make the Documents.
 
-    Facts: rows, bytes (of text), columns, sources (how many), dropped {reason: count}, dropped_examples {reason: places},
-    cleaned {cleaner: {what: count}}, steps and sweeps {card: what it says of itself}.
+    Facts: rows, bytes (of text), columns (those that every shard has, scores too), sources (how many), dropped {reason:
+    count}, dropped_examples {reason: places}, cleaned {cleaner: {what: count}}, steps and sweeps {place-card: what it says
+    of itself}.
 
     Raises:
         DataError: no file matches, no row is left, or dedup takes more of a source than `max_source_loss`.
@@ -59,7 +59,7 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
         _alarm(cfg, total)
     if not total["rows"]:
         raise _nothing_left(total)
-    total["steps"] = {card.kind: card.facts() for card in steps_of(cfg) if hasattr(card, "facts")}
+    total["steps"] = {f"{at}-{card.kind}": card.facts() for at, card in enumerate(steps_of(cfg)) if hasattr(card, "facts")}
     _settle(ctx.out, target, [name for mark in read for name in mark["rejected"]] if sweeps else [], total)
     ctx.out.write_json("sources.json", total["by_source"])
     write_report(ctx.out, ctx.stage, total)
@@ -107,14 +107,14 @@ def _write(cfg: Prepare, view: View, out: Folder, at: int, plain: Plain) -> Plai
 
     shard = view.shards[at]
     losses = Losses(out if cfg.keep_rejected else None, f"rejected-{shard.name.removesuffix('.parquet')}")
-    table = View((shard,)).table(0)
-    names = dict(zip(table["row"].to_pylist(), range(table.num_rows), strict=True))
+    table = kept = View((shard,)).table(0)
     for decisions in view.decisions(at):
         gone = decisions.filter(decisions["cuts"].is_null())
-        lost = table.take(pa.array([names[row] for row in gone["row"].to_pylist()], pa.int64()))
+        lost = table.take(pa.array(gone["row"].to_numpy() - shard.first))
         why = gone.select(["because", "score"]).to_pylist()
         losses.say(lost, gone["reason"].to_pylist(), [{k: v for k, v in said.items() if v is not None} for said in why])
-    kept = view.table(at).drop_columns(["row"])
+        kept = apply(kept, decisions)
+    kept = kept.drop_columns(["row"])
     shards = [write_shard(out, shard.name, kept)] if kept.num_rows else []
     losses.close()
     return {"rows_in": table.num_rows, "shards": shards, "cleaned": {}, "seconds": {}, **losses.plain()}
@@ -127,6 +127,7 @@ def totals(marks: list[Plain]) -> dict[str, Any]:
     by_source: dict[str, Counter[str]] = {}
     examples: dict[str, list[Plain]] = {}
     shards, size = {}, 0
+    shared: list[str] | None = None
     for mark in marks:
         seconds.update(mark["seconds"])
         for kind, counts in mark["cleaned"].items():
@@ -140,6 +141,7 @@ def totals(marks: list[Plain]) -> dict[str, Any]:
             shards[shard["name"]] = shard["rows"]
             size += shard["bytes"]
             lengths.update(shard["lengths"])
+            shared = shard["columns"] if shared is None else [name for name in shared if name in shard["columns"]]
             for source, count in shard["sources"].items():
                 by_source.setdefault(source, Counter())["kept"] += count
     return {
@@ -153,6 +155,7 @@ def totals(marks: list[Plain]) -> dict[str, Any]:
         "cleaned": {kind: dict(sorted(counts.items())) for kind, counts in cleaned.items()},
         "seconds": {name: round(spent, 2) for name, spent in seconds.items()},
         "lengths": {k: lengths[k] for k in sorted(lengths, key=int)},
+        "shard_columns": shared or [],
         "columns": sorted({name for mark in marks for name in mark["columns"]}),
         "rejected": [name for mark in marks for name in mark["rejected"]],
         "sweeps": {},
@@ -164,7 +167,7 @@ def _after_sweeps(read: dict[str, Any], written: dict[str, Any], sweeps: dict[st
     by_source = {source: Counter(counts) for source, counts in written["by_source"].items()}
     for source, counts in read["by_source"].items():
         by_source.setdefault(source, Counter()).update({reason: n for reason, n in counts.items() if reason != "kept"})
-    kept = {key: written[key] for key in ("rows", "bytes", "shards", "lengths")}
+    kept = {key: written[key] for key in ("rows", "bytes", "shards", "shard_columns", "lengths")}
     return (
         read
         | kept
@@ -201,7 +204,7 @@ def _facts(total: dict[str, Any]) -> dict[str, Any]:
     return {
         "rows": total["rows"],
         "bytes": total["bytes"],
-        "columns": list(COLUMNS),
+        "columns": total["shard_columns"],
         "sources": len(sources),
         "dropped": total["dropped"],
         "dropped_by_source": {source: sources[source] for source in sorted(worst)},

@@ -10,13 +10,17 @@ if TYPE_CHECKING:
 
 Sums = dict[str, dict[str, int]]
 
+OTHERS = "other sources"
 
-def fertility(sources: Sequence[str], texts: Sequence[str], offsets: np.ndarray) -> Sums:
+
+def fertility(sources: Sequence[str], texts: Sequence[str], offsets: np.ndarray, most: int = 200) -> Sums:
     """Counts of documents, words (parted by white space), bytes (UTF-8) and tokens of each source; they add up over shards.
 
     Args:
         sources, texts: of T documents.
         offsets: int64[T+1], as an `Encoder` gives them: document t has offsets[t+1] - offsets[t] tokens.
+        most: sources with a line of their own, those with most tokens, the rest under `other sources`: where every document
+            is a file, all shards' sources would not fit in one memory.
     """
     sums: Sums = {}
     for source, text, tokens in zip(sources, texts, (offsets[1:] - offsets[:-1]).tolist(), strict=True):
@@ -25,7 +29,7 @@ def fertility(sources: Sequence[str], texts: Sequence[str], offsets: np.ndarray)
         of["words"] += len(text.split())
         of["bytes"] += len(text) if text.isascii() else len(text.encode())
         of["tokens"] += tokens
-    return sums
+    return _largest(sums, most)
 
 
 def rates(found: Iterable[Sums], most: int = 50) -> dict[str, dict[str, float]]:
@@ -38,12 +42,10 @@ def rates(found: Iterable[Sums], most: int = 50) -> dict[str, dict[str, float]]:
     for sums in found:
         for source, counts in sums.items():
             _add(total, source, counts)
-    ranked = sorted(total, key=lambda source: (-total[source]["tokens"], source))
     listed: Sums = {}
     for counts in total.values():
         _add(listed, "all", counts)
-    for at, source in enumerate(ranked):
-        _add(listed, source if at < most else "other sources", total[source])
+    listed |= _largest(total, most)
     return {
         source: {
             **counts,
@@ -52,6 +54,15 @@ def rates(found: Iterable[Sums], most: int = 50) -> dict[str, dict[str, float]]:
         }
         for source, counts in listed.items()
     }
+
+
+def _largest(sums: Sums, most: int) -> Sums:
+    """The sources with most tokens, largest first, and `other sources` behind them."""
+    ranked = sorted(sums.keys() - {OTHERS}, key=lambda source: (-sums[source]["tokens"], source))
+    kept = {source: sums[source] for source in ranked[:most]}
+    for source in [*ranked[most:], *(sums.keys() & {OTHERS})]:
+        _add(kept, OTHERS, sums[source])
+    return kept
 
 
 def _add(sums: Sums, source: str, counts: dict[str, int]) -> None:

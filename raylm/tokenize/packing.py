@@ -52,7 +52,8 @@ def best_fit(sizes: np.ndarray, length: int, buffer: int, lead: int = 0) -> Layo
     The gap takes the longest piece that fits (best fit). Where none does, a piece is cut to fill it, one of a document that
     is cut already before one that is whole, the shortest first; its rest goes back into the buffer, so no token is lost.
     Documents longer than a row fill whole rows at once. Only one row has room left (seldom one that is not the last), or
-    with a `lead` a gap that a lead would fill alone. Best-fit packing: https://arxiv.org/abs/2404.10830; there the documents are cut beforehand.
+    with a `lead` a gap that a lead would fill alone. Best-fit packing: https://arxiv.org/abs/2404.10830; there the documents
+    are cut beforehand.
 
     Args:
         buffer: documents that may wait for their place.

@@ -9,6 +9,7 @@ from raylm.core.artifact import REPORT
 from raylm.core.storage import Folder
 from raylm.data import page
 from raylm.data.shards import map_arrow
+from raylm.tokenize.fertility import OTHERS
 
 _SHOWN_WORDS, _SHOWN_MERGES = 40, 40
 _SAMPLED_ROWS, _SHOWN_TOKENS = 3, 300
@@ -28,7 +29,7 @@ def write_report(
     lengths: dict[str, int] | None = None,
     seconds: dict[str, float] | None = None,
 ) -> None:
-    """Write `report.html` beside the payload in `out`. It carries times, so it is no part of the artifact's content.
+    """Write `report.html` beside the payload in `out`. It may carry times, so it is no part of the artifact's content.
 
     Args:
         facts: those of the manifest.
@@ -65,7 +66,7 @@ def write_report(
 def _sources(rates: dict[str, dict[str, float]]) -> str:
     """Bytes per token and fertility (tokens per word: Rust et al. 2021, https://arxiv.org/abs/2012.15613) of each source."""
     names = ("documents", "bytes", "words", "tokens", "bytes_per_token", "tokens_per_word")
-    last = ("other sources", "all")
+    last = (OTHERS, "all")
     order = [*(source for source in rates if source not in last), *(source for source in last if source in rates)]
     lines = [[source, *(rates[source].get(name) for name in names)] for source in order]
     return page.table(["source", *(name.replace("_", " ") for name in names)], lines)

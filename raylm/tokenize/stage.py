@@ -124,13 +124,13 @@ def _facts(cfg: Tokenize, tokenizer: Any, sums: dict[str, Counter[str]], dropped
         "dropped": dict(sorted(dropped.items())),
     }
     if cfg.form.kind == "text":
-        count = train["bytes"] + held_out["bytes"]
+        both = train + held_out
         facts |= {
             "bytes": train["bytes"],
             "held_out_bytes": held_out["bytes"],
-            "encoder": {way: count for way in ("gigatoken", "tokenizers") if (count := (train + held_out)[f"encoded_by_{way}"])},
-            "lost_tokens": train["lost_tokens"] + held_out["lost_tokens"],
-            "bytes_per_token": round(count / (train["tokens"] + held_out["tokens"]), 4),
+            "encoder": {way: both[f"encoded_by_{way}"] for way in ("gigatoken", "tokenizers") if both[f"encoded_by_{way}"]},
+            "lost_tokens": both["lost_tokens"],
+            "bytes_per_token": round(both["bytes"] / both["tokens"], 4),
         }
     if cfg.form.kind == "dialogues":
         facts["answer_tokens"] = train["answer_tokens"]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from raylm.core.config import references
 from raylm.core.errors import ConfigError
-from raylm.data.mixture import Mixture
+from raylm.data.mixture import Mixture, Part
 from raylm.data.schedule import Mixed
 from raylm.train.config import Train
 
@@ -128,7 +128,7 @@ def test_small_shares_are_rounded_or_refused():
     # of a temperature it is known when the rows are; a share that underflows is not left out in silence
     for temperature in (0.2, 0.01):
         with pytest.raises(ConfigError, match="the share of 'a' is"):
-            Mixture(parts=[{"rows": "a"}, {"rows": "b"}], temperature=temperature).schedule([3, 100_000], 0)
+            Mixture(parts=[Part(rows="a"), Part(rows="b")], temperature=temperature).schedule([3, 100_000], 0)
 
 
 @pytest.mark.parametrize(

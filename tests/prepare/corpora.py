@@ -32,8 +32,8 @@ def corpus_of(root: Path, table: pa.Table, cuts: int = 1, workers: Any = None, c
     bounds = [table.num_rows * at // cuts for at in range(cuts + 1)]
     shards = []
     for at, (start, end) in enumerate(pairwise(bounds)):
-        write_parquet(ctx.out, f"documents-{at:06d}-000.parquet", table.slice(start, end - start))
-        shards.append(Shard(ctx.out, f"documents-{at:06d}-000.parquet", end - start, start))
+        write_parquet(ctx.out, f"documents-{at:06d}-00000.parquet", table.slice(start, end - start))
+        shards.append(Shard(ctx.out, f"documents-{at:06d}-00000.parquet", end - start, start))
     return Corpus(ctx, WorkerSpec(count=count), View(tuple(shards)), ctx.work / "0-card", "")
 
 

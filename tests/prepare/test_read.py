@@ -57,6 +57,7 @@ def test_shards_and_dropped_lines_are_cut_by_all_that_they_hold(tmp_path, monkey
     mark = read.read_unit(cfg, Folder(tmp_path / "out"), 12, {**unit.plain(), "source": 0})
     # 2000 texts are 8 kB, with address, place and id they are 400
     assert len(mark["shards"]) >= 4 and sum(shard["rows"] for shard in mark["shards"]) == 2000
+    assert mark["shards"][1]["name"] == "documents-000012-00001.parquet"
     assert mark["rejected"][:2] == ["rejected-000012-000.jsonl", "rejected-000012-001.jsonl"] and len(mark["rejected"]) > 5
     out = Folder(tmp_path / "out")
     lines = [json.loads(line) for name in mark["rejected"] for line in out.read(name).splitlines()]

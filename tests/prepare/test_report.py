@@ -21,7 +21,7 @@ def _total(**more):
         "rows": 3,
         "rows_in": 1010,
         "bytes": 300,
-        "shards": {"documents-000000-000.parquet": 3},
+        "shards": {"documents-000000-00000.parquet": 3},
         "dropped": {"duplicate": 1000, "pii": 7},
         "by_source": {EVIL: {"kept": 3, "duplicate": 1000, "pii": 7}},
         "examples": {},
@@ -37,7 +37,7 @@ def _total(**more):
 def _page(root, total, table=None):
     ctx = context(root, "corpus")
     if table is not None:
-        write_parquet(ctx.out, "documents-000000-000.parquet", table)
+        write_parquet(ctx.out, "documents-000000-00000.parquet", table)
     write_report(ctx.out, "corpus", total)
     return ctx, ctx.out.read(REPORT).decode()
 
@@ -88,7 +88,7 @@ def test_columns_are_read_of_some_shards_only(tmp_path, monkeypatch):
     real = report._opened
     monkeypatch.setattr(report, "_opened", lambda out, name: (opened.append(name), real(out, name))[1])
     ctx = context(tmp_path, "corpus")
-    names = [f"documents-{at:06d}-000.parquet" for at in range(100)]
+    names = [f"documents-{at:06d}-00000.parquet" for at in range(100)]
     for name in names:
         write_parquet(ctx.out, name, table_of(["a"]).append_column("score", pa.array([1.0])))
     sampled = report._sampled(ctx.out, dict.fromkeys(names, 1))

@@ -13,8 +13,10 @@ import pytest
 
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
+from raylm.data.records import COLUMNS
 from raylm.data.shards import read_parquet
 from raylm.prepare.config import Prepare
+from raylm.prepare.score.statistics import Statistics
 from tests.stages import payload, run_stage, tables_of
 
 pytestmark = pytest.mark.ray
@@ -23,6 +25,10 @@ pytestmark = pytest.mark.ray
 def _lines(at, *rows):
     at.parent.mkdir(parents=True, exist_ok=True)
     at.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _shard(artifact):
+    return artifact.shards("documents-")[0].path
 
 
 def _texts(artifact):
@@ -99,7 +105,36 @@ def test_a_threshold_is_tuned_on_the_columns_of_an_earlier_stage(tmp_path, worke
             steps=[{"kind": "between", "column": "num_words", "min": least}],
         )
         made = run_stage(tmp_path, f"least{least}", cfg, workers)
+        assert (
+            made.facts["columns"] == [*COLUMNS, *Statistics().columns()] == read_parquet(made.folder, _shard(made)).column_names
+        )
         assert made.facts["rows"] == left and made.metrics["rows_in"] == 29
+
+
+def test_columns_are_those_of_every_shard_and_two_steps_of_a_kind_both_say_what_they_saw(tmp_path, workers):
+    _lines(tmp_path / "a.jsonl", {"text": "one two three"})
+    _lines(tmp_path / "b.jsonl", {"text": "four five six"})
+    exams = []
+    for name, texts in (("x", ["seven eight nine ten"]), ("y", ["red green blue white", "north south east west"])):
+        _lines(tmp_path / f"{name}.jsonl", *({"text": text} for text in texts))
+        exams.append(
+            {
+                "kind": "decontaminate",
+                "against": [{"kind": "jsonl", "glob": f"{tmp_path}/{name}.jsonl"}],
+                "ngram": 4,
+                "min_words": 4,
+            }
+        )
+    source = {"kind": "jsonl", "glob": f"{tmp_path}/a.jsonl"}
+    run_stage(tmp_path, "scored", Prepare(source=source, steps=[{"kind": "statistics"}]), workers)
+    sources = [{"kind": "documents", "documents": "scored"}, {"kind": "jsonl", "glob": f"{tmp_path}/b.jsonl"}]
+    for dedup in ([], [{"kind": "exact"}]):
+        made = run_stage(tmp_path, f"docs{len(dedup)}", Prepare(source=sources, steps=exams, dedup=dedup), workers)
+        assert made.facts["rows"] == 2 and made.facts["columns"] == list(COLUMNS)
+        assert {name: said["questions"] for name, said in made.facts["steps"].items()} == {
+            "0-decontaminate": 1,
+            "1-decontaminate": 2,
+        }
 
 
 def test_nothing_left_says_why(tmp_path, workers):

@@ -36,3 +36,13 @@ def test_shards_add_up_and_the_rest_is_one_row():
 def test_nothing_to_divide_by():
     assert rates([fertility(["a"], ["\n"], np.array([0, 0]))])["a"]["tokens_per_word"] == 0.0
     assert rates([]) == {}
+
+
+def test_a_shard_of_many_sources_leaves_few_and_all_still_add_up():
+    sources, texts = [f"file-{at}" for at in range(10)], ["a b"] * 10
+    shards = [fertility(sources, texts, np.cumsum([0, *range(1 + first, 11 + first)]), most=3) for first in (0, 10)]
+    assert [[*sums] for sums in shards] == [["file-9", "file-8", "file-7", "other sources"]] * 2
+    made = rates(shards, most=2)
+    assert [*made] == ["all", "file-9", "file-8", "other sources"]
+    assert made["all"]["tokens"] == sum(range(1, 21)) and made["all"]["documents"] == 20
+    assert made["file-9"]["tokens"] == 30 and made["other sources"]["tokens"] == 210 - 30 - 28

@@ -36,7 +36,9 @@ def test_the_same_bytes_for_any_shards_and_workers_then_extended(tmp_path, worke
         assert _files(runs[0]) == _files(runs[1]) and "tokenizer/tokenizer.json" in _files(runs[0])
         assert runs[0].facts["trained_on_bytes"] == runs[1].facts["trained_on_bytes"] > 0
         # nothing of the counting is left behind
-        assert all(name.startswith(("tokenizer/", "train-", "held_out-", "index-")) for name in payload(runs[1]))
+        assert all(
+            name.startswith(("tokenizer/", "train-", "held_out-", "index-", "fertility.json")) for name in payload(runs[1])
+        )
     again = _stage(tmp_path, "again", "docs2", CARDS[0], workers)
     assert _files(again) == _files(_made(tmp_path, "bpe11"))
 

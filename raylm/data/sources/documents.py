@@ -10,12 +10,16 @@ from raylm.core.errors import DataError
 from raylm.data.records import COLUMNS, Rejected, schema
 from raylm.data.sources.columns import batch_rows
 from raylm.data.sources.parquet import parquet_file
-from raylm.data.sources.units import Span, Unit, rows_of
+from raylm.data.sources.units import Span, Unit, grouped, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from raylm.core.artifact import Artifact
+
+
+# shards that an earlier stage left small are read together: each unit becomes shards of its own
+_UNIT_BYTES = 32 << 20
 
 
 class Documents(Config):
@@ -26,7 +30,7 @@ class Documents(Config):
     """Stage, or URI, of the documents; of a list, in this order. Of several only those scores are kept that all have."""
 
     def units_of(self, artifacts: list[Artifact]) -> list[Unit]:
-        """One unit per shard of the opened artifacts, in order. Raises DataError where a score is of another type in each."""
+        """Groups of neighbouring shards of the opened artifacts. Raises DataError where a score is of another type in each."""
         shards = [(artifact, entry) for artifact in artifacts for entry in artifact.shards("documents-")]
         shared: dict[str, Any] = {}
         for at, (artifact, entry) in enumerate(shards):
@@ -40,11 +44,12 @@ class Documents(Config):
                         where=artifact.folder.path(entry.path),
                         next="make one of them anew with another name for the column",
                     )
-        scores = tuple(shared)
-        return [
-            Unit((Span(artifact.folder.path(entry.path), f"{artifact.uri}/{entry.path}", 0, entry.rows or 0),), None, scores)
+        spans = [
+            Span(artifact.folder.path(entry.path), f"{artifact.uri}/{entry.path}", 0, entry.rows or 0)
             for artifact, entry in shards
         ]
+        sizes = {span: entry.bytes for span, (_, entry) in zip(spans, shards, strict=True)}
+        return [unit._replace(columns=tuple(shared)) for unit in grouped(spans, _UNIT_BYTES, size=sizes.__getitem__)]
 
     def read(self, unit: Unit) -> Iterator[dict[str, Any] | Rejected]:
         """Documents of one unit, with their scores; id, source and range are those of the raw row."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -10,11 +12,12 @@ from pydantic import Field
 from raylm.core.config import Config
 from raylm.data.records import Rejected, document
 from raylm.data.sources.lines import line_units, lines_in
+from raylm.data.sources.packed import Unpacked, is_packed
 from raylm.data.sources.units import Span, Unit, grouped, matched, opened
 
 
 class Text(Config):
-    """Plain UTF-8 text files; by paragraph or line they may be `.gz` or `.zst` too, and are never held whole."""
+    """UTF-8 text files, plain, `.gz` or `.zst`; by paragraph or line they are never held whole."""
 
     kind: Literal["text"] = "text"
     glob: str
@@ -36,7 +39,7 @@ class Text(Config):
             if self.by == "file":
                 yield self._file(span)
                 continue
-            for found in self._paragraphs(span) if self.by == "paragraph" else lines_in(span, self.max_row_bytes):
+            for found in self._paragraphs(span) if self.by == "paragraph" else self._lines(span):
                 if isinstance(found, Rejected):
                     yield found
                 elif not found[1].isspace():
@@ -44,13 +47,22 @@ class Text(Config):
                     yield self._row(span.source, found[0], content)
 
     def _file(self, span: Span) -> dict[str, Any] | Rejected:
-        if span.end > self.max_row_bytes:
+        packed = is_packed(span.path)
+        if span.end > self.max_row_bytes and not packed:
             return Rejected("row_too_long", f"{span.source}:0")
         try:
             with opened(span.path) as file:
-                return self._row(span.source, 0, file.read())
+                stream = Unpacked(file, span.path) if packed else None
+                # no more than is allowed, and one: a small file may unpack to any size
+                content = io.BufferedReader(stream).read(self.max_row_bytes + 1) if stream else file.read()
         except OSError:
             return Rejected("unreadable_file", f"{span.source}:0")
+        if len(content) > self.max_row_bytes:
+            return Rejected("row_too_long", f"{span.source}:0")
+        if stream and stream.broken:
+            return Rejected(stream.broken, f"{span.source}:{stream.at}")
+        start = len(BOM_UTF8) if content.startswith(BOM_UTF8) else 0
+        return self._row(span.source, start, content[start:])
 
     def _row(self, source: str, start: int, content: bytes) -> dict[str, Any] | Rejected:
         where = f"{source}:{start}"
@@ -60,12 +72,20 @@ class Text(Config):
             return Rejected("invalid_utf8", where)
         return document(source, start, start + len(content), text) if text.strip() else Rejected("empty", where)
 
+    def _lines(self, span: Span) -> Iterator[tuple[int, bytes] | Rejected]:
+        """(first byte, line) of every line; the byte order mark that a file may begin with belongs to none."""
+        for found in lines_in(span, self.max_row_bytes):
+            if not isinstance(found, Rejected) and found[0] == 0 and found[1].startswith(BOM_UTF8):
+                yield len(BOM_UTF8), found[1][len(BOM_UTF8) :]
+            else:
+                yield found
+
     def _paragraphs(self, span: Span) -> Iterator[tuple[int, bytes] | Rejected]:
         """(first byte, lines) of every block between blank lines; one with a line that cannot be read is dropped whole."""
         held: list[bytes] = []
         first = size = 0
         lost = False
-        for found in lines_in(span, self.max_row_bytes):
+        for found in self._lines(span):
             if isinstance(found, Rejected):
                 yield found
                 held, lost = [], True

@@ -34,7 +34,7 @@ class Bpe(Config):
     sample_bytes: int | None = Field(default=None, gt=0)
     """Most text that is looked at, an equal part from the beginning of every shard; absent: all of it."""
     max_words: int = Field(default=5_000_000, ge=1)
-    """Distinct pre-tokens that are trained on, the most frequent ones; about 200 bytes of memory each."""
+    """Distinct pre-tokens that are trained on, the most frequent ones; about 400 bytes of memory each."""
 
     def cut(self, at: Path) -> Pattern:
         """How text is cut into the pre-tokens that are counted."""

@@ -15,29 +15,13 @@ from raylm.data.sources.jsonl import Jsonl
 from raylm.data.sources.parquet import Parquet
 from raylm.data.sources.text import Text
 from raylm.data.sources.warc import Warc
+from tests.buckets import local_bucket
 
 
 @pytest.fixture(scope="module")
 def bucket():
-    """A local S3 server, found through the variables that every S3 client knows."""
-    import boto3
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3fs.S3FileSystem.clear_instance_cache()
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="raylm")
+    with local_bucket("raylm") as client:
         yield client
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 def _write(folder, content):

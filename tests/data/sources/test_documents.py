@@ -35,11 +35,24 @@ class Made:
 def test_rows_and_scores_come_back_as_they_were(tmp_path):
     made = Made(tmp_path / "a", ["documents-00000.parquet", "documents-00001.parquet", "rejected-0.parquet"], ["english"])
     units = [unit_of(unit.plain()) for unit in Documents(documents="a").units_of([made])]
-    assert len(units) == 2 and units[0].columns == ("english",)
+    assert [len(unit.spans) for unit in units] == [2] and units[0].columns == ("english",)
     tables = [table for unit in units for table, lost in batches_of(Documents(documents="a"), unit)]
     assert pa.concat_tables(tables).to_pylist() == made.rows[:3000] and max(map(len, tables)) <= 1000
     assert tables[0].schema.names == [*COLUMNS, "english"] and tables[0].schema.field("text").type == pa.large_string()
-    assert list(Documents(documents="a").read(units[0])) == made.rows[:1500]
+    assert list(Documents(documents="a").read(units[0])) == made.rows[:3000]
+
+
+def test_neighbouring_shards_are_read_together_up_to_a_size_and_in_order(tmp_path):
+    made = Made(tmp_path / "a", [f"documents-000000-{at:05d}.parquet" for at in range(5)], [])
+    made.entries = [
+        entry.model_copy(update={"bytes": size << 20}) for entry, size in zip(made.entries, (10, 10, 12, 40, 1), strict=True)
+    ]
+    card = Documents(documents="a")
+    units = card.units_of([made])
+    assert [len(unit.spans) for unit in units] == [3, 1, 1]
+    assert [row for unit in units for row in card.read(unit)] == made.rows
+    # named twice, it is read twice
+    assert sum(len(unit.spans) for unit in card.units_of([made, made])) == 10
 
 
 def test_of_several_only_the_scores_that_all_have(tmp_path):
@@ -47,7 +60,7 @@ def test_of_several_only_the_scores_that_all_have(tmp_path):
     two = Made(tmp_path / "b", ["documents-00000.parquet"], ["quality", "toxic"])
     card = Documents(documents=["a", "b"])
     units = card.units_of([one, two])
-    assert [unit.columns for unit in units] == [("quality",)] * 2
+    assert [unit.columns for unit in units] == [("quality",)]
     assert len(pa.concat_tables([table for unit in units for table, _ in card.batches(unit)])) == 3000
     assert [found.value for found in references(card)] == ["a", "b"]
 

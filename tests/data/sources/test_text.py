@@ -1,6 +1,9 @@
 """Text files: one document per file or per block, with byte ranges that hold exactly the text."""
 
+import gzip
+
 import pytest
+import zstandard
 
 from raylm.core.errors import DataError
 from raylm.data.records import Rejected
@@ -32,6 +35,38 @@ def test_bad_files_are_counted(tmp_path):
     rows = _read(Text(glob=str(tmp_path), max_row_bytes=50))
     assert all(isinstance(row, Rejected) for row in rows)
     assert [row.reason for row in rows] == ["invalid_utf8", "empty", "row_too_long"]
+
+
+@pytest.mark.parametrize("by", ["file", "paragraph", "line"])
+def test_compressed_files_hold_the_same_documents(tmp_path, by):
+    content = "one ü\nmore\n\ntwo\n".encode()
+    for name, packed in (("a.txt", content), ("b.gz", gzip.compress(content)), ("c.zst", zstandard.compress(content))):
+        (tmp_path / name).write_bytes(packed)
+    plain, gz, zst = (
+        [(row["text"], row["start"], row["end"]) for row in _read(Text(glob=str(tmp_path / name), by=by))]
+        for name in ("a.txt", "b.gz", "c.zst")
+    )
+    assert plain == gz == zst and len(plain) == {"file": 1, "paragraph": 2, "line": 3}[by]
+
+
+def test_a_compressed_file_that_is_broken_or_unpacks_to_too_much_is_counted(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"cut short")[:-4])
+    (tmp_path / "b.gz").write_bytes(b"no gzip at all")
+    (tmp_path / "c.gz").write_bytes(gzip.compress(b"x" * 1000))
+    (tmp_path / "d.gz").write_bytes(gzip.compress(b"y" * 50))
+    rows = _read(Text(glob=str(tmp_path), max_row_bytes=50))
+    assert [row.reason for row in rows[:3]] == ["unreadable_file", "corrupt_member", "row_too_long"]
+    assert [row["text"] for row in rows[3:]] == ["y" * 50]
+
+
+@pytest.mark.parametrize("by", ["file", "paragraph", "line"])
+def test_a_byte_order_mark_is_no_text(tmp_path, by):
+    content = b"\xef\xbb\xbfone"
+    (tmp_path / "a.txt").write_bytes(content)
+    (tmp_path / "b.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbf")
+    *rows, blank = _read(Text(glob=str(tmp_path), by=by))
+    assert [(row["text"], row["start"], row["end"]) for row in rows] == [("one", 3, 6)] * 2 and blank.reason == "empty"
 
 
 def test_an_empty_folder_is_refused(tmp_path):

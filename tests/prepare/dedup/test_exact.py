@@ -54,8 +54,8 @@ def test_what_an_earlier_corpus_holds_goes_and_the_earlier_one_stays(tmp_path, w
     from tests.stages import context
 
     ctx = context(tmp_path, "old")
-    write_parquet(ctx.out, "documents-000000-000.parquet", table_of(["known", "twice", "twice"]))
-    ctx.commit(Documents, facts={}, rows={"documents-000000-000.parquet": 3})
+    write_parquet(ctx.out, "documents-000000-00000.parquet", table_of(["known", "twice", "twice"]))
+    ctx.commit(Documents, facts={}, rows={"documents-000000-00000.parquet": 3})
     corpus = corpus_of(tmp_path, table_of(["new", "known", "new"]), 2, workers)
     found, _ = decided(corpus, Exact(against=["old"]))
     assert [row["row"] for row in found] == [1, 2]

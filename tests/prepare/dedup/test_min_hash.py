@@ -143,8 +143,8 @@ def test_what_an_earlier_corpus_holds_goes_and_the_earlier_one_stays(tmp_path, w
     texts = articles(3, copies=1)
     old = table_of([texts[0], texts[0] + " end", texts[1]])
     ctx = context(tmp_path, "old")
-    write_parquet(ctx.out, "documents-000000-000.parquet", old)
-    ctx.commit(Documents, facts={}, rows={"documents-000000-000.parquet": 3})
+    write_parquet(ctx.out, "documents-000000-00000.parquet", old)
+    ctx.commit(Documents, facts={}, rows={"documents-000000-00000.parquet": 3})
     corpus = corpus_of(tmp_path, table_of([texts[2], texts[0] + " end more", texts[2] + " end"]), 2, workers)
     rows, facts = decided(corpus, MinHash(against=["old"]))
     assert [row["row"] for row in rows] == [1, 2] and facts["dropped"] == 2

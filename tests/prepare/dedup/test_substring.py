@@ -152,7 +152,7 @@ def test_an_earlier_corpus_is_compared_with_and_stays(tmp_path, workers):
 
     run = " ".join(f"w{at}" for at in range(30))
     ctx = context(tmp_path, "old")
-    write_parquet(ctx.out, "documents-000000-000.parquet", table_of([f"old {run}", run]))
-    ctx.commit(Documents, facts={}, rows={"documents-000000-000.parquet": 2})
+    write_parquet(ctx.out, "documents-000000-00000.parquet", table_of([f"old {run}", run]))
+    ctx.commit(Documents, facts={}, rows={"documents-000000-00000.parquet": 2})
     corpus = corpus_of(tmp_path, table_of(["new", f"new {run} new"]), 2, workers)
     assert left(corpus, Substring(min_words=20, against=["old"])) == ["new", "new new"]

@@ -83,8 +83,8 @@ def test_structured_rows(tmp_path):
 def test_a_stage_is_placed(tmp_path):
     ctx = context(tmp_path, "exam")
     rows = [document("raw.jsonl", at, at + 1, row["question"], None, meta_of(row, ("question",))) for at, row in enumerate(ROWS)]
-    write_parquet(ctx.out, "documents-000000-000.parquet", rows_table(rows))
-    made = ctx.commit(Documents, facts={}, rows={"documents-000000-000.parquet": len(rows)})
+    write_parquet(ctx.out, "documents-000000-00000.parquet", rows_table(rows))
+    made = ctx.commit(Documents, facts={}, rows={"documents-000000-00000.parquet": len(rows)})
     card = Decontaminate(against=["exam", {"kind": "documents", "documents": "exam"}])
     assert [(found.value, found.kinds) for found in references(card)] == [("exam", ("Documents",))] * 2
     placed = pickle.loads(pickle.dumps(card.placed(context(tmp_path, "corpus").open)))

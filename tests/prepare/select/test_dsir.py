@@ -27,8 +27,8 @@ def _texts(words, number, seed):
 
 def _target(root):
     ctx = context(root, "wiki")
-    write_parquet(ctx.out, "documents-000000-000.parquet", table_of(_texts(_PROSE, 30, 0)))
-    ctx.commit(Documents, facts={}, rows={"documents-000000-000.parquet": 30})
+    write_parquet(ctx.out, "documents-000000-00000.parquet", table_of(_texts(_PROSE, 30, 0)))
+    ctx.commit(Documents, facts={}, rows={"documents-000000-00000.parquet": 30})
 
 
 def test_documents_like_the_target_stay_for_any_cut(tmp_path, workers):
