@@ -91,7 +91,14 @@ def command(job: Path, *more: str) -> list[str]:
 
 def stop_when(job: Path, out: Path, rows: int, how: signal.Signals) -> tuple[int, str]:
     """Run the job and send `how` to its driver as soon as a stage's metrics have `rows` rows."""
-    driver = subprocess.Popen(command(job, "run"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    driver = subprocess.Popen(
+        command(job, "run"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # a shell that runs its commands in the background has them ignore Ctrl-C, and so would the driver
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + 240
     while len(read_metrics(Folder(out))) < rows:
         assert driver.poll() is None, f"ended early:\n{driver.communicate()[0]}"
