@@ -84,6 +84,6 @@ def write(folder: Path, megabytes: float, seed: int = 0) -> list[tuple[str, int]
     return made
 
 
-def megabytes() -> float:
-    """Size of the corpus: RAYLM_BENCH_MB, or 200."""
-    return float(os.environ.get("RAYLM_BENCH_MB", "200"))
+def megabytes(usual: int = 200) -> float:
+    """Size of the corpus: RAYLM_BENCH_MB, or the usual one."""
+    return float(os.environ.get("RAYLM_BENCH_MB", usual))
