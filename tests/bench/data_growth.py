@@ -169,8 +169,10 @@ def main() -> None:
         for times in GROWTH:
             write(work / f"{times}", megabytes() * times / GROWTH[-1], seed=times)
             if times == GROWTH[0]:
-                timed([sys.executable, __file__, work / f"{times}"])  # compiles the kernels, once for this machine
-            _, said = timed([sys.executable, __file__, work / f"{times}"])
+                timed(
+                    [sys.executable, "-m", "tests.bench.data_growth", work / f"{times}"]
+                )  # compiles the kernels, once for this machine
+            _, said = timed([sys.executable, "-m", "tests.bench.data_growth", work / f"{times}"])
             runs.append(json.loads(said.rsplit("found ", 1)[1].splitlines()[0]))
             print(f"{times}x: {runs[-1]}", flush=True)
     for run in runs:
