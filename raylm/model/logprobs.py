@@ -44,29 +44,19 @@ def pad(rows: Sequence[np.ndarray], masks: Sequence[np.ndarray], pad_id: int, de
 
 
 def token_logprobs(model: torch.nn.Module, padded: Padded, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probability of token t given tokens before t, float32 [B, T]; column 0 is 0.
+    """Log-probability of token t given tokens before t under any causal model, float32 [B, T]; column 0 is 0.
+
+    All logits are held; training asks the head instead (`raylm.model.scores`).
 
     Args:
         temperature: logits are divided by it, as a sampler does.
     """
     import torch
 
-    if padded.document_BT is not None:
-        seen = {"attention_mask": _within_documents(padded.document_BT), "position_ids": padded.position_BT}
-    else:
-        seen = {"attention_mask": None if bool(padded.attend_BT.all()) else padded.attend_BT}
-    logits_BTV = model(input_ids=padded.tokens_BT, use_cache=False, **seen).logits
+    attend_BT = None if bool(padded.attend_BT.all()) else padded.attend_BT
+    logits_BTV = model(input_ids=padded.tokens_BT, attention_mask=attend_BT, use_cache=False).logits
     logits_BTV = logits_BTV[:, :-1].float()
     if temperature != 1.0:
         logits_BTV = logits_BTV / temperature
     losses = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), padded.tokens_BT[:, 1:].flatten(), reduction="none")
     return torch.nn.functional.pad(-losses.view(len(padded.tokens_BT), -1), (1, 0))
-
-
-def _within_documents(document_BT: torch.Tensor) -> torch.Tensor:
-    """Mask for scaled dot-product attention, bool [B, 1, T, T]: a token sees itself and what its document said before.
-
-    Padding is a document of its own: a row that may see nothing would become NaN.
-    """
-    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
-    return same_BTT.tril()[:, None]

@@ -1,19 +1,21 @@
-"""Takes a wrapped model and an optimizer, leaves the few verbs a loop needs: backward, step, sum, weights, save, load."""
+"""Takes a wrapped model and an optimizer, leaves the few verbs a loop needs: accumulate, step, measure, sum, weights, state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raylm.core.errors import StorageError
-from raylm.core.storage import Folder
-from raylm.parallel.optimizer import AdamW
+from raylm.model.scores import Inputs, Scores, ask
+from raylm.parallel.clip import clip_grad_norm
+from raylm.parallel.mesh import Grid
+from raylm.parallel.optimizers import AnyOptimizer
 
 if TYPE_CHECKING:
     import torch
 
-DONE = "done.json"
+# what the loop makes of the scores of micro batch i: `total` (this rank's share of the global mean) and `metrics` (sums)
+LossOf = Callable[[int, Scores], Any]
 
 
 class Stats(NamedTuple):
@@ -24,81 +26,123 @@ class Stats(NamedTuple):
     finite: bool
 
 
+class Recipe(NamedTuple):
+    """How an engine computes and updates."""
+
+    optimizer: AnyOptimizer | None
+    """None: the model is only asked, never updated."""
+    steps: int
+    """Length of the schedule."""
+    dtype: str = "float32"
+    """Dtype of compute."""
+    rung: str = "auto"
+    """Way of the cross-entropy, see `raylm.model.head`."""
+
+    def compute_dtype(self) -> torch.dtype | None:
+        """The dtype to cast to; None computes in the weights' own."""
+        import torch
+
+        return None if self.dtype == "float32" else getattr(torch, self.dtype)
+
+
 class Engine:
     """One model across its ranks, the same for every strategy: a strategy only wraps the model.
 
     Args:
-        model: the wrapped model; its gradients are averaged over ranks by the wrapper.
+        model: the wrapped model; its gradients are averaged over `grid.averaged` ranks by the wrapper.
         bare: the model below the wrapper, in Hugging Face's names.
-        optimizer: the spec; the optimizer is made over `model`'s trainable parameters.
-        steps: length of the schedule.
         autocast: dtype of compute where the wrapper itself does not cast; None computes in the weights' own dtype.
     """
 
     def __init__(
-        self, model: torch.nn.Module, bare: torch.nn.Module, optimizer: AdamW, steps: int, autocast: torch.dtype | None = None
+        self, model: torch.nn.Module, bare: torch.nn.Module, grid: Grid, recipe: Recipe, autocast: torch.dtype | None = None
     ) -> None:
-        import torch.distributed as dist
-
         self.model: Any = model
         self.bare: Any = bare
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.grid = grid
         self.done = 0
-        self._spec, self._steps, self._autocast = optimizer, steps, autocast
-        self._optimizer = optimizer.make(model)
+        self._recipe, self._autocast = recipe, autocast
+        self.optimizer = recipe.optimizer.make(model) if recipe.optimizer else None
 
-    def compute(self, last: bool = True) -> Any:
-        """Context of a forward pass: casts to the compute dtype where the wrapper does not.
+    @property
+    def rank(self) -> int:
+        return self.grid.rank
+
+    @property
+    def world(self) -> int:
+        return self.grid.world
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.bare.parameters()).device
+
+    def accumulate(self, inputs: Sequence[Inputs], loss: LossOf, **asked: Any) -> dict[str, float]:
+        """Forward and backward passes of one step; gradients add up until `step`.
 
         Args:
-            last: whether this is the last micro batch of a step; ranks exchange gradients only in its backward pass.
+            inputs: this rank's micro batches; equally many on every rank, because ranks meet in each.
+            loss: called with the number and the scores of each micro batch; its `total` is this rank's share of the
+                global mean (a sum divided by the global weight).
+            asked: options of `raylm.model.scores.ask`: temperature, linear.
+
+        Returns:
+            The metrics summed over micro batches and ranks.
         """
+        sums: dict[str, Any] = {}
+        for index, one in enumerate(inputs):
+            self._exchange(last=index == len(inputs) - 1)
+            with self._compute():
+                made = loss(index, self._ask(one, **asked))
+            # wrappers average over ranks, so the average is undone here
+            (made.total * self.grid.averaged).backward()
+            _add(sums, made.metrics)
+        return self._summed(sums)
+
+    def measure(self, inputs: Sequence[Inputs], loss: LossOf, **asked: Any) -> dict[str, float]:
+        """The metrics of `loss` summed over micro batches and ranks; the model learns nothing and drops nothing out."""
+        sums: dict[str, Any] = {}
+        for index, scores in enumerate(self.forward(inputs, **asked)):
+            _add(sums, loss(index, scores).metrics)
+        return self._summed(sums)
+
+    def forward(self, inputs: Sequence[Inputs], **asked: Any) -> list[Scores]:
+        """Scores of each micro batch, without gradients and dropout."""
         import torch
 
-        # before the forward pass: it is there that DDP decides what its backward pass does
-        if hasattr(self.model, "set_requires_gradient_sync"):
-            self.model.set_requires_gradient_sync(last)
-        elif hasattr(self.model, "require_backward_grad_sync"):
-            self.model.require_backward_grad_sync = last
-        if self._autocast is None:
-            return nullcontext()
-        return torch.autocast(next(self.bare.parameters()).device.type, self._autocast)
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of `loss`, which was computed inside `compute`.
-
-        `loss` is this rank's share of the global mean (its sum divided by the global weight). Wrappers average over
-        ranks, so the average is undone here.
-        """
-        (loss * self.world).backward()
+        was = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            found = []
+            for one in inputs:
+                with self._compute():
+                    found.append(self._ask(one, **asked))
+        self.model.train(was)
+        return found
 
     def step(self) -> Stats:
         """Clip, update, clear gradients. A gradient that is not finite changes nothing."""
-        import torch
-
-        norm: Any = torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self._spec.clip)
-        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        lr = self._spec.lr_at(self.done, self._steps)
+        spec = self._recipe.optimizer
+        assert spec is not None and self.optimizer is not None
+        norm = clip_grad_norm([p for p in self.model.parameters() if p.requires_grad], spec.clip)
+        lr = spec.lr_at(self.done, self._recipe.steps)
         finite = norm == norm and norm not in (float("inf"), float("-inf"))
         if finite:
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr * group.get("lr_scale", 1.0)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
         return Stats(norm, lr, finite)
 
     def sum(self, values: Iterable[float]) -> list[float]:
-        """Each value summed over ranks, in float64."""
+        """Each value summed over the data ranks, in float64; ranks that share rows count once."""
         import torch
         import torch.distributed as dist
 
         total = torch.tensor(list(values), dtype=torch.float64)
-        if self.world > 1:
-            device = next(self.bare.parameters()).device
-            total = total.to(device)
-            dist.all_reduce(total)
+        if self.grid.data_world > 1:
+            total = total.to(self.device)
+            dist.all_reduce(total, group=self.grid.group("replicas", "shards"))
         return total.tolist()
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -109,91 +153,54 @@ class Engine:
         weights: Any = get_model_state_dict(self.model, options=options)
         return weights
 
-    def save(self, at: Folder, facts: dict[str, Any]) -> None:
-        """Write model and optimizer, every rank its shard; `done.json` with `facts` comes last and makes it whole."""
-        import torch.distributed as dist
-        from torch.distributed.checkpoint.api import CheckpointException
-        from torch.distributed.checkpoint.state_dict_saver import save
-
-        try:
-            at.make()
-            save(self._state(), storage_writer=_writer(at))
-        except CheckpointException as cause:
-            # name the rank's own reason (disk full, not allowed) rather than the collective's summary
-            reason = next(iter(cause.failures.values()))[0]
-            raise StorageError(
-                f"a step checkpoint could not be written: {reason}",
-                where=at.uri,
-                next="free space, then run the same command: it goes on from the checkpoint before",
-            ) from cause
-        if self.world > 1:
-            dist.barrier()
-        if self.rank == 0:
-            at.write_json(DONE, {"step": self.done, **facts})
-
-    def load(self, at: Folder) -> dict[str, Any]:
-        """Read what `save` wrote, onto any number of ranks; returns its facts."""
-        from torch.distributed.checkpoint.state_dict import set_state_dict
-        from torch.distributed.checkpoint.state_dict_loader import load
-
-        state = self._state()
-        load(state, storage_reader=_reader(at))
-        set_state_dict(
-            self.model, self._optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_options()
-        )
-        facts = at.read_json(DONE)
-        self.done = facts["step"]
-        return facts
-
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        """Model and optimizer by name, every rank its shard: what a step checkpoint holds. Frozen weights are left out."""
         from torch.distributed.checkpoint.state_dict import get_state_dict
 
-        model, optimizer = get_state_dict(self.model, self._optimizer, options=_options())
+        assert self.optimizer is not None
+        model, optimizer = get_state_dict(self.model, self.optimizer, options=_options())
         # torch leaves frozen weights out under one name only: an output head tied to the embedding would stay, whole
         frozen = {name for name, p in self.bare.named_parameters(remove_duplicate=False) if not p.requires_grad}
         model = {name: tensor for name, tensor in model.items() if name not in frozen}
         return {"model": model, "optimizer": optimizer}
 
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned (here or on other ranks) and a reader has filled."""
+        from torch.distributed.checkpoint.state_dict import set_state_dict
 
-def newest_checkpoint(work: Folder) -> Folder | None:
-    """The last whole step checkpoint below `work`; one without `done.json` was cut short and does not count."""
-    steps = sorted({name.split("/")[0] for name in work.files() if name.endswith(f"/{DONE}")}) if work.exists() else []
-    return work / steps[-1] if steps else None
+        assert self.optimizer is not None
+        set_state_dict(
+            self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_options()
+        )
+
+    def _ask(self, inputs: Inputs, **asked: Any) -> Scores:
+        return ask(self.model, inputs, rung=self._recipe.rung, **asked)
+
+    def _exchange(self, last: bool) -> None:
+        """Ranks exchange gradients only in the backward pass of a step's last micro batch."""
+        # before the forward pass: it is there that DDP decides what its backward pass does
+        if hasattr(self.model, "set_requires_gradient_sync"):
+            self.model.set_requires_gradient_sync(last)
+        elif hasattr(self.model, "require_backward_grad_sync"):
+            self.model.require_backward_grad_sync = last
+
+    def _compute(self) -> Any:
+        import torch
+
+        return nullcontext() if self._autocast is None else torch.autocast(self.device.type, self._autocast)
+
+    def _summed(self, sums: dict[str, Any]) -> dict[str, float]:
+        return dict(zip(sums, self.sum(float(value) for value in sums.values()), strict=True))
 
 
-def prune_checkpoints(work: Folder, keep: int) -> None:
-    """Remove all but the `keep` newest whole step checkpoints, and what was cut short before them."""
-    if not work.exists():
-        return
-    whole = sorted({name.split("/")[0] for name in work.files() if name.endswith(f"/{DONE}")})
-    every = sorted({name.split("/")[0] for name in work.files() if name.startswith("step-")})
-    for name in every:
-        if whole and name not in whole[-keep:] and name < whole[-1]:
-            work.remove(name)
+def _add(sums: dict[str, Any], metrics: dict[str, Any]) -> None:
+    # tensors, not floats: a float would make the host wait for the device in each micro batch
+    for name, value in metrics.items():
+        sums[name] = sums[name] + value.double() if name in sums else value.double()
 
 
 def _options() -> Any:
     from torch.distributed.checkpoint.state_dict import StateDictOptions
 
     # frozen weights come from the base checkpoint again: a LoRA step checkpoint holds the adapter alone
-    return StateDictOptions(ignore_frozen_params=True, strict=False)
-
-
-def _writer(at: Folder) -> Any:
-    if at.is_local:
-        from torch.distributed.checkpoint.filesystem import FileSystemWriter
-
-        return FileSystemWriter(at.uri)
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
-
-    return FsspecWriter(at.uri)
-
-
-def _reader(at: Folder) -> Any:
-    if at.is_local:
-        from torch.distributed.checkpoint.filesystem import FileSystemReader
-
-        return FileSystemReader(at.uri)
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
-
-    return FsspecReader(at.uri)
+    return StateDictOptions(ignore_frozen_params=True, strict=False, flatten_optimizer_state_dict=True)

@@ -6,19 +6,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from raylm.core.config import CheckpointRef, PromptsRef, StageConfig, WorkerSpec
-from raylm.parallel import AnyStrategy
-from raylm.parallel.fsdp import Fsdp
-from raylm.parallel.optimizer import AdamW
+from raylm.core.config import CheckpointRef, PromptsRef, WorkerSpec
+from raylm.parallel.layout import Learning
+from raylm.parallel.optimizers import AnyOptimizer
+from raylm.parallel.optimizers.adamw import AdamW
 from raylm.rl.algorithms import AnyAlgorithm
 from raylm.rl.algorithms.grpo import Grpo
 from raylm.rl.rewards import AnyReward
 
 
-class RL(StageConfig):
+class RL(Learning):
     """prompts + weights -> Checkpoint: draw completions, score them, learn from the scores."""
 
-    placement = frozenset({"workers", "sampler", "strategy", "micro_batch", "save_every", "keep", "reward_timeout_s"})
+    placement = Learning.placement | {"sampler", "reward_timeout_s"}
 
     stage: Literal["rl"]
     prompts: PromptsRef
@@ -29,12 +29,8 @@ class RL(StageConfig):
     """What scores a completion; the scores are added."""
     algorithm: AnyAlgorithm = Grpo()
     """How scores become advantages and a loss."""
-    optimizer: AdamW = AdamW(lr=1e-5, weight_decay=0.0, schedule="constant", warmup=0.0)
+    optimizer: AnyOptimizer = AdamW(lr=1e-5, weight_decay=0.0, schedule="constant", warmup=0.0)
     """Optimizer of the learner."""
-    strategy: AnyStrategy = Fsdp()
-    """How the learner's model lies over its ranks."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the learner's compute."""
     steps: int = Field(gt=0)
     """Number of rounds: draw, score, update, hand the new weights to the sampler."""
     prompts_per_step: int = Field(default=16, gt=0)

@@ -8,9 +8,12 @@ from raylm.core.config import Config, resolve
 from raylm.core.storage import Folder
 from raylm.model.checkpoint import write_checkpoint
 from raylm.model.load import load_model
-from raylm.model.logprobs import pad, token_logprobs
+from raylm.model.logprobs import pad
 from raylm.model.sampler import as_arrays, weights_digest
-from raylm.parallel.engine import newest_checkpoint, prune_checkpoints
+from raylm.model.scores import Inputs, Scores, causal
+from raylm.parallel.assemble import assemble
+from raylm.parallel.checkpoints import load, newest_checkpoint, prune_checkpoints
+from raylm.parallel.checkpoints import save as save_checkpoint
 from raylm.rl.types import Sample
 
 if TYPE_CHECKING:
@@ -34,48 +37,53 @@ class Setup(Config):
 def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any] | None:
     """Make the engine and load the newest step checkpoint; returns that checkpoint's facts, or None at a fresh start."""
     model = load_model(setup.model_path, "float32").to(ranks.device).train()
-    strategy = resolve(cfg.strategy)
-    engine = strategy.wrap(model, cfg.optimizer, cfg.steps, cfg.dtype)
+    engine = assemble(model, cfg, cfg.steps, rank=ranks.rank, world=ranks.world)
     ranks.held[STATE] = (setup.run, engine, model.config)
     newest = newest_checkpoint(Folder(setup.work))
-    return None if newest is None else engine.load(newest)
+    return None if newest is None else load(engine, newest)
 
 
 def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[str, float] | None:
     """One optimizer step over all samples; None when this group is a fresh one and holds no learner."""
-    import numpy as np
-    import torch
-
     engine = _engine(ranks, setup)
     if engine is None:
         return None
     algorithm: Any = resolve(cfg.algorithm)
     weight = float(sum(len(sample.logprobs) for sample in samples))
     # every rank makes equally many passes; a share that is short is filled up with samples that weigh nothing
-    share = -(-len(samples) // ranks.world)
-    mine = [(sample, 1.0) for sample in samples[ranks.rank :: ranks.world]]
+    share = -(-len(samples) // engine.grid.data_world)
+    mine = [(sample, 1.0) for sample in samples[engine.grid.data_rank :: engine.grid.data_world]]
     mine += [(samples[0], 0.0)] * (share - len(mine))
-    sums: dict[str, float] = {}
-    for at in range(0, share, cfg.micro_batch):
-        micro = mine[at : at + cfg.micro_batch]
-        padded = pad(
-            [np.asarray(sample.tokens) for sample, _ in micro],
-            [_mask(sample, counts) for sample, counts in micro],
-            setup.pad_id,
-            ranks.device,
-        )
-        old_BT = torch.zeros(padded.tokens_BT.shape, device=ranks.device)
-        for row, (sample, _) in enumerate(micro):
-            old_BT[row, sample.num_prompt : len(sample.tokens)] = torch.tensor(sample.logprobs)
-        advantage_B = torch.tensor([sample.advantage for sample, _ in micro], device=ranks.device)
-        with engine.compute(last=at + cfg.micro_batch >= share):
-            loss = algorithm.loss(token_logprobs(engine.model, padded, cfg.temperature), old_BT, advantage_B, padded.weight_BT)
-        engine.backward(loss.total / weight)
-        for name, value in loss.metrics.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
+    micros = [mine[at : at + cfg.micro_batch] for at in range(0, share, cfg.micro_batch)]
+    inputs = [_inputs(micro, setup.pad_id, ranks.device) for micro in micros]
+
+    def loss(index: int, scores: Scores) -> Any:
+        made = algorithm.loss(scores.logprob_BT, *_credits(micros[index], inputs[index]))
+        return made._replace(total=made.total / weight)
+
+    sums = engine.accumulate(inputs, loss, temperature=cfg.temperature)
     stats = engine.step()
-    means = {name: total / weight for name, total in zip(sums, engine.sum(sums.values()), strict=True)}
+    means = {name: total / weight for name, total in sums.items()}
     return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": stats.finite}
+
+
+def _inputs(micro: list[tuple[Sample, float]], pad_id: int, device: Any) -> Inputs:
+    import numpy as np
+
+    tokens = [np.asarray(sample.tokens) for sample, _ in micro]
+    return causal(pad(tokens, [_mask(sample, counts) for sample, counts in micro], pad_id, device))
+
+
+def _credits(micro: list[tuple[Sample, float]], inputs: Inputs) -> tuple[Any, Any, Any]:
+    """The sampler's log-probabilities [B, T] where their tokens are asked for, advantages [B], mask [B, T]."""
+    import torch
+
+    old_BT = torch.zeros_like(inputs.weight_BT)
+    for row, (sample, _) in enumerate(micro):
+        # token t is asked for at position t - 1
+        old_BT[row, sample.num_prompt - 1 : len(sample.tokens) - 1] = torch.tensor(sample.logprobs)
+    advantage_B = torch.tensor([sample.advantage for sample, _ in micro], device=old_BT.device)
+    return old_BT, advantage_B, inputs.weight_BT
 
 
 def skip(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, float] | None:
@@ -106,7 +114,7 @@ def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
     engine = _engine(ranks, setup)
     if engine is None:
         return
-    engine.save(Folder(setup.work) / f"step-{engine.done:08d}", facts)
+    save_checkpoint(engine, Folder(setup.work) / f"step-{engine.done:08d}", facts)
     if ranks.rank == 0:
         prune_checkpoints(Folder(setup.work), cfg.keep)
 

@@ -18,8 +18,6 @@ class Micro(NamedTuple):
     """Rows of one forward pass."""
 
     padded: Padded
-    weight: float
-    """Number of tokens (Tokens, Dialogues) or pairs (Pairs) that count."""
     row_weight_P: torch.Tensor
     """1 for a real row or pair, 0 for one that only fills up a rank's share."""
 
@@ -95,8 +93,7 @@ class Batches:
         padded = pad(tokens, masks, self._pad_id, self._device)
         if self._document_mask:
             padded = apart(padded, [row.get("starts", ()) for row in rows])
-        counted = sum(weights) if self._kind == "Pairs" else float(padded.weight_BT.sum())
-        return Micro(padded, counted, torch.tensor(weights, device=self._device))
+        return Micro(padded, torch.tensor(weights, device=self._device))
 
 
 def apart(padded: Padded, starts: list[Sequence[int]]) -> Padded:

@@ -6,23 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from raylm.core.config import CheckpointRef, StageConfig, ref_or_table
+from raylm.core.config import CheckpointRef, ref_or_table
 from raylm.data.mixture import AnyRows
 from raylm.model.adapter import Lora
 from raylm.model.shape import Shape
-from raylm.parallel import AnyStrategy
-from raylm.parallel.fsdp import Fsdp
-from raylm.parallel.optimizer import AdamW
+from raylm.parallel.layout import Learning
 from raylm.train.objectives import AnyObjective
 from raylm.train.objectives.next_token import NextToken
 
 AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[Shape, Tag("table")], Discriminator(ref_or_table)]
 
 
-class Train(StageConfig):
+class Train(Learning):
     """rows + weights -> Checkpoint: pretraining, fine-tuning and preference alignment by one loop."""
 
-    placement = frozenset({"workers", "strategy", "micro_batch", "save_every", "keep", "max_skipped"})
+    placement = Learning.placement | {"max_skipped"}
 
     stage: Literal["train"]
     rows: AnyRows
@@ -35,12 +33,6 @@ class Train(StageConfig):
     """Train small matrices beside frozen weights; the checkpoint has them folded in, and apart in `adapter/`."""
     objective: AnyObjective = NextToken()
     """The loss."""
-    optimizer: AdamW = AdamW()
-    """Optimizer, learning rate, schedule, clipping."""
-    strategy: AnyStrategy = Fsdp()
-    """How the model lies over the ranks."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of compute. Weights that are trained are kept in float32; frozen ones, beside an adapter, in this dtype."""
     batch: int = Field(gt=0)
     """Global batch in rows: the same for any number of workers."""
     micro_batch: int = Field(default=8, gt=0)

@@ -10,6 +10,7 @@ from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.model.checkpoint import num_parameters, write_checkpoint
 from raylm.model.load import check_tokenizer, load_model
+from raylm.parallel.assemble import assemble
 from raylm.train.batches import Batches
 from raylm.train.loop import Loop, Setup
 from raylm.train.rows import open_rows
@@ -32,11 +33,10 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     base = start_model(cfg, setup).to(ranks.device)
     parameters = num_parameters(base)
     model = cfg.adapter.attach(base, cfg.seed) if cfg.adapter else base
-    reference = None
+    frozen = None
     if "reference" in objective.needs and not cfg.adapter:
-        reference = copy.deepcopy(base).eval().requires_grad_(False)
-    strategy = resolve(cfg.strategy)
-    engine = strategy.wrap(model.train(), cfg.optimizer, setup.steps, cfg.dtype)
+        frozen = assemble(copy.deepcopy(base), cfg, setup.steps, rank=ranks.rank, world=ranks.world, frozen=True)
+    engine = assemble(model.train(), cfg, setup.steps, rank=ranks.rank, world=ranks.world)
 
     def batches(split: str) -> Batches:
         return Batches(
@@ -46,8 +46,8 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
             micro=cfg.micro_batch,
             seed=cfg.seed,
             pad_id=setup.tokens["pad_token_id"],
-            rank=ranks.rank,
-            world=ranks.world,
+            rank=engine.grid.data_rank,
+            world=engine.grid.data_world,
             device=ranks.device,
             document_mask=cfg.document_mask,
         )
@@ -59,7 +59,7 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
         engine=engine,
         batches=batches("train"),
         held_out=held_out if held_out.first(cfg.held_out_rows) else None,
-        reference=reference,
+        reference=frozen,
         log=ranks.log,
         rewind=ranks.rewind,
     ).run()

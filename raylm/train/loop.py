@@ -1,12 +1,13 @@
 """Takes a model, rows and an objective, leaves a trained engine. Runs on every rank, with Ray Train around it or without.
 
-rows --(seed, step)--> micro batches --> objective.loss --> backward --> step --> metrics
+rows --(seed, step)--> micro batches --> engine.accumulate(objective.loss) --> step --> metrics
                           weight: summed over all ranks before any backward
 every `save_every` steps: model, optimizer and metrics history as one step checkpoint; resume starts from the newest
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 from raylm.core.config import Config
 from raylm.core.errors import TrainingError
 from raylm.core.storage import Folder
-from raylm.model.logprobs import token_logprobs
-from raylm.parallel.engine import Engine, newest_checkpoint, prune_checkpoints
+from raylm.parallel.checkpoints import load, newest_checkpoint, prune_checkpoints, save
+from raylm.parallel.engine import Engine
 from raylm.train.batches import Batches, Micro
 
 if TYPE_CHECKING:
-    import torch
-
+    from raylm.model.scores import Inputs, Scores
     from raylm.train.config import Train
 
 
@@ -51,7 +51,8 @@ class Loop:
     engine: Engine
     batches: Batches
     held_out: Batches | None
-    reference: torch.nn.Module | None
+    reference: Engine | None
+    """The frozen start; None where nothing needs it, or where it is the model without its adapter."""
     log: Callable[..., None]
     rewind: Callable[[list[dict[str, Any]]], None]
 
@@ -81,76 +82,67 @@ class Loop:
 
     def evaluate(self) -> dict[str, float]:
         """Mean of the objective's metrics over the held-out rows; the model is left as it was."""
-        import torch
-
         if self.held_out is None:
             return {}
-        weight, sums = 0.0, {}
-        self.engine.model.eval()
-        with torch.no_grad():
-            for micro in self.held_out.split(self.held_out.first(self.cfg.held_out_rows)):
-                weight += micro.weight
-                for name, value in self._loss(micro).metrics.items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
-        self.engine.model.train()
-        totals = self.engine.sum([weight, *sums.values()])
-        return {f"held_out_{name}": total / totals[0] for name, total in zip(sums, totals[1:], strict=True)}
+        micros = self.held_out.split(self.held_out.first(self.cfg.held_out_rows))
+        inputs, weight = self._inputs(micros, step=-1)
+        sums = self.engine.measure(inputs, self._loss_of(micros, inputs, weight), **self._asked())
+        return {f"held_out_{name}": total / weight for name, total in sums.items()}
 
     def _step(self, step: int) -> dict[str, Any]:
-        import time
-
         import torch
 
         started = time.perf_counter()
-        # a fresh stream for every (step, rank): dropout is the same in a resumed run, and no generator state is saved
-        torch.manual_seed(hash((self.cfg.seed, step, self.engine.rank)) & 0x7FFFFFFF)
         micros = self.batches.at(step)
-        weight, tokens = self.engine.sum([sum(m.weight for m in micros), sum(float(m.padded.attend_BT.sum()) for m in micros)])
-        sums: dict[str, float] = {}
-        for index, micro in enumerate(micros):
-            loss = self._loss(micro, last=index == len(micros) - 1)
-            self.engine.backward(loss.total / weight)
-            for name, value in loss.metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+        inputs, weight = self._inputs(micros, step)
+        (tokens,) = self.engine.sum([sum(float(m.padded.attend_BT.sum()) for m in micros)])
+        # a fresh stream for every (step, rank): dropout is the same in a resumed run, and no generator state is saved
+        torch.manual_seed(self._seed(step))
+        sums = self.engine.accumulate(inputs, self._loss_of(micros, inputs, weight), **self._asked())
         stats = self.engine.step()
-        means = {name: total / weight for name, total in zip(sums, self.engine.sum(sums.values()), strict=True)}
+        means = {name: total / weight for name, total in sums.items()}
         finite = stats.finite and means["loss"] == means["loss"]
         seconds = time.perf_counter() - started
         return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, "tokens_per_s": tokens / seconds}
 
-    def _loss(self, micro: Micro, last: bool = True) -> Any:
-        import torch
-
+    def _asked(self) -> dict[str, Any]:
         objective: Any = self.cfg.objective
-        reference = None
-        with self.engine.compute(last):
-            if "reference" in objective.needs:
-                with torch.no_grad(), self._as_reference():
-                    model = self.engine.model if self.reference is None else self.reference
-                    reference = (token_logprobs(model, micro.padded) * micro.padded.weight_BT).sum(1)
-            return objective.loss(self.engine.model, micro, reference)
+        return objective.asked()
 
-    def _as_reference(self) -> Any:
-        """The reference computes in the policy's dtype, or their difference would be rounding."""
-        import torch
+    def _seed(self, step: int) -> int:
+        return hash((self.cfg.seed, step, self.engine.grid.data_rank)) & 0x7FFFFFFF
 
-        if self.reference is None:
-            return self.engine.bare.disable_adapter()
-        if self.cfg.dtype == "float32":
-            return nullcontext()
-        return torch.autocast(next(self.reference.parameters()).device.type, getattr(torch, self.cfg.dtype))
+    def _inputs(self, micros: list[Micro], step: int) -> tuple[list[Inputs], float]:
+        """What the model is fed, and the weight of the whole global batch, known before any backward."""
+        objective: Any = self.cfg.objective
+        inputs = [objective.inputs(micro.padded, self._seed(step) + index) for index, micro in enumerate(micros)]
+        (weight,) = self.engine.sum([sum(objective.weight(micro, one) for micro, one in zip(micros, inputs, strict=True))])
+        return inputs, weight
+
+    def _loss_of(self, micros: list[Micro], inputs: list[Inputs], weight: float) -> Callable[[int, Scores], Any]:
+        objective: Any = self.cfg.objective
+        references: list[Any] = [None] * len(micros)
+        if "reference" in objective.needs:
+            with nullcontext() if self.reference else self.engine.bare.disable_adapter():
+                references = (self.reference or self.engine).forward(inputs)
+
+        def loss(index: int, scores: Scores) -> Any:
+            made = objective.loss(scores, inputs[index], micros[index], references[index])
+            return made._replace(total=made.total / weight)
+
+        return loss
 
     def _resume(self, work: Folder) -> tuple[list[dict[str, Any]], dict[str, float], int]:
         newest = newest_checkpoint(work)
         if newest is None:
             self.rewind([])
             return [], self.evaluate(), 0
-        facts = self.engine.load(newest)
+        facts = load(self.engine, newest)
         self.rewind(facts["history"])
         return facts["history"], facts["before"], facts["skipped"]
 
     def _save(self, work: Folder, history: list[dict[str, Any]], before: dict[str, float], skipped: int) -> None:
         at = work / f"step-{self.engine.done:08d}"
-        self.engine.save(at, {"history": history, "before": before, "skipped": skipped})
+        save(self.engine, at, {"history": history, "before": before, "skipped": skipped})
         if self.engine.rank == 0:
             prune_checkpoints(work, self.cfg.keep)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
-from raylm.parallel.engine import Engine
-from raylm.parallel.optimizer import AdamW
+from raylm.parallel.assemble import assemble
+from raylm.parallel.optimizers.adamw import AdamW
 from raylm.train.batches import Batches
 from raylm.train.config import Train
 from raylm.train.loop import Loop, Setup
@@ -53,20 +54,25 @@ def make_loop(
         stage="train",
         rows="rows",
         model=SHAPE,
+        strategy=strategy,
         batch=5,
         micro_batch=micro,
         steps=steps,
         **{"save_every": 3, "held_out_rows": 7, "optimizer": AdamW(lr=lr, warmup=2), **table},
     )
     bare = model if model is not None else cfg.model.build(TOKENS, cfg.seed)
+    place = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     reference = None
     if "reference" in cfg.objective.needs and not cfg.adapter:
-        reference = cfg.model.build(TOKENS, cfg.seed + 1).eval().requires_grad_(False)
+        frozen = cfg.model.build(TOKENS, cfg.seed + 1)
+        reference = assemble(frozen, cfg, steps, rank=place[0], world=place[1], frozen=True)
     if cfg.adapter:
         bare = cfg.adapter.attach(bare, cfg.seed)
-    engine: Engine = strategy.wrap(bare.train(), cfg.optimizer, steps, cfg.dtype)
+    engine = assemble(bare.train(), cfg, steps, rank=place[0], world=place[1])
     rows = [{"tokens": row["tokens"]} for row in fixed_rows()] if kind == "Tokens" else fixed_rows()
-    batches = Batches(rows, kind, batch=5, micro=micro, seed=0, pad_id=0, rank=engine.rank, world=engine.world)
+    batches = Batches(
+        rows, kind, batch=5, micro=micro, seed=0, pad_id=0, rank=engine.grid.data_rank, world=engine.grid.data_world
+    )
     setup = Setup(
         rows_uris=["rows"],
         num_rows=[len(rows)],

@@ -8,9 +8,9 @@ import pytest
 
 from raylm.core.storage import Folder
 from raylm.model.adapter import Lora
-from raylm.parallel.ddp import Ddp
-from raylm.parallel.engine import newest_checkpoint, prune_checkpoints
-from raylm.parallel.fsdp import Fsdp
+from raylm.parallel.checkpoints import load, newest_checkpoint, prune_checkpoints
+from raylm.parallel.strategies.ddp import Ddp
+from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import losses, make_loop
 from tests.rl.samples import learn
 
@@ -74,8 +74,8 @@ def test_the_state_of_adam_is_restored(tmp_path):
     loop, _ = make_loop(Fsdp(), tmp_path)
     loop.run()
     fresh, _ = make_loop(Fsdp(), tmp_path)
-    fresh.engine.load(newest_checkpoint(Folder(tmp_path)))
-    states = list(fresh.engine._optimizer.state.values())
+    load(fresh.engine, newest_checkpoint(Folder(tmp_path)))
+    states = list(fresh.engine.optimizer.state.values())
     assert len(states) == len(list(fresh.engine.model.parameters()))
     assert {float(state["step"]) for state in states} == {3.0}
     assert all(float(state["exp_avg_sq"].sum()) > 0 for state in states)

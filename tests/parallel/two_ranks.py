@@ -11,9 +11,9 @@ import torch.distributed as dist
 
 from raylm.core.storage import Folder
 from raylm.model.adapter import Lora
-from raylm.parallel.ddp import Ddp
-from raylm.parallel.engine import newest_checkpoint
-from raylm.parallel.fsdp import Fsdp
+from raylm.parallel.checkpoints import newest_checkpoint
+from raylm.parallel.strategies.ddp import Ddp
+from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import SHAPE, TOKENS, make_loop
 from tests.rl.samples import learn
 
@@ -66,9 +66,15 @@ def nan_on_one_rank(strategy: Any, work: Path, rank: int) -> dict[str, Any]:
     """One step whose gradient is NaN on rank 1 alone."""
     loop, _ = make_loop(strategy, work)
     before = loop.engine.weights()
-    for micro in loop.batches.at(0)[:1]:
-        loss = loop._loss(micro)
-        loop.engine.backward(loss.total * (float("nan") if rank == 1 else 1.0))
+    micros = loop.batches.at(0)[:1]
+    inputs, weight = loop._inputs(micros, 0)
+    loss_of = loop._loss_of(micros, inputs, weight)
+
+    def loss(index, scores):
+        made = loss_of(index, scores)
+        return made._replace(total=made.total * (float("nan") if rank == 1 else 1.0))
+
+    loop.engine.accumulate(inputs, loss)
     stats = loop.engine.step()
     return {"stats": stats._asdict(), "before": before, "after": loop.engine.weights(), "done": loop.engine.done}
 
@@ -84,9 +90,15 @@ def exchanges(work: Path) -> list[int]:
 
     loop.engine.model.register_comm_hook(None, count)
     micros = loop.batches.at(0)
-    for index, micro in enumerate(micros):
-        loop.engine.backward(loop._loss(micro, last=index == len(micros) - 1).total)
+    inputs, weight = loop._inputs(micros, 0)
+    loss_of = loop._loss_of(micros, inputs, weight)
+
+    def loss(index, scores):
         calls.append(counted[0])
+        return loss_of(index, scores)
+
+    loop.engine.accumulate(inputs, loss)
+    calls = [*calls[1:], counted[0]]
     return calls
 
 

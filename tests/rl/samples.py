@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from raylm.model.logprobs import pad, token_logprobs
-from raylm.parallel.optimizer import AdamW
+from raylm.parallel.optimizers.adamw import AdamW
 from raylm.parallel.ranks import Ranks
 from raylm.rl import learner
 from raylm.rl.config import RL

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from raylm.parallel.fsdp import Fsdp
+from raylm.parallel.strategies.fsdp import Fsdp
 from tests.model.tiny import tiny_model
 from tests.rl.samples import learn, samples
 

@@ -8,6 +8,8 @@ import torch
 
 from raylm.data.mixture import Mixture
 from raylm.data.schedule import Mixed
+from raylm.model.attention import install
+from raylm.model.scores import ask
 from raylm.train.batches import Batches
 from raylm.train.objectives.next_token import NextToken
 from tests.model.tiny import tiny_model
@@ -26,7 +28,6 @@ def test_ranks_share_a_batch_whole_and_meet_equally_often(kind, world, micro):
     shares = [batches(kind, rank=rank, world=world, micro=micro).at(3) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1
     (alone,) = batches(kind, micro=5).at(3)
-    assert sum(m.weight for share in shares for m in share) == alone.weight
     assert sum(float(m.row_weight_P.sum()) for share in shares for m in share) == 5
     assert sum(float(m.padded.weight_BT.sum()) for share in shares for m in share) == float(alone.padded.weight_BT.sum())
 
@@ -47,14 +48,13 @@ def test_order_depends_on_seed_and_step_alone():
 def test_a_dialogue_counts_what_its_mask_says_and_a_prompt_never():
     (micro,) = batches(batch=1).at(0)
     row = ROWS[batches(batch=1).indices(0)[0]]
-    assert micro.weight == len(row["chosen"])
     assert micro.padded.weight_BT[0].tolist() == [0.0] * len(row["prompt"]) + [1.0] * len(row["chosen"])
 
 
 def test_pairs_lie_chosen_first_and_only_answers_count():
     (micro,) = batches("Pairs", batch=2).at(0)
     picked = [ROWS[index] for index in batches(batch=2).indices(0)]
-    assert micro.weight == 2
+    assert micro.row_weight_P.sum() == 2
     for place, (row, side) in enumerate([(row, side) for side in ("chosen", "rejected") for row in picked]):
         whole = [*row["prompt"], *row[side]]
         assert micro.padded.tokens_BT[place, : len(whole)].tolist() == whole
@@ -82,10 +82,12 @@ def test_a_mixture_is_the_same_for_any_number_of_ranks_and_from_any_step():
 
 def _losses(model, rows, kind, **options):
     made = Batches(rows, kind, batch=len(rows), micro=3, seed=0, pad_id=0, rank=0, world=1, **options)
+    install(model)
     total, weight = torch.zeros(()), 0.0
     for micro in made.split(list(range(len(rows)))):
-        total = total + NextToken().loss(model, micro).total
-        weight += micro.weight
+        inputs = NextToken().inputs(micro.padded, 0)
+        total = total + NextToken().loss(ask(model, inputs), inputs, micro).total
+        weight += NextToken().weight(micro, inputs)
     return total, weight
 
 

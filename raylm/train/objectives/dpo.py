@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
-from raylm.model.logprobs import token_logprobs
-from raylm.train.objectives.loss import Loss
+from raylm.train.objectives.objective import Loss, Objective
 
 if TYPE_CHECKING:
-    import torch
-
+    from raylm.model.scores import Inputs, Scores
     from raylm.train.batches import Micro
 
 
-class Dpo(Config):
+class Dpo(Objective):
     """Direct preference optimisation (https://arxiv.org/abs/2305.18290), sigmoid loss."""
 
     rows: ClassVar[tuple[str, ...]] = ("Pairs",)
@@ -26,18 +23,20 @@ class Dpo(Config):
     beta: float = Field(default=0.1, gt=0)
     """How hard the policy is held to the reference; smaller lets it go further."""
 
-    def loss(self, model: torch.nn.Module, micro: Micro, reference: torch.Tensor | None = None) -> Loss:
+    def weight(self, micro: Micro, inputs: Inputs) -> float:
+        return float(micro.row_weight_P.sum())
+
+    def loss(self, scores: Scores, inputs: Inputs, micro: Micro, reference: Scores | None = None) -> Loss:
         """Sum over pairs of -log sigmoid(beta * margin).
 
         Args:
             micro: 2P rows, the P chosen answers first, then the P rejected ones.
-            reference: log-probability of each row's answer under the frozen reference, [2P].
+            reference: the same tokens under the frozen reference.
         """
         import torch
 
         assert reference is not None
-        logprob_R = (token_logprobs(model, micro.padded) * micro.padded.weight_BT).sum(1)
-        reward_R = self.beta * (logprob_R - reference)
+        reward_R = self.beta * ((scores.logprob_BT - reference.logprob_BT) * inputs.weight_BT).sum(1)
         chosen_P, rejected_P = reward_R.chunk(2)
         margin_P = chosen_P - rejected_P
         losses_P = -torch.nn.functional.logsigmoid(margin_P) * micro.row_weight_P

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from raylm.core.config import Config
-from raylm.model.logprobs import token_logprobs
-from raylm.train.objectives.loss import Loss
+from pydantic import Field
+
+from raylm.train.objectives.objective import Loss, Objective
 
 if TYPE_CHECKING:
-    import torch
-
+    from raylm.model.scores import Inputs, Scores
     from raylm.train.batches import Micro
 
 
-class NextToken(Config):
+class NextToken(Objective):
     """Language modelling: pretraining on Tokens, supervised fine-tuning on Dialogues (assistant tokens only)."""
 
     rows: ClassVar[tuple[str, ...]] = ("Tokens", "Dialogues")
-    needs: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["next_token"] = "next_token"
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the squared log-sum-exp of the logits, which keeps them from drifting (PaLM: 1e-4)."""
 
-    def loss(self, model: torch.nn.Module, micro: Micro, reference: torch.Tensor | None = None) -> Loss:
-        """Sum of -log p over the tokens that count, in nats."""
-        total = -(token_logprobs(model, micro.padded) * micro.padded.weight_BT).sum()
-        return Loss(total, {"loss": total.detach()})
+    def asked(self) -> dict[str, Any]:
+        return {"linear": True, "z_loss": self.z_loss}
+
+    def loss(self, scores: Scores, inputs: Inputs, micro: Micro, reference: Scores | None = None) -> Loss:
+        """Sum of -log p over the tokens that count, in nats; the metric `loss` is without z-loss."""
+        total = -(scores.logprob_BT * inputs.weight_BT).sum()
+        metrics = {"loss": total.detach()}
+        if self.z_loss:
+            total = total + self.z_loss * (scores.lse_BT.square() * inputs.weight_BT).sum()
+        return Loss(total, metrics)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from raylm.model.logprobs import pad, token_logprobs
+from raylm.model.logprobs import pad
+from raylm.model.scores import Scores, ask
 from raylm.train.batches import Batches, Micro
 from raylm.train.objectives.dpo import Dpo
 from tests.model.tiny import tiny_model, tiny_tokenizer
@@ -24,14 +25,25 @@ def batch(pairs=PAIRS):
     return micro
 
 
-def summed(model, micro):
+def scored(model, micro):
     with torch.no_grad():
-        return (token_logprobs(model, micro.padded) * micro.padded.weight_BT).sum(1)
+        return ask(model, Dpo().inputs(micro.padded, 0))
+
+
+def loss(card, model, micro, reference):
+    return card.loss(scored(model, micro), card.inputs(micro.padded, 0), micro, reference)
+
+
+def as_scores(micro, sum_R):
+    """A reference whose answers have these log-probabilities in all."""
+    weight_BT = Dpo().inputs(micro.padded, 0).weight_BT
+    each_BT = weight_BT * (sum_R / weight_BT.sum(1).clamp(min=1))[:, None]
+    return Scores(each_BT, torch.zeros_like(each_BT))
 
 
 def test_a_policy_that_equals_its_reference_loses_log_two():
     model = tiny_model(vocab=70, hidden=32, layers=1)
-    found = Dpo().loss(model, batch(), summed(model, batch()))
+    found = loss(Dpo(), model, batch(), scored(model, batch()))
     assert float(found.total) == pytest.approx(2 * math.log(2))
     assert float(found.metrics["margin"]) == 0.0
     assert float(found.metrics["accuracy"]) == 1.0  # two ties, each half
@@ -42,7 +54,7 @@ def test_loss_and_metrics_by_hand():
     model = tiny_model(vocab=70, hidden=32, layers=1)
     model.lm_head.weight.data.zero_()
     reference = torch.tensor([-14.0, -7.0, -9.0, -16.0])
-    found = Dpo(beta=0.5).loss(model, batch(), reference)
+    found = loss(Dpo(beta=0.5), model, batch(), as_scores(batch(), reference))
     nat = math.log(70)
     chosen = [0.5 * (-3 * nat + 14), 0.5 * (-2 * nat + 7)]
     rejected = [0.5 * (-2 * nat + 9), 0.5 * (-4 * nat + 16)]
@@ -71,11 +83,11 @@ def test_a_pair_that_only_fills_up_weighs_nothing():
             ],
             0,
         ),
-        1.0,
         torch.tensor([1.0, 0.0]),
     )
-    reference = summed(model, whole) - torch.tensor([1.0, 2.0, 3.0, 4.0])
-    found = Dpo().loss(model, filled, reference)
+    sum_R = (scored(model, whole).logprob_BT * Dpo().inputs(whole.padded, 0).weight_BT).sum(1)
+    reference = as_scores(whole, sum_R - torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    found = loss(Dpo(), model, filled, reference)
     assert float(found.total) == pytest.approx(math.log1p(math.exp(-0.1 * (1 - 3))), rel=1e-4)
 
 
@@ -106,7 +118,7 @@ def test_loss_and_rewards_equal_trls(tmp_path):
     )
     pairs = [{side: np.array(row[f"{side}_ids"]) for side in ("prompt", "chosen", "rejected")} for row in trainer.eval_dataset]
     made = batch(pairs)
-    expected = Dpo(beta=0.3).loss(policy.eval(), made, summed(reference, made))
+    expected = loss(Dpo(beta=0.3), policy.eval(), made, scored(reference, made))
     theirs = trainer.evaluate()
     assert theirs["eval_loss"] == pytest.approx(float(expected.total) / 2, abs=1e-5)
     assert theirs["eval_rewards/margins"] == pytest.approx(float(expected.metrics["margin"]) / 2, abs=1e-4)

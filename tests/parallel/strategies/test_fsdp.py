@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from raylm.model.logprobs import pad
 from raylm.model.shape import Shape
-from raylm.parallel.fsdp import Fsdp, _blocks
+from raylm.parallel.optimizers.adamw import AdamW
+from raylm.parallel.strategies.fsdp import Fsdp, blocks
 from tests.parallel.loops import SHAPE, TOKENS, losses
 
 
@@ -28,16 +31,19 @@ def test_every_transformer_block_is_a_group_of_its_own_also_under_peft():
     from raylm.model.adapter import Lora
 
     model = Shape(**SHAPE).build(TOKENS, 0)
-    assert len(_blocks(model)) == 2
-    assert len(_blocks(Lora().attach(model, 0))) == 2
+    assert len(blocks(model)) == 2
+    assert len(blocks(Lora().attach(model, 0))) == 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_one_process_without_a_group_computes_in_the_asked_dtype(dtype):
-    from raylm.parallel.optimizer import AdamW
+    from raylm.model.scores import causal
+    from raylm.parallel.engine import Recipe
+    from raylm.parallel.mesh import Mesh
 
-    engine = Fsdp().wrap(Shape(**SHAPE).build(TOKENS, 0), AdamW(), 3, dtype)
-    with engine.compute():
-        logits = engine.model(input_ids=torch.tensor([[1, 5, 9]])).logits
-    assert logits.dtype == getattr(torch, dtype)
+    engine = Fsdp().wrap(Shape(**SHAPE).build(TOKENS, 0), Mesh().lay(0, 1), Recipe(AdamW(), 3, dtype))
+    seen = []
+    engine.bare.model.layers[0].mlp.down_proj.register_forward_hook(lambda module, given, made: seen.append(made.dtype))
+    engine.forward([causal(pad([np.array([1, 5, 9])], [np.ones(3)], 0))])
+    assert seen == [getattr(torch, dtype)]
     assert engine.weights()["model.norm.weight"].dtype == torch.float32

@@ -1,33 +1,22 @@
-"""Takes parameters and a step, leaves an optimizer and the learning rate of that step."""
+"""Takes a step number, leaves the learning rate of that step; and sorts parameters by whether they decay."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from raylm.core.config import Config
 
-if TYPE_CHECKING:
-    import torch
 
+class Scheduled(Config):
+    """What every optimizer has: learning rate, its schedule, decay and clipping. Matrices decay, vectors do not."""
 
-class AdamW(Config):
-    """AdamW with decoupled weight decay (https://arxiv.org/abs/1711.05101), a schedule and clipping.
-
-    Matrices decay, vectors (norms, biases) do not.
-    """
-
-    kind: Literal["adamw"] = "adamw"
     lr: float = Field(default=3e-4, gt=0)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the first and second moment."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.1
-    """Decoupled decay of matrices."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay of matrices; vectors (norms, biases) do not decay."""
     clip: float = Field(default=1.0, gt=0)
     """Largest allowed global gradient norm."""
     warmup: float = Field(default=0.02, ge=0)
@@ -45,17 +34,14 @@ class AdamW(Config):
         progress = (step - warmup) / max(steps - 1 - warmup, 1)
         return self.lr * (self.floor + (1 - self.floor) * self._shape(min(max(progress, 0.0), 1.0)))
 
-    def make(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """An optimizer over the trainable parameters of `model`."""
-        import torch
-
+    def groups(self, model: Any) -> list[dict[str, Any]]:
+        """Trainable parameters of `model` as parameter groups: those that decay, those that do not."""
         trainable = [p for p in model.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
         ]
-        groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+        return [group for group in groups if group["params"]]
 
     def _shape(self, progress: float) -> float:
         """From 1 at the end of warm-up to 0 at the last step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from raylm.parallel.optimizer import AdamW
+from raylm.parallel.optimizers.adamw import AdamW
 
 
 @pytest.mark.parametrize(
