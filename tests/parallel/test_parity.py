@@ -1,0 +1,18 @@
+"""Takes strategies and layouts, proves that each trains as one rank does, to the digit."""
+
+from __future__ import annotations
+
+import pytest
+
+from raylm.parallel.strategies.ddp import Ddp
+from raylm.parallel.strategies.fsdp import Fsdp
+from tests.parallel.parity import assert_parity
+
+
+@pytest.mark.parametrize("strategy", [Ddp(), Fsdp(), Fsdp(reshard=False)], ids=repr)
+def test_plain_data_parallel(strategy):
+    assert_parity(3, strategy)
+
+
+def test_hybrid_sharding():
+    assert_parity(4, Fsdp(), mesh={"replicas": 2})
