@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from raylm.core.config import StageConfig
+from raylm.parallel.matrix import features, refusal
 from raylm.parallel.mesh import Mesh
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
@@ -25,3 +28,9 @@ class Learning(StageConfig):
     """Other dimensions of the layout: tensor, context, pipeline, expert parallel, replicas."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of compute. Weights that are trained are kept in float32; frozen ones, beside an adapter, in this dtype."""
+
+    @model_validator(mode="after")
+    def _can_be_laid_out(self) -> Learning:
+        if reason := refusal(features(self)) or self.mesh.refused(self.workers.count):
+            raise ValueError(reason)
+        return self

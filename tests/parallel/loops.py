@@ -50,18 +50,19 @@ def make_loop(
     """A loop with a batch of 5, and the list that its rows go to; `model` replaces the new one."""
     # a model this small loses more by waiting for a second thread than it gains
     torch.set_num_threads(1)
+    place = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     cfg = Train(
         stage="train",
         rows="rows",
         model=SHAPE,
         strategy=strategy,
+        workers={"count": place[1]},
         batch=5,
         micro_batch=micro,
         steps=steps,
         **{"save_every": 3, "held_out_rows": 7, "optimizer": AdamW(lr=lr, warmup=2), **table},
     )
     bare = model if model is not None else cfg.model.build(TOKENS, cfg.seed)
-    place = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     reference = None
     if "reference" in cfg.objective.needs and not cfg.adapter:
         frozen = cfg.model.build(TOKENS, cfg.seed + 1)
