@@ -18,6 +18,7 @@ from raylm.core.storage import Folder
 from raylm.data.mixture import Mixture, refs_of
 from raylm.job import AnyStage, Job, Step, load
 from raylm.job import plan as plan_steps
+from raylm.train.size import size_of
 
 STATES = {"ready": "reused", "unfinished": "goes on", "new": "to do", "drift": "DRIFT"}
 
@@ -161,9 +162,11 @@ def _size(job: Job, step: Step) -> str:
         if not isinstance(cfg.model, str) and tokenizer:
             parts.append(f"{cfg.model.num_parameters(tokenizer) / 1e6:.2f} M parameters")
         length = getattr(getattr(job.stages.get(first), "form", None), "length", None)
-        rows = cfg.steps * cfg.batch if cfg.steps else None
+        rows = cfg.steps * cfg.batch if cfg.steps and cfg.batch else None
         if rows and length:
-            parts.append(f"{'' if step.makes == 'Tokens' else 'up to '}{_short(rows * length)} tokens")
+            parts.append(f"up to {_short(rows * length)} tokens")
+        if cfg.tokens:
+            return ", ".join([*parts, f"{_short(cfg.tokens)} tokens"])
         return ", ".join([*parts, f"{cfg.steps} steps" if cfg.steps else f"{cfg.epochs:g} epochs"])
     if step.config.stage == "rl":
         group = getattr(cfg.algorithm, "group", 1)
@@ -183,7 +186,8 @@ def _drawn(job: Job, step: Step) -> list[str]:
     sizes = [sum(entry.rows or 0 for entry in part.shards("train-")) for part in parts]
     if not all(sizes):
         return []
-    draws = (cfg.steps or max(1, math.ceil((cfg.epochs or 1) * sum(sizes) / cfg.batch))) * cfg.batch
+    size = size_of(cfg, [part.facts for part in parts], sizes)
+    draws = size.steps * size.batch
     lines = []
     for ref, part, size, count in zip(refs_of(rows), parts, sizes, rows.expected(sizes, draws), strict=True):
         tokens = count * part.facts.get("num_tokens", 0) / size

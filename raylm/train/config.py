@@ -9,12 +9,12 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from raylm.core.config import CheckpointRef, ref_or_table
 from raylm.data.mixture import AnyRows
 from raylm.model.adapter import Lora
-from raylm.model.shape import Shape
+from raylm.model.shapes import AnyShape
 from raylm.parallel.layout import Learning
 from raylm.train.objectives import AnyObjective
 from raylm.train.objectives.next_token import NextToken
 
-AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[Shape, Tag("table")], Discriminator(ref_or_table)]
+AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[AnyShape, Tag("table")], Discriminator(ref_or_table)]
 
 
 class Train(Learning):
@@ -33,14 +33,18 @@ class Train(Learning):
     """Train small matrices beside frozen weights; the checkpoint has them folded in, and apart in `adapter/`."""
     objective: AnyObjective = NextToken()
     """The loss."""
-    batch: int = Field(gt=0)
+    batch: int | None = Field(default=None, gt=0)
     """Global batch in rows: the same for any number of workers."""
-    micro_batch: int = Field(default=8, gt=0)
-    """Rows per forward pass and rank; the rest of the batch is accumulated."""
+    batch_tokens: int | None = Field(default=None, gt=0)
+    """Global batch in tokens, in place of `batch`: as many rows as hold them on average."""
+    micro_batch: int | Literal["auto"] = 8
+    """Rows per forward pass and rank, the rest of the batch is accumulated; `auto` measures how many the memory holds."""
     steps: int | None = Field(default=None, gt=0)
     """Number of optimizer steps."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the rows (of a mixture: as many draws as all parts have rows), in place of `steps`."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Tokens to train on, in place of `steps`."""
     seed: int = 0
     """Seed of new weights, of the row order and of dropout."""
     max_skipped: int = 0
@@ -54,8 +58,12 @@ class Train(Learning):
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("say either `steps` or `epochs`")
+        if sum(said is not None for said in (self.steps, self.epochs, self.tokens)) != 1:
+            raise ValueError("say one of `steps`, `epochs`, `tokens`")
+        if (self.batch is None) == (self.batch_tokens is None):
+            raise ValueError("say either `batch` (rows) or `batch_tokens`")
+        if isinstance(self.micro_batch, int) and self.micro_batch < 1:
+            raise ValueError("micro_batch is at least 1, or 'auto'")
         return self
 
     def makes(self) -> str:

@@ -49,7 +49,7 @@ def open_rows(cfg: Train, setup: Setup, split: str) -> Rows | Mixed:
     if not isinstance(cfg.rows, Mixture):
         return opened[0]
     if split == "train":
-        return Mixed(opened, cfg.rows.schedule(setup.num_rows, setup.steps * cfg.batch))
+        return Mixed(opened, cfg.rows.schedule(setup.num_rows, setup.steps * (cfg.batch or 0)))
     return Mixed(opened, cfg.rows.average(setup.num_rows))
 
 
@@ -58,7 +58,8 @@ def drawn(cfg: Train, parts: list[Artifact], steps: int) -> dict[str, Any]:
     if not isinstance(cfg.rows, Mixture):
         return {}
     sizes = [num_rows(part) for part in parts]
-    counts = cfg.rows.schedule(sizes, steps * cfg.batch).counts(steps * cfg.batch)
+    draws = steps * (cfg.batch or 0)
+    counts = cfg.rows.schedule(sizes, draws).counts(draws)
     return {
         "mixture": [
             {

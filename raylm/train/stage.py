@@ -14,6 +14,7 @@ from raylm.train.config import Train
 from raylm.train.learner import train
 from raylm.train.loop import Setup
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
+from raylm.train.size import size_of
 
 # what of the workers' held things this stage uses
 HOLDS = ("ranks",)
@@ -28,7 +29,9 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
     """Train on `cfg.workers.count` ranks. Raises DataError without rows, TrainingError when the numbers stop making sense."""
     parts = open_parts(cfg, ctx)
     rows, sizes = parts[0], [num_rows(part) for part in parts]
-    steps = cfg.steps or max(1, math.ceil((cfg.epochs or 1) * sum(sizes) / cfg.batch))
+    size = size_of(cfg, [part.facts for part in parts], sizes)
+    # from here on batch and length of the run are in rows and steps, however they were asked for
+    steps, cfg = size.steps, cfg.model_copy(update={"batch": size.batch, "steps": size.steps})
     model_path = checkpoint_path(ctx, cfg.model) if isinstance(cfg.model, str) else None
     setup = Setup(
         rows_uris=[part.uri for part in parts],

@@ -1,4 +1,4 @@
-"""Takes a model's parameters, leaves AdamW over them."""
+"""Takes a model's parameters, leaves AdamW over them: torch's own, or bitsandbytes' with 8-bit moments."""
 
 from __future__ import annotations
 
@@ -18,9 +18,17 @@ class AdamW(Scheduled):
     """Decay of the first and second moment."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
+    bits: Literal[32, 8] = 32
+    """8 keeps both moments in blocks of 8-bit numbers (https://arxiv.org/abs/2110.02861): a quarter of the memory."""
+    paged: bool = False
+    """With 8 bits, on GPUs: moments move to the host's memory when the GPU's is short."""
 
     def make(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """An optimizer over the trainable parameters of `model`."""
         import torch
 
+        if self.bits == 8:
+            from raylm.parallel.optimizers.eight_bit import AdamW8
+
+            return AdamW8(self.groups(model), lr=self.lr, betas=self.betas, eps=self.eps, paged=self.paged)
         return torch.optim.AdamW(self.groups(model), lr=self.lr, betas=self.betas, eps=self.eps, fused=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from fnmatch import fnmatch
 from typing import Any, Literal
 
 from pydantic import Field
@@ -22,9 +24,13 @@ class Scheduled(Config):
     warmup: float = Field(default=0.02, ge=0)
     """Linear warm-up: below 1 a share of all steps, from 1 on a number of steps."""
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
-    """Decay after warm-up; `wsd` holds the peak and falls linearly over the last fifth."""
+    """Decay after warm-up; `wsd` holds the peak and falls linearly over the last `decay`, so that a run can be made longer."""
     floor: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the last step as a share of the peak."""
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """Share of the steps after warm-up over which `wsd` falls."""
+    no_decay: list[str] = []
+    """Patterns of names (`*embed*`) of matrices that do not decay either."""
 
     def lr_at(self, step: int, steps: int) -> float:
         """Learning rate of update `step` (0 is the first) of `steps`."""
@@ -36,11 +42,17 @@ class Scheduled(Config):
 
     def groups(self, model: Any) -> list[dict[str, Any]]:
         """Trainable parameters of `model` as parameter groups: those that decay, those that do not."""
-        trainable = [p for p in model.parameters() if p.requires_grad]
+        return self.split((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+    def split(self, named: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
+        """Named parameters as at most two parameter groups; `weight_decay` of each is set."""
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+            {"params": [], "weight_decay": self.weight_decay},
+            {"params": [], "weight_decay": 0.0},
         ]
+        for name, parameter in named:
+            spared = parameter.dim() < 2 or any(fnmatch(name, pattern) for pattern in self.no_decay)
+            groups[spared]["params"].append(parameter)
         return [group for group in groups if group["params"]]
 
     def _shape(self, progress: float) -> float:
@@ -51,4 +63,4 @@ class Scheduled(Config):
             return 1.0 - progress
         if self.schedule == "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * progress))
-        return min(1.0, (1.0 - progress) / 0.2)
+        return min(1.0, (1.0 - progress) / self.decay)

@@ -1,0 +1,65 @@
+"""Takes a model's parameters, leaves Muon over its hidden matrices and AdamW over the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from raylm.parallel.optimizers.schedule import Scheduled
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Muon(Scheduled):
+    """Momentum orthogonalised by Newton-Schulz (https://kellerjordan.github.io/posts/muon/) for the matrices between
+    embedding and output layer; AdamW for both of these and for vectors. `lr` is that of matrices."""
+
+    kind: Literal["muon"] = "muon"
+    lr: float = Field(default=0.02, gt=0)
+    """Peak learning rate of matrices."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the momentum."""
+    nesterov: bool = True
+    """Look ahead by one step of momentum."""
+    match_adamw: bool = False
+    """Scale updates to the size of AdamW's (https://arxiv.org/abs/2502.16982), so that `lr` can be AdamW's too."""
+    lr_rest: float = Field(default=3e-3, gt=0)
+    """Peak learning rate of embedding, output layer and vectors, on the same schedule."""
+    betas: tuple[float, float] = (0.8, 0.95)
+    """AdamW's decays for these."""
+
+    def make(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """An optimizer over the trainable parameters of `model`."""
+        import torch
+
+        from raylm.parallel.optimizers.together import Together
+
+        ends = {id(end.weight) for end in _ends(model)}
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        hidden = [(name, p) for name, p in named if p.dim() == 2 and id(p) not in ends]
+        rest = [(name, p) for name, p in named if p.dim() != 2 or id(p) in ends]
+        matrices = torch.optim.Muon(
+            self.split(hidden),
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            adjust_lr_fn="match_rms_adamw" if self.match_adamw else "original",
+        )
+        if not rest:
+            return matrices
+        others = torch.optim.AdamW(self.split(rest), lr=self.lr_rest, betas=self.betas, fused=True)
+        for group in others.param_groups:
+            group["lr_scale"] = self.lr_rest / self.lr
+        return Together(matrices, others)
+
+
+def _ends(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Embeddings, and output layers: modules that are as tall as the vocabulary."""
+    import torch
+
+    embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    tall = {module.num_embeddings for module in embeddings}
+    heads = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.out_features in tall]
+    return [*embeddings, *heads]
