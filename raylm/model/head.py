@@ -57,6 +57,10 @@ def _asked_class(kind: type) -> type:
         asked: Asked | None = self.asked
         if asked is None:
             return kind.forward(self, hidden_BTD)
+        if part := getattr(self, "vocab_parallel", None):
+            from raylm.model.vocab_parallel import scores
+
+            return scores(hidden_BTD, self.weight, self.bias, asked.target_BT, asked.temperature, part.group, part.offset)
         import torch
 
         logits_BTV = torch.nn.functional.linear(hidden_BTD, self.weight, self.bias).float() / asked.temperature

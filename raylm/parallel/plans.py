@@ -1,0 +1,72 @@
+"""Takes a family of models, leaves how each of its modules lies over tensor ranks: patterns of module names and styles.
+
+column      rows of the weight (outputs) are cut: each rank makes its own heads or channels
+row         columns of the weight (inputs) are cut; outputs are summed over ranks
+summed      whole on every rank, each computes something else with it: gradients are summed
+tokens      whole on every rank; with sequence parallel each rank has its own tokens there: gradients are summed then
+whole       whole on every rank, all compute the same with it
+embedding   the vocabulary is cut
+head        the vocabulary is cut, and log-probabilities are normalized over ranks
+block       tokens are cut before the first and joined after the last of these (sequence parallel)
+enter       what it is given becomes whole on every rank (column and summed modules stand inside)
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import Any
+
+from raylm.core.errors import ConfigError
+
+ENDS = {"model.embed_tokens": "embedding", "lm_head": "head", "model.norm": "whole"}
+DENSE = {
+    **ENDS,
+    "model.layers.*.self_attn": "enter",
+    "model.layers.*.self_attn.[qkv]_proj": "column",
+    "model.layers.*.self_attn.[qk]_norm": "summed",
+    "model.layers.*.self_attn.o_proj": "row",
+    "model.layers.*.mlp": "enter",
+    "model.layers.*.mlp.gate_proj": "column",
+    "model.layers.*.mlp.up_proj": "column",
+    "model.layers.*.mlp.down_proj": "row",
+    "model.layers.*.*_layernorm": "tokens",
+    "model.layers.*": "block",
+}
+# by `config.model_type`; the first pattern that fits a name counts
+FAMILIES: dict[str, dict[str, str]] = {"llama": DENSE, "mistral": DENSE, "qwen2": DENSE, "qwen3": DENSE}
+# numbers of a config that tensor ranks must divide
+DIVIDED = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
+
+
+def plan_of(config: Any, ranks: int) -> dict[str, str]:
+    """The plan for a model with this transformers config.
+
+    Raises:
+        ConfigError: the family is not known, or `ranks` does not divide its heads or its widths.
+    """
+    kind = config.model_type
+    if kind not in FAMILIES:
+        raise ConfigError(
+            f"no tensor parallel plan for models of type {kind!r}, only for {', '.join(FAMILIES)}",
+            next="set mesh.tensor = 1; strategy fsdp cuts any model",
+        )
+    for name in DIVIDED:
+        size = getattr(config, name, None)
+        if size is not None and size % ranks:
+            raise ConfigError(f"mesh.tensor = {ranks} does not divide the model's {name} = {size}", next="lower mesh.tensor")
+    return FAMILIES[kind]
+
+
+def style_of(name: str, plan: dict[str, str]) -> str | None:
+    """The style of the module `name` (also below adapters), None when the plan does not name it."""
+    plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
+    place, adapter, matrix = plain.partition(".lora_")
+    depth = place.count(".")
+    style = next((style for pattern, style in plan.items() if pattern.count(".") == depth and fnmatch(place, pattern)), None)
+    if not adapter:
+        return style
+    # y = W x + B A x: A of a column is whole and B is cut like W; of a row A is cut like W and B is whole
+    inside = {"column": ("summed", "column"), "row": ("row", "tokens")}
+    if style not in inside or not matrix.startswith(("A.", "B.")):
+        return None
+    return inside[style]["AB".index(matrix[0])]
