@@ -1,0 +1,205 @@
+"""Takes each rung of attention that runs here, proves it against attention written out, and packed models against rows alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMaskedLM
+
+from raylm.core.errors import ConfigError
+from raylm.model.attention import Boundaries, Call, attend, install, installed, refused, refused_documents
+from raylm.model.attention_rungs import refused as rung_refused
+from raylm.model.attention_rungs import run, seen, spans
+
+LENGTHS = [[5, 1, 9, 8], [16, 3, 2, 2]]
+SMALL = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def documents(device="cpu"):
+    """Two rows of 23 tokens, the second with 2 of padding."""
+    rows = [[number for number, count in enumerate(row) for _ in range(count)] for row in LENGTHS]
+    found = torch.tensor(rows, device=device)
+    found[1, 21:] = -1
+    return found
+
+
+def eager(query, key, value, scale, document_BT=None, window=None):
+    """Attention as its definition says: one query at a time, softmax over what it sees."""
+    groups = query.shape[1] // key.shape[1]
+    rows = []
+    for b in range(len(query)):
+        heads = []
+        for h in range(query.shape[1]):
+            outs = []
+            for t in range(query.shape[2]):
+                first = 0 if window is None else max(0, t - window + 1)
+                sees = [s for s in range(first, t + 1) if document_BT is None or document_BT[b, s] == document_BT[b, t]]
+                scores = torch.stack([(query[b, h, t] * key[b, h // groups, s]).sum() * scale for s in sees])
+                outs.append((scores.softmax(0)[:, None] * value[b, h // groups, sees]).sum(0))
+            heads.append(torch.stack(outs))
+        rows.append(torch.stack(heads))
+    return torch.stack(rows)
+
+
+def draws(dtype, device="cpu", heads=4, kv=2, length=23, size=8, value=8):
+    gen = torch.Generator().manual_seed(1)
+    shapes = ((2, heads, length, size), (2, kv, length, size), (2, kv, length, value), (2, length, heads, value))
+    return [torch.randn(shape, generator=gen, dtype=torch.float64).to(device, dtype) for shape in shapes]
+
+
+CASES = {
+    "documents": {"documents": True},
+    "window": {"window": 3},
+    "documents_window": {"documents": True, "window": 3},
+    "causal": {},
+    "one_kv_head": {"documents": True, "kv": 1},
+    "latent": {"documents": True, "kv": 4, "value": 5},
+}
+
+
+def check(rung, device, dtype, tolerance, case):
+    table = dict(CASES[case])
+    document_BT = documents(device) if table.pop("documents", False) else None
+    window = table.pop("window", None)
+    query, key, value, upstream = draws(dtype, device, **table)
+    found, expected = [], []
+    ran = [x.detach().clone().requires_grad_() for x in (query, key, value)]
+    boundaries = None if document_BT is None else Boundaries(document_BT)
+    out, _ = attend(None, *ran, None, scaling=0.4, sliding_window=window, boundaries=boundaries, rung=rung)
+    # nobody reads what padding says
+    real = torch.ones(2, 23, 1, 1, device=device, dtype=dtype)
+    real[1, 21:] = 0
+    (out * upstream * real).sum().backward()
+    found = [(out * real).detach(), *(x.grad for x in ran)]
+    written = [x.detach().double().cpu().requires_grad_() for x in (query, key, value)]
+    where = None if document_BT is None else document_BT.cpu()
+    out = eager(*written, 0.4, where, window).transpose(1, 2)
+    (out * upstream.double().cpu() * real.double().cpu()).sum().backward()
+    expected = [(out * real.double().cpu()).detach(), *(x.grad for x in written)]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double().cpu(), other, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("rung", ["auto", "segments", "sdpa"])
+def test_a_rung_is_attention_written_out(rung, case):
+    check(rung, "cpu", torch.float64, 1e-9, case)
+    check(rung, "cpu", torch.float32, 1e-5, case)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("rung", ["auto", "varlen", "flex", "sdpa"])
+def test_a_rung_is_attention_written_out_on_a_gpu(rung, case):
+    if rung != "varlen" and not (rung == "flex" and case == "latent"):
+        check(rung, "cuda", torch.float32, 1e-2, case)
+    if case != "latent":
+        check(rung, "cuda", torch.bfloat16, 5e-2, case)
+
+
+def test_lengths_and_masks():
+    assert spans(documents()) == [
+        [(5, False), (1, False), (9, False), (8, False)],
+        [(16, False), (3, False), (2, False), (2, True)],
+    ]
+    mask = seen(torch.tensor([[0, 0, 1, -1]]), None, 4, torch.device("cpu"))[0, 0].int().tolist()
+    assert mask == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert seen(None, 2, 3, torch.device("cpu"))[0, 0].int().tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+
+
+def test_rungs_that_cannot_run_say_why():
+    query = torch.zeros(1, 2, 4, 8)
+    call = Call(1.0, torch.zeros(1, 4, dtype=torch.long))
+    with pytest.raises(ConfigError, match=r"varlen.*for CUDA, this is cpu"):
+        run(query, query, query, call, "varlen")
+    with pytest.raises(ConfigError, match=r"flex.*CUDA only"):
+        run(query, query, query, call, "flex")
+    assert rung_refused("segments", query, call) is None and rung_refused("sdpa", query, call) is None
+    assert "wait for each" in str(rung_refused("segments", query.to("meta"), call))
+
+
+def test_autocast_computes_in_its_dtype():
+    query, key, value, _ = draws(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _ = attend(None, query, key, value, None, boundaries=Boundaries(documents()))
+    assert out.dtype == torch.bfloat16
+
+
+def test_what_is_not_computed_is_refused():
+    query, key, value, _ = draws(torch.float32)
+    for strange in ({"softcap": 30.0}, {"s_aux": query}):
+        with pytest.raises(ConfigError, match=next(iter(strange))):
+            attend(None, query, key, value, None, **strange)
+    with pytest.raises(ConfigError, match="a mask of its own"):
+        attend(None, query, key, value, torch.ones(1))
+
+
+def model_of(kind, **fields):
+    torch.manual_seed(0)
+    shape = AutoConfig.for_model(kind, **{**SMALL, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, **fields})
+    return AutoModelForCausalLM.from_config(shape).eval()
+
+
+MLA = dict(
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim"), 8),
+    **dict.fromkeys(("head_dim", "qk_rope_head_dim", "num_key_value_heads"), 4),
+    v_head_dim=6,
+    first_k_dense_replace=2,
+)
+MODELS = {
+    "llama": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": 4},
+    "gemma3_text": {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
+    "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2},
+    "deepseek_v3": MLA,
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_attends_as_transformers_does(kind):
+    """Whole rows as with transformers' own sdpa; packed rows with documents as the rows alone, forward and gradient."""
+    model = model_of(kind, **MODELS[kind])
+    rows = [torch.randint(3, 40, (1, length), generator=torch.Generator().manual_seed(length)) for length in (7, 4, 11)]
+    assert model.config._attn_implementation == "sdpa"
+    expected = torch.cat([model(input_ids=row, use_cache=False).logits for row in rows], 1)
+    expected.square().sum().backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    install(model)
+    assert installed(model) and refused(model) is None and refused_documents(model) is None
+    torch.testing.assert_close(
+        torch.cat([model(input_ids=row, use_cache=False).logits for row in rows], 1), expected, atol=1e-5, rtol=1e-4
+    )
+    position_BT = torch.cat([torch.arange(row.shape[1]) for row in rows])[None]
+    document_BT = torch.repeat_interleave(torch.arange(3), torch.tensor([row.shape[1] for row in rows]))[None]
+    found = model(input_ids=torch.cat(rows, 1), position_ids=position_BT, boundaries=Boundaries(document_BT), use_cache=False)
+    torch.testing.assert_close(found.logits, expected, atol=1e-5, rtol=1e-4)
+    found.logits.square().sum().backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, grads[name], atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_models_that_cannot_are_left_as_they_are():
+    bert = BertForMaskedLM(
+        BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    )
+    install(bert)
+    assert not installed(bert) and refused(bert) == "it attends in both directions"
+    with pytest.raises(ConfigError, match=r"sdpa.*both directions"):
+        install(bert, "sdpa")
+    gemma = model_of("gemma2", sliding_window=4)
+    assert refused(gemma) == "it caps attention scores"
+    assert (
+        refused(model_of("qwen2_moe", use_sliding_window=True, sliding_window=4, num_experts=2)) == "its sliding window is a mask"
+    )
+
+
+def test_a_rung_asked_by_name_is_the_one_that_runs():
+    model = model_of("llama")
+    install(model, "sdpa")
+    assert model.config._attn_implementation == "raylm_sdpa" and installed(model)
+    install(model, "flex")
+    with pytest.raises(ConfigError, match="flex"):
+        model(input_ids=torch.ones(1, 4, dtype=torch.long))
