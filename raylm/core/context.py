@@ -65,8 +65,13 @@ class Context:
         self._metrics.add(step, values)
 
     def rewind(self, rows: list[dict[str, Any]]) -> None:
-        """Replace the metrics history by `rows`, the history a step checkpoint carries."""
+        """Replace the metrics history by `rows`, what was known at the step checkpoint from which the stage goes on."""
         self._metrics.rewrite(rows)
+
+    def flush(self) -> None:
+        """Write the rows so far where rows cannot be appended, an object store; on a local disk they are on file."""
+        if not self.out.is_local:
+            self._metrics.flush()
 
     @property
     def metric_rows(self) -> list[dict[str, Any]]:

@@ -1,69 +1,118 @@
-"""Takes an engine at a step, leaves a step checkpoint that is whole or does not count; and finds the newest of them."""
+"""Takes a folder of step checkpoints, leaves what lies in it: which are whole, which may go; and an engine with one of them.
+
+work/step-00000040/   .metadata, shards of every rank, done.json     done.json is written last: without it, nothing is there
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import errno
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from raylm.core.errors import StorageError
 from raylm.core.storage import Folder
 from raylm.parallel.engine import Engine
 
 DONE = "done.json"
+MEASURED = "held_out_loss"
+_STEP = "step-"
 
 
-def save(engine: Engine, at: Folder, facts: dict[str, Any]) -> None:
-    """Write model and optimizer, every rank its shard; `done.json` with `facts` comes last and makes it whole."""
-    import torch.distributed as dist
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.state_dict_saver import save
+class Keeping(NamedTuple):
+    """Which step checkpoints stay."""
 
-    try:
-        at.make()
-        save(engine.state(), storage_writer=_writer(at))
-    except CheckpointException as cause:
-        # name the rank's own reason (disk full, not allowed) rather than the collective's summary
-        reason = next(iter(cause.failures.values()))[0]
-        raise StorageError(
-            f"a step checkpoint could not be written: {reason}",
-            where=at.uri,
-            next="free space, then run the same command: it goes on from the checkpoint before",
-        ) from cause
-    if engine.world > 1:
-        dist.barrier()
-    if engine.rank == 0:
-        at.write_json(DONE, {"step": engine.done, **facts})
+    last: int = 2
+    """So many of the newest."""
+    best: int = 0
+    """So many of those with the lowest held-out loss."""
+    every: int | None = None
+    """All whose step is a multiple of it."""
+
+    def chosen(self, steps: Mapping[int, float | None]) -> set[int]:
+        """Of steps and their held-out losses (None: not measured) those that stay."""
+        kept = set(sorted(steps)[-self.last :]) | set(self.lowest(steps))
+        return kept | {step for step in steps if self.every and step % self.every == 0}
+
+    def lowest(self, steps: Mapping[int, float | None]) -> list[int]:
+        """The `best` steps by held-out loss, the best first; of equal ones the earlier."""
+        measured = [(loss, step) for step, loss in steps.items() if loss is not None and loss == loss]
+        return [step for _, step in sorted(measured)[: self.best]]
+
+
+def folder_of(work: Folder, step: int) -> Folder:
+    """Where the checkpoint of the state after `step` optimizer steps lies."""
+    return work / f"{_STEP}{step:08d}"
 
 
 def load(engine: Engine, at: Folder) -> dict[str, Any]:
-    """Read what `save` wrote, onto any number of ranks; returns its facts."""
+    """Read a step checkpoint, onto any number of ranks; returns its facts. Raises StorageError when it cannot be read."""
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
 
     state = engine.state()
-    load(state, storage_reader=_reader(at))
+    try:
+        load(state, storage_reader=_reader(at))
+    except CheckpointException as cause:
+        raise StorageError(
+            f"a step checkpoint cannot be read: {reason_of(cause)}",
+            where=at.uri,
+            next="remove this folder and run the same command: it goes on from the checkpoint before",
+        ) from cause
     engine.restore(state)
     facts = at.read_json(DONE)
     engine.done = facts["step"]
     return facts
 
 
+def whole_checkpoints(work: Folder) -> list[int]:
+    """Steps of the whole checkpoints below `work`, in order."""
+    names = work.files() if work.exists() else []
+    return sorted(_step_of(name) for name in names if name.startswith(_STEP) and name.endswith(f"/{DONE}"))
+
+
 def newest_checkpoint(work: Folder) -> Folder | None:
-    """The last whole step checkpoint below `work`; one without `done.json` was cut short and does not count."""
-    steps = sorted({name.split("/")[0] for name in work.files() if name.endswith(f"/{DONE}")}) if work.exists() else []
-    return work / steps[-1] if steps else None
+    """The last whole step checkpoint below `work`."""
+    steps = whole_checkpoints(work)
+    return folder_of(work, steps[-1]) if steps else None
 
 
-def prune_checkpoints(work: Folder, keep: int) -> None:
-    """Remove all but the `keep` newest whole step checkpoints, and what was cut short before them."""
-    if not work.exists():
-        return
-    whole = sorted({name.split("/")[0] for name in work.files() if name.endswith(f"/{DONE}")})
-    every = sorted({name.split("/")[0] for name in work.files() if name.startswith("step-")})
-    for name in every:
-        if whole and name not in whole[-keep:] and name < whole[-1]:
-            work.remove(name)
+def measured_checkpoints(work: Folder) -> dict[int, float | None]:
+    """Step and held-out loss of every whole checkpoint below `work`."""
+    return {step: folder_of(work, step).read_json(DONE).get(MEASURED) for step in whole_checkpoints(work)}
 
 
-def _writer(at: Folder) -> Any:
+def clean(work: Folder, after: int) -> None:
+    """Remove checkpoints that were cut short, and whole ones of a later step than `after`."""
+    whole = set(whole_checkpoints(work))
+    names = work.files() if work.exists() else []
+    for step in sorted({_step_of(name) for name in names if name.startswith(_STEP)}, reverse=True):
+        if step not in whole or step > after:
+            remove(work, step)
+
+
+def remove(work: Folder, step: int) -> None:
+    """Remove a checkpoint; a removal that is cut short leaves none that counts."""
+    at = folder_of(work, step)
+    at.remove(DONE)
+    at.remove()
+
+
+def reason_of(cause: Any) -> BaseException:
+    """A rank's own reason (disk full, not allowed) in place of the collective's summary, a CheckpointException."""
+    return next(iter(cause.failures.values()))[0] if getattr(cause, "failures", None) else cause
+
+
+def is_full(cause: BaseException | None) -> bool:
+    """Whether the disk, or what was left of a quota, is the cause."""
+    while cause is not None:
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def writer(at: Folder) -> Any:
+    """What torch.distributed.checkpoint writes shards with."""
     if at.is_local:
         from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
@@ -81,3 +130,7 @@ def _reader(at: Folder) -> Any:
     from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
 
     return FsspecReader(at.uri)
+
+
+def _step_of(name: str) -> int:
+    return int(name.split("/")[0].removeprefix(_STEP))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import Config, resolve
 from raylm.core.storage import Folder
@@ -12,8 +12,9 @@ from raylm.model.logprobs import pad
 from raylm.model.sampler import as_arrays, weights_digest
 from raylm.model.scores import Inputs, Scores, causal
 from raylm.parallel.assemble import assemble
-from raylm.parallel.checkpoints import load, newest_checkpoint, prune_checkpoints
-from raylm.parallel.checkpoints import save as save_checkpoint
+from raylm.parallel.checkpoints import Keeping
+from raylm.parallel.engine import Engine
+from raylm.parallel.saver import Saver
 from raylm.rl.types import Sample
 
 if TYPE_CHECKING:
@@ -34,13 +35,23 @@ class Setup(Config):
     work: str
 
 
+class Held(NamedTuple):
+    """What a group of ranks keeps from task to task."""
+
+    run: str
+    engine: Engine
+    config: Any
+    saver: Saver
+
+
 def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any] | None:
     """Make the engine and load the newest step checkpoint; returns that checkpoint's facts, or None at a fresh start."""
     model = load_model(setup.model_path, "float32").to(ranks.device).train()
     engine = assemble(model, cfg, cfg.steps, rank=ranks.rank, world=ranks.world)
-    ranks.held[STATE] = (setup.run, engine, model.config)
-    newest = newest_checkpoint(Folder(setup.work))
-    return None if newest is None else load(engine, newest)
+    if STATE in ranks.held:
+        ranks.held[STATE].saver.close()
+    ranks.held[STATE] = Held(setup.run, engine, model.config, Saver(engine, Folder(setup.work), Keeping(cfg.keep)))
+    return ranks.held[STATE].saver.load()
 
 
 def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[str, float] | None:
@@ -110,13 +121,11 @@ def weights(ranks: Ranks, setup: Setup) -> tuple[list[Any], str] | None:
 
 
 def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
-    """One step checkpoint; none in a fresh group, whose next update says that there is no learner."""
-    engine = _engine(ranks, setup)
-    if engine is None:
-        return
-    save_checkpoint(engine, Folder(setup.work) / f"step-{engine.done:08d}", facts)
-    if ranks.rank == 0:
-        prune_checkpoints(Folder(setup.work), cfg.keep)
+    """One step checkpoint, written in the background; none in a fresh group, whose next update says that there is no learner."""
+    held = _held(ranks, setup)
+    if held is not None:
+        held.saver.copy()
+        held.saver.write(facts)
 
 
 def export(ranks: Ranks, setup: Setup) -> bool:
@@ -124,17 +133,23 @@ def export(ranks: Ranks, setup: Setup) -> bool:
     engine = _engine(ranks, setup)
     if engine is None:
         return False
-    config = ranks.held.pop(STATE)[2]
+    held = ranks.held.pop(STATE)
+    held.saver.close()
     full = engine.weights()
     if ranks.rank == 0:
-        write_checkpoint(Folder(setup.out), config, full, setup.model_path)
+        write_checkpoint(Folder(setup.out), held.config, full, setup.model_path)
     return True
 
 
 def _engine(ranks: Ranks, setup: Setup) -> Any:
     """The engine that `build` made for this run in this group, or None."""
+    held = _held(ranks, setup)
+    return None if held is None else held.engine
+
+
+def _held(ranks: Ranks, setup: Setup) -> Held | None:
     held = ranks.held.get(STATE)
-    return None if held is None or held[0] != setup.run else held[1]
+    return None if held is None or held.run != setup.run else held
 
 
 def _mask(sample: Sample, counts: float) -> Any:

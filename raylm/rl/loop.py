@@ -24,7 +24,8 @@ class Loop:
 
     Args:
         prompts, held_out: rows to learn from, and rows to measure on.
-        log, rewind: where metrics rows go, and how their history is replaced at a resume.
+        log, rewind: where metrics rows go, and who is told the round from which the loop goes on.
+        flush: sees to it that the rows are on file; called before each save.
     """
 
     def __init__(
@@ -36,12 +37,12 @@ class Loop:
         prompts: list[Prompt],
         held_out: list[Prompt],
         log: Callable[..., None],
-        rewind: Callable[[list[dict[str, Any]]], None],
+        rewind: Callable[[int], None],
+        flush: Callable[[], None],
     ) -> None:
         self._cfg, self._samplers, self._judges, self._learners = cfg, samplers, judges, learners
-        self._prompts, self._held_out, self._log, self._rewind = prompts, held_out, log, rewind
+        self._prompts, self._held_out, self._log, self._rewind, self._flush = prompts, held_out, log, rewind, flush
         self._algorithm: Any = resolve(cfg.algorithm)
-        self._history: list[dict[str, Any]] = []
         self._before: dict[str, float] = {}
 
     def run(self) -> dict[str, float]:
@@ -63,12 +64,11 @@ class Loop:
             self._samplers.load(weights, version=step + 1)
             clock.append(time.perf_counter())
             # a round whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
-            row = {"step": step, **_reward_metrics(rollouts), "samples": len(samples), **stats, **_seconds(clock)}
-            self._history.append(row)
-            self._log(**row)
+            self._log(step, **_reward_metrics(rollouts), samples=len(samples), **stats, **_seconds(clock))
             step += 1
             if step % self._cfg.save_every == 0 or step == self._cfg.steps:
-                self._learners.save({"history": self._history, "before": self._before})
+                self._flush()
+                self._learners.save({"before": self._before})
         after = self._measure()
         return {
             **{f"{name}_before": value for name, value in self._before.items()},
@@ -89,9 +89,8 @@ class Loop:
             # a rank that dies between the two takes the learner with it; Ray Train ends the group when that goes on
             facts = self._learners.restore()
             weights = self._learners.weights()
-        self._history = facts["history"] if facts else []
-        self._rewind(self._history)
         step = facts["step"] if facts else 0
+        self._rewind(step)
         self._samplers.load(weights, version=step)
         self._before = facts["before"] if facts else self._measure()
         return step

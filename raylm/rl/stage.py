@@ -48,9 +48,11 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
             bar.to(step + 1, reward=values["reward"], kl_to_sampler=values.get("kl_to_sampler", 0.0))
 
         learners = Learners(cfg, ctx, setup)
-        metrics = Loop(
-            cfg, Samplers(cfg, ctx, longest), Judges(cfg, ctx.workers), learners, train, held_out, log, ctx.rewind
-        ).run()
+        def rewind(step: int) -> None:
+            ctx.rewind([row for row in ctx.metric_rows if row["step"] < step])
+
+        samplers, judges = Samplers(cfg, ctx, longest), Judges(cfg, ctx.workers)
+        metrics = Loop(cfg, samplers, judges, learners, train, held_out, log, rewind, ctx.flush).run()
     learners.export()
     rows = ctx.metric_rows
     metrics |= {"reward_first": rows[0]["reward"], "reward_last": rows[-1]["reward"]}

@@ -20,6 +20,8 @@ class Micro(NamedTuple):
     padded: Padded
     row_weight_P: torch.Tensor
     """1 for a real row or pair, 0 for one that only fills up a rank's share."""
+    rows: tuple[int, ...] = ()
+    """Numbers of the real ones, as they were read."""
 
 
 class Batches:
@@ -93,7 +95,8 @@ class Batches:
         padded = pad(tokens, masks, self._pad_id, self._device)
         if self._document_mask:
             padded = apart(padded, [row.get("starts", ()) for row in rows])
-        return Micro(padded, torch.tensor(weights, device=self._device))
+        read = tuple(index for index, weight in picked if weight)
+        return Micro(padded, torch.tensor(weights, device=self._device), read)
 
 
 def apart(padded: Padded, starts: list[Sequence[int]]) -> Padded:

@@ -20,7 +20,7 @@ AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[AnyShape, 
 class Train(Learning):
     """rows + weights -> Checkpoint: pretraining, fine-tuning and preference alignment by one loop."""
 
-    placement = Learning.placement | {"max_skipped"}
+    placement = Learning.placement | {"max_skipped", "keep_best", "keep_every", "max_failed_saves"}
 
     stage: Literal["train"]
     rows: AnyRows
@@ -54,7 +54,17 @@ class Train(Learning):
     save_every: int = Field(default=50, gt=0)
     """Steps between step checkpoints."""
     keep: int = Field(default=2, gt=0)
-    """Number of step checkpoints that are kept."""
+    """Number of newest step checkpoints that are kept."""
+    evaluate_every: int | None = Field(default=None, gt=0)
+    """Steps between measurements of the held-out rows; without it they are measured before and after."""
+    keep_best: int = Field(default=0, ge=0)
+    """Number of step checkpoints of lowest held-out loss that are kept too; a step that is among them is saved at once."""
+    keep_every: int | None = Field(default=None, gt=0)
+    """Steps between step checkpoints that are kept for good: they stay in the artifact's `steps/`."""
+    max_failed_saves: int = Field(default=3, gt=0)
+    """Step checkpoints in a row that could not be written before training stops; a full disk stops it at once."""
+    export: Literal["last", "best"] = "last"
+    """Weights of the artifact: those of the last step, or of the step of lowest held-out loss."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
@@ -62,6 +72,8 @@ class Train(Learning):
             raise ValueError("say one of `steps`, `epochs`, `tokens`")
         if (self.batch is None) == (self.batch_tokens is None):
             raise ValueError("say either `batch` (rows) or `batch_tokens`")
+        if (self.keep_best or self.export == "best") and not (self.evaluate_every and self.held_out_rows):
+            raise ValueError("the best step is known by its held-out loss: say `evaluate_every` and `held_out_rows`")
         if isinstance(self.micro_batch, int) and self.micro_batch < 1:
             raise ValueError("micro_batch is at least 1, or 'auto'")
         return self

@@ -2,7 +2,8 @@
 
 rows --(seed, step)--> micro batches --> engine.accumulate(objective.loss) --> step --> metrics
                           weight: summed over all ranks before any backward
-every `save_every` steps: model, optimizer and metrics history as one step checkpoint; resume starts from the newest
+every `save_every` steps: model, optimizer, ledger and metrics rows as one step checkpoint, written while training goes on;
+resume starts from the newest
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 from raylm.core.config import Config
 from raylm.core.errors import TrainingError
 from raylm.core.storage import Folder
-from raylm.parallel.checkpoints import load, newest_checkpoint, prune_checkpoints, save
+from raylm.parallel.checkpoints import MEASURED, Keeping, folder_of, load
 from raylm.parallel.engine import Engine
+from raylm.parallel.saver import Saver
 from raylm.train.batches import Batches, Micro
+from raylm.train.ledger import Ledger
+from raylm.train.segments import History
 
 if TYPE_CHECKING:
     from raylm.model.scores import Inputs, Scores
@@ -54,31 +58,36 @@ class Loop:
     reference: Engine | None
     """The frozen start; None where nothing needs it, or where it is the model without its adapter."""
     log: Callable[..., None]
-    rewind: Callable[[list[dict[str, Any]]], None]
+    rewind: Callable[[int], None]
+    """Told the step from which the run goes on; rows of earlier steps lie in `History(work)`."""
+
+    def __post_init__(self) -> None:
+        cfg, work = self.cfg, Folder(self.setup.work)
+        keeping = Keeping(cfg.keep, max(cfg.keep_best, cfg.export == "best"), cfg.keep_every)
+        self.saver = Saver(self.engine, work, keeping, cfg.max_failed_saves)
+        self.ledger = Ledger(work, self.setup.num_rows, self.engine.grid)
+        self.history = History(work, self.engine.rank)
+        self.facts: dict[str, Any] = {"before": {}, "skipped": 0}
+        """What a step checkpoint says beside its tensors; equal on all ranks."""
 
     def run(self) -> dict[str, float]:
         """Train from the newest step checkpoint to the last step; returns metrics of the held-out rows, before and after."""
-        work = Folder(self.setup.work)
-        history, before, skipped = self._resume(work)
-        for step in range(self.engine.done, self.setup.steps):
+        self._resume()
+        while self.engine.done < self.setup.steps:
+            step = self.engine.done
             values = self._step(step)
-            skipped += not values["finite"]
-            if skipped > self.cfg.max_skipped:
+            self.facts["skipped"] += not values["finite"]
+            if self.facts["skipped"] > self.cfg.max_skipped:
+                self.saver.close()
                 raise TrainingError(
                     f"step {step}: gradient norm {values['grad_norm']}, loss {values['loss']}",
                     where=f"rows {sorted(self.batches.indices(step))[:8]} ... of {' + '.join(self.setup.rows_uris)}",
                     next="lower optimizer.lr, or allow skips with max_skipped; finished step checkpoints are kept",
                 )
-            history.append({"step": step, **values})
-            self.log(step, **values)
-            if (step + 1) % self.cfg.save_every == 0 and step + 1 < self.setup.steps:
-                self._save(work, history, before, skipped)
-        after = self.evaluate()
-        return {
-            **{f"{name}_before": value for name, value in before.items()},
-            **{f"{name}_after": value for name, value in after.items()},
-            "skipped_steps": skipped,
-        }
+            if self._is_due(self.cfg.evaluate_every):
+                values |= self.evaluate()
+            self._keep(step, values)
+        return self._finish()
 
     def evaluate(self) -> dict[str, float]:
         """Mean of the objective's metrics over the held-out rows; the model is left as it was."""
@@ -86,7 +95,8 @@ class Loop:
             return {}
         micros = self.held_out.split(self.held_out.first(self.cfg.held_out_rows))
         inputs, weight = self._inputs(micros, step=-1)
-        sums = self.engine.measure(inputs, self._loss_of(micros, inputs, weight), **self._asked())
+        with self.engine.averages():
+            sums = self.engine.measure(inputs, self._loss_of(micros, inputs, weight), **self._asked())
         return {f"held_out_{name}": total / weight for name, total in sums.items()}
 
     def _step(self, step: int) -> dict[str, Any]:
@@ -94,6 +104,7 @@ class Loop:
 
         started = time.perf_counter()
         micros = self.batches.at(step)
+        read = [row for micro in micros for row in micro.rows]
         inputs, weight = self._inputs(micros, step)
         (tokens,) = self.engine.sum([sum(float(m.padded.attend_BT.sum()) for m in micros)])
         # a fresh stream for every (step, rank): dropout is the same in a resumed run, and no generator state is saved
@@ -102,6 +113,7 @@ class Loop:
         stats = self.engine.step()
         means = {name: total / weight for name, total in sums.items()}
         finite = stats.finite and means["loss"] == means["loss"]
+        self.ledger.add(step, step, read, trained=stats.finite)
         seconds = time.perf_counter() - started
         return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, "tokens_per_s": tokens / seconds}
 
@@ -132,17 +144,54 @@ class Loop:
 
         return loss
 
-    def _resume(self, work: Folder) -> tuple[list[dict[str, Any]], dict[str, float], int]:
-        newest = newest_checkpoint(work)
-        if newest is None:
-            self.rewind([])
-            return [], self.evaluate(), 0
-        facts = load(self.engine, newest)
-        self.rewind(facts["history"])
-        return facts["history"], facts["before"], facts["skipped"]
+    def _resume(self, step: int | None = None) -> None:
+        """Go on from the checkpoint of `step`, or the newest; from the start where there is none."""
+        found = self.saver.load(step)
+        self.history.rewind(self.engine.done)
+        self.ledger.rewind(self.engine.done)
+        self.rewind(self.engine.done)
+        # a group that dies before its first checkpoint measures again
+        self.facts |= found if found is not None else {"before": self.evaluate()}
 
-    def _save(self, work: Folder, history: list[dict[str, Any]], before: dict[str, float], skipped: int) -> None:
-        at = work / f"step-{self.engine.done:08d}"
-        save(self.engine, at, {"history": history, "before": before, "skipped": skipped})
+    def _keep(self, step: int, values: dict[str, Any]) -> None:
+        """Log the row of `step`; save when that is due, or when what was just measured is among the best."""
+        saved = self.saver.poll()
+        done, loss = self.engine.done, values.get(MEASURED)
+        due = self._is_due(self.cfg.save_every) or self._is_due(self.cfg.keep_every)
+        due = due or (loss is not None and self.saver.is_best(loss))
+        if due:
+            # waits for the save before, which then ends here and not in poll
+            values["checkpoint_stall_s"], before = self.saver.copy()
+            saved = saved or before
+        if saved:
+            values |= {"checkpoint_s": saved.seconds} if saved.failure is None else {"failed_saves": self.saver.num_failed}
+        self.history.add({"step": step, **values})
+        self.log(step, **values)
+        if due:
+            self.saver.write({**self.facts, MEASURED: loss}, [self.ledger.cut(done), self.history.cut(done)])
+
+    def _is_due(self, every: int | None) -> bool:
+        """Whether what happens `every` steps does after this one; the last step has its own end."""
+        return every is not None and self.engine.done % every == 0 and self.engine.done < self.setup.steps
+
+    def _finish(self) -> dict[str, float]:
+        """Close the books, choose what is exported, and measure it."""
+        self.saver.wait()
+        after, taken = self.evaluate(), self.engine.done
+        best = self.saver.best() if self.cfg.export == "best" else None
+        if best and best[1] < after.get(MEASURED, best[1]):
+            taken = best[0]
+            load(self.engine, folder_of(Folder(self.setup.work), taken))
+            after = self.evaluate()
+        self.ledger.cut(self.setup.steps).gather(self.saver.group)
         if self.engine.rank == 0:
-            prune_checkpoints(work, self.cfg.keep)
+            self.ledger.put()
+            self.ledger.finish(Folder(self.setup.out), self.setup.steps, self.batches.indices)
+        self.saver.close()
+        return {
+            **{f"{name}_before": value for name, value in self.facts["before"].items()},
+            **{f"{name}_after": value for name, value in after.items()},
+            "skipped_steps": self.facts["skipped"],
+            "failed_saves": self.saver.num_failed,
+            **({"exported_step": taken} if self.cfg.export == "best" else {}),
+        }

@@ -14,6 +14,7 @@ from raylm.train.config import Train
 from raylm.train.learner import train
 from raylm.train.loop import Setup
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
+from raylm.train.segments import History
 from raylm.train.size import size_of
 
 # what of the workers' held things this stage uses
@@ -22,7 +23,7 @@ HOLDS = ("ranks",)
 
 def warm(cfg: Train, workers: Workers) -> None:
     """Start the ranks while the stage before still runs."""
-    warm_ranks(workers, cfg.workers)
+    warm_ranks(workers, cfg.workers, cfg.sizes())
 
 
 def run(cfg: Train, ctx: Context) -> Checkpoint:
@@ -44,14 +45,16 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         out=ctx.out.uri,
         work=ctx.work.uri,
     )
-    group = hold_ranks(ctx.workers, cfg.workers)
+    group = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
     with ctx.progress(steps, "steps") as bar:
 
         def on_row(kind: str, values: Any) -> None:
             if kind == "rewind":
-                ctx.rewind(values)
+                ctx.rewind(History(ctx.work).read(values))
                 return
             ctx.log(**values)
+            if "checkpoint_s" in values:
+                ctx.flush()
             bar.to(values["step"] + 1, loss=values["loss"], tokens_per_s=values["tokens_per_s"])
 
         result = group.call(train, cfg, setup, on_row=on_row)

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from raylm.core.storage import Folder
 from raylm.parallel.assemble import assemble
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.train.batches import Batches
 from raylm.train.config import Train
 from raylm.train.loop import Loop, Setup
+from raylm.train.segments import History
 
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64, "max_length": 64}
 TOKENS = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -44,17 +46,17 @@ def make_loop(
     micro: int = 2,
     kind: str = "Dialogues",
     lr: float = 1e-2,
-    model: torch.nn.Module | None = None,
+    model: torch.nn.Module | dict[str, Any] | None = None,
     **table: Any,
 ) -> tuple[Loop, list[dict[str, Any]]]:
-    """A loop with a batch of 5, and the list that its rows go to; `model` replaces the new one."""
+    """A loop with a batch of 5, and the list that its rows go to; `model` replaces the new one, or is its shape."""
     # a model this small loses more by waiting for a second thread than it gains
     torch.set_num_threads(1)
     place = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     cfg = Train(
         stage="train",
         rows="rows",
-        model=SHAPE,
+        model=model if isinstance(model, dict) else SHAPE,
         strategy=strategy,
         workers={"count": place[1]},
         batch=5,
@@ -62,7 +64,7 @@ def make_loop(
         steps=steps,
         **{"save_every": 3, "held_out_rows": 7, "optimizer": AdamW(lr=lr, warmup=2), **table},
     )
-    bare = model if model is not None else cfg.model.build(TOKENS, cfg.seed)
+    bare = model if isinstance(model, torch.nn.Module) else cfg.model.build(TOKENS, cfg.seed)
     reference = None
     if "reference" in cfg.objective.needs and not cfg.adapter:
         frozen = cfg.model.build(TOKENS, cfg.seed + 1)
@@ -82,13 +84,13 @@ def make_loop(
         tokens=TOKENS,
         tokenizer_path="",
         steps=steps,
-        out="",
+        out=(Folder(work) / "out").uri,
         work=str(work),
     )
     seen: list[dict[str, Any]] = []
 
-    def rewind(rows: list[dict[str, Any]]) -> None:
-        seen[:] = rows
+    def rewind(step: int) -> None:
+        seen[:] = History(Folder(work)).read(step)
 
     loop = Loop(
         cfg=cfg,

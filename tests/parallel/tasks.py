@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from raylm.core.errors import DataError
+from raylm.parallel.notice import Leave
 from raylm.parallel.ranks import Ranks
 
 
@@ -19,7 +20,7 @@ def count(ranks: Ranks, name: str) -> tuple[int, int]:
 
 
 def chatter(ranks: Ranks, rows: int) -> str:
-    ranks.rewind([])
+    ranks.rewind(0)
     for step in range(rows):
         ranks.log(step, rank=ranks.rank)
     return "done"
@@ -44,3 +45,30 @@ def meet_often(ranks: Ranks, meetings: int) -> tuple[float, int]:
         ranks.log(step, pid=os.getpid())
         time.sleep(0.05)
     return float(total), os.getpid()
+
+
+def sit_still(ranks: Ranks, rank: int, steps: int, phase: str = "", only_once: str = "") -> int:
+    """Meets the other ranks; from step 2 on, `rank` stays in `phase` for ever; or only if the file `only_once` is not there."""
+    for step in range(steps):
+        ranks.pulse.mark("data", step)
+        if ranks.rank == rank and step == 2 and not (only_once and os.path.exists(only_once)):
+            ranks.pulse.mark(phase, step)
+            if only_once:
+                open(only_once, "w").close()
+            time.sleep(600)
+        ranks.pulse.mark("backward", step)
+        dist.all_reduce(torch.ones(3))
+        ranks.log(step)
+    return steps
+
+
+def heed(ranks: Ranks, steps: int) -> tuple[int, str]:
+    """Counts steps in a file-less checkpoint (the mailbox's rows); leaves when any rank is asked to."""
+    for step in range(steps):
+        flag = torch.tensor(float(bool(ranks.pulse.asked())))
+        dist.all_reduce(flag)
+        if flag:
+            raise Leave(ranks.pulse.asked() or "another rank was asked")
+        ranks.log(step, pid=os.getpid(), world=ranks.world)
+        time.sleep(0.05)
+    return steps, "done"

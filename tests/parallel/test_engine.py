@@ -8,7 +8,7 @@ import pytest
 
 from raylm.core.storage import Folder
 from raylm.model.adapter import Lora
-from raylm.parallel.checkpoints import load, newest_checkpoint, prune_checkpoints
+from raylm.parallel.checkpoints import load, newest_checkpoint
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import losses, make_loop
@@ -109,14 +109,3 @@ def test_the_learner_of_rl_does_the_same_on_two_ranks(two_ranks, tmp_path, name)
         assert right == pytest.approx(left, rel=1e-4, abs=1e-6)
     for key, tensor in alone["weights"].items():
         assert float((tensor - found["weights"][key]).abs().max()) < 1e-5, key
-
-
-def test_old_and_cut_checkpoints_are_pruned(tmp_path):
-    work = Folder(tmp_path)
-    for step in (10, 20, 30, 40):
-        (work / f"step-{step:08d}").write("shard", b"x")
-        if step != 20:
-            (work / f"step-{step:08d}").write_json("done.json", {"step": step})
-    (work / "step-00000050").write("shard", b"still being written")
-    prune_checkpoints(work, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000040", "step-00000050"]
