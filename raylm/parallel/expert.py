@@ -1,0 +1,144 @@
+"""Takes a model with experts and a rank's place, leaves each rank its share of the experts; tokens travel to them and back.
+
+tokens --(k experts each)--> copies in order of experts --all to all--> the experts' ranks --all to all--> weighted sum
+
+Shapes: T tokens of this rank, K experts per token, N experts, E ranks that share them, D width, R rows that arrive here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Shard
+
+from raylm.core.errors import ConfigError
+from raylm.parallel.mesh import Grid
+
+
+def spread_experts(model: torch.nn.Module, grid: Grid) -> None:
+    """Leave each rank of `grid.mesh.expert` N / E whole experts of every layer; names stay, parameters become DTensors.
+
+    Raises:
+        ConfigError: the model has no experts, they do not divide, or they are laid out in another way than [N, out, in].
+    """
+    config: Any = model.config
+    mesh = grid.sparse()["expert"]
+    found = [(name, module) for name, module in model.named_modules() if _is_experts(module)]
+    if not found:
+        raise ConfigError(f"mesh.expert = {mesh.size()}: a model of type {config.model_type!r} has no experts to share")
+    for name, module in found:
+        experts: Any = module
+        if getattr(experts, "is_transposed", False) or getattr(experts, "has_bias", False) or not experts.has_gate:
+            raise ConfigError(
+                f"the experts of {config.model_type!r} cannot be shared: {name} is not [experts, out, in] without bias"
+            )
+        if experts.num_experts % mesh.size():
+            raise ConfigError(f"mesh.expert = {mesh.size()} does not divide the model's {experts.num_experts} experts")
+        for parameter, whole in list(experts._parameters.items()):
+            experts._parameters[parameter] = _share(whole, mesh)
+        experts.__class__ = _spread_class(type(experts))
+        experts.expert_group = mesh.get_group()
+
+
+def shard_experts(model: torch.nn.Module, grid: Grid, policy: Any, **options: Any) -> None:
+    """Give each layer's experts an FSDP group of their own: the ranks that hold the same experts.
+
+    Args:
+        policy: FSDP's mixed precision of the rest of the model.
+        options: of `fully_shard`.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    sparse = grid.sparse()
+    mesh = sparse["expert_shard"] if grid.mesh.replicas == 1 else sparse["replicas", "expert_shard"]
+    shards = sparse["expert_shard"].size()
+    # inputs are cast where they meet the weights: the weights of the sum stay as exact as the router made them
+    policy = MixedPrecisionPolicy(policy.param_dtype, policy.reduce_dtype, policy.output_dtype, cast_forward_inputs=False)
+    for module in list(model.modules()):
+        if not hasattr(module, "expert_group"):
+            continue
+        experts: Any = module
+        # whole experts where there are enough for all, else a slice of each
+        dim = 0 if experts.num_experts % (shards * grid.mesh.expert) == 0 else 1
+        fully_shard(experts, mesh=mesh, mp_policy=policy, shard_placement_fn=lambda _, dim=dim: Shard(dim), **options)
+        # tokens of all expert ranks are in these gradients already, so it is not the group's size that makes the mean
+        experts.set_gradient_divide_factor(float(grid.averaged))
+        if shards > 1:
+            # without it FSDP asks for a scaled sum, which gloo has not; a group of one is divided apart, and would be twice
+            experts.set_force_sum_reduction_for_comms(True)
+
+
+def _is_experts(module: Any) -> bool:
+    weights = [module._parameters.get(name) for name in ("gate_up_proj", "down_proj")]
+    return all(weight is not None and weight.dim() == 3 for weight in weights)
+
+
+def _share(whole: torch.nn.Parameter, mesh: Any) -> torch.nn.Parameter:
+    """This rank's experts of a parameter [N, ...]."""
+    # a copy: a view would keep the whole in memory
+    local = whole.detach().chunk(mesh.size(), 0)[mesh.get_local_rank()].clone()
+    made = DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride())
+    return torch.nn.Parameter(made, requires_grad=whole.requires_grad)
+
+
+@cache
+def _spread_class(kind: type) -> type:
+    return type(f"Spread{kind.__name__}", (kind,), {"forward": _forward})
+
+
+def _forward(self: Any, hidden_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
+    """What the chosen experts make of each token, weighted and summed [T, D]."""
+    group, ranks = self.expert_group, dist.get_world_size(self.expert_group)
+    expert_C = expert_TK.flatten()
+    order_C = expert_C.argsort(stable=True)
+    leaving_EN = expert_C.bincount(minlength=self.num_experts).view(ranks, -1)
+    arriving_EN = torch.empty_like(leaving_EN)
+    dist.all_to_all_single(arriving_EN, leaving_EN, group=group)
+    sizes = torch.stack([leaving_EN.sum(1), arriving_EN.sum(1)]).tolist()
+
+    weights = (self.gate_up_proj.to_local(), self.down_proj.to_local())
+    copies_CD = hidden_TD.to(weights[0].dtype)[order_C // expert_TK.shape[1]]
+    rows_RD = _Exchange.apply(copies_CD, *sizes, group)
+    # rows come rank by rank, experts want theirs side by side
+    place_N = torch.arange(arriving_EN.shape[1], device=hidden_TD.device).repeat(ranks)
+    order_R = place_N.repeat_interleave(arriving_EN.flatten()).argsort(stable=True)
+    made_RD = _apart(self, rows_RD[order_R], arriving_EN.sum(0), *weights)
+    made_CD = _Exchange.apply(made_RD[order_R.argsort()], *reversed(sizes), group)
+    made_TKD = made_CD[order_C.argsort()].view(*expert_TK.shape, -1)
+    return (made_TKD * weight_TK[..., None]).sum(1).to(hidden_TD.dtype)
+
+
+def _apart(self: Any, rows_RD: torch.Tensor, count_N: torch.Tensor, up_NID: torch.Tensor, down_NDI: torch.Tensor) -> torch.Tensor:
+    """Each expert on its rows, which lie side by side."""
+    from torch.nn.functional import linear
+
+    if rows_RD.is_cuda and rows_RD.dtype == torch.bfloat16 and up_NID.shape[-1] % 8 == 0 and down_NDI.shape[-1] % 8 == 0:
+        ends_N = count_N.cumsum(0, dtype=torch.int32)
+        wide = torch.nn.functional.grouped_mm(rows_RD, up_NID.transpose(1, 2), offs=ends_N)
+        return torch.nn.functional.grouped_mm(self._apply_gate(wide), down_NDI.transpose(1, 2), offs=ends_N)
+    # an expert without rows computes too: its gradient is zero and not absent, for FSDP's ranks meet over it
+    parts = rows_RD.split(count_N.tolist())
+    made = [linear(self._apply_gate(linear(part, up)), down) for part, up, down in zip(parts, up_NID, down_NDI, strict=True)]
+    return torch.cat(made)
+
+
+class _Exchange(torch.autograd.Function):
+    """Rows to the ranks of their experts, `leaving` many to each and `arriving` many from each; gradients the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, leaving: list[int], arriving: list[int], group: Any) -> torch.Tensor:
+        ctx.way_back = (arriving, leaving, group)
+        return _exchanged(rows, leaving, arriving, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return _exchanged(gradient, *ctx.way_back), None, None, None
+
+
+def _exchanged(rows: torch.Tensor, leaving: list[int], arriving: list[int], group: Any) -> torch.Tensor:
+    made = rows.new_empty(sum(arriving), rows.shape[1])
+    dist.all_to_all_single(made, rows.contiguous(), arriving, leaving, group=group)
+    return made
