@@ -68,7 +68,10 @@ def _run(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from raylm import view
 
-    view.show(arguments.what)
+    if arguments.step is None:
+        view.show(arguments.what)
+    else:
+        view.show_step(arguments.what, arguments.step)
     return 0
 
 
@@ -119,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--only", metavar="STAGE", help="run only this stage and what it needs")
     show = _command(commands, "show", _show, "what an artifact is, how it was made, from what and for what")
     show.add_argument("what", metavar="URI|JOB", help="folder of an artifact, or a job file")
+    show.add_argument("--step", metavar="N", type=int, help="of a trained checkpoint: the documents that step N learned from")
     _command(commands, "doctor", _doctor, "what this machine has, what is missing and the command that mends it")
     chat = _command(commands, "chat", _chat, "talk to a served model; a job file is run (or resumed) first")
     chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")

@@ -103,6 +103,19 @@ def show(what: str) -> None:
     console.print(f"next: raylm show {folder.uri.rsplit('/', 1)[0]}/OTHER", highlight=False, soft_wrap=True)
 
 
+def show_step(what: str, step: int) -> None:
+    """Print the documents that one optimizer step of a trained checkpoint read."""
+    from raylm.train.documents import documents_of_step
+
+    table = Table(title=f"step {step} of {what}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ("source", "id", "start", "end", "length", "row", "rows", "trained")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for document in documents_of_step(open_artifact(Folder(what)), step):
+        table.add_row(*(str(document[column]) for column in columns))
+    Console().print(table, highlight=False)
+
+
 def _print_ancestors(artifact: Artifact, console: Console, depth: int, shown: set[str]) -> None:
     """What an artifact was made from, to the sources; what stands above already is only named."""
     source = artifact.manifest.config.get("source")

@@ -13,6 +13,8 @@ from raylm.core.storage import Folder
 
 MANIFEST = "manifest.json"
 WORK = "_work"
+STEPS = "steps"
+"""Step checkpoints that are kept for good: beside the payload, and no part of it."""
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
 SCHEMA = 1

@@ -102,7 +102,7 @@ class Context:
         files = [
             FileEntry(path=name, bytes=self.out.size(name), rows=(rows or {}).get(name), digest=self.out.digest(name))
             for name in self.out.files()
-            if name != artifacts.MANIFEST and not name.startswith(f"{artifacts.WORK}/")
+            if name != artifacts.MANIFEST and name.split("/")[0] not in (artifacts.WORK, artifacts.STEPS)
         ]
         manifest = Manifest(
             kind=kind.kind,

@@ -132,6 +132,15 @@ class Folder:
                 os.rename(part, at)
         return at
 
+    def move(self, name: str, to: Folder) -> None:
+        """Move the folder `name` into `to`, a folder of the same disk or bucket."""
+        if self.is_local:
+            to.make()
+            with _said(to.uri):
+                os.rename(self.path(name), to.path(name))
+        else:
+            self._fs.mv(self.path(name), to.path(name), recursive=True)
+
     def remove(self, name: str = "") -> None:
         """Remove the file or folder `name`; nothing happens when it is not there."""
         path = self.path(name)

@@ -5,7 +5,7 @@ Beside each `train-00003.arrow` lies `index-train-00003.parquet`, with a line fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raylm.core.artifact import Artifact, open_artifact
@@ -52,16 +52,26 @@ def documents_of(uri: str, split: str, row: int) -> list[dict[str, Any]]:
     Raises:
         DataError: the split has fewer rows.
     """
+    return documents_in(uri, split, [row])[row]
+
+
+def documents_in(uri: str, split: str, rows: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+    """`documents_of` each of several rows; a shard's index is read once. Raises DataError when there is no such row."""
     artifact = open_artifact(Folder(uri))
+    found: dict[int, list[dict[str, Any]]] = {row: [] for row in rows}
+    last = 0
     for shard, first, count in _shards(artifact, split):
-        if row < first + count:
-            found = []
-            for line in _index(artifact, shard).to_pylist():
-                for at, position, length in zip(line["rows"], line["positions"], line["lengths"], strict=True):
-                    if at == row - first:
-                        found.append({name: line[name] for name in _DOCUMENT} | {"position": position, "length": length})
-            return sorted(found, key=lambda each: each["position"])
-    raise DataError(f"there is no row {row} in {split}", where=artifact.uri)
+        last = first + count
+        wanted = {row - first for row in found if first <= row < last}
+        for line in _index(artifact, shard).to_pylist() if wanted else ():
+            for at, position, length in zip(line["rows"], line["positions"], line["lengths"], strict=True):
+                if at in wanted:
+                    document = {name: line[name] for name in _DOCUMENT}
+                    found[first + at].append(document | {"position": position, "length": length})
+    for row in rows:
+        if not 0 <= row < last:
+            raise DataError(f"there is no row {row} in {split}", where=artifact.uri)
+    return {row: sorted(documents, key=lambda each: each["position"]) for row, documents in found.items()}
 
 
 def rows_of(uri: str, split: str, id: str) -> list[dict[str, int]]:

@@ -30,7 +30,7 @@ class Keeping(NamedTuple):
 
     def chosen(self, steps: Mapping[int, float | None]) -> set[int]:
         """Of steps and their held-out losses (None: not measured) those that stay."""
-        kept = set(sorted(steps)[-self.last :]) | set(self.lowest(steps))
+        kept = set(sorted(steps)[len(steps) - self.last :]) | set(self.lowest(steps))
         return kept | {step for step in steps if self.every and step % self.every == 0}
 
     def lowest(self, steps: Mapping[int, float | None]) -> list[int]:
@@ -88,6 +88,14 @@ def clean(work: Folder, after: int) -> None:
     for step in sorted({_step_of(name) for name in names if name.startswith(_STEP)}, reverse=True):
         if step not in whole or step > after:
             remove(work, step)
+
+
+def keep_for_good(work: Folder, to: Folder, keeping: Keeping) -> list[int]:
+    """Move the best and the every-so-many-steps checkpoints out of a work folder that is about to go; returns their steps."""
+    steps = keeping._replace(last=0).chosen(measured_checkpoints(work))
+    for step in sorted(steps):
+        work.move(folder_of(work, step).name, to)
+    return sorted(steps)
 
 
 def remove(work: Folder, step: int) -> None:

@@ -102,7 +102,9 @@ class Ledger:
 
         count, at, held, names = 0, 0, [], self._segments.names(step)
         schema = self._named_parts(_table([])).schema
-        with out.writing(LEDGER) as path, pq.ParquetWriter(path, schema, compression="zstd") as file:
+        # rows of a step are sorted, so that their differences are small
+        packed = {"use_dictionary": False, "column_encoding": dict.fromkeys(("step", "data_step", "row"), "DELTA_BINARY_PACKED")}
+        with out.writing(LEDGER) as path, pq.ParquetWriter(path, schema, compression="zstd", **packed) as file:
             for name in names:
                 table = read_parquet(self._segments.folder, name)
                 at = self._check(table, at, planned, set(passed))

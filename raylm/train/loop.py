@@ -46,6 +46,11 @@ class Setup(Config):
     work: str
 
 
+def keeping_of(cfg: Train) -> Keeping:
+    """Which step checkpoints of a run stay; the one that may be exported is among them."""
+    return Keeping(cfg.keep, max(cfg.keep_best, cfg.export == "best"), cfg.keep_every)
+
+
 @dataclass
 class Loop:
     """One run on one rank."""
@@ -63,8 +68,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         cfg, work = self.cfg, Folder(self.setup.work)
-        keeping = Keeping(cfg.keep, max(cfg.keep_best, cfg.export == "best"), cfg.keep_every)
-        self.saver = Saver(self.engine, work, keeping, cfg.max_failed_saves)
+        self.saver = Saver(self.engine, work, keeping_of(cfg), cfg.max_failed_saves)
         self.ledger = Ledger(work, self.setup.num_rows, self.engine.grid)
         self.history = History(work, self.engine.rank)
         self.facts: dict[str, Any] = {"before": {}, "skipped": 0}

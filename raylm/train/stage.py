@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from raylm.core.artifact import Checkpoint
+from raylm.core.artifact import STEPS, Checkpoint
 from raylm.core.context import Context
 from raylm.core.workers import Workers
 from raylm.model.load import checkpoint_path
+from raylm.parallel.checkpoints import keep_for_good
 from raylm.parallel.ranks import hold_ranks, warm_ranks
 from raylm.train.config import Train
 from raylm.train.learner import train
-from raylm.train.loop import Setup
+from raylm.train.loop import Setup, keeping_of
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
 from raylm.train.segments import History
 from raylm.train.size import size_of
@@ -73,6 +74,7 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         "base_model": cfg.model if isinstance(cfg.model, str) else None,
         **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts},
     }
+    keep_for_good(ctx.work, ctx.out / STEPS, keeping_of(cfg))
     return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
 
 
