@@ -85,6 +85,13 @@ class WorkerSpec(Config):
     """CPU cores that each worker reserves."""
     gpus: float = 0.0
     """GPUs that each worker reserves."""
+    least: int | None = None
+    """Train and rl go on with fewer processes, down to this many, when a machine is lost, and grow again: any size that the
+    mesh allows. The global batch stays."""
+    hang_s: float = 600.0
+    """Train and rl: seconds in which no process moves, after which the one that holds the others is found and all are ended."""
+    notice: str | None = None
+    """Train: a file that appears, or a URL that answers, shortly before a spot machine is taken away."""
 
 
 class StageConfig(Config):

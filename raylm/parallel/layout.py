@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from raylm.core.config import StageConfig
 from raylm.parallel.matrix import features, refusal
@@ -18,7 +18,7 @@ from raylm.parallel.strategies.fsdp import Fsdp
 class Learning(StageConfig):
     """A stage that updates weights by one engine."""
 
-    placement = frozenset({"workers", "strategy", "mesh", "micro_batch", "save_every", "keep"})
+    placement = frozenset({"workers", "strategy", "mesh", "micro_batch", "save_every", "keep", "attention"})
 
     optimizer: AnyOptimizer = AdamW()
     """Optimizer, learning rate, schedule, clipping."""
@@ -26,11 +26,23 @@ class Learning(StageConfig):
     """How weights, gradients and optimizer lie over the data ranks."""
     mesh: Mesh = Mesh()
     """Other dimensions of the layout: tensor, context, pipeline, expert parallel, replicas."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Keep a moving average of the weights with this decay beside them; held-out metrics and the checkpoint are of it."""
+    attention: Literal["auto", "varlen", "flex", "segments", "sdpa"] = "auto"
+    """Way of attention: flash kernels over documents, compiled flex_attention, document by document, or a mask; `auto` takes
+    the first that this device has."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of compute. Weights that are trained are kept in float32; frozen ones, beside an adapter, in this dtype."""
+
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of ranks with which the stage may go on, ascending: those from `workers.least` on that the mesh allows."""
+        least = self.workers.least or self.workers.count
+        return tuple(size for size in range(least, self.workers.count + 1) if self.mesh.refused(size) is None)
 
     @model_validator(mode="after")
     def _can_be_laid_out(self) -> Learning:
         if reason := refusal(features(self)) or self.mesh.refused(self.workers.count):
             raise ValueError(reason)
+        if (self.workers.least or 1) not in range(1, self.workers.count + 1):
+            raise ValueError(f"workers.least = {self.workers.least} is not from 1 to workers.count = {self.workers.count}")
         return self

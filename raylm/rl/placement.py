@@ -118,7 +118,7 @@ class Learners:
 
     def __init__(self, cfg: RL, ctx: Context, setup: learner.Setup) -> None:
         self._cfg, self._setup = cfg, setup
-        self._group: RankGroup = hold_ranks(ctx.workers, cfg.workers)
+        self._group: RankGroup = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
 
     def restore(self) -> dict[str, Any] | None:
         """Build the learner, from the newest step checkpoint if there is one; its facts, or None."""
