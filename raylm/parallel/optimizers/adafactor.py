@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Adafactor(Scheduled):
-    """Sublinear memory (https://arxiv.org/abs/1804.04235) as torch has it: steps relative to a weight's size."""
+    """Sublinear memory (https://arxiv.org/abs/1804.04235): steps relative to a weight's size."""
 
     kind: Literal["adafactor"] = "adafactor"
     lr: float = Field(default=1e-2, gt=0)
@@ -25,6 +25,6 @@ class Adafactor(Scheduled):
 
     def make(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """An optimizer over the trainable parameters of `model`."""
-        import torch
+        from raylm.parallel.optimizers.factored import Factored
 
-        return torch.optim.Adafactor(self.groups(model), lr=self.lr, beta2_decay=self.beta2_decay)
+        return Factored(self.groups(model), lr=self.lr, beta2_decay=self.beta2_decay)

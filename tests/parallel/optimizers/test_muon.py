@@ -40,4 +40,5 @@ def test_two_ranks_of_fsdp_do_what_one_does():
     card = Muon(lr=0.01, warmup=2)
     alone, (first, second) = trained_on_two_ranks(0, 1, card), on_ranks(2, trained_on_two_ranks, card)
     for found in (first, second):
-        assert [row["loss"] for row in found["rows"]] == pytest.approx([row["loss"] for row in alone["rows"]], abs=2e-5)
+        # torch orthogonalises in bfloat16
+        assert [row["loss"] for row in found["rows"]] == pytest.approx([row["loss"] for row in alone["rows"]], abs=2e-4)

@@ -1,0 +1,120 @@
+"""Takes an engine and an objective, leaves how many rows of full length one forward and backward pass may hold.
+
+Two small passes are measured; memory grows linearly in rows, so the line through both says how many fit.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from raylm.core.errors import PlacementError
+from raylm.train.batches import Micro
+
+if TYPE_CHECKING:
+    from raylm.parallel.engine import Engine
+
+# of what is free; the rest is for gathered weights, the allocator's rounding and other work on the machine
+USED = {"cuda": 0.85, "cpu": 0.5}
+
+
+def find_micro(engine: Engine, objective: Any, *, kind: str, length: int, vocab_size: int, most: int, free: int | None = None) -> int:
+    """Rows (or pairs) per forward pass and rank, the same on every rank; at most `most`.
+
+    Args:
+        length: tokens of the longest row.
+        most: this rank's share of a batch: more would only be padding.
+        free: bytes that activations may take; measured when absent.
+
+    Raises:
+        PlacementError: not even one row fits.
+    """
+    one, two = (_bytes_of(engine, objective, kind, length, vocab_size, rows) for rows in (1, 2))
+    each = max(two - one, 1)
+    room = _free(engine) if free is None else free
+    # every rank must come to the same number: the one with the least room decides
+    fits = -int(engine.most([-((room - one) // each + 1)])[0])
+    if fits < 1:
+        raise PlacementError(
+            f"one row of {length} tokens takes {one / 1e9:.2f} GB of activations, {room / 1e9:.2f} GB are free",
+            next="tokenize shorter rows, set recompute = 'full', or cut over more ranks (mesh.tensor, mesh.context)",
+        )
+    return min(fits, most)
+
+
+def _bytes_of(engine: Engine, objective: Any, kind: str, length: int, vocab_size: int, rows: int) -> int:
+    """Bytes that a forward and backward pass over `rows` rows holds at its peak, beyond weights."""
+    import torch
+
+    micro = _filled(rows * 2 if kind == "Pairs" else rows, rows, length, vocab_size, engine.device)
+    inputs = [objective.inputs(micro.padded, 0)]
+
+    def loss(index: int, scores: Any) -> Any:
+        held = type(scores)(*(part.detach() for part in scores)) if "reference" in objective.needs else None
+        return objective.loss(scores, inputs[index], micro, held)
+
+    if engine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(engine.device)
+        before = torch.cuda.memory_allocated(engine.device)
+        engine.accumulate(inputs, loss, **objective.asked())
+        found = torch.cuda.max_memory_allocated(engine.device) - before
+    else:
+        with _Kept() as kept:
+            engine.accumulate(inputs, loss, **objective.asked())
+        found = kept.num_bytes
+    engine.clear()
+    return found
+
+
+class _Kept:
+    """Counts the bytes that autograd keeps for the backward pass; the host's allocator tells no peak."""
+
+    def __enter__(self) -> _Kept:
+        import torch
+
+        self._seen: dict[int, int] = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *said: Any) -> None:
+        self._hooks.__exit__(*said)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self._seen.values())
+
+    def _count(self, tensor: Any) -> Any:
+        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        if not getattr(tensor, "is_leaf", False) or not tensor.requires_grad:
+            storage = local.untyped_storage()
+            self._seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+
+def _filled(num_rows: int, num_weights: int, length: int, vocab_size: int, device: Any) -> Micro:
+    import torch
+
+    from raylm.model.logprobs import Padded
+
+    tokens_BT = torch.arange(num_rows * length, device=device).view(num_rows, length) % vocab_size
+    weight_BT = torch.ones(num_rows, length, device=device)
+    weight_BT[:, 0] = 0.0
+    return Micro(Padded(tokens_BT, torch.ones_like(tokens_BT), weight_BT), torch.ones(num_weights, device=device))
+
+
+def _free(engine: Engine) -> int:
+    """Bytes that activations may take on this rank."""
+    import torch
+
+    if engine.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(engine.device)
+        # the optimizer makes its state at the first step
+        state = sum(3 * 4 * _numel(p) for _, p in engine.trainable())
+        return int(USED["cuda"] * (free - state))
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(USED["cpu"] * pages / max(1, min(engine.world, os.cpu_count() or 1)))
+
+
+def _numel(parameter: Any) -> int:
+    return (parameter.to_local() if hasattr(parameter, "to_local") else parameter).numel()
