@@ -94,6 +94,8 @@ def keep_for_good(work: Folder, to: Folder, keeping: Keeping) -> list[int]:
     """Move the best and the every-so-many-steps checkpoints out of a work folder that is about to go; returns their steps."""
     steps = keeping._replace(last=0).chosen(measured_checkpoints(work))
     for step in sorted(steps):
+        # one that was moved before the run was cut short gives way to the one made again
+        to.remove(folder_of(to, step).name)
         work.move(folder_of(work, step).name, to)
     return sorted(steps)
 
