@@ -1,6 +1,6 @@
 """Takes a model's output layer, leaves one that answers with log-probabilities of given targets and never holds all logits.
 
-rungs: plain (all logits at once) | chunked (some tokens' logits at a time) | fused (Liger's kernel, on GPUs)
+rungs: plain (all logits at once) | chunked (some tokens' logits at a time) | fused (chunked, with kernels of torch.compile)
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ class Asked(NamedTuple):
     """A question to the head."""
 
     target_BT: torch.Tensor
-    weight_BT: torch.Tensor | None
-    """Given where the loss is linear in the log-probabilities with these weights."""
+    weight_BT: torch.Tensor
+    """Targets with weight 0 are not computed; the answer there is 0."""
+    linear: bool
+    """Whether the loss will be linear in the log-probabilities with these weights."""
     temperature: float
     z_loss: float
-    """With `weight_BT`: weight of the squared log-sum-exp, which the loss adds for each target that counts."""
+    """With `linear`: weight of the squared log-sum-exp, which the loss adds for each target that counts."""
     rung: str
 
 
@@ -57,15 +59,53 @@ def _asked_class(kind: type) -> type:
         asked: Asked | None = self.asked
         if asked is None:
             return kind.forward(self, hidden_BTD)
-        if part := getattr(self, "vocab_parallel", None):
-            from raylm.model.vocab_parallel import scores
-
-            return scores(hidden_BTD, self.weight, self.bias, asked.target_BT, asked.temperature, part.group, part.offset)
-        import torch
-
-        logits_BTV = torch.nn.functional.linear(hidden_BTD, self.weight, self.bias).float() / asked.temperature
-        lse_BT = logits_BTV.logsumexp(-1)
-        logprob_BT = logits_BTV.gather(-1, asked.target_BT[..., None])[..., 0] - lse_BT
-        return torch.stack([logprob_BT, lse_BT], -1)
+        return _answer(self, hidden_BTD, asked)
 
     return type(f"Asked{kind.__name__}", (kind,), {"forward": forward})
+
+
+def _answer(head: Any, hidden_BTD: torch.Tensor, asked: Asked) -> torch.Tensor:
+    """(log-probability, log-sum-exp) of each target that counts, float32 [B, T, 2]."""
+
+    hidden_ND, target_N, weight_N = hidden_BTD.flatten(0, 1), asked.target_BT.flatten(), asked.weight_BT.flatten()
+    counting_N = weight_N.nonzero()[:, 0]
+    whole = len(counting_N) == len(weight_N)
+    if not whole:
+        hidden_ND, target_N, weight_N = (each.index_select(0, counting_N) for each in (hidden_ND, target_N, weight_N))
+    answer_N2 = _scores(head, hidden_ND, target_N, weight_N, asked)
+    if not whole:
+        answer_N2 = answer_N2.new_zeros(asked.target_BT.numel(), 2).index_copy(0, counting_N, answer_N2)
+    return answer_N2.view(*asked.target_BT.shape, 2)
+
+
+def _scores(head: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, weight_N: torch.Tensor, asked: Asked) -> torch.Tensor:
+    import torch
+
+    if part := getattr(head, "vocab_parallel", None):
+        from raylm.model.vocab_parallel import scores
+
+        rows = (hidden_ND[None], head.weight, head.bias, target_N[None])
+        return scores(*rows, asked.temperature, part.group, part.offset)[0]
+    from raylm.model.cross_entropy import Announced, Way, chunked, plain
+
+    rung = rung_on(hidden_ND.device.type) if asked.rung == "auto" else asked.rung
+    if rung == "plain":
+        return torch.stack(plain(hidden_ND, head.weight, head.bias, target_N, asked.temperature), -1)
+    announced = Announced(weight_N, asked.z_loss) if asked.linear else None
+    way = Way(asked.temperature, rung == "fused")
+    return torch.stack(chunked(hidden_ND, head.weight, head.bias, target_N, way, announced), -1)
+
+
+def check_rung(rung: str, device: str) -> None:
+    """Raises ConfigError when `rung` was asked for and cannot run on `device`."""
+    from raylm.model.compiler import compiler_missing
+
+    if rung == "fused" and (lacks := compiler_missing(device)):
+        raise ConfigError(f"cross_entropy = 'fused' compiles kernels: there is {lacks}", next="set cross_entropy = 'auto'")
+
+
+def rung_on(device: str) -> str:
+    """What `auto` takes: `chunked` on CPUs, where compiling would delay the first step and gains nothing; `fused` on GPUs."""
+    from raylm.model.compiler import compiler_missing
+
+    return "chunked" if device == "cpu" or compiler_missing(device) else "fused"

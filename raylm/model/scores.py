@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
     target_BT: torch.Tensor
     """The token whose log-probability is asked at each output position."""
     weight_BT: torch.Tensor
-    """Weight of each target in the loss; 0 where nothing is asked."""
+    """Weight of each target in the loss; 0 where nothing is asked: the scores there are 0."""
 
 
 class Scores(NamedTuple):
@@ -66,7 +66,7 @@ def ask(
         rung: way of the cross-entropy, see `raylm.model.head`.
     """
     head = head_of(model)
-    head.asked = Asked(inputs.target_BT, inputs.weight_BT if linear else None, temperature, z_loss, rung)
+    head.asked = Asked(inputs.target_BT, inputs.weight_BT, linear, temperature, z_loss, rung)
     try:
         answer_BT2: Any = model(**inputs.feed, use_cache=False).logits
     finally:

@@ -1,0 +1,107 @@
+"""Takes models with their head asked, proves every rung against transformers' logits: tied, masked, peft, encoder-decoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raylm.core.errors import ConfigError
+from raylm.model.compiler import compiler_missing
+from raylm.model.head import check_rung, head_of, rung_on
+from raylm.model.scores import Inputs, ask
+from tests.model.tiny import tiny_model
+
+RUNGS = ["plain", "chunked", pytest.param("fused", marks=pytest.mark.slow), "auto"]
+
+
+def asked(vocab=70):
+    draw = torch.Generator().manual_seed(5)
+    tokens_BT, target_BT = (torch.randint(0, vocab, (3, 9), generator=draw) for _ in range(2))
+    weight_BT = (torch.rand(3, 9, generator=draw) > 0.5).float()
+    return Inputs({"input_ids": tokens_BT}, target_BT, weight_BT)
+
+
+def expected(model, inputs, temperature=1.0):
+    logits_BTV = model(**inputs.feed).logits.double() / temperature
+    logprob_BT = logits_BTV.log_softmax(-1).gather(-1, inputs.target_BT[..., None])[..., 0]
+    return logprob_BT, logits_BTV.logsumexp(-1)
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("linear", [True, False])
+def test_scores_and_gradients_are_those_of_all_logits(rung, linear):
+    """The matrix is tied to the embedding: both gradients must add up."""
+    ours, theirs = (tiny_model(vocab=70, hidden=32, layers=1) for _ in range(2))
+    inputs = asked()
+    scores = ask(ours, inputs, temperature=0.8, linear=linear, z_loss=0.01, rung=rung)
+    logprob_BT, lse_BT = expected(theirs, inputs, 0.8)
+    counts = inputs.weight_BT > 0
+    for found, right in ((scores.logprob_BT, logprob_BT), (scores.lse_BT, lse_BT)):
+        torch.testing.assert_close(found[counts].double(), right[counts], atol=1e-5, rtol=1e-5)
+        assert not found[~counts].any()
+    for logprobs, lse in ((scores.logprob_BT, scores.lse_BT), (logprob_BT, lse_BT)):
+        ((-logprobs + 0.01 * lse.square()) * inputs.weight_BT).sum().mul(0.3).backward()
+    for (name, left), right in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, right.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("rung", ["plain", "chunked"])
+def test_rows_without_a_target_pass_through(rung):
+    model, inputs = tiny_model(vocab=70, hidden=32, layers=1), asked()
+    inputs.weight_BT.zero_()
+    scores = ask(model, inputs, linear=True, rung=rung)
+    (scores.logprob_BT * inputs.weight_BT).sum().backward()
+    assert float(model.lm_head.weight.grad.abs().max()) == 0
+
+
+def test_targets_that_do_not_count_need_no_logits(monkeypatch):
+    from raylm.model import cross_entropy
+
+    seen, inner = [], cross_entropy.chunked
+    monkeypatch.setattr(cross_entropy, "chunked", lambda hidden_ND, *rest: seen.append(len(hidden_ND)) or inner(hidden_ND, *rest))
+    inputs = asked()
+    ask(tiny_model(vocab=70, hidden=32, layers=1), inputs, linear=True)
+    assert seen == [int(inputs.weight_BT.sum())]
+
+
+def test_the_model_still_gives_logits():
+    model, inputs = tiny_model(vocab=70, hidden=32, layers=1), asked()
+    before = model(**inputs.feed).logits
+    ask(model, inputs)
+    torch.testing.assert_close(model(**inputs.feed).logits, before, rtol=0, atol=0)
+    assert head_of(model) is model.lm_head and "lm_head.weight" in model.state_dict()
+
+
+def test_a_masked_language_model_and_an_encoder_decoder_are_asked_alike():
+    from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    bert = BertForMaskedLM(BertConfig(vocab_size=70, **small)).eval()
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=70, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2)).eval()
+    torch.nn.init.normal_(bert.cls.predictions.bias)
+    for model, more in ((bert, {}), (t5, {"decoder_input_ids": torch.randint(0, 70, (3, 9))})):
+        inputs = asked()
+        inputs.feed.update(more)
+        counts = inputs.weight_BT > 0
+        found, right = ask(model, inputs).logprob_BT[counts].double(), expected(model, inputs)[0][counts]
+        torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_bends_its_logits_is_refused():
+    model = tiny_model(vocab=70, hidden=32, layers=1)
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(ConfigError, match="final_logit_softcapping"):
+        head_of(model)
+
+
+def test_a_rung_that_cannot_run_is_refused(monkeypatch):
+    from torch._inductor import config
+
+    assert rung_on("cpu") == "chunked"
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    compiler_missing.cache_clear()
+    with pytest.raises(ConfigError, match="no C\\+\\+ compiler among no-such-compiler"):
+        check_rung("fused", "cpu")
+    compiler_missing.cache_clear()
+    check_rung("plain", "cpu")
