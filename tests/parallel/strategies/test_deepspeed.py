@@ -1,0 +1,233 @@
+"""Takes ZeRO's stages on gloo ranks, proves that they train as one rank does, and that FSDP reads what they write."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from raylm.core.errors import ConfigError
+from raylm.parallel.engine import Recipe
+from raylm.parallel.mesh import Mesh
+from raylm.parallel.optimizers.adamw import AdamW
+from raylm.parallel.optimizers.muon import Muon
+from raylm.parallel.strategies.ddp import Ddp
+from raylm.parallel.strategies.deepspeed import Deepspeed
+from raylm.parallel.strategies.fsdp import Fsdp
+from tests.parallel.loops import SHAPE, losses, make_loop
+from tests.parallel.on_ranks import on_ranks
+from tests.parallel.parity import assert_same, trained
+
+DPO: dict[str, Any] = {"kind": "Pairs", "objective": {"kind": "dpo"}}
+LORA: dict[str, Any] = {"adapter": {"rank": 2}}
+EXPERTS = {"kind": "qwen3_moe", **SHAPE, "num_experts": 4, "experts_per_token": 2, "expert_size": 16}
+# what the ranks of one group train, one after the other: starting them costs more than all of it
+CASES: dict[str, tuple[Deepspeed, dict[str, Any]]] = {
+    "zero 1": (Deepspeed(zero=1), {}),
+    "zero 2": (Deepspeed(zero=2), {}),
+    "zero 3": (Deepspeed(zero=3), {}),
+    "zero 1 dpo": (Deepspeed(zero=1), DPO),
+    "zero 3 dpo": (Deepspeed(zero=3), DPO),
+    "zero 1 lora": (Deepspeed(zero=1), LORA),
+    "zero 2 lora": (Deepspeed(zero=2), LORA),
+    "zero 3 lora": (Deepspeed(zero=3), LORA),
+    "zero 3 lora dpo": (Deepspeed(zero=3), LORA | DPO | {"lr": 0.03}),
+    "zero 1, many micro batches": (Deepspeed(zero=1), {"micro": 1}),
+    "zero 2, small buckets": (Deepspeed(zero=2, bucket=1500), {"micro": 1}),
+    "zero 3, small buckets": (Deepspeed(zero=3, bucket=1500), {"micro": 1}),
+    "zero 1 offload": (Deepspeed(zero=1, offload=["optimizer"]), {"micro": 1}),
+    "zero 2 offload": (Deepspeed(zero=2, offload=["optimizer"]), {"micro": 1}),
+    "zero 3 offload": (Deepspeed(zero=3, offload=["optimizer"]), {"micro": 1}),
+    "zero 3 offload both": (Deepspeed(zero=3, offload=["optimizer", "parameters"]), {}),
+    "zero 3 documents": (Deepspeed(zero=3), {"kind": "Tokens", "document_mask": True}),
+    "zero 3 lion": (Deepspeed(zero=3), {"optimizer": {"kind": "lion", "lr": 1e-3}}),
+    "zero 2 experts": (Deepspeed(zero=2), {"model": EXPERTS}),
+    "zero 3 experts": (Deepspeed(zero=3), {"model": EXPERTS}),
+}
+ZERO = [Deepspeed(zero=1), Deepspeed(zero=2), Deepspeed(zero=3), Deepspeed(zero=3, offload=["optimizer", "parameters"])]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> list[dict[str, Any]]:
+    return on_ranks(2, of_two, str(tmp_path_factory.mktemp("zero")), timeout_s=400.0)
+
+
+def of_two(rank: int, world: int, folder: str) -> dict[str, Any]:
+    at = Path(folder)
+    found: dict[str, Any] = {name: trained(rank, world, card, table) for name, (card, table) in CASES.items()}
+    for index, card in enumerate(ZERO):
+        found[f"nan {index}"] = nan_on_one_rank(card, at / f"nan-{index}", rank)
+        found[f"clear {index}"] = cleared(card, at / f"clear-{index}")
+        found[f"bfloat16 {index}"] = trained(rank, world, card, {"dtype": "bfloat16"})
+        found[f"resumed {index}"] = resumed(card, at / f"resumed-{index}")
+        found[f"keys {index}"] = keys(card, at / f"keys-{index}", **LORA)
+    found["keys"] = keys(Fsdp(), at / "keys", **LORA)
+    found["fsdp then zero 3"] = [
+        *leg(Fsdp(), at / "chain", rank, until=2),
+        *leg(Deepspeed(zero=3), at / "chain", rank, until=4),
+    ]
+    found["folder"] = str(at)
+    return found
+
+
+def nan_on_one_rank(card: Deepspeed, work: Path, rank: int) -> dict[str, Any]:
+    """A step with a gradient that is NaN on rank 1 alone, then a good one."""
+    loop, _ = make_loop(card, work)
+    before = loop.engine.weights()
+    micros = loop.batches.at(0)
+    inputs, weight = loop._inputs(micros, 0)
+    loss_of = loop._loss_of(micros, inputs, weight)
+
+    def loss(index, scores):
+        made = loss_of(index, scores)
+        return made._replace(total=made.total * (float("nan") if rank == 1 else 1.0))
+
+    loop.engine.accumulate(inputs, loss)
+    stats = loop.engine.step()
+    after = loop.engine.weights()
+    values = loop._step(1)
+    later = loop.engine.weights()
+    return {"stats": stats, "done": loop.engine.done, "good": values, "before": before, "after": after, "later": later}
+
+
+def cleared(card: Deepspeed, work: Path) -> dict[str, Any]:
+    """A run whose first gradients are thrown away, whose second ones are refused."""
+    loop, seen = make_loop(card, work, steps=4, save_every=99)
+    micros = loop.batches.at(2)
+    inputs, weight = loop._inputs(micros, 2)
+    asked: list[float] = []
+    loop.engine.accumulate(inputs, loop._loss_of(micros, inputs, weight))
+    loop.engine.clear()
+    loop.engine.accumulate(inputs, loop._loss_of(micros, inputs, weight))
+    loop.engine.step(take=lambda norm: bool(asked.append(norm)))
+    metrics = loop.run()
+    return {"rows": seen, "metrics": metrics, "weights": loop.engine.weights(), "asked": asked}
+
+
+def resumed(card: Deepspeed, work: Path) -> dict[str, Any]:
+    """A run of 6 steps in bfloat16, and its second half again from the checkpoint of step 3."""
+    found = []
+    for _ in range(2):
+        loop, seen = make_loop(card, work, dtype="bfloat16")
+        loop.run()
+        found.append({"rows": list(seen), "weights": loop.engine.weights()})
+    return {"whole": found[0], "again": found[1]}
+
+
+def keys(card: Any, work: Path, **table: Any) -> dict[str, Any]:
+    """Of a step's state: names, and what stands for each."""
+    loop, _ = make_loop(card, work, **table)
+    loop._step(0)
+    state = loop.engine.state()
+
+    def told(value: Any) -> Any:
+        return (type(value).__name__, tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else value
+
+    return {part: {name: told(value) for name, value in state[part].items()} for part in state}
+
+
+def leg(card: Any, work: Path, rank: int, until: int) -> list[float]:
+    """Losses of the steps from the newest checkpoint in `work` to step `until`, of whose state a checkpoint is left."""
+    loop, _ = make_loop(card, work, steps=8)
+    loop.saver.load()
+    found = [loop._step(step)["loss"] for step in range(loop.engine.done, until)]
+    loop.saver.copy()
+    loop.saver.write({})
+    loop.saver.wait()
+    loop.saver.close()
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_train_as_one(two, name):
+    _, table = CASES[name]
+    assert_same([one[name] for one in two], table)
+
+
+@pytest.mark.parametrize("index", range(len(ZERO)))
+def test_a_gradient_that_is_not_finite_changes_nothing(two, index):
+    for one in two:
+        found = one[f"nan {index}"]
+        assert not found["stats"].finite and found["done"] == 2
+        assert found["good"]["finite"] and 0.0 < found["good"]["grad_norm"] < 100.0
+    found = two[0][f"nan {index}"]
+    assert all(tensor.equal(found["after"][name]) for name, tensor in found["before"].items())
+    assert not all(tensor.equal(found["later"][name]) for name, tensor in found["before"].items())
+
+
+@pytest.mark.parametrize("index", range(len(ZERO)))
+def test_gradients_can_be_forgotten_and_refused(two, index):
+    assert_same([one[f"clear {index}"] for one in two], {})
+    assert all(len(one[f"clear {index}"]["asked"]) == 1 and one[f"clear {index}"]["asked"][0] > 0.0 for one in two)
+
+
+@pytest.mark.parametrize("index", range(len(ZERO)))
+def test_bfloat16_over_float32_masters(two, index):
+    found, exact = two[0][f"bfloat16 {index}"], two[0]["zero 3"]
+    assert losses(found["rows"]) == pytest.approx(losses(exact["rows"]), abs=5e-3)
+    assert losses(found["rows"]) != losses(exact["rows"]), "computed in float32"
+    assert {tensor.dtype for tensor in found["weights"].values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("index", range(len(ZERO)))
+def test_a_resumed_run_is_the_same_bit_for_bit(two, index):
+    found = two[0][f"resumed {index}"]
+    assert losses(found["again"]["rows"]) == losses(found["whole"]["rows"])
+    assert all(tensor.equal(found["again"]["weights"][name]) for name, tensor in found["whole"]["weights"].items())
+
+
+@pytest.mark.parametrize("index", range(len(ZERO)))
+def test_the_state_has_the_names_and_shapes_of_fsdp(two, index):
+    assert two[0][f"keys {index}"] == two[0]["keys"]
+
+
+@pytest.mark.parametrize("world", [3, 4])
+def test_more_ranks_train_as_one(world):
+    assert_same(on_ranks(world, trained, Deepspeed(zero=3), {}, timeout_s=400.0), {})
+
+
+def test_a_run_goes_on_under_another_strategy_on_other_ranks(two, tmp_path):
+    chain = Path(two[0]["folder"]) / "chain"
+    found = list(two[0]["fsdp then zero 3"])
+    found += on_ranks(4, _leg, Deepspeed(zero=1), str(chain), 6, timeout_s=400.0)[0]
+    found += on_ranks(2, _leg, Fsdp(), str(chain), 8)[0]
+    loop, seen = make_loop(Ddp(), tmp_path, steps=8, save_every=99)
+    loop.run()
+    assert found == pytest.approx(losses(seen), abs=1e-6)
+
+
+def _leg(rank: int, world: int, card: Any, work: str, until: int) -> list[float]:
+    return leg(card, Path(work), rank, until)
+
+
+def test_one_process_without_a_group_is_a_plain_engine(tmp_path):
+    loop, _ = make_loop(Deepspeed(zero=3), tmp_path, steps=2)
+    assert not hasattr(loop.engine.model, "zero_optimization")
+    with pytest.raises(ConfigError, match="offload works on a group"):
+        make_loop(Deepspeed(zero=3, offload=["optimizer"]), tmp_path)
+
+
+def test_only_zero_3_offloads_parameters():
+    with pytest.raises(ConfigError, match="zero 2 keeps all weights"):
+        Deepspeed(zero=2, offload=["parameters"])
+
+
+@pytest.mark.parametrize("key", ["tensor", "pipeline", "expert", "replicas"])
+def test_layouts_that_cut_more_than_data_are_refused(key):
+    with pytest.raises(ConfigError, match=f"the mesh asks for {key}"):
+        Deepspeed().wrap(torch.nn.Linear(2, 2), Mesh(**{key: 2}).lay(0, 2), Recipe(AdamW(), 1))
+
+
+def test_optimizers_that_need_whole_matrices_are_refused():
+    with tempfile.TemporaryDirectory() as at:
+        dist.init_process_group("gloo", init_method=f"file://{at}/meet", rank=0, world_size=1)
+        try:
+            for optimizer in (Muon(), AdamW(bits=8)):
+                with pytest.raises(ConfigError, match="must treat each number by itself"):
+                    make_loop(Deepspeed(), Path(at), optimizer=optimizer)
+        finally:
+            dist.destroy_process_group()
