@@ -23,7 +23,13 @@ def assert_parity(world: int, strategy: Any, *, abs_loss: float = 1e-6, rel_norm
     Returns:
         What rank 0 of the layout found: rows, metrics, weights.
     """
-    found = on_ranks(world, trained, strategy, table)
+    return assert_same(on_ranks(world, trained, strategy, table), table, abs_loss=abs_loss, rel_norm=rel_norm)
+
+
+def assert_same(
+    found: list[dict[str, Any]], table: dict[str, Any], *, abs_loss: float = 1e-6, rel_norm: float = 1e-4
+) -> dict[str, Any]:
+    """`found` is what `trained` returned on every rank; it is what one rank finds. Returns that of rank 0."""
     plain = {name: value for name, value in table.items() if name != "mesh"}
     alone = _alone(json.dumps(plain, sort_keys=True))
     for one in found:

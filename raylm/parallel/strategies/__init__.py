@@ -6,6 +6,7 @@ from pydantic import Field
 
 from raylm.core.config import CustomCard
 from raylm.parallel.strategies.ddp import Ddp
+from raylm.parallel.strategies.deepspeed import Deepspeed
 from raylm.parallel.strategies.fsdp import Fsdp
 
-AnyStrategy = Annotated[Ddp | Fsdp | CustomCard, Field(discriminator="kind")]
+AnyStrategy = Annotated[Ddp | Fsdp | Deepspeed | CustomCard, Field(discriminator="kind")]
