@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylm.core.artifact import WORK
 from raylm.core.storage import Folder
 from raylm.model.load import load_tokenizer
+from raylm.model.weight_files import write_weights
 
 if TYPE_CHECKING:
     import torch
 
 
 def write_checkpoint(
-    out: Folder, config: Any, weights: dict[str, torch.Tensor], tokenizer: str, extra: Callable[[Path], None] | None = None
+    out: Folder,
+    config: Any,
+    weights: dict[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]],
+    tokenizer: str,
+    extra: Callable[[Path], None] | None = None,
 ) -> None:
     """Write config.json, safetensors, generation config and tokenizer files to `out`, each whole or not at all.
 
     Args:
         config: the transformers config of the model.
-        weights: full tensors by Hugging Face name.
+        weights: full tensors by Hugging Face name, or one after the other (`Engine.stream`): few are held at a time then.
         tokenizer: folder (or hub name) of the tokenizer.
         extra: writes more files into the folder it is given.
     """
@@ -34,12 +39,13 @@ def write_checkpoint(
     with torch.device("meta"):
         plain: Any = AutoModelForCausalLM.from_config(config)
     plain.generation_config = GenerationConfig.from_model_config(config)
-    if getattr(config, "tie_word_embeddings", False):
-        weights = {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
     # inside the work folder: what a kill leaves of it is no payload
     near = (out / WORK).make().uri if out.is_local else None
     with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=near) as at:
-        plain.save_pretrained(at, state_dict=weights)
+        write_weights(Path(at), plain, weights.items() if isinstance(weights, dict) else weights)
+        plain.config.dtype, plain.config.architectures = str(plain.dtype).removeprefix("torch."), [type(plain).__name__]
+        plain.config.save_pretrained(at)
+        plain.generation_config.save_pretrained(at)
         load_tokenizer(tokenizer).save_pretrained(at)
         if extra:
             extra(Path(at))
@@ -54,5 +60,5 @@ def publish(folder: Path, out: Folder) -> None:
 
 
 def num_parameters(model: torch.nn.Module) -> int:
-    """Number of weights, shared ones counted once."""
-    return sum(p.numel() for p in model.parameters())
+    """Number of weights, shared ones counted once, adapters not counted."""
+    return sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)

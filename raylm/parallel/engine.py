@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.model.scores import Inputs, Scores, ask
 from raylm.parallel.clip import clip_grad_norm
+from raylm.parallel.context import Cut, context_of
 from raylm.parallel.mesh import Grid
 from raylm.parallel.optimizers import AnyOptimizer
 
 if TYPE_CHECKING:
     import torch
+
+    from raylm.parallel.start import Fill
 
 # what the loop makes of the scores of micro batch i: `total` (this rank's share of the global mean) and `metrics` (sums)
 LossOf = Callable[[int, Scores], Any]
@@ -37,6 +40,10 @@ class Recipe(NamedTuple):
     """Dtype of compute."""
     rung: str = "auto"
     """Way of the cross-entropy, see `raylm.model.head`."""
+    ema: float | None = None
+    """Decay of the moving average of weights that is kept beside them."""
+    fill: Fill | None = None
+    """Gives the parameters of a cut model memory and weights; None: they have them."""
 
     def compute_dtype(self) -> torch.dtype | None:
         """The dtype to cast to; None computes in the weights' own."""
@@ -60,9 +67,11 @@ class Engine:
         self.model: Any = model
         self.bare: Any = bare
         self.grid = grid
+        self.context = context_of(bare, grid)
         self.done = 0
         self._recipe, self._autocast = recipe, autocast
         self.optimizer = recipe.optimizer.make(model) if recipe.optimizer else None
+        self.ema = self._averaging(recipe.ema) if recipe.ema and recipe.optimizer else None
 
     @property
     def rank(self) -> int:
@@ -94,7 +103,7 @@ class Engine:
             with self._compute():
                 made = loss(index, self._ask(one, **asked))
             # wrappers average over ranks, so the average is undone here
-            (made.total * self.grid.averaged).backward()
+            self._backward(made.total * self.grid.averaged)
             _add(sums, made.metrics)
         return self._summed(sums)
 
@@ -119,20 +128,43 @@ class Engine:
         self.model.train(was)
         return found
 
-    def step(self) -> Stats:
-        """Clip, update, clear gradients. A gradient that is not finite changes nothing."""
+    def step(self, take: Callable[[float], bool] | None = None) -> Stats:
+        """Clip, update, clear gradients. A gradient that is not finite changes nothing.
+
+        Args:
+            take: asked with the gradient norm before the update; where it says no, weights, optimizer and `done` stay.
+        """
         spec = self._recipe.optimizer
         assert spec is not None and self.optimizer is not None
-        norm = clip_grad_norm([p for p in self.model.parameters() if p.requires_grad], spec.clip)
+        norm = clip_grad_norm([p for p in self.model.parameters() if p.requires_grad], spec.clip, self.grid)
         lr = spec.lr_at(self.done, self._recipe.steps)
         finite = norm == norm and norm not in (float("inf"), float("-inf"))
-        if finite:
+        taken = take is None or take(norm)
+        if finite and taken:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
             self.optimizer.step()
+            if self.ema:
+                self.ema.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.done += 1
+        self.done += taken
         return Stats(norm, lr, finite)
+
+    def clear(self) -> None:
+        """Forget gradients that were accumulated."""
+        assert self.optimizer is not None
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def most(self, values: Iterable[float]) -> list[float]:
+        """The largest of each value over all ranks; what every rank then decides from it is the same everywhere."""
+        import torch
+        import torch.distributed as dist
+
+        largest = torch.tensor(list(values), dtype=torch.float64)
+        if self.world > 1:
+            largest = largest.to(self.device)
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return largest.tolist()
 
     def sum(self, values: Iterable[float]) -> list[float]:
         """Each value summed over the data ranks, in float64; ranks that share rows count once."""
@@ -145,13 +177,18 @@ class Engine:
             dist.all_reduce(total, group=self.grid.group("replicas", "shards"))
         return total.tolist()
 
+    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The whole model's tensors one after the other on rank 0's CPU, by name; nothing on other ranks. Every rank must call
+        and iterate to the end: they meet in each tensor, and no rank holds more than one."""
+        from raylm.parallel.whole import whole_tensors
+
+        for name, tensor in whole_tensors(self.bare):
+            if self.rank == 0:
+                yield name, tensor.cpu()
+
     def weights(self) -> dict[str, torch.Tensor]:
         """The whole model's tensors on rank 0's CPU, by name; {} on other ranks. Every rank must call."""
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights: Any = get_model_state_dict(self.model, options=options)
-        return weights
+        return {name: tensor.clone() for name, tensor in self.stream()}
 
     def state(self) -> dict[str, Any]:
         """Model and optimizer by name, every rank its shard: what a step checkpoint holds. Frozen weights are left out."""
@@ -162,7 +199,7 @@ class Engine:
         # torch leaves frozen weights out under one name only: an output head tied to the embedding would stay, whole
         frozen = {name for name, p in self.bare.named_parameters(remove_duplicate=False) if not p.requires_grad}
         model = {name: tensor for name, tensor in model.items() if name not in frozen}
-        return {"model": model, "optimizer": optimizer}
+        return {"model": model, "optimizer": optimizer, **({"ema": self.ema.state()} if self.ema else {})}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned (here or on other ranks) and a reader has filled."""
@@ -172,8 +209,32 @@ class Engine:
         set_state_dict(
             self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_options()
         )
+        if self.ema:
+            self.ema.restore(state["ema"])
+
+    def trainable(self) -> list[tuple[str, Any]]:
+        """Parameters that are updated, by Hugging Face's names; this rank's shards where they are sharded."""
+        return [(name, p) for name, p in self.bare.named_parameters() if p.requires_grad]
+
+    def _averaging(self, decay: float) -> Any:
+        # imported here: a config that names this engine's card must load where there is no torch
+        from raylm.parallel.ema import Ema
+
+        return Ema(self.trainable(), decay)
+
+    def averages(self) -> Any:
+        """Context in which the weights are their moving averages, where these are kept."""
+        return self.ema.swapped() if self.ema else nullcontext()
 
     def _ask(self, inputs: Inputs, **asked: Any) -> Scores:
+        part, join = self._share(inputs)
+        return join(self._ask_own(part, **asked))
+
+    def _share(self, inputs: Inputs) -> Cut:
+        """This rank's tokens of its rows: all, where no context ranks share them."""
+        return self.context.cut(inputs) if self.context else Cut(inputs, lambda scores: scores)
+
+    def _ask_own(self, inputs: Inputs, **asked: Any) -> Scores:
         return ask(self.model, inputs, rung=self._recipe.rung, **asked)
 
     def _exchange(self, last: bool) -> None:
@@ -183,6 +244,9 @@ class Engine:
             self.model.set_requires_gradient_sync(last)
         elif hasattr(self.model, "require_backward_grad_sync"):
             self.model.require_backward_grad_sync = last
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
 
     def _compute(self) -> Any:
         import torch

@@ -24,6 +24,7 @@ from torch.nn.functional import embedding, linear
 
 from raylm.core.errors import ConfigError
 from raylm.model.vocab_parallel import Part
+from raylm.parallel.blocks import runs
 from raylm.parallel.collectives import cut, enter, gather, join, leave, reduce
 from raylm.parallel.mesh import Grid
 from raylm.parallel.plans import plan_of, style_of
@@ -49,12 +50,9 @@ def cut_matrices(model: torch.nn.Module, grid: Grid) -> None:
     plan = plan_of(config, grid.mesh.tensor)
     across = Across(grid.torch("tensor"), grid.mesh.sequence)
     seen: dict[int, torch.nn.Parameter] = {}
-    blocks = []
     for name, module in list(model.named_modules()):
         style = style_of(name, plan)
-        if style == "block":
-            blocks.append(module)
-        elif style == "enter":
+        if style == "enter":
             module.register_forward_pre_hook(_enter_hook(across), with_kwargs=True)
         elif any(p is not None for p in module._parameters.values()):
             if style is None:
@@ -63,9 +61,9 @@ def cut_matrices(model: torch.nn.Module, grid: Grid) -> None:
                     next="set mesh.tensor = 1",
                 )
             _lay(module, style, across, seen)
-    if across.sequence and blocks:
-        blocks[0].register_forward_pre_hook(_cut_hook(across), with_kwargs=True)
-        blocks[-1].register_forward_hook(_join_hook(across))
+    for run in runs(model) if across.sequence else ():
+        run[0].register_forward_pre_hook(_cut_hook(across), with_kwargs=True)
+        run[-1].register_forward_hook(_join_hook(across))
 
 
 def _lay(module: Any, style: str, across: Across, seen: dict[int, torch.nn.Parameter]) -> None:

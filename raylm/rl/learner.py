@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import Config, resolve
 from raylm.core.storage import Folder
-from raylm.model.checkpoint import write_checkpoint
 from raylm.model.load import load_model
 from raylm.model.logprobs import pad
 from raylm.model.sampler import as_arrays, weights_digest
@@ -46,8 +45,13 @@ class Held(NamedTuple):
 
 def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any] | None:
     """Make the engine and load the newest step checkpoint; returns that checkpoint's facts, or None at a fresh start."""
-    model = load_model(setup.model_path, "float32").to(ranks.device).train()
-    engine = assemble(model, cfg, cfg.steps, rank=ranks.rank, world=ranks.world)
+    # here, because the driver imports this file and needs no torch
+    from raylm.parallel.start import begin
+
+    model, fill = begin(lambda: load_model(setup.model_path, "float32"), ranks.rank, ranks.world, ranks.device)
+    engine = assemble(model.train(), cfg, cfg.steps, rank=ranks.rank, world=ranks.world, fill=fill)
+    if fill:
+        fill.close()
     if STATE in ranks.held:
         ranks.held[STATE].saver.close()
     ranks.held[STATE] = Held(setup.run, engine, model.config, Saver(engine, Folder(setup.work), Keeping(cfg.keep)))
@@ -130,14 +134,14 @@ def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
 
 def export(ranks: Ranks, setup: Setup) -> bool:
     """Write the trained weights as a checkpoint and let the learner go; False when this group holds no learner."""
+    from raylm.parallel.whole import write_streamed
+
     engine = _engine(ranks, setup)
     if engine is None:
         return False
     held = ranks.held.pop(STATE)
     held.saver.close()
-    full = engine.weights()
-    if ranks.rank == 0:
-        write_checkpoint(Folder(setup.out), held.config, full, setup.model_path)
+    write_streamed(engine, Folder(setup.out), held.config, setup.model_path)
     return True
 
 

@@ -9,7 +9,7 @@ from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.parity import assert_parity
 
 
-@pytest.mark.parametrize("strategy", [Ddp(), Fsdp(), Fsdp(reshard=False)], ids=repr)
+@pytest.mark.parametrize("strategy", [Ddp(), Fsdp(), Fsdp(reshard=False), Fsdp(offload=True)], ids=repr)
 def test_plain_data_parallel(strategy):
     assert_parity(3, strategy)
 

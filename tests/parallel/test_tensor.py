@@ -35,8 +35,9 @@ def test_families(shape, sequence):
 
 
 @BOTH
-def test_tensor_with_fsdp(sequence):
-    assert_parity(4, Fsdp(), mesh={"tensor": 2, "sequence": sequence}, model=HEADS)
+@pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=lambda card: card.kind)
+def test_tensor_with_data_parallel(strategy, sequence):
+    assert_parity(4, strategy, mesh={"tensor": 2, "sequence": sequence}, model=HEADS)
 
 
 def test_tensor_with_hybrid_sharding():

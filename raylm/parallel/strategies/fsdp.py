@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from raylm.core.config import Config
+from raylm.parallel.blocks import blocks
 from raylm.parallel.engine import Engine, Recipe
 from raylm.parallel.mesh import Grid
 
@@ -21,27 +22,38 @@ class Fsdp(Config):
     kind: Literal["fsdp"] = "fsdp"
     reshard: bool = True
     """Free gathered weights after the forward pass: less memory, one more gather in the backward pass."""
+    offload: bool = False
+    """Keep weights, gradients and optimizer in the host's memory; only a block's weights visit the device. Slow, for models
+    that do not fit otherwise."""
+
+    # `lay` takes parameters without memory and fills them when they are cut
+    cuts_empty: ClassVar[bool] = True
 
     def wrap(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> Engine:
         """An engine over `model`, which must lie on its device and be the same on every rank."""
-        import torch
         import torch.distributed as dist
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         if not dist.is_initialized():
             return Engine(model, model, grid, recipe, autocast=recipe.compute_dtype())
+        return Engine(self.lay(model, grid, recipe), model, grid, recipe)
+
+    def lay(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> torch.nn.Module:
+        """`model` cut in place, without an engine around it: a rank's stages of a pipeline."""
+        import torch
+        from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
         policy = MixedPrecisionPolicy(param_dtype=recipe.compute_dtype(), reduce_dtype=torch.float32)
         mesh = grid.shard()
-        for block in blocks(model):
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=self.reshard)
-        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=self.reshard)
-        return Engine(model, model, grid, recipe)
+        # micro batches follow each other closely in a pipeline: weights stay gathered until the last of them is through
+        reshard = self.reshard and grid.mesh.pipeline == 1
+        # pinned memory is copied to a GPU without waiting; where there is none it cannot be had
+        offload = CPUOffloadPolicy(pin_memory=grid.device != "cpu") if self.offload else OffloadPolicy()
+        if grid.mesh.expert > 1:
+            from raylm.parallel.expert import shard_experts
 
-
-def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The transformer blocks: what the model's class itself says must not be split over devices."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    if not names:
-        # peft wraps the model, so the class that knows lies further in
-        names = {name for module in model.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
-    return [module for module in model.modules() if type(module).__name__ in names]
+            shard_experts(model, grid, policy, offload_policy=offload, reshard_after_forward=reshard)
+        for part in (*blocks(model), model):
+            fully_shard(part, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=reshard)
+        if recipe.fill:
+            recipe.fill(model, "cpu" if self.offload else None)
+        return model

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from raylm.model.logprobs import pad
-from raylm.model.shape import Shape
+from raylm.model.shapes.llama import Llama
+from raylm.parallel.blocks import blocks
 from raylm.parallel.optimizers.adamw import AdamW
-from raylm.parallel.strategies.fsdp import Fsdp, blocks
+from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import SHAPE, TOKENS, losses
 
 
 def test_weights_are_whole(two_ranks):
-    plain = Shape(**SHAPE).build(TOKENS, 0).state_dict()
+    plain = Llama(**SHAPE).build(TOKENS, 0).state_dict()
     found = two_ranks["fsdp"]["weights"]
     assert {name: tensor.shape for name, tensor in found.items()} == {name: tensor.shape for name, tensor in plain.items()}
     assert all(type(tensor) is torch.Tensor for tensor in found.values())
@@ -30,7 +31,7 @@ def test_adapters_train_over_bfloat16_weights(two_ranks):
 def test_every_transformer_block_is_a_group_of_its_own_also_under_peft():
     from raylm.model.adapter import Lora
 
-    model = Shape(**SHAPE).build(TOKENS, 0)
+    model = Llama(**SHAPE).build(TOKENS, 0)
     assert len(blocks(model)) == 2
     assert len(blocks(Lora().attach(model, 0))) == 2
 
@@ -41,7 +42,7 @@ def test_one_process_without_a_group_computes_in_the_asked_dtype(dtype):
     from raylm.parallel.engine import Recipe
     from raylm.parallel.mesh import Mesh
 
-    engine = Fsdp().wrap(Shape(**SHAPE).build(TOKENS, 0), Mesh().lay(0, 1), Recipe(AdamW(), 3, dtype))
+    engine = Fsdp().wrap(Llama(**SHAPE).build(TOKENS, 0), Mesh().lay(0, 1), Recipe(AdamW(), 3, dtype))
     seen = []
     engine.bare.model.layers[0].mlp.down_proj.register_forward_hook(lambda module, given, made: seen.append(made.dtype))
     engine.forward([causal(pad([np.array([1, 5, 9])], [np.ones(3)], 0))])

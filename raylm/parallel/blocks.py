@@ -1,0 +1,25 @@
+"""Takes a model, leaves its transformer blocks: what is cut, recomputed and compiled one by one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The transformer blocks: what the model's class itself says must not be split over devices."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    if not names:
+        # peft wraps the model, so the class that knows lies further in
+        names = {name for module in model.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def runs(model: torch.nn.Module) -> list[list[torch.nn.Module]]:
+    """The blocks in runs that pass without a break: all of them, or those of each pipeline stage that this rank holds."""
+    for module in model.modules():
+        if hasattr(module, "stages"):
+            return module.stages()
+    return [found] if (found := blocks(model)) else []
