@@ -18,7 +18,9 @@ from torch.distributed.pipelining._backward import stage_backward_input, stage_b
 from raylm.core.errors import TrainingError
 from raylm.parallel.timetable import Action
 
-Forward = Callable[[int, int, torch.Tensor | None], torch.Tensor]
+Turn = Callable[[int, int], None]
+Seam = tuple[torch.Tensor, torch.Tensor] | None
+Forward = Callable[[int, int, torch.Tensor | None], tuple[torch.Tensor, Seam]]
 
 
 class Conveyor:
@@ -28,8 +30,10 @@ class Conveyor:
         place: rank of each stage within `group`.
         group: the ranks of this pipeline.
         rank: this one of them.
+        turn: called with stage and micro batch before each of their passes.
         forward: called with stage, micro batch and what came from the stage before (None on the first); on the last stage it
             returns this micro batch's loss, elsewhere [B, T, D]. What a run without gradients returns last is the caller's.
+            A seam is a tensor and the leaf that the rest of the pass took for it: halves begin there.
         shapes: [B, T, D] of each micro batch.
         dtype: of what goes from stage to stage.
         weights: trained parameters, None for a run without gradients.
@@ -40,18 +44,19 @@ class Conveyor:
         place: list[int],
         group: Any,
         rank: int,
+        turn: Turn,
         forward: Forward,
         shapes: Sequence[tuple[int, int, int]],
         dtype: torch.dtype,
         device: torch.device,
         weights: list[torch.nn.Parameter] | None,
     ) -> None:
-        self._place, self._group, self._rank, self._forward_of = place, group, rank, forward
+        self._place, self._group, self._rank, self._turn, self._forward_of = place, group, rank, turn, forward
         self._shapes, self._dtype, self._device, self._weights = shapes, dtype, device, weights
         # by stage and micro batch: what came in, what waits for it, both ends of a forward pass, what `weight` still needs
         self._came: dict[tuple[str, int, int], torch.Tensor] = {}
         self._coming: dict[tuple[str, int, int], Any] = {}
-        self._passed: dict[tuple[int, int], tuple[torch.Tensor | None, torch.Tensor]] = {}
+        self._passed: dict[tuple[int, int], tuple[torch.Tensor | None, torch.Tensor, Seam]] = {}
         self._half: dict[tuple[int, int], Any] = {}
         self._going: deque[tuple[Any, torch.Tensor, str]] = deque()
 
@@ -63,32 +68,32 @@ class Conveyor:
             elif what.startswith("receive"):
                 self._receive(what.removeprefix("receive_"), stage, micro)
             else:
+                self._turn(stage, micro)
                 getattr(self, f"_{what}")(stage, micro)
         while self._going:
-            self._sent(*self._going.popleft())
+            work, _, what = self._going.popleft()
+            self._waited(work, what)
 
     def _forward(self, stage: int, micro: int) -> None:
         hidden = None
         if stage > 0:
             hidden = self._take("hidden", stage, micro)
             hidden.requires_grad_(self._weights is not None)
-        made = self._forward_of(stage, micro, hidden)
+        made, seam = self._forward_of(stage, micro, hidden)
         if stage == len(self._place) - 1:
             if self._weights is not None:
-                self._passed[stage, micro] = hidden, made
+                self._passed[stage, micro] = hidden, made, seam
             return
         if made.shape != self._shapes[micro] or made.dtype != self._dtype:
             raise TrainingError(
                 f"stage {stage} made {tuple(made.shape)} {made.dtype}, the next takes {self._shapes[micro]} {self._dtype}"
             )
         if self._weights is not None:
-            # halves of a backward pass are detached from their graph in place, and a view cannot be
-            made = made.clone() if made._is_view() else made
-            self._passed[stage, micro] = hidden, made
+            self._passed[stage, micro] = hidden, made, None
         self._give("hidden", stage, stage + 1, micro, made.detach())
 
     def _backward(self, stage: int, micro: int) -> None:
-        hidden, made = self._passed.pop((stage, micro))
+        hidden, made, _ = self._passed.pop((stage, micro))
         gradient = self._gradient(stage, micro)
         if made.requires_grad:
             torch.autograd.backward(made, gradient)
@@ -96,8 +101,11 @@ class Conveyor:
             self._give("gradient", stage, stage - 1, micro, _or_zeros(hidden.grad, hidden))
 
     def _input(self, stage: int, micro: int) -> None:
-        hidden, made = self._passed.pop((stage, micro))
+        hidden, made, seam = self._passed.pop((stage, micro))
         gradient = self._gradient(stage, micro)
+        if seam is not None:
+            torch.autograd.backward(made, gradient)
+            made, gradient = seam[0], seam[1].grad
         if hidden is None:
             # nobody waits for the first stage's gradient: all of its work can fill gaps
             self._half[stage, micro] = made, gradient
@@ -134,7 +142,9 @@ class Conveyor:
         to = self._place[stage + 1 if kind == "hidden" else stage - 1]
         values = self._came.pop((f"own {kind}", stage, micro)).contiguous()
         work = dist.isend(values, group=self._group, group_dst=to)
-        self._going.append((work, values, f"stage {stage} could not send the {kind} of micro batch {micro} to pipeline rank {to}"))
+        self._going.append(
+            (work, values, f"stage {stage} could not send the {kind} of micro batch {micro} to pipeline rank {to}")
+        )
         while self._going and self._going[0][0].is_completed():
             self._going.popleft()
 
@@ -143,9 +153,6 @@ class Conveyor:
         values = torch.empty(self._shapes[micro], dtype=self._dtype, device=self._device)
         self._came[kind, stage, micro] = values
         self._coming[kind, stage, micro] = dist.irecv(values, group=self._group, group_src=source)
-
-    def _sent(self, work: Any, values: torch.Tensor, what: str) -> None:
-        self._waited(work, what)
 
     def _waited(self, work: Any, what: str) -> None:
         try:

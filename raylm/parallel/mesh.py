@@ -32,6 +32,8 @@ class Mesh(Config):
     """Stages of consecutive blocks (pipeline parallel)."""
     schedule: Literal["1f1b", "interleaved", "zero_bubble"] = "1f1b"
     """Order of micro batches through the stages; `interleaved` and `zero_bubble` give each rank several shorter stages."""
+    virtual: int = Field(default=2, gt=1)
+    """Stages of each rank under `interleaved`; `zero_bubble` always has two."""
     expert: int = Field(default=1, gt=0)
     """Ranks that share the experts of each block (expert parallel); a part of the data and context ranks."""
     replicas: int = Field(default=1, gt=0)

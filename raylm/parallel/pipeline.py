@@ -9,6 +9,7 @@ that lie elsewhere pass through what they are given. So state dicts, optimizers,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -51,16 +52,22 @@ class Line:
         """The head's weight is the embedding's."""
         self.copied = self.tied and self.place[0] != self.place[-1]
         """First and last stage hold a copy each of a weight that is one."""
+        found = {id(module): name for name, module in model.named_modules()}
+        self.names = (f"{found[id(stack.embed_tokens)]}.weight", f"{found[id(core.lm_head)]}.weight")
+        """Of the embedding's and the head's weight."""
         self.has_first, self.has_last = 0 in self.stages, len(self.place) - 1 in self.stages
         stack.layers = self._blocks = Blocks(stack.layers, [stage.blocks for stage in self.stages.values()])
         self._ends: list[Any] = []
         if not self.has_first:
             stack.embed_tokens = torch.nn.Identity()
         if not self.has_last:
-            stack.norm, core.lm_head = torch.nn.Identity(), torch.nn.Identity()
+            stack.norm, core.lm_head = torch.nn.Identity(), Through()
         elif len(self.stages) > 1:
             self._ends = [_passing(stack.norm), _passing(core.lm_head)]
+            # losses make gradients of the head together with the scores, and do so once: halves begin below the head
+            core.lm_head.seamed = mesh.schedule == "zero_bubble"
         self._core, self._stack = core, stack
+        self._across: dict[int, Any] | None = None
 
     def shared(self) -> Any:
         """The parameter of this rank that has a copy on another stage; None where it has none. Ask again after wrapping."""
@@ -72,11 +79,28 @@ class Line:
             setattr(weight, COPY, True)
         return weight
 
-    def become(self, stage: Stage) -> None:
-        """What the model computes from now on: this stage alone."""
+    def seam(self) -> Any:
+        """What went into the head in the pass just made, and the leaf that the head took for it; None where the two are one."""
+        return self._core.lm_head.seam if self._ends else None
+
+    def turn(self, model: Any, stage: Stage, tokens: int) -> None:
+        """Make `model` compute this stage alone from now on, over rows of `tokens`; also before a backward pass, which may
+        compute again what its forward pass did not keep."""
         self._blocks.running = stage.blocks
         for end in self._ends:
             end.passing = not stage.last
+        if self._across is None:
+            self._across = {id(module.across): module.across for module in model.modules() if hasattr(module, "across")}
+        for across in self._across.values():
+            across.tokens = tokens
+
+
+class Through(torch.nn.Module):
+    """In place of a head that lies elsewhere."""
+
+    def forward(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        # models hand a view to their head; halves of a backward pass are detached in place, which views cannot be
+        return hidden_BTD.clone()
 
 
 class Blocks(torch.nn.ModuleList):
@@ -86,8 +110,13 @@ class Blocks(torch.nn.ModuleList):
         super().__init__()
         kept = {index for span in spans for index in span}
         self._modules = {str(index): block if index in kept else None for index, block in enumerate(blocks)}
+        self._spans = spans
         self.running: range | None = None
         """Before the first pass all blocks of this rank are listed, as wrappers expect."""
+
+    def stages(self) -> list[list[Any]]:
+        """The blocks of each stage of this rank."""
+        return [[self._modules[str(index)] for index in span] for span in self._spans]
 
     def __iter__(self) -> Iterator[Any]:
         if self.running is None:
@@ -120,7 +149,7 @@ def balance(num_blocks: int, num_stages: int, head: float) -> list[range]:
     last = min(costs, key=lambda count: (costs[count], -count))
     # the first stages hold more activations at a time, so what is over goes to later ones
     edges = [(num_blocks - last) * stage // rest for stage in range(num_stages)]
-    return [*(range(low, high) for low, high in zip(edges, edges[1:], strict=False)), range(num_blocks - last, num_blocks)]
+    return [*(range(low, high) for low, high in pairwise(edges)), range(num_blocks - last, num_blocks)]
 
 
 def head_in_blocks(core: Any, stack: Any) -> float:
@@ -155,9 +184,18 @@ def _passing(module: Any) -> Any:
     """`module` as one that can be told to pass through what it is given, hooks of wrappers included."""
     kind = type(module)
 
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return args[0] if self.passing else kind.__call__(self, *args, **kwargs)
+    def call(self: Any, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        self.seam = None
+        if self.passing:
+            return hidden_BTD.clone()
+        if self.seamed and hidden_BTD.requires_grad:
+            hidden_BTD = hidden_BTD.clone()
+            self.seam = hidden_BTD, hidden_BTD.detach().requires_grad_()
+            hidden_BTD = self.seam[1]
+        made: torch.Tensor = kind.__call__(self, hidden_BTD)
+        return made
 
     module.__class__ = type(kind.__name__, (kind,), {"__call__": call})
-    module.passing = False
+    module.passing = module.seamed = False
+    module.seam = None
     return module

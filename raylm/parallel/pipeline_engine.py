@@ -6,7 +6,7 @@ Losses and metrics exist where the last stage is, and are told to the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raylm.model.scores import Inputs, Scores
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from raylm.parallel.pipeline import Line
-
-TIED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class PipelineEngine(Engine):
@@ -76,39 +74,39 @@ class PipelineEngine(Engine):
             dist.broadcast(scores, group=self._group, group_src=self._line.place[-1])
         return [Scores(*scores) for scores in found]
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        import torch
-        import torch.distributed as dist
-        from torch.distributed.checkpoint.state_dict import get_model_state_dict
+    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+        rank = self.grid.at["pipeline"]
+        for source in sorted(set(self._line.place)):
+            if rank == source:
+                for name, tensor in self._own():
+                    if self.rank == 0:
+                        yield name, tensor.cpu()
+                    elif self._to_first:
+                        _send_named(name, tensor, self._group)
+                if source and self._to_first:
+                    _send_named(None, None, self._group)
+            elif self.rank == 0:
+                while (found := _receive_named(source, self.device, self._group)) is not None:
+                    yield found
 
-        mine: dict[str, Any] = get_model_state_dict(self.model)
-        if self._line.tied and self._line.has_first:
-            mine[HEAD] = mine[TIED]
-        rank, place = self.grid.at["pipeline"], sorted(set(self._line.place))
-        every: list[Any] = [None] * len(place)
-        dist.all_gather_object(every, {name: (t.shape, t.dtype) for name, t in mine.items()}, group=self._group)
-        whole: dict[str, torch.Tensor] = {}
-        for source in place:
-            for name, (shape, dtype) in every[source].items():
-                values = None
-                if rank == source:
-                    # every data and tensor rank of this stage holds a part
-                    values = mine[name].full_tensor() if hasattr(mine[name], "full_tensor") else mine[name]
-                if source != 0 and rank == 0 and self.rank == 0:
-                    values = torch.empty(shape, dtype=dtype, device=self.device)
-                    dist.recv(values, group=self._group, group_src=source)
-                elif source != 0 and rank == source and self._to_first:
-                    assert values is not None
-                    dist.send(values.contiguous(), group=self._group, group_dst=0)
-                if self.rank == 0 and values is not None:
-                    whole.setdefault(name, values.cpu())
-        return whole
+    def _own(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole tensors of this rank's stages; of two copies the first stage's, under both names."""
+        from raylm.parallel.whole import whole_tensors
+
+        embedding, head = self._line.names
+        for name, tensor in whole_tensors(self.bare):
+            if self._is_copy and name == head:
+                continue
+            yield name, tensor
+            if self._line.copied and name == embedding:
+                yield head, tensor
 
     def state(self) -> dict[str, Any]:
-        return _renamed(super().state(), HEAD, TIED) if self._is_copy else super().state()
+        embedding, head = self._line.names
+        return _renamed(super().state(), head, embedding) if self._is_copy else super().state()
 
     def restore(self, state: dict[str, Any]) -> None:
-        super().restore(_renamed(state, TIED, HEAD) if self._is_copy else state)
+        super().restore(_renamed(state, *self._line.names) if self._is_copy else state)
 
     @property
     def _group(self) -> Any:
@@ -126,30 +124,28 @@ class PipelineEngine(Engine):
     def _run(self, inputs: Sequence[Inputs], last: Any, asked: dict[str, Any], *, learn: bool) -> None:
         from raylm.parallel.conveyor import Conveyor
 
-        mesh, rank = self.grid.mesh, self.grid.at["pipeline"]
+        mesh, rank, line = self.grid.mesh, self.grid.at["pipeline"], self._line
         table = timetable(mesh.schedule, mesh.pipeline, len(inputs), mesh.virtual, learn=learn)
+        cuts = [self._share(one) for one in inputs]
+        shapes = [(*cut.inputs.feed["input_ids"].shape, line.width) for cut in cuts]
 
-        def forward(index: int, micro: int, hidden: torch.Tensor | None) -> torch.Tensor:
-            stage, one = self._line.stages[index], inputs[micro]
-            self._line.become(stage)
+        def forward(index: int, micro: int, hidden: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
+            one, join = cuts[micro]
             if hidden is not None:
                 feed = {name: value for name, value in one.feed.items() if name != "input_ids"}
                 one = one._replace(feed={**feed, "inputs_embeds": hidden})
             with self._compute():
-                if stage.last:
-                    return last(micro, self._ask(one, **asked))
-                return self.model(**one.feed, use_cache=False).logits
+                if line.stages[index].last:
+                    return last(micro, join(self._ask_own(one, **asked))), line.seam()
+                return self.model(**one.feed, use_cache=False).logits, None
 
-        Conveyor(
-            self._line.place,
-            self._group,
-            rank,
-            forward,
-            [(*one.feed["input_ids"].shape, self._line.width) for one in inputs],
-            self._passed_dtype(),
-            self.device,
-            [p for p in self.model.parameters() if p.requires_grad] if learn else None,
-        ).run(table.actions[rank])
+        def turn(index: int, micro: int) -> None:
+            line.turn(self.bare, line.stages[index], shapes[micro][1])
+
+        weights = [p for p in self.model.parameters() if p.requires_grad] if learn else None
+        Conveyor(line.place, self._group, rank, turn, forward, shapes, self._passed_dtype(), self.device, weights).run(
+            table.actions[rank]
+        )
 
     def _passed_dtype(self) -> torch.dtype:
         """Of hidden states between stages: FSDP casts blocks and what they are given, autocast leaves the residual stream."""
@@ -200,11 +196,38 @@ class PipelineEngine(Engine):
             mine.add_(other)
 
 
+def _send_named(name: str | None, tensor: torch.Tensor | None, group: Any) -> None:
+    """To the first rank of `group`; no name says that nothing more comes."""
+    import torch.distributed as dist
+
+    facts = (None, None) if tensor is None else (tensor.shape, tensor.dtype)
+    dist.send_object_list([name, *facts], group=group, group_dst=0)
+    if tensor is not None:
+        dist.send(tensor.contiguous(), group=group, group_dst=0)
+
+
+def _receive_named(source: int, device: Any, group: Any) -> tuple[str, torch.Tensor] | None:
+    """What `_send_named` sent."""
+    import torch
+    import torch.distributed as dist
+
+    found: list[Any] = [None, None, None]
+    dist.recv_object_list(found, group=group, group_src=source)
+    name, shape, dtype = found
+    if name is None:
+        return None
+    tensor = torch.empty(shape, dtype=dtype, device=device)
+    dist.recv(tensor, group=group, group_src=source)
+    return name, tensor.cpu()
+
+
 def _local(gradient: Any) -> torch.Tensor:
     return gradient.to_local() if hasattr(gradient, "to_local") else gradient
 
 
 def _renamed(state: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    """The optimizer's entries of one parameter under another name: what copies hold is the same, and is kept once."""
-    optimizer = {key.replace(f".{old}.", f".{new}."): value for key, value in state["optimizer"].items()}
-    return {**state, "optimizer": optimizer}
+    """The optimizer's and average's entries of one parameter under another name: what copies hold is the same, and kept once."""
+    made = {**state, "optimizer": {key.replace(f".{old}.", f".{new}."): value for key, value in state["optimizer"].items()}}
+    if "ema" in state:
+        made["ema"] = {new if name == old else name: value for name, value in state["ema"].items()}
+    return made

@@ -15,9 +15,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 Schedule = Literal["1f1b", "interleaved", "zero_bubble"]
-What = Literal[
-    "forward", "backward", "input", "weight", "send_hidden", "receive_hidden", "send_gradient", "receive_gradient"
-]
+What = Literal["forward", "backward", "input", "weight", "send_hidden", "receive_hidden", "send_gradient", "receive_gradient"]
 # `input` and `weight` are the two halves of `backward`
 COST = {"forward": 1, "backward": 2, "input": 1, "weight": 1}
 
@@ -100,9 +98,7 @@ def _zero_bubble(ranks: int, micros: int) -> list[list[Action]]:
     def ready(what: str, stage: int, now: int) -> bool:
         micro = begun[what][stage]
         needs = [("forward", stage - 1)] if what == "forward" else [("forward", stage), ("input", stage + 1)]
-        return micro < micros and all(
-            ended.get((need, of, micro), now + 1) <= now for need, of in needs if 0 <= of < num_stages
-        )
+        return micro < micros and all(ended.get((need, of, micro), now + 1) <= now for need, of in needs if 0 <= of < num_stages)
 
     def pick(rank: int, now: int) -> Action | None:
         late, early = num_stages - 1 - rank, rank

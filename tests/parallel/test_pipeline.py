@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
+import torch
 
 from raylm.core.errors import ConfigError
-from raylm.parallel.pipeline import balance
+from raylm.model.shapes.llama import Llama
+from raylm.parallel.mesh import Mesh
+from raylm.parallel.optimizers.adamw import AdamW
+from raylm.parallel.pipeline import Line, balance, head_in_blocks
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
-from tests.parallel.loops import SHAPE
+from tests.parallel.loops import SHAPE, TOKENS, losses, make_loop
+from tests.parallel.on_ranks import on_ranks
 from tests.parallel.parity import assert_parity
 
 FOUR = {**SHAPE, "num_layers": 4}
@@ -36,3 +44,125 @@ def test_four_stages():
 @pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=lambda card: card.kind)
 def test_several_stages_per_rank(strategy, schedule):
     assert_parity(2, strategy, mesh={"pipeline": 2, "schedule": schedule}, micro=1, model=FOUR)
+
+
+def test_preferences_with_a_reference_that_is_a_pipeline_too():
+    assert_parity(2, Fsdp(), mesh={"pipeline": 2}, micro=1, kind="Pairs", objective={"kind": "dpo"})
+
+
+@pytest.mark.parametrize(("strategy", "schedule"), [(Fsdp(), "1f1b"), (Ddp(), "zero_bubble")], ids=["fsdp", "ddp"])
+def test_adapters_over_stages(strategy, schedule):
+    mesh = {"pipeline": 2, "schedule": schedule}
+    assert_parity(2, strategy, mesh=mesh, micro=1, adapter={"kind": "lora", "rank": 2}, model=FOUR)
+
+
+def test_stages_of_replicas():
+    assert_parity(4, Fsdp(), mesh={"pipeline": 2, "replicas": 2}, micro=1)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mesh"),
+    [
+        (Fsdp(), {"sequence": True}),
+        (Ddp(), {"sequence": False}),
+        (Fsdp(), {"sequence": True, "schedule": "zero_bubble"}),
+        (Fsdp(), {"sequence": True, "schedule": "interleaved"}),
+    ],
+    ids=["sequence", "ddp", "zero_bubble", "interleaved"],
+)
+def test_stages_of_cut_matrices(strategy, mesh):
+    assert_parity(4, strategy, mesh={"pipeline": 2, "tensor": 2, **mesh}, micro=1, model={**FOUR, "num_kv_heads": 2})
+
+
+def test_an_average_of_weights():
+    assert_parity(2, Fsdp(), mesh={"pipeline": 2}, micro=1, ema=0.9)
+
+
+def test_documents_are_kept_apart():
+    assert_parity(2, Fsdp(), mesh={"pipeline": 2}, micro=1, kind="Tokens", document_mask=True)
+
+
+LAYOUTS = {
+    "pipeline": (2, Fsdp(), {"pipeline": 2}),
+    "v": (2, Ddp(), {"pipeline": 2, "schedule": "zero_bubble"}),
+    "fsdp": (2, Fsdp(), {}),
+    "one": (1, Ddp(), {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [("pipeline", "fsdp"), ("pipeline", "one"), ("one", "pipeline"), ("v", "pipeline"), ("fsdp", "v")]
+)
+def test_a_checkpoint_goes_on_in_another_layout(tmp_path, first, then):
+    """Of 6 steps the first layout takes 3 and saves, the other goes on: as if one rank had done it all."""
+    world, strategy, mesh = LAYOUTS[first]
+    begun = on_ranks(world, part, strategy, mesh, str(tmp_path / "work"), 4)[0]
+    world, strategy, mesh = LAYOUTS[then]
+    ended = on_ranks(world, part, strategy, mesh, str(tmp_path / "work"), 6)[0]
+    whole = part(0, 1, Ddp(), {}, str(tmp_path / "whole"), 6)
+    assert [row["step"] for row in ended] == list(range(6))
+    assert losses(ended[:3]) == losses(begun[:3]), "the second run began anew"
+    assert losses(ended) == pytest.approx(losses(whole), abs=1e-6)
+
+
+def part(rank, world, strategy, mesh, work, steps):
+    loop, seen = make_loop(
+        strategy, Path(work), steps=steps, micro=1, model=FOUR, mesh=mesh, optimizer=AdamW(lr=1e-2, schedule="constant"), ema=0.9
+    )
+    loop.run()
+    return seen
+
+
+def test_a_nan_on_one_rank_is_seen_by_all():
+    assert on_ranks(2, planted) == [False, False]
+
+
+def planted(rank, world):
+    with tempfile.TemporaryDirectory() as work:
+        loop, _ = make_loop(Fsdp(), Path(work), micro=1, mesh={"pipeline": 2})
+    micros = loop.batches.at(0)
+    inputs, weight = loop._inputs(micros, 0)
+    loop.engine.accumulate(inputs, loop._loss_of(micros, inputs, weight, 0))
+    if rank == 0:
+        next(p for p in loop.engine.model.parameters()).grad.to_local().fill_(float("nan"))
+    return loop.engine.step().finite
+
+
+def test_blocks_are_shared_out_by_cost():
+    assert balance(8, 2, head=0) == [range(4), range(4, 8)]
+    # the head costs as much as two blocks: 5 | 3 + 2
+    assert balance(8, 2, head=2) == [range(5), range(5, 8)]
+    assert balance(7, 3, head=1) == [range(2), range(2, 5), range(5, 7)]
+    assert balance(4, 4, head=9) == [range(i, i + 1) for i in range(4)]
+    assert balance(3, 1, head=1) == [range(3)]
+
+
+def test_fewer_blocks_than_stages_are_refused():
+    with pytest.raises(ConfigError, match="2 blocks do not make 4 stages"):
+        balance(2, 4, head=1)
+
+
+def test_the_head_is_counted_in_blocks():
+    config = {**SHAPE, "num_layers": 2}
+    model = Llama(**config).build(TOKENS, 0)
+    width, wide, kv = 32, 64, 16
+    block = 2 * width * width + 2 * width * kv + 3 * width * wide + 2 * width
+    assert head_in_blocks(model, model.model) == pytest.approx(width * 64 / block)
+
+
+def test_a_part_has_the_names_of_the_whole_and_no_more():
+    whole = Llama(**UNTIED).build(TOKENS, 0)
+    names = set(dict(whole.named_parameters()))
+    parts = []
+    for rank in range(2):
+        model = Llama(**UNTIED).build(TOKENS, 0)
+        Line(model, Mesh(pipeline=2, schedule="interleaved").lay(rank, 2))
+        parts.append(set(dict(model.named_parameters())))
+    assert parts[0] | parts[1] == names and not parts[0] & parts[1]
+    assert {name.split(".")[2] for name in parts[0] if "layers" in name} == {"0", "2"}
+    assert "model.embed_tokens.weight" in parts[0] and {"model.norm.weight", "lm_head.weight"} <= parts[1]
+
+
+def test_a_model_that_is_no_stack_is_refused():
+    with pytest.raises(ConfigError, match="cannot be cut into pipeline stages"):
+        Line(torch.nn.Linear(2, 2), Mesh(pipeline=2).lay(0, 2))
