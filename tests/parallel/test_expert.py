@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+
+from raylm.core.errors import ConfigError
+from raylm.core.storage import Folder
+from raylm.model.load import load_model
+from raylm.parallel.checkpoints import whole_checkpoints
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
+from raylm.parallel.whole import write_streamed
+from tests.model.tiny import tiny_checkpoint
+from tests.parallel.loops import make_loop
+from tests.parallel.on_ranks import on_ranks
 from tests.parallel.parity import assert_parity
 
 SIZES = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "max_length": 64, "num_experts": 4, "experts_per_token": 2}
@@ -14,8 +26,7 @@ DEEPSEEK = {"kind": "deepseek_v3", "intermediate_size": 64, "expert_size": 16} |
 MODELS = pytest.mark.parametrize("model", [QWEN, DEEPSEEK], ids=["qwen3_moe", "deepseek_v3"])
 
 
-@MODELS
-@pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize(("strategy", "model"), [(Ddp(), QWEN), (Fsdp(), DEEPSEEK)], ids=["ddp", "fsdp"])
 def test_experts_on_every_rank(strategy, model):
     assert_parity(2, strategy, model=model)
 
@@ -25,9 +36,8 @@ def test_experts_shared_by_two(model):
     assert_parity(2, Fsdp(), model=model, mesh={"expert": 2})
 
 
-@MODELS
-def test_every_rank_has_one_expert(model):
-    assert_parity(4, Fsdp(), model=model, mesh={"expert": 4})
+def test_every_rank_has_one_expert():
+    assert_parity(4, Fsdp(), model=DEEPSEEK, mesh={"expert": 4})
 
 
 @pytest.mark.parametrize("num_experts", [4, 6], ids=["whole experts cut", "slices of experts cut"])
@@ -64,3 +74,57 @@ def test_balance_is_the_same_on_any_ranks(model, balance):
     assert found["rows"][-1]["loss"] != pytest.approx(plain["rows"][-1]["loss"], abs=1e-6)
     biases = [tensor for name, tensor in found["weights"].items() if "correction_bias" in name]
     assert all(float(bias.abs().max()) > 0 for bias in biases)
+
+
+def run(rank: int, world: int, work: str, table: dict[str, Any], export: str = "", tokenizer: str = "") -> dict[str, Any]:
+    """Six steps, or those that are left from the checkpoint of step 3 in `work`; `export` gets the weights."""
+    loop, seen = make_loop(Fsdp(), Path(work), **table)
+    there = whole_checkpoints(Folder(work))
+    loop.run()
+    if export:
+        write_streamed(loop.engine, Folder(export), loop.engine.bare.config, tokenizer)
+    return {"losses": [row["loss"] for row in seen], "there": there, "weights": loop.engine.weights()}
+
+
+@pytest.mark.parametrize("there", [(2, {"expert": 2}), (1, {})], ids=["shared, whole, shared", "whole, shared, whole"])
+def test_checkpoints_go_on_in_another_layout(tmp_path, there):
+    table = {"model": DEEPSEEK, "balance": {"bias_rate": 0.01}, "lr": 3e-3}
+    layouts = [there, (1, {}) if there[0] > 1 else (4, {"expert": 2}), there]
+    found = [on_ranks(world, run, str(tmp_path), {**table, "mesh": mesh})[0] for world, mesh in layouts]
+    for one in found[1:]:
+        assert one["there"] == [3] and len(one["losses"]) == 6
+        assert one["losses"] == pytest.approx(found[0]["losses"], abs=2e-6)
+        for name, tensor in one["weights"].items():
+            torch.testing.assert_close(tensor, found[0]["weights"][name], atol=1e-4, rtol=0, msg=name)
+    # the bias was not begun anew
+    bias = found[1]["weights"]["model.layers.1.mlp.gate.e_score_correction_bias"]
+    assert bias.abs().max() > 0.015
+    torch.testing.assert_close(bias, found[0]["weights"]["model.layers.1.mlp.gate.e_score_correction_bias"])
+
+
+@MODELS
+def test_shared_experts_are_exported_one_by_one(tmp_path, model):
+    tiny = tiny_checkpoint(tmp_path / "tokenizer")
+    table = {"model": model, "mesh": {"expert": 2}, "steps": 2}
+    found = on_ranks(2, run, str(tmp_path / "work"), table, str(tmp_path / "out"), str(tiny))[0]
+    loaded: Any = load_model(str(tmp_path / "out")).eval()
+    assert {name: tuple(tensor.shape) for name, tensor in loaded.state_dict().items()} == {
+        name: tuple(tensor.shape) for name, tensor in found["weights"].items()
+    }
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.equal(found["weights"][name]), name
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert "model.layers.1.mlp.experts.3.down_proj.weight" in set(file.keys())
+
+
+def refused(rank: int, world: int, table: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        make_loop(Fsdp(), Path("unused"), mesh={"expert": 2}, **table)
+    return str(caught.value)
+
+
+def test_what_cannot_be_shared_is_refused():
+    assert "has no experts" in on_ranks(2, refused, {})[0]
+    assert "does not divide the model's 5 experts" in on_ranks(2, refused, {"model": QWEN | {"num_experts": 5}})[0]
