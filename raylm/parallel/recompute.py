@@ -1,0 +1,63 @@
+"""Takes transformer blocks, leaves them forgetting what they computed: the backward pass computes it again.
+
+full        a block keeps its input alone: least memory, one more forward pass (a third more work)
+selective   a block also keeps what matrix products and attention returned: no product is made twice, all between them is
+            (https://arxiv.org/abs/2205.05198 section 5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# names in torch.ops.aten of what is dear
+KEPT = (
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "_scaled_mm",
+    "_grouped_mm",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_flash_attention_forward",
+)
+
+
+def recompute(blocks: Sequence[torch.nn.Module], how: str) -> None:
+    """Change the forward of each block in place; names, weights and hooks stay. Dropout draws the same numbers again.
+
+    Args:
+        how: `full` or `selective`.
+    """
+    for block in blocks:
+        block.forward = partial(_checkpointed, block.forward, how)
+
+
+def _checkpointed(forward: Any, how: str, *args: Any, **kwargs: Any) -> Any:
+    import torch
+    from torch.utils.checkpoint import checkpoint, noop_context_fn
+
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    contexts = _selective if how == "selective" else noop_context_fn
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+def _selective() -> Any:
+    import torch
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    kept = {packet.default for name in KEPT if (packet := getattr(torch.ops.aten, name, None)) is not None}
+
+    def policy(_: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
