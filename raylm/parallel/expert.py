@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from raylm.core.errors import ConfigError
+from raylm.parallel.collectives import enter
 from raylm.parallel.mesh import Grid
 
 
@@ -25,22 +26,24 @@ def spread_experts(model: torch.nn.Module, grid: Grid) -> None:
         ConfigError: the model has no experts, they do not divide, or they are laid out in another way than [N, out, in].
     """
     config: Any = model.config
-    mesh = grid.sparse()["expert"]
+    sparse = grid.sparse()
+    mesh = sparse["expert"] if grid.mesh.tensor == 1 else sparse["expert", "tensor"]
+    ranks = grid.mesh.expert
     found = [(name, module) for name, module in model.named_modules() if _is_experts(module)]
     if not found:
-        raise ConfigError(f"mesh.expert = {mesh.size()}: a model of type {config.model_type!r} has no experts to share")
+        raise ConfigError(f"mesh.expert = {ranks}: a model of type {config.model_type!r} has no experts to share")
     for name, module in found:
         experts: Any = module
         if getattr(experts, "is_transposed", False) or getattr(experts, "has_bias", False) or not experts.has_gate:
             raise ConfigError(
                 f"the experts of {config.model_type!r} cannot be shared: {name} is not [experts, out, in] without bias"
             )
-        if experts.num_experts % mesh.size():
-            raise ConfigError(f"mesh.expert = {mesh.size()} does not divide the model's {experts.num_experts} experts")
+        if experts.num_experts % ranks:
+            raise ConfigError(f"mesh.expert = {ranks} does not divide the model's {experts.num_experts} experts")
         for parameter, whole in list(experts._parameters.items()):
             experts._parameters[parameter] = _share(whole, mesh)
         experts.__class__ = _spread_class(type(experts))
-        experts.expert_group = mesh.get_group()
+        experts.expert_group = sparse["expert"].get_group()
 
 
 def shard_experts(model: torch.nn.Module, grid: Grid, policy: Any, **options: Any) -> None:
@@ -77,10 +80,12 @@ def _is_experts(module: Any) -> bool:
 
 
 def _share(whole: torch.nn.Parameter, mesh: Any) -> torch.nn.Parameter:
-    """This rank's experts of a parameter [N, ...]."""
+    """This rank's experts of a parameter [N, ...]; tensor ranks, the mesh's second dimension, hold the same."""
+    local: Any = whole.to_local() if isinstance(whole, DTensor) else whole
     # a copy: a view would keep the whole in memory
-    local = whole.detach().chunk(mesh.size(), 0)[mesh.get_local_rank()].clone()
-    made = DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride())
+    local = local.detach().chunk(mesh.size(0), 0)[mesh.get_local_rank(0)].clone()
+    places = [Shard(0), Replicate()][: mesh.ndim]
+    made = DTensor.from_local(local, mesh, places, run_check=False, shape=whole.shape, stride=whole.stride())
     return torch.nn.Parameter(made, requires_grad=whole.requires_grad)
 
 
@@ -99,7 +104,7 @@ def _forward(self: Any, hidden_TD: torch.Tensor, expert_TK: torch.Tensor, weight
     dist.all_to_all_single(arriving_EN, leaving_EN, group=group)
     sizes = torch.stack([leaving_EN.sum(1), arriving_EN.sum(1)]).tolist()
 
-    weights = (self.gate_up_proj.to_local(), self.down_proj.to_local())
+    weights = (_held(self, "gate_up_proj"), _held(self, "down_proj"))
     copies_CD = hidden_TD.to(weights[0].dtype)[order_C // expert_TK.shape[1]]
     rows_RD = _Exchange.apply(copies_CD, *sizes, group)
     # rows come rank by rank, experts want theirs side by side
@@ -109,6 +114,14 @@ def _forward(self: Any, hidden_TD: torch.Tensor, expert_TK: torch.Tensor, weight
     made_CD = _Exchange.apply(made_RD[order_R.argsort()], *reversed(sizes), group)
     made_TKD = made_CD[order_C.argsort()].view(*expert_TK.shape, -1)
     return (made_TKD * weight_TK[..., None]).sum(1).to(hidden_TD.dtype)
+
+
+def _held(self: Any, name: str) -> torch.Tensor:
+    """This rank's experts of a parameter, as FSDP gathered it."""
+    local = self._parameters[name].to_local()
+    across = getattr(self, "across", None)
+    # tensor ranks with tokens of their own: the gradient is the sum over them
+    return enter(local, across.group) if across is not None and across.sequence and local.requires_grad else local
 
 
 def _apart(self: Any, rows_RD: torch.Tensor, count_N: torch.Tensor, up_NID: torch.Tensor, down_NDI: torch.Tensor) -> torch.Tensor:

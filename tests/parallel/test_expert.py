@@ -128,3 +128,17 @@ def refused(rank: int, world: int, table: dict[str, Any]) -> str:
 def test_what_cannot_be_shared_is_refused():
     assert "has no experts" in on_ranks(2, refused, {})[0]
     assert "does not divide the model's 5 experts" in on_ranks(2, refused, {"model": QWEN | {"num_experts": 5}})[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "sequence"),
+    [(QWEN | {"num_kv_heads": 2}, True), (DEEPSEEK | {"q_lora_rank": 12}, True), (DEEPSEEK, False)],
+    ids=["qwen3_moe", "deepseek_v3", "deepseek_v3 whole rows"],
+)
+def test_tensor_ranks_beside_experts(model, sequence):
+    assert_parity(2, Fsdp(), model=model, mesh={"tensor": 2, "sequence": sequence}, lr=3e-3)
+
+
+@pytest.mark.parametrize("sequence", [True, False], ids=["sequence", "whole rows"])
+def test_tensor_ranks_hold_the_same_experts(sequence):
+    assert_parity(4, Fsdp(), model=DEEPSEEK, mesh={"tensor": 2, "expert": 2, "sequence": sequence})
