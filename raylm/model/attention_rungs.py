@@ -20,6 +20,10 @@ from raylm.model.attention import Call
 # what is derived from the documents of a micro batch (lengths, masks) is the same in each of its layers
 _DERIVED: Any = WeakTensorKeyDictionary()
 
+# what waits for other ranks, or differs with the documents of each micro batch, is not compiled into a graph: it would be
+# compiled anew each time
+uncompiled: Any = torch.compiler.disable
+
 
 def run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Call, rung: str = "auto") -> torch.Tensor:
     """Attention by `rung`; `auto` takes the first that runs here. Raises ConfigError when a named rung cannot."""
@@ -58,9 +62,8 @@ def refused(rung: str, query: torch.Tensor, call: Call) -> str | None:
     return None
 
 
-@torch.compiler.disable
+@uncompiled
 def _limited(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Call, rung: str) -> torch.Tensor:
-    # not compiled into a graph: lengths of documents differ in each micro batch, and each would be compiled anew
     if rung == "auto":
         ladder = ("varlen", "flex", "segments") if call.document_BT is not None else ("varlen", "flex")
         rung = next((name for name in ladder if not refused(name, query, call)), "sdpa")
@@ -86,7 +89,16 @@ def varlen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Ca
     flat = [x.transpose(1, 2).reshape(rows * length, x.shape[1], size) for x in (query, key, value)]
     window = (-1, 0) if call.window is None else (call.window - 1, 0)
     made: Any = varlen_attn(
-        *flat, ends, ends, longest, longest, scale=call.scale, window_size=window, enable_gqa=key.shape[1] != heads
+        flat[0],
+        flat[1],
+        flat[2],
+        ends,
+        ends,
+        longest,
+        longest,
+        scale=call.scale,
+        window_size=window,
+        enable_gqa=key.shape[1] != heads,
     )
     return made.view(rows, length, heads, size).transpose(1, 2)
 

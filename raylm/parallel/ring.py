@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from raylm.model.attention import Call
+from raylm.model.attention_rungs import uncompiled
 from raylm.parallel.ring_blocks import Block, backward, forward
 
 CHUNK = 1024
@@ -43,6 +44,7 @@ class Ring(NamedTuple):
         piece = torch.arange(self.length // (2 * self.group.size()))
         return torch.cat([start + piece for rank in range(self.group.size()) for start in self.pieces(rank)])
 
+    @uncompiled
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:
         """[B, H, t, K] from [B, H, t, K] and twice [B, G, t, K]."""
         made: Any = _Attend.apply(query, key, value, self, call)
@@ -133,8 +135,8 @@ class _Attend(torch.autograd.Function):
         for step in range(ranks):
             coming = ring.passed_on(held) if step < ranks - 1 else None
             for q, k, block in ring.blocks((rank - step) % ranks, call, query.device):
-                own = (x[:, :, q].contiguous() for x in (out, lse))
-                made = backward(upstream[:, :, q], query[:, :, q], held[0][:, :, k], held[1][:, :, k], *own, block)
+                seen = (query[:, :, q], held[0][:, :, k], held[1][:, :, k])
+                made = backward(upstream[:, :, q], *seen, out[:, :, q], lse[:, :, q].contiguous(), block)
                 for total, part in zip((dq[:, :, q], dheld[0][:, :, k], dheld[1][:, :, k]), made, strict=True):
                     total += part
             dheld = _arrived(*ring.passed_on(dheld))

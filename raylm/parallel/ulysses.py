@@ -15,8 +15,10 @@ import torch
 import torch.distributed as dist
 
 from raylm.model.attention import Call
+from raylm.model.attention_rungs import uncompiled
 
 
+@uncompiled
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Call, group: Any, inner: Callable[..., Any]) -> Any:
     """[B, H, t, K] of this rank's tokens.
 

@@ -181,6 +181,26 @@ def test_a_model_attends_as_transformers_does(kind):
             torch.testing.assert_close(p.grad, grads[name], atol=1e-4, rtol=1e-4, msg=name)
 
 
+def test_a_compiled_block_takes_documents_of_any_lengths():
+    """Also where its forward pass is computed again for the backward pass."""
+    found = []
+    for compiled in (False, True):
+        model = model_of("llama").train()
+        install(model)
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        for block in model.model.layers if compiled else ():
+            block.compile(backend="aot_eager")
+        losses = []
+        for first in (3, 5, 1):
+            document_BT = torch.repeat_interleave(torch.arange(2), torch.tensor([first, 8 - first]))[None]
+            tokens_BT = torch.arange(3, 11)[None]
+            logits = model(input_ids=tokens_BT, boundaries=Boundaries(document_BT), use_cache=False).logits
+            logits.square().sum().backward()
+            losses.append(float(logits.detach().square().sum()))
+        found.append([*losses, *(float(p.grad.norm()) for p in model.parameters())])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 def test_models_that_cannot_are_left_as_they_are():
     bert = BertForMaskedLM(
         BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)

@@ -17,7 +17,7 @@ from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.model.test_attention import eager
 from tests.parallel.on_ranks import on_ranks
-from tests.parallel.parity import assert_parity
+from tests.parallel.parity import assert_parity, trained
 
 CASES = {
     "causal": {},
@@ -176,6 +176,21 @@ def test_a_preference_objective(exchange):
 @pytest.mark.parametrize("exchange", ["ring", "ulysses"])
 def test_an_adapter_beside_frozen_weights(exchange):
     assert_parity(2, Ddp(), mesh={"context": 2, "exchange": exchange}, adapter={"kind": "lora", "rank": 2})
+
+
+@pytest.mark.parametrize("exchange", ["ring", "ulysses"])
+def test_with_pipeline_stages(exchange):
+    mesh = {"context": 2, "pipeline": 2, "exchange": exchange}
+    assert_parity(4, Fsdp(), mesh=mesh, kind="Tokens", document_mask=True)
+
+
+def test_half_precision():
+    """Losses of the first steps in bfloat16 lie where those of one rank do."""
+    table = {"dtype": "bfloat16", "steps": 2, "kind": "Tokens", "document_mask": True}
+    alone = on_ranks(1, trained, Ddp(), table)[0]["rows"]
+    for strategy, exchange in ((Ddp(), "ring"), (Fsdp(), "ring"), (Fsdp(), "ulysses")):
+        rows = on_ranks(2, trained, strategy, {**table, "mesh": {"context": 2, "exchange": exchange}})[0]["rows"]
+        assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in alone], abs=0.02)
 
 
 def refusals(rank: int, world: int) -> list[str]:
