@@ -87,7 +87,8 @@ def blame(beats: list[Beat], told: dict[int, Any]) -> Hang:
     def hang(kind: str, culprits: list[Beat]) -> Hang:
         return Hang(kind, culprits, [beat for beat in busy if beat not in culprits])
 
-    silent = [beat for beat in busy if "waits_in" not in told.get(beat.rank, {})]
+    # one that stopped before its first sign still counts as idle
+    silent = [beat for beat in beats if "waits_in" not in told.get(beat.rank, {})]
     if silent:
         return hang("silent", silent)
     reading = [beat for beat in busy if beat.phase == DATA]

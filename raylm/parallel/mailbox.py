@@ -184,7 +184,7 @@ class Mailbox:
     def expect_new_group(self) -> None:
         """The group is ended on purpose: that is no death."""
         with self._changed:
-            self._expected = True
+            self._expected, self._members = True, {}
 
     def close(self) -> None:
         """No more tasks: the ranks return."""

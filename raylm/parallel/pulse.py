@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from typing import Any
 
 from raylm.parallel.hang import IDLE, num_collectives, tell
@@ -15,7 +14,18 @@ PULSE_S = 1.0
 RANKS_PER_PULSE_S = 64
 
 
-class Pulse:
+class Quiet:
+    """The pulse of a rank that nobody watches: a loop without Ray around it."""
+
+    def mark(self, phase: str, step: int = 0) -> None:
+        """Tells nobody."""
+
+    def asked(self) -> str:
+        """Nobody asks it to leave."""
+        return ""
+
+
+class Pulse(Quiet):
     """Phase and step of this rank; `mark` costs no call, a thread sends what stands there.
 
     Args:
@@ -28,12 +38,14 @@ class Pulse:
         self._marked = (0, IDLE, 0)
         self._task, self._ordered = 0, ""
         self._autopsies = 0
+        self._now = threading.Event()
         threading.Thread(target=self._beat, name="raylm-pulse", daemon=True).start()
 
     def begin(self, task: int) -> None:
         """This rank takes up `task`; what was ordered for another one is forgotten."""
         self._task, self._ordered = task, ""
         self.mark("start")
+        self._now.set()
 
     def mark(self, phase: str, step: int = 0) -> None:
         """This rank begins `phase` of `step` now."""
@@ -51,7 +63,8 @@ class Pulse:
         from ray.exceptions import GetTimeoutError, RayError
 
         while True:
-            time.sleep(self._every_s)
+            self._now.wait(self._every_s)
+            self._now.clear()
             self._notice.look()
             marks, phase, step = self._marked
             moves = (marks, num_collectives())

@@ -56,6 +56,10 @@ class Ranks:
         """Send one metrics row to the driver; only rank 0's are kept."""
         self._send("row", {"step": step, **values})
 
+    def say(self, line: str) -> None:
+        """Print one line at the driver; only rank 0's."""
+        self._send("note", line)
+
     def rewind(self, step: int) -> None:
         """Tell the driver that the run goes on from `step`: rows of later steps do not count."""
         self._send("rewind", step)

@@ -141,6 +141,11 @@ class Saver:
             )
         return self._settle()
 
+    @property
+    def newest(self) -> int:
+        """Step of the newest whole checkpoint; 0 where there is none."""
+        return max(self._whole, default=0)
+
     def is_best(self, loss: float) -> bool:
         """Whether a state with this held-out loss would be among the best that are kept."""
         return self._engine.done in self._keeping.lowest({**self._whole, self._engine.done: loss})
@@ -185,7 +190,7 @@ class Saver:
                 where=at.uri,
                 next="free space, then run the same command: it goes on from the checkpoint before",
             )
-        return time.perf_counter() - started, failure, is_full(cause)
+        return time.perf_counter() - started, failure, is_full(cause, at)
 
     def _settle(self) -> Saved:
         assert self._flight is not None

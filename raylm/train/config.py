@@ -9,10 +9,12 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from raylm.core.config import CheckpointRef, ref_or_table
 from raylm.data.mixture import AnyRows
 from raylm.model.adapter import Lora
+from raylm.model.balance import Balance
 from raylm.model.shapes import AnyShape
 from raylm.parallel.layout import Learning
 from raylm.train.objectives import AnyObjective
 from raylm.train.objectives.next_token import NextToken
+from raylm.train.spikes import Spikes
 
 AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[AnyShape, Tag("table")], Discriminator(ref_or_table)]
 
@@ -20,7 +22,7 @@ AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[AnyShape, 
 class Train(Learning):
     """rows + weights -> Checkpoint: pretraining, fine-tuning and preference alignment by one loop."""
 
-    placement = Learning.placement | {"max_skipped", "keep_best", "keep_every", "max_failed_saves"}
+    placement = Learning.placement | {"max_skipped", "spikes", "keep_best", "keep_every", "max_failed_saves"}
 
     stage: Literal["train"]
     rows: AnyRows
@@ -33,6 +35,8 @@ class Train(Learning):
     """Train small matrices beside frozen weights; the checkpoint has them folded in, and apart in `adapter/`."""
     objective: AnyObjective = NextToken()
     """The loss."""
+    balance: Balance | None = None
+    """How experts are kept evenly busy, in models that have them."""
     batch: int | None = Field(default=None, gt=0)
     """Global batch in rows: the same for any number of workers."""
     batch_tokens: int | None = Field(default=None, gt=0)
@@ -48,7 +52,9 @@ class Train(Learning):
     seed: int = 0
     """Seed of new weights, of the row order and of dropout."""
     max_skipped: int = 0
-    """Steps with a NaN or infinite gradient that are skipped before training stops."""
+    """Steps with a NaN or infinite gradient that are skipped before training stops; not read where there are `spikes`."""
+    spikes: Spikes | None = None
+    """What is done about losses and gradients far above the usual, before they move weights."""
     held_out_rows: int = 256
     """Held-out rows on which the loss is measured before and after; 0 measures none."""
     save_every: int = Field(default=50, gt=0)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
+from raylm.model.attention import refused_documents
 from raylm.model.checkpoint import num_parameters, write_checkpoint
-from raylm.model.load import check_tokenizer, load_model
+from raylm.model.load import check_tokenizer, kind_of_model, load_model, load_tokenizer
 from raylm.parallel.assemble import assemble
 from raylm.train.batches import Batches
 from raylm.train.loop import Loop, Setup
@@ -18,25 +19,37 @@ from raylm.train.rows import open_rows
 if TYPE_CHECKING:
     import torch
 
+    from raylm.parallel.engine import Engine
     from raylm.parallel.ranks import Ranks
     from raylm.train.config import Train
 
 
 def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     """The task that every rank runs; returns metrics and facts (rank 0's count)."""
+    # here, because the driver imports this file and needs no torch
+    from raylm.parallel.start import begin
+
     objective = resolve(cfg.objective)
     if setup.rows_kind not in objective.rows:
         raise ConfigError(f"objective {objective.kind} learns from {' or '.join(objective.rows)}, the rows are {setup.rows_kind}")
     if cfg.document_mask and setup.rows_kind == "Pairs":
         raise ConfigError("document_mask keeps documents of packed rows apart, Pairs are not packed", next="drop document_mask")
+    if "tokenizer" in objective.needs:
+        objective = objective.fitted(setup.rows_kind, load_tokenizer(setup.tokenizer_path))
     cfg = cfg.model_copy(update={"objective": objective})
-    base = start_model(cfg, setup).to(ranks.device)
-    parameters = num_parameters(base)
-    model = cfg.adapter.attach(base, cfg.seed) if cfg.adapter else base
-    frozen = None
+
+    def make() -> torch.nn.Module:
+        base = start_model(cfg, setup)
+        return cfg.adapter.attach(base, cfg.seed) if cfg.adapter else base
+
+    model, fill = begin(make, ranks.rank, ranks.world, ranks.device)
+    parameters, config = num_parameters(model), model.config
+    frozen, place = None, {"rank": ranks.rank, "world": ranks.world, "fill": fill}
     if "reference" in objective.needs and not cfg.adapter:
-        frozen = assemble(copy.deepcopy(base), cfg, setup.steps, rank=ranks.rank, world=ranks.world, frozen=True)
-    engine = assemble(model.train(), cfg, setup.steps, rank=ranks.rank, world=ranks.world)
+        frozen = assemble(copy.deepcopy(model), cfg, setup.steps, frozen=True, **place)
+    engine = assemble(model.train(), cfg, setup.steps, **place)
+    if fill:
+        fill.close()
 
     def batches(split: str) -> Batches:
         return Batches(
@@ -53,7 +66,7 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
         )
 
     held_out = batches("held_out")
-    metrics = Loop(
+    loop = Loop(
         cfg=cfg,
         setup=setup,
         engine=engine,
@@ -62,11 +75,13 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
         reference=frozen,
         log=ranks.log,
         rewind=ranks.rewind,
-    ).run()
-    weights = engine.weights()
-    if ranks.rank == 0:
-        export(cfg, setup, base.config, weights)
-    return {"metrics": metrics, "parameters": parameters}
+        say=ranks.say,
+        pulse=ranks.pulse,
+    )
+    metrics = loop.run()
+    ranks.pulse.mark("export", setup.steps)
+    export(cfg, setup, config, engine)
+    return {"metrics": metrics, "parameters": parameters, "decisions": loop.course.decisions}
 
 
 def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
@@ -76,38 +91,39 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
         model = cfg.model.build(setup.tokens, cfg.seed)
     else:
         model = load_model(setup.model_path, cfg.dtype if cfg.adapter else "float32")
+    if kind_of_model(model.config) != cfg.objective.model:
+        raise ConfigError(
+            f"objective {cfg.objective.kind} trains {cfg.objective.model} models, {type(model).__name__} is none of these"
+        )
     check_tokenizer(model, setup.tokens, setup.rows_uris[0])
     longest, allowed = setup.tokens.get("length", 0), getattr(model.config, "max_position_embeddings", None)
     if allowed and longest > allowed:
         raise ConfigError(f"rows of {longest} tokens, the model takes {allowed}", next="tokenize with a smaller `length`")
     if cfg.document_mask:
-        _check_document_mask(model.config, longest)
+        _check_document_mask(model)
     return model
 
 
-def _check_document_mask(config: Any, length: int) -> None:
-    """Raises ConfigError when the model would not keep documents apart: its layers must take the mask as it is handed in."""
-    window = getattr(config, "sliding_window", None)
-    layers = set(getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"]))
-    if window and length <= window:
-        layers.discard("sliding_attention")
-    found = sorted(layers - {"full_attention"})
-    if config._attn_implementation != "sdpa":
-        # eager attention adds the mask to its scores: true would be 1, and false no wall but 0
-        found.append(f"{config._attn_implementation} attention")
-    if found:
+def _check_document_mask(model: torch.nn.Module) -> None:
+    """Raises ConfigError when the model would not keep documents apart."""
+    if reason := refused_documents(model):
         raise ConfigError(
-            f"document_mask cannot keep documents apart in this model: it has {', '.join(found)}",
-            where=f"model_type {config.model_type}",
-            next="drop document_mask, or take a model with full attention",
+            f"document_mask cannot keep documents apart in this model: {reason}",
+            where=f"model_type {model.config.model_type}",
+            next="drop document_mask, or take a model whose layers all attend",
         )
 
 
-def export(cfg: Train, setup: Setup, config: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Write the trained weights (adapters folded in) and, apart, the adapter."""
+def export(cfg: Train, setup: Setup, config: Any, engine: Engine) -> None:
+    """Write the trained weights (adapters folded in) and, apart, the adapter. Rank 0 writes, every rank must call."""
+    from raylm.parallel.whole import write_streamed
+
     adapter = cfg.adapter
     if adapter is None:
-        write_checkpoint(Folder(setup.out), config, weights, setup.tokenizer_path)
+        write_streamed(engine, Folder(setup.out), config, setup.tokenizer_path)
+        return
+    weights = engine.weights()
+    if engine.rank != 0:
         return
     write_checkpoint(
         Folder(setup.out),

@@ -8,25 +8,35 @@ resume starts from the newest
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raylm.core.config import Config
 from raylm.core.errors import TrainingError
 from raylm.core.storage import Folder
+from raylm.model.balance import balancer_of
 from raylm.parallel.checkpoints import MEASURED, Keeping, folder_of, load
 from raylm.parallel.engine import Engine
+from raylm.parallel.notice import Leave
+from raylm.parallel.pulse import Quiet
 from raylm.parallel.saver import Saver
 from raylm.train.batches import Batches, Micro
+from raylm.train.documents import name_documents
 from raylm.train.ledger import Ledger
 from raylm.train.segments import History
+from raylm.train.spikes import DECISIONS, Course, in_words
 
 if TYPE_CHECKING:
     from raylm.model.scores import Inputs, Scores
     from raylm.train.config import Train
+
+
+NAMED = 16
+"""Rows, and documents, of a spike that are named."""
 
 
 class Setup(Config):
@@ -65,12 +75,23 @@ class Loop:
     log: Callable[..., None]
     rewind: Callable[[int], None]
     """Told the step from which the run goes on; rows of earlier steps lie in `History(work)`."""
+    say: Callable[[str], None] = print
+    """Takes one line for people."""
+    pulse: Quiet = field(default_factory=Quiet)
+    """Told each phase; asked once a step whether this rank is to leave."""
 
     def __post_init__(self) -> None:
         cfg, work = self.cfg, Folder(self.setup.work)
         self.saver = Saver(self.engine, work, keeping_of(cfg), cfg.max_failed_saves)
         self.ledger = Ledger(work, self.setup.num_rows, self.engine.grid)
         self.history = History(work, self.engine.rank)
+        self.course = Course(cfg.spikes, work, self.engine.rank)
+        mesh = self.engine.grid.mesh
+        # whole rows must pass each router here
+        whole = mesh.context == mesh.pipeline == 1 and (mesh.tensor == 1 or not mesh.sequence)
+        self.balancer = balancer_of(self.engine.bare, cfg.balance) if whole else None
+        self.events: list[str] = []
+        """What was decided since the last row."""
         self.facts: dict[str, Any] = {"before": {}, "skipped": 0}
         """What a step checkpoint says beside its tensors; equal on all ranks."""
 
@@ -80,6 +101,9 @@ class Loop:
         while self.engine.done < self.setup.steps:
             step = self.engine.done
             values = self._step(step)
+            if values is None:
+                self._pass_over(step)
+                continue
             self.facts["skipped"] += not values["finite"]
             if self.facts["skipped"] > self.cfg.max_skipped:
                 self.saver.close()
@@ -100,26 +124,41 @@ class Loop:
         micros = self.held_out.split(self.held_out.first(self.cfg.held_out_rows))
         inputs, weight = self._inputs(micros, step=-1)
         with self.engine.averages():
-            sums = self.engine.measure(inputs, self._loss_of(micros, inputs, weight), **self._asked())
+            sums = self.engine.measure(inputs, self._loss_of(micros, inputs, weight, self.engine.done), **self._asked())
         return {f"held_out_{name}": total / weight for name, total in sums.items()}
 
-    def _step(self, step: int) -> dict[str, Any]:
+    def _step(self, step: int) -> dict[str, Any] | None:
+        """One step; None when its batch was a spike and nothing was changed."""
         import torch
 
         started = time.perf_counter()
-        micros = self.batches.at(step)
+        self.pulse.mark("data", step)
+        position = self.course.position(step)
+        micros = self.batches.at(position)
         read = [row for micro in micros for row in micro.rows]
         inputs, weight = self._inputs(micros, step)
-        (tokens,) = self.engine.sum([sum(float(m.padded.attend_BT.sum()) for m in micros)])
+        tokens = sum(float(m.padded.attend_BT.sum()) for m in micros)
+        # whether a rank is to leave travels with a sum that is made anyway
+        tokens, leaving = self.engine.sum([tokens, float(bool(self.pulse.asked()))])
+        self._leave_if(leaving, step)
         # a fresh stream for every (step, rank): dropout is the same in a resumed run, and no generator state is saved
         torch.manual_seed(self._seed(step))
-        sums = self.engine.accumulate(inputs, self._loss_of(micros, inputs, weight), **self._asked())
-        stats = self.engine.step()
+        loss = self._loss_of(micros, inputs, weight, step)
+        if self.balancer:
+            self.balancer.begin([micro.counted_BT for micro in micros], self.engine.sum)
+        sums = self.engine.accumulate(inputs, loss, **self._asked())
+        busy = self.balancer.end(self.engine.sum) if self.balancer else {}
         means = {name: total / weight for name, total in sums.items()}
+        self.pulse.mark("optimizer", step)
+        stats = self.engine.step(self._take(means["loss"]) if self.cfg.spikes else None)
+        if self.engine.done == step:
+            return None
+        if self.balancer and stats.finite:
+            self.balancer.shift()
         finite = stats.finite and means["loss"] == means["loss"]
-        self.ledger.add(step, step, read, trained=stats.finite)
+        self.ledger.add(step, position, read, trained=stats.finite)
         seconds = time.perf_counter() - started
-        return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, "tokens_per_s": tokens / seconds}
+        return {**means, **busy, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, "tokens_per_s": tokens / seconds}
 
     def _asked(self) -> dict[str, Any]:
         objective: Any = self.cfg.objective
@@ -131,20 +170,27 @@ class Loop:
     def _inputs(self, micros: list[Micro], step: int) -> tuple[list[Inputs], float]:
         """What the model is fed, and the weight of the whole global batch, known before any backward."""
         objective: Any = self.cfg.objective
-        inputs = [objective.inputs(micro.padded, self._seed(step) + index) for index, micro in enumerate(micros)]
+        seed = hash((self.cfg.seed, step)) & 0x7FFFFFFF
+        inputs = [objective.inputs(micro.padded, seed, micro.rows) for micro in micros]
         (weight,) = self.engine.sum([sum(objective.weight(micro, one) for micro, one in zip(micros, inputs, strict=True))])
         return inputs, weight
 
-    def _loss_of(self, micros: list[Micro], inputs: list[Inputs], weight: float) -> Callable[[int, Scores], Any]:
+    def _loss_of(self, micros: list[Micro], inputs: list[Inputs], weight: float, step: int) -> Callable[[int, Scores], Any]:
         objective: Any = self.cfg.objective
+        self.pulse.mark("forward", step)
         references: list[Any] = [None] * len(micros)
         if "reference" in objective.needs:
             with nullcontext() if self.reference else self.engine.bare.disable_adapter():
                 references = (self.reference or self.engine).forward(inputs)
 
         def loss(index: int, scores: Scores) -> Any:
+            self.pulse.mark("backward", step)
             made = objective.loss(scores, inputs[index], micros[index], references[index])
-            return made._replace(total=made.total / weight)
+            total, uneven = made.total / weight, self.balancer.term() if self.balancer else None
+            if uneven is None:
+                return made._replace(total=total)
+            # metrics are sums that are divided by the weight of the batch
+            return made._replace(total=total + uneven, metrics={**made.metrics, "balance_loss": uneven.detach() * weight})
 
         return loss
 
@@ -154,15 +200,71 @@ class Loop:
         self.history.rewind(self.engine.done)
         self.ledger.rewind(self.engine.done)
         self.rewind(self.engine.done)
+        self.course.restore((found or {}).get("course"), self.saver.group)
         # a group that dies before its first checkpoint measures again
         self.facts |= found if found is not None else {"before": self.evaluate()}
 
+    def _take(self, loss: float) -> Callable[[float], bool]:
+        """What the engine asks with the gradient norm, before it updates: is this batch one like the others?"""
+
+        def take(norm: float) -> bool:
+            values = [value if math.isfinite(value) else math.inf for value in (loss, norm)]
+            # ranks that share rows may differ in the last digit, and must not differ in what they do
+            shared = self.engine.world > self.engine.grid.data_world
+            return self.course.takes(*(self.engine.most(values) if shared else values))
+
+        return take
+
+    def _pass_over(self, step: int) -> None:
+        """Do what the course says of a batch that was not taken. Raises TrainingError where the ladder ends."""
+        rows = sorted(self.batches.indices(self.course.position(step)))[:NAMED]
+        documents = name_documents(self.setup.rows_uris, rows)[:NAMED] if self.engine.rank == 0 else []
+        self.saver.wait()
+        decision = self.course.decide(step, self.saver.newest, rows, documents)
+        self.events.append(in_words(decision))
+        self.say(self.events[-1])
+        if decision["what"] == "rollback":
+            self._resume(decision["to"])
+        elif decision["what"] == "stop":
+            self.saver.close()
+            raise TrainingError(
+                in_words(decision),
+                where=f"rows {rows[:8]} ... of {' + '.join(self.setup.rows_uris)}",
+                next=f"look at these rows, lower optimizer.lr, or widen spikes; decisions lie in {self.setup.work}/{DECISIONS}",
+            )
+
+    def _leave_if(self, leaving: float, step: int) -> None:
+        """Write a step checkpoint and raise Leave when any rank is to leave: the step has not begun, so none is lost."""
+        if self.engine.world > self.engine.grid.data_world:
+            (leaving,) = self.engine.most([leaving])
+        if not leaving:
+            return
+        self.pulse.mark("checkpoint", step)
+        self.saver.wait()
+        if self.engine.done > self.saver.newest:
+            self.saver.copy()
+            self._write(None)
+        # waits until all ranks have written: one that ends now takes its group with it
+        self.saver.close()
+        raise Leave(self.pulse.asked() or "another rank is to leave")
+
+    def _write(self, loss: float | None) -> None:
+        """Save what was copied; `loss` is that of the held-out rows, where it was measured."""
+        facts = {**self.facts, "course": self.course.state(), MEASURED: loss}
+        done = self.engine.done
+        self.saver.write(facts, [self.ledger.cut(done), self.history.cut(done)])
+
     def _keep(self, step: int, values: dict[str, Any]) -> None:
         """Log the row of `step`; save when that is due, or when what was just measured is among the best."""
+        self.pulse.mark("checkpoint", step)
+        if self.events:
+            values["event"], self.events = "; ".join(self.events), []
         saved = self.saver.poll()
-        done, loss = self.engine.done, values.get(MEASURED)
+        loss = values.get(MEASURED)
         due = self._is_due(self.cfg.save_every) or self._is_due(self.cfg.keep_every)
         due = due or (loss is not None and self.saver.is_best(loss))
+        # a rollback needs a place to go back to, early on too
+        due = due or (self.cfg.spikes is not None and self.engine.done == 1 < self.setup.steps)
         if due:
             # waits for the save before, which then ends here and not in poll
             values["checkpoint_stall_s"], before = self.saver.copy()
@@ -172,7 +274,7 @@ class Loop:
         self.history.add({"step": step, **values})
         self.log(step, **values)
         if due:
-            self.saver.write({**self.facts, MEASURED: loss}, [self.ledger.cut(done), self.history.cut(done)])
+            self._write(loss)
 
     def _is_due(self, every: int | None) -> bool:
         """Whether what happens `every` steps does after this one; the last step has its own end."""
@@ -190,12 +292,12 @@ class Loop:
         self.ledger.cut(self.setup.steps).gather(self.saver.group)
         if self.engine.rank == 0:
             self.ledger.put()
-            self.ledger.finish(Folder(self.setup.out), self.setup.steps, self.batches.indices)
+            self.ledger.finish(Folder(self.setup.out), self.setup.steps, self.batches.indices, self.course.passed())
         self.saver.close()
         return {
             **{f"{name}_before": value for name, value in self.facts["before"].items()},
             **{f"{name}_after": value for name, value in after.items()},
-            "skipped_steps": self.facts["skipped"],
+            "skipped_steps": self.facts["skipped"] + len(self.course.passed()),
             "failed_saves": self.saver.num_failed,
             **({"exported_step": taken} if self.cfg.export == "best" else {}),
         }

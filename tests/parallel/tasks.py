@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -39,6 +40,7 @@ def meet_often(ranks: Ranks, meetings: int) -> tuple[float, int]:
     """Meets the other ranks every 50 ms, and says so."""
     total = torch.zeros(1)
     for step in range(meetings):
+        ranks.pulse.mark("meeting", step)
         met = torch.ones(1)
         dist.all_reduce(met)
         total += met
@@ -62,12 +64,16 @@ def sit_still(ranks: Ranks, rank: int, steps: int, phase: str = "", only_once: s
     return steps
 
 
-def heed(ranks: Ranks, steps: int) -> tuple[int, str]:
-    """Counts steps in a file-less checkpoint (the mailbox's rows); leaves when any rank is asked to."""
-    for step in range(steps):
+def heed(ranks: Ranks, steps: int, at: str) -> tuple[int, str]:
+    """Counts steps, and on from the number that lies in the file `at`; writes it and leaves when any rank is asked to."""
+    done = int(Path(at).read_text()) if Path(at).exists() else 0
+    for step in range(done, steps):
         flag = torch.tensor(float(bool(ranks.pulse.asked())))
         dist.all_reduce(flag)
         if flag:
+            if ranks.rank == 0:
+                Path(at).write_text(str(step))
+            dist.barrier()
             raise Leave(ranks.pulse.asked() or "another rank was asked")
         ranks.log(step, pid=os.getpid(), world=ranks.world)
         time.sleep(0.05)
