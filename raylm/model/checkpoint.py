@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.core.artifact import WORK
 from raylm.core.storage import Folder
-from raylm.model.load import load_tokenizer
+from raylm.model.load import auto_class, load_tokenizer
 from raylm.model.weight_files import write_weights
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def write_checkpoint(
         extra: writes more files into the folder it is given.
     """
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     # a fresh model without memory knows how its class is stored; the trained one may be sharded or full of adapters
     with torch.device("meta"):
-        plain: Any = AutoModelForCausalLM.from_config(config)
+        plain: Any = auto_class(config).from_config(config)
     plain.generation_config = GenerationConfig.from_model_config(config)
     # inside the work folder: what a kill leaves of it is no payload
     near = (out / WORK).make().uri if out.is_local else None

@@ -29,8 +29,24 @@ def on_this_machine(address: str) -> str:
     return str(Folder(address).local()) if "://" in address else address
 
 
+def kind_of_model(config: Any) -> str:
+    """`causal`, `masked` (an encoder with an output layer) or `encoder_decoder`, by a transformers config."""
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder_decoder"
+    return "masked" if any(name.endswith("ForMaskedLM") for name in getattr(config, "architectures", None) or ()) else "causal"
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that makes and loads models of this config."""
+    import transformers
+
+    name = {"causal": "CausalLM", "masked": "MaskedLM", "encoder_decoder": "Seq2SeqLM"}[kind_of_model(config)]
+    return getattr(transformers, f"AutoModelFor{name}")
+
+
 def load_model(path: str, dtype: str = "auto") -> torch.nn.Module:
-    """Any causal language model of Hugging Face's layout; safetensors only, no code from the checkpoint is run.
+    """Any language model of Hugging Face's layout, of the kind that its config names; safetensors only, no code from the
+    checkpoint is run.
 
     Args:
         path: a folder or a hub name.
@@ -39,12 +55,12 @@ def load_model(path: str, dtype: str = "auto") -> torch.nn.Module:
     Raises:
         ArtifactError: there is no such model, or its files cannot be read.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            on_this_machine(path), dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
+        at = on_this_machine(path)
+        config = AutoConfig.from_pretrained(at, trust_remote_code=False)
+        return auto_class(config).from_pretrained(at, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as cause:
         raise ArtifactError(
             f"no model could be loaded: {str(cause).splitlines()[0]}",

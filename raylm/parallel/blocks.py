@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -14,12 +14,15 @@ def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
     if not names:
         # peft wraps the model, so the class that knows lies further in
         names = {name for module in model.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
+    # an encoder's embeddings may not be split either, but their matrix is tied to the output layer, outside
+    names = {name for name in names if not name.endswith("Embeddings")}
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def runs(model: torch.nn.Module) -> list[list[torch.nn.Module]]:
     """The blocks in runs that pass without a break: all of them, or those of each pipeline stage that this rank holds."""
     for module in model.modules():
-        if hasattr(module, "stages"):
-            return module.stages()
+        stages: Any = getattr(module, "stages", None)
+        if stages is not None:
+            return stages()
     return [found] if (found := blocks(model)) else []

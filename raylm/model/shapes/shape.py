@@ -81,6 +81,7 @@ class Shape(Config):
         room = f"transformers.models.{self.kind}"
         config = getattr(import_module(f"{room}.configuration_{self.kind}"), self.classes[0])(**fields)
         torch.manual_seed(seed)
+        config.architectures = [self.classes[1]]
         return getattr(import_module(f"{room}.modeling_{self.kind}"), self.classes[1])(config).float()
 
     def _anatomy(self, vocab_size: int) -> Anatomy:

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from raylm.core.config import CustomCard
 from raylm.train.objectives.dpo import Dpo
+from raylm.train.objectives.masked_lm import MaskedLm
 from raylm.train.objectives.next_token import NextToken
+from raylm.train.objectives.seq2seq import Seq2Seq
 
-AnyObjective = Annotated[NextToken | Dpo | CustomCard, Field(discriminator="kind")]
+AnyObjective = Annotated[NextToken | MaskedLm | Seq2Seq | Dpo | CustomCard, Field(discriminator="kind")]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pydantic import Field
 
 from raylm.core.config import Config
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from raylm.model.logprobs import Padded
@@ -27,13 +31,20 @@ class Objective(Config):
     rows: ClassVar[tuple[str, ...]] = ()
     """Kinds of rows it learns from."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """`reference`: scores of the frozen start are handed in."""
+    """`reference`: scores of the frozen start are handed in. `tokenizer`: it must be `fitted` first."""
+    model: ClassVar[str] = "causal"
+    """Kind of model it trains, see `raylm.model.load.kind_of_model`."""
 
-    def inputs(self, padded: Padded, seed: int) -> Inputs:
+    def fitted(self, rows_kind: str, tokenizer: Any) -> Objective:
+        """The objective with what it needs to know of rows and tokenizer. Raises ConfigError when they lack it."""
+        return self
+
+    def inputs(self, padded: Padded, seed: int, rows: Sequence[int] = ()) -> Inputs:
         """What the model is fed and asked; next-token prediction unless an objective says otherwise.
 
         Args:
-            seed: differs between steps and ranks and is the same in a resumed run, for objectives that draw.
+            seed: of the step, equal on all ranks and in a resumed run, for objectives that draw (`draw`).
+            rows: numbers of the rows; those that only fill up come last and are left out.
         """
         from raylm.model.scores import causal
 
@@ -50,3 +61,28 @@ class Objective(Config):
     def loss(self, scores: Scores, inputs: Inputs, micro: Micro, reference: Scores | None = None) -> Loss:
         """Sums over the micro batch; `metrics` hold `loss`."""
         raise NotImplementedError
+
+
+class TokenLoss(Objective):
+    """Cross-entropy of the tokens that are asked for."""
+
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the squared log-sum-exp of the logits, which keeps them from drifting (PaLM: 1e-4)."""
+
+    def asked(self) -> dict[str, Any]:
+        return {"linear": True, "z_loss": self.z_loss}
+
+    def loss(self, scores: Scores, inputs: Inputs, micro: Micro, reference: Scores | None = None) -> Loss:
+        """Sum of -log p over the tokens that count, in nats; the metric `loss` is without z-loss."""
+        total = -(scores.logprob_BT * inputs.weight_BT).sum()
+        metrics = {"loss": total.detach()}
+        if self.z_loss:
+            total = total + self.z_loss * (scores.lse_BT.square() * inputs.weight_BT).sum()
+        return Loss(total, metrics)
+
+
+def draw(seed: int, rows: Sequence[int], index: int) -> np.random.Generator:
+    """Random numbers for row `index` of a micro batch: they depend on step and row alone, not on ranks and micro batches."""
+    import numpy as np
+
+    return np.random.default_rng([seed, rows[index] if index < len(rows) else index])
