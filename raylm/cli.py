@@ -34,6 +34,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.explain:
         view.explain(loaded)
         return 0
+    if arguments.suggest:
+        return _suggest(loaded, arguments)
     steps = job.plan(loaded, arguments.rebuild)
     view.plan(loaded, steps)
     if arguments.samples:
@@ -45,6 +47,15 @@ def _plan(arguments: argparse.Namespace) -> int:
     options += [word for name in [*arguments.rebuild, *drifted] for word in ("--rebuild", name)]
     print(f"next: {shlex.join(['raylm', 'run', arguments.job, *options])}")
     return 1 if drifted else 0
+
+
+def _suggest(loaded: Any, arguments: argparse.Namespace) -> int:
+    from raylm.outlook import suggest
+
+    for number, (told, toml) in enumerate(suggest(loaded, arguments.suggest), 1):
+        print(f"{number}. {told}\n" + "".join(f"   {line}\n" for line in toml.splitlines()))
+    print(f"next: put the lines of one into [stages.{arguments.suggest}], then raylm plan {arguments.job}")
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -117,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("job", metavar="JOB", help="a job file, for example jobs/quickstart.toml")
     plan.add_argument("--explain", action="store_true", help="print every key that the job's stages take, with its meaning")
     plan.add_argument("--samples", metavar="N", type=int, default=0, help="print N rows of each finished tokenize stage as text")
+    plan.add_argument("--suggest", metavar="STAGE", help="layouts for a train stage on its `workers`, fastest first")
     run = _command(commands, "run", _run, "run a job; finished stages are reused, unfinished ones go on")
     run.add_argument("job", metavar="JOB", help="a job file")
     run.add_argument("--only", metavar="STAGE", help="run only this stage and what it needs")

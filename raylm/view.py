@@ -18,6 +18,7 @@ from raylm.core.storage import Folder
 from raylm.data.mixture import Mixture, refs_of
 from raylm.job import AnyStage, Job, Step, load
 from raylm.job import plan as plan_steps
+from raylm.outlook import outlook
 from raylm.train.size import size_of
 
 STATES = {"ready": "reused", "unfinished": "goes on", "new": "to do", "drift": "DRIFT"}
@@ -43,7 +44,7 @@ def plan(job: Job, steps: list[Step]) -> None:
     for step in steps:
         if size := _size(job, step):
             console.print(f"  {step.name}: {size}", highlight=False)
-        for line in _drawn(job, step):
+        for line in [*outlook(job, step.name), *_drawn(job, step)]:
             console.print(f"  {step.name}: {line}", highlight=False)
         for difference in step.drift:
             console.print(f"  {step.name}: {difference}   (--rebuild {step.name}, or rename the stage)", highlight=False)
@@ -170,17 +171,8 @@ def _size(job: Job, step: Step) -> str:
     """What the config itself says of the amount of work: tokens and parameters where they can be known."""
     cfg: Any = step.config
     if step.config.stage == "train":
-        parts, first = [], refs_of(cfg.rows)[0]
-        tokenizer = _vocabulary(job, first)
-        if not isinstance(cfg.model, str) and tokenizer:
-            parts.append(f"{cfg.model.num_parameters(tokenizer) / 1e6:.2f} M parameters")
-        length = getattr(getattr(job.stages.get(first), "form", None), "length", None)
-        rows = cfg.steps * cfg.batch if cfg.steps and cfg.batch else None
-        if rows and length:
-            parts.append(f"up to {_short(rows * length)} tokens")
-        if cfg.tokens:
-            return ", ".join([*parts, f"{_short(cfg.tokens)} tokens"])
-        return ", ".join([*parts, f"{cfg.steps} steps" if cfg.steps else f"{cfg.epochs:g} epochs"])
+        long = f"{cfg.steps} steps" if cfg.steps else f"{_short(cfg.tokens)} tokens" if cfg.tokens else f"{cfg.epochs:g} epochs"
+        return f"{long} of {cfg.batch} rows" if cfg.batch else f"{long} of {_short(cfg.batch_tokens)} tokens"
     if step.config.stage == "rl":
         group = getattr(cfg.algorithm, "group", 1)
         return f"{cfg.steps} rounds, {_short(cfg.steps * cfg.prompts_per_step * group)} completions"
@@ -208,14 +200,6 @@ def _drawn(job: Job, step: Step) -> list[str]:
             f"{count / draws:.2%} from {ref}: {_short(round(count))} rows, {_short(tokens)} tokens, {count / size:.2f} epochs"
         )
     return lines
-
-
-def _vocabulary(job: Job, rows: str) -> int | None:
-    cfg: Any = job.stages.get(rows)
-    tokenizer = getattr(cfg, "tokenizer", None)
-    if isinstance(tokenizer, str):
-        return _vocabulary(job, tokenizer)
-    return getattr(tokenizer, "vocab_size", None)
 
 
 def _short(count: float) -> str:

@@ -28,14 +28,15 @@ def test_plan_says_parameters_and_tokens(tmp_path, capsys):
     main(["plan", str(path), "--set", "stages.base.steps=1000"])
     said = capsys.readouterr().out
     # 300 * 32 embeddings, one block of 4 * 32 * 32 + 3 * 32 * 128 + 2 * 32, a last norm of 32; 1000 * 4 rows of 8 tokens
-    assert "0.03 M parameters" in said
-    assert "32 k tokens" in said
+    assert "26.1 k parameters" in said
+    assert "32 k tokens at most" in said
+    assert "per rank at micro_batch 4" in said
 
 
 def test_plan_explains_every_key(tmp_path, capsys):
     assert main(["plan", str(write(tmp_path)), "--explain"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "batch (needed): Global batch in rows" in said
+    assert "batch (default None): Global batch in rows" in said
     assert "vocab_size" in said
 
 

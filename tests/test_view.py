@@ -13,12 +13,6 @@ def test_counts(count, said):
     assert view._short(count) == said
 
 
-def test_sizes_follow_the_tokenizer_of_a_stage_of_a_stage(tmp_path):
-    loaded = job.load(write(tmp_path))
-    assert view._vocabulary(loaded, "tokens") == 300
-    assert view._vocabulary(loaded, "nowhere") is None
-
-
 def test_a_mixture_is_told_in_rows_tokens_and_epochs(tmp_path, capsys):
     for name, count in (("web", 40), ("code", 12)):
         make_rows(tmp_path, name, Tokens, counting_rows(count), num_tokens=16 * (count - 4), length=16)

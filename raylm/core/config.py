@@ -85,6 +85,8 @@ class WorkerSpec(Config):
     """CPU cores that each worker reserves."""
     gpus: float = 0.0
     """GPUs that each worker reserves."""
+    device: str | None = None
+    """Kind of GPU (h100, h200, b200, a100, ...): `raylm plan` tells speed and cost on it and refuses what cannot fit."""
     least: int | None = None
     """Train and rl go on with fewer processes, down to this many, when a machine is lost, and grow again: any size that the
     mesh allows. The global batch stays."""

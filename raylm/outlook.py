@@ -1,0 +1,86 @@
+"""Takes a job and one of its training stages, leaves what is known of its model and rows before anything runs, as a forecast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raylm.core.artifact import MANIFEST
+from raylm.core.errors import PlanError
+from raylm.core.storage import Folder
+from raylm.data.mixture import refs_of
+from raylm.job import Job
+from raylm.train.forecast.told import Known, forecast, suggestions
+
+
+def outlook(job: Job, name: str) -> list[str]:
+    """Lines of forecast for `raylm plan`; none where too little is known.
+
+    Raises:
+        PlanError: the stage names a device that cannot hold it.
+    """
+    known = _known(job, name)
+    return forecast(job.stages[name], known, name) if known else []
+
+
+def suggest(job: Job, name: str) -> list[tuple[str, str]]:
+    """Layouts for a stage, fastest first: (forecast, TOML).
+
+    Raises:
+        PlanError: the stage trains nothing, too little is known of it, or nothing fits.
+    """
+    known = _known(job, name) if name in job.stages else None
+    if known is None:
+        raise PlanError(
+            f"{name!r} is no train stage whose model and rows are known before it runs",
+            next="name a train stage with a shape (or a folder with config.json) and rows of a tokenize stage",
+        )
+    return suggestions(job.stages[name], known)
+
+
+def _known(job: Job, name: str) -> Known | None:
+    cfg: Any = job.stages[name]
+    if cfg.stage != "train":
+        return None
+    rows = refs_of(cfg.rows)[0]
+    length, vocab = _length(job, rows), _vocabulary(job, rows)
+    config = _config(job, cfg, vocab)
+    if config is None or length is None:
+        return None
+    batch = cfg.batch or max(1, round(cfg.batch_tokens / length))
+    steps = cfg.steps or (max(1, round(cfg.tokens / length / batch)) if cfg.tokens else None)
+    return Known(config, length, batch, steps)
+
+
+def _config(job: Job, cfg: Any, vocab: int | None) -> dict[str, Any] | None:
+    """config.json of the stage's model: of its shape, of the stage that made it, or of the folder it lies in."""
+    if not isinstance(cfg.model, str):
+        return cfg.model.config({"vocab_size": vocab}) if vocab else None
+    if cfg.model in job.stages:
+        before: Any = job.stages[cfg.model]
+        return _config(job, before, vocab) if hasattr(before, "model") and not hasattr(before, "models") else None
+    folder = Folder(cfg.model)
+    return folder.read_json("config.json") if folder.is_local and folder.exists("config.json") else None
+
+
+def _length(job: Job, rows: str) -> int | None:
+    if rows in job.stages:
+        return getattr(getattr(job.stages[rows], "form", None), "length", None)
+    folder = Folder(rows)
+    return (
+        folder.read_json("manifest.json")["facts"].get("length") if folder.is_local and folder.exists("manifest.json") else None
+    )
+
+
+def _vocabulary(job: Job, rows: str) -> int | None:
+    """Size of the tokenizer that makes `rows`, where the job says it."""
+    tokenizer = getattr(job.stages.get(rows), "tokenizer", None)
+    if isinstance(tokenizer, str):
+        return _vocabulary(job, tokenizer)
+    if tokenizer is not None:
+        return getattr(tokenizer, "vocab_size", None)
+    return _facts(rows).get("vocab_size")
+
+
+def _facts(rows: str) -> dict[str, Any]:
+    folder = Folder(rows)
+    return folder.read_json(MANIFEST)["facts"] if folder.is_local and folder.exists(MANIFEST) else {}

@@ -1,0 +1,112 @@
+"""Takes a stage that learns, its model's config.json and its rows' length, leaves the bytes on its fullest rank. No torch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from raylm.train.forecast.activations import bytes_per_token, in_flight
+from raylm.train.forecast.load import Load, load_of
+
+# bytes of optimizer state per trained number
+STATE = {"adamw": 8.0, "muon": 4.0, "lion": 4.0, "adafactor": 0.02}
+EIGHT_BIT = 2 + 8 / 256
+
+
+class Memory(NamedTuple):
+    """Bytes on the fullest rank at a step's fullest moment."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    """Moments, and the moving average where one is kept."""
+    gathered: float
+    """Weights gathered from other ranks, casts, and buckets in which gradients travel."""
+    activations: float
+    loss: float
+    """Logits, and gradients made together with the loss."""
+    accumulates: bool
+    """Whether gradients of earlier micro batches lie beside activations."""
+
+    @property
+    def total(self) -> float:
+        # activations go as gradients come; only with accumulation both are there at once
+        passing = self.activations + self.loss
+        both = passing + self.gradients if self.accumulates else max(passing, self.gradients)
+        return self.weights + self.optimizer + self.gathered + both
+
+
+def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, world: int, num_micros: int) -> Memory:
+    """The forecast of one layout.
+
+    Args:
+        cfg: a train or rl stage.
+        config: config.json of its model.
+        length: tokens of the longest row.
+        micro: rows per forward pass and rank.
+        num_micros: forward passes of a step and rank.
+    """
+    mesh, narrow = cfg.mesh, cfg.dtype != "float32"
+    adapter = getattr(cfg, "adapter", None)
+    load = load_of(config, mesh, adapter.rank if adapter else 0)
+    data = world // (mesh.tensor * mesh.pipeline * mesh.context)
+    trained = load.adapter if adapter else load.weights
+    cut = _cuts(cfg.strategy, data, mesh)
+    size = 2 if narrow else 4
+    frozen = load.weights * size / cut["weights"] if adapter else 0.0
+    state = (EIGHT_BIT if getattr(cfg.optimizer, "bits", 32) == 8 else STATE[cfg.optimizer.kind]) * trained
+    if cfg.optimizer.kind == "muon":
+        state += 4.0 * min(load.ends, trained)  # embedding and output layer are AdamW's
+    state += 4.0 * trained if cfg.ema else 0.0
+    offloaded = getattr(cfg.strategy, "offload", False)
+    kept_away = {"optimizer", "parameters"} if offloaded is True else set(offloaded or ())
+    tokens = micro * length / mesh.context * (2 if getattr(getattr(cfg, "objective", None), "kind", "") == "dpo" else 1)
+    return Memory(
+        weights=0.0 if "parameters" in kept_away else frozen + 4.0 * trained / cut["weights"],
+        gradients=0.0 if "parameters" in kept_away else 4.0 * trained / cut["gradients"],
+        optimizer=0.0 if "optimizer" in kept_away else state / cut["optimizer"],
+        gathered=_gathered(cfg.strategy, load, trained, size, data * mesh.context, narrow),
+        activations=_activations(cfg, config, load, tokens, num_micros, narrow),
+        loss=_loss(cfg, config, tokens, bool(adapter)),
+        accumulates=num_micros > 1,
+    )
+
+
+def _cuts(strategy: Any, data: int, mesh: Any) -> dict[str, float]:
+    """Into how many pieces data ranks cut each kind of number."""
+    if strategy.kind == "fsdp":
+        pieces = data // mesh.replicas * mesh.context
+        return dict.fromkeys(("weights", "gradients", "optimizer"), pieces)
+    zero = strategy.zero if strategy.kind == "deepspeed" else 0
+    return {name: data if zero >= least else 1 for name, least in (("optimizer", 1), ("gradients", 2), ("weights", 3))}
+
+
+def _gathered(strategy: Any, load: Load, trained: float, size: int, ranks: int, narrow: bool) -> float:
+    if ranks == 1:
+        # autocast keeps the casts of a pass
+        return 2.0 * load.weights if narrow else 0.0
+    block = (load.blocks + load.experts) / max(load.layers, 1)
+    if strategy.kind == "fsdp" or (strategy.kind == "deepspeed" and strategy.zero == 3):
+        whole = load.blocks + load.experts if not getattr(strategy, "reshard", True) else 2 * block
+        # one block's gradients travel in float32 while the next one's come
+        return size * (whole + load.ends) + 4.0 * min(2 * block, trained)
+    buckets = 4.0 * trained if strategy.kind == "ddp" else 4.0 * min(trained, 2 * strategy.bucket)
+    return buckets + (2.0 * load.weights if narrow else 0.0)
+
+
+def _activations(cfg: Any, config: dict[str, Any], load: Load, tokens: float, num_micros: int, narrow: bool) -> float:
+    kept = bytes_per_token(config, cfg.mesh, narrow=narrow, recompute=cfg.recompute)
+    held = kept * load.layers * in_flight(cfg.mesh, num_micros)
+    if cfg.recompute != "none":
+        # one block is computed again in full
+        held += bytes_per_token(config, cfg.mesh, narrow=narrow)
+    ends = 4 * config["hidden_size"] * (2 if narrow else 4)
+    return tokens * (held + ends)
+
+
+def _loss(cfg: Any, config: dict[str, Any], tokens: float, frozen: bool) -> float:
+    hidden, vocab = config["hidden_size"], config["vocab_size"] / cfg.mesh.tensor
+    if cfg.cross_entropy == "plain":
+        return 3 * 4.0 * tokens * vocab
+    chunk = 2 * 4.0 * min(tokens * vocab, max(256 * vocab, 2**22 if cfg.workers.gpus == 0 else 2**28))
+    made = 0.0 if frozen else 4.0 * vocab * hidden
+    return chunk + 4.0 * tokens * hidden + made

@@ -1,0 +1,46 @@
+"""Takes jobs, proves what is known of a stage before it runs, what is suggested, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raylm import job
+from raylm.core.errors import PlanError
+from raylm.outlook import _known, outlook, suggest
+from tests.test_job import write
+
+GPUS = 'workers = {count = 2, gpus = 1, device = "h100"}\n'
+
+
+def test_vocabulary_and_length_come_from_the_stages_before(tmp_path):
+    known = _known(job.load(write(tmp_path)), "base")
+    assert known.config["vocab_size"] == 300 and known.config["model_type"] == "llama"
+    assert (known.length, known.batch, known.steps) == (8, 4, 2)
+    assert _known(job.load(write(tmp_path)), "docs") is None
+
+
+def test_a_checkpoints_own_config_is_read(tmp_path):
+    config = {
+        "model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128,
+        "vocab_size": 500,
+    }  # fmt: skip
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "config.json").write_text(json.dumps(config))
+
+    def from_folder(text):
+        at = text.index("model = {")
+        return text[:at] + f'model = "{tmp_path}/there"' + text[text.index("\n", at) :]
+
+    loaded = job.load(write(tmp_path, from_folder))
+    assert _known(loaded, "base").config == config
+    assert "parameters" in outlook(loaded, "base")[0]
+
+
+def test_a_device_brings_speed_and_cost_and_suggestions(tmp_path):
+    loaded = job.load(write(tmp_path, lambda text: text.replace("batch = 4\n", "batch = 4\n" + GPUS)))
+    assert "tokens/s" in outlook(loaded, "base")[-1] and "$" in outlook(loaded, "base")[-1]
+    assert all("strategy = {kind = " in toml for _, toml in suggest(loaded, "base"))
+    with pytest.raises(PlanError, match="'docs' is no train stage"):
+        suggest(loaded, "docs")

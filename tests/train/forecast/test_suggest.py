@@ -1,0 +1,55 @@
+"""Takes a stage and a device, proves that suggested layouts fit, are ordered and can be pasted; and what is refused."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from raylm.core.errors import ConfigError, PlanError
+from raylm.train.config import Train
+from raylm.train.forecast.devices import device_of, devices
+from raylm.train.forecast.told import Known, forecast, suggestions
+from tests.train.forecast.test_speed import L8, L70
+
+
+def stage(count=8, device="h100", **keys):
+    return Train(
+        stage="train", rows="r", model="a/b", batch=64, steps=1000, dtype="bfloat16",
+        workers={"count": count, "gpus": 1, "device": device}, **keys,
+    )  # fmt: skip
+
+
+def test_suggested_layouts_can_be_pasted_and_are_ordered():
+    found = suggestions(stage(64), Known(L70, 8192, 64, 1000))
+    assert len(found) == 5
+    for told, toml in found:
+        keys = tomllib.loads(toml)
+        made = stage(64, **{**keys, "strategy": keys["strategy"]})
+        assert forecast(made, Known(L70, 8192, 64, 1000), "base")[-1].split(",")[0] == told.split(",")[0]
+
+
+def test_a_layout_that_cannot_fit_is_refused_with_its_numbers():
+    with pytest.raises(PlanError, match=r"base needs 2\d\d\.\d GB on each of 8 ranks, h100 has 80 GB") as caught:
+        forecast(stage(strategy={"kind": "ddp"}, micro_batch=1), Known(L8, 8192, 64, 1000), "base")
+    assert "--suggest base" in str(caught.value.next)
+    assert forecast(stage(micro_batch=1, recompute="full"), Known(L8, 8192, 64, 1000), "base")
+
+
+def test_what_fits_nowhere_says_by_how_much():
+    with pytest.raises(PlanError, match="no layout fits 1 x rtx4090"):
+        suggestions(stage(1, "rtx4090"), Known(L8, 8192, 64, 1000))
+    with pytest.raises(PlanError, match="needs to know the device"):
+        suggestions(stage(1, None), Known(L8, 8192, 64, 1000))
+
+
+def test_unknown_devices_are_named():
+    with pytest.raises(ConfigError, match=r"no device is called 'h10'\. Did you mean 'h100'"):
+        device_of("h10")
+    assert all(one.bfloat16 > 0 and one.memory_gb > 0 for one in devices().values())
+
+
+def test_without_a_device_memory_is_told_and_speed_is_not():
+    lines = forecast(stage(device=None), Known(L8, 2048, 64, 1000), "base")
+    assert "8.03 B parameters" in lines[0]
+    assert "GB per rank" in lines[1] and len(lines) == 2
