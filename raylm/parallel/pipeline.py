@@ -109,7 +109,7 @@ class Blocks(torch.nn.ModuleList):
     def __init__(self, blocks: torch.nn.ModuleList, spans: list[range]) -> None:
         super().__init__()
         kept = {index for span in spans for index in span}
-        self._modules = {str(index): block if index in kept else None for index, block in enumerate(blocks)}
+        self._modules: dict[str, Any] = {str(index): block if index in kept else None for index, block in enumerate(blocks)}
         self._spans = spans
         self.running: range | None = None
         """Before the first pass all blocks of this rank are listed, as wrappers expect."""

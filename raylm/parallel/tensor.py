@@ -53,7 +53,9 @@ def cut_matrices(model: torch.nn.Module, grid: Grid) -> None:
     for name, module in list(model.named_modules()):
         style = style_of(name, plan)
         if style == "enter":
-            module.register_forward_pre_hook(_enter_hook(across), with_kwargs=True)
+            # experts work on single tokens: what is cut stays cut
+            if not hasattr(module, "experts"):
+                module.register_forward_pre_hook(_enter_hook(across), with_kwargs=True)
         elif any(p is not None for p in module._parameters.values()):
             if style is None:
                 raise ConfigError(
