@@ -103,7 +103,7 @@ def test_locks_hold_the_versions_that_the_project_asks_for(lock):
     )
     pinned = {name.split("[")[0]: version for name, version in pinned.items()}
     extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["stages"], *extras[lock], *extras["dev"]]:
+    for text in [*project["dependencies"], *extras["stages"], *extras["watch"], *extras[lock], *extras["dev"]]:
         wanted = Requirement(text)
         if wanted.name != "raylm":
             assert wanted.specifier.contains(pinned[wanted.name].split("+")[0]), f"{wanted}: {pinned[wanted.name]}"
