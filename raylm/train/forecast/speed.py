@@ -66,7 +66,7 @@ def speed_of(
     compute = flops * again / world / (peak * REACHED[kind])
     data = world // (mesh.tensor * mesh.pipeline * mesh.context)
     num_micros = max(1, round(batch / data / micro))
-    idle = bubble(mesh.schedule, mesh.pipeline, num_micros) if mesh.pipeline > 1 else 0.0
+    idle = bubble(mesh.schedule, mesh.pipeline, num_micros, mesh.virtual) if mesh.pipeline > 1 else 0.0
     exchange = _weights_s(cfg, config, device, world, data, num_micros) + _tokens_s(cfg, config, device, tokens / data)
     # what has to wait for the exchange of weights can hide it; what is left is exposed
     return Speed(compute, exchange, (compute + exchange) * idle / (1 - idle), tokens, flops, world)
