@@ -126,16 +126,22 @@ def _held(self: Any, name: str) -> torch.Tensor:
 
 def _apart(self: Any, rows_RD: torch.Tensor, count_N: torch.Tensor, up_NID: torch.Tensor, down_NDI: torch.Tensor) -> torch.Tensor:
     """Each expert on its rows, which lie side by side."""
-    from torch.nn.functional import linear
+    from torch.nn.functional import grouped_mm, linear
 
-    if rows_RD.is_cuda and rows_RD.dtype == torch.bfloat16 and up_NID.shape[-1] % 8 == 0 and down_NDI.shape[-1] % 8 == 0:
+    if len(rows_RD) and _fits_grouped(rows_RD, down_NDI):
         ends_N = count_N.cumsum(0, dtype=torch.int32)
-        wide = torch.nn.functional.grouped_mm(rows_RD, up_NID.transpose(1, 2), offs=ends_N)
-        return torch.nn.functional.grouped_mm(self._apply_gate(wide), down_NDI.transpose(1, 2), offs=ends_N)
+        wide = grouped_mm(rows_RD, up_NID.transpose(1, 2), offs=ends_N)
+        return grouped_mm(self._apply_gate(wide), down_NDI.transpose(1, 2), offs=ends_N)
     # an expert without rows computes too: its gradient is zero and not absent, for FSDP's ranks meet over it
     parts = rows_RD.split(count_N.tolist())
     made = [linear(self._apply_gate(linear(part, up)), down) for part, up, down in zip(parts, up_NID, down_NDI, strict=True)]
     return torch.cat(made)
+
+
+def _fits_grouped(rows_RD: torch.Tensor, down_NDI: torch.Tensor) -> bool:
+    """Whether the kernel for all experts at once takes these: rows of whole 16 bytes, GPUs from Ampere on."""
+    whole = all(size * rows_RD.element_size() % 16 == 0 for size in down_NDI.shape[1:])
+    return whole and not (rows_RD.is_cuda and torch.cuda.get_device_capability(rows_RD.device) < (8, 0))
 
 
 class _Exchange(torch.autograd.Function):

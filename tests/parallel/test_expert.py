@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.qwen3_moe.configuration_qwen3_moe import Qwen3MoeConfig
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.model.load import load_model
 from raylm.parallel.checkpoints import whole_checkpoints
+from raylm.parallel.expert import _apart, _fits_grouped
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from raylm.parallel.whole import write_streamed
@@ -40,9 +43,35 @@ def test_every_rank_has_one_expert():
     assert_parity(4, Fsdp(), model=DEEPSEEK, mesh={"expert": 4})
 
 
-@pytest.mark.parametrize("num_experts", [4, 6], ids=["whole experts cut", "slices of experts cut"])
-def test_shared_experts_are_cut_by_fsdp(num_experts):
-    assert_parity(4, Fsdp(reshard=False), model=DEEPSEEK | {"num_experts": num_experts}, mesh={"expert": 2})
+@pytest.mark.parametrize(
+    "sizes",
+    [{"num_experts": 4}, {"num_experts": 6}],
+    ids=["whole experts cut", "slices of experts cut"],
+)
+def test_shared_experts_are_cut_by_fsdp(sizes):
+    assert_parity(4, Fsdp(reshard=False), model=DEEPSEEK | sizes, mesh={"expert": 2})
+
+
+@pytest.mark.parametrize("width", [8, 6], ids=["grouped kernel", "one by one"])
+def test_each_expert_meets_its_own_rows(width):
+    # 6 floats are 24 bytes, none for the grouped kernel
+    config = Qwen3MoeConfig(hidden_size=32, num_experts=4, moe_intermediate_size=width, num_hidden_layers=1)
+    experts: Any = Qwen3MoeExperts(config)
+    for weight in experts.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    rows, counts = torch.randn(7, 32, requires_grad=True), [3, 0, 2, 2]
+    assert _fits_grouped(rows, experts.down_proj) == (width == 8)
+    made = _apart(experts, rows, torch.tensor(counts), experts.gate_up_proj, experts.down_proj)
+    number = torch.arange(4).repeat_interleave(torch.tensor(counts))
+    # the same by transformers, each row sent to one expert with weight 1
+    config._experts_implementation = "eager"
+    expected = experts(rows, number[:, None], torch.ones(7, 1))
+    torch.testing.assert_close(made, expected)
+    wanted = (rows, experts.gate_up_proj, experts.down_proj)
+    found, theirs = (torch.autograd.grad(each.square().sum(), wanted) for each in (made, expected))
+    for one, other in zip(found, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+    assert found[1][1].abs().sum() == 0
 
 
 def test_replicas_share_experts_inside():
@@ -142,3 +171,16 @@ def test_tensor_ranks_beside_experts(model, sequence):
 @pytest.mark.parametrize("sequence", [True, False], ids=["sequence", "whole rows"])
 def test_tensor_ranks_hold_the_same_experts(sequence):
     assert_parity(4, Fsdp(), model=DEEPSEEK, mesh={"tensor": 2, "expert": 2, "sequence": sequence})
+
+
+@pytest.mark.parametrize(
+    ("world", "mesh", "keys"),
+    [
+        (2, {"expert": 2, "context": 2}, {}),
+        (4, {"expert": 2, "pipeline": 2}, {}),
+        (2, {"expert": 2}, {"recompute": "full"}),
+    ],
+    ids=["context", "pipeline", "recompute"],
+)
+def test_experts_beside(world, mesh, keys):
+    assert_parity(world, Fsdp(), model=QWEN | {"num_kv_heads": 2}, mesh=mesh, lr=3e-3, **keys)

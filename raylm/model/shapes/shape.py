@@ -136,6 +136,8 @@ class Experts(Decoder):
     def _experts_suffice(self) -> Experts:
         if self.experts_per_token > self.num_experts:
             raise ValueError(f"experts_per_token {self.experts_per_token} is more than num_experts {self.num_experts}")
+        if self.expert_size % 8 or self.hidden_size % 8:
+            raise ValueError("experts need a hidden_size and an expert_size that 8 divides: kernels read 16 bytes at a time")
         if self.first_dense_layers >= self.num_layers:
             raise ValueError(f"first_dense_layers {self.first_dense_layers} leaves none of {self.num_layers} layers to experts")
         return self

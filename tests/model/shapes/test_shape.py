@@ -34,6 +34,7 @@ def test_the_rows_say_vocabulary_and_special_tokens():
         (Llama, {"hidden_size": 30}, "hidden_size 30 is not a multiple of num_heads 4"),
         (Llama, {"num_kv_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
         (Qwen3Moe, {"experts_per_token": 9}, "experts_per_token 9 is more than num_experts 8"),
+        (Qwen3Moe, {"expert_size": 12}, "that 8 divides"),
         (Qwen3Moe, {"first_dense_layers": 3}, "first_dense_layers 3 leaves none of 3 layers"),
     ],
 )
