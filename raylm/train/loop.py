@@ -271,6 +271,7 @@ class Loop:
             saved = saved or before
         if saved:
             values |= {"checkpoint_s": saved.seconds} if saved.failure is None else {"failed_saves": self.saver.num_failed}
+        values["world"] = self.engine.world
         self.history.add({"step": step, **values})
         self.log(step, **values)
         if due:

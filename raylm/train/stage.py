@@ -12,6 +12,7 @@ from raylm.model.load import checkpoint_path
 from raylm.parallel.checkpoints import keep_for_good
 from raylm.parallel.ranks import hold_ranks, warm_ranks
 from raylm.train.config import Train
+from raylm.train.goodput import Goodput
 from raylm.train.learner import train
 from raylm.train.loop import Setup, keeping_of
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
@@ -47,19 +48,22 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         work=ctx.work.uri,
     )
     group = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
+    goodput = Goodput([row["step"] for row in ctx.metric_rows])
     with ctx.progress(steps, "steps") as bar:
 
         def on_row(kind: str, values: Any) -> None:
             if kind == "rewind":
+                goodput.rewind(values)
                 ctx.rewind(History(ctx.work).read(values))
                 return
+            goodput.row(values["step"])
             ctx.log(**values)
             if "checkpoint_s" in values:
                 ctx.flush()
             bar.to(values["step"] + 1, loss=values["loss"], tokens_per_s=values["tokens_per_s"])
 
-        result = group.call(train, cfg, setup, on_row=on_row)
-    metrics = {**result["metrics"], **_curve(ctx.metric_rows)}
+        result = group.call(train, cfg, setup, on_row=on_row, aside=ctx.out)
+    metrics = {**result["metrics"], **_curve(ctx.metric_rows), **goodput.metrics()}
     bytes_per_token = held_out_bytes_per_token(cfg, parts)
     if bytes_per_token:
         for when in ("before", "after"):
@@ -70,6 +74,7 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         "rows": sum(sizes),
         **drawn(cfg, parts, steps),
         "parameters": result["parameters"],
+        **({"decisions": result["decisions"]} if result["decisions"] else {}),
         "objective": cfg.objective.kind,
         "base_model": cfg.model if isinstance(cfg.model, str) else None,
         **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts},
