@@ -15,6 +15,8 @@ from raylm.core.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from raylm.model.attention_rungs import Call
+
 NAME = "raylm"
 RUNGS = ("auto", "varlen", "flex", "segments", "sdpa")
 # these make a mask of the window and hand it in, where others hand in the window's width
@@ -26,16 +28,6 @@ class Boundaries(NamedTuple):
 
     document_BT: torch.Tensor
     """Number of each token's document, rising along a row, -1 on padding: a token sees no other document."""
-
-
-class Call(NamedTuple):
-    """What attention is asked for beside queries, keys and values."""
-
-    scale: float
-    document_BT: torch.Tensor | None = None
-    window: int | None = None
-    """A token sees itself and this many tokens less one before it; None sees all."""
-    dropout: float = 0.0
 
 
 class Across(Protocol):
@@ -119,7 +111,7 @@ def attend(
     """
     import torch
 
-    from raylm.model.attention_rungs import run
+    from raylm.model.attention_rungs import Call, run
 
     strange = [name for name in ("softcap", "s_aux", "position_bias", "cache") if other.get(name) is not None]
     if strange or attention_mask is not None:

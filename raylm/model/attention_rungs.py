@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from raylm.core.errors import ConfigError
-from raylm.model.attention import Call
 
 # what is derived from the documents of a micro batch (lengths, masks) is the same in each of its layers
 _DERIVED: Any = WeakTensorKeyDictionary()
@@ -23,6 +22,16 @@ _DERIVED: Any = WeakTensorKeyDictionary()
 # what waits for other ranks, or differs with the documents of each micro batch, is not compiled into a graph: it would be
 # compiled anew each time
 uncompiled: Any = torch.compiler.disable
+
+
+class Call(NamedTuple):
+    """What attention is asked for beside queries, keys and values."""
+
+    scale: float
+    document_BT: torch.Tensor | None = None
+    window: int | None = None
+    """A token sees itself and this many tokens less one before it; None sees all."""
+    dropout: float = 0.0
 
 
 def run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Call, rung: str = "auto") -> torch.Tensor:

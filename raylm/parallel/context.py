@@ -14,12 +14,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import ConfigError
-from raylm.model.attention import Call, installed, refused_documents
+from raylm.model.attention import installed, refused_documents
 from raylm.model.scores import Inputs, Scores
 from raylm.parallel.mesh import Grid
 
 if TYPE_CHECKING:
     import torch
+
+    from raylm.model.attention_rungs import Call
 
 # what a causal model is fed
 FED = {"input_ids", "position_ids", "boundaries"}

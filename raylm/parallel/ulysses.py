@@ -14,8 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from raylm.model.attention import Call
-from raylm.model.attention_rungs import uncompiled
+from raylm.model.attention_rungs import Call, uncompiled
 
 
 @uncompiled

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
 from raylm.core.errors import ConfigError
-from raylm.model.attention import Boundaries, Call, attend, install, installed, refused, refused_documents
+from raylm.model.attention import Boundaries, attend, install, installed, refused, refused_documents
+from raylm.model.attention_rungs import Call, run, seen, spans
 from raylm.model.attention_rungs import refused as rung_refused
-from raylm.model.attention_rungs import run, seen, spans
 
 LENGTHS = [[5, 1, 9, 8], [16, 3, 2, 2]]
 SMALL = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from raylm.model.attention import Call, attend
+from raylm.model.attention import attend
+from raylm.model.attention_rungs import Call
 from raylm.parallel import ring
 from raylm.parallel.context import Across
 from raylm.parallel.ring import Ring
