@@ -66,6 +66,8 @@ class Folder:
                 if not name.startswith(HALF_WRITTEN)
             ]
             return sorted(os.path.relpath(path, self.uri) for path in found)
+        # other processes write here too, and a listing of before would hide it
+        self._fs.invalidate_cache()
         root = self._fs._strip_protocol(self.uri).rstrip("/") + "/"
         return sorted(str(path).removeprefix(root) for path in self._fs.find(self.uri))
 
@@ -138,8 +140,10 @@ class Folder:
             to.make()
             with _said(to.uri):
                 os.rename(self.path(name), to.path(name))
-        else:
-            self._fs.mv(self.path(name), to.path(name), recursive=True)
+            return
+        for file in (self / name).files():
+            self._fs.cp_file(self.path(f"{name}/{file}"), to.path(f"{name}/{file}"))
+        self.remove(name)
 
     def remove(self, name: str = "") -> None:
         """Remove the file or folder `name`; nothing happens when it is not there."""

@@ -6,6 +6,8 @@ work/step-00000040/   .metadata, shards of every rank, done.json     done.json i
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from raylm.parallel.engine import Engine
 DONE = "done.json"
 MEASURED = "held_out_loss"
 _STEP = "step-"
+_LITTLE_BYTES = 1 << 20
 
 
 class Keeping(NamedTuple):
@@ -66,7 +69,7 @@ def load(engine: Engine, at: Folder) -> dict[str, Any]:
 
 def whole_checkpoints(work: Folder) -> list[int]:
     """Steps of the whole checkpoints below `work`, in order."""
-    names = work.files() if work.exists() else []
+    names = work.files()
     return sorted(_step_of(name) for name in names if name.startswith(_STEP) and name.endswith(f"/{DONE}"))
 
 
@@ -84,7 +87,7 @@ def measured_checkpoints(work: Folder) -> dict[int, float | None]:
 def clean(work: Folder, after: int) -> None:
     """Remove checkpoints that were cut short, and whole ones of a later step than `after`."""
     whole = set(whole_checkpoints(work))
-    names = work.files() if work.exists() else []
+    names = work.files()
     for step in sorted({_step_of(name) for name in names if name.startswith(_STEP)}, reverse=True):
         if step not in whole or step > after:
             remove(work, step)
@@ -112,8 +115,11 @@ def reason_of(cause: Any) -> BaseException:
     return next(iter(cause.failures.values()))[0] if getattr(cause, "failures", None) else cause
 
 
-def is_full(cause: BaseException | None) -> bool:
-    """Whether the disk, or what was left of a quota, is the cause."""
+def is_full(cause: BaseException | None, at: Folder) -> bool:
+    """Whether the disk below `at`, or what was left of a quota, is the cause of a failed write that has not been removed yet."""
+    if cause is not None and at.is_local and os.path.isdir(at.uri) and shutil.disk_usage(at.uri).free < _LITTLE_BYTES:
+        # torch's writer of tensors says that it failed, not why; and an error that went from rank to rank has lost its cause
+        return True
     while cause is not None:
         if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(cause):
             return True

@@ -174,7 +174,7 @@ class Saver:
         from torch.distributed.checkpoint.state_dict_saver import save
 
         started = time.perf_counter()
-        failure, cause = None, None
+        failure, full = None, False
         try:
             for each in beside:
                 each.gather(self._background)
@@ -185,12 +185,20 @@ class Saver:
                 at.write_json(DONE, facts)
         except (CheckpointException, StorageError, OSError) as refused:
             cause = reason_of(refused)
+            full = is_full(cause, at)
+            said = (
+                "the disk is full"
+                if full
+                else cause.what
+                if isinstance(cause, RaylmError)
+                else f"{type(cause).__name__}: {cause}"
+            )
             failure = StorageError(
-                f"a step checkpoint could not be written: {cause.what if isinstance(cause, RaylmError) else cause}",
+                f"a step checkpoint could not be written: {said}",
                 where=at.uri,
                 next="free space, then run the same command: it goes on from the checkpoint before",
             )
-        return time.perf_counter() - started, failure, is_full(cause, at)
+        return time.perf_counter() - started, failure, full
 
     def _settle(self) -> Saved:
         assert self._flight is not None

@@ -45,7 +45,7 @@ class Segments:
                 self.folder.remove(name)
 
     def _all(self) -> list[tuple[int, int, str]]:
-        names = self.folder.files() if self.folder.exists() else []
+        names = self.folder.files()
         ends = [(name, name.removesuffix(self._suffix).split("-")) for name in names if name.endswith(self._suffix)]
         return sorted((int(first), int(end), name) for name, (first, end) in ends)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from raylm.core.errors import StorageError
 from raylm.core.storage import Folder
-from raylm.parallel.checkpoints import Keeping, clean, measured_checkpoints, newest_checkpoint, whole_checkpoints
+from raylm.parallel.checkpoints import Keeping, clean, keep_for_good, measured_checkpoints, newest_checkpoint, whole_checkpoints
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.buckets import local_bucket
@@ -108,22 +110,37 @@ def test_too_many_failures_in_a_row_are_raised(tmp_path):
         loop.saver.wait()
 
 
-def test_a_full_disk_is_raised_at_once_and_the_checkpoint_before_stays(tmp_path):
+def on_a_full_disk(rank: int, world: int, disk: str) -> str:
+    """One save that fits and one that does not; ranks tell each other why through a process group, where causes are lost."""
+    loop, _ = make_loop(Fsdp(), Path(disk))
+    loop._step(0)
+    loop.saver.copy()
+    loop.saver.write({})
+    assert loop.saver.wait().failure is None
+    dist.barrier()
+    if rank == 0:
+        left = os.statvfs(disk)
+        (Path(disk) / "other").write_bytes(b"x" * (left.f_bavail * left.f_bsize - 50_000))
+    dist.barrier()
+    loop._step(1)
+    loop.saver.copy()
+    loop.saver.write({})
+    try:
+        loop.saver.wait()
+    except StorageError as said:
+        return str(said)
+    return "no word"
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_full_disk_is_raised_at_once_and_the_checkpoint_before_stays(tmp_path, world):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system takes a root user, or a container that allows it")
     try:
-        loop = stepped(disk)
-        loop.saver.copy()
-        loop.saver.write({})
-        assert loop.saver.wait().failure is None
-        (disk / "other").write_bytes(b"x" * (subprocess.os.statvfs(disk).f_bavail * subprocess.os.statvfs(disk).f_bsize - 50_000))
-        loop._step(1)
-        loop.saver.copy()
-        loop.saver.write({})
-        with pytest.raises(StorageError, match="a step checkpoint could not be written"):
-            loop.saver.wait()
+        for said in on_ranks(world, on_a_full_disk, str(disk)):
+            assert "a step checkpoint could not be written: the disk is full" in said and "free space" in said
         assert [path.name for path in sorted(disk.iterdir())] == ["other", "step-00000001"]
         assert stepped_from(disk) == 1
     finally:
@@ -171,6 +188,17 @@ def test_last_best_and_every_are_kept():
     assert Keeping(best=1).lowest({10: 1.0, 20: 1.0}) == [10]
 
 
+def test_the_best_and_every_so_many_leave_the_work_folder_and_take_the_place_of_what_a_cut_run_left(tmp_path):
+    work, kept = Folder(tmp_path / "work"), Folder(tmp_path / "steps")
+    for step in (10, 20, 30, 40):
+        (work / f"step-{step:08d}").write_json("done.json", {"step": step, "held_out_loss": 100 - step})
+    (kept / "step-00000020").write("old", "from a run that was cut off here")
+    assert keep_for_good(work, kept, Keeping(best=1, every=20)) == [20, 40]
+    assert whole_checkpoints(work) == [10, 30] and whole_checkpoints(kept) == [20, 40]
+    assert kept.files() == ["step-00000020/done.json", "step-00000040/done.json"]
+    assert keep_for_good(Folder(tmp_path / "none"), kept, Keeping()) == []
+
+
 def test_the_newest_is_whole(tmp_path):
     work = Folder(tmp_path)
     assert newest_checkpoint(work) is None and newest_checkpoint(Folder(tmp_path / "none")) is None
@@ -185,13 +213,19 @@ def test_the_newest_is_whole(tmp_path):
 
 
 def test_in_a_bucket():
-    with local_bucket("models"):
+    with local_bucket("models") as client:
         work = "s3://models/run/_work"
         whole, seen = make_loop(Fsdp(), work)
         whole.run()
         fresh, again = make_loop(Fsdp(), work)
         fresh.run()
         assert whole_checkpoints(Folder(work)) == [3]
+        # another process writes; what was listed before must not hide it
+        client.put_object(Bucket="models", Key="run/_work/step-00000009/done.json", Body=b"{}")
+        assert whole_checkpoints(Folder(work)) == [3, 9]
+        client.delete_object(Bucket="models", Key="run/_work/step-00000009/done.json")
+        assert keep_for_good(Folder(work), Folder("s3://models/run/steps"), Keeping(every=3)) == [3]
+        assert whole_checkpoints(Folder(work)) == [] and whole_checkpoints(Folder("s3://models/run/steps")) == [3]
         assert losses(again) == losses(seen) and len(again) == 6
         after = weights_of(whole.engine)
         assert all(tensor.equal(after[name]) for name, tensor in weights_of(fresh.engine).items())
