@@ -7,7 +7,7 @@ from typing import Any
 from raylm.data.shards import Rows
 from raylm.model.load import load_model, load_tokenizer
 from raylm.model.logprobs import pad, token_logprobs
-from raylm.model.shape import Shape
+from raylm.model.shapes.shape import Shape
 
 MICRO = 16
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from raylm.core.artifact import Artifact, Report
 from raylm.core.config import resolve
 from raylm.core.context import Context
@@ -16,7 +18,8 @@ from raylm.evaluate.examinee import Examinee, grade_logprobs
 from raylm.evaluate.gate import failures
 from raylm.model.load import checkpoint_path
 from raylm.model.sampler import Sampling, ask, start_sampler
-from raylm.model.shape import Shape
+from raylm.model.shapes import AnyShape
+from raylm.model.shapes.shape import Shape
 
 HOLDS = ("sampler",)
 DEADLINE_S = 24 * 3600.0
@@ -117,7 +120,9 @@ def _by_answers(cfg: Evaluate, cards: list[Any], ctx: Context) -> Grades:
 
 def _fresh(first: Artifact) -> tuple[Shape, dict[str, Any], int] | None:
     config = first.manifest.config
-    return (Shape(**config["model"]), first.facts, config["seed"]) if isinstance(config.get("model"), dict) else None
+    if not isinstance(config.get("model"), dict):
+        return None
+    return TypeAdapter(AnyShape).validate_python(config["model"]), first.facts, config["seed"]
 
 
 def _before_and_after(models: list[Artifact]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from raylm.core.config import Config
+from raylm.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -26,17 +27,29 @@ class Lora(Config):
     """Linear layers that get an adapter, by name, or all of them."""
 
     def attach(self, model: torch.nn.Module, seed: int) -> Any:
-        """A peft model over `model`; only the adapters are trainable. Equal seeds give equal adapters on every rank."""
+        """A peft model over `model`; only the adapters are trainable. Equal seeds give equal adapters on every rank.
+
+        Raises:
+            ConfigError: `modules` means experts.
+        """
         import torch
         from peft import LoraConfig, get_peft_model
 
         torch.manual_seed(seed)
-        return get_peft_model(
+        made = get_peft_model(
             model,
             LoraConfig(
                 r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self.modules, task_type="CAUSAL_LM"
             ),
         )
+        # peft turns some names into adapters of the tensors that hold all experts of a layer; `merge` does not know these
+        made_config: Any = made.peft_config["default"]
+        if fused := sorted(made_config.target_parameters or ()):
+            raise ConfigError(
+                f"adapters cannot stand beside experts and routers ({', '.join(fused)})",
+                next='name linear layers outside of them: modules = ["q_proj", "k_proj", "v_proj", "o_proj"]',
+            )
+        return made
 
     def merge(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Plain weights in the base model's names: every adapter folded into the matrix it stands beside.

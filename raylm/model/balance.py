@@ -61,13 +61,20 @@ class Balancer:
 
     def term(self) -> torch.Tensor | None:
         """What the micro batch that went through the model adds to the loss: this rank's share of the mean over all rows.
-        None outside of a step."""
+        None outside of a step, and where there is no auxiliary loss."""
+        import torch
+
         if self._counted is None:
             return None
-        mask_BT = self._counted[self._micro]
-        losses = [self._row_losses(layer, *self._seen[layer], mask_BT) for layer in sorted(self._seen)]
+        mask_BT, terms = self._counted[self._micro], []
+        for layer, (logits, choices) in self._seen.items():
+            load_BN = _load(choices, mask_BT, logits.shape[-1])
+            self._loads[layer] = self._loads.get(layer, 0) + load_BN.sum(0)
+            if self._balance.auxiliary:
+                share_BTN = self._shares(layer, logits).view(*mask_BT.shape, -1)
+                terms.append(_row_losses(share_BTN, load_BN, mask_BT, choices.shape[-1]).sum())
         self._micro, self._seen = self._micro + 1, {}
-        return self._balance.auxiliary * sum(loss_B.sum() for loss_B in losses) / max(self._rows, 1.0)
+        return self._balance.auxiliary * torch.stack(terms).sum() / max(self._rows, 1.0) if terms else None
 
     def end(self, total: Sum) -> dict[str, float]:
         """`max_expert_load`: the busiest expert's load over the mean of its layer, 1 when all are even. Every rank must call."""
@@ -103,25 +110,29 @@ class Balancer:
 
         return hook
 
-    def _row_losses(self, layer: int, logits: torch.Tensor, choices: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        """The loss of each row [B]; its choices are added to the layer's load."""
-        import torch
+    def _shares(self, layer: int, logits: torch.Tensor) -> torch.Tensor:
+        """What each expert has of each token, as the router sees it; the experts' shares sum to 1."""
+        if not hasattr(self._routers[layer], BIAS):
+            return logits.float().softmax(-1)
+        scores = logits.float().sigmoid()
+        return scores / (scores.sum(-1, keepdim=True) + 1e-20)
 
-        num_experts, picked = logits.shape[-1], choices.shape[-1]
-        logits_BTN = logits.view(*mask_BT.shape, num_experts).float()
-        chosen_BTN = torch.zeros_like(logits_BTN).scatter(-1, choices.view(*mask_BT.shape, picked), 1.0)
-        load_BN = (chosen_BTN * mask_BT[..., None]).sum(1)
-        self._loads[layer] = self._loads.get(layer, 0) + load_BN.sum(0)
-        if not self._balance.auxiliary:
-            return load_BN.new_zeros(len(load_BN))
-        if hasattr(self._routers[layer], BIAS):
-            share_BTN = logits_BTN.sigmoid()
-            share_BTN = share_BTN / (share_BTN.sum(-1, keepdim=True) + 1e-20)
-        else:
-            share_BTN = logits_BTN.softmax(-1)
-        length_B1 = mask_BT.sum(1, keepdim=True).clamp(min=1)
-        probability_BN = (share_BTN * mask_BT[..., None]).sum(1) / length_B1
-        return (num_experts / picked * load_BN / length_B1 * probability_BN).sum(-1)
+
+def _load(choices: torch.Tensor, mask_BT: torch.Tensor, num_experts: int) -> torch.Tensor:
+    """How many tokens of each row were sent to each expert, float32 [B, N]."""
+    import torch
+
+    picked = choices.shape[-1]
+    choices_BC = choices.reshape(len(mask_BT), -1)
+    counted_BC = mask_BT.float().repeat_interleave(picked, 1)
+    return torch.zeros(len(mask_BT), num_experts, device=choices.device).scatter_add_(1, choices_BC, counted_BC)
+
+
+def _row_losses(share_BTN: torch.Tensor, load_BN: torch.Tensor, mask_BT: torch.Tensor, picked: int) -> torch.Tensor:
+    """The loss of each row [B], 0 for rows that do not count."""
+    length_B1 = mask_BT.sum(1, keepdim=True).clamp(min=1)
+    probability_BN = (share_BTN * mask_BT[..., None]).sum(1) / length_B1
+    return (load_BN.shape[1] / picked * load_BN / length_B1 * probability_BN).sum(-1)
 
 
 def balancer_of(model: Any, balance: Balance | None) -> Balancer | None:

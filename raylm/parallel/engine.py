@@ -49,7 +49,7 @@ class Recipe(NamedTuple):
         """The dtype to cast to; None computes in the weights' own."""
         import torch
 
-        return None if self.dtype == "float32" else getattr(torch, self.dtype)
+        return {"float32": None, "bfloat16": torch.bfloat16, "float8": torch.bfloat16}[self.dtype]
 
 
 class Engine:

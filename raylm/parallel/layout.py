@@ -18,7 +18,9 @@ from raylm.parallel.strategies.fsdp import Fsdp
 class Learning(StageConfig):
     """A stage that updates weights by one engine."""
 
-    placement = frozenset({"workers", "strategy", "mesh", "micro_batch", "save_every", "keep", "attention"})
+    placement = frozenset(
+        {"workers", "strategy", "mesh", "micro_batch", "save_every", "keep", "attention", "cross_entropy", "recompute", "kernels"}
+    )
 
     optimizer: AnyOptimizer = AdamW()
     """Optimizer, learning rate, schedule, clipping."""
@@ -31,8 +33,20 @@ class Learning(StageConfig):
     attention: Literal["auto", "varlen", "flex", "segments", "sdpa"] = "auto"
     """Way of attention: flash kernels over documents, compiled flex_attention, document by document, or a mask; `auto` takes
     the first that this device has."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of compute. Weights that are trained are kept in float32; frozen ones, beside an adapter, in this dtype."""
+    cross_entropy: Literal["auto", "fused", "chunked", "plain"] = "auto"
+    """Way of the output layer and the loss: `chunked` and `fused` hold some tokens' logits at a time, `fused` with kernels
+    made by torch.compile, `plain` holds all; `auto` takes chunked on CPUs and fused on GPUs."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again in place of keeping it: `full` all of a block from its input, `selective` all but
+    matrix products and attention."""
+    compile: bool = False
+    """Compile each transformer block by torch.compile; the first steps take longer."""
+    kernels: Literal["auto", "liger", "none"] = "auto"
+    """Fused kernels for norms, rotary positions and gated layers: Liger's; `auto` takes them on GPUs where liger-kernel is
+    installed, unless blocks are compiled or cut."""
+    dtype: Literal["float32", "bfloat16", "float8"] = "float32"
+    """Dtype of compute. Weights that are trained are kept in float32; frozen ones, beside an adapter, in this dtype. `float8` is
+    bfloat16 with the blocks' matrix products in float8, on GPUs that have it (capability 8.9)."""
 
     def sizes(self) -> tuple[int, ...]:
         """Numbers of ranks with which the stage may go on, ascending: those from `workers.least` on that the mesh allows."""

@@ -8,7 +8,7 @@ whole       whole on every rank, all compute the same with it
 embedding   the vocabulary is cut
 head        the vocabulary is cut, and log-probabilities are normalized over ranks
 block       tokens are cut before the first and joined after the last of these (sequence parallel)
-enter       what it is given becomes whole on every rank (column and summed modules stand inside)
+enter       what it is given becomes whole on every rank (column and summed modules stand inside; not where experts do)
 """
 
 from __future__ import annotations
@@ -32,8 +32,29 @@ DENSE = {
     "model.layers.*.*_layernorm": "tokens",
     "model.layers.*": "block",
 }
+# routers and experts work on single tokens: with sequence parallel each rank sends its own, otherwise all do the same
+EXPERTS = {
+    "model.layers.*.mlp.gate": "tokens",
+    "model.layers.*.mlp.experts": "tokens",
+    "model.layers.*.mlp.shared_experts.*_proj": "tokens",
+}
+# what is squeezed is whole on every rank, and opened for its own heads alone
+LATENT = {
+    "model.layers.*.self_attn.q_proj": "column",
+    "model.layers.*.self_attn.q_a_proj": "summed",
+    "model.layers.*.self_attn.kv_a_proj_with_mqa": "summed",
+    "model.layers.*.self_attn.*_a_layernorm": "summed",
+    "model.layers.*.self_attn.*_b_proj": "column",
+}
 # by `config.model_type`; the first pattern that fits a name counts
-FAMILIES: dict[str, dict[str, str]] = {"llama": DENSE, "mistral": DENSE, "qwen2": DENSE, "qwen3": DENSE}
+FAMILIES: dict[str, dict[str, str]] = {
+    "llama": DENSE,
+    "mistral": DENSE,
+    "qwen2": DENSE,
+    "qwen3": DENSE,
+    "qwen3_moe": EXPERTS | DENSE,
+    "deepseek_v3": EXPERTS | LATENT | DENSE,
+}
 # numbers of a config that tensor ranks must divide
 DIVIDED = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
 

@@ -83,11 +83,17 @@ class RankGroup:
 
     def __init__(self, spec: WorkerSpec, sizes: tuple[int, ...]) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._spec, self._sizes = spec, sizes
-        # poll, next and members each wait in a thread of their own
         remote: Any = ray.remote(Mailbox)
-        self._mailbox = remote.options(num_cpus=0, max_concurrency=4 * spec.count + 16).remote()
+        self._mailbox = remote.options(
+            num_cpus=0,
+            # poll, next and members each wait in a thread of their own
+            max_concurrency=4 * spec.count + 16,
+            # beside the driver, without which it is of no use: the loss of any other node is survived
+            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+        ).remote()
         self._task = 0
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, name="raylm-ranks", daemon=True)

@@ -43,12 +43,13 @@ def recompute(blocks: Sequence[torch.nn.Module], how: str) -> None:
 
 def _checkpointed(forward: Any, how: str, *args: Any, **kwargs: Any) -> Any:
     import torch
-    from torch.utils.checkpoint import checkpoint, noop_context_fn
+    from torch.utils.checkpoint import checkpoint
 
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    contexts = _selective if how == "selective" else noop_context_fn
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+    if how == "selective":
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=_selective, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def _selective() -> Any:

@@ -30,6 +30,8 @@ class ZeroEngine(Engine):
         ConfigError: the recipe or the model asks for what ZeRO cannot do.
     """
 
+    optimizer: Any
+
     def __init__(self, model: torch.nn.Module, grid: Grid, recipe: Recipe, settings: dict[str, Any]) -> None:
         _check(model, recipe, settings)
         head_of(model)
@@ -139,8 +141,8 @@ def _library(device: torch.device) -> Any:
     logger.setLevel("WARNING")
     # it calls these by torch's old names, in every step
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+_tensor` is deprecated", category=FutureWarning)
-    found = get_accelerator().device_name()
-    if found != device.type:
+    accelerator: Any = get_accelerator()
+    if (found := accelerator.device_name()) != device.type:
         raise ConfigError(f"DeepSpeed was loaded in this process for {found}, the model lies on {device.type}")
     # an extension that only its inference asks for; it would be compiled now, which takes a compiler and half a minute
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

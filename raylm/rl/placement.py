@@ -31,7 +31,7 @@ class Samplers:
             max_len=longest_prompt + cfg.max_tokens,
             gpus=cfg.sampler.gpus,
             cpus=cfg.sampler.cpus,
-            dtype=cfg.dtype,
+            dtype="float32" if cfg.dtype == "float32" else "bfloat16",
             seed=cfg.seed,
         )
 

@@ -23,6 +23,12 @@ class Micro(NamedTuple):
     rows: tuple[int, ...] = ()
     """Numbers of the real ones, as they were read."""
 
+    @property
+    def counted_BT(self) -> torch.Tensor:
+        """1 on real tokens of real rows, 0 on padding and on rows that only fill up; both rows of a pair are real."""
+        rows = len(self.padded.attend_BT)
+        return self.padded.attend_BT * self.row_weight_P.repeat(rows // len(self.row_weight_P))[:, None]
+
 
 class Batches:
     """The order of rows depends on seed and step alone: 1, 2 or 8 ranks see the same global batch.
@@ -52,6 +58,11 @@ class Batches:
         self._rows, self._kind, self._batch, self._micro, self._seed = rows, kind, batch, micro, seed
         self._pad_id, self._rank, self._world, self._device = pad_id, rank, world, device
         self._document_mask = document_mask
+
+    @property
+    def rows(self) -> Any:
+        """The rows of the split, by number."""
+        return self._rows
 
     def indices(self, step: int) -> list[int]:
         """Row numbers of the global batch of `step`; a batch may reach over the end of an epoch."""

@@ -15,6 +15,7 @@ from raylm.parallel.layout import Learning
 from raylm.train.objectives import AnyObjective
 from raylm.train.objectives.next_token import NextToken
 from raylm.train.spikes import Spikes
+from raylm.train.watch.watch import Watch
 
 AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[AnyShape, Tag("table")], Discriminator(ref_or_table)]
 
@@ -22,7 +23,7 @@ AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[AnyShape, 
 class Train(Learning):
     """rows + weights -> Checkpoint: pretraining, fine-tuning and preference alignment by one loop."""
 
-    placement = Learning.placement | {"max_skipped", "spikes", "keep_best", "keep_every", "max_failed_saves"}
+    placement = Learning.placement | {"max_skipped", "watch", "spikes", "keep_best", "keep_every", "max_failed_saves"}
 
     stage: Literal["train"]
     rows: AnyRows
@@ -55,6 +56,8 @@ class Train(Learning):
     """Steps with a NaN or infinite gradient that are skipped before training stops; not read where there are `spikes`."""
     spikes: Spikes | None = None
     """What is done about losses and gradients far above the usual, before they move weights."""
+    watch: Watch = Watch()
+    """Where metrics go, what is reported, what is looked at operation by operation."""
     held_out_rows: int = 256
     """Held-out rows on which the loss is measured before and after; 0 measures none."""
     save_every: int = Field(default=50, gt=0)

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any
 from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
+from raylm.data.mixture import Mixture, refs_of
+from raylm.model.anatomy import FAMILIES
 from raylm.model.attention import refused_documents
 from raylm.model.checkpoint import num_parameters, write_checkpoint
+from raylm.model.flops import flops_per_token
 from raylm.model.load import check_tokenizer, kind_of_model, load_model, load_tokenizer
 from raylm.parallel.assemble import assemble
 from raylm.train.batches import Batches
+from raylm.train.forecast.devices import device_of
 from raylm.train.loop import Loop, Setup
+from raylm.train.micro import find_micro
 from raylm.train.rows import open_rows
+from raylm.train.watch.meter import Domains
 
 if TYPE_CHECKING:
     import torch
@@ -51,12 +57,14 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     if fill:
         fill.close()
 
+    micro = _micro(cfg, setup, engine)
+
     def batches(split: str) -> Batches:
         return Batches(
             open_rows(cfg, setup, split),
             setup.rows_kind,
             batch=cfg.batch,
-            micro=cfg.micro_batch,
+            micro=micro,
             seed=cfg.seed,
             pad_id=setup.tokens["pad_token_id"],
             rank=engine.grid.data_rank,
@@ -65,23 +73,45 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
             document_mask=cfg.document_mask,
         )
 
-    held_out = batches("held_out")
+    held_out, rows, mixed = batches("held_out"), batches("train"), isinstance(cfg.rows, Mixture)
     loop = Loop(
         cfg=cfg,
         setup=setup,
         engine=engine,
-        batches=batches("train"),
+        batches=rows,
         held_out=held_out if held_out.first(cfg.held_out_rows) else None,
         reference=frozen,
         log=ranks.log,
         rewind=ranks.rewind,
         say=ranks.say,
         pulse=ranks.pulse,
+        domains=Domains(refs_of(cfg.rows), rows.rows) if mixed and objective.kind == "next_token" else None,
+        flops=_flops(cfg, setup, config, ranks.world),
     )
     metrics = loop.run()
     ranks.pulse.mark("export", setup.steps)
-    export(cfg, setup, config, engine)
+    with engine.averages():
+        export(cfg, setup, config, engine)
     return {"metrics": metrics, "parameters": parameters, "decisions": loop.course.decisions}
+
+
+def _micro(cfg: Train, setup: Setup, engine: Engine) -> int:
+    """Rows per forward pass and rank, measured where that is asked for."""
+    if cfg.micro_batch != "auto":
+        return cfg.micro_batch
+    share = -(-(cfg.batch or 1) // engine.grid.data_world)
+    length = setup.tokens.get("length") or engine.bare.config.max_position_embeddings
+    return find_micro(
+        engine, cfg.objective, kind=setup.rows_kind, length=length, vocab_size=setup.tokens["vocab_size"], most=share
+    )
+
+
+def _flops(cfg: Train, setup: Setup, config: Any, world: int) -> tuple[float | None, float | None]:
+    """FLOPs of a token and the peak of all ranks, for utilisation: where the model's family and the device are known."""
+    described = config.to_dict()
+    if cfg.workers.device is None or described.get("model_type") not in FAMILIES or not setup.tokens.get("length"):
+        return None, None
+    return flops_per_token(described, setup.tokens["length"]), device_of(cfg.workers.device).bfloat16 * 1e12 * world
 
 
 def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
@@ -90,7 +120,7 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
         assert not isinstance(cfg.model, str)
         model = cfg.model.build(setup.tokens, cfg.seed)
     else:
-        model = load_model(setup.model_path, cfg.dtype if cfg.adapter else "float32")
+        model = load_model(setup.model_path, "bfloat16" if cfg.adapter and cfg.dtype != "float32" else "float32")
     if kind_of_model(model.config) != cfg.objective.model:
         raise ConfigError(
             f"objective {cfg.objective.kind} trains {cfg.objective.model} models, {type(model).__name__} is none of these"

@@ -9,7 +9,6 @@ resume starts from the newest
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -29,6 +28,8 @@ from raylm.train.documents import name_documents
 from raylm.train.ledger import Ledger
 from raylm.train.segments import History
 from raylm.train.spikes import DECISIONS, Course, in_words
+from raylm.train.watch.meter import Domains, Meter
+from raylm.train.watch.profile import Profiler
 
 if TYPE_CHECKING:
     from raylm.model.scores import Inputs, Scores
@@ -79,6 +80,10 @@ class Loop:
     """Takes one line for people."""
     pulse: Quiet = field(default_factory=Quiet)
     """Told each phase; asked once a step whether this rank is to leave."""
+    domains: Domains | None = None
+    """Where rows are mixed: tells the losses of the parts apart."""
+    flops: tuple[float | None, float | None] = (None, None)
+    """Of a token, forward and backward, and a second's peak of all ranks, where they are known."""
 
     def __post_init__(self) -> None:
         cfg, work = self.cfg, Folder(self.setup.work)
@@ -86,6 +91,8 @@ class Loop:
         self.ledger = Ledger(work, self.setup.num_rows, self.engine.grid)
         self.history = History(work, self.engine.rank)
         self.course = Course(cfg.spikes, work, self.engine.rank)
+        self.meter = Meter(self.engine, *self.flops)
+        self.profiler = Profiler(cfg.watch.profile, self.engine.rank, self.engine.device.type, Folder(self.setup.out))
         mesh = self.engine.grid.mesh
         # whole rows must pass each router here
         whole = mesh.context == mesh.pipeline == 1 and (mesh.tensor == 1 or not mesh.sequence)
@@ -100,7 +107,8 @@ class Loop:
         self._resume()
         while self.engine.done < self.setup.steps:
             step = self.engine.done
-            values = self._step(step)
+            with self.profiler.step(step):
+                values = self._step(step)
             if values is None:
                 self._pass_over(step)
                 continue
@@ -131,10 +139,11 @@ class Loop:
         """One step; None when its batch was a spike and nothing was changed."""
         import torch
 
-        started = time.perf_counter()
+        self.meter.start()
         self.pulse.mark("data", step)
         position = self.course.position(step)
         micros = self.batches.at(position)
+        self.meter.read()
         read = [row for micro in micros for row in micro.rows]
         inputs, weight = self._inputs(micros, step)
         tokens = sum(float(m.padded.attend_BT.sum()) for m in micros)
@@ -148,7 +157,8 @@ class Loop:
             self.balancer.begin([micro.counted_BT for micro in micros], self.engine.sum)
         sums = self.engine.accumulate(inputs, loss, **self._asked())
         busy = self.balancer.end(self.engine.sum) if self.balancer else {}
-        means = {name: total / weight for name, total in sums.items()}
+        parts = self.domains.means(sums) if self.domains else {}
+        means = {name: total / weight for name, total in sums.items()} | parts
         self.pulse.mark("optimizer", step)
         stats = self.engine.step(self._take(means["loss"]) if self.cfg.spikes else None)
         if self.engine.done == step:
@@ -157,8 +167,8 @@ class Loop:
             self.balancer.shift()
         finite = stats.finite and means["loss"] == means["loss"]
         self.ledger.add(step, position, read, trained=stats.finite)
-        seconds = time.perf_counter() - started
-        return {**means, **busy, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, "tokens_per_s": tokens / seconds}
+        cost = self.meter.values(tokens, weight)
+        return {**means, **busy, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, **cost}
 
     def _asked(self) -> dict[str, Any]:
         objective: Any = self.cfg.objective
@@ -185,7 +195,10 @@ class Loop:
 
         def loss(index: int, scores: Scores) -> Any:
             self.pulse.mark("backward", step)
+            self.meter.forward()
             made = objective.loss(scores, inputs[index], micros[index], references[index])
+            if self.domains and scores.logprob_BT.requires_grad:
+                made = made._replace(metrics=made.metrics | self.domains.sums(scores, inputs[index], micros[index].rows))
             total, uneven = made.total / weight, self.balancer.term() if self.balancer else None
             if uneven is None:
                 return made._replace(total=total)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 USED = {"cuda": 0.85, "cpu": 0.5}
 
 
-def find_micro(engine: Engine, objective: Any, *, kind: str, length: int, vocab_size: int, most: int, free: int | None = None) -> int:
+def find_micro(
+    engine: Engine, objective: Any, *, kind: str, length: int, vocab_size: int, most: int, free: int | None = None
+) -> int:
     """Rows (or pairs) per forward pass and rank, the same on every rank; at most `most`.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 from raylm.core.artifact import STEPS, Checkpoint
@@ -18,9 +19,14 @@ from raylm.train.loop import Setup, keeping_of
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
 from raylm.train.segments import History
 from raylm.train.size import size_of
+from raylm.train.watch.report import write_report
+from raylm.train.watch.sinks.sink import Run
+from raylm.train.watch.watch import Watching
 
 # what of the workers' held things this stage uses
 HOLDS = ("ranks",)
+# metrics on the terminal's line
+SHOWN = ("loss", "tokens_per_s", "mfu", "memory_gb")
 
 
 def warm(cfg: Train, workers: Workers) -> None:
@@ -49,6 +55,8 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
     )
     group = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
     goodput = Goodput([row["step"] for row in ctx.metric_rows])
+    name = f"{ctx.out.uri.rstrip('/').split('/')[-2]}/{ctx.stage}"
+    watching = Watching(cfg.watch, Run(name, ctx.out.path() if ctx.out.is_local else ".", cfg.model_dump(mode="json")), _say)
     with ctx.progress(steps, "steps") as bar:
 
         def on_row(kind: str, values: Any) -> None:
@@ -57,12 +65,16 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
                 ctx.rewind(History(ctx.work).read(values))
                 return
             goodput.row(values["step"])
+            watching.row(values["step"], values)
             ctx.log(**values)
             if "checkpoint_s" in values:
                 ctx.flush()
-            bar.to(values["step"] + 1, loss=values["loss"], tokens_per_s=values["tokens_per_s"])
+            bar.to(values["step"] + 1, **{key: values[key] for key in SHOWN if key in values})
 
-        result = group.call(train, cfg, setup, on_row=on_row, aside=ctx.out)
+        try:
+            result = group.call(train, cfg, setup, on_row=on_row, aside=ctx.out)
+        finally:
+            watching.close()
     metrics = {**result["metrics"], **_curve(ctx.metric_rows), **goodput.metrics()}
     bytes_per_token = held_out_bytes_per_token(cfg, parts)
     if bytes_per_token:
@@ -79,8 +91,13 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         "base_model": cfg.model if isinstance(cfg.model, str) else None,
         **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts},
     }
+    write_report(ctx.out, name, ctx.metric_rows, {**facts, **metrics}, watching.alarm.raised)
     keep_for_good(ctx.work, ctx.out / STEPS, keeping_of(cfg))
     return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
+
+
+def _say(line: str) -> None:
+    print(f"  {line}", file=sys.stderr)
 
 
 def _curve(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from raylm.core.errors import ConfigError
 from raylm.model.adapter import Lora
+from raylm.model.shapes.qwen3_moe import Qwen3Moe
 from tests.model.tiny import tiny_model
 
 TOKENS = torch.tensor([[1, 7, 20, 33, 60]])
@@ -59,3 +61,12 @@ def test_equal_seeds_give_equal_adapters():
     names = [name for name in first if ".lora_A." in name]
     assert all(first[name].equal(again[name]) for name in names)
     assert not any(first[name].equal(other[name]) for name in names)
+
+
+def test_adapters_of_experts_are_refused():
+    shape = Qwen3Moe(hidden_size=32, num_layers=1, num_heads=2, num_experts=4, experts_per_token=2, expert_size=8)
+    tokens = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    with pytest.raises(ConfigError, match="cannot stand beside experts"):
+        Lora().attach(shape.build(tokens, 0), 0)
+    made = Lora(modules=["q_proj"]).attach(shape.build(tokens, 0), 0)
+    assert {name.split(".lora_")[0][-6:] for name, weight in made.named_parameters() if weight.requires_grad} == {"q_proj"}

@@ -55,7 +55,7 @@ def test_experts_are_stored_one_by_one_as_their_class_does(tmp_path):
 
     config = Qwen3MoeConfig(
         vocab_size=64, hidden_size=32, intermediate_size=64, moe_intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, num_experts=4, num_experts_per_tok=2, tie_word_embeddings=False,
+        num_key_value_heads=1, num_experts=4, num_experts_per_tok=2, tie_word_embeddings=False,
     )  # fmt: skip
     torch.manual_seed(0)
     model = Qwen3MoeForCausalLM(config).eval()

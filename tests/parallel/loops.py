@@ -33,7 +33,14 @@ def fixed_rows() -> list[dict[str, Any]]:
         prompt, chosen, rejected = tokens(2, 5), tokens(3, 8), tokens(3, 8)
         mask = np.concatenate([np.zeros(len(prompt)), np.ones(len(chosen))])
         rows.append(
-            {"tokens": np.concatenate([prompt, chosen]), "mask": mask, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+            {
+                "tokens": np.concatenate([prompt, chosen]),
+                "starts": [0, len(prompt)],
+                "mask": mask,
+                "prompt": prompt,
+                "chosen": chosen,
+                "rejected": rejected,
+            }
         )
     return rows
 
@@ -72,9 +79,12 @@ def make_loop(
     if cfg.adapter:
         bare = cfg.adapter.attach(bare, cfg.seed)
     engine = assemble(bare.train(), cfg, steps, rank=place[0], world=place[1])
-    rows = [{"tokens": row["tokens"]} for row in fixed_rows()] if kind == "Tokens" else fixed_rows()
+    rows = fixed_rows()
+    if kind == "Tokens":
+        rows = [{"tokens": row["tokens"], "starts": row["starts"]} for row in rows]
+    grid, mask = engine.grid, cfg.document_mask
     batches = Batches(
-        rows, kind, batch=5, micro=micro, seed=0, pad_id=0, rank=engine.grid.data_rank, world=engine.grid.data_world
+        rows, kind, batch=5, micro=micro, seed=0, pad_id=0, rank=grid.data_rank, world=grid.data_world, document_mask=mask
     )
     setup = Setup(
         rows_uris=["rows"],

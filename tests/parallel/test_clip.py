@@ -12,7 +12,7 @@ from raylm.parallel.mesh import Mesh
 from tests.parallel.on_ranks import on_ranks
 
 
-def parameters() -> list[torch.nn.Parameter]:
+def parameters() -> list[Any]:
     draw = torch.Generator().manual_seed(0)
     made = [torch.nn.Parameter(torch.zeros(size)) for size in ((5, 4), (6, 3), (7,))]
     for one in made:

@@ -19,7 +19,14 @@ from tests.parallel.loops import TOKENS
 from tests.parallel.on_ranks import on_ranks
 
 # 3 layers, a width of 40 and 66 words: pieces of unequal size
-SHAPE = {"hidden_size": 40, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 72, "max_length": 64}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 40,
+    "num_layers": 3,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "intermediate_size": 72,
+    "max_length": 64,
+}
 WORDS = {**TOKENS, "vocab_size": 66}
 
 
@@ -35,7 +42,8 @@ def started(rank: int, world: int, strategy: Any, mesh: dict[str, Any], adapter:
         calls.append(rank)
         return build(adapter, tied)
 
-    cfg = Train(stage="train", rows="rows", model=SHAPE, strategy=strategy, mesh=mesh, workers={"count": world}, batch=4, steps=2)
+    table = {"stage": "train", "rows": "rows", "model": SHAPE, "mesh": mesh, "workers": {"count": world}, "batch": 4, "steps": 2}
+    cfg = Train.model_validate({**table, "strategy": strategy})
     begun = begin(make, rank, world)
     meta = all(p.is_meta for p in begun.model.parameters())
     engine = assemble(begun.model, cfg, 2, rank=rank, world=world, fill=begun.fill)

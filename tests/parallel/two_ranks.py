@@ -104,9 +104,9 @@ def exchanges(work: Path) -> list[int]:
 
 def bfloat16_base(work: Path, rank: int) -> dict[str, Any]:
     """Adapters over weights that are stored in bfloat16, as most published models are."""
-    from raylm.model.shape import Shape
+    from raylm.model.shapes.llama import Llama
 
-    model = Shape(**SHAPE).build(TOKENS, 0).to(torch.bfloat16)
+    model = Llama(**SHAPE).build(TOKENS, 0).to(torch.bfloat16)
     loop, seen = make_loop(Fsdp(), work, model=model, adapter=Lora(rank=2))
     loop.run()
     return {"rows": seen, "dtypes": {str(tensor.dtype) for tensor in loop.engine.weights().values()}}

@@ -35,11 +35,10 @@ def _start(at, kind, document_mask=True, **fields):
 
 def test_document_mask_is_refused_where_documents_would_see_each_other(tmp_path):
     assert _start(tmp_path / "llama", "llama")
-    assert _start(tmp_path / "wide", "mistral", sliding_window=16)
-    # a window that its layers do not use
+    assert _start(tmp_path / "narrow", "mistral", sliding_window=8)
     assert _start(tmp_path / "qwen2", "qwen2", sliding_window=4)
-    with pytest.raises(ConfigError, match="it has sliding_attention"):
-        _start(tmp_path / "narrow", "mistral", sliding_window=8)
-    with pytest.raises(ConfigError, match="it has eager attention"):
-        _start(tmp_path / "eager", "gpt_oss", layer_types=["full_attention"], num_local_experts=2)
-    assert _start(tmp_path / "free", "mistral", document_mask=False, sliding_window=8)
+    with pytest.raises(ConfigError, match="attention sinks"):
+        _start(tmp_path / "sinks", "gpt_oss", layer_types=["full_attention"], num_local_experts=2)
+    with pytest.raises(ConfigError, match="it has conv"):
+        _start(tmp_path / "conv", "lfm2", layer_types=["conv"])
+    assert _start(tmp_path / "free", "lfm2", document_mask=False, layer_types=["conv"])

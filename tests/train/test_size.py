@@ -19,7 +19,7 @@ def test_tokens_are_as_many_rows_as_hold_them():
     assert of(batch_tokens=2048, steps=5) == (8, 5)
     assert of(batch_tokens=2049, tokens=20_480) == (8, 10)
     assert of(batch=8, epochs=2) == (8, 25)
-    assert of(batch=8, tokens=100) == (8, 1)
+    assert of(batch=8, tokens=300) == (8, 1)
 
 
 def test_neither_workers_nor_mesh_change_batch_or_length():

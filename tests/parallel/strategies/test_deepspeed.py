@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,25 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from raylm.core.artifact import Tokens
 from raylm.core.errors import ConfigError
-from raylm.parallel.engine import Recipe
+from raylm.core.metrics import read_metrics
+from raylm.core.storage import Folder
+from raylm.model.shapes.llama import Llama
+from raylm.parallel.engine import Recipe, Stats
 from raylm.parallel.mesh import Mesh
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.parallel.optimizers.muon import Muon
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.deepspeed import Deepspeed
 from raylm.parallel.strategies.fsdp import Fsdp
-from tests.parallel.loops import SHAPE, losses, make_loop
+from raylm.train.config import Train
+from raylm.train.stage import run
+from tests.parallel.loops import SHAPE, TOKENS, losses, make_loop
 from tests.parallel.on_ranks import on_ranks
 from tests.parallel.parity import assert_same, trained
+from tests.rows import counting_rows, make_rows
+from tests.stages import context
 
 DPO: dict[str, Any] = {"kind": "Pairs", "objective": {"kind": "dpo"}}
 LORA: dict[str, Any] = {"adapter": {"rank": 2}}
@@ -45,6 +52,8 @@ CASES: dict[str, tuple[Deepspeed, dict[str, Any]]] = {
     "zero 3 offload both": (Deepspeed(zero=3, offload=["optimizer", "parameters"]), {}),
     "zero 3 documents": (Deepspeed(zero=3), {"kind": "Tokens", "document_mask": True}),
     "zero 3 lion": (Deepspeed(zero=3), {"optimizer": {"kind": "lion", "lr": 1e-3}}),
+    "zero 1 context": (Deepspeed(zero=1), {"mesh": {"context": 2}}),
+    "zero 3 context": (Deepspeed(zero=3), {"mesh": {"context": 2}}),
     "zero 2 experts": (Deepspeed(zero=2), {"model": EXPERTS}),
     "zero 3 experts": (Deepspeed(zero=3), {"model": EXPERTS}),
 }
@@ -77,35 +86,41 @@ def of_two(rank: int, world: int, folder: str) -> dict[str, Any]:
 def nan_on_one_rank(card: Deepspeed, work: Path, rank: int) -> dict[str, Any]:
     """A step with a gradient that is NaN on rank 1 alone, then a good one."""
     loop, _ = make_loop(card, work)
-    before = loop.engine.weights()
-    micros = loop.batches.at(0)
-    inputs, weight = loop._inputs(micros, 0)
-    loss_of = loop._loss_of(micros, inputs, weight)
+    engine, before = loop.engine, loop.engine.weights()
+    accumulate = engine.accumulate
 
-    def loss(index, scores):
-        made = loss_of(index, scores)
-        return made._replace(total=made.total * (float("nan") if rank == 1 else 1.0))
+    def spoiled(inputs, loss, **asked):
+        def nan(index, scores):
+            made = loss(index, scores)
+            return made._replace(total=made.total * (float("nan") if rank == 1 else 1.0))
 
-    loop.engine.accumulate(inputs, loss)
-    stats = loop.engine.step()
-    after = loop.engine.weights()
-    values = loop._step(1)
-    later = loop.engine.weights()
-    return {"stats": stats, "done": loop.engine.done, "good": values, "before": before, "after": after, "later": later}
+        return accumulate(inputs, nan, **asked)
+
+    engine.accumulate = spoiled
+    bad, after = loop._step(0), engine.weights()
+    engine.accumulate = accumulate
+    good, later = loop._step(1), engine.weights()
+    return {"bad": bad, "good": good, "done": engine.done, "before": before, "after": after, "later": later}
 
 
 def cleared(card: Deepspeed, work: Path) -> dict[str, Any]:
-    """A run whose first gradients are thrown away, whose second ones are refused."""
+    """A run whose first gradients are forgotten, whose second ones are refused."""
     loop, seen = make_loop(card, work, steps=4, save_every=99)
-    micros = loop.batches.at(2)
-    inputs, weight = loop._inputs(micros, 2)
-    asked: list[float] = []
-    loop.engine.accumulate(inputs, loop._loss_of(micros, inputs, weight))
-    loop.engine.clear()
-    loop.engine.accumulate(inputs, loop._loss_of(micros, inputs, weight))
-    loop.engine.step(take=lambda norm: bool(asked.append(norm)))
+    engine, asked = loop.engine, []
+    step = engine.step
+
+    def forget(take=None):
+        engine.step = step
+        engine.clear()
+        return Stats(0.0, 0.0, True)
+
+    engine.step = forget
+    loop._step(2)
+    engine.step = lambda take=None: step(take=lambda norm: bool(asked.append(norm)))
+    loop._step(2)
+    engine.step = step
     metrics = loop.run()
-    return {"rows": seen, "metrics": metrics, "weights": loop.engine.weights(), "asked": asked}
+    return {"rows": seen, "metrics": metrics, "weights": engine.weights(), "asked": asked}
 
 
 def resumed(card: Deepspeed, work: Path) -> dict[str, Any]:
@@ -152,7 +167,7 @@ def test_two_ranks_train_as_one(two, name):
 def test_a_gradient_that_is_not_finite_changes_nothing(two, index):
     for one in two:
         found = one[f"nan {index}"]
-        assert not found["stats"].finite and found["done"] == 2
+        assert not found["bad"]["finite"] and found["done"] == 2
         assert found["good"]["finite"] and 0.0 < found["good"]["grad_norm"] < 100.0
     found = two[0][f"nan {index}"]
     assert all(tensor.equal(found["after"][name]) for name, tensor in found["before"].items())
@@ -185,9 +200,19 @@ def test_the_state_has_the_names_and_shapes_of_fsdp(two, index):
     assert two[0][f"keys {index}"] == two[0]["keys"]
 
 
-@pytest.mark.parametrize("world", [3, 4])
-def test_more_ranks_train_as_one(world):
-    assert_same(on_ranks(world, trained, Deepspeed(zero=3), {}, timeout_s=400.0), {})
+def test_three_ranks_train_as_one():
+    assert_same(on_ranks(3, trained, Deepspeed(zero=3), {}, timeout_s=400.0), {})
+
+
+def test_four_ranks_train_as_one():
+    found = on_ranks(4, of_four, timeout_s=400.0)
+    assert_same([one["data"] for one in found], {})
+    assert_same([one["context"] for one in found], {})
+
+
+def of_four(rank: int, world: int) -> dict[str, Any]:
+    tables = {"data": {}, "context": {"mesh": {"context": 2}}}
+    return {name: trained(rank, world, Deepspeed(zero=3), table) for name, table in tables.items()}
 
 
 def test_a_run_goes_on_under_another_strategy_on_other_ranks(two, tmp_path):
@@ -222,12 +247,36 @@ def test_layouts_that_cut_more_than_data_are_refused(key):
         Deepspeed().wrap(torch.nn.Linear(2, 2), Mesh(**{key: 2}).lay(0, 2), Recipe(AdamW(), 1))
 
 
-def test_optimizers_that_need_whole_matrices_are_refused():
-    with tempfile.TemporaryDirectory() as at:
-        dist.init_process_group("gloo", init_method=f"file://{at}/meet", rank=0, world_size=1)
-        try:
-            for optimizer in (Muon(), AdamW(bits=8)):
-                with pytest.raises(ConfigError, match="must treat each number by itself"):
-                    make_loop(Deepspeed(), Path(at), optimizer=optimizer)
-        finally:
-            dist.destroy_process_group()
+@pytest.mark.parametrize("optimizer", [Muon(), AdamW(bits=8)], ids=lambda card: card.kind)
+def test_optimizers_that_need_whole_matrices_are_refused(tmp_path, optimizer):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        with pytest.raises(ConfigError, match="must treat each number by itself"):
+            Deepspeed().wrap(Llama(**SHAPE).build(TOKENS, 0), Mesh().lay(0, 1), Recipe(optimizer, 1))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.ray
+def test_the_train_stage_under_ray_finds_what_it_finds_with_fsdp(tmp_path, workers):
+    from transformers import AutoModelForCausalLM
+
+    make_rows(tmp_path, "tokens", Tokens, counting_rows(20), length=16)
+    rows, loaded = [], []
+    for strategy in ({"kind": "fsdp"}, {"kind": "deepspeed", "zero": 3}):
+        cfg = Train(
+            stage="train",
+            rows="tokens",
+            model={"hidden_size": 32, "num_layers": 1, "num_heads": 2, "max_length": 32},
+            batch=4,
+            micro_batch=1,
+            steps=4,
+            strategy=strategy,
+            workers={"count": 2},
+        )
+        made = run(cfg, context(tmp_path, strategy["kind"], cfg, workers))
+        rows.append(read_metrics(Folder(tmp_path / strategy["kind"])))
+        loaded.append(AutoModelForCausalLM.from_pretrained(made.uri).state_dict())
+    workers.release("ranks:2")
+    assert losses(rows[1]) == pytest.approx(losses(rows[0]), abs=1e-6)
+    assert all(torch.allclose(tensor, loaded[0][name], atol=1e-5) for name, tensor in loaded[1].items())

@@ -1,0 +1,43 @@
+"""Takes a model, leaves its norms, rotary positions and gated layers computed by fused kernels where these run (Liger)."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from raylm.core.errors import ConfigError
+
+# the output layer and the loss are raylm's own, see raylm/model/head.py
+FUSED = {"rope": True, "rms_norm": True, "layer_norm": True, "swiglu": True, "geglu": True}
+OWN = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+
+
+def fuse_kernels(model: Any, asked: str, device: str) -> bool:
+    """Take Liger's kernels (https://arxiv.org/abs/2410.10989) in place; names and weights stay. Returns whether it did.
+
+    Args:
+        asked: `liger`, or `auto`: where they run.
+
+    Raises:
+        ConfigError: they were asked for by name and do not run.
+    """
+    lacks = _lacking(model, device)
+    if lacks and asked == "liger":
+        raise ConfigError(f"kernels = 'liger' cannot run: {lacks}", next="set kernels = 'auto'")
+    if lacks:
+        return False
+    from transformers.integrations.liger import apply_liger_kernel
+
+    apply_liger_kernel(model, {**FUSED, **OWN})
+    return True
+
+
+def _lacking(model: Any, device: str) -> str | None:
+    if device != "cuda":
+        return f"they are made for GPUs, this is {device}"
+    if not find_spec("liger_kernel"):
+        return "liger-kernel is not installed"
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    kind = model.config.model_type
+    return None if kind in MODEL_TYPE_TO_APPLY_LIGER_FN else f"there are none for model_type {kind}"

@@ -1,0 +1,94 @@
+"""Takes rows of metrics as they come, leaves what is wrong with a run, once each, in words and on request to a URL."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import urllib.request
+from collections import deque
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from raylm.core.config import Config
+
+SEEN = 50
+WAIT_S = 5.0
+
+
+class Alert(NamedTuple):
+    """One thing that is wrong."""
+
+    step: int
+    kind: str
+    said: str
+
+
+class Alerts(Config):
+    """Limits beyond which a run is reported; nothing is changed by it (`spikes` does that)."""
+
+    spike: float = Field(default=8.0, gt=0)
+    """A loss this many robust standard deviations above the median of the last 50."""
+    divergence: float = Field(default=0.5, gt=0)
+    """The median loss of 50 steps lies this share above the lowest median before."""
+    straggler: float = Field(default=1.5, gt=1)
+    """The slowest rank takes this many times as long before it meets the others as the fastest."""
+    data_wait: float = Field(default=0.3, gt=0, lt=1)
+    """Share of a step spent waiting for rows."""
+    webhook: str | None = None
+    """URL that gets each alert as JSON: {"run", "step", "kind", "text"} (the text is also what Slack shows)."""
+
+
+class Alarm:
+    """The state of one run. `look` is called with every row."""
+
+    def __init__(self, limits: Alerts, run: str) -> None:
+        self._limits, self._run = limits, run
+        self._losses: deque[float] = deque(maxlen=SEEN)
+        self._lowest: float | None = None
+        self._open: set[str] = set()
+        self.raised: list[Alert] = []
+
+    def look(self, step: int, row: dict[str, Any]) -> list[Alert]:
+        """What is new in this row. A condition that lasts is raised once, and again after it has ended."""
+        found = dict(self._checks(row))
+        new = [Alert(step, kind, said) for kind, said in found.items() if kind not in self._open]
+        self._open = set(found)
+        self.raised += new
+        for alert in new:
+            self._send(alert)
+        return new
+
+    def _checks(self, row: dict[str, Any]) -> list[tuple[str, str]]:
+        found, loss, limits = [], row.get("loss"), self._limits
+        if isinstance(loss, float) and loss == loss:
+            if len(self._losses) == SEEN:
+                middle = statistics.median(self._losses)
+                spread = 1.4826 * statistics.median(abs(each - middle) for each in self._losses) + 1e-6
+                if (far := (loss - middle) / spread) > limits.spike:
+                    found.append(("spike", f"loss {loss:.4g} is {far:.0f} deviations above the last {SEEN} steps' {middle:.4g}: "
+                                           "look at the rows of this step"))  # fmt: skip
+                if self._lowest is not None and middle > self._lowest * (1 + limits.divergence):
+                    found.append(("divergence", f"loss is {middle:.4g}, it was {self._lowest:.4g}: lower optimizer.lr"))
+                self._lowest = middle if self._lowest is None else min(self._lowest, middle)
+            self._losses.append(loss)
+        if row.get("finite") is False:
+            found.append(("not finite", f"gradient norm {row.get('grad_norm')}: the step was not taken"))
+        if (slow := row.get("straggler", 1.0)) > limits.straggler:
+            found.append(("straggler", f"rank {row.get('slowest_rank')} takes {slow:.1f} times as long as the fastest"))
+        if (waited := row.get("data_wait_s", 0.0) / max(row.get("step_s", 1.0), 1e-9)) > limits.data_wait:
+            found.append(("data wait", f"{waited:.0%} of the step is spent waiting for rows: are they on a slow disk?"))
+        return found
+
+    def _send(self, alert: Alert) -> None:
+        if not self._limits.webhook:
+            return
+        body = {"run": self._run, "step": alert.step, "kind": alert.kind, "text": f"{self._run}, step {alert.step}: {alert.said}"}
+        request = urllib.request.Request(
+            self._limits.webhook, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        try:
+            urllib.request.urlopen(request, timeout=WAIT_S).close()
+        except OSError as cause:
+            # an alert that cannot be sent is still told here, and must not end the run it warns of
+            self.raised.append(Alert(alert.step, "webhook", f"{self._limits.webhook} does not take alerts: {cause}"))

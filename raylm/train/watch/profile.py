@@ -1,0 +1,163 @@
+"""Takes steps and ranks to look at, leaves traces of them and what they say in words. Runs on ranks.
+
+traces open in https://ui.perfetto.dev; `profile.md` says how much of a step is compute, communication, and neither
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from raylm.core.config import Config
+from raylm.core.storage import Folder
+
+FOLDER = "profile"
+TOP = 12
+# how operations that wait for other ranks are called, in gloo's, NCCL's and torch's own names
+EXCHANGE = ("gloo:", "nccl", "c10d", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "barrier")
+
+
+class Profile(Config):
+    """torch.profiler on chosen steps; the rest of the run is not slowed down."""
+
+    steps: tuple[int, int]
+    """First and last step that are looked at."""
+    ranks: list[int] = [0]
+    """Ranks that are looked at."""
+    memory: bool = True
+    """Also what memory is taken by which operations."""
+    top: int = Field(default=TOP, gt=0)
+    """Operations that the summary names."""
+
+    @field_validator("steps")
+    @classmethod
+    def _in_order(cls, steps: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= steps[0] <= steps[1]:
+            raise ValueError("steps are [first, last]")
+        return steps
+
+
+class Profiler:
+    """Watches one rank.
+
+    Args:
+        out: the artifact's folder.
+    """
+
+    def __init__(self, cfg: Profile | None, rank: int, device: str, out: Folder) -> None:
+        self._cfg = cfg if cfg and rank in cfg.ranks else None
+        self._rank, self._device, self._out = rank, device, out
+        self._profiler: Any = None
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """One step of training; what it does is recorded when that was asked for."""
+        if self._cfg is None or not self._cfg.steps[0] <= number <= self._cfg.steps[1]:
+            yield
+            return
+        if self._profiler is None:
+            self._start()
+        yield
+        if number == self._cfg.steps[1]:
+            self._stop(self._cfg)
+
+    def _start(self) -> None:
+        from torch.profiler import ProfilerActivity, profile
+
+        kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._device == "cuda" else [])]
+        assert self._cfg is not None
+        self._profiler = profile(activities=kinds, profile_memory=self._cfg.memory, record_shapes=True)
+        self._profiler.start()
+
+    def _stop(self, cfg: Profile) -> None:
+        self._profiler.stop()
+        name = f"{FOLDER}/rank-{self._rank:05d}"
+        with tempfile.TemporaryDirectory() as at:
+            trace = Path(at) / "trace.json"
+            self._profiler.export_chrome_trace(str(trace))
+            events = json.loads(trace.read_text())["traceEvents"]
+            with self._out.writing(f"{name}.json") as target:
+                target.write_bytes(trace.read_bytes())
+        spent = [
+            (event.key, event.self_device_time_total if self._device == "cuda" else event.self_cpu_time_total, event.count,
+             max(event.self_cpu_memory_usage, event.self_device_memory_usage))
+            for event in self._profiler.key_averages()
+        ]  # fmt: skip
+        self._out.write(f"{name}.md", summary(events, spent, cfg, self._rank, self._device))
+        self._profiler = None
+
+
+def summary(events: list[dict[str, Any]], spent: list[tuple[str, float, int, int]], cfg: Profile, rank: int, device: str) -> str:
+    """What was recorded, in words.
+
+    Args:
+        events: of the trace; `ts` and `dur` in microseconds.
+        spent: operations as (name, microseconds of their own, calls, bytes that they took).
+    """
+    shares = shares_of(events, device)
+    total = sum(microseconds for _, microseconds, _, _ in spent) or 1.0
+    lines = [
+        f"# Steps {cfg.steps[0]} to {cfg.steps[1]} on rank {rank} ({device})",
+        "",
+        f"{shares['seconds']:.3f} s: compute {shares['compute']:.0%}, communication {shares['communication']:.0%} "
+        f"({shares['exposed']:.0%} of the time nothing else ran), idle {shares['idle']:.0%}. {_verdict(shares)}",
+        "",
+        "| operation | share | calls | ms |",
+        "|---|---|---|---|",
+    ]
+    for name, microseconds, calls, _ in sorted(spent, key=lambda one: -one[1])[: cfg.top]:
+        lines.append(f"| {name} | {microseconds / total:.1%} | {calls} | {microseconds / 1e3:.1f} |")
+    takers = [one for one in sorted(spent, key=lambda one: -one[3]) if one[3] > 0][: cfg.top // 2]
+    if takers:
+        lines += ["", "Memory was taken by " + ", ".join(f"{name} ({size / 1e6:.1f} MB)" for name, _, _, size in takers) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def shares_of(events: list[dict[str, Any]], device: str) -> dict[str, float]:
+    """Shares of the time that compute, communication and neither of them take, as the trace's spans overlap.
+
+    On GPUs the kernels count, on CPUs the operators.
+    """
+    wanted = ("kernel", "gpu_memcpy", "gpu_memset") if device == "cuda" else ("cpu_op",)
+    spans = [(e["ts"], e["ts"] + e["dur"], _is_exchange(e["name"])) for e in events if e.get("cat") in wanted and "dur" in e]
+    if not spans:
+        return {"seconds": 0.0, "compute": 0.0, "communication": 0.0, "exposed": 0.0, "idle": 0.0}
+    first, last = min(span[0] for span in spans), max(span[1] for span in spans)
+    whole = (last - first) or 1.0
+    compute = _covered([(a, b) for a, b, exchange in spans if not exchange])
+    exchange = _covered([(a, b) for a, b, one in spans if one])
+    both = _covered([(a, b) for a, b, _ in spans])
+    return {
+        "seconds": whole / 1e6,
+        "compute": compute / whole,
+        "communication": exchange / whole,
+        "exposed": (both - compute) / whole,
+        "idle": 1 - both / whole,
+    }
+
+
+def _is_exchange(name: str) -> bool:
+    return any(word in name.lower() for word in EXCHANGE)
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """Length of the union of spans."""
+    total, end = 0.0, float("-inf")
+    for a, b in sorted(spans):
+        total += max(0.0, b - max(a, end))
+        end = max(end, b)
+    return total
+
+
+def _verdict(shares: dict[str, float]) -> str:
+    if shares["idle"] > 0.3:
+        return "Much of the time nothing runs: are rows late, or does the host wait for the device?"
+    if shares["exposed"] > 0.2:
+        return "Ranks wait for each other: larger micro batches, or fewer pieces per weight, would hide more of it."
+    return "Compute fills the step."

@@ -1,0 +1,70 @@
+"""Takes a `watch` table and the rows of a run, leaves them where they are to be seen. Runs at the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import Field
+
+from raylm.core.config import Config, resolve
+from raylm.core.errors import RaylmError
+from raylm.train.watch.alerts import Alarm, Alert, Alerts
+from raylm.train.watch.profile import Profile
+from raylm.train.watch.sinks import AnySink
+from raylm.train.watch.sinks.sink import Run
+
+
+class Watch(Config):
+    """What is told of a run beside metrics.jsonl, the report and the line on the terminal."""
+
+    sinks: list[AnySink] = []
+    """Where metrics also go: tensorboard, wandb, mlflow, prometheus."""
+    alerts: Alerts = Alerts()
+    """Limits beyond which the run is reported."""
+    profile: Profile | None = None
+    """Steps that are looked at operation by operation."""
+    every: int = Field(default=1, gt=0)
+    """Steps between rows that go to sinks."""
+
+
+class Watching:
+    """The open sinks and the alarm of one run.
+
+    Args:
+        say: takes one line for people.
+    """
+
+    def __init__(self, cfg: Watch, run: Run, say: Callable[[str], None]) -> None:
+        self._cfg, self._say = cfg, say
+        self.alarm = Alarm(cfg.alerts, run.name)
+        # opened before training starts: a missing package is found now and not in an hour
+        self._writers = [(resolve(card).kind, resolve(card).open(run)) for card in cfg.sinks]
+        self.dropped: dict[str, str] = {}
+
+    def row(self, step: int, values: dict[str, Any]) -> list[Alert]:
+        """Write one row to all sinks; returns what is newly wrong."""
+        new = self.alarm.look(step, values)
+        for alert in new:
+            self._say(f"step {step}: {alert.kind}: {alert.said}")
+        if step % self._cfg.every == 0:
+            numbers = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
+            for kind, writer in self._writers:
+                self._try(kind, lambda writer=writer: writer.write(step, numbers))
+        return new
+
+    def close(self) -> None:
+        """Close all sinks."""
+        for kind, writer in self._writers:
+            self._try(kind, writer.close)
+        self._writers = []
+
+    def _try(self, kind: str, call: Callable[[], None]) -> None:
+        """A sink that fails is told of once and dropped: a run must not end because a dashboard did."""
+        if kind in self.dropped:
+            return
+        try:
+            call()
+        except (RaylmError, OSError, RuntimeError, ValueError) as cause:
+            self.dropped[kind] = str(cause)
+            self._say(f"the sink {kind} is dropped: {cause}")
