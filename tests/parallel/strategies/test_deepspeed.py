@@ -52,6 +52,8 @@ CASES: dict[str, tuple[Deepspeed, dict[str, Any]]] = {
     "zero 3 offload both": (Deepspeed(zero=3, offload=["optimizer", "parameters"]), {}),
     "zero 3 documents": (Deepspeed(zero=3), {"kind": "Tokens", "document_mask": True}),
     "zero 3 lion": (Deepspeed(zero=3), {"optimizer": {"kind": "lion", "lr": 1e-3}}),
+    "zero 1 recompute": (Deepspeed(zero=1), {"recompute": "full"}),
+    "zero 3 recompute": (Deepspeed(zero=3), {"recompute": "full"}),
     "zero 1 context": (Deepspeed(zero=1), {"mesh": {"context": 2}}),
     "zero 3 context": (Deepspeed(zero=3), {"mesh": {"context": 2}}),
     "zero 2 experts": (Deepspeed(zero=2), {"model": EXPERTS}),
