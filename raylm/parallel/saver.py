@@ -74,7 +74,9 @@ class Saver:
 
         self._engine, self._work, self._keeping, self._most_failed = engine, work, keeping, most_failed
         # two groups: the saving thread's collectives must not mix with those of the step; gloo: they carry no tensors
-        pair = [dist.new_group(backend="gloo", timeout=timedelta(seconds=SAVE_S)) for _ in range(2 * dist.is_initialized())]
+        pair: list[Any] = [
+            dist.new_group(backend="gloo", timeout=timedelta(seconds=SAVE_S)) for _ in range(2 * dist.is_initialized())
+        ]
         self.group, self._background = pair or (None, None)
         cuda = engine.device.type == "cuda"
         self._stager: Any = DefaultStager(
