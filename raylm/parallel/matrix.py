@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 # a combination of these must be proven pair by pair; all else is allowed unless a cell refuses it
 STRATEGIES = ("ddp", "fsdp", "deepspeed")
-ENFORCED = False
 DIMENSIONS = ("replicas", "tensor", "context", "pipeline", "expert")
 
 
@@ -55,7 +54,7 @@ def refusal(combined: set[str]) -> str | None:
             return f"{' x '.join(sorted(cell.of))}: {cell.why}"
     proven = [cell.of for cell in cells() if cell.status == "works"]
     laid = sorted(combined & {*STRATEGIES, *DIMENSIONS})
-    for pair in combinations(laid, 2) if ENFORCED else ():
+    for pair in combinations(laid, 2):
         if not any(of.issuperset(pair) for of in proven):
             return f"{' x '.join(pair)}: no test proves these together yet"
     return None

@@ -45,9 +45,16 @@ def test_a_refused_layout_is_a_mistake_in_the_job():
         table(mesh={"tensor": 2}, workers={"count": 3})
 
 
-def test_pairs_without_a_proof_are_refused():
-    assert "no test proves" in str(refusal({"deepspeed", "replicas"})) or "deepspeed" in str(refusal({"deepspeed", "replicas"}))
+def test_pairs_without_a_proof_are_refused(monkeypatch):
+    assert "holds the whole model" in str(refusal({"ddp", "replicas"}))
     assert refusal({"fsdp", "replicas", "adapter", "float32"}) is None
+    known = tuple(cell for cell in cells() if "tensor" not in cell.of)
+    monkeypatch.setattr("raylm.parallel.matrix.cells", lambda: known)
+    assert refusal({"fsdp", "tensor", "float32"}) == "fsdp x tensor: no test proves these together yet"
+    assert refusal({"fsdp", "context"}) is None
+
+
+def test_three_dimensions_that_no_single_test_has_seen_are_told_apart():
     assert not unproven({"fsdp", "replicas"})
     assert unproven({"fsdp", "replicas", "tensor", "context", "pipeline", "expert"})
 

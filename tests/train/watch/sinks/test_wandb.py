@@ -20,14 +20,16 @@ writer.close()
 READS = """
 import json, sys
 from wandb.proto import wandb_internal_pb2
-from wandb.sdk.internal.datastore import DataStore
-store, found = DataStore(), []
-store.open_for_scan(sys.argv[1])
-while (data := store.scan_data()) is not None:
-    record = wandb_internal_pb2.Record()
-    record.ParseFromString(data)
-    if record.WhichOneof("record_type") == "history":
-        found.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item})
+# LevelDB's log: after a header of 7 bytes records as checksum (4), length (2), type (1), in blocks of 32 KiB
+data, at, found = open(sys.argv[1], "rb").read(), 7, []
+while at + 7 <= len(data):
+    length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+    if kind == 1:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data[at + 7 : at + 7 + length])
+        if record.WhichOneof("record_type") == "history":
+            found.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item})
+    at += 7 + length
 print(json.dumps(found))
 """
 
