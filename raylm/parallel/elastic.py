@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
@@ -28,7 +29,9 @@ class LegalSizes(ElasticScalingPolicy):
         self._sizes, self._mailbox = sizes, mailbox
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        room = super()._count_possible_workers(reserved_resources)
+        # what is reserved for this run may lie on a node that just died; waiting there for a group costs a minute
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        room = super()._count_possible_workers({node: what for node, what in reserved_resources.items() if node in alive})
         return max((size for size in self._sizes if size <= room), default=0)
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:

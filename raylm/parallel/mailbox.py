@@ -58,6 +58,8 @@ class Mailbox:
                     self._rows.append(("note", f"a new group of {world} ranks, {self._world} before"))
                 self._group, self._world, self._members, self._expected = group, world, {}, False
                 self._told, self._autopsies = {}, 0
+                if self._order[0] < 0:
+                    self._order = (0, "")  # there was room for a larger group: this is it
             self._members[rank] = Member(host, node, pid)
             self._changed.notify_all()
 

@@ -9,6 +9,7 @@ import torch
 
 from raylm.model.logprobs import pad, token_logprobs
 from raylm.parallel.optimizers.adamw import AdamW
+from raylm.parallel.pulse import Quiet
 from raylm.parallel.ranks import Ranks
 from raylm.rl import learner
 from raylm.rl.config import RL
@@ -53,7 +54,7 @@ def learn(strategy: Any, folder: Path, rank: int, world: int, advantage: float |
     given = [sample if advantage is None else sample._replace(advantage=advantage) for sample in samples(model)]
     cfg = config(strategy=strategy, **table)
     setup = learner.Setup(run="x", model_path=str(folder / "model"), pad_id=0, out=str(folder / "out"), work=str(folder / "work"))
-    ranks = Ranks(rank, world, torch.device("cpu"), None)
+    ranks = Ranks(rank, world, torch.device("cpu"), None, Quiet())
     fresh = learner.update(ranks, cfg, setup, given)
     learner.build(ranks, cfg, setup)
     stats = [learner.update(ranks, cfg, setup, given) for _ in range(3)]
