@@ -92,6 +92,22 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return doctor.report()
 
 
+def _convert(arguments: argparse.Namespace) -> int:
+    from raylm.model.megatron.convert import from_megatron, to_megatron
+    from raylm.model.megatron.shape import Layout
+
+    folder, out = arguments.folder, arguments.out
+    if arguments.source:
+        from_megatron(folder, out, arguments.like)
+        print(f"next: name {out} as `model` of a train, rl, compress, evaluate or serve stage")
+        return 0
+    cut = Layout(arguments.tensor, arguments.pipeline, arguments.virtual, arguments.expert, arguments.divisible, arguments.spec)
+    to_megatron(folder, out, cut, arguments.format)
+    flags = f"--load {shlex.quote(out)} --ckpt-format {arguments.format} --use-checkpoint-args --finetune"
+    print(f"next: in Megatron-LM, add to pretrain_gpt.py: {flags}")
+    return 0
+
+
 def _chat(arguments: argparse.Namespace) -> int:
     from raylm import chat, job
     from raylm.core.artifact import Endpoint, open_artifact
@@ -136,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("what", metavar="URI|JOB", help="folder of an artifact, or a job file")
     show.add_argument("--step", metavar="N", type=int, help="of a trained checkpoint: the documents that step N learned from")
     _command(commands, "doctor", _doctor, "what this machine has, what is missing and the command that mends it")
+    _add_convert(commands)
     chat = _command(commands, "chat", _chat, "talk to a served model; a job file is run (or resumed) first")
     chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")
     chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
@@ -145,6 +162,26 @@ def _parser() -> argparse.ArgumentParser:
     for taker in (plan, run):
         taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")
     return parser
+
+
+def _add_convert(commands: Any) -> None:
+    convert = _command(commands, "convert", _convert, "write a checkpoint in Megatron's layout, or one of Megatron's in ours")
+    convert.add_argument("folder", metavar="FOLDER", help="a checkpoint's folder, or with --from what Megatron saved")
+    convert.add_argument("out", metavar="OUT", help="a new folder")
+    way = convert.add_mutually_exclusive_group(required=True)
+    way.add_argument("--to", choices=["megatron"], help="what is written")
+    way.add_argument("--from", dest="source", choices=["megatron"], help="what is read")
+    for flag, told in (
+        ("tensor", "tensor-parallel ranks"),
+        ("pipeline", "pipeline ranks"),
+        ("virtual", "model chunks on each pipeline rank"),
+        ("expert", "expert-parallel ranks"),
+    ):
+        convert.add_argument(f"--{flag}", metavar="N", type=int, default=1, help=f"number of {told}")
+    convert.add_argument("--divisible", metavar="N", type=int, default=128, help="pad the vocabulary to N times --tensor")
+    convert.add_argument("--format", choices=["torch", "torch_dist"], default="torch", help="Megatron's --ckpt-format")
+    convert.add_argument("--spec", choices=["te", "local"], default="te", help="layers of Transformer Engine, or local ones")
+    convert.add_argument("--like", metavar="FOLDER", help="with --from: config and tokenizer; OUT/hf of --to without it")
 
 
 def _command(commands: Any, name: str, function: Any, help: str) -> argparse.ArgumentParser:

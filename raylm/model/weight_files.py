@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,17 +26,25 @@ def write_weights(folder: Path, plain: Any, weights: Iterable[tuple[str, torch.T
     from transformers.core_model_loading import revert_weight_conversion
 
     dropped = {*(plain.all_tied_weights_keys or ()), *(plain._keys_to_ignore_on_save or ())}
+
+    def stored() -> Iterator[tuple[str, torch.Tensor]]:
+        kept = ((name, tensor) for name, tensor in weights if name not in dropped)
+        for _, block in groupby(kept, key=lambda named: _block(named[0])):
+            # some classes store what is one tensor in the model as several (experts): a block's tensors are converted together
+            yield from revert_weight_conversion(plain, {name: tensor.cpu() for name, tensor in block}).items()
+
+    write_stored(folder, stored(), max_bytes)
+
+
+def write_stored(folder: Path, weights: Iterable[tuple[str, torch.Tensor]], max_bytes: int = MAX_BYTES) -> None:
+    """Write `model*.safetensors` to the local `folder`, one file's tensors held at a time; names are those that are stored."""
     files: list[dict[str, int]] = []
     held: dict[str, Any] = {}
-    kept = ((name, tensor) for name, tensor in weights if name not in dropped)
-    for _, block in groupby(kept, key=lambda named: _block(named[0])):
-        # some classes store what is one tensor in the model as several (experts): a block's tensors are converted together
-        made = revert_weight_conversion(plain, {name: tensor.cpu() for name, tensor in block})
-        for name, tensor in made.items():
-            if held and _bytes(held) + tensor.nbytes > max_bytes:
-                files.append(_write(folder, len(files), held))
-                held = {}
-            held[name] = tensor
+    for name, tensor in weights:
+        if held and _bytes(held) + tensor.nbytes > max_bytes:
+            files.append(_write(folder, len(files), held))
+            held = {}
+        held[name] = tensor
     files.append(_write(folder, len(files), held))
     _name(folder, files)
 

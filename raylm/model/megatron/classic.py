@@ -67,8 +67,9 @@ def write_classic(
                 models = _models(shape, layout, (rank, stage, expert), read)
                 named = {"model": models[0]} if len(models) == 1 else {f"model{at}": one for at, one in enumerate(models)}
                 name = f"release/{rank_folder(layout, rank, stage, expert)}/{FILE}"
-                with out.writing(name) as path:
-                    torch.save({"args": args, "checkpoint_version": 3.0, "iteration": 0, **named}, path)
+                # torch takes no file name that begins with a dot
+                with out.writing(name) as path, open(path, "wb") as file:
+                    torch.save({"args": args, "checkpoint_version": 3.0, "iteration": 0, **named}, file)
                 say(name)
     out.write(TRACKER, "release")
 
@@ -119,9 +120,11 @@ class Classic:
         self._files: dict[str, dict[str, Any]] = {}
         self._used: dict[tuple[str, str], set[str]] = {}
         said = vars(self._file(found[0]).get("args") or Inert())
+        if "tensor_model_parallel_size" not in said:
+            raise ArtifactError("the files do not tell how they are cut: no args in them", where=str(folder / found[0] / FILE))
         self.layout = Layout(
-            tensor=said.get("tensor_model_parallel_size") or len({name.split("_")[2] for name in found}),
-            pipeline=said.get("pipeline_model_parallel_size") or len({name.split("_")[3] for name in found if name.count("_") > 2}) or 1,
+            tensor=said["tensor_model_parallel_size"],
+            pipeline=said.get("pipeline_model_parallel_size") or 1,
             virtual=said.get("virtual_pipeline_model_parallel_size") or 1,
             expert=said.get("expert_model_parallel_size") or 1,
         )

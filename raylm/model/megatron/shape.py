@@ -53,7 +53,7 @@ def shape_of(config: Any) -> Shape:
     family = config.model_type
     if family not in FAMILIES:
         raise ConfigError(f"no mapping of {family} to Megatron's GPTModel", next=f"it is known for {', '.join(FAMILIES)}")
-    if family != "qwen2" and getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
+    if (family != "qwen2" and getattr(config, "attention_bias", False)) or getattr(config, "mlp_bias", False):
         raise ConfigError("biases of single linear layers have no place in Megatron's layout", where=f"model_type {family}")
     if getattr(config, "use_sliding_window", False):
         raise ConfigError("sliding-window attention is not mapped", where=f"model_type {family}")

@@ -1,0 +1,49 @@
+"""Takes a folder of safetensors, leaves its tensors by name, each read when it is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raylm.core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class Stored:
+    """Tensors of a Hugging Face checkpoint. Raises ArtifactError when there are none."""
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import safe_open
+
+        self._folder = folder
+        self._open: dict[str, Any] = {}
+        if (folder / INDEX).is_file():
+            self._places: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
+        elif (folder / SINGLE).is_file():
+            with safe_open(folder / SINGLE, framework="pt") as file:
+                self._places = dict.fromkeys(file.keys(), SINGLE)
+        else:
+            raise ArtifactError(f"no {SINGLE} and no {INDEX} here", where=str(folder), next="name a checkpoint's folder")
+
+    def check(self, wanted: Iterable[str], ignored: Iterable[str]) -> None:
+        """Raises ArtifactError when a wanted tensor is not there, or one is there that nobody wants."""
+        names, wanted = set(self._places), set(wanted)
+        for said, which in (("missing", wanted - names), ("of no known place", names - wanted - set(ignored))):
+            if which:
+                raise ArtifactError(f"tensors {said}: {', '.join(sorted(which)[:4])}", where=str(self._folder))
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, on the CPU, as it is stored."""
+        from safetensors import safe_open
+
+        file = self._places[name]
+        if file not in self._open:
+            self._open[file] = safe_open(self._folder / file, framework="pt").__enter__()
+        return self._open[file].get_tensor(name)
