@@ -45,7 +45,7 @@ class Mailbox:
         self._order = (0, "")
         self._autopsies = 0
         self._deaths = 0
-        self._expected = False
+        self._expected = self._told_why = False
         self._closed = False
 
     def join(self, rank: int, world: int, group: str, host: str, node: str, pid: int) -> None:
@@ -57,7 +57,7 @@ class Mailbox:
                 elif self._group and world != self._world:
                     self._rows.append(("note", f"a new group of {world} ranks, {self._world} before"))
                 self._group, self._world, self._members, self._expected = group, world, {}, False
-                self._told, self._autopsies = {}, 0
+                self._told, self._autopsies, self._told_why = {}, 0, False
                 if self._order[0] < 0:
                     self._order = (0, "")  # there was room for a larger group: this is it
             self._members[rank] = Member(host, node, pid)
@@ -164,7 +164,8 @@ class Mailbox:
                 self._outcomes.setdefault(task, ("left", self._order[1]))
                 self._changed.notify_all()
                 return True
-            if not self._expected:
+            if reason and not self._told_why:
+                self._told_why = True
                 self._rows.append(("note", f"{reason}: a step checkpoint was written, a new group of ranks goes on from there"))
             self._expected = True
             return False

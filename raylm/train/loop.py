@@ -259,7 +259,7 @@ class Loop:
             self._write(None)
         # waits until all ranks have written: one that ends now takes its group with it
         self.saver.close()
-        raise Leave(self.pulse.asked() or "another rank is to leave")
+        raise Leave(self.pulse.asked())
 
     def _write(self, loss: float | None) -> None:
         """Save what was copied; `loss` is that of the held-out rows, where it was measured."""

@@ -8,8 +8,22 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from raylm.train.objectives.next_token import NextToken
+
+
+class Slow(NextToken):
+    """The usual loss, so slowly that a cluster can change while a tiny model learns."""
+
+    kind: Literal["custom"] = "custom"
+
+    def loss(self, *args: Any) -> Any:
+        time.sleep(0.1)
+        return super().loss(*args)
+
 
 KEYS: dict[str, Any] = {
     "stage": "train",
@@ -19,7 +33,8 @@ KEYS: dict[str, Any] = {
     "mesh": {"tensor": 2},
     "batch": 6,
     "micro_batch": 2,
-    "steps": 300,
+    "objective": {"kind": "custom", "path": "tests.parallel.elastic_run:Slow"},
+    "steps": 120,
     "save_every": 20,
     "optimizer": {"lr": 1e-2},
     "held_out_rows": 0,
