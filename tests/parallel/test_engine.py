@@ -64,7 +64,8 @@ def test_a_checkpoint_without_done_json_is_ignored(two_ranks, name):
 
 @EACH
 def test_a_checkpoint_of_two_ranks_goes_on_at_one(two_ranks, tmp_path, name):
-    shutil.copytree(two_ranks["folder"] / name / "step-00000003", tmp_path / "step-00000003")
+    for part in ("step-00000003", "history", "ledger"):
+        shutil.copytree(two_ranks["folder"] / name / part, tmp_path / part)
     loop, seen = make_loop(STRATEGIES[name], tmp_path)
     loop.run()
     assert losses(seen) == pytest.approx(losses(two_ranks[name]["rows"]), abs=1e-6)
