@@ -36,7 +36,7 @@ def one(who: str, vocab: int) -> None:
     else:
         model.config, model.get_output_embeddings = type("Config", (), {})(), lambda: head  # type: ignore[assignment]
         asked = head_of(model)
-        asked.asked = Asked(target, weight, 1.0, 0.0, "chunked")
+        asked.asked = Asked(target, weight, linear=True, temperature=1.0, z_loss=0.0, rung="chunked")
         loss = -(asked(hidden)[..., 0] * weight).sum()
     loss.backward()
     spent = time.perf_counter() - started

@@ -1,4 +1,5 @@
-"""Takes more ranks, longer rows and more GPUs, leaves how the cost of training grows: measured here from 1 to 8 ranks and from 256 to 16,384 tokens, forecast (`raylm plan`'s own model) from 8 to 16,384 GPUs."""
+"""Takes more ranks, longer rows and more GPUs, leaves how the cost of training grows: measured here from 1 to 8 ranks and from
+256 to 16,384 tokens, forecast (the model of `raylm plan`) from 8 to 16,384 GPUs."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,6 +11,8 @@ from raylm.core.errors import ConfigError
 from raylm.model.compiler import compiler_missing
 from raylm.model.head import check_rung, head_of, rung_on
 from raylm.model.scores import Inputs, ask
+from raylm.model.shapes.bert import Bert
+from raylm.model.shapes.t5 import T5
 from tests.model.tiny import tiny_model
 
 RUNGS = ["plain", "chunked", pytest.param("fused", marks=pytest.mark.slow), "auto"]
@@ -73,12 +77,9 @@ def test_the_model_still_gives_logits():
 
 
 def test_a_masked_language_model_and_an_encoder_decoder_are_asked_alike():
-    from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
-
-    torch.manual_seed(0)
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
-    bert = BertForMaskedLM(BertConfig(vocab_size=70, **small)).eval()
-    t5 = T5ForConditionalGeneration(T5Config(vocab_size=70, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2)).eval()
+    tokens = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    bert: Any = Bert(hidden_size=32, num_layers=1, num_heads=2).build(tokens, 0).eval()
+    t5 = T5(hidden_size=32, num_layers=1, num_heads=2).build(tokens, 0).eval()
     torch.nn.init.normal_(bert.cls.predictions.bias)
     for model, more in ((bert, {}), (t5, {"decoder_input_ids": torch.randint(0, 70, (3, 9))})):
         inputs = asked()

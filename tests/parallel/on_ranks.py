@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import socket
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -23,11 +22,8 @@ def on_ranks(world: int, function: Callable[..., Any], *args: Any, timeout_s: fl
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    with tempfile.TemporaryDirectory() as at, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        ranks = [context.Process(target=_rank, args=(rank, world, port, at, function, args)) for rank in range(world)]
+    with tempfile.TemporaryDirectory() as at:
+        ranks = [context.Process(target=_rank, args=(rank, world, at, function, args)) for rank in range(world)]
         for rank in ranks:
             rank.start()
         for rank in ranks:
@@ -43,13 +39,13 @@ def on_ranks(world: int, function: Callable[..., Any], *args: Any, timeout_s: fl
         return [torch.load(Path(at) / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def _rank(rank: int, world: int, port: int, at: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _rank(rank: int, world: int, at: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     try:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+        dist.init_process_group("gloo", init_method=f"file://{at}/store", rank=rank, world_size=world)
         torch.save(function(rank, world, *args), Path(at) / f"{rank}.pt")
         dist.barrier()
         dist.destroy_process_group()

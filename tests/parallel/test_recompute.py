@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -29,7 +31,8 @@ def passed(how, dropout=0.0):
         hidden_BTD = model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
     hidden_BTD.square().sum().backward()
     # what was allocated and not freed again
-    return sum(event.self_cpu_memory_usage for event in seen.function_events), [p.grad for p in model.parameters()]
+    events: Any = seen.function_events
+    return sum(event.self_cpu_memory_usage for event in events), [p.grad for p in model.parameters()]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

@@ -77,7 +77,7 @@ class Deepspeed(Config):
             "data_types": {"grad_accum_dtype": "fp32"},
             "communication_data_type": "fp32",
             "zero_allow_untested_optimizer": True,
-            # torch's fused AdamW computes on the host as fast as DeepSpeed's, and needs no compiler there
+            # torch's fused AdamW computes on the host too; DeepSpeed's own would need a compiler there
             "zero_force_ds_cpu_optimizer": False,
             "zero_optimization": zero,
         }
