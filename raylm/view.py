@@ -172,7 +172,7 @@ def _size(job: Job, step: Step) -> str:
     cfg: Any = step.config
     if step.config.stage == "train":
         long = f"{cfg.steps} steps" if cfg.steps else f"{_short(cfg.tokens)} tokens" if cfg.tokens else f"{cfg.epochs:g} epochs"
-        return f"{long} of {cfg.batch} rows" if cfg.batch else f"{long} of {_short(cfg.batch_tokens)} tokens"
+        return f"{long}, batches of {cfg.batch} rows" if cfg.batch else f"{long}, batches of {_short(cfg.batch_tokens)} tokens"
     if step.config.stage == "rl":
         group = getattr(cfg.algorithm, "group", 1)
         return f"{cfg.steps} rounds, {_short(cfg.steps * cfg.prompts_per_step * group)} completions"

@@ -93,7 +93,9 @@ class _Announced(torch.autograd.Function):
         scale = -(by_logprob_N * weight_N).sum() / weight_N.square().sum().clamp_min(1e-30)
         # a NaN passes: the norm of the gradients will tell
         far = (by_logprob_N + scale * weight_N).abs().sum() > 1e-3 * by_logprob_N.abs().sum()
-        torch._assert_async(~far, "the loss is not the weighted sum of log-probabilities that its objective announced")
+        torch.ops.aten._assert_async.msg(
+            ~far, "the loss is not the weighted sum of log-probabilities that its objective announced"
+        )
         ctx.sums = None  # they are scaled in place: a second backward pass must fail, not return twice the scale
         return *sums.scaled(scale), None, None, None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -37,7 +38,6 @@ def _lacking(model: Any, device: str) -> str | None:
         return f"they are made for GPUs, this is {device}"
     if not find_spec("liger_kernel"):
         return "liger-kernel is not installed"
-    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
-
+    known = import_module("liger_kernel.transformers.monkey_patch").MODEL_TYPE_TO_APPLY_LIGER_FN
     kind = model.config.model_type
-    return None if kind in MODEL_TYPE_TO_APPLY_LIGER_FN else f"there are none for model_type {kind}"
+    return None if kind in known else f"there are none for model_type {kind}"

@@ -17,7 +17,7 @@ GRACE_S = 60.0
 
 
 class Leave(Exception):
-    """Raised on every rank, at the same step, after the checkpoint was written; `args[0]` is this rank's reason, or empty."""
+    """Raised on every rank, at the same step, after the checkpoint was written. `args[0]` is this rank's reason, if any."""
 
 
 class Notice:

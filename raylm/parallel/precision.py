@@ -78,7 +78,8 @@ def product(left_MK: torch.Tensor, right_KN: torch.Tensor, of_left: torch.dtype 
     right, of_right_scale = _rounded(right_KN, torch.float8_e4m3fn)
     # the kernels read the left operand by rows and the right one by columns
     right = right.t().contiguous().t()
-    return torch._scaled_mm(left.contiguous(), right, scale_a=of_left_scale, scale_b=of_right_scale, out_dtype=left_MK.dtype)
+    scales = (of_left_scale, of_right_scale)
+    return torch.ops.aten._scaled_mm(left.contiguous(), right, *scales, out_dtype=left_MK.dtype)
 
 
 def _rounded(values: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

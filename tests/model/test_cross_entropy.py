@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from raylm.model import cross_entropy
-from raylm.model.cross_entropy import Announced, Way, chunked, plain
+from raylm.model.cross_entropy import Announced, Way
 
+chunked: Any = cross_entropy.chunked
+plain: Any = cross_entropy.plain
 N, D, V = 37, 12, 50
 
 
@@ -17,7 +22,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(cross_entropy, "chunk_tokens", lambda vocab, device: 10)
 
 
-def operands(dtype=torch.float32, bias=True):
+def operands(dtype=torch.float32, bias=True) -> Any:
     draw = torch.Generator().manual_seed(3)
     hidden_ND, weight_VD = torch.randn(N, D, generator=draw), torch.randn(V, D, generator=draw)
     bias_V = torch.randn(V, generator=draw) if bias else None
@@ -28,7 +33,7 @@ def operands(dtype=torch.float32, bias=True):
 
 def reference(leaves, target_N, temperature, loss):
     """Scores and gradients in float64 by torch's log_softmax."""
-    wide = [None if t is None else t.detach().double().requires_grad_() for t in leaves]
+    wide: Any = [None if t is None else t.detach().double().requires_grad_() for t in leaves]
     logits_NV = torch.nn.functional.linear(*wide) / temperature
     logprob_N = -torch.nn.functional.cross_entropy(logits_NV, target_N, reduction="none")
     lse_N = logits_NV[range(N), target_N] - logprob_N
@@ -140,7 +145,7 @@ def test_no_tokens_and_no_weight_give_zero_gradients():
 def test_no_tensor_as_large_as_all_logits_is_made():
     seen = []
 
-    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+    class Sizes(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             made = func(*args, **(kwargs or {}))
             seen.extend(t.numel() for t in (made if isinstance(made, tuple) else (made,)) if isinstance(t, torch.Tensor))

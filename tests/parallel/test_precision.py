@@ -12,7 +12,8 @@ from tests.model.tiny import tiny_model
 
 
 def far(found, expected):
-    return float((found.detach().float() - expected.float()).norm() / expected.float().norm())
+    found, expected = found.detach(), expected.detach()
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
 def test_what_float8_can_write_is_exact():

@@ -27,12 +27,12 @@ def passed(how, dropout=0.0):
         recompute(blocks(model), how)
     tokens_BT = torch.arange(128).view(2, 64) % 64
     torch.manual_seed(1)
-    with torch.autograd.profiler.profile(profile_memory=True) as seen:
+    profiler: Any = torch.autograd.profiler.profile(profile_memory=True)
+    with profiler as seen:
         hidden_BTD = model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
     hidden_BTD.square().sum().backward()
     # what was allocated and not freed again
-    events: Any = seen.function_events
-    return sum(event.self_cpu_memory_usage for event in events), [p.grad for p in model.parameters()]
+    return sum(event.self_cpu_memory_usage for event in seen.function_events), [p.grad for p in model.parameters()]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
