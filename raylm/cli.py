@@ -108,6 +108,30 @@ def _convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _find_lr(arguments: argparse.Namespace) -> int:
+    from raylm import job
+    from raylm.core.config import did_you_mean
+    from raylm.core.errors import ConfigError
+    from raylm.core.workers import Workers
+    from raylm.train import find_lr
+    from raylm.train.config import Train
+
+    loaded, stage = job.load(arguments.job, arguments.set), arguments.stage
+    cfg = loaded.stages.get(stage)
+    if not isinstance(cfg, Train):
+        raise ConfigError(f"{stage!r} is no train stage of this job.{did_you_mean(stage, loaded.stages)}", where=arguments.job)
+    workers = Workers(wanted_cpus=cfg.cpus() + 2)
+    ctx = job.aside(loaded, stage, "find_lr", workers)
+    try:
+        found = find_lr.find(cfg, ctx, arguments.steps, arguments.lowest, arguments.highest)
+    finally:
+        workers.stop()
+    find_lr.report(stage, ctx.metric_rows, found)
+    print(f"picture: {ctx.out.path(find_lr.PICTURE)}")
+    print(f"next: raylm plan {arguments.job} --set stages.{stage}.optimizer.lr={min(found):.1e}")
+    return 0
+
+
 def _chat(arguments: argparse.Namespace) -> int:
     from raylm import chat, job
     from raylm.core.artifact import Endpoint, open_artifact
@@ -153,11 +177,17 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--step", metavar="N", type=int, help="of a trained checkpoint: the documents that step N learned from")
     _command(commands, "doctor", _doctor, "what this machine has, what is missing and the command that mends it")
     _add_convert(commands)
+    find = _command(commands, "find-lr", _find_lr, "try growing learning rates on a train stage and suggest one")
+    find.add_argument("job", metavar="JOB", help="a job file; what the stage reads has been made")
+    find.add_argument("stage", metavar="STAGE", help="a train stage")
+    find.add_argument("--steps", metavar="N", type=int, default=100, help="number of steps, each with a larger rate")
+    find.add_argument("--from", dest="lowest", metavar="LR", type=float, default=1e-6, help="the first rate")
+    find.add_argument("--to", dest="highest", metavar="LR", type=float, default=1.0, help="the last rate")
     chat = _command(commands, "chat", _chat, "talk to a served model; a job file is run (or resumed) first")
     chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")
     chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
     chat.add_argument("--model", default=None, help="model name at a URL; the first one served when it is not given")
-    for taker in (plan, run, chat):
+    for taker in (plan, run, chat, find):
         taker.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key: stages.sft.steps=10")
     for taker in (plan, run):
         taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")

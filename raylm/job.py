@@ -150,6 +150,17 @@ def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say
     return made
 
 
+def aside(job: Job, stage: str, name: str, workers: Workers) -> Context:
+    """A context that reads what `stage` reads and writes to an empty folder `{stage}.{name}` beside it."""
+    out = job.folder(f"{stage}.{name}")
+    out.remove()
+    folders = {each: job.folder(each) for each in job.stages}
+    cfg = job.stages[stage].model_dump(mode="json")
+    return Context(
+        stage=out.name, out=out.make(), stages=folders, workers=workers, config=cfg, identity={}, inputs=[], fingerprint=""
+    )
+
+
 def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild: bool, say: Any) -> Artifact:
     folder = job.folder(step.name)
     module = importlib.import_module(f"raylm.{step.config.stage}.stage")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
@@ -30,8 +30,26 @@ if TYPE_CHECKING:
     from raylm.train.config import Train
 
 
+class Made(NamedTuple):
+    """A loop, the number of its model's weights, and the model's config before it was laid out."""
+
+    loop: Loop
+    parameters: int
+    config: Any
+
+
 def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     """The task that every rank runs; returns metrics and facts (rank 0's count)."""
+    loop, parameters, config = made_loop(ranks, cfg, setup)
+    metrics = loop.run()
+    ranks.pulse.mark("export", setup.steps)
+    with loop.engine.averages():
+        export(cfg, setup, config, loop.engine)
+    return {"metrics": metrics, "parameters": parameters, "decisions": loop.course.decisions}
+
+
+def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
+    """Model, engine and batches of this rank, before the first step."""
     # here, because the driver imports this file and needs no torch
     from raylm.parallel.start import begin
 
@@ -88,11 +106,7 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
         domains=Domains(refs_of(cfg.rows), rows.rows) if mixed and objective.kind == "next_token" else None,
         flops=_flops(cfg, setup, config, ranks.world),
     )
-    metrics = loop.run()
-    ranks.pulse.mark("export", setup.steps)
-    with engine.averages():
-        export(cfg, setup, config, engine)
-    return {"metrics": metrics, "parameters": parameters, "decisions": loop.course.decisions}
+    return Made(loop, parameters, config)
 
 
 def _micro(cfg: Train, setup: Setup, engine: Engine) -> int:

@@ -108,7 +108,7 @@ class Loop:
         while self.engine.done < self.setup.steps:
             step = self.engine.done
             with self.profiler.step(step):
-                values = self._step(step)
+                values = self.step(step)
             if values is None:
                 self._pass_over(step)
                 continue
@@ -135,7 +135,7 @@ class Loop:
             sums = self.engine.measure(inputs, self._loss_of(micros, inputs, weight, self.engine.done), **self._asked())
         return {f"held_out_{name}": total / weight for name, total in sums.items()}
 
-    def _step(self, step: int) -> dict[str, Any] | None:
+    def step(self, step: int) -> dict[str, Any] | None:
         """One step; None when its batch was a spike and nothing was changed."""
         import torch
 

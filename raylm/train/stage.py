@@ -6,7 +6,7 @@ import math
 import sys
 from typing import Any
 
-from raylm.core.artifact import STEPS, Checkpoint
+from raylm.core.artifact import STEPS, Artifact, Checkpoint
 from raylm.core.context import Context
 from raylm.core.workers import Workers
 from raylm.model.load import checkpoint_path
@@ -34,8 +34,8 @@ def warm(cfg: Train, workers: Workers) -> None:
     warm_ranks(workers, cfg.workers, cfg.sizes())
 
 
-def run(cfg: Train, ctx: Context) -> Checkpoint:
-    """Train on `cfg.workers.count` ranks. Raises DataError without rows, TrainingError when the numbers stop making sense."""
+def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
+    """Resolve inputs: the stage with its batch in rows and its length in steps, what ranks are told, artifacts of rows."""
     parts = open_parts(cfg, ctx)
     rows, sizes = parts[0], [num_rows(part) for part in parts]
     size = size_of(cfg, [part.facts for part in parts], sizes)
@@ -53,6 +53,13 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         out=ctx.out.uri,
         work=ctx.work.uri,
     )
+    return cfg, setup, parts
+
+
+def run(cfg: Train, ctx: Context) -> Checkpoint:
+    """Train on `cfg.workers.count` ranks. Raises DataError without rows, TrainingError when the numbers stop making sense."""
+    cfg, setup, parts = prepared(cfg, ctx)
+    rows, sizes, steps = parts[0], setup.num_rows, setup.steps
     group = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
     goodput = Goodput([row["step"] for row in ctx.metric_rows])
     name = f"{ctx.out.uri.rstrip('/').split('/')[-2]}/{ctx.stage}"

@@ -40,7 +40,7 @@ def test_losses_of_parts_add_up_to_the_whole(tmp_path):
 
     loop.domains.means = both
     for step in range(4):
-        row = loop._step(step)
+        row = loop.step(step)
         web, code = weights[-1]
         assert web > 0 and code > 0
         assert row["loss"] == pytest.approx((row["loss/web"] * web + row["loss/code"] * code) / (web + code), rel=1e-5)
