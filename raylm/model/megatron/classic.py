@@ -7,6 +7,7 @@ Megatron takes a checkpoint without optimizer so, and refuses iteration 0.
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -167,8 +168,11 @@ class Classic:
             path = self._folder / name / FILE
             foreign = get_unsafe_globals_in_checkpoint(str(path))
             known: list[Any] = [(argparse.Namespace if one == "argparse.Namespace" else Inert, one) for one in foreign]
-            with safe_globals(known):
-                self._files[name] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            try:
+                with safe_globals(known):
+                    self._files[name] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            except pickle.UnpicklingError as cause:
+                raise ArtifactError("the file cannot be read without running code that it names", where=str(path)) from cause
         return self._files[name]
 
     def _model(self, rank: int, place: tuple[int, int], expert: int) -> tuple[tuple[str, str], dict[str, Any]]:
