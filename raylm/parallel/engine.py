@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.model.scores import Inputs, Scores, ask
@@ -70,7 +70,7 @@ class Engine:
         self.context = context_of(bare, grid)
         self.done = 0
         self._recipe, self._autocast = recipe, autocast
-        self.optimizer = recipe.optimizer.make(model) if recipe.optimizer else None
+        self.optimizer = recipe.optimizer.make(bare) if recipe.optimizer else None
         self.ema = self._averaging(recipe.ema) if recipe.ema and recipe.optimizer else None
 
     @property
@@ -222,9 +222,26 @@ class Engine:
 
         return Ema(self.trainable(), decay)
 
-    def averages(self) -> Any:
+    @contextmanager
+    def averages(self) -> Iterator[None]:
         """Context in which the weights are their moving averages, where these are kept."""
-        return self.ema.swapped() if self.ema else nullcontext()
+        if self.ema is None:
+            yield
+            return
+        self._let_go()
+        with self.ema.swapped():
+            try:
+                yield
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Free gathered weights that a forward pass left behind: they would stay what they are when their shards change."""
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def _ask(self, inputs: Inputs, **asked: Any) -> Scores:
         part, join = self._share(inputs)

@@ -9,6 +9,8 @@ from raylm.parallel.ema import Ema
 from raylm.parallel.strategies.ddp import Ddp
 from tests.parallel.loops import make_loop
 
+HEADS = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 64, "max_length": 64}
+
 
 def test_the_average_by_hand():
     weight = torch.nn.Parameter(torch.tensor([1.0]))
@@ -50,3 +52,12 @@ def test_two_ranks_average_as_one_does(strategy):
     from tests.parallel.parity import assert_parity
 
     assert_parity(2, {"ddp": Ddp, "fsdp": Fsdp}[strategy](), ema=0.9)
+
+
+@pytest.mark.parametrize("layout", ["gathered", "tensor"])
+def test_weights_that_stay_gathered_are_not_those_of_the_average(layout):
+    from raylm.parallel.strategies.fsdp import Fsdp
+    from tests.parallel.parity import assert_parity
+
+    strategy, world, mesh = {"gathered": (Fsdp(reshard=False), 2, {}), "tensor": (Ddp(), 4, {"tensor": 2})}[layout]
+    assert_parity(world, strategy, mesh=mesh, ema=0.5, evaluate_every=1, **({} if layout == "gathered" else {"model": HEADS}))
