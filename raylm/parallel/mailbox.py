@@ -44,7 +44,7 @@ class Mailbox:
         self._told: dict[int, dict[str, Any]] = {}
         self._order = (0, "")
         self._autopsies = 0
-        self._deaths = 0
+        self._deaths, self._furthest = 0, -1
         self._expected = self._told_why = False
         self._closed = False
 
@@ -64,13 +64,13 @@ class Mailbox:
             self._changed.notify_all()
 
     def _count_death(self) -> None:
-        """A group that dies again and again without one row in between will not get further by another try."""
+        """A group that dies again and again without one new step in between will not get further by another try."""
         for task in self._tasks.keys() - self._outcomes.keys():
             self._deaths += 1
             self._rows.append(("note", "a worker died; a new group of ranks goes on from the last step checkpoint"))
             if self._deaths > MOST_DEATHS:
                 error = PlacementError(
-                    f"the ranks died {self._deaths} times without a step in between",
+                    f"the ranks died {self._deaths} times without a new step in between",
                     next="were they out of memory? lower micro_batch, or give them more",
                 )
                 self._outcomes.setdefault(task, ("raised", error))
@@ -84,7 +84,8 @@ class Mailbox:
     def post(self, task: int, payload: list[Any]) -> None:
         """Open a task."""
         with self._changed:
-            self._tasks, self._rows, self._deaths, self._order = {task: payload}, [], 0, (0, "")
+            self._tasks, self._rows, self._order = {task: payload}, [], (0, "")
+            self._deaths, self._furthest = 0, -1
             self._changed.notify_all()
 
     def next(self, after: int) -> tuple[int, Any] | None:
@@ -103,7 +104,9 @@ class Mailbox:
         with self._changed:
             if task in self._tasks:
                 self._rows.append(row)
-                self._deaths = 0
+                # steps that are only done again, and the word that they will be, bring the run no further
+                if row[0] == "row" and row[1]["step"] > self._furthest:
+                    self._deaths, self._furthest = 0, row[1]["step"]
                 self._changed.notify_all()
 
     def finish(self, task: int, outcome: tuple[str, Any]) -> None:

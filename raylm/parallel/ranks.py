@@ -229,6 +229,7 @@ def hold_ranks(workers: Workers, spec: WorkerSpec, sizes: tuple[int, ...] | None
     if group._failure or not group._thread.is_alive():
         workers.release(key)
         group = workers.hold(key, lambda: RankGroup(spec, sizes), RankGroup.close)
+    group._spec = spec  # the driver looks by this stage's `hang_s`, whichever stage started the group
     return group
 
 

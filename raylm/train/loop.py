@@ -146,10 +146,11 @@ class Loop:
         self.meter.read()
         read = [row for micro in micros for row in micro.rows]
         inputs, weight = self._inputs(micros, step)
-        tokens = sum(float(m.padded.attend_BT.sum()) for m in micros)
+        tokens = sum(float(micro.counted_BT.sum()) for micro in micros)
         # whether a rank is to leave travels with a sum that is made anyway
         tokens, leaving = self.engine.sum([tokens, float(bool(self.pulse.asked()))])
         self._leave_if(leaving, step)
+        self.meter.meet()
         # a fresh stream for every (step, rank): dropout is the same in a resumed run, and no generator state is saved
         torch.manual_seed(self._seed(step))
         loss = self._loss_of(micros, inputs, weight, step)

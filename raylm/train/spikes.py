@@ -126,8 +126,7 @@ class Course:
         """Go on from what a checkpoint kept (None: from the start) and from what was decided since. Every rank must call."""
         import torch.distributed as dist
 
-        if self._card is None:
-            return
+        # without a card too: a run that was begun with one goes on where the data stands
         known = state or {"decisions": [], "losses": [], "norms": []}
         found: list[Any] = [known["decisions"]]
         if self._rank == 0 and self._work.exists(DECISIONS):
@@ -135,8 +134,8 @@ class Course:
         if group is not None:
             dist.broadcast_object_list(found, src=0, group=group)
         self.decisions = found[0]
-        self._losses = deque(known["losses"], maxlen=self._card.window)
-        self._norms = deque(known["norms"], maxlen=self._card.window)
+        self._losses = deque(known["losses"], maxlen=self._losses.maxlen)
+        self._norms = deque(known["norms"], maxlen=self._norms.maxlen)
 
     def _next(self, position: int, newest: int) -> str:
         """The rung of the ladder on which a spike at `position` stands."""

@@ -99,6 +99,15 @@ def test_positions_after_skips_and_rollbacks():
     assert course.passed() == [4, 5, 6, 7, 8, 9]
 
 
+def test_a_run_that_goes_on_without_spikes_keeps_its_place_in_the_data(tmp_path):
+    course = Course(Spikes(warmup=4), Folder(tmp_path), rank=0)
+    assert not course.takes(float("nan"), 1.0)
+    course.decide(6, 4, [], [])
+    without = Course(None, Folder(tmp_path), rank=0)
+    without.restore(None, None)
+    assert [without.position(step) for step in (5, 6)] == [5, 7] and without.passed() == [6]
+
+
 def test_a_nan_row_is_skipped_and_named(tmp_path):
     loop, seen = loop_over(tmp_path, {18}, nan=True)
     metrics = loop.run()

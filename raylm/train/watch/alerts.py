@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import statistics
 import urllib.request
@@ -84,11 +85,11 @@ class Alarm:
         if not self._limits.webhook:
             return
         body = {"run": self._run, "step": alert.step, "kind": alert.kind, "text": f"{self._run}, step {alert.step}: {alert.said}"}
-        request = urllib.request.Request(
-            self._limits.webhook, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
-        )
         try:
+            request = urllib.request.Request(
+                self._limits.webhook, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+            )
             urllib.request.urlopen(request, timeout=WAIT_S).close()
-        except OSError as cause:
+        except (OSError, ValueError, http.client.HTTPException) as cause:
             # an alert that cannot be sent is still told here, and must not end the run it warns of
             self.raised.append(Alert(alert.step, "webhook", f"{self._limits.webhook} does not take alerts: {cause}"))

@@ -22,26 +22,34 @@ class Meter:
 
     def __init__(self, engine: Engine, flops_per_token: float | None = None, peak: float | None = None) -> None:
         self._engine, self._flops, self._peak = engine, flops_per_token, peak
-        self._started = self._read = self._forward = 0.0
+        self._started = self._read = self._met = self._forward = 0.0
 
     def start(self) -> None:
         """A step begins."""
-        self._started = self._read = self._forward = time.perf_counter()
+        self._started = self._read = self._met = self._forward = time.perf_counter()
 
     def read(self) -> None:
         """Its rows are there."""
         self._read = time.perf_counter()
 
+    def meet(self) -> None:
+        """The ranks have met to count the batch, and the first forward pass begins."""
+        self._met = self._forward = time.perf_counter()
+
     def forward(self) -> None:
-        """The first forward pass is done: until here a rank has hardly waited for another."""
-        if self._forward == self._started:
+        """The first forward pass is done: since `meet` a rank has hardly waited for another."""
+        if self._forward == self._met:
             self._forward = time.perf_counter()
 
     def values(self, tokens: float, weight: float) -> dict[str, float]:
         """What the step cost, the same on all ranks where they are asked. Every rank must call."""
+        wait, world = self._read - self._started, self._engine.world
+        own = wait + self._forward - self._met
+        # the rank travels in the last digits of its microseconds; of a pipeline only the last stage's ranks see a loss
+        slow, fast = (own_us(own) * world + self._engine.rank, -own) if self._forward > self._met else (-1, float("-inf"))
+        data_wait, slowest, shortest, memory = self._engine.most([wait, slow, fast, self._memory()])
+        # after the exchange, which waits for the device and for the slowest rank
         step_s = time.perf_counter() - self._started
-        own = max(self._forward - self._started, 1e-9)
-        data_wait, longest, shortest, memory = self._engine.most([self._read - self._started, own, -own, self._memory()])
         found = {
             "step_s": step_s,
             "tokens_per_s": tokens / step_s,
@@ -49,8 +57,9 @@ class Meter:
             "data_wait_s": data_wait,
             "memory_gb": memory / 1e9,
         }
-        if self._engine.world > 1:
-            found["straggler"] = longest / -shortest
+        if world > 1:
+            longest_us, rank = divmod(int(slowest), world)
+            found |= {"straggler": longest_us / own_us(-shortest), "slowest_rank": rank}
         if self._flops and self._peak:
             found["mfu"] = self._flops * tokens / step_s / self._peak
         return found
@@ -62,6 +71,11 @@ class Meter:
         if self._engine.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self._engine.device))
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def own_us(seconds: float) -> int:
+    """Whole microseconds, at least one; times 100,000 ranks they are exact in float64 for a day."""
+    return max(1, round(seconds * 1e6))
 
 
 class Domains:

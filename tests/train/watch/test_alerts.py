@@ -61,4 +61,5 @@ def test_alerts_go_to_a_url_and_one_that_is_gone_does_no_harm():
     raised(rows, webhook=f"http://127.0.0.1:{server.server_port}/")
     server.shutdown()
     assert [(one["step"], one["kind"], one["run"]) for one in got] == [(1, "data wait", "job/base")]
-    assert raised(rows, webhook="http://127.0.0.1:9/") == [(1, "data wait"), (1, "webhook")]
+    for gone in ("http://127.0.0.1:9/", "no-scheme/hook"):
+        assert raised(rows, webhook=gone) == [(1, "data wait"), (1, "webhook")]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from raylm.data.schedule import Mixed, Schedule
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.train.watch.meter import Domains
 from tests.parallel.loops import fixed_rows, make_loop
+from tests.parallel.on_ranks import on_ranks
 
 
 def test_a_row_tells_what_the_step_cost(tmp_path):
@@ -17,6 +20,38 @@ def test_a_row_tells_what_the_step_cost(tmp_path):
         assert row["tokens_per_s"] >= row["trainable_tokens_per_s"] > 0
         assert 0 < row["data_wait_s"] < row["step_s"] and row["memory_gb"] > 0.05
         assert "mfu" not in row and "straggler" not in row
+
+
+def slowed(rank: int, world: int, work: str) -> list[list[dict]]:
+    """Rows of a run in which rank 1 reads slowly, and of a pipeline, whose first stage never sees a loss."""
+    found = []
+    for mesh in ({}, {"pipeline": 2}):
+        loop, seen = make_loop(Ddp(), f"{work}/{len(found)}", steps=2, mesh=mesh)
+        at = loop.batches.at
+
+        def slowly(step, at=at, slow=rank == 1 and not mesh):
+            time.sleep(0.5 * slow)
+            return at(step)
+
+        loop.batches.at = slowly
+        loop.run()
+        found.append(seen)
+    return found
+
+
+def test_the_slowest_rank_is_named_and_a_pipeline_has_no_false_straggler(tmp_path):
+    data, pipeline = on_ranks(2, slowed, str(tmp_path))[0]
+    assert data[1]["slowest_rank"] == 1 and data[1]["straggler"] > 2 and data[1]["data_wait_s"] > 0.4
+    assert data[1]["tokens_per_s"] * data[1]["step_s"] == pytest.approx(sum_of_tokens(data[1]))
+    assert [row["straggler"] for row in pipeline] == [1.0, 1.0] and pipeline[1]["slowest_rank"] == 1
+
+
+def sum_of_tokens(row: dict) -> int:
+    """Tokens of the real rows of that step: 5 rows on 2 ranks are filled up to 6, and the sixth is no work done."""
+    from raylm.data.order import batch_indices
+
+    rows = fixed_rows()
+    return sum(len(rows[index]["tokens"]) for index in batch_indices(len(rows), 5, row["step"], 0))
 
 
 def test_utilisation_is_flops_over_peak(tmp_path):
