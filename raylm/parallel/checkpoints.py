@@ -94,12 +94,15 @@ def clean(work: Folder, after: int) -> None:
 
 
 def keep_for_good(work: Folder, to: Folder, keeping: Keeping) -> list[int]:
-    """Move the best and the every-so-many-steps checkpoints out of a work folder that is about to go; returns their steps."""
+    """Have the best and the every-so-many-steps checkpoints in `to` too; returns their steps.
+
+    They stay in the work folder, which goes with the commit: a run that is cut short before it still finds the newest.
+    """
     steps = keeping._replace(last=0).chosen(measured_checkpoints(work))
     for step in sorted(steps):
-        # one that was moved before the run was cut short gives way to the one made again
+        # one that was put there before the run was cut short gives way to the one made again
         to.remove(folder_of(to, step).name)
-        work.move(folder_of(work, step).name, to)
+        work.link(folder_of(work, step).name, to)
     return sorted(steps)
 
 

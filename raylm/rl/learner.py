@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import Config, resolve
@@ -110,14 +111,19 @@ def skip(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, float] | None:
     return {"loss": 0.0, "grad_norm": 0.0, "lr": 0.0, "finite": True}
 
 
-def weights(ranks: Ranks, setup: Setup) -> tuple[list[Any], str] | None:
-    """All weights as numpy arrays in the object store, and their digest; rank 0's count. None in a fresh group."""
+def weights(ranks: Ranks, setup: Setup, averaged: bool = False) -> tuple[list[Any], str] | None:
+    """All weights as numpy arrays in the object store, and their digest; rank 0's count. None in a fresh group.
+
+    Args:
+        averaged: their moving averages, where these are kept.
+    """
     import ray
 
     engine = _engine(ranks, setup)
     if engine is None:
         return None
-    named = engine.weights()
+    with engine.averages() if averaged else nullcontext():
+        named = engine.weights()
     if ranks.rank != 0:
         return None
     arrays = as_arrays(named.items())
@@ -133,7 +139,7 @@ def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
 
 
 def export(ranks: Ranks, setup: Setup) -> bool:
-    """Write the trained weights as a checkpoint and let the learner go; False when this group holds no learner."""
+    """Write the trained weights (their moving averages, where these are kept) as a checkpoint and let the learner go; False when this group holds no learner."""
     from raylm.parallel.whole import write_streamed
 
     engine = _engine(ranks, setup)
@@ -141,7 +147,8 @@ def export(ranks: Ranks, setup: Setup) -> bool:
         return False
     held = ranks.held.pop(STATE)
     held.saver.close()
-    write_streamed(engine, Folder(setup.out), held.config, setup.model_path)
+    with engine.averages():
+        write_streamed(engine, Folder(setup.out), held.config, setup.model_path)
     return True
 
 

@@ -12,11 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from raylm.core.config import digest_of, resolve
+from raylm.core.errors import PlacementError
 from raylm.data.order import batch_indices
 from raylm.model.sampler import Completion
 from raylm.rl.config import RL
 from raylm.rl.placement import Judges, Learners, Samplers
 from raylm.rl.types import Prompt, Rollout
+
+MOST_STARTS = 4
+"""Times that the learner is built, from a step checkpoint, without a new round in between."""
 
 
 class Loop:
@@ -44,11 +48,15 @@ class Loop:
         self._prompts, self._held_out, self._log, self._rewind, self._flush = prompts, held_out, log, rewind, flush
         self._algorithm: Any = resolve(cfg.algorithm)
         self._before: dict[str, float] = {}
+        self._starts, self._furthest = 0, -1
 
     def run(self) -> dict[str, float]:
         """Go on from the newest step checkpoint to the last round; returns held-out metrics, before and after."""
         step = self._restore()
-        while step < self._cfg.steps:
+        while step < self._cfg.steps or not self._averaged():
+            if step == self._cfg.steps:
+                step = self._restore()
+                continue
             clock = [time.perf_counter()]
             prompts, drawn = self._draw(step)
             clock.append(time.perf_counter())
@@ -65,6 +73,8 @@ class Loop:
             clock.append(time.perf_counter())
             # a round whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
             self._log(step, **_reward_metrics(rollouts), samples=len(samples), **stats, **_seconds(clock))
+            if step > self._furthest:
+                self._starts, self._furthest = 0, step
             step += 1
             if step % self._cfg.save_every == 0 or step == self._cfg.steps:
                 self._flush()
@@ -86,7 +96,13 @@ class Loop:
     def _restore(self) -> int:
         weights = None
         while weights is None:
-            # a rank that dies between the two takes the learner with it; Ray Train ends the group when that goes on
+            # a rank that dies between the two takes the learner with it
+            self._starts += 1
+            if self._starts > MOST_STARTS:
+                raise PlacementError(
+                    f"the learner was lost {MOST_STARTS} times without a new round in between",
+                    next="were its ranks out of memory? lower micro_batch, or give them more",
+                )
             facts = self._learners.restore()
             weights = self._learners.weights()
         step = facts["step"] if facts else 0
@@ -94,6 +110,13 @@ class Loop:
         self._samplers.load(weights, version=step)
         self._before = facts["before"] if facts else self._measure()
         return step
+
+    def _averaged(self) -> bool:
+        """Hand the sampler the moving average, which is measured and exported; False when the group that held it is gone."""
+        weights = self._learners.weights(averaged=True) if self._cfg.ema else None
+        if weights is not None:
+            self._samplers.load(weights, version=self._cfg.steps)
+        return weights is not None or not self._cfg.ema
 
     def _measure(self) -> dict[str, float]:
         """Mean reward of greedy answers to the held-out prompts."""

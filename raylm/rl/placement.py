@@ -130,18 +130,27 @@ class Learners:
             return self._group.call(learner.skip, self._cfg, self._setup)
         return self._group.call(learner.update, self._cfg, self._setup, samples)
 
-    def weights(self) -> tuple[list[Any], str] | None:
-        """The weights (a reference into the object store) and their digest; None as in `update`."""
-        return self._group.call(learner.weights, self._setup)
+    def weights(self, averaged: bool = False) -> tuple[list[Any], str] | None:
+        """The weights (a reference into the object store), or their averages, and their digest; None as in `update`."""
+        return self._group.call(learner.weights, self._setup, averaged)
 
     def save(self, facts: dict[str, Any]) -> None:
         """One step checkpoint that carries `facts`."""
         self._group.call(learner.save, self._cfg, self._setup, facts)
 
     def export(self) -> None:
-        """Write the checkpoint's files; a group that began anew takes the last round's step checkpoint first."""
+        """Write the checkpoint's files; a group that began anew takes the last round's step checkpoint first.
+
+        Raises:
+            StageError: that checkpoint was not whole when the group before was lost.
+        """
         if not self._group.call(learner.export, self._setup):
-            self.restore()
+            step = (self.restore() or {"step": 0})["step"]
+            if step != self._cfg.steps:
+                raise StageError(
+                    f"the ranks were lost before the step checkpoint of round {self._cfg.steps} was whole",
+                    next=f"run the same command: it goes on from round {step}",
+                )
             self._group.call(learner.export, self._setup)
 
 

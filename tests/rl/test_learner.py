@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from raylm.parallel.pulse import Quiet
+from raylm.parallel.ranks import Ranks
 from raylm.parallel.strategies.fsdp import Fsdp
-from tests.model.tiny import tiny_model
-from tests.rl.samples import learn, samples
+from raylm.rl import learner
+from tests.model.tiny import tiny_model, tiny_tokenizer
+from tests.rl.samples import config, learn, samples
 
 
 def test_the_first_update_by_hand(tmp_path):
@@ -46,3 +49,22 @@ def test_a_gradient_that_is_not_finite_is_said(tmp_path):
     assert [stats["finite"] for stats in found["stats"]] == [False] * 3
     plain = tiny_model(vocab=64, hidden=32, layers=1).state_dict()
     assert all(torch.equal(tensor, plain[name]) for name, tensor in found["weights"].items())
+
+
+def test_the_moving_average_is_what_is_exported(tmp_path):
+    from safetensors.torch import load_file
+
+    model = tiny_model(vocab=64, hidden=32, layers=1)
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer(64).save_pretrained(tmp_path / "model")
+    cfg, ranks = config(strategy=Fsdp(), ema=0.5), Ranks(0, 1, torch.device("cpu"), None, Quiet())
+    at = {name: str(tmp_path / name) for name in ("out", "work")}
+    setup = learner.Setup(run="x", model_path=str(tmp_path / "model"), pad_id=0, **at)
+    learner.build(ranks, cfg, setup)
+    learner.update(ranks, cfg, setup, samples(model))
+    engine = ranks.held[learner.STATE].engine
+    last = engine.weights()
+    learner.export(ranks, setup)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    for name, average in engine.ema.state().items():
+        assert written[name].equal(average) and not written[name].equal(last[name])
