@@ -139,7 +139,7 @@ def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
 
 
 def export(ranks: Ranks, setup: Setup) -> bool:
-    """Write the trained weights (their moving averages, where these are kept) as a checkpoint and let the learner go; False when this group holds no learner."""
+    """Write the trained weights, or their moving averages, as a checkpoint and let the learner go; False in a fresh group."""
     from raylm.parallel.whole import write_streamed
 
     engine = _engine(ranks, setup)

@@ -59,7 +59,10 @@ def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, worl
     state += 4.0 * trained if cfg.ema else 0.0
     offloaded = getattr(cfg.strategy, "offload", False)
     kept_away = {"optimizer", "parameters"} if offloaded is True else set(offloaded or ())
-    tokens = micro * length / mesh.context * (2 if getattr(getattr(cfg, "objective", None), "kind", "") == "dpo" else 1)
+    dpo = getattr(getattr(cfg, "objective", None), "kind", "") == "dpo"
+    tokens = micro * length / mesh.context * (2 if dpo else 1)
+    # the frozen start is a second model, unless it is this one without its adapter
+    frozen += 4.0 * load.weights / cut["weights"] if dpo and not adapter else 0.0
     return Memory(
         weights=0.0 if "parameters" in kept_away else frozen + 4.0 * trained / cut["weights"],
         gradients=0.0 if "parameters" in kept_away else 4.0 * trained / cut["gradients"],
@@ -82,15 +85,15 @@ def _cuts(strategy: Any, data: int, mesh: Any) -> dict[str, float]:
 
 def _gathered(strategy: Any, load: Load, trained: float, size: int, ranks: int, narrow: bool) -> float:
     if ranks == 1:
-        # autocast keeps the casts of a pass
-        return 2.0 * load.weights if narrow else 0.0
+        # autocast keeps the casts of a pass; frozen weights are narrow already
+        return 2.0 * trained if narrow else 0.0
     block = (load.blocks + load.experts) / max(load.layers, 1)
     if strategy.kind == "fsdp" or (strategy.kind == "deepspeed" and strategy.zero == 3):
         whole = load.blocks + load.experts if not getattr(strategy, "reshard", True) else 2 * block
         # one block's gradients travel in float32 while the next one's come
         return size * (whole + load.ends) + 4.0 * min(2 * block, trained)
     buckets = 4.0 * trained if strategy.kind == "ddp" else 4.0 * min(trained, 2 * strategy.bucket)
-    return buckets + (2.0 * load.weights if narrow else 0.0)
+    return buckets + (2.0 * trained if narrow else 0.0)
 
 
 def _activations(cfg: Any, config: dict[str, Any], load: Load, tokens: float, num_micros: int, narrow: bool) -> float:

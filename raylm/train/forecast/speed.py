@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from raylm.core.errors import PlanError
 from raylm.model.flops import flops_per_token
 from raylm.parallel.bubble import bubble
 from raylm.train.forecast.devices import Device
@@ -55,13 +56,21 @@ def speed_of(
 
     Args:
         batch: rows of the global batch.
-        float8: linear layers compute in 8-bit floats.
+        float8: linear layers compute in 8-bit floats, whatever `cfg.dtype` says.
+
+    Raises:
+        PlanError: the device has no 8-bit floats.
     """
     mesh = cfg.mesh
-    tokens = batch * length
+    dpo = getattr(getattr(cfg, "objective", None), "kind", "") == "dpo"
+    # a pair is two rows
+    tokens = batch * length * (2 if dpo else 1)
     flops = flops_per_token(config, length) * tokens
-    again = {"full": 4 / 3, "selective": 1.05}.get(cfg.recompute, 1.0)
-    kind = "float8" if float8 and device.float8 else cfg.dtype
+    # the frozen reference makes one more forward pass
+    again = {"full": 4 / 3, "selective": 1.05}.get(cfg.recompute, 1.0) + (1 / 3 if dpo else 0.0)
+    kind = "float8" if float8 else cfg.dtype
+    if kind == "float8" and not device.float8:
+        raise PlanError("this device has no float8", where="dtype", next="set dtype = 'bfloat16', or name another workers.device")
     peak = {"float8": device.float8, "bfloat16": device.bfloat16, "float32": device.bfloat16 / 2}[kind] * 1e12
     compute = flops * again / world / (peak * REACHED[kind])
     data = world // (mesh.tensor * mesh.pipeline * mesh.context)

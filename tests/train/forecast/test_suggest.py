@@ -9,6 +9,7 @@ import pytest
 from raylm.core.errors import ConfigError, PlanError
 from raylm.train.config import Train
 from raylm.train.forecast.devices import device_of, devices
+from raylm.train.forecast.suggest import lay
 from raylm.train.forecast.told import Known, forecast, suggestions
 from tests.train.forecast.test_speed import L8, L70
 
@@ -41,6 +42,24 @@ def test_what_fits_nowhere_says_by_how_much():
         suggestions(stage(1, "rtx4090"), Known(L8, 8192, 64, 1000))
     with pytest.raises(PlanError, match="needs to know the device"):
         suggestions(stage(1, None), Known(L8, 8192, 64, 1000))
+
+
+def test_float8_on_a_device_without_it_is_refused_in_words():
+    with pytest.raises(PlanError, match="no float8"):
+        forecast(stage(device="a100").model_copy(update={"dtype": "float8"}), Known(L8, 2048, 64, 1000), "base")
+
+
+def test_an_adapter_holds_its_frozen_weights_once_and_a_reference_is_a_second_model():
+    """8.03 B weights: 16 GB in bfloat16 beside an adapter; 32 GB more in float32 for the frozen start of DPO."""
+    adapter = lay(stage(1, adapter={"rank": 8}), L8, device_of("h100"), length=512, batch=64, micro=1, world=1).memory
+    assert 16.0 < adapter.weights / 1e9 < 16.6 and adapter.gathered < 0.1e9
+    plain, dpo = (
+        lay(stage(1, **keys), L8, device_of("h100"), length=512, batch=64, micro=1, world=1)
+        for keys in ({}, {"objective": {"kind": "dpo"}})
+    )
+    assert (dpo.memory.weights - plain.memory.weights) / 1e9 == pytest.approx(32.1, abs=0.1)
+    # twice the rows, and a third more work for each
+    assert dpo.speed.compute_s / plain.speed.compute_s == pytest.approx(8 / 3)
 
 
 def test_unknown_devices_are_named():
