@@ -30,7 +30,7 @@ class Lora(Config):
         """A peft model over `model`; only the adapters are trainable. Equal seeds give equal adapters on every rank.
 
         Raises:
-            ConfigError: `modules` means experts.
+            ConfigError: `modules` means experts, or something else than linear layers.
         """
         import torch
         from peft import LoraConfig, get_peft_model
@@ -49,6 +49,10 @@ class Lora(Config):
                 f"adapters cannot stand beside experts and routers ({', '.join(fused)})",
                 next='name linear layers outside of them: modules = ["q_proj", "k_proj", "v_proj", "o_proj"]',
             )
+        # `merge` knows matrices of [out, in] alone
+        adapted = ((name, module.base_layer) for name, module in made.named_modules() if hasattr(module, "lora_A"))
+        if other := [f"{name} ({type(base).__name__})" for name, base in adapted if not isinstance(base, torch.nn.Linear)]:
+            raise ConfigError(f"adapters stand beside linear layers alone, not {other[0]}", next="name others in `modules`")
         return made
 
     def merge(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -114,9 +114,21 @@ def varlen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Ca
 
 def flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:
     """flex_attention, compiled, with a block mask that skips what lies outside of documents and window."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
     document_BT, window, length = call.document_BT, call.window, query.shape[2]
+    make = block_mask if document_BT is None else derived_block_mask
+    mask = make(document_BT, window, length, query.device)
+    return _compiled_flex()(query, key, value, block_mask=mask, scale=call.scale, enable_gqa=key.shape[1] != query.shape[1])
+
+
+def derived_block_mask(document_BT: torch.Tensor, window: int | None, length: int, device: torch.device) -> Any:
+    """`block_mask`, made once for all layers of a micro batch."""
+    # a mask keeps what it is made of: of the documents themselves it would keep its own key in the table alive
+    return _once(document_BT, ("blocks", window), lambda: block_mask(document_BT.clone(), window, length, device))
+
+
+def block_mask(document_BT: torch.Tensor | None, window: int | None, length: int, device: torch.device) -> Any:
+    """What flex_attention skips and what it masks."""
+    from torch.nn.attention.flex_attention import create_block_mask
 
     def sees(b: Any, _: Any, q: Any, k: Any) -> Any:
         seen = q >= k
@@ -124,12 +136,8 @@ def flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Call
             seen = seen & (document_BT[b, q] == document_BT[b, k])
         return seen if window is None else seen & (q - k < window)
 
-    def block_mask() -> Any:
-        rows = None if document_BT is None else len(document_BT)
-        return create_block_mask(sees, rows, None, length, length, device=str(query.device))
-
-    mask = block_mask() if document_BT is None else _once(document_BT, ("blocks", window), block_mask)
-    return _compiled_flex()(query, key, value, block_mask=mask, scale=call.scale, enable_gqa=key.shape[1] != query.shape[1])
+    rows = None if document_BT is None else len(document_BT)
+    return create_block_mask(sees, rows, None, length, length, device=str(device))
 
 
 def segments(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from raylm.parallel.mesh import Grid
 
-# set on a parameter that is a copy of one on another pipeline stage (tied embeddings): clipped, but counted there
+# set on a parameter that is a copy of one on another pipeline stage (tied embeddings), whose name it holds: clipped, but
+# counted there
 COPY = "is_copy"
 
 

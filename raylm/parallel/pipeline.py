@@ -75,8 +75,8 @@ class Line:
             return None
         weight = (self._stack.embed_tokens if self.has_first else self._core.lm_head)._parameters["weight"]
         if self.has_last:
-            # its gradient counts once in the norm
-            setattr(weight, COPY, True)
+            # its gradient counts once in the norm, and optimizers treat it as what it is a copy of
+            setattr(weight, COPY, self.names[0])
         return weight
 
     def seam(self) -> Any:

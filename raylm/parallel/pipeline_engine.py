@@ -32,9 +32,9 @@ class PipelineEngine(Engine):
         from torch.distributed.fsdp import FSDPModule
 
         self._cut = [module for module in model.modules() if isinstance(module, FSDPModule)]
-        super().__init__(model, bare, grid, recipe, autocast=None if self._cut else recipe.compute_dtype())
         self._line = line
-        line.shared()  # marks the copy, now that the wrapper has made its parameters
+        line.shared()  # marks the copy, now that the wrapper has made its parameters and before the optimizer sorts them
+        super().__init__(model, bare, grid, recipe, autocast=None if self._cut else recipe.compute_dtype())
 
     def accumulate(self, inputs: Sequence[Inputs], loss: LossOf, **asked: Any) -> dict[str, float]:
         import torch.distributed as dist

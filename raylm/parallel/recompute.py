@@ -8,13 +8,13 @@ selective   a block also keeps what matrix products and attention returned: no p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-# names in torch.ops.aten of what is dear
+# names in torch.ops.aten and torch.ops.torch_attn of what is dear
 KEPT = (
     "mm",
     "addmm",
@@ -27,7 +27,8 @@ KEPT = (
     "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_fused_attention_overrideable",
-    "_flash_attention_forward",
+    # the operation around flash kernels that torch.nn.attention.varlen registers
+    "_varlen_attn",
 )
 
 
@@ -52,11 +53,20 @@ def _checkpointed(forward: Any, how: str, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
-def _selective() -> Any:
+@cache
+def kept_operations() -> frozenset[Any]:
+    """The operations of KEPT that this torch has."""
     import torch
+    import torch.nn.attention.varlen
+
+    spaces = (torch.ops.aten, torch.ops.torch_attn)
+    return frozenset(packet.default for name in KEPT for space in spaces if (packet := getattr(space, name, None)) is not None)
+
+
+def _selective() -> Any:
     from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-    kept = {packet.default for name in KEPT if (packet := getattr(torch.ops.aten, name, None)) is not None}
+    kept = kept_operations()
 
     def policy(_: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -70,3 +70,8 @@ def test_adapters_of_experts_are_refused():
         Lora().attach(shape.build(tokens, 0), 0)
     made = Lora(modules=["q_proj"]).attach(shape.build(tokens, 0), 0)
     assert {name.split(".lora_")[0][-6:] for name, weight in made.named_parameters() if weight.requires_grad} == {"q_proj"}
+
+
+def test_adapters_of_what_is_no_linear_layer_are_refused():
+    with pytest.raises(ConfigError, match=r"linear layers alone, not .*embed_tokens \(Embedding\)"):
+        Lora(modules=["q_proj", "embed_tokens"]).attach(tiny_model(vocab=70, hidden=32, layers=1), 0)

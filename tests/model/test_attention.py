@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
 from raylm.core.errors import ConfigError
 from raylm.model.attention import Boundaries, attend, install, installed, refused, refused_documents
-from raylm.model.attention_rungs import Call, run, seen, spans
+from raylm.model.attention_rungs import _DERIVED, Call, derived_block_mask, run, sdpa, seen, spans
 from raylm.model.attention_rungs import refused as rung_refused
 
 LENGTHS = [[5, 1, 9, 8], [16, 3, 2, 2]]
@@ -223,3 +226,19 @@ def test_a_rung_asked_by_name_is_the_one_that_runs():
     install(model, "flex")
     with pytest.raises(ConfigError, match="flex"):
         model(input_ids=torch.ones(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("rung", ["blocks", "mask"])
+def test_what_is_derived_from_documents_goes_with_them(rung):
+    document_BT = torch.zeros(1, 128, dtype=torch.int64)
+    gone = weakref.ref(document_BT)
+    if rung == "mask":
+        query = torch.zeros(1, 1, 128, 8)
+        sdpa(query, query, query, Call(1.0, document_BT))
+    else:
+        # on CPUs flex_attention itself does not run
+        derived_block_mask(document_BT, None, 128, torch.device("cpu"))
+    assert _DERIVED[document_BT]
+    del document_BT
+    gc.collect()
+    assert gone() is None

@@ -205,9 +205,9 @@ def refusals(rank: int, world: int) -> list[str]:
 
     small = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 3}
 
-    def refused(exchange: str, kind: str = "llama", feed: dict | None = None, **fields: object) -> str:
+    def refused(exchange: str, kind: str = "llama", feed: dict | None = None, rung: str = "auto", **fields: object) -> str:
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **small, **fields))
-        install(model)
+        install(model, rung)
         try:
             context = Context(model, Mesh(context=2, exchange=exchange).lay(rank, world))
             if feed is not None:
@@ -223,6 +223,7 @@ def refusals(rank: int, world: int) -> list[str]:
         refused("ring", attention_dropout=0.1),
         refused("ring", kind="gemma2", head_dim=8),
         refused("ring", feed={"attention_mask": torch.ones(1, 4)}),
+        refused("ring", rung="sdpa"),
     ]
 
 
@@ -231,3 +232,4 @@ def test_what_cannot_be_cut_is_refused():
     assert "2 context ranks do not divide 3 heads" in found[0] and 'mesh.exchange = "ring"' in found[0]
     assert found[1] == "nothing was refused"
     assert "drops out" in found[2] and "caps attention scores" in found[3] and "cannot cut attention_mask" in found[4]
+    assert "a ring attends by its own kernels" in found[5]

@@ -12,6 +12,7 @@ from raylm.core.errors import ConfigError
 from raylm.model.shapes.llama import Llama
 from raylm.parallel.mesh import Mesh
 from raylm.parallel.optimizers.adamw import AdamW
+from raylm.parallel.optimizers.muon import Muon
 from raylm.parallel.pipeline import Line, balance, head_in_blocks
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.deepspeed import Deepspeed
@@ -206,3 +207,27 @@ def test_half_precision_is_near_single(strategy, schedule):
 def test_deepspeed_is_refused():
     with pytest.raises(AssertionError, match="deepspeed"):
         on_ranks(2, trained, Deepspeed(), {"mesh": {"pipeline": 2}})
+
+
+@pytest.mark.parametrize("shape", [FOUR, UNTIED], ids=["tied", "untied"])
+def test_the_output_layer_is_optimized_as_in_the_whole_model(shape):
+    """A copy of the embedding would drift from it if another rule moved it."""
+    for card in (Muon(), AdamW(no_decay=["*embed*"])):
+        whole = _rules(card, Llama(**shape).build(TOKENS, 0))
+        for rank in range(2):
+            model = Llama(**shape).build(TOKENS, 0)
+            Line(model, Mesh(pipeline=2).lay(rank, 2)).shared()
+            rules = _rules(card, model)
+            assert rules and rules == {name: whole[name] for name in rules}
+
+
+def _rules(card, model):
+    """By name of a parameter under each of its names: the rule that moves it, and its decay."""
+    made = card.make(model)
+    rules = {
+        id(p): (type(member).__name__, group["weight_decay"])
+        for member in getattr(made, "members", [made])
+        for group in member.param_groups
+        for p in group["params"]
+    }
+    return {name: rules[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raylm.parallel.blocks import blocks
-from raylm.parallel.recompute import recompute
+from raylm.parallel.recompute import kept_operations, recompute
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.model.tiny import tiny_model
@@ -56,3 +56,11 @@ def test_full_keeps_less_than_selective_and_that_less_than_all():
 @pytest.mark.parametrize("how", HOW)
 def test_recompute_on_two_ranks(how, strategy):
     assert_parity(2, strategy, recompute=how)
+
+
+def test_attention_over_documents_is_kept_too():
+    from torch.nn.attention import varlen
+
+    assert varlen.varlen_attn is not None
+    assert torch.ops.torch_attn._varlen_attn.default in kept_operations()
+    assert torch.ops.aten.mm.default in kept_operations()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
+from pydantic import model_validator
+
+from raylm.core.errors import ConfigError
 from raylm.parallel.optimizers.schedule import Scheduled
 
 if TYPE_CHECKING:
@@ -22,6 +25,12 @@ class AdamW(Scheduled):
     """8 keeps both moments in blocks of 8-bit numbers (https://arxiv.org/abs/2110.02861): a quarter of the memory."""
     paged: bool = False
     """With 8 bits, on GPUs: moments move to the host's memory when the GPU's is short."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.paged and self.bits != 8:
+            raise ConfigError("optimizer.paged is of 8-bit moments", next="bits = 8, or drop paged")
+        return self
 
     def make(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """An optimizer over the trainable parameters of `model`."""

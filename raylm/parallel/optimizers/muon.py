@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -36,7 +36,7 @@ class Muon(Scheduled):
 
         from raylm.parallel.optimizers.together import Together
 
-        ends = {id(end.weight) for end in _ends(model)}
+        ends = {id(getattr(end, "weight", None)) for end in _ends(model)}
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         hidden = [(name, p) for name, p in named if p.dim() == 2 and id(p) not in ends]
         rest = [(name, p) for name, p in named if p.dim() != 2 or id(p) in ends]
@@ -55,11 +55,14 @@ class Muon(Scheduled):
         return Together(matrices, others)
 
 
-def _ends(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Embeddings, and output layers: modules that are as tall as the vocabulary."""
+def _ends(model: Any) -> list[Any]:
+    """Embeddings and output layer; of a model that does not name the latter, modules that are as tall as the vocabulary."""
     import torch
 
     embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    if hasattr(model, "get_output_embeddings"):
+        # the last stage of a pipeline has an output layer and no embedding to measure it by
+        return [*embeddings, model.get_output_embeddings()]
     tall = {module.num_embeddings for module in embeddings}
     heads = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.out_features in tall]
     return [*embeddings, *heads]

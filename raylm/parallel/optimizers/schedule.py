@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from raylm.core.config import Config
+from raylm.parallel.clip import COPY
 
 
 class Scheduled(Config):
@@ -51,6 +52,8 @@ class Scheduled(Config):
             {"params": [], "weight_decay": 0.0},
         ]
         for name, parameter in named:
+            # a copy that another pipeline stage has must decay as the original does
+            name = getattr(parameter, COPY, name)
             spared = parameter.dim() < 2 or any(fnmatch(name, pattern) for pattern in self.no_decay)
             groups[spared]["params"].append(parameter)
         return [group for group in groups if group["params"]]

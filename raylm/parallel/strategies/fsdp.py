@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from raylm.core.config import Config
+from raylm.core.errors import ConfigError
 from raylm.parallel.blocks import blocks
 from raylm.parallel.engine import Engine, Recipe
 from raylm.parallel.mesh import Grid
@@ -34,6 +35,8 @@ class Fsdp(Config):
         import torch.distributed as dist
 
         if not dist.is_initialized():
+            if self.offload:
+                raise ConfigError("offload works on a group of ranks, this process is in none", next="drop strategy.offload")
             return Engine(model, model, grid, recipe, autocast=recipe.compute_dtype())
         return Engine(self.lay(model, grid, recipe), model, grid, recipe)
 

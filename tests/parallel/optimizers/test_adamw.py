@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from raylm.core.errors import ConfigError
 from raylm.parallel.optimizers.adamw import AdamW
 
 
@@ -58,3 +59,16 @@ def test_frozen_weights_are_left_out():
     groups = AdamW().make(model).param_groups
     assert [len(group["params"]) for group in groups] == [1]
     assert groups[0]["weight_decay"] == 0.0
+
+
+def test_a_copy_on_another_stage_decays_by_the_name_of_the_original():
+    model = torch.nn.Linear(2, 2, bias=False)
+    model.weight.is_copy = "model.embed_tokens.weight"
+    assert AdamW(no_decay=["*embed*"]).make(model).param_groups[0]["weight_decay"] == 0.0
+    assert AdamW(no_decay=["weight"]).make(model).param_groups[0]["weight_decay"] == 0.1
+
+
+def test_paging_is_of_8_bit_moments():
+    with pytest.raises(ConfigError, match="paged is of 8-bit moments"):
+        AdamW(paged=True)
+    assert AdamW(paged=True, bits=8).paged

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from raylm.core.errors import ConfigError
 from raylm.model.logprobs import pad
 from raylm.model.shapes.llama import Llama
 from raylm.parallel.blocks import blocks
@@ -48,3 +49,11 @@ def test_one_process_without_a_group_computes_in_the_asked_dtype(dtype):
     engine.forward([causal(pad([np.array([1, 5, 9])], [np.ones(3)], 0))])
     assert seen == [getattr(torch, dtype)]
     assert engine.weights()["model.norm.weight"].dtype == torch.float32
+
+
+def test_offload_without_a_group_is_refused():
+    from raylm.parallel.engine import Recipe
+    from raylm.parallel.mesh import Mesh
+
+    with pytest.raises(ConfigError, match="offload works on a group"):
+        Fsdp(offload=True).wrap(Llama(**SHAPE).build(TOKENS, 0), Mesh().lay(0, 1), Recipe(AdamW(), 3))
