@@ -7,6 +7,7 @@ Ray Train's elastic policy counts resources alone, and resizes by ending the gro
 from __future__ import annotations
 
 import signal
+import socket
 from typing import Any
 
 import ray
@@ -29,8 +30,9 @@ class LegalSizes(ElasticScalingPolicy):
         self._sizes, self._mailbox = sizes, mailbox
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        # what is reserved for this run may lie on a node that just died; waiting there for a group costs a minute
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        # what is reserved for this run may lie on a node that just died, which Ray itself notices late: a group that is
+        # placed there costs a minute
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _answers(node)}
         room = super()._count_possible_workers({node: what for node, what in reserved_resources.items() if node in alive})
         return max((size for size in self._sizes if size <= room), default=0)
 
@@ -42,6 +44,15 @@ class LegalSizes(ElasticScalingPolicy):
                 self._mailbox.ask_for_room.remote(f"there is room for {decision.num_workers} ranks")
             return NoopDecision()
         return decision
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Whether the node's raylet takes a connection."""
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
 
 
 class Trainer(TorchTrainer):

@@ -5,10 +5,10 @@ A rank that has a reason says so in the reduction of its next step; all ranks th
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import threading
-import urllib.error
 import urllib.request
 from typing import Any, ClassVar
 
@@ -50,13 +50,16 @@ class Notice:
 
     def look(self) -> None:
         """Look at the notice file or URL, and at what Ray Train knows of this worker's node."""
+        self._look_at()
+        if drained := _drained():
+            self.give(drained)
+
+    def _look_at(self) -> None:
         if self._at is not None:
             stands = announced(self._at)
             if stands and not self._standing:
                 self.give(f"a notice stands at {self._at}")
             self._standing = self._standing and stands
-        if drained := _drained():
-            self.give(drained)
 
     def give(self, reason: str) -> None:
         """Take the first reason; later ones change nothing."""
@@ -75,7 +78,7 @@ def announced(at: str) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=1.0) as answer:
             return answer.read(64).strip().upper() not in (b"", b"FALSE", b"NONE")
-    except (urllib.error.URLError, TimeoutError):
+    except (OSError, http.client.HTTPException):  # 404, refused, timed out, cut short: no notice
         return False
 
 

@@ -182,6 +182,7 @@ class RankGroup:
         from raylm.parallel.elastic import RESIZE_S, OnMainThread, Trainer
 
         spec, use_gpu = self._spec, self._spec.gpus > 0
+        on_main: Any = OnMainThread(spec.notice)
         try:
             Trainer(
                 _serve_tasks,
@@ -199,7 +200,7 @@ class RankGroup:
                     storage_path=tempfile.mkdtemp(prefix="raylm-train-"),
                     failure_config=FailureConfig(max_failures=-1),
                     worker_runtime_env={"env_vars": RECORDER},
-                    callbacks=[OnMainThread(spec.notice)],
+                    callbacks=[on_main],
                 ),
                 sizes=self._sizes,
                 mailbox=self._mailbox,

@@ -34,7 +34,7 @@ KEYS: dict[str, Any] = {
     "batch": 6,
     "micro_batch": 2,
     "objective": {"kind": "custom", "path": "tests.parallel.elastic_run:Slow"},
-    "steps": 120,
+    "steps": 100,
     "save_every": 20,
     "optimizer": {"lr": 1e-2},
     "held_out_rows": 0,
