@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.pool import AsyncResult, ThreadPool
 from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
 
 from raylm.core.errors import RaylmError, StorageError
 from raylm.core.storage import Folder
@@ -32,6 +33,8 @@ from raylm.parallel.checkpoints import (
 from raylm.parallel.engine import Engine
 
 SAVE_S = 1800.0
+OWNER = "owner"
+"""File that says which group of ranks writes here: one whose driver is gone may live on for a moment beside the next."""
 
 
 class Beside(Protocol):
@@ -86,6 +89,7 @@ class Saver:
         self._flight: _Flight | None = None
         self._copy: Any = None
         self._whole: dict[int, float | None] = {}
+        self._token = ""
         self.num_failed = 0
         """Saves that failed, in all."""
         self._in_a_row = 0
@@ -99,6 +103,9 @@ class Saver:
         self.wait()
         whole: dict[int, float | None] = {}
         if self._engine.rank == 0:
+            if not self._token:
+                self._token = uuid4().hex
+                self._work.make().write(OWNER, self._token)
             steps = measured_checkpoints(self._work)
             at = step if step is not None else max(steps, default=0)
             clean(self._work, at)
@@ -178,9 +185,13 @@ class Saver:
         started = time.perf_counter()
         failure, full = None, False
         try:
+            if not self._owns():
+                raise StorageError("another run of this stage has taken over", where=self._work.uri)
             for each in beside:
                 each.gather(self._background)
             save(state, storage_writer=writer(at), process_group=self._background, no_dist=self._background is None)
+            if not self._owns():
+                raise StorageError("another run of this stage has taken over", where=self._work.uri)
             if self._engine.rank == 0:
                 for each in beside:
                     each.put()
@@ -201,6 +212,16 @@ class Saver:
                 next="free space, then run the same command: it goes on from the checkpoint before",
             )
         return time.perf_counter() - started, failure, full
+
+    def _owns(self) -> bool:
+        """Whether no later group has begun to write here; rank 0 looks, all ranks hear it."""
+        import torch.distributed as dist
+
+        theirs = self._token and (not self._work.exists(OWNER) or self._work.read(OWNER).decode() != self._token)
+        found = [not theirs]
+        if self._background is not None:
+            dist.broadcast_object_list(found, src=0, group=self._background)
+        return found[0]
 
     def _settle(self) -> Saved:
         assert self._flight is not None

@@ -254,3 +254,18 @@ def test_what_fails_on_one_rank_fails_on_all_and_none_hangs(tmp_path):
     first, second = on_ranks(2, failing_on_one_rank, str(tmp_path))
     assert first == second and first[1] == "whole" and "could not be written" in first[0]
     assert whole_checkpoints(Folder(tmp_path)) == [2]
+
+
+def test_a_group_that_was_superseded_writes_nothing_more(tmp_path):
+    """Ranks of a driver that is gone may live on for a moment beside those of the next run."""
+    first, _ = make_loop(Ddp(), tmp_path, steps=9, save_every=99)
+    first.saver.load()
+    second, _ = make_loop(Ddp(), tmp_path, steps=9, save_every=99)
+    second.saver.load()
+    for loop in (first, second):
+        loop.step(0)
+        loop.saver.copy()
+        loop.saver.write({})
+    old, new = first.saver.wait(), second.saver.wait()
+    assert "another run of this stage has taken over" in str(old.failure) and new.failure is None
+    assert whole_checkpoints(Folder(tmp_path)) == [1]

@@ -99,6 +99,15 @@ def test_a_position_left_out_is_an_error_unless_it_was_passed_over(tmp_path):
     }
 
 
+def test_steps_that_are_missing_at_the_end_are_an_error(tmp_path):
+    ledger = made(tmp_path)
+    fill(ledger, 0, 3)
+    save(ledger, 4)
+    with pytest.raises(TrainingError, match="ends at position 3 of the data"):
+        ledger.finish(Folder(tmp_path), 4, planned)
+    assert not Folder(tmp_path).exists(LEDGER)
+
+
 def test_going_back_cuts_off_what_came_after(tmp_path):
     ledger = made(tmp_path)
     for end in (2, 4, 6):

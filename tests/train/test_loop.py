@@ -71,6 +71,18 @@ def mean_over(loop, rows):
     return total / count
 
 
+@pytest.mark.parametrize(("held_out", "said"), [(0, "no token of a batch"), (7, "no token of the held-out rows")])
+def test_rows_without_a_token_that_counts_are_an_error_in_words(tmp_path, held_out, said):
+    loop, _ = make_loop(Ddp(), tmp_path, held_out_rows=held_out)
+    for row in loop.batches.rows:
+        row["mask"] = row["mask"] * 0
+    if not held_out:
+        loop.held_out = None
+    with pytest.raises(TrainingError, match=said) as caught:
+        loop.run()
+    assert "rows" in caught.value.where and caught.value.next
+
+
 def test_held_out_loss_is_the_mean_over_all_counted_tokens(tmp_path):
     loop, _ = make_loop(Ddp(), tmp_path, micro=3)
     assert loop.evaluate()["held_out_loss"] == pytest.approx(mean_over(loop, list(range(7))), abs=1e-6)

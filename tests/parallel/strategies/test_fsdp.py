@@ -13,6 +13,7 @@ from raylm.parallel.blocks import blocks
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import SHAPE, TOKENS, losses
+from tests.parallel.on_ranks import on_ranks
 
 
 def test_weights_are_whole(two_ranks):
@@ -57,3 +58,49 @@ def test_offload_without_a_group_is_refused():
 
     with pytest.raises(ConfigError, match="offload works on a group"):
         Fsdp(offload=True).wrap(Llama(**SHAPE).build(TOKENS, 0), Mesh().lay(0, 1), Recipe(AdamW(), 3))
+
+
+def held_between_micro_batches(rank, world, reshard, mesh):
+    """Of a step of two micro batches: numbers of gradients that this rank holds when the second begins, and all trained ones."""
+    import tempfile
+    from pathlib import Path
+
+    from tests.parallel.loops import make_loop
+
+    with tempfile.TemporaryDirectory() as work:
+        loop, _ = make_loop(Fsdp(reshard=reshard), Path(work), micro=1, steps=1, mesh=mesh)
+        engine, held = loop.engine, []
+        exchange = engine._exchange
+
+        def seen(last):
+            held.append(gradients(engine.model))
+            exchange(last)
+
+        engine._exchange = seen
+        loop.run()
+    return held[1], sum(p.numel() for p in engine.bare.parameters())
+
+
+def gradients(model):
+    """Numbers of gradients on this rank, whole ones that FSDP accumulates and what waits for other replicas included."""
+    from torch.distributed.fsdp import FSDPModule
+
+    count = sum(p.grad.to_local().numel() for p in model.parameters() if p.grad is not None)
+    for module in model.modules():
+        for group in module._get_fsdp_state()._fsdp_param_groups if isinstance(module, FSDPModule) else ():
+            count += 0 if group._partial_reduce_output is None else group._partial_reduce_output.numel()
+            for one in group.fsdp_params:
+                whole = one.unsharded_accumulated_grad
+                if whole is None and hasattr(one, "_unsharded_param"):
+                    whole = one._unsharded_param.grad
+                count += 0 if whole is None else whole.numel()
+    return count
+
+
+@pytest.mark.parametrize("world, mesh", [(2, {}), (4, {"replicas": 2})])
+def test_gradients_of_earlier_micro_batches_lie_cut(world, mesh):
+    for held, trained in on_ranks(world, held_between_micro_batches, True, mesh):
+        # rows that do not divide are filled up
+        assert 0 < held < 0.6 * trained
+    for held, trained in on_ranks(world, held_between_micro_batches, False, mesh):
+        assert held == trained
