@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raylm.core.errors import ArtifactError
+from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
 from raylm.model.checkpoint import publish
 from raylm.model.load import on_this_machine
@@ -44,6 +44,8 @@ def to_megatron(folder: str, out: str, layout: Layout, form: str = "torch", say:
     source, into = Path(on_this_machine(folder)), Folder(out)
     if into.files():
         raise ArtifactError("this folder is not empty", where=into.uri, next="name a new one")
+    if form == "torch_dist" and not into.is_local:
+        raise ConfigError("a distributed checkpoint is written to a disk", where=into.uri, next="copy it to the bucket then")
     config = _config(source)
     shape = shape_of(config)
     check(shape, layout)

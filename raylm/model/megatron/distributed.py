@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import (
     LoadPlan,
@@ -27,17 +27,18 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from raylm.core.errors import ArtifactError
 from raylm.core.storage import Folder
 from raylm.model.megatron.classic import BLOCK, TRACKER, Inert
-from raylm.model.megatron.parts import FIRST_NORM, SECOND_NORM, Part, cut, parts_of, split
+from raylm.model.megatron.parts import SECOND_NORM, Part, cut, parts_of, split
 from raylm.model.megatron.shape import Layout, Shape
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import Metadata
 
-STACK = "decoder.layers."
 BACKENDS = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch", "common_backend_version": 1}
 
 
@@ -50,17 +51,14 @@ class Place(NamedTuple):
 
 
 def place_of(part: Part, shape: Shape, spec: str, stacked: bool) -> Place:
-    """The stored tensor of a part. Both specs store a norm that Transformer Engine fuses under the fused name."""
-    fused, plain = part.names
-    inner = fused if spec == "te" or plain in (FIRST_NORM[1], SECOND_NORM[1]) else plain
-    if spec == "local" and plain == SECOND_NORM[1]:
-        inner = SECOND_NORM[0]
+    """The stored tensor of a part. Norms have the name of a fused layer, under the local spec in sparse blocks too."""
+    inner = SECOND_NORM[0] if spec == "local" and part.names[1] == SECOND_NORM[1] else part.names[0]
     if part.layer is None:
         return Place(inner, (), ())
     at, of = (part.layer,) if stacked else (), (shape.layers,) if stacked else ()
     if part.expert is not None:
         inner, at, of = f"mlp.experts.experts.{inner}", (*at, part.expert), (*of, shape.experts)
-    return Place(f"{STACK}{inner}" if stacked else f"{BLOCK}{part.layer}.{inner}", at, of)
+    return Place(f"{BLOCK}{inner}" if stacked else f"{BLOCK}{part.layer}.{inner}", at, of)
 
 
 def write_distributed(
@@ -72,8 +70,8 @@ def write_distributed(
     padded = layout.padded(shape.vocab)
     places = [(place_of(part, shape, layout.spec, stacked), part) for part in parts_of(shape)]
     planner = _Streamed([(place, lambda part=part: cut(part, read(part), 1, 0, padded)) for place, part in places])
-    writer = dcp.FileSystemWriter(release.path(), single_file_per_rank=True, sync_files=False)
-    dcp.save({}, storage_writer=writer, planner=planner, no_dist=True)
+    writer = FileSystemWriter(release.path(), single_file_per_rank=True, sync_files=False)
+    save({}, storage_writer=writer, planner=planner, no_dist=True)
     with release.writing("common.pt") as path, open(path, "wb") as file:
         torch.save({"args": args, "checkpoint_version": 3.0, "iteration": 0}, file)
     # last: by this file Megatron knows a distributed checkpoint
@@ -159,7 +157,7 @@ class Distributed:
         offsets = torch.Size((*place.at, *(0 for _ in inner)))
         chunk = ChunkStorageMetadata(offsets=offsets, sizes=tensor.shape)
         planner = _Part(LoadPlan(create_read_items_for_chunk_list(place.name, said, [chunk])), tensor)
-        dcp.load({}, storage_reader=self._reader, planner=planner, no_dist=True)
+        load({}, storage_reader=self._reader, planner=planner, no_dist=True)
         return tensor.reshape(inner)
 
 
@@ -199,7 +197,7 @@ class _Part(LoadPlanner):
         """It is in place."""
 
 
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     """Reads the index, a pickle, with classes of torch's own format alone."""
 
     @cached_property
