@@ -69,6 +69,8 @@ class Engine:
         self.grid = grid
         self.context = context_of(bare, grid)
         self.done = 0
+        self.cuts_gradients = False
+        """Whether each micro batch's gradients are cut over ranks at once; else all of them lie whole on each until the last."""
         self._recipe, self._autocast = recipe, autocast
         self.optimizer = recipe.optimizer.make(bare) if recipe.optimizer else None
         self.ema = self._averaging(recipe.ema) if recipe.ema and recipe.optimizer else None
@@ -255,9 +257,11 @@ class Engine:
         return ask(self.model, inputs, rung=self._recipe.rung, **asked)
 
     def _exchange(self, last: bool) -> None:
-        """Ranks exchange gradients only in the backward pass of a step's last micro batch."""
+        """Ranks exchange gradients in the last micro batch's backward pass alone, or cut them in each: then replicas wait."""
         # before the forward pass: it is there that DDP decides what its backward pass does
-        if hasattr(self.model, "set_requires_gradient_sync"):
+        if self.cuts_gradients:
+            self.model.set_requires_all_reduce(last)
+        elif hasattr(self.model, "set_requires_gradient_sync"):
             self.model.set_requires_gradient_sync(last)
         elif hasattr(self.model, "require_backward_grad_sync"):
             self.model.require_backward_grad_sync = last

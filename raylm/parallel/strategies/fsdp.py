@@ -22,7 +22,8 @@ class Fsdp(Config):
 
     kind: Literal["fsdp"] = "fsdp"
     reshard: bool = True
-    """Free gathered weights after the forward pass: less memory, one more gather in the backward pass."""
+    """Free gathered weights after the forward pass, and what of gradients belongs to others after each micro batch: less memory,
+    one more gather in the backward pass and more exchanges. Without, a step of several micro batches holds whole gradients."""
     offload: bool = False
     """Keep weights, gradients and optimizer in the host's memory; only a block's weights visit the device. Slow, for models
     that do not fit otherwise."""
@@ -38,7 +39,9 @@ class Fsdp(Config):
             if self.offload:
                 raise ConfigError("offload works on a group of ranks, this process is in none", next="drop strategy.offload")
             return Engine(model, model, grid, recipe, autocast=recipe.compute_dtype())
-        return Engine(self.lay(model, grid, recipe), model, grid, recipe)
+        engine = Engine(self.lay(model, grid, recipe), model, grid, recipe)
+        engine.cuts_gradients = self.reshard or self.offload
+        return engine
 
     def lay(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> torch.nn.Module:
         """`model` cut in place, without an engine around it: a rank's stages of a pipeline."""
