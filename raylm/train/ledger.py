@@ -114,6 +114,9 @@ class Ledger:
                 if sum(map(len, held)) >= _ROW_GROUP or name == names[-1]:
                     file.write_table(pa.concat_tables(held).combine_chunks())
                     held = []
+                last = table.column("step")[-1].as_py() if len(table) else None
+            if names and last != step - 1:
+                raise self._broken(step - 1, f"it ends with step {last}, at position {at} of the data")
         return count
 
     def _check(self, table: pa.Table, at: int, planned: Callable[[int], Sequence[int]], passed: set[int]) -> int:

@@ -184,6 +184,12 @@ class Loop:
         seed = hash((self.cfg.seed, step)) & 0x7FFFFFFF
         inputs = [objective.inputs(micro.padded, seed, micro.rows) for micro in micros]
         (weight,) = self.engine.sum([sum(objective.weight(micro, one) for micro, one in zip(micros, inputs, strict=True))])
+        if not weight:
+            raise TrainingError(
+                "no token of a batch counts" if step >= 0 else "no token of the held-out rows counts",
+                where=f"step {step}, " + " + ".join(self.setup.rows_uris) if step >= 0 else " + ".join(self.setup.rows_uris),
+                next="raise batch, or look at the loss mask of these rows" if step >= 0 else "set held_out_rows = 0",
+            )
         return inputs, weight
 
     def _loss_of(self, micros: list[Micro], inputs: list[Inputs], weight: float, step: int) -> Callable[[int, Scores], Any]:

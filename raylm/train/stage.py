@@ -8,6 +8,7 @@ from typing import Any
 
 from raylm.core.artifact import STEPS, Artifact, Checkpoint
 from raylm.core.context import Context
+from raylm.core.errors import ConfigError
 from raylm.core.workers import Workers
 from raylm.model.load import checkpoint_path
 from raylm.parallel.checkpoints import keep_for_good
@@ -41,6 +42,7 @@ def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
     size = size_of(cfg, [part.facts for part in parts], sizes)
     # from here on batch and length of the run are in rows and steps, however they were asked for
     steps, cfg = size.steps, cfg.model_copy(update={"batch": size.batch, "steps": size.steps})
+    check_profile(cfg)
     model_path = checkpoint_path(ctx, cfg.model) if isinstance(cfg.model, str) else None
     setup = Setup(
         rows_uris=[part.uri for part in parts],
@@ -101,6 +103,17 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
     write_report(ctx.out, name, ctx.metric_rows, {**facts, **metrics}, watching.alarm.raised)
     keep_for_good(ctx.work, ctx.out / STEPS, keeping_of(cfg))
     return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
+
+
+def check_profile(cfg: Train) -> None:
+    """Raises ConfigError when what is to be profiled would never come: a trace is written after its last step."""
+    asked = cfg.watch.profile
+    if asked and (asked.steps[1] >= (cfg.steps or 0) or max(asked.ranks, default=0) >= cfg.workers.count):
+        raise ConfigError(
+            f"steps {asked.steps[0]} to {asked.steps[1]} of ranks {asked.ranks} are to be profiled",
+            where="watch.profile",
+            next=f"name steps below {cfg.steps} and ranks below {cfg.workers.count}",
+        )
 
 
 def _say(line: str) -> None:

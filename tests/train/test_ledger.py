@@ -103,7 +103,7 @@ def test_steps_that_are_missing_at_the_end_are_an_error(tmp_path):
     ledger = made(tmp_path)
     fill(ledger, 0, 3)
     save(ledger, 4)
-    with pytest.raises(TrainingError, match="ends at position 3 of the data"):
+    with pytest.raises(TrainingError, match="ends with step 2, at position 3 of the data"):
         ledger.finish(Folder(tmp_path), 4, planned)
     assert not Folder(tmp_path).exists(LEDGER)
 
