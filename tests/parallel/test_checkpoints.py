@@ -43,7 +43,7 @@ def weights_of(engine) -> dict[str, torch.Tensor]:
 def stepped(work, strategy=None):
     """A loop whose engine has taken one step."""
     loop, _ = make_loop(strategy or Ddp(), work)
-    loop._step(0)
+    loop.step(0)
     return loop
 
 
@@ -54,8 +54,8 @@ def test_what_is_saved_is_the_state_of_the_copy_whatever_the_steps_do_meanwhile(
     loop.saver.copy()
     loop.saver.write({"said": 1}, [gate])
     assert gate.reached.wait(30.0) and loop.saver.poll() is None
-    loop._step(1)
-    loop._step(2)
+    loop.step(1)
+    loop.step(2)
     assert newest_checkpoint(Folder(tmp_path)) is None, "it counts before it is whole"
     gate.open.set()
     assert loop.saver.wait().step == 1
@@ -72,7 +72,7 @@ def test_a_second_save_waits_for_the_first(tmp_path):
     loop, gate = stepped(tmp_path), Gate()
     loop.saver.copy()
     loop.saver.write({}, [gate])
-    loop._step(1)
+    loop.step(1)
     threading.Timer(0.3, gate.open.set).start()
     stall, before = loop.saver.copy()
     assert before.step == 1 and stall >= 0.2
@@ -90,7 +90,7 @@ def test_a_failed_save_is_counted_removed_and_tried_again(tmp_path):
     saved = loop.saver.wait()
     assert "the bucket is away" in str(saved.failure) and saved.failure.where.endswith("step-00000001")
     assert not (tmp_path / "step-00000001").exists() and loop.saver.num_failed == 1
-    loop._step(1)
+    loop.step(1)
     loop.saver.copy()
     loop.saver.write({})
     assert loop.saver.wait().failure is None
@@ -113,7 +113,7 @@ def test_too_many_failures_in_a_row_are_raised(tmp_path):
 def on_a_full_disk(rank: int, world: int, disk: str) -> str:
     """One save that fits and one that does not; ranks tell each other why through a process group, where causes are lost."""
     loop, _ = make_loop(Fsdp(), Path(disk))
-    loop._step(0)
+    loop.step(0)
     loop.saver.copy()
     loop.saver.write({})
     assert loop.saver.wait().failure is None
@@ -122,7 +122,7 @@ def on_a_full_disk(rank: int, world: int, disk: str) -> str:
         left = os.statvfs(disk)
         (Path(disk) / "other").write_bytes(b"x" * (left.f_bavail * left.f_bsize - 50_000))
     dist.barrier()
-    loop._step(1)
+    loop.step(1)
     loop.saver.copy()
     loop.saver.write({})
     try:
@@ -158,7 +158,7 @@ def test_what_was_cut_short_is_removed_and_what_is_newer_than_the_one_gone_back_
     for _ in range(3):
         loop.saver.copy()
         loop.saver.write({})
-        loop._step(loop.engine.done)
+        loop.step(loop.engine.done)
     loop.saver.wait()
     (tmp_path / "step-00000005").mkdir()
     (tmp_path / "step-00000005" / "__0_0.distcp").write_bytes(b"half")
@@ -238,7 +238,7 @@ def failing_on_one_rank(rank: int, world: int, work: str) -> list[str]:
     loop, _ = make_loop(Fsdp(), Path(work))
     said = []
     for step in range(2):
-        loop._step(step)
+        loop.step(step)
         loop.saver.copy()
         state = loop.saver._copy
         if rank == 1 and step == 0:

@@ -99,9 +99,9 @@ def nan_on_one_rank(card: Deepspeed, work: Path, rank: int) -> dict[str, Any]:
         return accumulate(inputs, nan, **asked)
 
     engine.accumulate = spoiled
-    bad, after = loop._step(0), engine.weights()
+    bad, after = loop.step(0), engine.weights()
     engine.accumulate = accumulate
-    good, later = loop._step(1), engine.weights()
+    good, later = loop.step(1), engine.weights()
     return {"bad": bad, "good": good, "done": engine.done, "before": before, "after": after, "later": later}
 
 
@@ -117,9 +117,9 @@ def cleared(card: Deepspeed, work: Path) -> dict[str, Any]:
         return Stats(0.0, 0.0, True)
 
     engine.step = forget
-    loop._step(2)
+    loop.step(2)
     engine.step = lambda take=None: step(take=lambda norm: bool(asked.append(norm)))
-    loop._step(2)
+    loop.step(2)
     engine.step = step
     metrics = loop.run()
     return {"rows": seen, "metrics": metrics, "weights": engine.weights(), "asked": asked}
@@ -138,7 +138,7 @@ def resumed(card: Deepspeed, work: Path) -> dict[str, Any]:
 def keys(card: Any, work: Path, **table: Any) -> dict[str, Any]:
     """Of a step's state: names, and what stands for each."""
     loop, _ = make_loop(card, work, **table)
-    loop._step(0)
+    loop.step(0)
     state = loop.engine.state()
 
     def told(value: Any) -> Any:
@@ -151,7 +151,7 @@ def leg(card: Any, work: Path, rank: int, until: int) -> list[float]:
     """Losses of the steps from the newest checkpoint in `work` to step `until`, of whose state a checkpoint is left."""
     loop, _ = make_loop(card, work, steps=8)
     loop.saver.load()
-    found = [loop._step(step)["loss"] for step in range(loop.engine.done, until)]
+    found = [loop.step(step)["loss"] for step in range(loop.engine.done, until)]
     loop.saver.copy()
     loop.saver.write({})
     loop.saver.wait()
