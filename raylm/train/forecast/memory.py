@@ -63,9 +63,12 @@ def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, worl
     tokens = micro * length / mesh.context * (2 if dpo else 1)
     # the frozen start is a second model, unless it is this one without its adapter
     frozen += 4.0 * load.weights / cut["weights"] if dpo and not adapter else 0.0
+    # gradients of earlier micro batches lie whole where weights stay gathered, see Engine.cuts_gradients
+    stays = mesh.pipeline > 1 or not getattr(cfg.strategy, "reshard", True)
+    whole = cfg.strategy.kind == "fsdp" and num_micros > 1 and stays and not kept_away
     return Memory(
         weights=0.0 if "parameters" in kept_away else frozen + 4.0 * trained / cut["weights"],
-        gradients=0.0 if "parameters" in kept_away else 4.0 * trained / cut["gradients"],
+        gradients=0.0 if "parameters" in kept_away else 4.0 * trained / (1 if whole else cut["gradients"]),
         optimizer=0.0 if "optimizer" in kept_away else state / cut["optimizer"],
         gathered=_gathered(cfg.strategy, load, trained, size, data * mesh.context, narrow),
         activations=_activations(cfg, config, load, tokens, num_micros, narrow),

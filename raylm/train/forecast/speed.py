@@ -101,6 +101,9 @@ def _weights_s(cfg: Any, config: dict[str, Any], device: Device, world: int, dat
     group = ranks // mesh.replicas
     gather_link = device.intra_gb_s * 1e9 * LINK if group * mesh.tensor <= device.per_machine else link
     gathers = passes * size * load.weights * share / gather_link
+    if cfg.strategy.kind == "fsdp" and reshard and mesh.pipeline == 1 and mesh.replicas == 1:
+        # cut in every micro batch, see Engine.cuts_gradients; replicas add up the last one alone
+        gradients *= num_micros
     return (gathers + gradients / link) * (1 - HIDDEN)
 
 

@@ -41,8 +41,8 @@ PUBLISHED = {
 def told(name):
     config, world, mesh, recompute, rows, micro, length, float8, published = PUBLISHED[name]
     cfg = Train(
-        stage="train", rows="r", model="a/b", batch=8, steps=1, dtype="bfloat16", recompute=recompute, cross_entropy="plain",
-        mesh=mesh, workers={"count": world, "gpus": 1},
+        stage="train", rows="r", model="a/b", batch=8, steps=1, dtype="bfloat16", recompute=recompute,
+        cross_entropy="plain" if mesh.get("tensor", 1) == 1 else "auto", mesh=mesh, workers={"count": world, "gpus": 1},
     )  # fmt: skip
     data = world // (cfg.mesh.tensor * cfg.mesh.pipeline)
     speed = speed_of(cfg, config, device_of("h100"), length=length, batch=rows * data, micro=micro, world=world, float8=float8)
@@ -84,3 +84,16 @@ def test_more_ranks_exchange_more_and_pipelines_wait():
     assert shares == sorted(shares) and shares[0] == 0.0
     assert of(8, pipeline=4).bubble_s > 0.0
     assert of(8, tensor=8).exchange_s > of(8).exchange_s
+
+
+def test_gradients_of_earlier_micro_batches_lie_whole_where_weights_stay_gathered():
+    def gradients(num_micros, **strategy):
+        cfg = Train(
+            stage="train", rows="r", model="a/b", batch=8, steps=1, strategy={"kind": "fsdp", **strategy}, workers={"count": 4}
+        )
+        config = next(iter(PUBLISHED.values()))[0]
+        return memory_of(cfg, config, length=512, micro=1, world=4, num_micros=num_micros).gradients
+
+    assert gradients(1, reshard=False) == gradients(2) == gradients(1)
+    assert gradients(2, reshard=False) == 4 * gradients(1)
+    assert gradients(2, reshard=False, offload=True) == 0
