@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from raylm.core.errors import PlacementError
@@ -41,7 +43,8 @@ class Party:
 
 
 def test_a_learner_that_is_lost_again_and_again_ends_the_run():
-    party, rewound = Party(), []
+    party: Any = Party()
+    rewound: list[int] = []
     prompts = [Prompt(0, [1, 2], "[]", None)]
     loop = Loop(config(), party, party, party, prompts, [], print, rewound.append, print)
     with pytest.raises(PlacementError, match="without a new round"):
