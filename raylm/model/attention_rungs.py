@@ -115,7 +115,7 @@ def varlen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Ca
 def flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:
     """flex_attention, compiled, with a block mask that skips what lies outside of documents and window."""
     document_BT, window, length = call.document_BT, call.window, query.shape[2]
-    make = block_mask if document_BT is None else derived_block_mask
+    make: Any = block_mask if document_BT is None else derived_block_mask
     mask = make(document_BT, window, length, query.device)
     return _compiled_flex()(query, key, value, block_mask=mask, scale=call.scale, enable_gqa=key.shape[1] != query.shape[1])
 
