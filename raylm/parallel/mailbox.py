@@ -114,6 +114,8 @@ class Mailbox:
         with self._changed:
             # the first word counts: when one rank fails, what the others say is only a consequence
             self._outcomes.setdefault(task, outcome)
+            if outcome[0] == "raised":
+                self._members = {}  # the rank that raised ends now, and the others with it
             self._changed.notify_all()
 
     def poll(self, task: int) -> tuple[list[tuple[str, Any]], tuple[str, Any] | None]:
