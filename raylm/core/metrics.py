@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from typing import Any
@@ -25,7 +26,7 @@ class MetricLog:
         if self._folder.is_local:
             self._folder.make()
             with open(self._folder.path(METRICS), "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(as_json(row) + "\n")
 
     def rewrite(self, rows: list[dict[str, Any]]) -> None:
         """Replace the whole history, in one step."""
@@ -34,7 +35,13 @@ class MetricLog:
 
     def flush(self) -> None:
         """Write the whole history; object stores cannot append."""
-        self._folder.write(METRICS, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._folder.write(METRICS, "".join(as_json(row) + "\n" for row in self.rows))
+
+
+def as_json(row: dict[str, Any]) -> str:
+    """One line of JSON; what is no finite number is null, for JSON knows no NaN."""
+    plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    return json.dumps(plain, allow_nan=False)
 
 
 def read_metrics(folder: Folder) -> list[dict[str, Any]]:

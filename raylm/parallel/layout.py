@@ -19,7 +19,19 @@ class Learning(StageConfig):
     """A stage that updates weights by one engine."""
 
     placement = frozenset(
-        {"workers", "strategy", "mesh", "micro_batch", "save_every", "keep", "attention", "cross_entropy", "recompute", "kernels"}
+        {
+            "workers",
+            "strategy",
+            "mesh",
+            "micro_batch",
+            "save_every",
+            "keep",
+            "attention",
+            "cross_entropy",
+            "recompute",
+            "compile",
+            "kernels",
+        }
     )
 
     optimizer: AnyOptimizer = AdamW()

@@ -48,6 +48,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
             bar.to(step + 1, reward=values["reward"], kl_to_sampler=values.get("kl_to_sampler", 0.0))
 
         learners = Learners(cfg, ctx, setup)
+
         def rewind(step: int) -> None:
             ctx.rewind([row for row in ctx.metric_rows if row["step"] < step])
 

@@ -34,6 +34,9 @@ def find_micro(
     one, two = (_bytes_of(engine, objective, kind, length, vocab_size, rows) for rows in (1, 2))
     each = max(two - one, 1)
     room = _free(engine) if free is None else free
+    # the first stage of a pipeline holds the activations of as many micro batches as there are stages
+    held = engine.grid.mesh.pipeline
+    one, each = one * held, each * held
     # every rank must come to the same number: the one with the least room decides
     fits = -int(engine.most([-((room - one) // each + 1)])[0])
     if fits < 1:
@@ -110,9 +113,11 @@ def _free(engine: Engine) -> int:
     import torch
 
     if engine.device.type == "cuda":
+        # what the passes that were measured have left in the allocator is free too
+        torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(engine.device)
-        # the optimizer makes its state at the first step
-        state = sum(3 * 4 * _numel(p) for _, p in engine.trainable())
+        # the optimizer makes its state at the first step; gradients are part of what was measured
+        state = sum(2 * 4 * _numel(p) for _, p in engine.trainable())
         return int(USED["cuda"] * (free - state))
     pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(USED["cpu"] * pages / max(1, min(engine.world, os.cpu_count() or 1)))

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from raylm.core.errors import TrainingError
+from raylm.core.metrics import as_json
 from raylm.core.storage import Folder
 
 
@@ -81,7 +82,7 @@ class History:
         """Nothing: rank 0 has the rows."""
 
     def put(self) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in self._cut)
+        lines = "".join(as_json(row) + "\n" for row in self._cut)
         self._segments.folder.write(self._segments.name(self._first, self._end), lines)
         self._first, self._cut = self._end, []
 

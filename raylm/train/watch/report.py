@@ -30,8 +30,8 @@ def write_report(out: Folder, name: str, rows: list[dict[str, Any]], facts: dict
     speed = statistics.median(row["tokens_per_s"] for row in rows if "tokens_per_s" in row)
     figures = [
         ("steps", page.number(last["step"] + 1)),
-        ("first loss", f"{rows[0]['loss']:.3f}"),
-        ("last loss", f"{last['loss']:.3f}"),
+        ("first loss", _short(rows[0]["loss"])),
+        ("last loss", _short(last["loss"])),
         ("tokens/s", page.number(round(speed))),
         ("alerts", page.number(len(alerts))),
     ]
@@ -86,6 +86,10 @@ def _points(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[
 def _smoothed(values: Sequence[float]) -> list[float]:
     """Running median over up to 25 points before each: one spike does not bend it."""
     return [statistics.median(values[max(0, at - SMOOTH) : at + 1]) for at in range(len(values))]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3f}" if _is_number(value) else "not finite"
 
 
 def _is_number(value: Any) -> bool:
