@@ -42,7 +42,8 @@ def write_checkpoint(
     # inside the work folder: what a kill leaves of it is no payload
     near = (out / WORK).make().uri if out.is_local else None
     with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=near) as at:
-        write_weights(Path(at), plain, weights.items() if isinstance(weights, dict) else weights)
+        named: Any = weights.items() if isinstance(weights, dict) else weights
+        write_weights(Path(at), plain, named)
         plain.config.dtype, plain.config.architectures = str(plain.dtype).removeprefix("torch."), [type(plain).__name__]
         plain.config.save_pretrained(at)
         plain.generation_config.save_pretrained(at)

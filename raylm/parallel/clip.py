@@ -46,7 +46,8 @@ def clip_grad_norm(parameters: Iterable[Any], limit: float, grid: Grid | None = 
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)
     for device in {grad.device for grad in grads}:
         # not a branch on the norm: that would make the host wait for the device
-        torch._foreach_mul_([grad for grad in grads if grad.device == device], scale.to(device, torch.float32))
+        multiply: Any = torch._foreach_mul_  # pyright: ignore[reportPrivateImportUsage]
+        multiply([grad for grad in grads if grad.device == device], scale.to(device, torch.float32))
     return float(norm)
 
 
@@ -65,7 +66,8 @@ def _square(grads: list[torch.Tensor], mesh: Any, cut: tuple[int, ...]) -> torch
     """Sum of squares in float64 over what all ranks of these dimensions hold."""
     import torch
 
-    total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)).double()) ** 2
+    norms: Any = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateImportUsage]
+    total = torch.linalg.vector_norm(torch.stack(norms).double()) ** 2
     if cut:
         total = total.to(mesh.device_type)
         for dim in cut:

@@ -20,7 +20,7 @@ HOLDS = ("ranks", "sampler", "judge")
 
 def warm(cfg: RL, workers: Workers) -> None:
     """Start the learner's ranks while the stage before still runs."""
-    warm_ranks(workers, cfg.workers)
+    warm_ranks(workers, cfg.workers, cfg.sizes())
 
 
 def run(cfg: RL, ctx: Context) -> Checkpoint:

@@ -81,7 +81,7 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
         return Batches(
             open_rows(cfg, setup, split),
             setup.rows_kind,
-            batch=cfg.batch,
+            batch=cfg.batch or 1,
             micro=micro,
             seed=cfg.seed,
             pad_id=setup.tokens["pad_token_id"],
@@ -135,10 +135,9 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
         model = cfg.model.build(setup.tokens, cfg.seed)
     else:
         model = load_model(setup.model_path, "bfloat16" if cfg.adapter and cfg.dtype != "float32" else "float32")
-    if kind_of_model(model.config) != cfg.objective.model:
-        raise ConfigError(
-            f"objective {cfg.objective.kind} trains {cfg.objective.model} models, {type(model).__name__} is none of these"
-        )
+    objective: Any = cfg.objective
+    if kind_of_model(model.config) != objective.model:
+        raise ConfigError(f"objective {objective.kind} trains {objective.model} models, {type(model).__name__} is none of these")
     check_tokenizer(model, setup.tokens, setup.rows_uris[0])
     longest, allowed = setup.tokens.get("length", 0), getattr(model.config, "max_position_embeddings", None)
     if allowed and longest > allowed:
@@ -148,7 +147,7 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
     return model
 
 
-def _check_document_mask(model: torch.nn.Module) -> None:
+def _check_document_mask(model: Any) -> None:
     """Raises ConfigError when the model would not keep documents apart."""
     if reason := refused_documents(model):
         raise ConfigError(

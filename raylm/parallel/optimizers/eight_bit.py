@@ -20,7 +20,7 @@ class AdamW8(torch.optim.Optimizer):
     def __init__(
         self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float, paged: bool = False
     ) -> None:
-        from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+        from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
         self._local = {p: torch.nn.Parameter(_local(p.detach())) for group in self.param_groups for p in group["params"]}

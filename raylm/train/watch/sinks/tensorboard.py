@@ -22,12 +22,12 @@ class _Events:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         import time
+        from importlib import import_module
 
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        made = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._file.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=made)))
+        # made by protobuf, so the modules hold them only at run time
+        event, summary = (import_module(f"tensorboard.compat.proto.{name}_pb2") for name in ("event", "summary"))
+        made = [summary.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._file.add_event(event.Event(wall_time=time.time(), step=step, summary=summary.Summary(value=made)))
 
     def close(self) -> None:
         self._file.close()
