@@ -25,7 +25,8 @@ def bytes_per_token(config: dict[str, Any], mesh: Any, *, narrow: bool, recomput
         return size * stream
     inner = _attended(config) + _fed(config)
     if recompute == "selective":
-        return size * (stream + (inner + 2 * stream) / mesh.tensor)
+        # what products return: of the mlp gate and up, not what is made of them
+        return size * (stream + (_attended(config) + _fed(config) / 2 + 2 * stream) / mesh.tensor)
     return 2 * stream * ((4 + 2 * size) if narrow else 3 * size) + size * inner / mesh.tensor
 
 

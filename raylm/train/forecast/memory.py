@@ -10,6 +10,8 @@ from raylm.train.forecast.load import Load, load_of
 # bytes of optimizer state per trained number
 STATE = {"adamw": 8.0, "muon": 4.0, "lion": 4.0, "adafactor": 0.02}
 EIGHT_BIT = 2 + 8 / 256
+# a block's activations and the gradients that are alive at once while it goes back, over its activations alone: measured
+GRADIENTS = 1.5
 
 
 class Memory(NamedTuple):
@@ -24,15 +26,16 @@ class Memory(NamedTuple):
     activations: float
     loss: float
     """Logits, and gradients made together with the loss."""
+    working: float
+    """One block while its gradients are made: what it keeps, or computes again, and gradients of that."""
     accumulates: bool
     """Whether gradients of earlier micro batches lie beside activations."""
 
     @property
     def total(self) -> float:
-        # activations go as gradients come; only with accumulation both are there at once
-        passing = self.activations + self.loss
-        both = passing + self.gradients if self.accumulates else max(passing, self.gradients)
-        return self.weights + self.optimizer + self.gathered + both
+        # activations go as gradients come: both are there at once only with accumulation
+        begins = self.activations + self.loss + (self.gradients if self.accumulates else 0.0)
+        return self.weights + self.optimizer + self.gathered + max(begins, self.gradients + self.working)
 
 
 def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, world: int, num_micros: int) -> Memory:
@@ -66,13 +69,16 @@ def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, worl
     # gradients of earlier micro batches lie whole where weights stay gathered, see Engine.cuts_gradients
     stays = mesh.pipeline > 1 or not getattr(cfg.strategy, "reshard", True)
     whole = cfg.strategy.kind == "fsdp" and num_micros > 1 and stays and not kept_away
+    # ddp adds gradients up in buckets of their own, which come and go with them
+    buckets = 2 if cfg.strategy.kind == "ddp" and data * mesh.context > 1 else 1
     return Memory(
         weights=0.0 if "parameters" in kept_away else frozen + 4.0 * trained / cut["weights"],
-        gradients=0.0 if "parameters" in kept_away else 4.0 * trained / (1 if whole else cut["gradients"]),
+        gradients=0.0 if "parameters" in kept_away else 4.0 * buckets * trained / (1 if whole else cut["gradients"]),
         optimizer=0.0 if "optimizer" in kept_away else state / cut["optimizer"],
         gathered=_gathered(cfg.strategy, load, trained, size, data * mesh.context, narrow),
         activations=_activations(cfg, config, load, tokens, num_micros, narrow),
         loss=_loss(cfg, config, tokens, bool(adapter)),
+        working=GRADIENTS * tokens * bytes_per_token(config, mesh, narrow=narrow),
         accumulates=num_micros > 1,
     )
 
@@ -95,16 +101,13 @@ def _gathered(strategy: Any, load: Load, trained: float, size: int, ranks: int, 
         whole = load.blocks + load.experts if not getattr(strategy, "reshard", True) else 2 * block
         # one block's gradients travel in float32 while the next one's come
         return size * (whole + load.ends) + 4.0 * min(2 * block, trained)
-    buckets = 4.0 * trained if strategy.kind == "ddp" else 4.0 * min(trained, 2 * strategy.bucket)
+    buckets = 0.0 if strategy.kind == "ddp" else 4.0 * min(trained, 2 * strategy.bucket)
     return buckets + (2.0 * trained if narrow else 0.0)
 
 
 def _activations(cfg: Any, config: dict[str, Any], load: Load, tokens: float, num_micros: int, narrow: bool) -> float:
     kept = bytes_per_token(config, cfg.mesh, narrow=narrow, recompute=cfg.recompute)
     held = kept * load.layers * in_flight(cfg.mesh, num_micros)
-    if cfg.recompute != "none":
-        # one block is computed again in full
-        held += bytes_per_token(config, cfg.mesh, narrow=narrow)
     ends = 4 * config["hidden_size"] * (2 if narrow else 4)
     return tokens * (held + ends)
 

@@ -59,9 +59,9 @@ def test_half_of_them_within_fifteen():
     assert statistics.median(abs(told(name)[0] - 1) for name in PUBLISHED) < 0.15
 
 
-def test_the_published_memory_of_8b_is_met_within_twenty_percent():
-    """77.0 GiB, with what the allocator holds and does not use."""
-    assert 0.8 < told("torchtitan 8B, 8 GPUs")[1] / 77.0 < 1.2
+def test_the_published_memory_of_8b_is_not_far_above_the_forecast():
+    """77.0 GiB is what torch's allocator reserved, with what it holds and does not use: the forecast is of what is in use."""
+    assert 0.65 < told("torchtitan 8B, 8 GPUs")[1] / 77.0 < 1.05
 
 
 def test_one_rank_by_hand():
