@@ -1,5 +1,9 @@
 """Imported once by the process from which ranks are forked: what every rank needs and what is slow to import."""
 
+import pandas
+import pyarrow.compute
+import pyarrow.parquet
+import pytest
 import torch.distributed.checkpoint.state_dict
 import torch.distributed.fsdp
 import torch.distributed.tensor.parallel
@@ -9,4 +13,4 @@ import raylm.train.config
 import raylm.train.loop
 import tests.parallel.loops
 
-__all__ = ["raylm", "tests", "torch", "transformers"]
+__all__ = ["pandas", "pyarrow", "pytest", "raylm", "tests", "torch", "transformers"]
