@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed-$(LOCK)
 WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo $$PIP_FIND_LINKS)
 TORCH := $(if $(filter gpu,$(LOCK)),,$(if $(wildcard $(addsuffix /torch-*,$(WHEELS))),$(addprefix --find-links ,$(WHEELS)),--torch-backend cpu))
 
-.PHONY: install quickstart test check bench lock clean
+.PHONY: install quickstart test test-long check bench lock clean
 
 install: $(STAMP)
 
@@ -26,6 +26,10 @@ quickstart: install
 
 test: install
 	$(VENV)/bin/python -m pytest
+
+# also what `make test` leaves out to stay short: lost machines, more variants of layouts
+test-long: install
+	RAYLM_LONG=1 $(VENV)/bin/python -m pytest
 
 check: install
 	$(VENV)/bin/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -11,12 +12,11 @@ from raylm.core.workers import Workers
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of GPUs are left out where there is none."""
-    if shutil.which("nvidia-smi"):
-        return
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
-    config.hook.pytest_deselected(items=gpu)
-    items[:] = [item for item in items if item not in gpu]
+    """Tests of GPUs are left out where there is none, long ones where RAYLM_LONG does not ask for them."""
+    left = {*(() if shutil.which("nvidia-smi") else ("gpu",)), *(() if os.environ.get("RAYLM_LONG") else ("long",))}
+    out = [item for item in items if any(item.get_closest_marker(name) for name in left)]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(scope="session")

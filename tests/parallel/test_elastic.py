@@ -46,6 +46,7 @@ def alone(root) -> list[float]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_lost_node_shrinks_the_group_a_new_one_lets_it_grow_and_the_losses_are_the_same(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.parallel.elastic_run", str(tmp_path)],

@@ -75,6 +75,7 @@ def test_a_killed_driver(root, workers):
     assert_as_undisturbed(root, "driver")
 
 
+@pytest.mark.long
 def test_a_machine_that_is_switched_off(root):
     done = survive("host", str(root), "host")
     assert done.returncode == 0, done.stderr

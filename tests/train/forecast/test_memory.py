@@ -21,7 +21,10 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+SHORT = ("one rank", "sharded", "recompute full")
+
+
+@pytest.mark.parametrize("name", [n if n in SHORT else pytest.param(n, marks=pytest.mark.long) for n in LAYOUTS])
 def test_a_rank_grows_by_what_was_forecast(name):
     """35 M parameters: 140 MB of weights, twice that of moments."""
     for grown, forecast in on_ranks(LAYOUTS[name][0], measured, *LAYOUTS[name][1:], timeout_s=300):
