@@ -79,6 +79,7 @@ def test_a_stopped_process_is_found_and_the_task_goes_on_in_a_new_group(group, t
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_data_stall_is_told_from_a_hung_collective_and_ends_the_run_the_second_time(group, tmp_path):
     with pytest.raises(PlacementError, match=r"hang at step 2: rank 1 .* is reading rows .* a data stall") as caught:
         group.call(tasks.sit_still, 1, 4, "data", aside=Folder(tmp_path))

@@ -104,7 +104,10 @@ def test_a_resumed_run_earns_what_the_uninterrupted_did(root, workers):
 
     ctx = context(root, "resumed", config(), workers)
 
+    log = ctx.log
+
     def stop(step, **values):
+        log(step, **values)
         if step == 2:
             raise Stopped
 

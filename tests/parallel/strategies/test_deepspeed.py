@@ -259,6 +259,7 @@ def test_optimizers_that_need_whole_matrices_are_refused(tmp_path, optimizer):
         dist.destroy_process_group()
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_the_train_stage_under_ray_finds_what_it_finds_with_fsdp(tmp_path, workers):
     from transformers import AutoModelForCausalLM
