@@ -62,7 +62,7 @@ def test_stages_run_in_the_order_of_their_references(tmp_path):
         ('rows = "tokens"', 'rows = "docs"', PlanError, r"job\.toml:\d+ stages\.base\.rows: 'docs' makes Documents"),
         ('rows = "tokens"', 'rows = "tokns"', PlanError, r"no stage is called 'tokns'\. Did you mean 'tokens'"),
         ("batch = 4", "bach = 4", ConfigError, r"stages\.base\.bach: unknown key\. Did you mean 'batch'"),
-        ("steps = 2", "", ConfigError, "say either `steps` or `epochs`"),
+        ("steps = 2", "", ConfigError, "say one of `steps`, `epochs`, `tokens`"),
         ("num_heads = 2", "num_heads = 5", ConfigError, "not a multiple of num_heads"),
         ('stage = "train"', 'stage = "trein"', ConfigError, "stages.base"),
         ('name = "t"', 'name = "../t"', ConfigError, "name"),
