@@ -46,11 +46,11 @@ def assemble(
         model.eval().requires_grad_(False)
     line = None
     if grid.mesh.pipeline > 1:
-        from raylm.parallel.pipeline import Line
+        from raylm.parallel.pipeline.stages import Line
 
         line = Line(model, grid)
     if grid.mesh.tensor > 1:
-        from raylm.parallel.tensor import cut_matrices
+        from raylm.parallel.tensor.cut import cut_matrices
 
         cut_matrices(model, grid)
     if grid.mesh.expert > 1:
@@ -78,6 +78,6 @@ def assemble(
         raise ConfigError(f"strategy {strategy.kind!r} does not take pipeline stages", next='strategy.kind = "fsdp" or "ddp"')
     if getattr(strategy, "offload", False):
         raise ConfigError("a pipeline keeps its weights on devices while micro batches pass", next="drop strategy.offload")
-    from raylm.parallel.pipeline_engine import PipelineEngine
+    from raylm.parallel.pipeline.engine import PipelineEngine
 
     return PipelineEngine(strategy.lay(model, grid, recipe), model, grid, recipe, line)

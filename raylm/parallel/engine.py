@@ -7,10 +7,10 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.model.scores import Inputs, Scores, ask
-from raylm.parallel.clip import clip_grad_norm
-from raylm.parallel.context import Cut, context_of
+from raylm.parallel.context.rows import Cut, context_of
 from raylm.parallel.mesh import Grid
 from raylm.parallel.optimizers import AnyOptimizer
+from raylm.parallel.optimizers.clip import clip_grad_norm
 
 if TYPE_CHECKING:
     import torch
@@ -182,7 +182,7 @@ class Engine:
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The whole model's tensors one after the other on rank 0's CPU, by name; nothing on other ranks. Every rank must call
         and iterate to the end: they meet in each tensor, and no rank holds more than one."""
-        from raylm.parallel.whole import whole_tensors
+        from raylm.parallel.checkpoints.whole import whole_tensors
 
         for name, tensor in whole_tensors(self.bare):
             if self.rank == 0:
@@ -220,7 +220,7 @@ class Engine:
 
     def _averaging(self, decay: float) -> Any:
         # imported here: a config that names this engine's card must load where there is no torch
-        from raylm.parallel.ema import Ema
+        from raylm.parallel.optimizers.ema import Ema
 
         return Ema(self.trainable(), decay)
 

@@ -12,13 +12,13 @@ from raylm.model.logprobs import pad
 from raylm.model.sampler import as_arrays, weights_digest
 from raylm.model.scores import Inputs, Scores, causal
 from raylm.parallel.assemble import assemble
-from raylm.parallel.checkpoints import Keeping
+from raylm.parallel.checkpoints.saver import Saver
+from raylm.parallel.checkpoints.steps import Keeping
 from raylm.parallel.engine import Engine
-from raylm.parallel.saver import Saver
 from raylm.rl.types import Sample
 
 if TYPE_CHECKING:
-    from raylm.parallel.ranks import Ranks
+    from raylm.parallel.group.ranks import Ranks
     from raylm.rl.config import RL
 
 STATE = "rl learner"
@@ -140,7 +140,7 @@ def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
 
 def export(ranks: Ranks, setup: Setup) -> bool:
     """Write the trained weights, or their moving averages, as a checkpoint and let the learner go; False in a fresh group."""
-    from raylm.parallel.whole import write_streamed
+    from raylm.parallel.checkpoints.whole import write_streamed
 
     engine = _engine(ranks, setup)
     if engine is None:

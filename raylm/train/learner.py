@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from raylm.parallel.engine import Engine
-    from raylm.parallel.ranks import Ranks
+    from raylm.parallel.group.ranks import Ranks
     from raylm.train.config import Train
 
 
@@ -159,7 +159,7 @@ def _check_document_mask(model: Any) -> None:
 
 def export(cfg: Train, setup: Setup, config: Any, engine: Engine) -> None:
     """Write the trained weights (adapters folded in) and, apart, the adapter. Rank 0 writes, every rank must call."""
-    from raylm.parallel.whole import write_streamed
+    from raylm.parallel.checkpoints.whole import write_streamed
 
     adapter = cfg.adapter
     if adapter is None:

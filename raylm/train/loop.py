@@ -18,11 +18,11 @@ from raylm.core.config import Config
 from raylm.core.errors import TrainingError
 from raylm.core.storage import Folder
 from raylm.model.balance import balancer_of
-from raylm.parallel.checkpoints import MEASURED, Keeping, folder_of, load
+from raylm.parallel.checkpoints.saver import Saver
+from raylm.parallel.checkpoints.steps import MEASURED, Keeping, folder_of, load
 from raylm.parallel.engine import Engine
-from raylm.parallel.notice import Leave
-from raylm.parallel.pulse import Quiet
-from raylm.parallel.saver import Saver
+from raylm.parallel.group.notice import Leave
+from raylm.parallel.group.pulse import Quiet
 from raylm.train.batches import Batches, Micro
 from raylm.train.documents import name_documents
 from raylm.train.ledger import Ledger

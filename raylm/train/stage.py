@@ -11,8 +11,8 @@ from raylm.core.context import Context
 from raylm.core.errors import ConfigError
 from raylm.core.workers import Workers
 from raylm.model.load import checkpoint_path
-from raylm.parallel.checkpoints import keep_for_good
-from raylm.parallel.ranks import hold_ranks, warm_ranks
+from raylm.parallel.checkpoints.steps import keep_for_good
+from raylm.parallel.group.ranks import hold_ranks, warm_ranks
 from raylm.train.config import Train
 from raylm.train.goodput import Goodput
 from raylm.train.learner import train

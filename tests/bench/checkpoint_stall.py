@@ -63,8 +63,8 @@ def stalls() -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict_saver import save
 
     from raylm.core.storage import Folder
-    from raylm.parallel.checkpoints import Keeping
-    from raylm.parallel.saver import Saver
+    from raylm.parallel.checkpoints.saver import Saver
+    from raylm.parallel.checkpoints.steps import Keeping
 
     torch.set_num_threads(1)
     made = engine()

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 
 from raylm.core.errors import DataError
-from raylm.parallel.notice import Leave
-from raylm.parallel.ranks import Ranks
+from raylm.parallel.group.notice import Leave
+from raylm.parallel.group.ranks import Ranks
 
 
 def count(ranks: Ranks, name: str) -> tuple[int, int]:

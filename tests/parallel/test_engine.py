@@ -8,7 +8,7 @@ import pytest
 
 from raylm.core.storage import Folder
 from raylm.model.adapter import Lora
-from raylm.parallel.checkpoints import load, newest_checkpoint
+from raylm.parallel.checkpoints.steps import load, newest_checkpoint
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import losses, make_loop

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from raylm.core.storage import Folder
 from raylm.model.adapter import Lora
-from raylm.parallel.checkpoints import newest_checkpoint
+from raylm.parallel.checkpoints.steps import newest_checkpoint
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import SHAPE, TOKENS, make_loop

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from raylm.model.logprobs import pad, token_logprobs
+from raylm.parallel.group.pulse import Quiet
+from raylm.parallel.group.ranks import Ranks
 from raylm.parallel.optimizers.adamw import AdamW
-from raylm.parallel.pulse import Quiet
-from raylm.parallel.ranks import Ranks
 from raylm.rl import learner
 from raylm.rl.config import RL
 from raylm.rl.types import Sample

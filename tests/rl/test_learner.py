@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from raylm.parallel.pulse import Quiet
-from raylm.parallel.ranks import Ranks
+from raylm.parallel.group.pulse import Quiet
+from raylm.parallel.group.ranks import Ranks
 from raylm.parallel.strategies.fsdp import Fsdp
 from raylm.rl import learner
 from tests.model.tiny import tiny_model, tiny_tokenizer

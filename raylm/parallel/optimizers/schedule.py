@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from raylm.core.config import Config
-from raylm.parallel.clip import COPY
+from raylm.parallel.optimizers.clip import COPY
 
 
 class Scheduled(Config):

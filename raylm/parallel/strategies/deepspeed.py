@@ -48,7 +48,7 @@ class Deepspeed(Config):
         if recipe.optimizer is None and self.zero < 3:
             # nothing is cut of a model that is only asked
             return Engine(model, model, grid, recipe, autocast=recipe.compute_dtype())
-        from raylm.parallel.zero_engine import ZeroEngine
+        from raylm.parallel.zero.engine import ZeroEngine
 
         return ZeroEngine(model, grid, recipe, self.settings(model, grid, recipe))
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from raylm.core.errors import PlanError
 from raylm.model.flops import flops_per_token
-from raylm.parallel.bubble import bubble
+from raylm.parallel.pipeline.bubble import bubble
 from raylm.train.forecast.devices import Device
 from raylm.train.forecast.load import load_of
 

@@ -1,0 +1,133 @@
+"""Takes a model and the inputs of whole rows, leaves the scores of whole rows, made by ranks that share each row's tokens.
+
+    inputs [B, T] --cut--> t = T / C tokens on each rank --model, attention across ranks--> scores [B, t] --join--> [B, T]
+
+Every rank of the context group is fed the same rows and gets the same scores, so that objectives know nothing of it. The
+gradient of `join` is each rank's own part: summed over the ranks it is the gradient of the loss, once.
+
+Shapes: B rows, T tokens of a row, C ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from raylm.core.errors import ConfigError
+from raylm.model.attention import NAME, installed, refused_documents
+from raylm.model.scores import Inputs, Scores
+from raylm.parallel.mesh import Grid
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylm.model.attention_rungs import Call
+
+# what a causal model is fed
+FED = {"input_ids", "position_ids", "boundaries"}
+
+
+class Cut(NamedTuple):
+    """One micro batch, cut."""
+
+    inputs: Inputs
+    """This rank's tokens; `feed` has `across`, which carries attention to the other ranks."""
+    join: Callable[[Scores], Scores]
+    """Scores of this rank's tokens -> scores of the whole rows."""
+
+
+class Context:
+    """How the tokens of rows lie over the ranks of one context group.
+
+    Raises:
+        ConfigError: the model cannot be cut along its tokens, or ranks do not divide its heads where `ulysses` is asked.
+    """
+
+    def __init__(self, model: Any, grid: Grid) -> None:
+        config, exchange = model.config.get_text_config(), grid.mesh.exchange
+        self.ranks, self.rank, self.group = grid.mesh.context, grid.at["context"], grid.group("context")
+        heads = config.num_attention_heads // grid.mesh.tensor
+        self.ring = exchange == "ring" or (exchange == "auto" and heads % self.ranks > 0)
+        where = f"model_type {config.model_type}"
+        reason = refused_documents(model) or (None if installed(model) else "it does not attend through raylm")
+        if reason is None and self.ring and getattr(config, "attention_dropout", 0.0):
+            reason = "its attention drops out, which a ring cannot"
+        if reason is None and self.ring and model.config._attn_implementation != NAME:
+            reason = "a ring attends by its own kernels, `attention` names others"
+        if reason:
+            raise ConfigError(f"mesh.context cannot cut this model's rows: {reason}", where=where, next="leave mesh.context at 1")
+        if not self.ring and heads % self.ranks:
+            raise ConfigError(
+                f"{self.ranks} context ranks do not divide {heads} heads", where=where, next='mesh.exchange = "ring"'
+            )
+
+    def cut(self, inputs: Inputs) -> Cut:
+        """This rank's tokens of whole rows, which every rank of the group must hand in alike.
+
+        Raises:
+            ConfigError: the model is fed something else than tokens (a mask, another sequence).
+        """
+        import torch
+        from torch.nn.functional import pad
+
+        from raylm.parallel.collectives import join as joined
+
+        if strange := set(inputs.feed) - FED:
+            raise ConfigError(f"mesh.context cannot cut {', '.join(sorted(strange))}", next="take a causal objective")
+        tokens_BT = inputs.feed["input_ids"]
+        length, share = tokens_BT.shape[1], self.ranks * (2 if self.ring else 1)
+        whole = -(-length // share) * share
+        position_BT = inputs.feed.get("position_ids")
+        if position_BT is None:
+            position_BT = torch.arange(length, device=tokens_BT.device)[None]
+        boundaries = inputs.feed.get("boundaries")
+        document_BT = boundaries and pad(boundaries.document_BT, (0, whole - length), value=-1)
+        across = Across(self.group, whole, self.ring, document_BT)
+        order_T = across.order_T.to(tokens_BT.device)
+
+        def own(x_BT: torch.Tensor) -> torch.Tensor:
+            return pad(x_BT, (0, whole - length))[:, order_T].chunk(self.ranks, 1)[self.rank]
+
+        def join(scores: Scores) -> Scores:
+            whole_BT2 = joined(torch.stack(scores, -1), whole, self.group)[:, order_T.argsort()[:length]]
+            return Scores(whole_BT2[..., 0], whole_BT2[..., 1])
+
+        feed = {"input_ids": own(tokens_BT), "position_ids": own(position_BT), "across": across}
+        return Cut(Inputs(feed, own(inputs.target_BT), own(inputs.weight_BT)), join)
+
+
+class Across:
+    """Attention of one micro batch between the ranks of a context group.
+
+    Args:
+        length: tokens of the rows, a multiple of C (of 2 C around a ring).
+        document_BT: documents of the whole rows.
+
+    `order_T` is the place in the row of each token, ranks one after the other.
+    """
+
+    def __init__(self, group: Any, length: int, ring: bool, document_BT: torch.Tensor | None = None) -> None:
+        import torch
+
+        from raylm.parallel.context.ring import Ring
+
+        number_BT = None
+        if ring and document_BT is not None:
+            number_BT = document_BT.cpu()
+            number_BT = number_BT.masked_fill(number_BT < 0, torch.iinfo(number_BT.dtype).max)
+        self._group, self._document_BT = group, document_BT
+        self._ring = Ring(group, length, document_BT, number_BT) if ring else None
+        self.order_T = self._ring.order() if self._ring else torch.arange(length)
+
+    def attend(self, query: Any, key: Any, value: Any, call: Call, inner: Callable[..., Any]) -> Any:
+        """[B, H, t, K] of this rank's tokens; the same number of tokens on every rank."""
+        if self._ring is not None:
+            return self._ring.attend(query, key, value, call)
+        from raylm.parallel.context.ulysses import attend
+
+        return attend(query, key, value, call._replace(document_BT=self._document_BT), self._group, inner)
+
+
+def context_of(model: Any, grid: Grid) -> Context | None:
+    """How rows are cut over the ranks of `grid`; None when they are not."""
+    return Context(model, grid) if grid.mesh.context > 1 else None

@@ -1,0 +1,81 @@
+"""Takes the sizes a mesh allows, leaves a Ray Train run whose groups have only those: smaller when a node dies, larger later.
+
+Ray Train's elastic policy counts resources alone, and resizes by ending the group where it stands
+(ray/train/v2/_internal/execution/scaling_policy/elastic.py); here a group that can grow is first asked to write a checkpoint.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from typing import Any
+
+import ray
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import WorkerCallback
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
+
+from raylm.parallel.group.hang import answer_signals
+from raylm.parallel.group.notice import Notice
+
+RESIZE_S = 60.0
+"""Seconds between two looks for room for a larger group."""
+
+
+class LegalSizes(ElasticScalingPolicy):
+    """The largest size of `sizes` for which there is room."""
+
+    def __init__(self, scaling_config: Any, sizes: tuple[int, ...], mailbox: Any) -> None:
+        super().__init__(scaling_config)
+        self._sizes, self._mailbox = sizes, mailbox
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        # what is reserved for this run may lie on a node that just died, which Ray itself notices late: a group that is
+        # placed there costs a minute
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _answers(node)}
+        room = super()._count_possible_workers({node: what for node, what in reserved_resources.items() if node in alive})
+        return max((size for size in self._sizes if size <= room), default=0)
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        if isinstance(decision, ResizeDecision):
+            # a group that must shrink is losing a node, and is told so by that; only growing can wait for a checkpoint
+            if decision.num_workers > worker_group_state.num_workers:
+                self._mailbox.ask_for_room.remote(f"there is room for {decision.num_workers} ranks")
+            return NoopDecision()
+        return decision
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Whether the node's raylet takes a connection."""
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
+
+
+class Trainer(TorchTrainer):
+    """TorchTrainer of groups that have one of `sizes`; one size alone is Ray Train's own policy."""
+
+    def __init__(self, *args: Any, sizes: tuple[int, ...], mailbox: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sizes, self._mailbox = sizes, mailbox
+
+    def _initialize_and_run_controller(self, **made: Any) -> Any:
+        if len(self._sizes) > 1:
+            made["scaling_policy"] = LegalSizes(self.scaling_config, self._sizes, self._mailbox)
+        return super()._initialize_and_run_controller(**made)
+
+
+class OnMainThread(WorkerCallback):
+    """What a rank's process must do on its main thread: Ray Train runs the ranks' function on another one."""
+
+    def __init__(self, notice_at: str | None) -> None:
+        self._notice_at = notice_at
+
+    def after_init_train_context(self) -> None:
+        """Handle SIGTERM (a notice to leave) and SIGUSR1 (write stacks)."""
+        Notice.here = Notice(self._notice_at)
+        signal.signal(signal.SIGTERM, Notice.here.on_signal)
+        answer_signals()

@@ -1,0 +1,233 @@
+"""Takes the stages of one rank, laid over data ranks by a strategy, leaves the engine's verbs over a whole pipeline.
+
+accumulate: timetable -> conveyor -> gradients averaged over data ranks -> gradients of a tied embedding added up
+Losses and metrics exist where the last stage is, and are told to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from raylm.model.scores import Inputs, Scores
+from raylm.parallel.engine import Engine, LossOf, Recipe, _add
+from raylm.parallel.mesh import Grid
+from raylm.parallel.pipeline.timetable import timetable
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylm.parallel.pipeline.stages import Line
+
+
+class PipelineEngine(Engine):
+    """An engine whose model is only this rank's part of it.
+
+    Args:
+        model: the part as a strategy laid it: cut by FSDP, or whole on every data rank.
+        line: the stages in it.
+    """
+
+    def __init__(self, model: torch.nn.Module, bare: torch.nn.Module, grid: Grid, recipe: Recipe, line: Line) -> None:
+        from torch.distributed.fsdp import FSDPModule
+
+        self._cut = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        self._line = line
+        line.shared()  # marks the copy, now that the wrapper has made its parameters and before the optimizer sorts them
+        super().__init__(model, bare, grid, recipe, autocast=None if self._cut else recipe.compute_dtype())
+
+    def accumulate(self, inputs: Sequence[Inputs], loss: LossOf, **asked: Any) -> dict[str, float]:
+        import torch.distributed as dist
+
+        sums: dict[str, Any] = {}
+
+        def last(micro: int, scores: Scores) -> torch.Tensor:
+            made = loss(micro, scores)
+            _add(sums, made.metrics)
+            return made.total * self.grid.averaged
+
+        self._hold(True)
+        self._run(inputs, last, asked, learn=True)
+        self._reduce()
+        told = [{name: float(value) for name, value in sums.items()}]
+        dist.broadcast_object_list(told, group=self._group, group_src=self._line.place[-1])
+        return self._summed(told[0])
+
+    def forward(self, inputs: Sequence[Inputs], **asked: Any) -> list[Scores]:
+        import torch
+        import torch.distributed as dist
+
+        found: list[torch.Tensor] = [torch.empty(len(Scores._fields), *one.target_BT.shape, device=self.device) for one in inputs]
+
+        def last(micro: int, scores: Scores) -> torch.Tensor:
+            found[micro] = torch.stack(list(scores))
+            return found[micro]
+
+        was = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            self._run(inputs, last, asked, learn=False)
+        self.model.train(was)
+        for module in self._cut:
+            module.reshard()
+        for scores in found:
+            dist.broadcast(scores, group=self._group, group_src=self._line.place[-1])
+        return [Scores(*scores) for scores in found]
+
+    def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
+        rank = self.grid.at["pipeline"]
+        for source in sorted(set(self._line.place)):
+            if rank == source:
+                for name, tensor in self._own():
+                    if self.rank == 0:
+                        yield name, tensor.cpu()
+                    elif self._to_first:
+                        _send_named(name, tensor, self._group)
+                if source and self._to_first:
+                    _send_named(None, None, self._group)
+            elif self.rank == 0:
+                while (found := _receive_named(source, self.device, self._group)) is not None:
+                    yield found
+
+    def _own(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole tensors of this rank's stages; of two copies the first stage's, under both names."""
+        from raylm.parallel.checkpoints.whole import whole_tensors
+
+        embedding, head = self._line.names
+        for name, tensor in whole_tensors(self.bare):
+            if self._is_copy and name == head:
+                continue
+            yield name, tensor
+            if self._line.copied and name == embedding:
+                yield head, tensor
+
+    def state(self) -> dict[str, Any]:
+        embedding, head = self._line.names
+        return _renamed(super().state(), head, embedding) if self._is_copy else super().state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(_renamed(state, *self._line.names) if self._is_copy else state)
+
+    @property
+    def _group(self) -> Any:
+        return self.grid.group("pipeline")
+
+    @property
+    def _is_copy(self) -> bool:
+        return self._line.copied and self._line.has_last
+
+    @property
+    def _to_first(self) -> bool:
+        """Whether rank 0 is in this rank's pipeline."""
+        return not any(at for name, at in self.grid.at.items() if name != "pipeline")
+
+    def _run(self, inputs: Sequence[Inputs], last: Any, asked: dict[str, Any], *, learn: bool) -> None:
+        from raylm.parallel.pipeline.conveyor import Conveyor
+
+        mesh, rank, line = self.grid.mesh, self.grid.at["pipeline"], self._line
+        table = timetable(mesh.schedule, mesh.pipeline, len(inputs), mesh.virtual, learn=learn)
+        cuts = [self._share(one) for one in inputs]
+        shapes = [(*cut.inputs.feed["input_ids"].shape, line.width) for cut in cuts]
+
+        def forward(index: int, micro: int, hidden: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
+            one, join = cuts[micro]
+            if hidden is not None:
+                feed = {name: value for name, value in one.feed.items() if name != "input_ids"}
+                one = one._replace(feed={**feed, "inputs_embeds": hidden})
+            with self._compute():
+                if line.stages[index].last:
+                    return last(micro, join(self._ask_own(one, **asked))), line.seam()
+                return self.model(**one.feed, use_cache=False).logits, None
+
+        def turn(index: int, micro: int) -> None:
+            line.turn(self.bare, line.stages[index], shapes[micro][1])
+
+        weights = [p for p in self.model.parameters() if p.requires_grad] if learn else None
+        Conveyor(line.place, self._group, rank, turn, forward, shapes, self._passed_dtype(), self.device, weights).run(
+            table.actions[rank]
+        )
+
+    def _passed_dtype(self) -> torch.dtype:
+        """Of hidden states between stages: FSDP casts blocks and what they are given, autocast leaves the residual stream."""
+        return (self._recipe.compute_dtype() if self._cut else None) or next(self.bare.parameters()).dtype
+
+    def _hold(self, held: bool) -> None:
+        """Keep weights gathered and gradients whole while micro batches pass; then let go of both."""
+        for module in self._cut:
+            module.set_is_last_backward(not held)
+            module.set_reshard_after_backward(not held, recurse=False)
+            module.set_requires_gradient_sync(not held, recurse=False)
+            if held:
+                module.unshard()
+
+    def _reduce(self) -> None:
+        """Average gradients over the data ranks, and add up those of a weight that two stages have a copy of."""
+        import torch
+        import torch.distributed as dist
+        from torch.distributed.fsdp import fully_shard
+
+        if self._cut:
+            self._hold(False)
+            # as torch.distributed.pipelining does: passes of several micro batches overlap, so FSDP's own hooks come too early
+            state: Any = fully_shard.state(self.model)  # type: ignore[attr-defined]
+            for one in state._state_ctx.all_states:
+                for group in one._fsdp_param_groups:
+                    group.post_backward()
+            state._root_post_backward_final_callback()
+        elif self.grid.averaged > 1:
+            group = self.grid.group("replicas", "shards", "context")
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    local = _local(parameter.grad)
+                    dist.all_reduce(local, group=group)
+                    local.div_(self.grid.averaged)
+        shared = self._line.shared()
+        if shared is not None and shared.requires_grad:
+            mine = _local(shared.grad)
+            other = torch.empty_like(mine)
+            there = self._line.place[-1] if self._line.has_first else self._line.place[0]
+            for work in dist.batch_isend_irecv(
+                [
+                    dist.P2POp(dist.isend, mine, group=self._group, group_peer=there),
+                    dist.P2POp(dist.irecv, other, group=self._group, group_peer=there),
+                ]
+            ):
+                work.wait()
+            mine.add_(other)
+
+
+def _send_named(name: str | None, tensor: torch.Tensor | None, group: Any) -> None:
+    """To the first rank of `group`; no name says that nothing more comes."""
+    import torch.distributed as dist
+
+    facts = (None, None) if tensor is None else (tensor.shape, tensor.dtype)
+    dist.send_object_list([name, *facts], group=group, group_dst=0)
+    if tensor is not None:
+        dist.send(tensor.contiguous(), group=group, group_dst=0)
+
+
+def _receive_named(source: int, device: Any, group: Any) -> tuple[str, torch.Tensor] | None:
+    """What `_send_named` sent."""
+    import torch
+    import torch.distributed as dist
+
+    found: list[Any] = [None, None, None]
+    dist.recv_object_list(found, group=group, group_src=source)
+    name, shape, dtype = found
+    if name is None:
+        return None
+    tensor = torch.empty(shape, dtype=dtype, device=device)
+    dist.recv(tensor, group=group, group_src=source)
+    return name, tensor.cpu()
+
+
+def _local(gradient: Any) -> torch.Tensor:
+    return gradient.to_local() if hasattr(gradient, "to_local") else gradient
+
+
+def _renamed(state: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """The optimizer's and average's entries of one parameter under another name: what copies hold is the same, and kept once."""
+    made = {**state, "optimizer": {key.replace(f".{old}.", f".{new}."): value for key, value in state["optimizer"].items()}}
+    if "ema" in state:
+        made["ema"] = {new if name == old else name: value for name, value in state["ema"].items()}
+    return made

@@ -1,0 +1,36 @@
+"""Takes groups that come and go, proves which deaths the mailbox counts, and that a run that gets no further ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raylm.core.errors import PlacementError
+from raylm.parallel.group.mailbox import MOST_DEATHS, Mailbox
+
+
+def deaths_until_the_end(steps_of: Any) -> int | None:
+    """Groups that tell from where they go on, log the steps `steps_of(group)`, and die; how many until the run ends."""
+    mailbox = Mailbox()
+    mailbox.post(1, ["payload"])
+    for group in range(20):
+        mailbox.join(0, 1, f"group {group}", "host", "node", 1)
+        _, outcome = mailbox.poll(1)
+        if outcome:
+            assert isinstance(outcome[1], PlacementError)
+            return group
+        mailbox.log(1, ("rewind", 0))
+        for step in steps_of(group):
+            mailbox.log(1, ("row", {"step": step}))
+    return None
+
+
+def test_a_group_that_dies_before_its_first_step_is_not_started_for_ever():
+    assert deaths_until_the_end(lambda group: []) == MOST_DEATHS + 1
+
+
+def test_one_that_dies_again_and_again_at_the_same_step_is_not_either():
+    assert deaths_until_the_end(lambda group: range(3)) == MOST_DEATHS + 1
+
+
+def test_one_that_gets_further_each_time_goes_on():
+    assert deaths_until_the_end(lambda group: range(group + 1)) is None
