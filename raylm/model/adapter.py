@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -11,6 +12,9 @@ from raylm.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+PEFT = "base_model.model."
+"""Before every name of a model with adapters."""
 
 
 class Lora(Config):
@@ -55,34 +59,43 @@ class Lora(Config):
             raise ConfigError(f"adapters stand beside linear layers alone, not {other[0]}", next="name others in `modules`")
         return made
 
-    def merge(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Plain weights in the base model's names: every adapter folded into the matrix it stands beside.
+    def merge(
+        self, weights: Iterable[tuple[str, torch.Tensor]], adapters: dict[str, torch.Tensor] | None = None
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Plain weights in the base model's names, one after the other: each adapter folded into the matrix it stands beside.
 
         Args:
-            weights: a peft model's full state, as `Engine.weights` returns it.
+            weights: a peft model's full state, as `Engine.stream` returns it. A matrix waits for its adapter, which follows.
+            adapters: filled with the adapters that came by, for `save`.
         """
-        merged = {}
-        for name, tensor in weights.items():
-            if ".lora_" in name:
+        adapters = {} if adapters is None else adapters
+        waiting: dict[str, torch.Tensor] = {}
+        for name, tensor in weights:
+            at, is_adapter, _ = name.partition(".lora_")
+            if not is_adapter:
+                if name.endswith(".base_layer.weight"):
+                    waiting[name.removesuffix(".base_layer.weight")] = tensor
+                else:
+                    yield name.removeprefix(PEFT).replace(".base_layer.", "."), tensor
                 continue
-            bare = name.removeprefix("base_model.model.")
-            if ".base_layer." in bare:
-                at = name.replace(".base_layer.weight", "")
-                a, b = weights.get(f"{at}.lora_A.default.weight"), weights.get(f"{at}.lora_B.default.weight")
-                if a is not None and b is not None and name.endswith(".weight"):
-                    tensor = tensor + (b.float() @ a.float() * (self.alpha / self.rank)).to(tensor.dtype)
-                bare = bare.replace(".base_layer", "")
-            merged[bare] = tensor
-        return merged
+            adapters[name] = tensor
+            a, b = (adapters.get(f"{at}.lora_{one}.default.weight") for one in "AB")
+            if a is not None and b is not None and at in waiting:
+                base = waiting.pop(at)
+                yield (
+                    f"{at.removeprefix(PEFT)}.weight",
+                    base + (b.float() @ a.float() * (self.alpha / self.rank)).to(base.dtype),
+                )
+        assert not waiting, f"no adapters came for {sorted(waiting)}"
 
-    def save(self, weights: dict[str, torch.Tensor], base: str, folder: Any) -> None:
+    def save(self, adapters: dict[str, torch.Tensor], base: str, folder: Any) -> None:
         """Write the adapter alone, in peft's file format, to the local `folder`."""
         import json
         from pathlib import Path
 
         from safetensors.torch import save_file
 
-        adapters = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in weights.items() if ".lora_" in name}
+        adapters = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in adapters.items()}
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file(adapters, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
         touched = sorted({name.split(".lora_")[0].split(".")[-1] for name in adapters})

@@ -69,6 +69,8 @@ class Engine:
         self.grid = grid
         self.context = context_of(bare, grid)
         self.done = 0
+        self.tick: Callable[[], None] = _nothing
+        """Called in what takes long without gradients, for each part of it: who watches sees that it gets on."""
         self.cuts_gradients = False
         """Whether each micro batch's gradients are cut over ranks at once; else all of them lie whole on each until the last."""
         self._recipe, self._autocast = recipe, autocast
@@ -125,6 +127,7 @@ class Engine:
         with torch.no_grad():
             found = []
             for one in inputs:
+                self.tick()
                 with self._compute():
                     found.append(self._ask(one, **asked))
         self.model.train(was)
@@ -185,6 +188,7 @@ class Engine:
         from raylm.parallel.checkpoints.whole import whole_tensors
 
         for name, tensor in whole_tensors(self.bare):
+            self.tick()
             if self.rank == 0:
                 yield name, tensor.cpu()
 
@@ -276,6 +280,10 @@ class Engine:
 
     def _summed(self, sums: dict[str, Any]) -> dict[str, float]:
         return dict(zip(sums, self.sum(float(value) for value in sums.values()), strict=True))
+
+
+def _nothing() -> None:
+    """Where nobody watches."""
 
 
 def _add(sums: dict[str, Any], metrics: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from raylm.parallel.assemble import assemble
 from raylm.parallel.checkpoints.saver import Saver
 from raylm.parallel.checkpoints.steps import Keeping
 from raylm.parallel.engine import Engine
+from raylm.parallel.group.hang import LOAD
 from raylm.rl.types import Sample
 
 if TYPE_CHECKING:
@@ -49,10 +50,16 @@ def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any] | None:
     # here, because the driver imports this file and needs no torch
     from raylm.parallel.start import begin
 
-    model, fill = begin(lambda: load_model(setup.model_path, "float32"), ranks.rank, ranks.world, ranks.device)
+    def make() -> Any:
+        ranks.pulse.mark(LOAD)
+        return load_model(setup.model_path, "float32")
+
+    model, fill = begin(make, ranks.rank, ranks.world, ranks.device)
+    ranks.pulse.mark("start")
     engine = assemble(model.train(), cfg, cfg.steps, rank=ranks.rank, world=ranks.world, fill=fill)
     if fill:
         fill.close()
+    engine.tick = ranks.pulse.tick
     if STATE in ranks.held:
         ranks.held[STATE].saver.close()
     ranks.held[STATE] = Held(setup.run, engine, model.config, Saver(engine, Folder(setup.work), Keeping(cfg.keep)))
@@ -74,10 +81,12 @@ def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[s
     inputs = [_inputs(micro, setup.pad_id, ranks.device) for micro in micros]
 
     def loss(index: int, scores: Scores) -> Any:
+        ranks.pulse.mark("backward", engine.done)
         made = algorithm.loss(scores.logprob_BT, *_credits(micros[index], inputs[index]))
         return made._replace(total=made.total / weight)
 
     sums = engine.accumulate(inputs, loss, temperature=cfg.temperature)
+    ranks.pulse.mark("optimizer", engine.done)
     stats = engine.step()
     means = {name: total / weight for name, total in sums.items()}
     return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": stats.finite}
@@ -134,7 +143,9 @@ def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
     """One step checkpoint, written in the background; none in a fresh group, whose next update says that there is no learner."""
     held = _held(ranks, setup)
     if held is not None:
-        held.saver.copy()
+        _, before = held.saver.copy()
+        if before and before.failure:
+            ranks.say(before.failure.what)
         held.saver.write(facts)
 
 

@@ -11,7 +11,7 @@ from raylm.core.errors import StageError
 from raylm.core.workers import Workers
 from raylm.model.load import checkpoint_path
 from raylm.model.sampler import Completion, Sampling, ask, start_sampler
-from raylm.parallel.group.ranks import RankGroup, hold_ranks
+from raylm.parallel.group.driver import RankGroup, hold_ranks
 from raylm.rl import learner
 from raylm.rl.config import RL
 from raylm.rl.types import Prompt, Rollout, Sample, Score

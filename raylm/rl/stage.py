@@ -8,7 +8,7 @@ from raylm.core.errors import ConfigError, DataError
 from raylm.core.workers import Workers
 from raylm.data.shards import Rows
 from raylm.model.load import checkpoint_path
-from raylm.parallel.group.ranks import warm_ranks
+from raylm.parallel.group.driver import warm_ranks
 from raylm.rl import learner
 from raylm.rl.config import RL
 from raylm.rl.loop import Loop

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raylm.core.context import Context
 from raylm.core.errors import ConfigError, TrainingError
 from raylm.core.storage import Folder
-from raylm.parallel.group.ranks import hold_ranks
+from raylm.parallel.group.driver import hold_ranks
 from raylm.train.config import Train
 from raylm.train.stage import prepared
 
 if TYPE_CHECKING:
     from raylm.parallel.group.ranks import Ranks
     from raylm.parallel.optimizers.schedule import Scheduled
-    from raylm.train.loop import Setup
+    from raylm.train.setup import Setup
 
 PICTURE = "find_lr.png"
 DIVERGED = 4.0

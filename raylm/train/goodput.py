@@ -26,15 +26,15 @@ class Goodput:
         self._spent.append((step, now - self._last))
         self._last = now
 
-    def rewind(self, step: int) -> None:
-        """A group of ranks goes on from `step`: later steps are done again."""
+    def rewind(self, step: int, rollback: bool = False) -> None:
+        """Later steps than `step` are done again: by a new group of ranks, or after a rollback by the same."""
         now = self._clock()
         lost = [seconds for at, seconds in self._spent if at >= step]
         self._spent = [(at, seconds) for at, seconds in self._spent if at < step]
         self._lost_steps += len(lost)
         # the first group's start is no loss
         self._lost_s += sum(lost) + (now - self._last if self._groups else 0.0)
-        self._groups += 1
+        self._groups += not rollback
         self._last = now
 
     def metrics(self) -> dict[str, float]:

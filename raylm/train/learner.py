@@ -11,15 +11,17 @@ from raylm.core.storage import Folder
 from raylm.data.mixture import Mixture, refs_of
 from raylm.model.anatomy import FAMILIES
 from raylm.model.attention import refused_documents
-from raylm.model.checkpoint import num_parameters, write_checkpoint
+from raylm.model.checkpoint import num_parameters
 from raylm.model.flops import flops_per_token
 from raylm.model.load import check_tokenizer, kind_of_model, load_model, load_tokenizer
 from raylm.parallel.assemble import assemble
+from raylm.parallel.group.hang import LOAD
 from raylm.train.batches import Batches
 from raylm.train.forecast.devices import device_of
-from raylm.train.loop import Loop, Setup
+from raylm.train.loop import Loop
 from raylm.train.micro import find_micro
 from raylm.train.rows import open_rows
+from raylm.train.setup import Setup
 from raylm.train.watch.meter import Domains
 
 if TYPE_CHECKING:
@@ -40,11 +42,14 @@ class Made(NamedTuple):
 
 def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     """The task that every rank runs; returns metrics and facts (rank 0's count)."""
+    # here, because the driver imports this file and needs no torch
+    from raylm.parallel.checkpoints.whole import write_streamed
+
     loop, parameters, config = made_loop(ranks, cfg, setup)
     metrics = loop.run()
     ranks.pulse.mark("export", setup.steps)
     with loop.engine.averages():
-        export(cfg, setup, config, loop.engine)
+        write_streamed(loop.engine, Folder(setup.out), config, setup.tokenizer_path, cfg.adapter, setup.model_path or "")
     return {"metrics": metrics, "parameters": parameters, "decisions": loop.course.decisions}
 
 
@@ -63,10 +68,12 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     cfg = cfg.model_copy(update={"objective": objective})
 
     def make() -> torch.nn.Module:
+        ranks.pulse.mark(LOAD)
         base = start_model(cfg, setup)
         return cfg.adapter.attach(base, cfg.seed) if cfg.adapter else base
 
     model, fill = begin(make, ranks.rank, ranks.world, ranks.device)
+    ranks.pulse.mark("start")
     parameters, config = num_parameters(model), model.config
     frozen, place = None, {"rank": ranks.rank, "world": ranks.world, "fill": fill}
     if "reference" in objective.needs and not cfg.adapter:
@@ -125,7 +132,11 @@ def _flops(cfg: Train, setup: Setup, config: Any, world: int) -> tuple[float | N
     described = config.to_dict()
     if cfg.workers.device is None or described.get("model_type") not in FAMILIES or not setup.tokens.get("length"):
         return None, None
-    return flops_per_token(described, setup.tokens["length"]), device_of(cfg.workers.device).bfloat16 * 1e12 * world
+    # forward, gradient of the input, gradient of the weight: a frozen weight has no third, a frozen reference has the first alone
+    objective: Any = cfg.objective
+    passes = 3 - (cfg.adapter is not None) + ("reference" in objective.needs)
+    each = flops_per_token(described, setup.tokens["length"]) * passes / 3
+    return each, device_of(cfg.workers.device).bfloat16 * 1e12 * world
 
 
 def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
@@ -155,23 +166,3 @@ def _check_document_mask(model: Any) -> None:
             where=f"model_type {model.config.model_type}",
             next="drop document_mask, or take a model whose layers all attend",
         )
-
-
-def export(cfg: Train, setup: Setup, config: Any, engine: Engine) -> None:
-    """Write the trained weights (adapters folded in) and, apart, the adapter. Rank 0 writes, every rank must call."""
-    from raylm.parallel.checkpoints.whole import write_streamed
-
-    adapter = cfg.adapter
-    if adapter is None:
-        write_streamed(engine, Folder(setup.out), config, setup.tokenizer_path)
-        return
-    weights = engine.weights()
-    if engine.rank != 0:
-        return
-    write_checkpoint(
-        Folder(setup.out),
-        config,
-        adapter.merge(weights),
-        setup.tokenizer_path,
-        extra=lambda folder: adapter.save(weights, setup.model_path or "", folder / "adapter"),
-    )

@@ -10,56 +10,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from raylm.core.config import Config
 from raylm.core.errors import TrainingError
 from raylm.core.storage import Folder
 from raylm.model.balance import balancer_of
 from raylm.parallel.checkpoints.saver import Saver
-from raylm.parallel.checkpoints.steps import MEASURED, Keeping, folder_of, load
+from raylm.parallel.checkpoints.steps import MEASURED, folder_of, load
 from raylm.parallel.engine import Engine
 from raylm.parallel.group.notice import Leave
 from raylm.parallel.group.pulse import Quiet
-from raylm.train.batches import Batches, Micro
+from raylm.train.batches import Batches
+from raylm.train.config import Train
 from raylm.train.documents import name_documents
 from raylm.train.ledger import Ledger
+from raylm.train.losses import Losses
 from raylm.train.segments import History
+from raylm.train.setup import Setup, keeping_of
 from raylm.train.spikes import DECISIONS, Course, in_words
 from raylm.train.watch.meter import Domains, Meter
 from raylm.train.watch.profile import Profiler
 
-if TYPE_CHECKING:
-    from raylm.model.scores import Inputs, Scores
-    from raylm.train.config import Train
-
-
 NAMED = 16
 """Rows, and documents, of a spike that are named."""
-
-
-class Setup(Config):
-    """What the driver resolved for the ranks: where things lie and how long the run is."""
-
-    rows_uris: list[str]
-    """Artifacts of rows, several where they are mixed."""
-    num_rows: list[int]
-    """Training rows of each."""
-    rows_kind: str
-    model_path: str | None
-    tokenizer_path: str
-    tokens: dict[str, Any]
-    """Facts of the rows: vocab_size, bos_token_id, eos_token_id, pad_token_id."""
-    steps: int
-    out: str
-    work: str
-
-
-def keeping_of(cfg: Train) -> Keeping:
-    """Which step checkpoints of a run stay; the one that may be exported is among them."""
-    return Keeping(cfg.keep, max(cfg.keep_best, cfg.export == "best"), cfg.keep_every)
 
 
 @dataclass
@@ -74,8 +48,9 @@ class Loop:
     reference: Engine | None
     """The frozen start; None where nothing needs it, or where it is the model without its adapter."""
     log: Callable[..., None]
-    rewind: Callable[[int], None]
-    """Told the step from which the run goes on; rows of earlier steps lie in `History(work)`."""
+    rewind: Callable[..., None]
+    """Told the step from which the run goes on, and `rollback` where this group itself went back; rows of earlier steps lie in
+    `History(work)`."""
     say: Callable[[str], None] = print
     """Takes one line for people."""
     pulse: Quiet = field(default_factory=Quiet)
@@ -87,6 +62,9 @@ class Loop:
 
     def __post_init__(self) -> None:
         cfg, work = self.cfg, Folder(self.setup.work)
+        for engine in (self.engine, self.reference):
+            if engine is not None:
+                engine.tick = self.pulse.tick
         self.saver = Saver(self.engine, work, keeping_of(cfg), cfg.max_failed_saves)
         self.ledger = Ledger(work, self.setup.num_rows, self.engine.grid)
         self.history = History(work, self.engine.rank)
@@ -97,6 +75,8 @@ class Loop:
         # whole rows must pass each router here
         whole = mesh.context == mesh.pipeline == 1 and (mesh.tensor == 1 or not mesh.sequence)
         self.balancer = balancer_of(self.engine.bare, cfg.balance) if whole else None
+        shown = (self.meter, self.pulse, self.balancer, self.domains)
+        self.losses = Losses(cfg, self.setup.rows_uris, self.engine, self.reference, *shown)
         self.events: list[str] = []
         """What was decided since the last row."""
         self.facts: dict[str, Any] = {"before": {}, "skipped": 0}
@@ -127,13 +107,7 @@ class Loop:
 
     def evaluate(self) -> dict[str, float]:
         """Mean of the objective's metrics over the held-out rows; the model is left as it was."""
-        if self.held_out is None:
-            return {}
-        micros = self.held_out.split(self.held_out.first(self.cfg.held_out_rows))
-        inputs, weight = self._inputs(micros, step=-1)
-        with self.engine.averages():
-            sums = self.engine.measure(inputs, self._loss_of(micros, inputs, weight, self.engine.done), **self._asked())
-        return {f"held_out_{name}": total / weight for name, total in sums.items()}
+        return self.losses.measure(self.held_out, self.cfg.held_out_rows, self.engine.done)
 
     def step(self, step: int) -> dict[str, Any] | None:
         """One step; None when its batch was a spike and nothing was changed."""
@@ -145,7 +119,7 @@ class Loop:
         micros = self.batches.at(position)
         self.meter.read()
         read = [row for micro in micros for row in micro.rows]
-        inputs, weight = self._inputs(micros, step)
+        inputs, weight = self.losses.inputs(micros, step)
         tokens = sum(float(micro.counted_BT.sum()) for micro in micros)
         # whether a rank is to leave travels with a sum that is made anyway
         tokens, leaving = self.engine.sum([tokens, float(bool(self.pulse.asked()))])
@@ -153,13 +127,7 @@ class Loop:
         self.meter.meet()
         # a fresh stream for every (step, rank): dropout is the same in a resumed run, and no generator state is saved
         torch.manual_seed(self._seed(step))
-        loss = self._loss_of(micros, inputs, weight, step)
-        if self.balancer:
-            self.balancer.begin([micro.counted_BT for micro in micros], self.engine.sum)
-        sums = self.engine.accumulate(inputs, loss, **self._asked())
-        busy = self.balancer.end(self.engine.sum) if self.balancer else {}
-        parts = self.domains.means(sums) if self.domains else {}
-        means = {name: total / weight for name, total in sums.items()} | parts
+        means = self.losses.learn(micros, inputs, weight, step)
         self.pulse.mark("optimizer", step)
         stats = self.engine.step(self._take(means["loss"]) if self.cfg.spikes else None)
         if self.engine.done == step:
@@ -168,58 +136,20 @@ class Loop:
             self.balancer.shift()
         finite = stats.finite and means["loss"] == means["loss"]
         self.ledger.add(step, position, read, trained=stats.finite)
-        cost = self.meter.values(tokens, weight)
-        return {**means, **busy, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, **cost}
-
-    def _asked(self) -> dict[str, Any]:
-        objective: Any = self.cfg.objective
-        return objective.asked()
+        cost = self.meter.values(tokens, weight, self.losses.unit)
+        return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, **cost}
 
     def _seed(self, step: int) -> int:
-        return hash((self.cfg.seed, step, self.engine.grid.data_rank)) & 0x7FFFFFFF
-
-    def _inputs(self, micros: list[Micro], step: int) -> tuple[list[Inputs], float]:
-        """What the model is fed, and the weight of the whole global batch, known before any backward."""
-        objective: Any = self.cfg.objective
-        seed = hash((self.cfg.seed, step)) & 0x7FFFFFFF
-        inputs = [objective.inputs(micro.padded, seed, micro.rows) for micro in micros]
-        (weight,) = self.engine.sum([sum(objective.weight(micro, one) for micro, one in zip(micros, inputs, strict=True))])
-        if not weight:
-            raise TrainingError(
-                "no token of a batch counts" if step >= 0 else "no token of the held-out rows counts",
-                where=f"step {step}, " + " + ".join(self.setup.rows_uris) if step >= 0 else " + ".join(self.setup.rows_uris),
-                next="raise batch, or look at the loss mask of these rows" if step >= 0 else "set held_out_rows = 0",
-            )
-        return inputs, weight
-
-    def _loss_of(self, micros: list[Micro], inputs: list[Inputs], weight: float, step: int) -> Callable[[int, Scores], Any]:
-        objective: Any = self.cfg.objective
-        self.pulse.mark("forward", step)
-        references: list[Any] = [None] * len(micros)
-        if "reference" in objective.needs:
-            with nullcontext() if self.reference else self.engine.bare.disable_adapter():
-                references = (self.reference or self.engine).forward(inputs)
-
-        def loss(index: int, scores: Scores) -> Any:
-            self.pulse.mark("backward", step)
-            self.meter.forward()
-            made = objective.loss(scores, inputs[index], micros[index], references[index])
-            if self.domains and scores.logprob_BT.requires_grad:
-                made = made._replace(metrics=made.metrics | self.domains.sums(scores, inputs[index], micros[index].rows))
-            total, uneven = made.total / weight, self.balancer.term() if self.balancer else None
-            if uneven is None:
-                return made._replace(total=total)
-            # metrics are sums that are divided by the weight of the batch
-            return made._replace(total=total + uneven, metrics={**made.metrics, "balance_loss": uneven.detach() * weight})
-
-        return loss
+        # ranks that share a row drop others of its tokens; ranks that share matrices hold the same tokens and drop the same
+        grid = self.engine.grid
+        return hash((self.cfg.seed, step, grid.data_rank * grid.mesh.context + grid.at["context"])) & 0x7FFFFFFF
 
     def _resume(self, step: int | None = None) -> None:
         """Go on from the checkpoint of `step`, or the newest; from the start where there is none."""
         found = self.saver.load(step)
         self.history.rewind(self.engine.done)
         self.ledger.rewind(self.engine.done)
-        self.rewind(self.engine.done)
+        self.rewind(self.engine.done, rollback=step is not None)
         self.course.restore((found or {}).get("course"), self.saver.group)
         # a group that dies before its first checkpoint measures again
         self.facts |= found if found is not None else {"before": self.evaluate()}
@@ -264,7 +194,9 @@ class Loop:
         if self.engine.done > self.saver.newest:
             self.saver.copy()
             self._write(None)
-        # waits until all ranks have written: one that ends now takes its group with it
+        # until all ranks have written: one that ends now takes its group with it
+        last = self.saver.wait()
+        self.say(f"leaving: {last.failure.what if last and last.failure else f'step {self.saver.newest} is saved'}")
         self.saver.close()
         raise Leave(self.pulse.asked())
 

@@ -12,13 +12,13 @@ from raylm.core.errors import ConfigError
 from raylm.core.workers import Workers
 from raylm.model.load import checkpoint_path
 from raylm.parallel.checkpoints.steps import keep_for_good
-from raylm.parallel.group.ranks import hold_ranks, warm_ranks
+from raylm.parallel.group.driver import hold_ranks, warm_ranks
 from raylm.train.config import Train
 from raylm.train.goodput import Goodput
 from raylm.train.learner import train
-from raylm.train.loop import Setup, keeping_of
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
 from raylm.train.segments import History
+from raylm.train.setup import Setup, keeping_of
 from raylm.train.size import size_of
 from raylm.train.watch.report import write_report
 from raylm.train.watch.sinks.sink import Run
@@ -69,8 +69,8 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
     with ctx.progress(steps, "steps") as bar:
 
         def on_row(kind: str, values: Any) -> None:
-            if kind == "rewind":
-                goodput.rewind(values)
+            if kind != "row":
+                goodput.rewind(values, rollback=kind == "rollback")
                 ctx.rewind(History(ctx.work).read(values))
                 return
             goodput.row(values["step"])

@@ -88,7 +88,8 @@ def ours() -> dict[str, Any]:
     from raylm.parallel.assemble import assemble
     from raylm.train.batches import Batches
     from raylm.train.config import Train
-    from raylm.train.loop import Loop, Setup
+    from raylm.train.loop import Loop
+    from raylm.train.setup import Setup
 
     train, held, kinds = encoded()
     tokens = {"vocab_size": kinds, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "length": BLOCK + 1}
@@ -120,7 +121,14 @@ def ours() -> dict[str, Any]:
                 curve.append((step + 1, time.perf_counter() - started, found))
 
         Loop(
-            cfg=cfg, setup=setup, engine=engine, batches=batches, held_out=None, reference=None, log=log, rewind=lambda step: None
+            cfg=cfg,
+            setup=setup,
+            engine=engine,
+            batches=batches,
+            held_out=None,
+            reference=None,
+            log=log,
+            rewind=lambda step, rollback: None,
         ).run()
         spent = time.perf_counter() - started
     torch.set_grad_enabled(True)

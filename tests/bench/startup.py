@@ -14,7 +14,7 @@ STAGES, ROUNDS, RANKS = 3, 3, 2
 OURS = """
 from raylm.core.config import WorkerSpec
 from raylm.core.workers import Workers
-from raylm.parallel.group.ranks import hold_ranks
+from raylm.parallel.group.driver import hold_ranks
 from tests.bench.startup import meet
 
 workers = Workers(wanted_cpus=4)

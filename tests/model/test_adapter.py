@@ -26,7 +26,9 @@ def adapted(**table):
 @pytest.mark.parametrize("table", [{}, {"modules": ["q_proj", "down_proj"]}])
 def test_merging_equals_pefts(table):
     model = adapted(**table)
-    merged = Lora(rank=3, alpha=8, **table).merge(model.state_dict())
+    seen = {}
+    merged = dict(Lora(rank=3, alpha=8, **table).merge(model.state_dict().items(), seen))
+    assert seen.keys() == {name for name in model.state_dict() if ".lora_" in name}
     plain = tiny_model(vocab=70, hidden=32, layers=2).state_dict()
     expected = model.merge_and_unload().state_dict()
     assert merged.keys() == expected.keys()
@@ -40,7 +42,8 @@ def test_the_folder_loads_in_peft_and_gives_the_same_logits(tmp_path):
     from peft import PeftModel
 
     model = adapted()
-    Lora(rank=3, alpha=8).save(model.state_dict(), "base", tmp_path)
+    adapters = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
+    Lora(rank=3, alpha=8).save(adapters, "base", tmp_path)
     loaded = PeftModel.from_pretrained(tiny_model(vocab=70, hidden=32, layers=2), str(tmp_path)).eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits, atol=1e-6, rtol=0)

@@ -12,7 +12,7 @@ from raylm.core.errors import ConfigError, StageError
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
 from raylm.model.sampler import Completion, as_arrays, weights_digest
-from raylm.parallel.group.ranks import hold_ranks
+from raylm.parallel.group.driver import hold_ranks
 from raylm.rl.config import RL
 from raylm.rl.placement import Judges, Samplers
 from raylm.rl.stage import read_prompts, run

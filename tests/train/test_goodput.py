@@ -26,6 +26,15 @@ def test_steps_done_again_and_waits_are_lost():
     assert run.metrics() == {"lost_steps": 2, "lost_s": 13.0, "restarts": 1, "goodput": pytest.approx(7 / 35)}
 
 
+def test_a_rollback_loses_steps_and_is_no_restart():
+    run = Goodput([])
+    run.rewind(0)
+    for step in range(3):
+        run.row(step)
+    run.rewind(1, rollback=True)
+    assert run.metrics()["lost_steps"] == 2 and run.metrics()["restarts"] == 0
+
+
 def test_steps_that_an_earlier_driver_had_done():
     run = Goodput([0, 1, 2, 3, 4])
     run.rewind(3)

@@ -1,4 +1,4 @@
-"""Takes models of several kinds, proves that document_mask is refused where documents would see each other."""
+"""Takes models of several kinds, proves what is refused before the first step, and how much work a token is said to be."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from raylm.core.errors import ConfigError
 from raylm.train.config import Train
-from raylm.train.learner import start_model
-from raylm.train.loop import Setup
+from raylm.train.learner import _flops, start_model
+from raylm.train.setup import Setup
 
 TOKENS = {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "length": 16}
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -42,3 +42,20 @@ def test_document_mask_is_refused_where_documents_would_see_each_other(tmp_path)
     with pytest.raises(ConfigError, match="it has conv"):
         _start(tmp_path / "conv", "lfm2", layer_types=["conv"])
     assert _start(tmp_path / "free", "lfm2", document_mask=False, layer_types=["conv"])
+
+
+@pytest.mark.parametrize(
+    ("table", "passes"),
+    [({}, 3), ({"adapter": {}}, 2), ({"objective": {"kind": "dpo"}}, 4), ({"adapter": {}, "objective": {"kind": "dpo"}}, 3)],
+)
+def test_frozen_weights_have_no_gradient_and_a_reference_only_a_forward_pass(table, passes):
+    shape = {"kind": "llama", "hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 16, "num_kv_heads": 1}
+    cfg = Train(stage="train", rows="rows", model=shape, batch=1, steps=1, workers={"device": "h100"}, **table)
+    setup = Setup(
+        rows_uris=[], num_rows=[], rows_kind="Tokens", model_path=None, tokenizer_path="", tokens=TOKENS, steps=1, out="", work=""
+    )
+    config = cfg.model.build(TOKENS, 0).config
+    each, peak = _flops(cfg, setup, config, world=2)
+    # 2 x (4 attention matrices, of which two are half as wide; 3 of the MLP; the head) + 2 x 2 x 16 x 16 of attention's pairs
+    forward = 2 * (3 * 16 * 16 + 3 * 16 * 16 + 16 * 40) + 2 * 2 * 16 * 16
+    assert each == pytest.approx(passes * forward) and peak == 2 * 989e12

@@ -11,6 +11,7 @@ import torch
 from raylm.core.errors import TrainingError
 from raylm.data.schedule import Mixed, Schedule
 from raylm.model.adapter import Lora
+from raylm.parallel.mesh import Grid, Mesh
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import fixed_rows, losses, make_loop
@@ -40,6 +41,21 @@ def test_golden_losses(tmp_path, case):
     tolerance = 2e-2 if "bfloat16" in case else 1e-4
     assert found["loss"] == pytest.approx(golden["loss"], abs=tolerance)
     assert found["held_out"] == pytest.approx(golden["held_out"], abs=tolerance)
+
+
+def test_ranks_that_share_rows_drop_others_of_their_tokens(tmp_path):
+    loop, _ = make_loop(Ddp(), tmp_path)
+
+    def seeds(**mesh):
+        found = []
+        for rank in range(2):
+            loop.engine.grid = Grid(Mesh(**mesh), rank, 2, "cpu")
+            found.append(loop._seed(3))
+        return found
+
+    assert len(set(seeds(context=2))) == 2
+    assert len(set(seeds(tensor=2))) == 1, "tensor ranks hold the same tokens"
+    assert len(set(seeds())) == 2
 
 
 def test_a_step_that_is_not_finite_is_counted_and_leaves_the_weights(tmp_path):

@@ -13,7 +13,7 @@ from raylm.core.artifact import Dialogues, Tokens
 from raylm.core.errors import ConfigError, DataError, TrainingError
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
-from raylm.parallel.group.ranks import hold_ranks
+from raylm.parallel.group.driver import hold_ranks
 from raylm.train.config import Train
 from raylm.train.stage import check_profile, run
 from tests.model.tiny import tiny_checkpoint

@@ -14,7 +14,7 @@ from raylm.core.artifact import Tokens
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
 from raylm.data.shards import read_parquet
-from raylm.parallel.group.ranks import hold_ranks
+from raylm.parallel.group.driver import hold_ranks
 from raylm.train.ledger import LEDGER
 from raylm.train.stage import run
 from tests.rows import counting_rows, make_rows

@@ -141,7 +141,11 @@ class Saver:
         """`poll`, at the end of the save that runs."""
         if self._flight is None:
             return None
-        self._flight.result.wait(SAVE_S)
+        until = time.monotonic() + SAVE_S
+        while not self._flight.result.ready() and time.monotonic() < until:
+            self._flight.result.wait(1.0)
+            # this wait has its own end
+            self._engine.tick()
         if not self._flight.result.ready():
             raise StorageError(
                 f"a step checkpoint was not written within {SAVE_S:.0f} s",

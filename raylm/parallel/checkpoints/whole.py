@@ -13,6 +13,7 @@ from raylm.core.storage import Folder
 from raylm.model.checkpoint import write_checkpoint
 
 if TYPE_CHECKING:
+    from raylm.model.adapter import Lora
     from raylm.parallel.engine import Engine
 
 
@@ -25,11 +26,20 @@ def whole_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         yield name.replace("_orig_mod.", ""), whole(tensor)
 
 
-def write_streamed(engine: Engine, out: Folder, config: Any, tokenizer: str) -> None:
-    """Write the engine's weights as a checkpoint, see `write_checkpoint`. Rank 0 writes, every rank must call."""
+def write_streamed(engine: Engine, out: Folder, config: Any, tokenizer: str, adapter: Lora | None = None, base: str = "") -> None:
+    """Write the engine's weights as a checkpoint, see `write_checkpoint`. Rank 0 writes, every rank must call.
+
+    Args:
+        adapter: what stands beside the weights; it is folded in, and written apart to `adapter/`.
+        base: what the adapter stands beside, as its config shall name it.
+    """
     stream = engine.stream()
-    if engine.rank == 0:
+    if engine.rank == 0 and not adapter:
         write_checkpoint(out, config, stream, tokenizer)
+    elif engine.rank == 0 and adapter:
+        adapters: dict[str, torch.Tensor] = {}
+        merged = adapter.merge(stream, adapters)
+        write_checkpoint(out, config, merged, tokenizer, lambda folder: adapter.save(adapters, base, folder / "adapter"))
     # on other ranks, and behind what rank 0 took: all ranks must come to the end
     deque(stream, maxlen=0)
 

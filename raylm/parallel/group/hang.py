@@ -21,6 +21,9 @@ RECORDER = {"TORCH_FR_BUFFER_SIZE": "256"}
 """Environment of every rank: how many collectives torch remembers."""
 IDLE = "idle"
 DATA = "data"
+LOAD = "load"
+LOAD_S = 3600.0
+"""Seconds that weights may take to be read, in which a rank begins nothing that could be seen."""
 
 
 class Beat(NamedTuple):
@@ -73,6 +76,8 @@ class Hang(NamedTuple):
 def stands_still(beats: list[Beat], hang_s: float) -> bool:
     """Whether no rank that has something to do moved within `hang_s`: in a group that works, all wait for the slowest."""
     busy = [beat for beat in beats if beat.phase != IDLE]
+    if any(beat.phase == LOAD and beat.still_s < LOAD_S for beat in busy):
+        return False
     return bool(busy) and min(beat.still_s for beat in busy) >= hang_s
 
 

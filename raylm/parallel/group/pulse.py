@@ -20,6 +20,9 @@ class Quiet:
     def mark(self, phase: str, step: int = 0) -> None:
         """Tells nobody."""
 
+    def tick(self) -> None:
+        """Tells nobody."""
+
     def asked(self) -> str:
         """Nobody asks it to leave."""
         return ""
@@ -52,6 +55,10 @@ class Pulse(Quiet):
         self._marked = (self._marked[0] + 1, phase, step)
         if phase == IDLE:
             self._notice.busy = False
+
+    def tick(self) -> None:
+        """This rank gets on in its phase."""
+        self.mark(*self._marked[1:])
 
     def asked(self) -> str:
         """Why this rank should leave, or an empty string; who asks is taken to heed the answer."""

@@ -1,39 +1,16 @@
-"""Takes a function, leaves its result from a group of ranks that Ray Train started and keeps alive between stages.
-
-    driver                         mailbox (actor)                 ranks 0..n-1 (one TorchTrainer.fit)
-    group.call(f, args) -- post -->  task 7  -- next() ----------> f(ranks, *args)
-         poll() <------ rows, result ------- log(), finish() <---- ranks.log(step, loss=...)
-
-A rank that dies takes its group with it; Ray Train starts a new group, which is handed the same unfinished task again
-and goes on from the task's own checkpoint. An exception is no death: it ends the task and is raised at the driver.
-A rank that is to leave (SIGTERM, a drained node, Ctrl-C at the driver) says so to all; they write a checkpoint first.
-A rank that stands still for `hang_s` is found by its pulse, examined and ended; the same hang again ends the run.
-"""
+"""Takes tasks from the mailbox on one rank of a group, leaves it their rows and results."""
 
 from __future__ import annotations
 
 import re
-import signal
-import sys
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from raylm.core.config import WorkerSpec
-from raylm.core.errors import PlacementError, RaylmError, StageError
-from raylm.core.storage import Folder
-from raylm.core.workers import Workers, wait_for
-from raylm.parallel.group.hang import IDLE, RECORDER
-from raylm.parallel.group.mailbox import START_S, Mailbox
+from raylm.core.errors import RaylmError, StageError
+from raylm.parallel.group.hang import IDLE
 from raylm.parallel.group.notice import Leave, Notice
 from raylm.parallel.group.pulse import Pulse
-from raylm.parallel.group.watch import Watch
 
-STOP_S = 30.0
-"""Seconds that a stopped run waits for its ranks' last checkpoint."""
 AGAIN = "the same command goes on from the last step checkpoint"
 # how gloo says that the other side of a connection is gone; NCCL raises torch's own DistError
 GONE = re.compile(r"gloo.*(Connection|connection|peer|Socket|timed out|Timed out)", re.DOTALL)
@@ -60,9 +37,13 @@ class Ranks:
         """Print one line at the driver; only rank 0's."""
         self._send("note", line)
 
-    def rewind(self, step: int) -> None:
-        """Tell the driver that the run goes on from `step`: rows of later steps do not count."""
-        self._send("rewind", step)
+    def rewind(self, step: int, rollback: bool = False) -> None:
+        """Tell the driver that the run goes on from `step`: rows of later steps do not count.
+
+        Args:
+            rollback: this group itself went back; it is no new one.
+        """
+        self._send("rollback" if rollback else "rewind", step)
 
     def settle(self) -> None:
         """Wait until what was sent has arrived; the mailbox's threads would let a later word overtake it."""
@@ -78,180 +59,7 @@ class Ranks:
             self._sent = self._mailbox.log.remote(self.task, (kind, values))
 
 
-class RankGroup:
-    """Ranks that wait for tasks. Made by `hold_ranks`; the next stage with the same `workers` table gets the same group."""
-
-    def __init__(self, spec: WorkerSpec, sizes: tuple[int, ...]) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        self._spec, self._sizes = spec, sizes
-        remote: Any = ray.remote(Mailbox)
-        self._mailbox = remote.options(
-            num_cpus=0,
-            # poll, next and members each wait in a thread of their own
-            max_concurrency=4 * spec.count + 16,
-            # beside the driver, without which it is of no use: the loss of any other node is survived
-            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
-        ).remote()
-        self._task = 0
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._fit, name="raylm-ranks", daemon=True)
-        self._thread.start()
-
-    def call(
-        self,
-        function: Callable[..., Any],
-        *args: Any,
-        on_row: Callable[[str, Any], None] | None = None,
-        aside: Folder | None = None,
-    ) -> Any:
-        """Run `function(ranks, *args)` on every rank; returns what rank 0 returned.
-
-        Args:
-            on_row: called at the driver with ("row", values) or ("rewind", step) in the order rank 0 sent them.
-            aside: where the autopsy of a hang is written.
-
-        Raises:
-            PlacementError: the group could not start, died too often, or hung in the same place twice.
-            KeyboardInterrupt: Ctrl-C or SIGTERM; the ranks wrote a step checkpoint first where the task heeds that.
-            RaylmError: what a rank raised.
-        """
-        import ray
-
-        self._task += 1
-        watch = Watch(self._mailbox, self._spec, aside)
-        ray.get(self._mailbox.post.remote(self._task, [ray.put((function, args))]))
-        with _interruptible():
-            try:
-                while (outcome := self._poll(on_row)) is None:
-                    watch.look()
-            except KeyboardInterrupt:
-                self._stop(on_row)
-                raise
-        return _opened(outcome)
-
-    def _poll(self, on_row: Callable[[str, Any], None] | None) -> tuple[str, Any] | None:
-        """Pass on what ranks sent; the outcome when there is one. Raises PlacementError when the group has ended."""
-        rows, outcome = wait_for(self._mailbox.poll.remote(self._task), 60.0, "the mailbox of the ranks")
-        for kind, values in rows:
-            if kind == "note":
-                print(f"  {values}", file=sys.stderr)
-            elif on_row:
-                on_row(kind, values)
-        if outcome is None and not self._thread.is_alive():
-            raise PlacementError(
-                f"the group of {self._spec.count} ranks ended: {self._failure or 'it was closed'}", next=AGAIN
-            ) from self._failure
-        return outcome
-
-    def _stop(self, on_row: Callable[[str, Any], None] | None) -> None:
-        """Give the ranks `STOP_S` for a last step checkpoint. A second Ctrl-C does not wait."""
-        heeded = wait_for(self._mailbox.ask_to_leave.remote(self._task, "the run was stopped"), 10.0, "the mailbox of the ranks")
-        if not heeded:
-            return
-        print(
-            f"\n  stopping: the ranks write a step checkpoint (up to {STOP_S:.0f} s; Ctrl-C again does not wait)", file=sys.stderr
-        )
-        until = time.monotonic() + STOP_S
-        while time.monotonic() < until:
-            if (outcome := self._poll(on_row)) is not None:
-                said = "a checkpoint of the last step was written" if outcome[0] == "left" else "the run had just ended"
-                print(f"  {said}", file=sys.stderr)
-                return
-        print(f"  no checkpoint within {STOP_S:.0f} s: the run goes on from the one before", file=sys.stderr)
-
-    def pids(self) -> list[int]:
-        """Process ids of the ranks of the running group, by rank."""
-        return wait_for(self._mailbox.members.remote(), START_S, f"{self._spec.count} ranks to start")
-
-    def close(self) -> None:
-        """Let the ranks return, so that Ray Train ends its run."""
-        import ray
-
-        ray.get(self._mailbox.close.remote(), timeout=30)
-        self._thread.join(timeout=30)
-        ray.kill(self._mailbox)
-
-    def _fit(self) -> None:
-        import tempfile
-
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig
-
-        from raylm.parallel.group.elastic import RESIZE_S, OnMainThread, Trainer
-
-        spec, use_gpu = self._spec, self._spec.gpus > 0
-        on_main: Any = OnMainThread(spec.notice)
-        try:
-            Trainer(
-                _serve_tasks,
-                train_loop_config={"mailbox": self._mailbox, "cpus": spec.cpus},
-                torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-                scaling_config=ScalingConfig(
-                    num_workers=self._sizes[-1] if len(self._sizes) == 1 else (self._sizes[0], self._sizes[-1]),
-                    elastic_resize_monitor_interval_s=RESIZE_S,
-                    use_gpu=use_gpu,
-                    resources_per_worker={"CPU": spec.cpus, **({"GPU": spec.gpus} if use_gpu else {})},
-                ),
-                # the mailbox counts deaths: what matters is not how many there were but whether steps lie between them.
-                # step checkpoints are the stage's own, in its folder; Ray's storage holds only its bookkeeping
-                run_config=RunConfig(
-                    storage_path=tempfile.mkdtemp(prefix="raylm-train-"),
-                    failure_config=FailureConfig(max_failures=-1),
-                    worker_runtime_env={"env_vars": RECORDER},
-                    callbacks=[on_main],
-                ),
-                sizes=self._sizes,
-                mailbox=self._mailbox,
-            ).fit()
-        except Exception as cause:
-            self._failure = cause
-
-
-def warm_ranks(workers: Workers, spec: WorkerSpec, sizes: tuple[int, ...] | None = None) -> None:
-    """Start the group for `spec` ahead of its stage, unless a stage still works with another one."""
-    if not workers.holds("ranks:"):
-        hold_ranks(workers, spec, sizes)
-
-
-def hold_ranks(workers: Workers, spec: WorkerSpec, sizes: tuple[int, ...] | None = None) -> RankGroup:
-    """The group for `spec`, started now if none is held; starting goes on in the background until the first `call`.
-
-    Args:
-        sizes: numbers of ranks that the group may have, ascending; `spec.count` alone when it is not given.
-    """
-    sizes = sizes or (spec.count,)
-    workers.check_room(spec.model_copy(update={"count": sizes[0]}), "the group of ranks")
-    key = f"ranks:{','.join(map(str, sizes))}:{spec.cpus}:{spec.gpus}:{spec.notice}"
-    if not workers.holds(key):
-        workers.release("ranks:")  # one group at a time: another one would hold what this one needs
-    group = workers.hold(key, lambda: RankGroup(spec, sizes), RankGroup.close)
-    if group._failure or not group._thread.is_alive():
-        workers.release(key)
-        group = workers.hold(key, lambda: RankGroup(spec, sizes), RankGroup.close)
-    group._spec = spec  # the driver looks by this stage's `hang_s`, whichever stage started the group
-    return group
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM at the driver is Ctrl-C: both stop a run with a checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _serve_tasks(config: dict[str, Any]) -> None:
+def serve_tasks(config: dict[str, Any]) -> None:
     """What Ray Train runs on every rank: take tasks until the mailbox says that there are no more."""
     import ray
     import torch
@@ -322,10 +130,3 @@ def _packed(cause: Exception, rank: int) -> RaylmError:
         where=f"{last.filename}:{last.lineno}",
         next=AGAIN,
     )
-
-
-def _opened(outcome: tuple[str, Any]) -> Any:
-    how, value = outcome
-    if how == "raised":
-        raise value
-    return value

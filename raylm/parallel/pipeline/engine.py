@@ -130,6 +130,7 @@ class PipelineEngine(Engine):
         shapes = [(*cut.inputs.feed["input_ids"].shape, line.width) for cut in cuts]
 
         def forward(index: int, micro: int, hidden: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
+            self.tick()
             one, join = cuts[micro]
             if hidden is not None:
                 feed = {name: value for name, value in one.feed.items() if name != "input_ids"}

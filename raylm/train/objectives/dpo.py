@@ -18,6 +18,7 @@ class Dpo(Objective):
 
     rows: ClassVar[tuple[str, ...]] = ("Pairs",)
     needs: ClassVar[tuple[str, ...]] = ("reference",)
+    unit: ClassVar[str] = "pairs"
 
     kind: Literal["dpo"] = "dpo"
     beta: float = Field(default=0.1, gt=0)

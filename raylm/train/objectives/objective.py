@@ -32,6 +32,8 @@ class Objective(Config):
     """Kinds of rows it learns from."""
     needs: ClassVar[tuple[str, ...]] = ()
     """`reference`: scores of the frozen start are handed in. `tokenizer`: it must be `fitted` first."""
+    unit: ClassVar[str] = "trainable_tokens"
+    """What `weight` counts."""
     model: ClassVar[str] = "causal"
     """Kind of model it trains, see `raylm.model.load.kind_of_model`."""
 

@@ -41,7 +41,7 @@ class Meter:
         if self._forward == self._met:
             self._forward = time.perf_counter()
 
-    def values(self, tokens: float, weight: float) -> dict[str, float]:
+    def values(self, tokens: float, weight: float, unit: str) -> dict[str, float]:
         """What the step cost, the same on all ranks where they are asked. Every rank must call."""
         wait, world = self._read - self._started, self._engine.world
         own = wait + self._forward - self._met
@@ -53,7 +53,7 @@ class Meter:
         found = {
             "step_s": step_s,
             "tokens_per_s": tokens / step_s,
-            "trainable_tokens_per_s": weight / step_s,
+            f"{unit}_per_s": weight / step_s,
             "data_wait_s": data_wait,
             "memory_gb": memory / 1e9,
         }

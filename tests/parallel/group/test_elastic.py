@@ -13,7 +13,7 @@ import torch
 from raylm.parallel.group.pulse import Quiet
 from raylm.train.config import Train
 from raylm.train.learner import train
-from raylm.train.loop import Setup
+from raylm.train.setup import Setup
 from tests.parallel.group.elastic_run import KEYS
 
 
@@ -33,7 +33,9 @@ def alone(root) -> list[float]:
     """Losses of the same run on one rank, without Ray."""
     torch.set_num_threads(1)
     rows = []
-    ranks = SimpleNamespace(rank=0, world=1, device=torch.device("cpu"), pulse=Quiet(), say=print, rewind=lambda step: None)
+    ranks = SimpleNamespace(
+        rank=0, world=1, device=torch.device("cpu"), pulse=Quiet(), say=print, rewind=lambda step, rollback: None
+    )
     ranks.log = lambda step, **values: rows.append(values["loss"])
     cfg = Train(**KEYS | {"mesh": {}, "workers": {"count": 1}, "objective": {"kind": "next_token"}})
     tokens = root / "tokens"

@@ -12,8 +12,8 @@ from raylm.core.config import WorkerSpec
 from raylm.core.errors import PlacementError
 from raylm.core.storage import Folder
 from raylm.parallel.group import hang
+from raylm.parallel.group.driver import hold_ranks
 from raylm.parallel.group.hang import Beat, blame, stands_still
-from raylm.parallel.group.ranks import hold_ranks
 from tests.parallel import tasks
 
 
@@ -32,6 +32,11 @@ def test_a_group_stands_still_when_its_last_mover_does():
     assert stands_still([beat(0), beat(1, "idle", 1.0)], 60.0), "a rank that has nothing to do holds nobody up"
     assert not stands_still([beat(0, "idle"), beat(1, "idle")], 60.0)
     assert not stands_still([], 60.0)
+
+
+def test_reading_weights_is_no_hang_until_it_takes_too_long():
+    assert not stands_still([beat(0, "load"), beat(1, "start")], 60.0), "the others wait for what one reads"
+    assert stands_still([beat(0, "load", still_s=4000.0), beat(1, "start", still_s=4000.0)], 60.0)
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,8 @@ def planted(rank, world):
     with tempfile.TemporaryDirectory() as work:
         loop, _ = make_loop(Fsdp(), Path(work), micro=1, mesh={"pipeline": 2})
     micros = loop.batches.at(0)
-    inputs, weight = loop._inputs(micros, 0)
-    loop.engine.accumulate(inputs, loop._loss_of(micros, inputs, weight, 0))
+    inputs, weight = loop.losses.inputs(micros, 0)
+    loop.engine.accumulate(inputs, loop.losses.loss_of(micros, inputs, weight, 0))
     if rank == 0:
         next(p for p in loop.engine.model.parameters()).grad.to_local().fill_(float("nan"))
     return loop.engine.step().finite
