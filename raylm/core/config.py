@@ -88,8 +88,8 @@ class WorkerSpec(Config):
     device: str | None = None
     """Kind of GPU (h100, h200, b200, a100, ...): `raylm plan` tells speed and cost on it and refuses what cannot fit."""
     least: int | None = None
-    """Train and rl go on with fewer processes, down to this many, when a machine is lost, and grow again: any size that the
-    mesh allows. The global batch stays."""
+    """Train and rl go on with fewer processes, down to this many, when a machine is lost: any size that the mesh allows. The
+    global batch stays. Train grows again when there is room; rl does so with the next stage."""
     hang_s: float = 600.0
     """Train and rl: seconds in which no process moves, after which the one that holds the others is found and all are ended."""
     notice: str | None = None

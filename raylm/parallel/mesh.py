@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raylm.core.config import Config
 from raylm.core.errors import ConfigError
@@ -38,6 +38,14 @@ class Mesh(Config):
     """Ranks that share the experts of each block (expert parallel); a part of the data and context ranks."""
     replicas: int = Field(default=1, gt=0)
     """Groups that hold the whole model each, cut inside the group (hybrid sharding); 1 cuts over all ranks."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Mesh:
+        for key, of in (("exchange", "context"), ("schedule", "pipeline"), ("virtual", "pipeline")):
+            said = getattr(self, key)
+            if getattr(self, of) == 1 and said != type(self).model_fields[key].default:
+                raise ValueError(f"{key} = {said!r} is of {of} ranks, of which there is one: say {of} = 2 or more")
+        return self
 
     def refused(self, world: int) -> str | None:
         """Why `world` ranks cannot be laid out so; None when they can."""

@@ -34,7 +34,7 @@ class Factored(torch.optim.Optimizer):
         state["step"] = state.get("step", torch.zeros(())) + 1
         step = float(state["step"])
         fresh = step ** group["beta2_decay"]
-        size = max(group["eps"], _rms(parameter)) * min(group["lr"], step**-0.5)
+        size = _rms(parameter).clamp(min=group["eps"]) * min(group["lr"], step**-0.5)
         parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
         if grad.dim() > 1:
             row = _moved(state, "row_var", grad.square().mean(-1, keepdim=True), fresh)
@@ -43,7 +43,8 @@ class Factored(torch.optim.Optimizer):
         else:
             variance = _moved(state, "variance", grad.square(), fresh)
         update = variance.clamp(min=SMALLEST**2).rsqrt() * grad
-        parameter.add_(update.to(parameter.dtype), alpha=-size / max(1.0, _rms(update) / group["clip"]))
+        # tensors, not floats: a float would make the host wait for the device at each parameter
+        parameter.sub_((update * (size / (_rms(update) / group["clip"]).clamp(min=1.0))).to(parameter.dtype))
 
 
 def _moved(state: dict[str, Any], name: str, value: Any, share: float) -> Any:
@@ -62,6 +63,6 @@ def _whole(value: Any, like: Any) -> Any:
     return value.redistribute(like.device_mesh, [Replicate() if p.is_partial() else p for p in value.placements])
 
 
-def _rms(tensor: Any) -> float:
+def _rms(tensor: Any) -> Any:
     mean = tensor.float().square().mean()
-    return float(mean.full_tensor() if hasattr(mean, "full_tensor") else mean) ** 0.5
+    return _whole(mean, mean).sqrt()
