@@ -157,6 +157,8 @@ def export(ranks: Ranks, setup: Setup) -> bool:
     if engine is None:
         return False
     held = ranks.held.pop(STATE)
+    held.saver.wait()
+    held.saver.check_owner()
     held.saver.close()
     with engine.averages():
         write_streamed(engine, Folder(setup.out), held.config, setup.model_path)

@@ -242,6 +242,7 @@ class Loop:
             taken = best[0]
             load(self.engine, folder_of(Folder(self.setup.work), taken))
             after = self.evaluate()
+        self.saver.check_owner()
         self.ledger.cut(self.setup.steps).gather(self.saver.group)
         if self.engine.rank == 0:
             self.ledger.put()

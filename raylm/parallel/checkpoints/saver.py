@@ -56,6 +56,17 @@ class Saved(NamedTuple):
     failure: StorageError | None
 
 
+class _Ended(NamedTuple):
+    """How one rank's part of a save ended."""
+
+    seconds: float
+    failure: StorageError | None = None
+    full: bool = False
+    """The disk is."""
+    superseded: bool = False
+    """Another group writes here now: nothing may be touched any more."""
+
+
 class _Flight(NamedTuple):
     step: int
     measured: float | None
@@ -168,6 +179,11 @@ class Saver:
         found = self._keeping._replace(best=1).lowest(self._whole)
         return (found[0], self._whole[found[0]] or 0.0) if found else None
 
+    def check_owner(self) -> None:
+        """Raises StorageError when another group of ranks writes here now. Every rank must call, while no save runs."""
+        if not self._owns(self.group):
+            raise self._superseded()
+
     def close(self) -> None:
         """Await the last save, and let thread, groups and memory go."""
         import torch.distributed as dist
@@ -179,23 +195,20 @@ class Saver:
             if group is not None:
                 dist.destroy_process_group(group)
 
-    def _write(
-        self, state: Any, at: Folder, facts: dict[str, Any], beside: Sequence[Beside]
-    ) -> tuple[float, StorageError | None, bool]:
-        """(seconds, failure, whether the disk is full) of one save; a peer that is lost is raised."""
+    def _write(self, state: Any, at: Folder, facts: dict[str, Any], beside: Sequence[Beside]) -> _Ended:
+        """One save; a peer that is lost is raised."""
         from torch.distributed.checkpoint.api import CheckpointException
         from torch.distributed.checkpoint.state_dict_saver import save
 
         started = time.perf_counter()
-        failure, full = None, False
         try:
-            if not self._owns():
-                raise StorageError("another run of this stage has taken over", where=self._work.uri)
+            if not self._owns(self._background):
+                return _Ended(time.perf_counter() - started, self._superseded(), superseded=True)
             for each in beside:
                 each.gather(self._background)
             save(state, storage_writer=writer(at), process_group=self._background, no_dist=self._background is None)
-            if not self._owns():
-                raise StorageError("another run of this stage has taken over", where=self._work.uri)
+            if not self._owns(self._background):
+                return _Ended(time.perf_counter() - started, self._superseded(), superseded=True)
             if self._engine.rank == 0:
                 for each in beside:
                     each.put()
@@ -215,38 +228,46 @@ class Saver:
                 where=at.uri,
                 next="free space, then run the same command: it goes on from the checkpoint before",
             )
-        return time.perf_counter() - started, failure, full
+            return _Ended(time.perf_counter() - started, failure, full)
+        return _Ended(time.perf_counter() - started)
 
-    def _owns(self) -> bool:
+    def _superseded(self) -> StorageError:
+        return StorageError(
+            "another run of this stage has taken over", where=self._work.uri, next="that one goes on; this one ends here"
+        )
+
+    def _owns(self, group: Any) -> bool:
         """Whether no later group has begun to write here; rank 0 looks, all ranks hear it."""
         import torch.distributed as dist
 
         theirs = self._token and (not self._work.exists(OWNER) or self._work.read(OWNER).decode() != self._token)
         found = [not theirs]
-        if self._background is not None:
-            dist.broadcast_object_list(found, src=0, group=self._background)
+        if group is not None:
+            dist.broadcast_object_list(found, src=0, group=group)
         return found[0]
 
     def _settle(self) -> Saved:
         assert self._flight is not None
         flight, self._flight = self._flight, None
-        seconds, failure, full = flight.result.get()
-        told = self._of_all((failure, full))
-        failure = next((each for each, _ in told if each), None)
+        ended: _Ended = flight.result.get()
+        told: list[_Ended] = self._of_all(ended)
+        failure = next((each.failure for each in told if each.failure), None)
         if failure is None:
             self._in_a_row = 0
             self._whole[flight.step] = flight.measured
             self._prune()
-            return Saved(flight.step, seconds, None)
+            return Saved(flight.step, ended.seconds, None)
+        if any(each.superseded for each in told):
+            raise failure
         self.num_failed += 1
         self._in_a_row += 1
         if self._engine.rank == 0:
             # what cannot be removed now does not count, and is removed at the next start
             with suppress(OSError):
                 remove(self._work, flight.step)
-        if any(full for _, full in told) or self._in_a_row >= self._most_failed:
+        if any(each.full for each in told) or self._in_a_row >= self._most_failed:
             raise failure
-        return Saved(flight.step, seconds, failure)
+        return Saved(flight.step, ended.seconds, failure)
 
     def _prune(self) -> None:
         kept = self._keeping.chosen(self._whole)

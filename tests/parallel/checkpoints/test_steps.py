@@ -263,16 +263,30 @@ def test_what_fails_on_one_rank_fails_on_all_and_none_hangs(tmp_path):
     assert whole_checkpoints(Folder(tmp_path)) == [2]
 
 
-def test_a_group_that_was_superseded_writes_nothing_more(tmp_path):
+def test_a_group_that_was_superseded_ends_and_touches_nothing_more(tmp_path):
     """Ranks of a driver that is gone may live on for a moment beside those of the next run."""
-    first, _ = make_loop(Ddp(), tmp_path, steps=9, save_every=99)
+    first, _ = make_loop(Ddp(), tmp_path, steps=2, save_every=1)
     first.saver.load()
-    second, _ = make_loop(Ddp(), tmp_path, steps=9, save_every=99)
+    second, _ = make_loop(Ddp(), tmp_path, steps=2, save_every=1)
     second.saver.load()
     for loop in (first, second):
         loop.step(0)
-        loop.saver.copy()
-        loop.saver.write({})
-    old, new = first.saver.wait(), second.saver.wait()
-    assert "another run of this stage has taken over" in str(old.failure) and new.failure is None
-    assert whole_checkpoints(Folder(tmp_path)) == [1]
+    second.saver.copy()
+    second.saver.write({})
+    assert second.saver.wait().failure is None
+    held = _tree(tmp_path)
+    first.saver.copy()
+    first.saver.write({})
+    with pytest.raises(StorageError, match="another run of this stage has taken over"):
+        first.saver.wait()
+    # a save that fails is removed, but this folder is the other's
+    assert _tree(tmp_path) == held and whole_checkpoints(Folder(tmp_path)) == [1]
+    # nor does it finish: ledger and weights are the other's too
+    first.step(1)
+    with pytest.raises(StorageError, match="another run of this stage has taken over"):
+        first._finish()
+    assert _tree(tmp_path) == held
+
+
+def _tree(at: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(at)): path.read_bytes() for path in sorted(at.rglob("*")) if path.is_file()}
