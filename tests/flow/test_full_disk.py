@@ -1,5 +1,6 @@
 """A disk that fills up under a job: a sentence, nothing half-written, and the same command goes on once there is room."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from raylm.core.artifact import MANIFEST
+from raylm.core.workers import SUBMITTED
 
 JOB = """
 name = "full"
@@ -47,14 +49,18 @@ def disk(tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_job_says_that_the_disk_is_full_and_goes_on_when_it_is_not(disk, tmp_path):
+def test_a_job_says_that_the_disk_is_full_and_goes_on_when_it_is_not(disk, tmp_path, workers):
+    import ray
+
     job = tmp_path / "full.toml"
     job.write_text(JOB.format(root=disk))
+    workers.ensure()
+    # as under `ray job submit`: what starts four times is the job, not Ray
+    cluster = {SUBMITTED: "{}", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
     def run(*only: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", "raylm", "run", str(job), *only], capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, "-m", "raylm", "run", str(job), *only]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | cluster)
 
     done = run()
     assert done.returncode == 1

@@ -18,10 +18,10 @@ from tests.bench.pretrain import work
 
 def main() -> None:
     import torch
+    from litgpt import pretrain
     from litgpt.args import EvalArgs, TrainArgs
     from litgpt.config import Config
     from litgpt.data import DataModule
-    from litgpt.pretrain import setup
 
     torch.set_num_threads(os.cpu_count() or 1)
 
@@ -45,7 +45,9 @@ def main() -> None:
         norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP", intermediate_size=shape["intermediate_size"],
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as at:
-        setup(
+        # it would read this program's own command line to keep it beside the weights
+        pretrain.save_hyperparameters = lambda *_, **__: None
+        pretrain.setup(
             "small", model_config=config, out_dir=Path(at), precision="32-true", data=Rows(), devices=1, logger_name="csv",
             train=TrainArgs(
                 save_interval=10**6, log_interval=1, global_batch_size=work.BATCH, micro_batch_size=work.BATCH,

@@ -34,6 +34,7 @@ def main() -> None:
             "steps": work.STEPS,
             "held_out_rows": 0,
             "save_every": 10**6,
+            "compile": len(sys.argv) > 3,
             "workers": {"count": world, "cpus": (os.cpu_count() or 1) / world},
         }
     )  # fmt: skip
