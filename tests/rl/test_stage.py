@@ -132,7 +132,7 @@ def test_weights_that_are_not_what_was_sent_are_refused(root, workers):
 
 def test_a_reward_that_hangs_or_crashes_costs_its_prompt_alone(workers):
     workers.ensure()
-    judges = Judges(config(reward_timeout_s=12.0), workers)
+    judges = Judges(config(reward_timeout_s=4.0), workers)
     prompts = [Prompt(row, [1], "[]", truth) for row, truth in enumerate([None, "hang", None, "crash", None])]
     answers = [[Completion([5], [-1.0], "ab1!", "stop"), Completion([5], [-1.0], "!!", "length")]] * 5
     found = judges.score(prompts, answers)

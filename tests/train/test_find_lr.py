@@ -84,4 +84,3 @@ def test_a_stage_is_tried_and_its_artifact_left_alone(tmp_path, workers, capsys)
     assert ctx.out.files() == sorted([PICTURE, "metrics.jsonl"])
     report("base", rows, found)
     assert f"optimizer.lr = {min(found):.1e}" in capsys.readouterr().out
-    workers.release("ranks:2")
