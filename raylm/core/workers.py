@@ -39,6 +39,9 @@ class Workers:
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(SAID_OTHERWISE))
         # inherited by all workers: their progress is told by raylm, once
         os.environ.setdefault("TQDM_DISABLE", "1")
+        if not self.submitted:
+            # a process of Ray Train that looks for nodes being drained: a cluster that begins and ends with this run has none
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # idle workers beyond this many are ended: each has torch in memory
         os.environ.setdefault("RAY_num_workers_soft_limit", str(os.cpu_count() or 1))
 

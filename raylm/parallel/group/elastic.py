@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
 
@@ -61,6 +62,10 @@ class Trainer(TorchTrainer):
     def __init__(self, *args: Any, sizes: tuple[int, ...], mailbox: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._sizes, self._mailbox = sizes, mailbox
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # it would start a process that hands out datasets, of which a group of ranks has none
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, **made: Any) -> Any:
         if len(self._sizes) > 1:

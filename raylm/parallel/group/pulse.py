@@ -62,7 +62,10 @@ class Pulse(Quiet):
 
     def asked(self) -> str:
         """Why this rank should leave, or an empty string; who asks is taken to heed the answer."""
-        self._notice.busy = True
+        if not self._notice.busy:
+            # the driver must know at once that this task heeds: it does not wait for one that does not
+            self._notice.busy = True
+            self._now.set()
         return self._notice.reason or self._ordered
 
     def _beat(self) -> None:
