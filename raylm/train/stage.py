@@ -101,7 +101,8 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts},
     }
     write_report(ctx.out, name, ctx.metric_rows, {**facts, **metrics}, watching.alarm.raised)
-    keep_for_good(ctx.work, ctx.out / STEPS, keeping_of(cfg))
+    # the step whose weights were exported is kept for good only where that was asked for
+    keep_for_good(ctx.work, ctx.out / STEPS, keeping_of(cfg)._replace(best=cfg.keep_best))
     return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
 
 

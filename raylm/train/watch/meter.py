@@ -82,12 +82,13 @@ class Domains:
     """Losses of the parts of a mixture.
 
     Args:
-        names: of the parts.
+        names: of the parts; those that share one are told apart by their place, from 1.
         rows: the mixture, which knows the part of each row.
     """
 
     def __init__(self, names: list[str], rows: Any) -> None:
-        self._names, self._rows = names, rows
+        self._names = [name if names.count(name) == 1 else f"{name}#{at}" for at, name in enumerate(names, start=1)]
+        self._rows = rows
 
     def sums(self, scores: Scores, inputs: Inputs, rows: Sequence[int]) -> dict[str, Any]:
         """Sum of -log p and of weights by part, of one micro batch: metrics that add up over micro batches and ranks."""

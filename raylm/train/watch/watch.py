@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import Field
 
 from raylm.core.config import Config, resolve
-from raylm.core.errors import RaylmError
 from raylm.train.watch.alerts import Alarm, Alert, Alerts
 from raylm.train.watch.profile import Profile
 from raylm.train.watch.sinks import AnySink
@@ -65,6 +64,6 @@ class Watching:
             return
         try:
             call()
-        except (RaylmError, OSError, RuntimeError, ValueError) as cause:
+        except Exception as cause:  # services raise classes of their own
             self.dropped[kind] = str(cause)
             self._say(f"the sink {kind} is dropped: {cause}")

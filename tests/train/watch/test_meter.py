@@ -82,3 +82,12 @@ def test_losses_of_parts_add_up_to_the_whole(tmp_path):
         assert row["loss"] == pytest.approx((row["loss/web"] * web + row["loss/code"] * code) / (web + code), rel=1e-5)
         assert "weight/web" not in row
     assert seen == []
+
+
+def test_parts_of_one_artifact_are_told_apart():
+    domains = Domains(["web", "code", "web"], None)
+    sums = {
+        f"{what}/{name}": value for name, value in (("web#1", 2.0), ("code", 4.0), ("web#3", 9.0)) for what in ("loss", "weight")
+    }
+    sums |= {"weight/web#1": 1.0, "weight/code": 1.0, "weight/web#3": 3.0}
+    assert domains.means(sums) == {"loss/web#1": 2.0, "loss/code": 4.0, "loss/web#3": 3.0}

@@ -29,6 +29,22 @@ def test_a_sink_that_fails_is_dropped_and_told_of_once(tmp_path):
     assert list(watching.dropped) == ["mlflow"] and len(said) == 1 and "the sink mlflow is dropped" in said[0]
 
 
+def test_a_service_that_raises_a_class_of_its_own_ends_no_run(tmp_path):
+    class ServiceDown(Exception):
+        pass
+
+    def refuse(step, numbers):
+        raise ServiceDown("503")
+
+    said = []
+    watching = Watching(Watch(sinks=[{"kind": "mlflow"}]), run(tmp_path), said.append)
+    watching._writers = [("service", type("Writer", (), {"write": staticmethod(refuse), "close": staticmethod(lambda: None)})())]
+    for row in falling(3):
+        watching.row(row["step"], row)
+    watching.close()
+    assert watching.dropped == {"service": "503"} and len(said) == 1
+
+
 def test_a_missing_package_is_found_before_training(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="the sink 'wandb' needs the package wandb"):
