@@ -42,6 +42,8 @@ class Workers:
         if not self.submitted:
             # a process of Ray Train that looks for nodes being drained: a cluster that begins and ends with this run has none
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+            # how often Ray's process that reads workers' logs lists them; nobody reads what it would send (log_to_driver)
+            os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "10")
         # idle workers beyond this many are ended: each has torch in memory
         os.environ.setdefault("RAY_num_workers_soft_limit", str(os.cpu_count() or 1))
 

@@ -36,11 +36,11 @@ STOP_S = 30.0
 class RankGroup:
     """Ranks that wait for tasks. Made by `hold_ranks`; the next stage with the same `workers` table gets the same group."""
 
-    def __init__(self, spec: WorkerSpec, sizes: tuple[int, ...]) -> None:
+    def __init__(self, spec: WorkerSpec, sizes: tuple[int, ...], alone: bool) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._spec, self._sizes = spec, sizes
+        self._spec, self._sizes, self._alone = spec, sizes, alone
         remote: Any = ray.remote(Mailbox)
         self._mailbox = remote.options(
             num_cpus=0,
@@ -159,6 +159,7 @@ class RankGroup:
                 ),
                 sizes=self._sizes,
                 mailbox=self._mailbox,
+                alone=self._alone,
             ).fit()
         except Exception as cause:
             self._failure = cause
@@ -181,10 +182,14 @@ def hold_ranks(workers: Workers, spec: WorkerSpec, sizes: tuple[int, ...] | None
     key = f"ranks:{','.join(map(str, sizes))}:{spec.cpus}:{spec.gpus}:{spec.notice}"
     if not workers.holds(key):
         workers.release("ranks:")  # one group at a time: another one would hold what this one needs
-    group = workers.hold(key, lambda: RankGroup(spec, sizes), RankGroup.close)
+
+    def start() -> RankGroup:
+        return RankGroup(spec, sizes, alone=not workers.submitted)
+
+    group = workers.hold(key, start, RankGroup.close)
     if group._failure or not group._thread.is_alive():
         workers.release(key)
-        group = workers.hold(key, lambda: RankGroup(spec, sizes), RankGroup.close)
+        group = workers.hold(key, start, RankGroup.close)
     group._spec = spec  # the driver looks by this stage's `hang_s`, whichever stage started the group
     return group
 

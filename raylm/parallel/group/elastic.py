@@ -1,4 +1,5 @@
 """Takes the sizes a mesh allows, leaves a Ray Train run whose groups have only those: smaller when a node dies, larger later.
+On a cluster of its own a run goes without the processes that Ray Train keeps for clusters that outlive it.
 
 Ray Train's elastic policy counts resources alone, and resizes by ending the group where it stands
 (ray/train/v2/_internal/execution/scaling_policy/elastic.py); here a group that can grow is first asked to write a checkpoint.
@@ -13,8 +14,14 @@ from typing import Any
 import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import WorkerCallback
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    FixedScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+)
 
 from raylm.parallel.group.hang import answer_signals
 from raylm.parallel.group.notice import Notice
@@ -47,6 +54,15 @@ class LegalSizes(ElasticScalingPolicy):
         return decision
 
 
+class Unscaled(FixedScalingPolicy):
+    """One size, on a cluster that nobody can enlarge: there is no autoscaler to ask, nor a process that would ask it."""
+
+    def _send_resource_request(self) -> None:
+        pass
+
+    _maybe_send_resource_request = _cancel_resource_request = _send_resource_request
+
+
 def _answers(node: dict[str, Any]) -> bool:
     """Whether the node's raylet takes a connection."""
     try:
@@ -57,19 +73,28 @@ def _answers(node: dict[str, Any]) -> bool:
 
 
 class Trainer(TorchTrainer):
-    """TorchTrainer of groups that have one of `sizes`; one size alone is Ray Train's own policy."""
+    """TorchTrainer of groups that have one of `sizes`.
 
-    def __init__(self, *args: Any, sizes: tuple[int, ...], mailbox: Any, **kwargs: Any) -> None:
+    Args:
+        alone: whether the cluster begins and ends with this run. Each process that only waits takes its share of a laptop's
+            cores: a dozen of them are a tenth of two.
+    """
+
+    def __init__(self, *args: Any, sizes: tuple[int, ...], mailbox: Any, alone: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._sizes, self._mailbox = sizes, mailbox
+        self._sizes, self._mailbox, self._alone = sizes, mailbox, alone
 
     def _create_default_callbacks(self) -> list[Any]:
-        # it would start a process that hands out datasets, of which a group of ranks has none
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+        # the one would start a process that hands out datasets, of which a group of ranks has none; the other one that gives
+        # back what ranks held when a run dies before its cluster
+        idle = (DatasetsCallback, *([PlacementGroupCleanerCallback] if self._alone else []))
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, idle)]
 
     def _initialize_and_run_controller(self, **made: Any) -> Any:
         if len(self._sizes) > 1:
             made["scaling_policy"] = LegalSizes(self.scaling_config, self._sizes, self._mailbox)
+        elif self._alone:
+            made["scaling_policy"] = Unscaled(self.scaling_config)
         return super()._initialize_and_run_controller(**made)
 
 
