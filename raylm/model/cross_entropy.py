@@ -27,15 +27,17 @@ class Way(NamedTuple):
     """How chunks are computed."""
 
     temperature: float
-    fused: bool
+    fused: bool = False
     """Between the products by kernels of torch.compile, not operation by operation."""
+    cap: float | None = None
+    """Logits are `cap * tanh(logits / cap)`, before the temperature (Gemma 2, https://arxiv.org/abs/2408.00118 section 2)."""
 
 
 def plain(
-    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor | None, target_N: torch.Tensor, temperature: float
+    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor | None, target_N: torch.Tensor, way: Way
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of each target and log-sum-exp of its logits, float32 [N] each, from all logits at once."""
-    logits_NV = torch.nn.functional.linear(hidden_ND, weight_VD, bias_V).float() / temperature
+    logits_NV = _wide(torch.nn.functional.linear(hidden_ND, weight_VD, bias_V), way)
     lse_N = logits_NV.logsumexp(-1)
     return logits_NV.gather(-1, target_N[:, None])[:, 0] - lse_N, lse_N
 
@@ -76,13 +78,14 @@ class _Announced(torch.autograd.Function):
         for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
             weight_C = announced.weight_N[at].float()
             if way.fused:
-                logprob_N[at], lse_N[at] = _fused()[0](logits_CV, target_N[at], way.temperature)
+                logprob_N[at], lse_N[at] = _fused()[0](logits_CV, target_N[at], way)
                 by_lse_C = 2 * announced.z_loss * weight_C * lse_N[at]
-                slope_CV = _fused()[1](logits_CV, target_N[at], way.temperature, lse_N[at], -weight_C, by_lse_C)
+                slope_CV = _fused()[1](logits_CV, target_N[at], way, lse_N[at], -weight_C, by_lse_C)
             else:
-                wide_CV, logprob_N[at], lse_N[at], sum_C = _exponentials(logits_CV, target_N[at], way.temperature)
+                wide_CV, bend_CV = _scaled(logits_CV, way)
+                logprob_N[at], lse_N[at], sum_C = _exponentials(wide_CV, target_N[at])
                 factor_C = weight_C * (1 + 2 * announced.z_loss * lse_N[at]) / sum_C
-                slope_CV = _slope(wide_CV, target_N[at], factor_C, -weight_C, way.temperature)
+                slope_CV = _slope(wide_CV, bend_CV, target_N[at], factor_C, -weight_C, way.temperature)
             sums.add(at, slope_CV.to(hidden_ND.dtype), hidden_ND, weight_VD)
         ctx.sums, ctx.weight_N = sums, announced.weight_N.float()
         return logprob_N, lse_N
@@ -108,9 +111,9 @@ class _Recomputed(torch.autograd.Function):
         logprob_N, lse_N = _empty_scores(hidden_ND)
         for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
             if way.fused:
-                logprob_N[at], lse_N[at] = _fused()[0](logits_CV, target_N[at], way.temperature)
+                logprob_N[at], lse_N[at] = _fused()[0](logits_CV, target_N[at], way)
             else:
-                _, logprob_N[at], lse_N[at], _ = _exponentials(logits_CV, target_N[at], way.temperature)
+                logprob_N[at], lse_N[at], _ = _exponentials(_scaled(logits_CV, way)[0], target_N[at])
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, target_N, lse_N)
         ctx.way = way
         return logprob_N, lse_N
@@ -121,10 +124,12 @@ class _Recomputed(torch.autograd.Function):
         way, sums = ctx.way, _Sums(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad)
         for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
             if way.fused:
-                slope_CV = _fused()[1](logits_CV, target_N[at], way.temperature, lse_N[at], by_logprob_N[at], by_lse_N[at])
+                slope_CV = _fused()[1](logits_CV, target_N[at], way, lse_N[at], by_logprob_N[at], by_lse_N[at])
             else:
-                wide_CV = logits_CV.float().div_(way.temperature).sub_(lse_N[at, None]).exp_()
-                slope_CV = _slope(wide_CV, target_N[at], by_lse_N[at] - by_logprob_N[at], by_logprob_N[at], way.temperature)
+                wide_CV, bend_CV = _scaled(logits_CV, way)
+                wide_CV.sub_(lse_N[at, None]).exp_()
+                factor_C, of_target_C = by_lse_N[at] - by_logprob_N[at], by_logprob_N[at]
+                slope_CV = _slope(wide_CV, bend_CV, target_N[at], factor_C, of_target_C, way.temperature)
             sums.add(at, slope_CV.to(hidden_ND.dtype), hidden_ND, weight_VD)
         return *sums.scaled(None), None, None
 
@@ -172,24 +177,44 @@ def _empty_scores(hidden_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32), hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
 
 
-def _exponentials(logits_CV: torch.Tensor, target_C: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
-    """exp(logits - largest) in place of the logits where these are float32, log-probability, log-sum-exp, sum of the first."""
-    wide_CV = logits_CV.float()
-    if temperature != 1.0:
-        wide_CV.div_(temperature)
+def _scaled(logits_CV: torch.Tensor, way: Way) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What `_wide` returns, in place of the logits where these are float32; and the derivative of the cap, where there is one."""
+    wide_CV, bend_CV = logits_CV.float(), None
+    if way.cap:
+        bend_CV = 1 - wide_CV.div_(way.cap).tanh_().square()
+        wide_CV.mul_(way.cap)
+    return wide_CV if way.temperature == 1.0 else wide_CV.div_(way.temperature), bend_CV
+
+
+def _exponentials(wide_CV: torch.Tensor, target_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probability, log-sum-exp, and the sum of exp(logits - largest), which take the place of the logits."""
     of_target_C = wide_CV.gather(1, target_C[:, None])[:, 0]
     top_C1 = wide_CV.amax(1, keepdim=True)
     sum_C = wide_CV.sub_(top_C1).exp_().sum(1)
     lse_C = top_C1[:, 0] + sum_C.log()
-    return wide_CV, of_target_C - lse_C, lse_C, sum_C
+    return of_target_C - lse_C, lse_C, sum_C
 
 
 def _slope(
-    wide_CV: torch.Tensor, target_C: torch.Tensor, factor_C: torch.Tensor, of_target_C: torch.Tensor, temperature: float
+    wide_CV: torch.Tensor,
+    bend_CV: torch.Tensor | None,
+    target_C: torch.Tensor,
+    factor_C: torch.Tensor,
+    of_target_C: torch.Tensor,
+    temperature: float,
 ) -> torch.Tensor:
     """`wide * factor`, and `of_target` more at the target: the gradient of the logits, in place."""
     wide_CV.mul_((factor_C / temperature)[:, None])
-    return wide_CV.scatter_add_(1, target_C[:, None], (of_target_C / temperature)[:, None])
+    wide_CV.scatter_add_(1, target_C[:, None], (of_target_C / temperature)[:, None])
+    return wide_CV if bend_CV is None else wide_CV.mul_(bend_CV)
+
+
+def _wide(logits_CV: torch.Tensor, way: Way) -> torch.Tensor:
+    """Logits as the model draws with them, float32."""
+    wide_CV = logits_CV.float()
+    if way.cap:
+        wide_CV = way.cap * (wide_CV / way.cap).tanh()
+    return wide_CV / way.temperature
 
 
 @cache
@@ -197,8 +222,8 @@ def _fused() -> tuple[Any, Any]:
     return torch.compile(_score_chunk, dynamic=True), torch.compile(_slope_chunk, dynamic=True)
 
 
-def _score_chunk(logits_CV: torch.Tensor, target_C: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    wide_CV = logits_CV.float() / temperature
+def _score_chunk(logits_CV: torch.Tensor, target_C: torch.Tensor, way: Way) -> tuple[torch.Tensor, torch.Tensor]:
+    wide_CV = _wide(logits_CV, way)
     lse_C = wide_CV.logsumexp(1)
     return wide_CV.gather(1, target_C[:, None])[:, 0] - lse_C, lse_C
 
@@ -206,13 +231,15 @@ def _score_chunk(logits_CV: torch.Tensor, target_C: torch.Tensor, temperature: f
 def _slope_chunk(
     logits_CV: torch.Tensor,
     target_C: torch.Tensor,
-    temperature: float,
+    way: Way,
     lse_C: torch.Tensor,
     by_logprob_C: torch.Tensor,
     by_lse_C: torch.Tensor,
 ) -> torch.Tensor:
-    share_CV = (logits_CV.float() / temperature - lse_C[:, None]).exp()
+    share_CV = (_wide(logits_CV, way) - lse_C[:, None]).exp()
     is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == target_C[:, None]
     slope_CV = share_CV * (by_lse_C - by_logprob_C)[:, None] + torch.where(is_target_CV, by_logprob_C[:, None], 0.0)
+    if way.cap:
+        slope_CV = slope_CV * (1 - (logits_CV.float() / way.cap).tanh().square())
     # a scatter would be a kernel of its own; the comparison is fused into this one
-    return logits_CV.copy_(slope_CV / temperature)
+    return logits_CV.copy_(slope_CV / way.temperature)

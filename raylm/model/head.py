@@ -1,16 +1,34 @@
 """Takes a model's output layer, leaves one that answers with log-probabilities of given targets and never holds all logits.
 
 rungs: plain (all logits at once) | chunked (some tokens' logits at a time) | fused (chunked, with kernels of torch.compile)
+
+What a model makes of its logits after the output layer (Gemma caps them, Cohere and Granite scale them) is made here of each
+chunk's, and left out by the model while its head is asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+
+# what is not made here, by the name of its setting
+UNKNOWN = ("lm_head_multiplier", "output_multiplier")
+DIVIDES = ("granite", "granitemoe", "granitemoehybrid", "granitemoeshared", "granite_swa", "granitemoe_swa")
+"""Families that divide by `logits_scaling`; others multiply."""
+
+
+class Change(NamedTuple):
+    """Made of logits after the output layer: `cap * tanh(scale * logits / cap)`."""
+
+    scale: float = 1.0
+    cap: float | None = None
 
 
 class Asked(NamedTuple):
@@ -31,27 +49,58 @@ def head_of(model: Any) -> Any:
     """The model's output layer, turned into one that can be asked. Idempotent; names and weights stay as they are.
 
     Raises:
-        ConfigError: the model changes its logits after the output layer, or has none.
+        ConfigError: the model has none, or changes its logits in a way that is not known here.
     """
     import torch
 
-    bare = model.module if hasattr(model, "module") and not hasattr(model, "get_output_embeddings") else model
+    bare = _bare(model)
     head = bare.get_output_embeddings()
     if hasattr(head, "asked"):
         return head
     if not isinstance(head, torch.nn.Linear):
         raise ConfigError(f"{type(bare).__name__} has no linear output layer", next="take another model")
-    changes = [
-        name
-        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
-        if getattr(bare.config, name, None) not in (None, 1.0)
-    ]
-    if changes:
-        raise ConfigError(f"{type(bare).__name__} changes its logits after the output layer ({', '.join(changes)})")
     askable: Any = head
     askable.__class__ = _asked_class(type(head))
-    askable.asked = None
+    askable.asked, askable.change = None, _change_of(bare)
     return askable
+
+
+@contextmanager
+def own_logits(model: Any) -> Iterator[None]:
+    """Context in which `model` returns what its output layer returns, unchanged."""
+    bare = _bare(model)
+    found = [
+        (owner, name, value, neutral)
+        for name, neutral in (("final_logit_softcapping", None), ("logits_scaling", 1.0), ("logit_scale", 1.0))
+        for owner in (_text(bare), *(module for module in bare.modules() if name in vars(module)))
+        if (value := getattr(owner, name, None)) is not None
+    ]
+    try:
+        for owner, name, _, neutral in found:
+            setattr(owner, name, neutral)
+        yield
+    finally:
+        for owner, name, value, _ in found:
+            setattr(owner, name, value)
+
+
+def _bare(model: Any) -> Any:
+    return model.module if hasattr(model, "module") and not hasattr(model, "get_output_embeddings") else model
+
+
+def _text(bare: Any) -> Any:
+    """The config of the part that writes."""
+    return bare.config.get_text_config(decoder=True)
+
+
+def _change_of(bare: Any) -> Change:
+    config = _text(bare)
+    unknown = [name for name in UNKNOWN if getattr(config, name, None) not in (None, 1.0)]
+    if unknown:
+        raise ConfigError(f"{type(bare).__name__} changes its logits after the output layer ({', '.join(unknown)})")
+    scale, divisor = getattr(config, "logit_scale", None) or 1.0, getattr(config, "logits_scaling", None) or 1.0
+    scale = scale / divisor if config.model_type in DIVIDES else scale * divisor
+    return Change(scale, getattr(config, "final_logit_softcapping", None))
 
 
 def _asked_class(kind: type) -> type:
@@ -81,18 +130,23 @@ def _answer(head: Any, hidden_BTD: torch.Tensor, asked: Asked) -> torch.Tensor:
 def _scores(head: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, weight_N: torch.Tensor, asked: Asked) -> torch.Tensor:
     import torch
 
+    # a cap is made of what was scaled before: cap * tanh(scale * x / cap) / t = c * tanh(x / c) / (t / scale), c = cap / scale
+    scale, cap = head.change
+    temperature = asked.temperature / scale
     if part := getattr(head, "vocab_parallel", None):
         from raylm.model.vocab_parallel import scores
 
+        if cap:
+            raise ConfigError("the logits of a vocabulary that is cut over ranks are not capped", next="tensor = 1")
         rows = (hidden_ND[None], head.weight, head.bias, target_N[None])
-        return scores(*rows, asked.temperature, part.group, part.offset)[0]
+        return scores(*rows, temperature, part.group, part.offset)[0]
     from raylm.model.cross_entropy import Announced, Way, chunked, plain
 
     rung = rung_on(hidden_ND.device.type) if asked.rung == "auto" else asked.rung
+    way = Way(temperature, rung == "fused", cap / scale if cap else None)
     if rung == "plain":
-        return torch.stack(plain(hidden_ND, head.weight, head.bias, target_N, asked.temperature), -1)
+        return torch.stack(plain(hidden_ND, head.weight, head.bias, target_N, way), -1)
     announced = Announced(weight_N, asked.z_loss) if asked.linear else None
-    way = Way(asked.temperature, rung == "fused")
     return torch.stack(chunked(hidden_ND, head.weight, head.bias, target_N, way, announced), -1)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raylm.model.head import Asked, head_of
+from raylm.model.head import Asked, head_of, own_logits
 from raylm.model.logprobs import Padded
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def ask(
     head = head_of(model)
     head.asked = Asked(inputs.target_BT, inputs.weight_BT, linear, temperature, z_loss, rung)
     try:
-        answer_BT2: Any = model(**inputs.feed, use_cache=False).logits
+        with own_logits(model):
+            answer_BT2: Any = model(**inputs.feed, use_cache=False).logits
     finally:
         head.asked = None
     return Scores(answer_BT2[..., 0], answer_BT2[..., 1])

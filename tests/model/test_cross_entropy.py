@@ -75,7 +75,7 @@ def test_scores_and_gradients_of_an_announced_loss(fused, bias, temperature, z_l
 def test_scores_and_gradients_of_any_loss(way):
     leaves, target_N, _ = operands()
     expected = reference(leaves, target_N, 0.7, of_any_kind)
-    found = plain(*leaves, target_N, 0.7) if way == "plain" else chunked(*leaves, target_N, way)
+    found = plain(*leaves, target_N, Way(0.7)) if way == "plain" else chunked(*leaves, target_N, way)
     of_any_kind(*found).backward()
     assert_close([*found, *(t.grad for t in leaves)], [*expected[:2], *expected[2]], {"atol": 2e-5, "rtol": 1e-5})
 

@@ -89,10 +89,60 @@ def test_a_masked_language_model_and_an_encoder_decoder_are_asked_alike():
         torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
 
 
-def test_a_model_that_bends_its_logits_is_refused():
+SMALL: dict[str, Any] = {
+    "vocab_size": 70, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+CHANGING = {
+    "gemma2": {"final_logit_softcapping": 0.3, "query_pre_attn_scalar": 16},
+    "gemma3_text": {"final_logit_softcapping": 0.3, "query_pre_attn_scalar": 16},
+    "nanochat": {"final_logit_softcapping": 0.3},
+    "cohere2": {"logit_scale": 0.25},
+    "granite": {"logits_scaling": 8.0},
+}
+
+
+def changing(kind):
+    """A model of the family `kind` whose logits are large beside its cap."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(kind, **SMALL, **CHANGING[kind])
+    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(4.0)
+    return model
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("kind", CHANGING)
+def test_what_a_model_makes_of_its_logits_is_made_of_each_chunk(kind, rung, linear):
+    ours, theirs, inputs = changing(kind), changing(kind), asked()
+    before = ours(**inputs.feed).logits
+    scores = ask(ours, inputs, temperature=0.8, linear=linear, z_loss=0.01, rung=rung)
+    right = expected(theirs, inputs, 0.8)
+    assert (
+        float(
+            (before / 0.8 - torch.nn.functional.linear(theirs.model(**inputs.feed)[0], ours.lm_head.weight)).detach().abs().max()
+        )
+        > 0.1
+    )
+    counts = inputs.weight_BT > 0
+    for found, each in zip((scores.logprob_BT, scores.lse_BT), right, strict=True):
+        torch.testing.assert_close(found[counts].double(), each[counts], atol=1e-5, rtol=1e-5)
+    for logprobs, lse in ((scores.logprob_BT, scores.lse_BT), right):
+        ((-logprobs + 0.01 * lse.square()) * inputs.weight_BT).sum().backward()
+    for (name, left), each in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, each.grad, atol=1e-5, rtol=1e-4, msg=name)
+    # outside of a question the model is as it was
+    torch.testing.assert_close(ours(**inputs.feed).logits, before, rtol=0, atol=0)
+
+
+def test_a_change_of_logits_that_is_not_known_is_refused():
     model = tiny_model(vocab=70, hidden=32, layers=1)
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ConfigError, match="final_logit_softcapping"):
+    model.config.lm_head_multiplier = 2.0
+    with pytest.raises(ConfigError, match="lm_head_multiplier"):
         head_of(model)
 
 

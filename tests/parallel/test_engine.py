@@ -9,6 +9,10 @@ import pytest
 from raylm.core.storage import Folder
 from raylm.model.adapter import Lora
 from raylm.parallel.checkpoints.steps import load, newest_checkpoint
+from raylm.parallel.optimizers.adafactor import Adafactor
+from raylm.parallel.optimizers.adamw import AdamW
+from raylm.parallel.optimizers.lion import Lion
+from raylm.parallel.optimizers.muon import Muon
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import losses, make_loop
@@ -81,6 +85,20 @@ def test_the_state_of_adam_is_restored(tmp_path):
     assert {float(state["step"]) for state in states} == {3.0}
     assert all(float(state["exp_avg_sq"].sum()) > 0 for state in states)
     assert fresh.engine.done == 3
+
+
+@pytest.mark.parametrize("strategy", [Ddp(), Fsdp()])
+@pytest.mark.parametrize("optimizer", [AdamW(), AdamW(bits=8), Muon(), Lion(), Adafactor()])
+def test_a_state_taken_before_the_first_update_counts_as_none(tmp_path, optimizer, strategy):
+    """A first gradient that is not finite leaves an optimizer that never stepped, which is saved all the same."""
+    optimizer = optimizer.model_copy(update={"lr": 1e-2, "warmup": 0})
+    loops = [make_loop(strategy, tmp_path / name, optimizer=optimizer)[0] for name in ("asked", "not")]
+    loops[0].engine.state()
+    for loop in loops:
+        for step in range(3):
+            loop.step(step)
+    asked, other = (loop.engine.weights() for loop in loops)
+    assert all(tensor.equal(asked[name]) for name, tensor in other.items())
 
 
 @EACH

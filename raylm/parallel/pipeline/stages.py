@@ -18,6 +18,7 @@ from raylm.core.errors import ConfigError
 from raylm.parallel.mesh import Grid
 from raylm.parallel.optimizers.clip import COPY
 from raylm.parallel.pipeline.timetable import place
+from raylm.parallel.tensor.plans import FAMILIES
 
 
 class Stage(NamedTuple):
@@ -36,7 +37,7 @@ class Line:
         model: the whole model; blocks and ends of other ranks are taken out of it.
 
     Raises:
-        ConfigError: the model is no stack of blocks between an embedding and a head, or has fewer blocks than stages.
+        ConfigError: the model's family is not known here, or it has fewer blocks than stages.
     """
 
     def __init__(self, model: Any, grid: Grid) -> None:
@@ -165,15 +166,16 @@ def head_in_blocks(core: Any, stack: Any) -> float:
 
 
 def _stack(core: Any) -> Any:
-    stack = getattr(core, "model", None)
-    parts = ("embed_tokens", "layers", "norm")
-    if stack is None or not all(hasattr(stack, part) for part in parts) or not hasattr(core, "lm_head"):
+    """The model around its blocks. Other families may change what goes in or comes out of it (Granite scales embeddings), which
+    every stage would do again."""
+    kind = core.config.get_text_config().model_type
+    if kind not in FAMILIES:
         raise ConfigError(
-            f"{type(core).__name__} cannot be cut into pipeline stages: it is not embed_tokens, layers, norm and lm_head",
+            f"models of type {kind!r} cannot be cut into pipeline stages, only {', '.join(FAMILIES)}",
             where="mesh.pipeline",
-            next="take a model of the Llama, Qwen or DeepSeek families, or drop mesh.pipeline",
+            next="set mesh.pipeline = 1; strategy fsdp cuts any model",
         )
-    return stack
+    return core.model
 
 
 def _pass(hidden_BTD: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:

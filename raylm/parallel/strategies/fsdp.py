@@ -23,7 +23,8 @@ class Fsdp(Config):
     kind: Literal["fsdp"] = "fsdp"
     reshard: bool = True
     """Free gathered weights after the forward pass, and what of gradients belongs to others after each micro batch: less memory,
-    one more gather in the backward pass and more exchanges. Without, a step of several micro batches holds whole gradients."""
+    one more gather in the backward pass and more exchanges. Without, a step of several micro batches holds whole gradients. The
+    stages of a pipeline stay gathered for all micro batches of a step, whatever this says."""
     offload: bool = False
     """Keep weights, gradients and optimizer in the host's memory; only a block's weights visit the device. Slow, for models
     that do not fit otherwise."""

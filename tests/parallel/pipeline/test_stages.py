@@ -160,9 +160,14 @@ def test_a_part_has_the_names_of_the_whole_and_no_more():
     assert "model.embed_tokens.weight" in parts[0] and {"model.norm.weight", "lm_head.weight"} <= parts[1]
 
 
-def test_a_model_that_is_no_stack_is_refused():
-    with pytest.raises(ConfigError, match="cannot be cut into pipeline stages"):
-        Line(torch.nn.Linear(2, 2), Mesh(pipeline=2).lay(0, 2))
+def test_a_family_that_is_not_known_is_refused():
+    """Granite has the parts of a Llama, and scales what goes into it and what comes out."""
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    with torch.device("meta"):
+        model = GraniteForCausalLM(GraniteConfig(num_hidden_layers=2, hidden_size=32, intermediate_size=64))
+    with pytest.raises(ConfigError, match="'granite' cannot be cut into pipeline stages"):
+        Line(model, Mesh(pipeline=2).lay(0, 2))
 
 
 MOE = {
