@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from fractions import Fraction
 
 import numpy as np
@@ -14,6 +13,7 @@ from raylm.core.errors import ConfigError
 from raylm.data.mixture import Mixture, Part
 from raylm.data.schedule import Mixed
 from raylm.train.config import Train
+from tests.hostile import ends
 
 
 def mixture(*weights, **table) -> Mixture:
@@ -76,10 +76,9 @@ def test_any_stretch_is_that_of_the_whole():
 
 def test_a_trillion_draws_cost_what_a_period_costs():
     cfg = mixture(phases=phases((0.9, [0.7, 0.2, 0.1]), (1.0, [0.1, 0.1, 0.8])))
-    started = time.perf_counter()
-    schedule = cfg.schedule([10] * 3, 10**12)
-    parts, ordinals = schedule.at(10**12 - 10, 10)
-    assert time.perf_counter() - started < 1.0
+    with ends():
+        schedule = cfg.schedule([10] * 3, 10**12)
+        parts, ordinals = schedule.at(10**12 - 10, 10)
     assert schedule.counts(10**12) == [64 * 10**10, 19 * 10**10, 17 * 10**10]
     assert ordinals[-1] == schedule.counts(10**12)[parts[-1]] - 1
 

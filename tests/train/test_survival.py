@@ -75,10 +75,21 @@ def test_a_killed_driver(root, workers):
     assert_as_undisturbed(root, "driver")
 
 
+def heard_of(done: subprocess.CompletedProcess) -> list[int]:
+    assert done.returncode == 0, done.stderr
+    return [int(step) for step in done.stdout.split("heard [")[1].split("]")[0].split(",")]
+
+
+@pytest.mark.long
+def test_a_machine_that_ray_takes_away_costs_no_step(root):
+    done = survive("drained", str(root), "drained")
+    assert heard_of(done) == list(range(STEPS))
+    assert "Ray takes away the node of ranks [" in done.stderr
+    assert_as_undisturbed(root, "drained")
+
+
 @pytest.mark.long
 def test_a_machine_that_is_switched_off(root):
     done = survive("host", str(root), "host")
-    assert done.returncode == 0, done.stderr
-    heard = [int(step) for step in done.stdout.split("heard [")[1].split("]")[0].split(",")]
-    assert len(heard) > STEPS, "no step was done again: the machine did not die"
+    assert len(heard_of(done)) > STEPS, "no step was done again: the machine did not die"
     assert_as_undisturbed(root, "host")

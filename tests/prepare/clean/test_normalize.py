@@ -2,11 +2,11 @@
 """Normalize: each rule by hand, all of them together idempotent, hostile texts in linear time."""
 
 import random
-import time
 
 import pytest
 
 from raylm.prepare.clean.normalize import Normalize
+from tests.hostile import ends
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,7 @@ def test_again_changes_nothing():
 
 
 def test_linear_on_hostile_texts():
-    since = time.perf_counter()
-    Normalize(spaces=True).clean(["a" + " " * 1_000_000 + "b", "\n" * 1_000_000, "\t \u00a0" * 300_000 + "x", "\r" * 1_000_000])
-    assert time.perf_counter() - since < 3
+    with ends():
+        Normalize(spaces=True).clean(
+            ["a" + " " * 1_000_000 + "b", "\n" * 1_000_000, "\t \u00a0" * 300_000 + "x", "\r" * 1_000_000]
+        )
