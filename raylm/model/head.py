@@ -2,33 +2,19 @@
 
 rungs: plain (all logits at once) | chunked (some tokens' logits at a time) | fused (chunked, with kernels of torch.compile)
 
-What a model makes of its logits after the output layer (Gemma caps them, Cohere and Granite scale them) is made here of each
-chunk's, and left out by the model while its head is asked.
+What a model makes of its logits after the output layer is made here of each chunk's, and left out by the model meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import ConfigError
+from raylm.model.after_head import change_of
 
 if TYPE_CHECKING:
     import torch
-
-
-# what is not made here, by the name of its setting
-UNKNOWN = ("lm_head_multiplier", "output_multiplier")
-DIVIDES = ("granite", "granitemoe", "granitemoehybrid", "granitemoeshared", "granite_swa", "granitemoe_swa")
-"""Families that divide by `logits_scaling`; others multiply."""
-
-
-class Change(NamedTuple):
-    """Made of logits after the output layer: `cap * tanh(scale * logits / cap)`."""
-
-    scale: float = 1.0
-    cap: float | None = None
 
 
 class Asked(NamedTuple):
@@ -53,7 +39,10 @@ def head_of(model: Any) -> Any:
     """
     import torch
 
-    bare = _bare(model)
+    bare = model
+    # DDP's and DeepSpeed's wrappers; the latter's pass on what they lack, and have a config of another kind
+    while not hasattr(getattr(bare, "config", None), "get_text_config"):
+        bare = bare.module
     head = bare.get_output_embeddings()
     if hasattr(head, "asked"):
         return head
@@ -61,46 +50,38 @@ def head_of(model: Any) -> Any:
         raise ConfigError(f"{type(bare).__name__} has no linear output layer", next="take another model")
     askable: Any = head
     askable.__class__ = _asked_class(type(head))
-    askable.asked, askable.change = None, _change_of(bare)
+    askable.asked, askable.change, askable.proven = None, change_of(bare), False
     return askable
 
 
-@contextmanager
-def own_logits(model: Any) -> Iterator[None]:
-    """Context in which `model` returns what its output layer returns, unchanged."""
-    bare = _bare(model)
-    found = [
-        (owner, name, value, neutral)
-        for name, neutral in (("final_logit_softcapping", None), ("logits_scaling", 1.0), ("logit_scale", 1.0))
-        for owner in (_text(bare), *(module for module in bare.modules() if name in vars(module)))
-        if (value := getattr(owner, name, None)) is not None
-    ]
+def ask_head(head: Any, asked: Asked, call: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What `call`, the model's forward pass, returns while `head` is asked: (log-probability, log-sum-exp), [B, T, 2].
+
+    Raises:
+        ConfigError: that is not what the head answered, and so worth nothing. Looked at once.
+    """
+    head.asked, head.answered = asked, None
     try:
-        for owner, name, _, neutral in found:
-            setattr(owner, name, neutral)
-        yield
+        with head.change.left_out():
+            answer_BT2 = call()
+        if not head.proven:
+            given = head.answered
+            if given is None or not _same(given, answer_BT2):
+                raise ConfigError(
+                    "the model changes what its output layer returns, or has another one: its loss cannot be computed",
+                    next="take another model",
+                )
+            head.proven = True
     finally:
-        for owner, name, value, _ in found:
-            setattr(owner, name, value)
+        head.asked = head.answered = None
+    return answer_BT2
 
 
-def _bare(model: Any) -> Any:
-    return model.module if hasattr(model, "module") and not hasattr(model, "get_output_embeddings") else model
+def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    import torch
 
-
-def _text(bare: Any) -> Any:
-    """The config of the part that writes."""
-    return bare.config.get_text_config(decoder=True)
-
-
-def _change_of(bare: Any) -> Change:
-    config = _text(bare)
-    unknown = [name for name in UNKNOWN if getattr(config, name, None) not in (None, 1.0)]
-    if unknown:
-        raise ConfigError(f"{type(bare).__name__} changes its logits after the output layer ({', '.join(unknown)})")
-    scale, divisor = getattr(config, "logit_scale", None) or 1.0, getattr(config, "logits_scaling", None) or 1.0
-    scale = scale / divisor if config.model_type in DIVIDES else scale * divisor
-    return Change(scale, getattr(config, "final_logit_softcapping", None))
+    # a wrapper may cast what a model returns; and a NaN is no change
+    return left.shape == right.shape and torch.allclose(left.detach().to(right.dtype), right.detach(), 0, 0, equal_nan=True)
 
 
 def _asked_class(kind: type) -> type:
@@ -108,7 +89,10 @@ def _asked_class(kind: type) -> type:
         asked: Asked | None = self.asked
         if asked is None:
             return kind.forward(self, hidden_BTD)
-        return _answer(self, hidden_BTD, asked)
+        answer_BT2 = _answer(self, hidden_BTD, asked)
+        if not self.proven:
+            self.answered = answer_BT2
+        return answer_BT2
 
     return type(f"Asked{kind.__name__}", (kind,), {"forward": forward})
 
@@ -131,7 +115,7 @@ def _scores(head: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, weight_N
     import torch
 
     # a cap is made of what was scaled before: cap * tanh(scale * x / cap) / t = c * tanh(x / c) / (t / scale), c = cap / scale
-    scale, cap = head.change
+    scale, cap, _ = head.change
     temperature = asked.temperature / scale
     if part := getattr(head, "vocab_parallel", None):
         from raylm.model.vocab_parallel import scores

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raylm.model.head import Asked, head_of, own_logits
+from raylm.model.head import Asked, ask_head, head_of
 from raylm.model.logprobs import Padded
 
 if TYPE_CHECKING:
@@ -65,11 +65,6 @@ def ask(
             `lse_BT ** 2`) times a number: gradients are made together with the scores.
         rung: way of the cross-entropy, see `raylm.model.head`.
     """
-    head = head_of(model)
-    head.asked = Asked(inputs.target_BT, inputs.weight_BT, linear, temperature, z_loss, rung)
-    try:
-        with own_logits(model):
-            answer_BT2: Any = model(**inputs.feed, use_cache=False).logits
-    finally:
-        head.asked = None
+    asked = Asked(inputs.target_BT, inputs.weight_BT, linear, temperature, z_loss, rung)
+    answer_BT2 = ask_head(head_of(model), asked, lambda: model(**inputs.feed, use_cache=False).logits)
     return Scores(answer_BT2[..., 0], answer_BT2[..., 1])

@@ -34,7 +34,8 @@ def one(who: str, vocab: int) -> None:
     if who == "theirs":
         loss = torch.nn.functional.cross_entropy(head(hidden)[0], target[0], reduction="sum")
     else:
-        model.config, model.get_output_embeddings = type("Config", (), {})(), lambda: head  # type: ignore[assignment]
+        config = SimpleNamespace(vocab_size=vocab, get_text_config=lambda decoder: config)
+        model.config, model.get_output_embeddings = config, lambda: head  # type: ignore[assignment]
         asked = head_of(model)
         asked.asked = Asked(target, weight, linear=True, temperature=1.0, z_loss=0.0, rung="chunked")
         loss = -(asked(hidden)[..., 0] * weight).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,11 +140,40 @@ def test_what_a_model_makes_of_its_logits_is_made_of_each_chunk(kind, rung, line
     torch.testing.assert_close(ours(**inputs.feed).logits, before, rtol=0, atol=0)
 
 
-def test_a_change_of_logits_that_is_not_known_is_refused():
+def test_adapters_around_a_model_that_caps_its_logits():
+    from peft import LoraConfig, get_peft_model
+
+    plain, inputs = changing("gemma2"), asked()
+    right = expected(plain, inputs)[0]
+    around = get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj"]))
+    counts = inputs.weight_BT > 0
+    torch.testing.assert_close(ask(around, inputs).logprob_BT[counts].double(), right[counts], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["lm_head_multiplier", "logits_soft_cap", "logit_scale", "unpadded_vocab_size"])
+def test_a_change_of_logits_that_is_not_known_is_refused(setting):
     model = tiny_model(vocab=70, hidden=32, layers=1)
-    model.config.lm_head_multiplier = 2.0
-    with pytest.raises(ConfigError, match="lm_head_multiplier"):
+    setattr(model.config, setting, 2)
+    with pytest.raises(ConfigError, match=setting):
         head_of(model)
+
+
+def test_a_model_that_changes_its_logits_without_a_word_is_found_out():
+    """RecurrentGemma's kind: the setting is not known, the answer of the head comes back bent. And one with another head."""
+    model, inputs = tiny_model(vocab=70, hidden=32, layers=1), asked()
+    inner = model.forward
+
+    def bent(**feed):
+        out = inner(**feed)
+        out.logits = out.logits.tanh()
+        return out
+
+    model.forward = bent
+    with pytest.raises(ConfigError, match="changes what its output layer returns"):
+        ask(model, inputs)
+    model.forward = lambda **feed: SimpleNamespace(logits=torch.zeros(3, 9, 2))
+    with pytest.raises(ConfigError, match="changes what its output layer returns"):
+        ask(model, inputs)
 
 
 def test_a_rung_that_cannot_run_is_refused(monkeypatch):
