@@ -86,7 +86,8 @@ class WorkerSpec(Config):
     gpus: float = 0.0
     """GPUs that each worker reserves."""
     device: str | None = None
-    """Kind of GPU (h100, h200, b200, a100, ...): `raylm plan` tells speed and cost on it and refuses what cannot fit."""
+    """Kind of GPU (h100, h200, b200, a100, ...): `raylm plan` tells speed and cost on it and refuses what cannot fit, and
+    train tells the share of its peak that is used (mfu)."""
     least: int | None = None
     """Train and rl go on with fewer processes, down to this many, when a machine is lost: any size that the mesh allows. The
     global batch stays. Train grows again when there is room; rl does so with the next stage."""

@@ -58,7 +58,8 @@ class Learning(StageConfig):
     installed, unless blocks are compiled or cut."""
     dtype: Literal["float32", "bfloat16", "float8"] = "float32"
     """Dtype of compute. Weights that are trained are kept in float32; frozen ones, beside an adapter, in this dtype. `float8` is
-    bfloat16 with the blocks' matrix products in float8, on GPUs that have it (capability 8.9)."""
+    bfloat16 with the products of the blocks' linear layers in float8 (stacked experts keep bfloat16), on GPUs that have it
+    (capability 8.9)."""
 
     def sizes(self) -> tuple[int, ...]:
         """Numbers of ranks with which the stage may go on, ascending: those from `workers.least` on that the mesh allows."""

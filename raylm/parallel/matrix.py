@@ -36,7 +36,7 @@ def features(cfg: Any) -> set[str]:
     """What a stage that learns combines: strategy, dimensions above 1, and the keys that change how it computes."""
     found = {cfg.strategy.kind, cfg.dtype, cfg.optimizer.kind}
     found |= {name for name in DIMENSIONS if getattr(cfg.mesh, name) > 1}
-    found |= {name for name in ("adapter", "balance", "document_mask", "compile") if getattr(cfg, name, None)}
+    found |= {name for name in ("adapter", "balance", "document_mask", "compile", "ema") if getattr(cfg, name, None)}
     found |= {f"{name}_{getattr(cfg, name)}" for name in ("recompute", "attention") if getattr(cfg, name, None)}
     if objective := getattr(cfg, "objective", None):
         found.add(objective.kind)

@@ -95,9 +95,10 @@ class Loop:
             self.facts["skipped"] += not values["finite"]
             if self.facts["skipped"] > self.cfg.max_skipped:
                 self.saver.close()
+                rows, documents = self._batch(step)
                 raise TrainingError(
                     f"step {step}: gradient norm {values['grad_norm']}, loss {values['loss']}",
-                    where=f"rows {sorted(self.batches.indices(step))[:8]} ... of {' + '.join(self.setup.rows_uris)}",
+                    where=f"rows {rows[:8]} ... of {' + '.join(self.setup.rows_uris)}: {', '.join(documents)}",
                     next="lower optimizer.lr, or allow skips with max_skipped; finished step checkpoints are kept",
                 )
             if self._is_due(self.cfg.evaluate_every):
@@ -167,8 +168,7 @@ class Loop:
 
     def _pass_over(self, step: int) -> None:
         """Do what the course says of a batch that was not taken. Raises TrainingError where the ladder ends."""
-        rows = sorted(self.batches.indices(self.course.position(step)))[:NAMED]
-        documents = name_documents(self.setup.rows_uris, rows)[:NAMED] if self.engine.rank == 0 else []
+        rows, documents = self._batch(step)
         self.saver.wait()
         decision = self.course.decide(step, self.saver.newest, rows, documents)
         self.events.append(in_words(decision))
@@ -182,6 +182,11 @@ class Loop:
                 where=f"rows {rows[:8]} ... of {' + '.join(self.setup.rows_uris)}",
                 next=f"look at these rows, lower optimizer.lr, or widen spikes; decisions lie in {self.setup.work}/{DECISIONS}",
             )
+
+    def _batch(self, step: int) -> tuple[list[int], list[str]]:
+        """Rows of the global batch of `step`, and the documents in them: the first `NAMED` of each."""
+        rows = sorted(self.batches.indices(self.course.position(step)))[:NAMED]
+        return rows, name_documents(self.setup.rows_uris, rows)[:NAMED]
 
     def _leave_if(self, leaving: float, step: int) -> None:
         """Write a step checkpoint and raise Leave when any rank is to leave: the step has not begun, so none is lost."""

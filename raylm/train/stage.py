@@ -65,7 +65,7 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
     group = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
     goodput = Goodput([row["step"] for row in ctx.metric_rows])
     name = f"{ctx.out.uri.rstrip('/').split('/')[-2]}/{ctx.stage}"
-    watching = Watching(cfg.watch, Run(name, ctx.out.path() if ctx.out.is_local else ".", cfg.model_dump(mode="json")), _say)
+    watching = Watching(cfg.watch, Run(name, ctx.out.uri, cfg.model_dump(mode="json")), _say)
     with ctx.progress(steps, "steps") as bar:
 
         def on_row(kind: str, values: Any) -> None:

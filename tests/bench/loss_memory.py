@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import time
+from types import SimpleNamespace
 
 from tests.bench.near_copies.peers import timed
 

@@ -106,7 +106,8 @@ def test_a_loss_that_is_nan_stops_with_step_and_rows(root, workers, tmp_path):
     with pytest.raises(TrainingError, match="step 0: gradient norm nan, loss nan") as caught:
         run(cfg, context(root, "diverged", cfg, workers))
     assert caught.value.where.startswith("rows [")
-    assert caught.value.where.endswith("tokens")
+    uri, documents = caught.value.where.split(": ")
+    assert uri.endswith("tokens") and documents.split(", ")[0]
 
 
 def test_rows_of_another_tokenizer_are_refused(root, workers, tmp_path):

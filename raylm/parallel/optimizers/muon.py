@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 class Muon(Scheduled):
     """Momentum orthogonalised by Newton-Schulz (https://kellerjordan.github.io/posts/muon/) for the matrices between
-    embedding and output layer; AdamW for both of these and for vectors. `lr` is that of matrices."""
+    embedding and output layer; AdamW for both of these, for vectors and for stacked experts. `lr` is that of matrices."""
 
     kind: Literal["muon"] = "muon"
     lr: float = Field(default=0.02, gt=0)
@@ -36,7 +36,8 @@ class Muon(Scheduled):
 
         from raylm.parallel.optimizers.together import Together
 
-        ends = {id(getattr(end, "weight", None)) for end in _ends(model)}
+        # not by `weight`: that of a module whose matrix is cut over ranks is another object each time
+        ends = {id(p) for end in _ends(model) for p in end.parameters()}
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         hidden = [(name, p) for name, p in named if p.dim() == 2 and id(p) not in ends]
         rest = [(name, p) for name, p in named if p.dim() != 2 or id(p) in ends]

@@ -22,7 +22,7 @@ class Meter:
 
     def __init__(self, engine: Engine, flops_per_token: float | None = None, peak: float | None = None) -> None:
         self._engine, self._flops, self._peak = engine, flops_per_token, peak
-        self._started = self._read = self._met = self._forward = 0.0
+        self._started = self._read = self._met = self._forward = self._ran = 0.0
 
     def start(self) -> None:
         """A step begins."""
@@ -30,7 +30,7 @@ class Meter:
 
     def read(self) -> None:
         """Its rows are there."""
-        self._read = time.perf_counter()
+        self._read, self._ran = time.perf_counter(), time.thread_time()
 
     def meet(self) -> None:
         """The ranks have met to count the batch, and the first forward pass begins."""
@@ -44,10 +44,12 @@ class Meter:
     def values(self, tokens: float, weight: float, unit: str) -> dict[str, float]:
         """What the step cost, the same on all ranks where they are asked. Every rank must call."""
         wait, world = self._read - self._started, self._engine.world
+        # on a CPU the thread of a step stands still in nothing but exchanges; what a GPU exchanges its profile tells
+        stood = time.perf_counter() - self._read - (time.thread_time() - self._ran)
         own = wait + self._forward - self._met
         # the rank travels in the last digits of its microseconds; of a pipeline only the last stage's ranks see a loss
         slow, fast = (own_us(own) * world + self._engine.rank, -own) if self._forward > self._met else (-1, float("-inf"))
-        data_wait, slowest, shortest, memory = self._engine.most([wait, slow, fast, self._memory()])
+        data_wait, slowest, shortest, memory, least_stood = self._engine.most([wait, slow, fast, self._memory(), -stood])
         # after the exchange, which waits for the device and for the slowest rank
         step_s = time.perf_counter() - self._started
         found = {
@@ -60,6 +62,9 @@ class Meter:
         if world > 1:
             longest_us, rank = divmod(int(slowest), world)
             found |= {"straggler": longest_us / own_us(-shortest), "slowest_rank": rank}
+            if self._engine.device.type == "cpu":
+                # of the rank that waited least: what others stood longer, they waited for it
+                found["exchange_s"] = max(0.0, -least_stood)
         if self._flops and self._peak:
             found["mfu"] = self._flops * tokens / step_s / self._peak
         return found

@@ -1,12 +1,15 @@
 """Takes steps and ranks to look at, leaves traces of them and what they say in words. Runs on ranks.
 
-traces open in https://ui.perfetto.dev; `profile.md` says how much of a step is compute, communication, and neither
+traces open in https://ui.perfetto.dev; the words say how much of the steps is compute, communication, and neither,
+and how far memory rose
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,19 +116,24 @@ def summary(events: list[dict[str, Any]], spent: list[tuple[str, float, int, int
     ]
     for name, microseconds, calls, _ in sorted(spent, key=lambda one: -one[1])[: cfg.top]:
         lines.append(f"| {name} | {microseconds / total:.1%} | {calls} | {microseconds / 1e3:.1f} |")
+    peaks = peaks_of(events)
+    if peaks:
+        lines += ["", "Memory peaked at " + ", ".join(f"{_size(peak)} on {where}" for where, peak in peaks.items()) + "."]
+        if "cpu" in peaks:
+            lines[-1] += " What the host held before these steps is not part of it."
     takers = [one for one in sorted(spent, key=lambda one: -one[3]) if one[3] > 0][: cfg.top // 2]
     if takers:
-        lines += ["", "Memory was taken by " + ", ".join(f"{name} ({size / 1e6:.1f} MB)" for name, _, _, size in takers) + "."]
+        lines += ["", "Over all calls memory was taken by " + ", ".join(f"{one[0]} ({_size(one[3])})" for one in takers) + "."]
     return "\n".join(lines) + "\n"
 
 
 def shares_of(events: list[dict[str, Any]], device: str) -> dict[str, float]:
     """Shares of the time that compute, communication and neither of them take, as the trace's spans overlap.
 
-    On GPUs the kernels count, on CPUs the operators.
+    On GPUs the kernels count, on CPUs the operators and gloo's work. Compute, exposed and idle sum to 1; communication is
+    exposed and what compute hides of it.
     """
-    wanted = ("kernel", "gpu_memcpy", "gpu_memset") if device == "cuda" else ("cpu_op",)
-    spans = [(e["ts"], e["ts"] + e["dur"], _is_exchange(e["name"])) for e in events if e.get("cat") in wanted and "dur" in e]
+    spans = _spans(events, ("kernel", "gpu_memcpy", "gpu_memset")) if device == "cuda" else _host_spans(events)
     if not spans:
         return {"seconds": 0.0, "compute": 0.0, "communication": 0.0, "exposed": 0.0, "idle": 0.0}
     first, last = min(span[0] for span in spans), max(span[1] for span in spans)
@@ -142,6 +150,44 @@ def shares_of(events: list[dict[str, Any]], device: str) -> dict[str, float]:
     }
 
 
+def peaks_of(events: list[dict[str, Any]]) -> dict[str, int]:
+    """The most bytes that each device held at once, by device; empty where memory was not looked at."""
+    peaks: dict[str, int] = {}
+    for held in (event["args"] for event in events if event.get("name") == "[memory]"):
+        # torch's number of the kind of device; 0 is the host
+        where = f"cuda:{held['Device Id']}" if held["Device Type"] else "cpu"
+        peaks[where] = max(peaks.get(where, 0), held["Total Allocated"])
+    return peaks
+
+
+def _spans(events: list[dict[str, Any]], kinds: tuple[str, ...]) -> list[tuple[float, float, bool]]:
+    """Spans of some kinds as (start, end, whether ranks exchange)."""
+    return [(e["ts"], e["ts"] + e["dur"], _is_exchange(e["name"])) for e in events if e.get("cat") in kinds and "dur" in e]
+
+
+def _host_spans(events: list[dict[str, Any]]) -> list[tuple[float, float, bool]]:
+    """Operators, and gloo's work, which its own threads do and write down as annotations.
+
+    An operator that calls an exchange (autograd's around FSDP's) waits within it and is left out: the operators that it
+    calls stand for what it computes.
+    """
+    operators = [event for event in events if event.get("cat") == "cpu_op" and "dur" in event]
+    calls: dict[Any, list[tuple[float, float]]] = defaultdict(list)
+    for event in sorted(operators, key=lambda event: event["ts"]):
+        if _is_exchange(event["name"]):
+            calls[event.get("tid")].append((event["ts"], event["ts"] + event["dur"]))
+
+    def waits(event: dict[str, Any]) -> bool:
+        # a thread's spans nest: the first exchange that starts no earlier ends within the operator, or none does
+        mine = calls[event.get("tid")]
+        at = bisect_left(mine, (event["ts"],))
+        return at < len(mine) and mine[at][1] <= event["ts"] + event["dur"]
+
+    kept = [event for event in operators if _is_exchange(event["name"]) or not waits(event)]
+    gloo = [event for event in events if event.get("cat") == "user_annotation" and event["name"].startswith("gloo:")]
+    return _spans([*kept, *gloo], ("cpu_op", "user_annotation"))
+
+
 def _is_exchange(name: str) -> bool:
     return any(word in name.lower() for word in EXCHANGE)
 
@@ -155,9 +201,13 @@ def _covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
+def _size(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
 def _verdict(shares: dict[str, float]) -> str:
     if shares["idle"] > 0.3:
         return "Much of the time nothing runs: are rows late, or does the host wait for the device?"
     if shares["exposed"] > 0.2:
-        return "Ranks wait for each other: larger micro batches, or fewer pieces per weight, would hide more of it."
+        return "Ranks wait for each other: is one late? Else larger micro batches, or fewer pieces per weight, hide more of it."
     return "Compute fills the step."

@@ -16,7 +16,7 @@ from raylm.train.watch.alerts import Alert
 CURVES = {
     "loss": "loss", "held_out_loss": "held-out loss", "lr": "learning rate", "grad_norm": "gradient norm",
     "tokens_per_s": "tokens per second", "mfu": "model FLOPs utilisation", "memory_gb": "memory per rank, GB",
-    "data_wait_s": "wait for rows, s", "accuracy": "accuracy", "margin": "margin",
+    "data_wait_s": "wait for rows, s", "exchange_s": "exchange between ranks, s", "accuracy": "accuracy", "margin": "margin",
 }  # fmt: skip
 MOST_POINTS = 2000
 SMOOTH = 25

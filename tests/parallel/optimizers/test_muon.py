@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from raylm.parallel.optimizers.muon import Muon
+from raylm.parallel.strategies.ddp import Ddp
+from tests.parallel.loops import SHAPE
 from tests.parallel.on_ranks import on_ranks
 from tests.parallel.optimizers.small import resumes_bit_for_bit, small, trained_on_two_ranks, updated
+from tests.parallel.parity import trained
 
 
 def test_embedding_output_layer_and_vectors_are_left_to_adamw():
@@ -34,6 +37,14 @@ def test_it_learns_and_resumes():
     losses = updated(model, Muon(lr=0.05).make(model), 40)
     assert losses[-1] < 0.7 * losses[0]
     resumes_bit_for_bit(Muon(lr=0.02))
+
+
+def test_tensor_ranks_leave_the_same_parameters_to_adamw():
+    """A module whose matrix is cut shows another `weight` each time: an embedding taken for a hidden matrix learns otherwise."""
+    table = {"model": SHAPE | {"num_kv_heads": 2}, "optimizer": {"kind": "muon", "lr": 0.01, "warmup": 2}}
+    alone = trained(0, 1, Ddp(), table)
+    for found in on_ranks(2, trained, Ddp(), {**table, "mesh": {"tensor": 2}}):
+        assert [row["loss"] for row in found["rows"]] == pytest.approx([row["loss"] for row in alone["rows"]], abs=2e-4)
 
 
 def test_two_ranks_of_fsdp_do_what_one_does():

@@ -20,7 +20,7 @@ def test_a_row_tells_what_the_step_cost(tmp_path):
     for row in seen:
         assert row["tokens_per_s"] >= row["trainable_tokens_per_s"] > 0
         assert 0 < row["data_wait_s"] < row["step_s"] and row["memory_gb"] > 0.05
-        assert "mfu" not in row and "straggler" not in row
+        assert not {"mfu", "straggler", "exchange_s"} & row.keys()
 
 
 def slowed(rank: int, world: int, work: str) -> list[list[dict]]:
@@ -45,6 +45,27 @@ def test_the_slowest_rank_is_named_and_a_pipeline_has_no_false_straggler(tmp_pat
     assert data[1]["slowest_rank"] == 1 and data[1]["straggler"] > 2 and data[1]["data_wait_s"] > 0.4
     assert data[1]["tokens_per_s"] * data[1]["step_s"] == pytest.approx(sum_of_tokens(data[1]))
     assert [row["straggler"] for row in pipeline] == [1.0, 1.0] and pipeline[1]["slowest_rank"] == 1
+
+
+def exchanging(rank: int, world: int, work: str) -> list[dict]:
+    """Rows of a run whose ranks need 0.2 s for each sum."""
+    loop, seen = make_loop(Ddp(), Path(work), steps=2)
+    inner = loop.engine.sum
+
+    def slowly(values):
+        time.sleep(0.2)
+        return inner(values)
+
+    loop.engine.sum = slowly
+    loop.run()
+    return seen
+
+
+def test_what_all_ranks_wait_is_exchange_and_what_one_costs_the_others_is_not(tmp_path):
+    row = on_ranks(2, exchanging, str(tmp_path / "all"))[0][1]
+    assert 0.5 < row["exchange_s"] < row["step_s"], "three sums: of the tokens, the weights, the metrics"
+    late = on_ranks(2, slowed, str(tmp_path / "one"))[0][0][1]
+    assert late["exchange_s"] < 0.4 < late["data_wait_s"]
 
 
 def sum_of_tokens(row: dict) -> int:

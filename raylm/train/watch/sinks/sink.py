@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from raylm.core.config import Config
 from raylm.core.errors import ConfigError
@@ -31,6 +31,9 @@ class Writer(Protocol):
 
 class Sink(Config):
     """Where metrics go beside metrics.jsonl. It runs at the driver; one that fails there is dropped, and training goes on."""
+
+    goes_on_in: ClassVar[str] = ""
+    """Folder below the run's whose files a resumed run goes on with; of a remote run they are fetched first."""
 
     def open(self, run: Run) -> Writer:
         """The sink, ready to write. Raises ConfigError when its package is missing."""

@@ -16,6 +16,7 @@ from tests.train.watch.rows import run
 BOARD = Path(__file__).parents[4] / "cluster" / "grafana" / "raylm.json"
 ROW = {
     "loss", "grad_norm", "lr", "step_s", "tokens_per_s", "trainable_tokens_per_s", "mfu", "memory_gb", "data_wait_s", "straggler",
+    "exchange_s",
     "checkpoint_s", "checkpoint_stall_s", "held_out_loss", "world", "step",
 }  # fmt: skip
 
