@@ -185,6 +185,11 @@ def test_with_pipeline_stages(exchange):
     assert_parity(4, Fsdp(), mesh=mesh, kind="Tokens", document_mask=True)
 
 
+def test_with_pipeline_stages_and_tensor_ranks():
+    mesh = {"context": 2, "pipeline": 2, "tensor": 2}
+    assert_parity(8, Fsdp(), mesh=mesh, model=QWEN3, kind="Tokens", document_mask=True)
+
+
 def test_half_precision():
     """Losses of the first steps in bfloat16 lie where those of one rank do."""
     table = {"dtype": "bfloat16", "steps": 2, "kind": "Tokens", "document_mask": True}
