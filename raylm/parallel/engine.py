@@ -11,6 +11,7 @@ from raylm.parallel.context.rows import Cut, context_of
 from raylm.parallel.mesh import Grid
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.clip import clip_grad_norm
+from raylm.parallel.optimizers.moments import begin_moments
 
 if TYPE_CHECKING:
     import torch
@@ -201,26 +202,12 @@ class Engine:
         from torch.distributed.checkpoint.state_dict import get_state_dict
 
         assert self.optimizer is not None
-        self._begin_moments()
+        begin_moments(self.optimizer)
         model, optimizer = get_state_dict(self.model, self.optimizer, options=_options())
         # torch leaves frozen weights out under one name only: an output head tied to the embedding would stay, whole
         frozen = {name for name, p in self.bare.named_parameters(remove_duplicate=False) if not p.requires_grad}
         model = {name: tensor for name, tensor in model.items() if name not in frozen}
         return {"model": model, "optimizer": optimizer, **({"ema": self.ema.state()} if self.ema else {})}
-
-    def _begin_moments(self) -> None:
-        """Make the optimizer's state before its first step: torch makes it by a step without effect, which it counts."""
-        from torch.distributed.checkpoint.state_dict import _init_optim_state
-
-        assert self.optimizer is not None
-        if self.optimizer.state:
-            return
-        _init_optim_state(self.optimizer)
-        made = self.optimizer.state_dict()
-        for each in made["state"].values():
-            if "step" in each:
-                each["step"] = each["step"] * 0
-        self.optimizer.load_state_dict(made)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned (here or on other ranks) and a reader has filled."""

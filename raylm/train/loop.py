@@ -94,8 +94,8 @@ class Loop:
                 continue
             self.facts["skipped"] += not values["finite"]
             if self.facts["skipped"] > self.cfg.max_skipped:
-                self.saver.close()
                 rows, documents = self._batch(step)
+                self.saver.close()
                 raise TrainingError(
                     f"step {step}: gradient norm {values['grad_norm']}, loss {values['loss']}",
                     where=f"rows {rows[:8]} ... of {' + '.join(self.setup.rows_uris)}: {', '.join(documents)}",
@@ -184,9 +184,11 @@ class Loop:
             )
 
     def _batch(self, step: int) -> tuple[list[int], list[str]]:
-        """Rows of the global batch of `step`, and the documents in them: the first `NAMED` of each."""
+        """Rows of the global batch of `step`, and the documents in them: the first `NAMED` of each. Every rank must call."""
         rows = sorted(self.batches.indices(self.course.position(step)))[:NAMED]
-        return rows, name_documents(self.setup.rows_uris, rows)[:NAMED]
+        # one rank reads the index of documents: of many, all would ask the storage at once
+        documents = name_documents(self.setup.rows_uris, rows)[:NAMED] if self.engine.rank == 0 else []
+        return rows, self.saver.of_rank_0(documents)
 
     def _leave_if(self, leaving: float, step: int) -> None:
         """Write a step checkpoint and raise Leave when any rank is to leave: the step has not begun, so none is lost."""

@@ -121,7 +121,7 @@ class Saver:
             at = step if step is not None else max(steps, default=0)
             clean(self._work, at)
             whole = {found: loss for found, loss in steps.items() if found <= at}
-        self._whole = self._of_rank_0(whole)
+        self._whole = self.of_rank_0(whole)
         if not self._whole:
             return None
         return load(self._engine, folder_of(self._work, max(self._whole)))
@@ -294,7 +294,8 @@ class Saver:
             dist.all_gather_object(found, mine, group=self.group)
         return found
 
-    def _of_rank_0(self, mine: Any) -> Any:
+    def of_rank_0(self, mine: Any) -> Any:
+        """What rank 0 holds as `mine`. Every rank must call, at the same point of its step."""
         import torch.distributed as dist
 
         found = [mine]

@@ -1,0 +1,25 @@
+"""Takes an optimizer that has not stepped yet, leaves it with the state of step 0, so that a checkpoint can hold it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def begin_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Make the state that `optimizer` lacks. Nothing happens where it has stepped.
+
+    Torch makes it by a step without effect, and counts that: the corrections of a moment's bias would be a step ahead.
+    """
+    from torch.distributed.checkpoint.state_dict import _init_optim_state
+
+    if optimizer.state:
+        return
+    _init_optim_state(optimizer)
+    made = optimizer.state_dict()
+    for each in made["state"].values():
+        if "step" in each:
+            each["step"] = each["step"] * 0
+    optimizer.load_state_dict(made)
