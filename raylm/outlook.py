@@ -9,6 +9,7 @@ from raylm.core.errors import PlanError
 from raylm.core.storage import Folder
 from raylm.data.mixture import refs_of
 from raylm.job import Job
+from raylm.model.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
 from raylm.train.forecast.told import Known, forecast, suggestions
 
 
@@ -20,6 +21,35 @@ def outlook(job: Job, name: str) -> list[str]:
     """
     known = _known(job, name)
     return forecast(job.stages[name], known, name) if known else []
+
+
+def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[str]:
+    """Lines on models whose engine will not compute in the checkpoint's own format on a machine like this one."""
+    cfg: Any = job.stages[name]
+    if cfg.stage not in ("evaluate", "serve"):
+        return []
+    workers = cfg.sampler if cfg.stage == "evaluate" else cfg.workers
+    lines = []
+    for ref in cfg.models if cfg.stage == "evaluate" else [cfg.model]:
+        scheme, own = _scheme_and_dtype(job, ref)
+        taken, why = formats(scheme, workers.gpus > 0, machine or this_machine())
+        asked = getattr(cfg, "dtype", "auto")
+        wanted = own if asked == "auto" else asked
+        if not taken:
+            lines.append(f"no engine runs {ref} on a machine like this one: {why}")
+        elif wanted not in taken:
+            lines.append(f"engines of {ref} compute not in {wanted} but in {taken[0]} on a machine like this one: {why}")
+    return lines
+
+
+def _scheme_and_dtype(job: Job, ref: str) -> tuple[str, str]:
+    """How the layers of a model are quantized, and what it is stored in: by its files, or by the stage that will make it."""
+    folder = job.folder(ref) if ref in job.stages else Folder(ref)
+    if folder.is_local and folder.exists("config.json"):
+        config = folder.read_json("config.json")
+        return scheme_of(config), stored_dtype(config) or "float32"
+    made_by: Any = job.stages.get(ref)
+    return getattr(getattr(made_by, "method", None), "scheme", ""), "float32"
 
 
 def suggest(job: Job, name: str) -> list[tuple[str, str]]:

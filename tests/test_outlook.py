@@ -8,7 +8,8 @@ import pytest
 
 from raylm import job
 from raylm.core.errors import PlanError
-from raylm.outlook import _known, outlook, suggest
+from raylm.model.engine_dtype import Machine
+from raylm.outlook import _known, engine_formats, outlook, suggest
 from tests.test_job import write
 
 GPUS = 'workers = {count = 2, gpus = 1, device = "h100"}\n'
@@ -44,3 +45,22 @@ def test_a_device_brings_speed_and_cost_and_suggestions(tmp_path):
     assert all("strategy = {kind = " in toml for _, toml in suggest(loaded, "base"))
     with pytest.raises(PlanError, match="'docs' is no train stage"):
         suggest(loaded, "docs")
+
+
+def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
+    """A machine with AMX, one without, one without AVX-512: what the plan says of the same 8-bit and 4-bit models."""
+    path = tmp_path / "job.toml"
+    path.write_text(
+        f'name = "j"\nroot = "{tmp_path}"\n'
+        '[stages.small]\nstage = "compress"\nmodel = "org/model"\nmethod = {kind = "int8", activations = "dynamic"}\n'
+        '[stages.smallest]\nstage = "compress"\nmodel = "org/model"\nmethod = {kind = "int4"}\n'
+        '[stages.api]\nstage = "serve"\nmodel = "small"\n'
+        '[stages.tiny]\nstage = "serve"\nmodel = "smallest"\nworkers = {gpus = 1}\n'
+        '[stages.late]\nstage = "serve"\nmodel = "smallest"\n'
+    )
+    loaded = job.load(path)
+    amx, amd, old = (Machine("x86_64", *has) for has in ((True, True, True), (True, True, False), (False, False, False)))
+    assert "float32 but in bfloat16 on a machine like this one: the 8-bit kernels of CPUs with AMX" in engine_formats(loaded, "api", amx)[0]
+    assert engine_formats(loaded, "api", amd) == engine_formats(loaded, "small", amx) == []
+    assert "kernels of GPUs" in engine_formats(loaded, "tiny", old)[0]
+    assert "no engine runs smallest" in engine_formats(loaded, "late", old)[0]

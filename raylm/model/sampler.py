@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from raylm.core.config import Config
 from raylm.core.errors import ArtifactError, DataError, PlacementError
 from raylm.core.workers import Workers, wait_for
+from raylm.model.engine_dtype import EngineDtype, engine_dtype, network_of
 from raylm.model.engine_options import engine_options, set_environment
 from raylm.model.load import on_this_machine
 from raylm.model.weights import as_arrays, as_tensor, weight_names, weights_digest
@@ -77,6 +78,7 @@ class Sampler:
         self._max_len = 0
         self._version: int | None = None
         self._digest = ""
+        self._dtype = EngineDtype("auto", "")
 
     def start(self, model_path: str, max_len: int, dtype: str = "auto", seed: int = 0, memory_share: float = 0.85) -> float:
         """Hold the checkpoint at `model_path`; leaves version 0. Returns the seconds it took.
@@ -86,26 +88,26 @@ class Sampler:
 
         Args:
             max_len: most tokens of prompt and completion together.
-            dtype: number format of the weights; auto keeps the checkpoint's.
+            dtype: what to compute in; auto keeps the checkpoint's format where this machine's kernels take it.
             memory_share: part of a GPU's memory that weights and cache take.
 
         Raises:
             PlacementError: the engine holds a network of another shape; a fresh process is needed.
+            ConfigError: this machine's kernels do not take the checkpoint, or not in the format that was asked for.
         """
         import time
 
         began = time.monotonic()
         model_path = on_this_machine(model_path)
-        network = _network(model_path)
-        if dtype == "auto":
-            # vLLM's own "auto" would turn float32 into bfloat16
-            dtype = network.get("dtype") or network.get("torch_dtype") or "auto"
-        shape = {"network": network, "max_len": max_len, "dtype": dtype, "memory_share": memory_share}
+        network = _shaping(model_path)
+        # vLLM's own "auto" would turn float32 into bfloat16
+        self._dtype = engine_dtype(network, dtype, self._gpu, where=model_path)
+        shape = {"network": network, "max_len": max_len, "dtype": self._dtype.name, "memory_share": memory_share}
         if self._engine is not None:
             self._refuse_other(shape, model_path)
         self._version = None
         if self._engine is None:
-            self._engine = self._build(model_path, max_len, dtype, seed, memory_share)
+            self._engine = self._build(model_path, max_len, self._dtype.name, seed, memory_share)
         else:
             self._reload(weights_path=model_path)
         # an engine made for longer sequences takes shorter ones too
@@ -184,6 +186,10 @@ class Sampler:
     def version(self) -> int | None:
         """Version of the weights held; None while there are none or after a load that failed."""
         return self._version
+
+    def dtype(self) -> EngineDtype:
+        """What the engine computes in, and why it is not the checkpoint's own format ("" where it is)."""
+        return self._dtype
 
     def digest(self) -> str:
         """`weights_digest` of what the last `load` brought; empty when the weights came from disk."""
@@ -301,9 +307,7 @@ def _repack_head(network: Any) -> None:
             module.quant_method.process_weights_after_loading(module)
 
 
-def _network(model_path: str) -> dict[str, Any]:
+def _shaping(model_path: str) -> dict[str, Any]:
     """config.json less what does not shape the network; {} with its own name for what is no folder (a hub name)."""
-    file = Path(model_path) / "config.json"
-    if not file.is_file():
-        return {"hub": model_path}
-    return {key: value for key, value in json.loads(file.read_text()).items() if key not in UNSHAPED}
+    shaping = {key: value for key, value in network_of(model_path).items() if key not in UNSHAPED}
+    return shaping or {"hub": model_path}

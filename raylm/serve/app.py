@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NamedTuple
 
+from raylm.model.engine_dtype import engine_dtype, network_of
 from raylm.model.engine_options import engine_options, set_environment
 from raylm.model.load import on_this_machine
-from raylm.serve.auth import FrontDoor
+from raylm.serve.auth import DTYPE, SERVED, FrontDoor
 from raylm.serve.config import Serve
 
 NAME = "raylm"
@@ -20,7 +21,7 @@ HEALTH_PERIOD_S = 1.0
 
 
 class Served(NamedTuple):
-    """What a replica needs to know. No secret: of the key only its digest."""
+    """What a replica needs to know. No secret: of the key only its digest. `dtype` is what the job asks for."""
 
     model: str
     fingerprint: str
@@ -42,7 +43,9 @@ class Replica:
         # one after the other: setuptools, which vLLM imports, breaks when two threads import it at once; and in a thread,
         # so that Serve can ask this process how it is
         self._arguments = await asyncio.to_thread(http_arguments, served, model)
-        self._engine = await asyncio.to_thread(start_engine, served, model)
+        # here and not on the driver: replicas may stand on machines of several makes
+        self._dtype = engine_dtype(network_of(model), served.dtype, served.gpu, where=served.model).name
+        self._engine = await asyncio.to_thread(start_engine, served, model, self._dtype)
 
     async def __serve_build_asgi_app__(self) -> FrontDoor:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -52,19 +55,19 @@ class Replica:
         app = build_app(self._arguments, tasks, self._engine.model_config)
         app.router.add_route("/v1/models/{name:path}", one_model, methods=["GET"])
         await init_app_state(self._engine, app.state, self._arguments, tasks)
-        return FrontDoor(app, self._served.key_digest, self._served.fingerprint)
+        return FrontDoor(app, self._served.key_digest, {SERVED: self._served.fingerprint, DTYPE: self._dtype})
 
     async def check_health(self) -> None:
         """Raises when the engine core is dead; Serve then replaces the replica."""
         await self._engine.check_health()
 
 
-def start_engine(served: Served, model: str) -> Any:
+def start_engine(served: Served, model: str, dtype: str) -> Any:
     """A ready AsyncLLM. Blocks for as long as the engine core needs to start."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    options: dict[str, Any] = {"dtype": served.dtype, "max_model_len": served.max_len}
+    options: dict[str, Any] = {"dtype": dtype, "max_model_len": served.max_len}
     options |= engine_options(served.gpu, served.memory_share)
     return AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, served_model_name=[served.model_name], **options))
 

@@ -30,6 +30,7 @@ KEYED = frozenset(
 )
 MODEL = "/v1/models/"
 SERVED = "x-raylm-served"
+DTYPE = "x-raylm-dtype"
 
 
 class FrontDoor:
@@ -38,11 +39,13 @@ class FrontDoor:
     Args:
         app: what is behind the door.
         key_digest: `key_digest(key)`; None asks for no key.
-        served: fingerprint of the weights behind the door; every answer carries it in the header SERVED.
+        says: headers that every answer carries: SERVED, the fingerprint of the weights behind the door, and DTYPE, what the
+            engine computes in.
     """
 
-    def __init__(self, app: App, key_digest: str | None, served: str) -> None:
-        self._app, self._key_digest, self._served = app, key_digest, served.encode()
+    def __init__(self, app: App, key_digest: str | None, says: dict[str, str]) -> None:
+        self._app, self._key_digest = app, key_digest
+        self._says = [(name.encode(), value.encode()) for name, value in says.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -57,7 +60,7 @@ class FrontDoor:
     def _signing(self, send: Send) -> Send:
         async def signed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (SERVED.encode(), self._served)]
+                message["headers"] = [*message.get("headers", []), *self._says]
             await send(message)
 
         return signed

@@ -9,7 +9,7 @@ from typing import Any
 from raylm.core.errors import PlacementError, StageError
 from raylm.core.workers import Workers
 from raylm.serve.app import NAME
-from raylm.serve.auth import SERVED
+from raylm.serve.auth import DTYPE, SERVED
 from raylm.serve.config import Serve
 
 HELD = "serve"
@@ -70,8 +70,9 @@ def deploy(cfg: Serve, workers: Workers, application: Any, stage: str) -> None:
     serve.run_many([serve.RunTarget(application, name=NAME)], wait_for_applications_running=False)
 
 
-def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float) -> None:
-    """Wait until the port answers with these weights; a replica of an earlier stage may still answer with its own.
+def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float) -> str:
+    """Wait until the port answers with these weights; a replica of an earlier stage may still answer with its own. Returns
+    the format that the replica computes in.
 
     Raises:
         StageError: the replica failed to start; with its own last words.
@@ -82,8 +83,8 @@ def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float) -> None:
     while True:
         found = serve.status().applications.get(NAME)
         status = found.status.value if found else "NOT_STARTED"
-        if status == "RUNNING" and _answers(cfg, fingerprint):
-            return
+        if status == "RUNNING" and (dtype := _answers(cfg, fingerprint)):
+            return dtype
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise StageError(
                 f"the replica did not start: {_last_words(found)}",
@@ -111,15 +112,16 @@ def _serve_runs(workers: Workers) -> bool:
     return bool(serve.status().proxies)
 
 
-def _answers(cfg: Serve, fingerprint: str) -> bool:
+def _answers(cfg: Serve, fingerprint: str) -> str | None:
+    """What the replica with these weights computes in; None while there is none."""
     import urllib.error
     import urllib.request
 
     try:
         with urllib.request.urlopen(url(cfg).removesuffix("/v1") + "/health", timeout=5) as reply:
-            return reply.headers[SERVED] == fingerprint
+            return reply.headers[DTYPE] if reply.headers[SERVED] == fingerprint else None
     except (urllib.error.URLError, TimeoutError, ConnectionError):
-        return False
+        return None
 
 
 def _last_words(found: Any) -> str:

@@ -55,7 +55,7 @@ class Serve(StageConfig):
     max_len: int | None = Field(default=None, ge=2)
     """Most tokens of prompt and answer together; default: what the checkpoint was made for."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the weights in the engine; auto keeps the checkpoint's."""
+    """What the engine computes in; auto keeps the checkpoint's format where the replica's machine has kernels for it."""
     memory_share: float = Field(default=0.85, gt=0, le=1)
     """Part of a GPU's memory that weights and cache take."""
     insecure: bool = False

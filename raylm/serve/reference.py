@@ -30,19 +30,17 @@ class Expected(NamedTuple):
 class Network(Config):
     """What config.json says that serving depends on."""
 
-    dtype: str
     quantized: bool
     max_len: int | None
 
 
 def network(model: str) -> Network:
-    """Number format, quantization and length of the checkpoint at `model`."""
+    """Quantization and length of the checkpoint at `model`."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model)
-    dtype = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
     length = getattr(config, "max_position_embeddings", None)
-    return Network(dtype=dtype, quantized=getattr(config, "quantization_config", None) is not None, max_len=length)
+    return Network(quantized=getattr(config, "quantization_config", None) is not None, max_len=length)
 
 
 def weights_gb(model: str) -> float | None:

@@ -17,6 +17,7 @@ from raylm.core.config import WorkerSpec, digest_of
 from raylm.core.context import Context
 from raylm.core.errors import StageError
 from raylm.core.storage import Folder
+from raylm.model.engine_dtype import engine_dtype, network_of
 from raylm.model.load import on_this_machine
 from raylm.serve import app, cluster, parity, reference
 from raylm.serve.auth import key_digest
@@ -48,7 +49,7 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
     uri, fingerprint = _model(cfg, ctx)
     local = on_this_machine(uri)
     network = reference.network(local)
-    dtype = network.dtype if cfg.dtype == "auto" else cfg.dtype
+    likely = engine_dtype(network_of(local), cfg.dtype, cfg.workers.gpus > 0, where=uri).name
     key = _key(cfg, ctx.out)
     digest = key_digest(key.value) if key.value else None
     served = app.Served(
@@ -56,7 +57,7 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
         fingerprint=fingerprint,
         model_name=cfg.model_name,
         key_digest=digest,
-        dtype=dtype,
+        dtype=cfg.dtype,
         max_len=cfg.max_len,
         gpu=cfg.workers.gpus > 0,
         memory_share=cfg.memory_share,
@@ -64,9 +65,12 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
     started = time.monotonic()
     cluster.deploy(cfg, ctx.workers, app.application(served, cfg), ctx.stage)
     # the engine needs its seconds; transformers computes the reference in them
-    expected = reference.expected(local, _probes(cfg), dtype, _may_compare(cfg, local))
-    cluster.wait_until_ready(cfg, fingerprint, started + cfg.start_s)
+    expected = reference.expected(local, _probes(cfg), likely, _may_compare(cfg, local))
+    dtype = cluster.wait_until_ready(cfg, fingerprint, started + cfg.start_s)
     start_s = round(time.monotonic() - started, 1)
+    if dtype != likely:
+        # the replica stands on a machine with other kernels than this one
+        expected = reference.expected(local, _probes(cfg), dtype, _may_compare(cfg, local))
     client = parity.client(cluster.url(cfg), key.value)
     verdict = parity.compare(client, cfg.model_name, expected)
     parity.refuse_unequal(verdict, strict=dtype == "float32" and not network.quantized, where=cluster.url(cfg))

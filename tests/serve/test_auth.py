@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from raylm.serve.auth import KEYED, FrontDoor, key_digest
+from raylm.serve.auth import DTYPE, KEYED, SERVED, FrontDoor, key_digest
 
 KEY = "a-key-that-is-long"
 
@@ -32,7 +32,7 @@ def call(path, *authorization, key=KEY, method="POST", kind="http"):
         "path": path,
         "headers": [(b"authorization", value.encode()) for value in authorization],
     }
-    asyncio.run(FrontDoor(inside, key_digest(key) if key else None, "f00d")(scope, receive, send))
+    asyncio.run(FrontDoor(inside, key_digest(key) if key else None, {SERVED: "f00d", DTYPE: "bfloat16"})(scope, receive, send))
     return sent
 
 
@@ -71,7 +71,8 @@ def test_the_scheme_is_read_without_case():
 
 
 def test_an_answer_says_which_weights_it_is_from():
-    assert (b"x-raylm-served", b"f00d") in call("/v1/models", f"Bearer {KEY}")[0]["headers"]
+    headers = call("/v1/models", f"Bearer {KEY}")[0]["headers"]
+    assert {(b"x-raylm-served", b"f00d"), (b"x-raylm-dtype", b"bfloat16")} <= set(headers)
 
 
 def test_health_is_open():

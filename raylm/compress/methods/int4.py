@@ -18,6 +18,7 @@ class Int4(Config):
     """One scale per group of weights. An eighth to a quarter of the bytes; vLLM computes in 16 bits with it."""
 
     needs_calibration: ClassVar[bool] = False
+    scheme: ClassVar[str] = "W4A16"
 
     kind: Literal["int4"] = "int4"
     group_size: int = Field(default=128, gt=0)

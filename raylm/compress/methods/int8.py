@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from raylm.compress.methods.rounding import Ranges, round_weights
 from raylm.core.config import Config
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 class Int8(Config):
     """One scale per output channel for weights; integer arithmetic on CPUs and GPUs. Half to a quarter of the bytes."""
+
+    scheme: ClassVar[str] = "W8A8"
 
     kind: Literal["int8"] = "int8"
     activations: Literal["static", "dynamic"] = "static"
