@@ -60,7 +60,10 @@ def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
     )
     loaded = job.load(path)
     amx, amd, old = (Machine("x86_64", *has) for has in ((True, True, True), (True, True, False), (False, False, False)))
-    assert "float32 but in bfloat16 on a machine like this one: the 8-bit kernels of CPUs with AMX" in engine_formats(loaded, "api", amx)[0]
+    assert (
+        "float32 but in bfloat16 on a machine like this one: the 8-bit kernels of CPUs with AMX"
+        in engine_formats(loaded, "api", amx)[0]
+    )
     assert engine_formats(loaded, "api", amd) == engine_formats(loaded, "small", amx) == []
     assert "kernels of GPUs" in engine_formats(loaded, "tiny", old)[0]
     assert "no engine runs smallest" in engine_formats(loaded, "late", old)[0]

@@ -11,13 +11,19 @@ from raylm.serve.reference import GREEDY_TOKENS, Expected
 REQUEST_S = 300.0
 
 
+# two that compute in 16 bits, or with rounded activations, part at near-ties; other weights, or none, are farther away
+NEAR_TIE_NATS = 1.0
+
+
 class Verdict(NamedTuple):
-    """How many probes agree, as "8/8"; `greedy` says why where nothing was compared. `differ` names the first that does not."""
+    """How many probes agree, as "8/8"; `greedy` says why where nothing was compared. `differ` names the first that does not.
+    `nats_short`: how far below transformers' likeliest token the endpoint's was, where they part; the largest of all probes."""
 
     chat: bool
     template: str
     greedy: str
     differ: str
+    nats_short: float
 
 
 def client(url: str, key: str | None) -> Any:
@@ -32,29 +38,39 @@ def compare(endpoint: Any, model_name: str, expected: list[Expected]) -> Verdict
     chat = _has_chat(endpoint, model_name, expected[0].text)
     got = [_tokens(endpoint, model_name, probe.text, chat) for probe in expected]
     same_prompt = [prompt == probe.prompt for (prompt, _), probe in zip(got, expected, strict=True)]
-    same_greedy = [tokens == probe.greedy for (_, tokens), probe in zip(got, expected, strict=True)]
+    same_greedy = [bool(probe.greedy) and tokens == probe.greedy.tokens for (_, tokens), probe in zip(got, expected, strict=True)]
+    short = [probe.greedy.nats_short(tokens) for (_, tokens), probe in zip(got, expected, strict=True) if probe.greedy]
     differ = ""
     for (prompt, tokens), probe in zip(got, expected, strict=True):
         if prompt != probe.prompt:
             differ = differ or f"prompt {probe.text!r}: endpoint {prompt}, transformers {probe.prompt}"
-        elif probe.greedy is not None and tokens != probe.greedy:
-            differ = differ or f"answer to {probe.text!r}: endpoint {tokens}, transformers {probe.greedy}"
+        elif probe.greedy is not None and tokens != probe.greedy.tokens:
+            differ = differ or f"answer to {probe.text!r}: endpoint {tokens}, transformers {probe.greedy.tokens}"
     compared = all(probe.greedy is not None for probe in expected)
     greedy = f"{sum(same_greedy)}/{len(expected)}" if compared else "not compared: larger than compare_up_to_gb"
-    return Verdict(chat, f"{sum(same_prompt)}/{len(expected)}", greedy, differ)
+    return Verdict(chat, f"{sum(same_prompt)}/{len(expected)}", greedy, differ, round(max(short, default=0.0), 4))
 
 
-def refuse_unequal(verdict: Verdict, strict: bool, where: str) -> None:
-    """Raises StageError when prompts differ, or (`strict`: exact arithmetic) when greedy answers differ."""
+def refuse_unequal(verdict: Verdict, dtype: str, quantized: bool, where: str) -> None:
+    """Raises StageError when prompts differ, or answers do: in float32 any greedy token, in 16 bits and with quantized layers
+    one that is no near-tie."""
     if not _whole(verdict.template):
         raise StageError(
             f"the endpoint does not see the prompt that the model was trained on ({verdict.template} equal): {verdict.differ}",
             where=where,
             next="compare tokenizer and chat template of the checkpoint",
         )
-    if strict and "/" in verdict.greedy and not _whole(verdict.greedy):
+    exact = dtype == "float32" and not quantized
+    if exact and "/" in verdict.greedy and not _whole(verdict.greedy):
         raise StageError(
             f"greedy tokens in float32 differ from transformers' ({verdict.greedy} equal): {verdict.differ}",
+            where=where,
+            next="vLLM loads other weights than lie on disk, or treats this network otherwise",
+        )
+    if verdict.nats_short > NEAR_TIE_NATS:
+        raise StageError(
+            f"the endpoint answers with a token that is {verdict.nats_short:.1f} nats less likely than transformers' own, "
+            f"which computes in {dtype} too: {verdict.differ}",
             where=where,
             next="vLLM loads other weights than lie on disk, or treats this network otherwise",
         )

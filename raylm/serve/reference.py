@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.config import Config
+from raylm.model.load import load_model
 
 GREEDY_TOKENS = 16
+NUM_LIKELY = 64
 # asked besides the job's own prompts; the third must not open a turn of its own by what the user typed
 PROBES = (
     "What is the capital of France?",
@@ -19,12 +21,29 @@ PROBES = (
 )
 
 
+class Continued(NamedTuple):
+    """What follows a prompt greedily: `tokens`, and for each place the log-probabilities of the likeliest tokens there."""
+
+    tokens: list[int]
+    likely: list[dict[int, float]]
+
+    def nats_short(self, tokens: list[int]) -> float:
+        """How much less likely than the likeliest the first of `tokens` is that differs from these; 0 where none does.
+        What follows it has another beginning and cannot be compared."""
+        for place, (mine, other) in enumerate(zip(self.tokens, tokens, strict=False)):
+            if mine != other:
+                likely = self.likely[place]
+                # a token beyond the likeliest ones is at least as far away as the last of them
+                return likely[mine] - likely.get(other, min(likely.values()))
+        return 0.0
+
+
 class Expected(NamedTuple):
-    """One probe. `prompt` are the tokens that transformers' tokenizer makes of it, `greedy` the tokens that follow."""
+    """One probe. `prompt` are the tokens that transformers' tokenizer makes of it, `greedy` what follows them."""
 
     text: str
     prompt: list[int]
-    greedy: list[int] | None
+    greedy: Continued | None
 
 
 class Network(Config):
@@ -70,14 +89,13 @@ def _prompt_tokens(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
 
 
-def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[list[int]]:
-    """Greedy tokens after each prompt, one by one: padding would be one more thing that could differ."""
+def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[Continued]:
+    """What follows each prompt, one by one: padding would be one more thing that could differ."""
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    network: Any = load_model(model, dtype).eval()
     pad = network.generation_config.pad_token_id
     made = []
     for prompt in prompts:
@@ -90,6 +108,13 @@ def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[list[int]]
             top_p=None,
             top_k=None,
             pad_token_id=0 if pad is None else pad,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-        made.append(out[0, len(prompt) :].tolist())
+        made.append(Continued(out.sequences[0, len(prompt) :].tolist(), [_likely(logits_BV[0]) for logits_BV in out.logits]))
     return made
+
+
+def _likely(logits_V: Any) -> dict[int, float]:
+    top = logits_V.float().log_softmax(-1).topk(min(NUM_LIKELY, len(logits_V)))
+    return dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))

@@ -73,7 +73,7 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
         expected = reference.expected(local, _probes(cfg), dtype, _may_compare(cfg, local))
     client = parity.client(cluster.url(cfg), key.value)
     verdict = parity.compare(client, cfg.model_name, expected)
-    parity.refuse_unequal(verdict, strict=dtype == "float32" and not network.quantized, where=cluster.url(cfg))
+    parity.refuse_unequal(verdict, dtype, network.quantized, where=cluster.url(cfg))
     answers = parity.ask(client, cfg, verdict.chat)
     return ctx.commit(
         Endpoint,
@@ -87,6 +87,7 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
             "chat_template": verdict.chat,
             "template_equal": verdict.template,
             "greedy_equal": verdict.greedy,
+            "greedy_nats_short": verdict.nats_short,
             "start_s": start_s,
             "answers": answers,
         },

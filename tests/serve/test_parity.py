@@ -1,0 +1,60 @@
+"""Takes answers of an endpoint and of transformers, proves which differences are near-ties and which are another model."""
+
+from __future__ import annotations
+
+import pytest
+
+from raylm.core.errors import StageError
+from raylm.serve import reference
+from raylm.serve.parity import Verdict, refuse_unequal
+from raylm.serve.reference import Continued
+from tests.model.tiny import tiny_checkpoint
+
+EXPECTED = Continued([5, 7, 2], [{5: -0.1, 6: -2.5}, {7: -0.7, 8: -0.9, 9: -4.0}, {2: -0.2, 3: -3.0}])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "nats"),
+    [
+        ([5, 7, 2], 0.0),
+        ([5, 7], 0.0),
+        ([5, 8, 3], 0.2),  # what follows the first difference is not compared
+        ([5, 9, 2], 3.3),
+        ([6, 7, 2], 2.4),
+        ([99, 7, 2], 2.4),  # not among the likeliest: as far as the last of them
+    ],
+)
+def test_how_far_an_answer_is_from_the_likeliest(tokens, nats):
+    assert EXPECTED.nats_short(tokens) == pytest.approx(nats)
+
+
+def verdict(equal: str, nats: float, template: str = "8/8") -> Verdict:
+    return Verdict(True, template, equal, "answer to 'x'", nats)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_near_ties_pass_where_the_last_bit_decides(dtype):
+    refuse_unequal(verdict("6/8", 0.3), dtype, quantized=True, where="here")
+    with pytest.raises(StageError, match=r"3\.0 nats less likely"):
+        refuse_unequal(verdict("7/8", 3.0), dtype, quantized=True, where="here")
+
+
+def test_float32_is_exact():
+    refuse_unequal(verdict("8/8", 0.0), "float32", quantized=False, where="here")
+    refuse_unequal(verdict("not compared: larger than compare_up_to_gb", 0.0), "float32", quantized=False, where="here")
+    with pytest.raises(StageError, match="in float32 differ"):
+        refuse_unequal(verdict("7/8", 0.01), "float32", quantized=False, where="here")
+    with pytest.raises(StageError, match="does not see the prompt"):
+        refuse_unequal(verdict("8/8", 0.0, template="7/8"), "bfloat16", quantized=False, where="here")
+
+
+def test_the_reference_is_computed_in_the_engines_format(tmp_path):
+    """Greedy tokens are the likeliest of their places, in float32 and in bfloat16; other weights are nats away."""
+    folder, other = (str(tiny_checkpoint(tmp_path / name, seed=seed)) for name, seed in (("one", 0), ("other", 1)))
+    texts = ["What is a list?", "x"]
+    for dtype in ("float32", "bfloat16"):
+        for probe in reference.expected(folder, texts, dtype, greedy=True):
+            assert probe.greedy is not None
+            assert probe.greedy.tokens == [max(likely, key=lambda token: likely[token]) for likely in probe.greedy.likely]
+            wrong = next(e for e in reference.expected(other, [probe.text], dtype, greedy=True) if e.greedy)
+            assert probe.greedy.nats_short(wrong.greedy.tokens) > 0.2
