@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 QUIT = ("/quit", "/exit")
 FRESH = "/new"
 ANSWER_S = 300.0
+
+# format characters that join letters and emoji; all others (turns of direction, invisible tags) only mislead the eye
+JOINERS = "\u200c\u200d"
+
+
+class BrokenOff(Exception):
+    """The stream of an answer ended before the answer did."""
 
 
 def chat(
@@ -28,27 +36,31 @@ def chat(
         model: name to ask for; default: the first that the endpoint lists.
         max_tokens: longest answer; default: what the model's context has room for.
         lines: where questions come from; default stdin. What is no terminal is answered line by line, without prompts.
-        say: writes a piece of text; default stdout.
+        say: writes a piece of text; default stdout. What the endpoint sends reaches it as `harmless` text.
 
     Returns:
-        0, or 1 when the endpoint refused or could not be reached.
+        0, or 1 when the endpoint refused, broke off or could not be reached.
     """
     from openai import OpenAI, OpenAIError
 
     source: TextIO = lines or sys.stdin
-    say = say or _write
+    write = say or _write
+
+    def show(text: str) -> None:
+        write(harmless(text))
+
     client = OpenAI(base_url=url, api_key=key or "none", timeout=ANSWER_S, max_retries=0)
     try:
         model = model or client.models.list().data[0].id
     except (OpenAIError, IndexError) as refusal:
-        say(f"{reason(refusal, url)}\n")
+        show(f"{reason(refusal, url)}\n")
         return 1
     live = source.isatty()
     if live:
-        say(f"{model} at {url}. {FRESH} starts over, {QUIT[0]} or Ctrl-D ends.\n")
+        show(f"{model} at {url}. {FRESH} starts over, Ctrl-C ends an answer, {QUIT[0]} or Ctrl-D leaves.\n")
     history: list[Any] = []
     failed = False
-    for question in _questions(source, live, say):
+    for question in _questions(source, live, show):
         if question == FRESH:
             history = []
             continue
@@ -56,16 +68,19 @@ def chat(
         try:
             asked_for = {"max_tokens": max_tokens, "temperature": temperature}
             options: Any = {name: value for name, value in asked_for.items() if value is not None}
-            answer = _stream(client.chat.completions.create(model=model, messages=asked, stream=True, **options), say)
+            answer = _stream(client.chat.completions.create(model=model, messages=asked, stream=True, **options), show)
             history = [*asked, {"role": "assistant", "content": answer}]
         except KeyboardInterrupt:
             # the question is dropped with its half answer: the next one should not build on it
-            say("\n(stopped)")
+            show("\n(stopped)")
+        except BrokenOff:
+            failed = True
+            show(f"\n({url} broke off in the middle of the answer; the question is not kept)")
         except OpenAIError as refusal:
             failed = True
-            say(reason(refusal, url))
-        say("\n")
-    say(f"next: raylm chat {url} goes on while the endpoint runs\n" if live else "")
+            show(reason(refusal, url))
+        show("\n")
+    show(f"next: raylm chat {url} goes on while the endpoint runs\n" if live else "")
     return int(failed)
 
 
@@ -91,18 +106,37 @@ def _message(refusal: Any) -> str:
     return str(body.get("message", body)) if isinstance(body, dict) else str(body or refusal.message)
 
 
+def harmless(text: str) -> str:
+    """`text` without anything that a terminal obeys: control characters as their pictures (ESC is ␛), other invisible or
+    direction-turning characters and lone surrogates as escapes (\\u202e). Line ends and tabs stay."""
+    return "".join(map(_shown, text))
+
+
+def _shown(letter: str) -> str:
+    code = ord(letter)
+    if letter in "\n\t" or letter in JOINERS:
+        return letter
+    if code < 0x20 or code == 0x7F:
+        return chr(0x2400 + code) if code < 0x20 else "\u2421"
+    if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return letter
+
+
 def _questions(lines: TextIO, live: bool, say: Callable[[str], None]) -> Iterator[str]:
-    """Lines that are not empty, until /quit or the end."""
-    if live and lines is sys.stdin:
-        _arrow_keys()
+    """Lines that are not empty, until /quit or the end. In a terminal, Ctrl-C clears a line and leaves at an empty one."""
+    typed = live and lines is sys.stdin
+    half_typed = _line_editor() if typed else str
     while True:
         try:
-            line = input("> ") + "\n" if live and lines is sys.stdin else lines.readline()
+            line = input("> ") + "\n" if typed else lines.readline()
         except EOFError:
             say("\n")
             return
         except KeyboardInterrupt:
             say("\n")
+            if half_typed():
+                continue
             return
         if not line or line.strip() in QUIT:
             return
@@ -110,24 +144,39 @@ def _questions(lines: TextIO, live: bool, say: Callable[[str], None]) -> Iterato
             yield line.strip()
 
 
-def _arrow_keys() -> None:
-    """Line editing, where Python was built with it."""
-    import contextlib
-
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401
+def _line_editor() -> Callable[[], str]:
+    """Line editing, where Python was built with it; what is pasted stays one question, line ends and all. Returns what
+    tells the text of the line that Ctrl-C ended."""
+    try:
+        import readline
+    except ImportError:
+        return str
+    if "libedit" not in (readline.__doc__ or ""):
+        readline.parse_and_bind("set enable-bracketed-paste on")
+    return readline.get_line_buffer
 
 
 def _stream(chunks: Any, say: Callable[[str], None]) -> str:
-    answer = ""
-    for chunk in chunks:
-        for choice in chunk.choices:
-            piece = choice.delta.content or ""
-            answer += piece
-            say(piece)
+    """The whole answer, said piece by piece. Raises BrokenOff when the connection ends and no chunk said why the answer does."""
+    import openai
+
+    answer, ended = "", False
+    try:
+        for chunk in chunks:
+            for choice in chunk.choices:
+                piece = choice.delta.content or ""
+                answer += piece
+                ended = ended or choice.finish_reason is not None
+                say(piece)
+    except (openai.APIConnectionError, ValueError) as cause:
+        # ValueError: half an event, which is no JSON
+        raise BrokenOff from cause
+    if not ended:
+        raise BrokenOff
     return answer
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()

@@ -142,7 +142,9 @@ def _chat(arguments: argparse.Namespace) -> int:
         loaded = job.load(arguments.what, arguments.set)
         if not any(cfg.makes() == "Endpoint" for cfg in loaded.stages.values()):
             raise PlanError("a chat needs an endpoint, this job has no serve stage", where=arguments.what)
-        endpoint = list(job.run(loaded).values())[-1]
+        endpoint = list(job.run(loaded, rebuild=arguments.rebuild).values())[-1]
+    elif arguments.set or arguments.rebuild:
+        raise PlanError("--set and --rebuild are for a job file", where=arguments.what)
     elif arguments.what.startswith(("http://", "https://")):
         return chat.chat(arguments.what, arguments.key, arguments.model)
     else:
@@ -189,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--model", default=None, help="model name at a URL; the first one served when it is not given")
     for taker in (plan, run, chat, find):
         taker.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key: stages.sft.steps=10")
-    for taker in (plan, run):
+    for taker in (plan, run, chat):
         taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")
     return parser
 

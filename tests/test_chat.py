@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from raylm.chat import chat
+from raylm.chat import chat, harmless
 
 KEY = "right"
+# a title, a cleared screen, C1's form of the same, a line gone over, text turned around, hidden tags, half a surrogate pair
+ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b2J\rover\u202egnp\u2066\U000e0041\ud800 tab\tend\n\U0001f469\u200d\U0001f4bb"
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -53,19 +57,29 @@ class Endpoint(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
-        words = [f"{len(asked['messages'])}", " messages", " ünïcode"]
-        for word in words:
-            chunk = {
-                "id": "1",
-                "object": "chat.completion.chunk",
-                "created": 0,
-                "model": "tiny",
-                "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}],
-            }
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        if asked["messages"][-1]["content"] == "break":
+        question = asked["messages"][-1]["content"]
+        for word in (f"{len(asked['messages'])}", " messages", " ünïcode"):
+            self.piece(word)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while question == "slow":
+                self.piece("word ")
+                time.sleep(0.05)
+        if question == "slow":
+            return
+        if question == "cut":
+            self.wfile.write(b'data: {"id": "1", "obj')
+            return
+        if question == "break":
             self.wfile.write(b'data: {"error": {"message": "engine died", "code": 500}}\n\n')
+        if question == "escapes":
+            self.piece(ESCAPES)
+        self.piece("", "stop")
         self.wfile.write(b"data: [DONE]\n\n")
+
+    def piece(self, text, finish_reason=None):
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "tiny", "choices": [choice]}
+        self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
 
 
 @pytest.fixture
@@ -122,6 +136,68 @@ def test_a_stream_that_breaks_off_is_said(url):
     assert code == 1
     assert "engine died" in said
     assert said.endswith("\n1 messages ünïcode\n")
+
+
+def test_a_connection_that_ends_before_the_answer_does_is_said(url):
+    code, said = talk(url, "cut\none\n")
+    assert code == 1
+    told = f"({url} broke off in the middle of the answer; the question is not kept)"
+    assert said.splitlines() == ["1 messages ünïcode", told, "1 messages ünïcode"]
+
+
+def test_what_a_terminal_would_obey_is_shown_as_text(url):
+    said = talk(url, "escapes\n")[1]
+    shown = "␛]0;title␇␛[2J\\x9b2J␍over\\u202egnp\\u2066\\U000e0041\\ud800 tab\tend\n\U0001f469\u200d\U0001f4bb"
+    assert said == f"1 messages ünïcode{shown}\n"
+    assert harmless("all that is plain: äöü 東京 🙂 עברית\n\t") == "all that is plain: äöü 東京 🙂 עברית\n\t"
+    obeyed = {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}
+    assert not obeyed & set(harmless("".join(sorted(obeyed))))
+
+
+def test_a_paste_is_one_question_and_ctrl_c_ends_an_answer_or_a_half_typed_line(url):
+    """In a real terminal: its line editor is what keeps a paste together."""
+    import os
+    import pty
+    import select
+
+    script = "import sys, raylm.chat as c; sys.exit(c.chat(sys.argv[1], 'right'))"
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execvpe(sys.executable, [sys.executable, "-c", script, url], {**os.environ, "TERM": "xterm", "INPUTRC": "/dev/null"})
+
+    seen = bytearray()
+
+    def until(text):
+        while (at := seen.find(text.encode())) < 0:
+            assert select.select([terminal], [], [], 30)[0], f"{text!r} does not come after {seen!r}"
+            seen.extend(os.read(terminal, 4096))
+        del seen[: at + len(text.encode())]
+
+    def press(keys):
+        os.write(terminal, keys)
+
+    until("> ")
+    press(b"\x1b[200~one\ntwo\nthree\n\x1b[201~")
+    press(b"\r")
+    until("1 messages ünïcode")
+    until("> ")
+    press(b"half")
+    until("half")
+    press(b"\x03")
+    until("> ")
+    press(b"slow\r")
+    until("word")
+    press(b"\x03")
+    until("(stopped)")
+    until("> ")
+    press(b"again\r")
+    until("3 messages ünïcode")
+    until("> ")
+    press(b"\x03")
+    until("next: raylm chat")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(terminal)
+    assert [asked["messages"][-1]["content"] for asked in Endpoint.seen] == ["one\ntwo\nthree", "slow", "again"]
 
 
 def test_a_wrong_key_and_a_dead_address(url):

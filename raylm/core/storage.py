@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raylm.core.errors import StorageError
+from raylm.core.stores import Spoken, Store
 
 HALF_WRITTEN = ".writing-"
 
@@ -54,7 +56,11 @@ class Folder:
 
     def exists(self, name: str = "") -> bool:
         """Whether the file or folder `name` is there."""
-        return os.path.exists(self.path(name)) if self.is_local else self._fs.exists(self.path(name))
+        if self.is_local:
+            return os.path.exists(self.path(name))
+        # fsspec's HTTP answers "no" where nobody answers, unless it is told to be strict
+        strict = {"strict": True} if self.uri.startswith(("http://", "https://")) else {}
+        return bool(self._fs.exists(self.path(name), **strict))
 
     def files(self) -> list[str]:
         """Relative names of all files below, sorted; what a killed writer left half-written is no file."""
@@ -110,11 +116,13 @@ class Folder:
         self.write(name, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
     def read(self, name: str) -> bytes:
-        """The bytes of the file `name`. Raises StorageError when it is missing."""
+        """The bytes of the file `name`. Raises StorageError when it is missing or cannot be read."""
         try:
             return Path(self.path(name)).read_bytes() if self.is_local else self._fs.cat_file(self.path(name))
         except FileNotFoundError as cause:
             raise StorageError("no such file", where=self.path(name)) from cause
+        except OSError as cause:
+            raise StorageError(f"cannot be read: {cause.strerror}", where=self.path(name)) from cause
 
     def read_json(self, name: str) -> Any:
         """The file `name` as JSON."""
@@ -160,7 +168,8 @@ class Folder:
     def digest(self, name: str) -> str:
         """Hex digest (blake2b, 16 bytes) of the file `name`."""
         hashed = hashlib.blake2b(digest_size=16)
-        with open(self.path(name), "rb") if self.is_local else self._fs.open(self.path(name), "rb") as file:
+        spoken = contextlib.nullcontext() if self.is_local else Spoken(self.uri)
+        with spoken, open(self.path(name), "rb") if self.is_local else self._fs.open(self.path(name), "rb") as file:
             while block := file.read(1 << 20):
                 hashed.update(block)
         return hashed.hexdigest()
@@ -171,12 +180,7 @@ class Folder:
 
     @property
     def _fs(self) -> Any:
-        import fsspec
-
-        try:
-            return fsspec.core.url_to_fs(self.uri)[0]
-        except ImportError as cause:
-            raise StorageError(f"no driver for this kind of address: {cause}", where=self.uri, next="make install") from cause
+        return Store(self.uri)
 
 
 @contextmanager
