@@ -8,6 +8,7 @@ on CPUs with AMX tiles (`int8_scaled_mm_with_quant` refuses float32), in every f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from pathlib import Path
@@ -32,14 +33,21 @@ class EngineDtype(NamedTuple):
     why: str
 
 
-def this_machine(cpuinfo: str = "/proc/cpuinfo") -> Machine:
+def this_machine() -> Machine:
     """What this machine's CPU can do, as Linux says it: no torch is imported. Elsewhere nothing is taken for granted."""
-    file = Path(cpuinfo)
-    flags: set[str] = set()
-    if file.is_file():
-        line = next((line for line in file.read_text().splitlines() if line.startswith("flags")), "")
-        flags = set(line.partition(":")[2].split())
+    flags = _cpu_flags()
     return Machine(platform.machine(), "avx512f" in flags, bool(flags & {"avx512_bf16", "amx_bf16"}), "amx_tile" in flags)
+
+
+def instruction_set() -> str:
+    """A name for all that this machine's CPU can do: code compiled for it may be used where the name is the same."""
+    return hashlib.blake2b(" ".join([platform.machine(), *sorted(_cpu_flags())]).encode(), digest_size=6).hexdigest()
+
+
+def _cpu_flags() -> set[str]:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").partition(":")[2].split())
 
 
 def engine_dtype(config: dict[str, Any], asked: str, gpu: bool, machine: Machine | None = None, where: str = "") -> EngineDtype:

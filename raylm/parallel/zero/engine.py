@@ -7,9 +7,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylm.core.errors import ConfigError
+from raylm.model.engine_dtype import instruction_set
 from raylm.model.head import head_of
 from raylm.parallel.engine import Engine, Recipe, Stats
 from raylm.parallel.mesh import Grid
@@ -134,6 +136,9 @@ def _check(model: torch.nn.Module, recipe: Recipe, settings: dict[str, Any]) -> 
 def _library(device: torch.device) -> Any:
     """DeepSpeed, which reads from the environment of this rank where it should compute."""
     os.environ |= {"DS_ACCELERATOR": device.type, "LOCAL_RANK": str(device.index or 0)}
+    # it compiles for the machine it runs on; in a home that machines of several makes share, another's would be an illegal
+    # instruction
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache" / "torch_extensions" / f"cpu-{instruction_set()}"))
     import deepspeed
     from deepspeed.accelerator import get_accelerator
     from deepspeed.utils import logger
