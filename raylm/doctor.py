@@ -153,7 +153,7 @@ def _compiler() -> Finding:
     return Finding(
         "ok" if found else "note",
         "a C++ compiler" if found else "no C++ compiler",
-        "" if found else "DeepSpeed builds its CPU collective with one: install g++",
+        "" if found else '`compile = true`, `attention = "flex"` and DeepSpeed\'s offload compile with one: install g++',
     )
 
 
