@@ -23,6 +23,7 @@ from raylm.evaluate.config import Evaluate
 from raylm.prepare.config import Prepare
 from raylm.rl.config import RL
 from raylm.serve.config import Serve
+from raylm.starts import check_starts
 from raylm.tokenize.config import Tokenize
 from raylm.train.config import Train
 
@@ -96,7 +97,11 @@ def check_chain(job: Job, source: toml.Source | None = None) -> list[str]:
 
 
 def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
-    """The stages in running order with what is there already. Reads manifests, starts and writes nothing."""
+    """The stages in running order with what is there already. Reads manifests, starts and writes nothing.
+
+    Raises:
+        ArtifactError, ConfigError: a stage that is to run names weights that it cannot start from.
+    """
     rebuild = _known(job, rebuild or [], "--rebuild")
     steps, fresh = [], set()
     for name in check_chain(job):
@@ -113,6 +118,7 @@ def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
             state = "drift" if drift else "new" if before is None else "ready" if folder.exists(MANIFEST) else "unfinished"
         if state != "ready":
             fresh.add(name)
+            check_starts(name, job.stages, job.folder)
         steps.append(Step(name, cfg, cfg.makes(), inputs, state, drift))
     return steps
 

@@ -46,7 +46,7 @@ def compress(cfg: Compress, path: str, rows_uri: str | None, out: str) -> tuple[
     """Runs on the worker; returns bytes of weights before and after."""
     import torch
 
-    model: Any = load_model(path, "auto").eval()
+    model: Any = load_model(path, "auto", plain=True).eval()
     before = sum(p.numel() * p.element_size() for p in model.parameters())
     method: Any = resolve(cfg.method)
     ranges = {}

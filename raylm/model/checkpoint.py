@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -10,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.core.artifact import WORK
 from raylm.core.storage import Folder
-from raylm.model.load import auto_class, load_tokenizer
-from raylm.model.weight_files import write_weights
+from raylm.model.headers import read_headers, usual_dtype
+from raylm.model.load import auto_class, beside, folder_of, load_tokenizer, on_this_machine
+from raylm.model.weight_files import Written, write_weights
 
 if TYPE_CHECKING:
     import torch
+
+TOKENIZER = (
+    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
+    "additional_chat_templates/*",
+)  # fmt: skip
+PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json")
 
 
 def write_checkpoint(
@@ -23,6 +31,7 @@ def write_checkpoint(
     weights: dict[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]],
     tokenizer: str,
     extra: Callable[[Path], None] | None = None,
+    start: str = "",
 ) -> None:
     """Write config.json, safetensors, generation config and tokenizer files to `out`, each whole or not at all.
 
@@ -31,26 +40,110 @@ def write_checkpoint(
         weights: full tensors by Hugging Face name, or one after the other (`Engine.stream`): few are held at a time then.
         tokenizer: folder (or hub name) of the tokenizer.
         extra: writes more files into the folder it is given.
+        start: address of the weights that these were made from. Kept of it: the dtype of each tensor, generation_config.json,
+            files of its processor.
     """
     import torch
-    from transformers import GenerationConfig
 
     # a fresh model without memory knows how its class is stored; the trained one may be sharded or full of adapters
     with torch.device("meta"):
         plain: Any = auto_class(config).from_config(config)
-    plain.generation_config = GenerationConfig.from_model_config(config)
+    dtypes, usual = _dtypes(start)
     # inside the work folder: what a kill leaves of it is no payload
     near = (out / WORK).make().uri if out.is_local else None
     with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=near) as at:
         named: Any = weights.items() if isinstance(weights, dict) else weights
-        write_weights(Path(at), plain, named)
-        plain.config.dtype, plain.config.architectures = str(plain.dtype).removeprefix("torch."), [type(plain).__name__]
-        plain.config.save_pretrained(at)
-        plain.generation_config.save_pretrained(at)
-        load_tokenizer(tokenizer).save_pretrained(at)
+        written = write_weights(Path(at), plain, named, dtypes=dtypes, usual=usual)
+        _write_config(Path(at), plain, written)
+        write_tokenizer(tokenizer, Path(at))
+        _write_generation_config(Path(at), plain, start)
+        for name in PROCESSOR if start else ():
+            if (file := beside(start, name)) and not (Path(at) / name).exists():
+                shutil.copyfile(file, Path(at) / name)
         if extra:
             extra(Path(at))
         publish(Path(at), out)
+
+
+def write_tokenizer(tokenizer: str, folder: Path) -> None:
+    """Put the tokenizer's files into the local `folder`: byte for byte where they lie in one, else as transformers saves them."""
+    at = Path(on_this_machine(tokenizer))
+    if not any((at / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        load_tokenizer(tokenizer).save_pretrained(folder)
+        return
+    for path in sorted({path for pattern in TOKENIZER for path in at.glob(pattern) if path.is_file()}):
+        (folder / path.relative_to(at)).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / path.relative_to(at))
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The token that the chat template writes behind an answer to end it; None without a template, or where it writes none."""
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    answer = "Zq7"
+    dialogue = [{"role": "user", "content": "Ab"}, {"role": "assistant", "content": answer}]
+    try:
+        rendered = str(tokenizer.apply_chat_template(dialogue, tokenize=False))
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return None
+    behind = rendered.rpartition(answer)[2]
+    # special tokens, and others that no text is cut into: they stand for themselves
+    marks = {str(token.content): number for number, token in tokenizer.added_tokens_decoder.items()}
+    found = [(behind.find(mark), -len(mark), number) for mark, number in marks.items() if mark and mark in behind]
+    return min(found)[2] if found else None
+
+
+def lacks_turn_end(tokenizer: Any) -> bool:
+    """Whether answers are rendered without anything that could stop an engine behind them."""
+    return bool(getattr(tokenizer, "chat_template", None)) and turn_end(tokenizer) is None
+
+
+def _dtypes(start: str) -> tuple[dict[str, torch.dtype], torch.dtype | None]:
+    """Dtype of each tensor of `start` by stored name, and of most of it."""
+    import torch
+
+    folder = folder_of(start) if start else None
+    if folder is None:
+        return {}, None
+    spelled = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    stored = read_headers(folder)
+    known = {name: spelled[tensor.dtype] for name, tensor in stored.items() if tensor.dtype in spelled}
+    return known, spelled.get(usual_dtype(stored) or "")
+
+
+def _write_config(folder: Path, plain: Any, written: Written) -> None:
+    config = plain.config
+    config.architectures = [type(plain).__name__]
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is None:
+            continue
+        part.dtype = written.dtype
+        if not written.tied and getattr(part, "tie_word_embeddings", False):
+            part.tie_word_embeddings = False
+    config.save_pretrained(folder)
+
+
+def _write_generation_config(folder: Path, plain: Any, start: str) -> None:
+    """That of `start`, or one made of the model's config; the end of a turn is among its stop ids."""
+    from transformers import GenerationConfig
+
+    file = folder / "generation_config.json"
+    GenerationConfig.from_model_config(plain.config).save_pretrained(folder)
+    made = json.loads(file.read_text())
+    if kept := beside(start, file.name) if start else None:
+        # as it stands: transformers refuses to write some that it reads
+        made = {"eos_token_id": made.get("eos_token_id"), **json.loads(kept.read_text())}
+    said = made.get("eos_token_id")
+    ends = [end for end in (said if isinstance(said, list) else [said]) if end is not None]
+    end = turn_end(load_tokenizer(str(folder)))
+    if end is not None and end not in ends:
+        ends.append(end)
+    made["eos_token_id"] = ends[0] if len(ends) == 1 and not isinstance(said, list) else ends
+    if not ends:
+        del made["eos_token_id"]
+    file.write_text(json.dumps(made, indent=2, sort_keys=True) + "\n")
 
 
 def publish(folder: Path, out: Folder) -> None:

@@ -9,6 +9,7 @@ from raylm.core.config import Config, resolve
 from raylm.core.storage import Folder
 from raylm.model.load import load_model
 from raylm.model.logprobs import pad
+from raylm.model.preflight import Needs
 from raylm.model.sampler import as_arrays, weights_digest
 from raylm.model.scores import Inputs, Scores, causal
 from raylm.parallel.assemble import assemble
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from raylm.rl.config import RL
 
 STATE = "rl learner"
+# the sampler takes weights by the names of a text model, and would not read a head that config.json calls tied
+NEEDS = Needs("causal", plain=True, engine=True, text=True)
 
 
 class Setup(Config):
@@ -52,7 +55,7 @@ def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any] | None:
 
     def make() -> Any:
         ranks.pulse.mark(LOAD)
-        return load_model(setup.model_path, "float32")
+        return load_model(setup.model_path, "float32", plain=True)
 
     model, fill = begin(make, ranks.rank, ranks.world, ranks.device)
     ranks.pulse.mark("start")
@@ -161,7 +164,7 @@ def export(ranks: Ranks, setup: Setup) -> bool:
     held.saver.check_owner()
     held.saver.close()
     with engine.averages():
-        write_streamed(engine, Folder(setup.out), held.config, setup.model_path)
+        write_streamed(engine, Folder(setup.out), held.config, setup.model_path, base=setup.model_path)
     return True
 
 

@@ -7,7 +7,7 @@ from raylm.core.context import Context
 from raylm.core.errors import ConfigError, DataError
 from raylm.core.workers import Workers
 from raylm.data.shards import Rows
-from raylm.model.load import checkpoint_path
+from raylm.model.load import check_start, checkpoint_path
 from raylm.parallel.group.driver import warm_ranks
 from raylm.rl import learner
 from raylm.rl.config import RL
@@ -33,9 +33,11 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         raise ConfigError(
             "the reward `answer` needs a truth, no prompt has one", where=prompts.uri, next="give the rows an `answer` column"
         )
+    model_path = checkpoint_path(ctx, cfg.model)
+    check_start(model_path, learner.NEEDS, prompts.folder, prompts.facts["vocab_size"])
     setup = learner.Setup(
         run=ctx.fingerprint,
-        model_path=checkpoint_path(ctx, cfg.model),
+        model_path=model_path,
         pad_id=prompts.facts["pad_token_id"],
         out=ctx.out.uri,
         work=ctx.work.uri,

@@ -55,10 +55,10 @@ class Network(Config):
 
 def network(model: str) -> Network:
     """Quantization and length of the checkpoint at `model`."""
-    from transformers import AutoConfig
+    from raylm.model.load import load_config, text_config
 
-    config = AutoConfig.from_pretrained(model)
-    length = getattr(config, "max_position_embeddings", None)
+    config = load_config(model)
+    length = getattr(text_config(config), "max_position_embeddings", None)
     return Network(quantized=getattr(config, "quantization_config", None) is not None, max_len=length)
 
 
@@ -74,9 +74,9 @@ def expected(model: str, texts: list[str], dtype: str, greedy: bool) -> list[Exp
     Args:
         greedy: also generate, which loads the weights into this process.
     """
-    from transformers import AutoTokenizer
+    from raylm.model.load import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = load_tokenizer(model)
     prompts = [_prompt_tokens(tokenizer, text) for text in texts]
     continued = _greedy(model, prompts, dtype) if greedy else [None] * len(prompts)
     return [Expected(*row) for row in zip(texts, prompts, continued, strict=True)]
@@ -93,6 +93,8 @@ def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[Continued]
     """What follows each prompt, one by one: padding would be one more thing that could differ."""
     import torch
     from transformers.utils import logging
+
+    from raylm.model.load import load_model
 
     logging.disable_progress_bar()
     network: Any = load_model(model, dtype).eval()

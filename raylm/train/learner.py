@@ -13,7 +13,7 @@ from raylm.model.anatomy import FAMILIES
 from raylm.model.attention import refused_documents
 from raylm.model.checkpoint import num_parameters
 from raylm.model.flops import flops_per_token
-from raylm.model.load import check_tokenizer, kind_of_model, load_model, load_tokenizer
+from raylm.model.load import check_tokenizer, freeze_unread, is_composite, kind_of_model, load_model, load_tokenizer, text_config
 from raylm.parallel.assemble import assemble
 from raylm.parallel.group.hang import LOAD
 from raylm.train.batches import Batches
@@ -43,11 +43,14 @@ class Made(NamedTuple):
 def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     """The task that every rank runs; returns metrics and facts (rank 0's count)."""
     # here, because the driver imports this file and needs no torch
+    from raylm.model.checkpoint import lacks_turn_end
     from raylm.parallel.checkpoints.whole import write_streamed
 
     loop, parameters, config = made_loop(ranks, cfg, setup)
     metrics = loop.run()
     ranks.pulse.mark("export", setup.steps)
+    if ranks.rank == 0 and lacks_turn_end(load_tokenizer(setup.tokenizer_path)):
+        ranks.say("the chat template ends answers by no token of its own: engines will not know when one is over")
     with loop.engine.averages():
         write_streamed(loop.engine, Folder(setup.out), config, setup.tokenizer_path, cfg.adapter, setup.model_path or "")
     return {"metrics": metrics, "parameters": parameters, "decisions": loop.course.decisions}
@@ -70,7 +73,9 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     def make() -> torch.nn.Module:
         ranks.pulse.mark(LOAD)
         base = start_model(cfg, setup)
-        return cfg.adapter.attach(base, cfg.seed) if cfg.adapter else base
+        made = cfg.adapter.attach(base, cfg.seed) if cfg.adapter else base
+        freeze_unread(base)
+        return made
 
     model, fill = begin(make, ranks.rank, ranks.world, ranks.device)
     ranks.pulse.mark("start")
@@ -121,7 +126,7 @@ def _micro(cfg: Train, setup: Setup, engine: Engine) -> int:
     if cfg.micro_batch != "auto":
         return cfg.micro_batch
     share = -(-(cfg.batch or 1) // engine.grid.data_world)
-    length = setup.tokens.get("length") or engine.bare.config.max_position_embeddings
+    length = setup.tokens.get("length") or text_config(engine.bare.config).max_position_embeddings
     return find_micro(
         engine, cfg.objective, kind=setup.rows_kind, length=length, vocab_size=setup.tokens["vocab_size"], most=share
     )
@@ -145,16 +150,22 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
         assert not isinstance(cfg.model, str)
         model = cfg.model.build(setup.tokens, cfg.seed)
     else:
-        model = load_model(setup.model_path, "bfloat16" if cfg.adapter and cfg.dtype != "float32" else "float32")
+        model = load_model(setup.model_path, "bfloat16" if cfg.adapter and cfg.dtype != "float32" else "float32", plain=True)
     objective: Any = cfg.objective
     if kind_of_model(model.config) != objective.model:
         raise ConfigError(f"objective {objective.kind} trains {objective.model} models, {type(model).__name__} is none of these")
     check_tokenizer(model, setup.tokens, setup.rows_uris[0])
-    longest, allowed = setup.tokens.get("length", 0), getattr(model.config, "max_position_embeddings", None)
+    longest, allowed = setup.tokens.get("length", 0), getattr(text_config(model.config), "max_position_embeddings", None)
     if allowed and longest > allowed:
         raise ConfigError(f"rows of {longest} tokens, the model takes {allowed}", next="tokenize with a smaller `length`")
     if cfg.document_mask:
         _check_document_mask(model)
+    cut = [key for key in ("tensor", "context", "pipeline", "expert") if getattr(cfg.mesh, key) > 1]
+    if is_composite(model.config) and (cut or cfg.document_mask):
+        raise ConfigError(
+            f"{type(model).__name__} has parts beside its language model, {(cut or ['document_mask'])[0]} knows none",
+            next="drop document_mask, and leave the mesh to data ranks",
+        )
     return model
 
 

@@ -7,10 +7,12 @@ import sys
 from typing import Any
 
 from raylm.core.artifact import STEPS, Artifact, Checkpoint
+from raylm.core.config import resolve
 from raylm.core.context import Context
 from raylm.core.errors import ConfigError
 from raylm.core.workers import Workers
-from raylm.model.load import checkpoint_path
+from raylm.model.load import check_start, checkpoint_path
+from raylm.model.preflight import Needs
 from raylm.parallel.checkpoints.steps import keep_for_good
 from raylm.parallel.group.driver import hold_ranks, warm_ranks
 from raylm.train.config import Train
@@ -44,6 +46,9 @@ def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
     steps, cfg = size.steps, cfg.model_copy(update={"batch": size.batch, "steps": size.steps})
     check_profile(cfg)
     model_path = checkpoint_path(ctx, cfg.model) if isinstance(cfg.model, str) else None
+    if model_path is not None:
+        objective: Any = resolve(cfg.objective)
+        check_start(model_path, Needs(objective.model, plain=True), rows.folder, rows.facts["vocab_size"])
     setup = Setup(
         rows_uris=[part.uri for part in parts],
         num_rows=sizes,

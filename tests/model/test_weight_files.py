@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from raylm.model.weight_files import write_weights
+from raylm.model.weight_files import Tied, write_weights
 from tests.model.tiny import tiny_model
 
 
@@ -66,3 +66,35 @@ def test_experts_are_stored_one_by_one_as_their_class_does(tmp_path):
     assert ours.keys() == theirs.keys()
     assert all(tensor.equal(theirs[name]) for name, tensor in ours.items())
     assert "model.layers.1.mlp.experts.3.down_proj.weight" in ours
+
+
+def _pairs(*named):
+    return [(name, torch.tensor(value)) for name, value in named]
+
+
+def test_of_equal_tied_tensors_one_goes_by_and_of_others_all():
+    sources = {"head": "table", "head.bias": "bias"}
+    equal = _pairs(("table", [1.0, 2.0]), ("bias", [3.0]), ("head", [1.0, 2.0]), ("head.bias", [3.0]))
+    tied = Tied(sources)
+    assert [name for name, _ in tied.once(equal)] == ["table", "bias"] and tied.holds
+    # the head may come before what it is tied to
+    tied = Tied(sources)
+    assert [name for name, _ in tied.once(equal[::-1])] == ["bias", "table"] and tied.holds
+    # where one differs nothing may be tied when it is read: the other comes by its own name too
+    tied = Tied(sources)
+    found = dict(tied.once([*equal[:2], ("head", torch.tensor([1.0, 2.5])), equal[3]]))
+    assert not tied.holds and found.keys() == {"table", "bias", "head", "head.bias"}
+    assert found["head"].tolist() == [1.0, 2.5] and found["head.bias"].tolist() == [3.0]
+
+
+def test_tensors_are_written_in_the_dtype_of_the_start(tmp_path):
+    model = tiny_model(vocab=70, hidden=32, layers=1)
+    kept = "model.norm.weight"
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = 1e6
+    written = write_weights(tmp_path, model, model.state_dict().items(), dtypes={kept: torch.float32}, usual=torch.float16)
+    found = load_file(tmp_path / "model.safetensors")
+    # what float16 cannot hold stays as it was trained
+    wide = {name for name, tensor in found.items() if tensor.dtype is torch.float32}
+    assert wide == {kept, "model.layers.0.mlp.up_proj.weight"} and written.dtype == "float16" and written.tied
+    assert all(tensor.isfinite().all() for tensor in found.values())

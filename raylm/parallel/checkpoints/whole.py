@@ -31,15 +31,16 @@ def write_streamed(engine: Engine, out: Folder, config: Any, tokenizer: str, ada
 
     Args:
         adapter: what stands beside the weights; it is folded in, and written apart to `adapter/`.
-        base: what the adapter stands beside, as its config shall name it.
+        base: address of the weights that training began with: what of it is kept, see `write_checkpoint`, and what the adapter
+            stands beside.
     """
     stream = engine.stream()
     if engine.rank == 0 and not adapter:
-        write_checkpoint(out, config, stream, tokenizer)
+        write_checkpoint(out, config, stream, tokenizer, start=base)
     elif engine.rank == 0 and adapter:
         adapters: dict[str, torch.Tensor] = {}
         merged = adapter.merge(stream, adapters)
-        write_checkpoint(out, config, merged, tokenizer, lambda folder: adapter.save(adapters, base, folder / "adapter"))
+        write_checkpoint(out, config, merged, tokenizer, lambda at: adapter.save(adapters, base, at / "adapter"), start=base)
     # on other ranks, and behind what rank 0 took: all ranks must come to the end
     deque(stream, maxlen=0)
 

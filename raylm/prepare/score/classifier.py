@@ -10,7 +10,7 @@ from pydantic import Field
 
 from raylm.core.artifact import Artifact
 from raylm.core.config import CheckpointRef, Config, did_you_mean
-from raylm.core.errors import ArtifactError, ConfigError
+from raylm.core.errors import ConfigError
 from raylm.prepare.score.weights import address, batches, check_length, device, head
 
 if TYPE_CHECKING:
@@ -92,16 +92,8 @@ class Classifier(Config):
 def _loaded(path: str, dtype: str, device: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification
 
-    from raylm.model.load import load_tokenizer, on_this_machine
+    from raylm.model.load import load_as, load_tokenizer
 
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            on_this_machine(path), dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError) as cause:
-        raise ArtifactError(
-            f"no classifier could be loaded: {str(cause).splitlines()[0]}",
-            where=path,
-            next="name a folder with config.json and *.safetensors, or a hub model you have access to",
-        ) from cause
+    # a classifier without its own head, which transformers would make of random numbers, gives random scores
+    model = load_as(AutoModelForSequenceClassification, path, dtype, unread=r"^lm_head\.|^cls\.|^predictions\.")
     return load_tokenizer(path), model.to(device).eval()

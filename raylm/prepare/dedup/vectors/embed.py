@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from raylm.core.errors import ArtifactError, DataError
+from raylm.core.errors import DataError
 from raylm.prepare.score.weights import batches, check_length, device, head
 
 if TYPE_CHECKING:
@@ -87,14 +87,9 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def _loaded(path: str, dtype: str, device: str) -> tuple[Any, Any]:
     from transformers import AutoModel
 
-    from raylm.model.load import load_tokenizer, on_this_machine
+    from raylm.model.load import load_as, load_tokenizer
 
-    try:
-        model = AutoModel.from_pretrained(on_this_machine(path), dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError) as cause:
-        raise ArtifactError(
-            f"no encoder could be loaded: {str(cause).splitlines()[0]}",
-            where=path,
-            next="name a folder with config.json and *.safetensors, or a hub model you have access to",
-        ) from cause
+    # asked for are hidden states: output layers of any kind may be left over, and a pooler be missing
+    heads = r"^(lm_head|cls|predictions|score|classifier|qa_outputs|vocab_\w+|mlm_\w+)\."
+    model = load_as(AutoModel, path, dtype, unread=heads, absent=r"(^|\.)pooler\.")
     return load_tokenizer(path), model.to(device).eval()

@@ -1,0 +1,85 @@
+"""Takes a stage of a job, refuses the weights it names that cannot be what it needs; reads heads of files, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from raylm.core.artifact import MANIFEST
+from raylm.core.config import references
+from raylm.core.errors import ArtifactError, ConfigError
+from raylm.core.storage import Folder
+from raylm.data.mixture import refs_of
+from raylm.model.preflight import Needs, check_folder, check_tokens
+
+
+def check_starts(name: str, stages: dict[str, Any], folder: Callable[[str], Folder]) -> None:
+    """Look at all weights that stage `name` starts from, as far as they lie on this machine.
+
+    Args:
+        stages: the job's stages by name.
+        folder: where the artifact of a stage lies.
+
+    Raises:
+        ArtifactError, ConfigError: it cannot start from them.
+    """
+    cfg = stages[name]
+    needs = _needs(cfg)
+    if needs is None:
+        return
+    for ref in references(cfg):
+        if "Checkpoint" not in ref.kinds:
+            continue
+        if ref.value in stages and not folder(ref.value).exists(MANIFEST):
+            _check_coming(name, ref.value, stages[ref.value], needs)
+            continue
+        at = folder(ref.value) if ref.value in stages else Folder(ref.value)
+        if not at.is_local:
+            continue
+        if Path(at.path()).is_dir():
+            check_folder(Path(at.path()), needs)
+            _check_tokenizer(cfg, stages, Path(at.path()))
+        elif ref.value.startswith(("/", "./", "../", "~")):
+            raise ArtifactError(
+                "there is no such folder", where=ref.value, next="name a folder with config.json and *.safetensors, or a hub name"
+            )
+
+
+def _needs(cfg: Any) -> Needs | None:
+    """What each verb asks of weights; None for those that take none, or models of other kinds."""
+    if cfg.stage == "train":
+        return Needs(getattr(cfg.objective, "model", None), plain=True)
+    return {
+        "rl": Needs("causal", plain=True, engine=True, text=True),
+        "compress": Needs(plain=True),
+        "evaluate": Needs(engine=True),
+        "serve": Needs("causal", engine=True),
+    }.get(cfg.stage)
+
+
+def _check_coming(name: str, before: str, cfg: Any, needs: Needs) -> None:
+    """Raises ConfigError when what a stage of the job will make is known not to do."""
+    if cfg.stage == "compress" and needs.plain:
+        raise ConfigError(
+            f"{before!r} makes quantized weights: {name!r} would move only their norms and embeddings, or round them again",
+            where=f"stages.{name}",
+            next="start from the weights that it compresses, and compress last",
+        )
+    kind = getattr(getattr(cfg, "objective", None), "model", None)
+    if kind and needs.kind and kind != needs.kind:
+        raise ConfigError(
+            f"{before!r} makes a model of kind {kind}, {name!r} takes {needs.kind}",
+            where=f"stages.{name}",
+            next="name another stage",
+        )
+
+
+def _check_tokenizer(cfg: Any, stages: dict[str, Any], model: Path) -> None:
+    """Compare with the tokenizer that the stage's rows will be made with, where it lies on this machine."""
+    for rows in refs_of(cfg.rows) if cfg.stage == "train" else ():
+        tokenizer = getattr(stages.get(rows), "tokenizer", None)
+        if isinstance(tokenizer, str) and tokenizer not in stages and Folder(tokenizer).is_local:
+            at = Path(Folder(tokenizer).path())
+            # rows bring theirs in a folder of its own
+            check_tokens(at / "tokenizer" if (at / "tokenizer").is_dir() else at, model, rows)

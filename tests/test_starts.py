@@ -1,0 +1,99 @@
+"""Takes jobs whose stages begin with weights that will not do, proves that planning says so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raylm import job
+from raylm.core.artifact import Checkpoint
+from raylm.core.errors import ArtifactError, ConfigError
+from tests.model.tiny import tiny_checkpoint
+from tests.stages import context
+
+HEAD = """
+name = "job"
+root = "{root}"
+[stages.chats]
+stage = "tokenize"
+documents = "{root}/texts"
+tokenizer = "{tokenizer}"
+form = {{ kind = "text", length = 16 }}
+"""
+TRAIN = """
+[stages.{name}]
+stage = "train"
+rows = "chats"
+model = "{model}"
+batch = 1
+steps = 1
+{more}
+"""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("start"), vocab=300, hidden=32, layers=1)
+
+
+def _plan(tmp_path, *tables, tokenizer):
+    made = context(tmp_path, "texts")
+    if not made.out.exists("manifest.json"):
+        from raylm.core.artifact import Documents
+
+        made.commit(Documents, facts={})
+    file = tmp_path / "job.toml"
+    file.write_text("".join([HEAD.format(root=tmp_path, tokenizer=tokenizer), *tables]))
+    return job.plan(job.load(file))
+
+
+def test_weights_on_this_machine_are_looked_at(tmp_path, start):
+    train = TRAIN.format(name="sft", model=start, more="")
+    assert [step.state for step in _plan(tmp_path, train, tokenizer=start)] == ["new", "new"]
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (broken / name).write_bytes((start / name).read_bytes())
+    (broken / "model.safetensors").write_bytes((start / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match="cut off"):
+        _plan(tmp_path, TRAIN.format(name="sft", model=broken, more=""), tokenizer=start)
+    with pytest.raises(ArtifactError, match="no such folder"):
+        _plan(tmp_path, TRAIN.format(name="sft", model=tmp_path / "nowhere", more=""), tokenizer=start)
+    with pytest.raises(ConfigError, match="asked for is an encoder that predicts masked tokens"):
+        _plan(tmp_path, TRAIN.format(name="sft", model=start, more="objective = {kind = 'masked_lm'}"), tokenizer=start)
+
+
+def test_rows_of_another_tokenizer_are_seen(tmp_path, start):
+    other = tmp_path / "other"
+    other.mkdir()
+    told = json.loads((start / "tokenizer.json").read_text())
+    vocab = told["model"]["vocab"]
+    told["model"]["vocab"] = dict(zip(vocab, reversed(vocab.values()), strict=True))
+    (other / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="the tokenizer of 'chats' is not the model's"):
+        _plan(tmp_path, TRAIN.format(name="sft", model=start, more=""), tokenizer=other)
+
+
+def test_what_a_stage_will_make_must_do_for_the_next(tmp_path, start):
+    train = TRAIN.format(name="sft", model=start, more="")
+    small = "[stages.small]\nstage = 'compress'\nmodel = 'sft'\nmethod = {kind = 'int4'}\n"
+    again = TRAIN.format(name="again", model="small", more="")
+    assert len(_plan(tmp_path, train, small, tokenizer=start)) == 3
+    with pytest.raises(ConfigError, match="'small' makes quantized weights: 'again' would move only"):
+        _plan(tmp_path, train, small, again, tokenizer=start)
+    masked = TRAIN.format(name="again", model="sft", more="objective = {kind = 'masked_lm'}")
+    with pytest.raises(ConfigError, match="'sft' makes a model of kind causal, 'again' takes masked"):
+        _plan(tmp_path, train, masked, tokenizer=start)
+
+
+def test_weights_of_a_finished_stage_are_looked_at_too(tmp_path, start):
+    made = context(tmp_path / "job", "base")
+    tiny_checkpoint(made.out.uri, vocab=300, hidden=32, layers=1)
+    made.commit(Checkpoint, facts={})
+    train = TRAIN.format(name="sft", model=made.out.uri, more="")
+    assert len(_plan(tmp_path, train, tokenizer=start)) == 2
+    weights = tmp_path / "job" / "base" / "model.safetensors"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    with pytest.raises(ArtifactError, match=r"model.safetensors has no readable header"):
+        _plan(tmp_path, train, tokenizer=start)
