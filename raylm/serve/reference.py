@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.config import Config
-from raylm.model.load import load_model
+from raylm.model.load import load_config, load_model, load_tokenizer, text_config
 
 GREEDY_TOKENS = 16
 NUM_LIKELY = 64
@@ -55,8 +55,6 @@ class Network(Config):
 
 def network(model: str) -> Network:
     """Quantization and length of the checkpoint at `model`."""
-    from raylm.model.load import load_config, text_config
-
     config = load_config(model)
     length = getattr(text_config(config), "max_position_embeddings", None)
     return Network(quantized=getattr(config, "quantization_config", None) is not None, max_len=length)
@@ -74,8 +72,6 @@ def expected(model: str, texts: list[str], dtype: str, greedy: bool) -> list[Exp
     Args:
         greedy: also generate, which loads the weights into this process.
     """
-    from raylm.model.load import load_tokenizer
-
     tokenizer = load_tokenizer(model)
     prompts = [_prompt_tokens(tokenizer, text) for text in texts]
     continued = _greedy(model, prompts, dtype) if greedy else [None] * len(prompts)
@@ -93,8 +89,6 @@ def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[Continued]
     """What follows each prompt, one by one: padding would be one more thing that could differ."""
     import torch
     from transformers.utils import logging
-
-    from raylm.model.load import load_model
 
     logging.disable_progress_bar()
     network: Any = load_model(model, dtype).eval()
