@@ -82,20 +82,20 @@ def tiny_composite(kind: str = "gemma3", seed: int = 0) -> Any:
     import torch
     import transformers
 
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1,
         "eos_token_id": 2,
     }  # fmt: skip
-    vision = {
+    vision: dict[str, Any] = {
         "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
         "patch_size": 14,
     }  # fmt: skip
     torch.manual_seed(seed)
     if kind == "gemma3":
-        marks = {"mm_tokens_per_image": 4, "boi_token_index": 4, "eoi_token_index": 5, "image_token_index": 3}
+        marks: dict[str, Any] = {"mm_tokens_per_image": 4, "boi_token_index": 4, "eoi_token_index": 5, "image_token_index": 3}
         config = transformers.Gemma3Config(text_config={**text, "sliding_window": 8}, vision_config=vision, **marks)
         return transformers.Gemma3ForConditionalGeneration(config).eval()
-    tower = {"model_type": "clip_vision_model", "projection_dim": 16, **vision}
+    tower: dict[str, Any] = {"model_type": "clip_vision_model", "projection_dim": 16, **vision}
     config = transformers.LlavaConfig(text_config={"model_type": "llama", **text}, vision_config=tower, image_token_index=3)
     return transformers.LlavaForConditionalGeneration(config).eval()

@@ -9,6 +9,7 @@ from raylm.core.errors import ConfigError
 from raylm.train.config import Train
 from raylm.train.learner import _flops, start_model
 from raylm.train.setup import Setup
+from tests.model.tiny import tiny_composite
 
 TOKENS = {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "length": 16}
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -59,3 +60,24 @@ def test_frozen_weights_have_no_gradient_and_a_reference_only_a_forward_pass(tab
     # 2 x (4 attention matrices, of which two are half as wide; 3 of the MLP; the head) + 2 x 2 x 16 x 16 of attention's pairs
     forward = 2 * (3 * 16 * 16 + 3 * 16 * 16 + 16 * 40) + 2 * 2 * 16 * 16
     assert each == pytest.approx(passes * forward) and peak == 2 * 989e12
+
+
+def test_a_composite_model_trains_its_text_on_data_ranks_alone(tmp_path):
+    tiny_composite("gemma3").save_pretrained(tmp_path)
+    setup = Setup(
+        rows_uris=["rows"],
+        num_rows=[1],
+        rows_kind="Tokens",
+        model_path=str(tmp_path),
+        tokenizer_path="",
+        tokens=TOKENS,
+        steps=1,
+        out="",
+        work="",
+    )
+    usual = {"stage": "train", "rows": "rows", "model": str(tmp_path), "batch": 1, "steps": 1}
+    assert type(start_model(Train(**usual), setup)).__name__ == "Gemma3ForConditionalGeneration"
+    with pytest.raises(ConfigError, match="parts beside its language model, tensor knows none"):
+        start_model(Train(**usual, mesh={"tensor": 2}, workers={"count": 2}), setup)
+    with pytest.raises(ConfigError, match="document_mask"):
+        start_model(Train(**usual, document_mask=True), setup)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from raylm.core.artifact import Dialogues, Tokens
-from raylm.core.errors import ConfigError, DataError, TrainingError
+from raylm.core.errors import ArtifactError, ConfigError, DataError, TrainingError
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
 from raylm.train.config import Train
-from raylm.train.stage import check_profile, run
+from raylm.train.stage import check_profile, prepared, run
 from tests.model.tiny import tiny_checkpoint
 from tests.rows import counting_rows, make_rows
 from tests.stages import context
@@ -158,3 +158,21 @@ def test_no_rows_are_refused(root, workers):
 def test_a_profile_that_would_never_be_written_is_refused(profile):
     with pytest.raises(ConfigError, match="are to be profiled"):
         check_profile(config(watch={"profile": profile}))
+
+
+def test_a_start_that_will_not_do_is_refused_before_ranks_start(root, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    start = tiny_checkpoint(tmp_path, vocab=300, hidden=32, layers=1)
+    whole = load_file(start / "model.safetensors")
+    table = config(rows="dialogues", model=str(start))
+    _, setup, _ = prepared(table, context(root, "start", table))
+    assert setup.model_path == str(start)
+    lost = {name: tensor for name, tensor in whole.items() if "up_proj" not in name}
+    save_file(lost, start / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=r"1 of 12 tensors are missing: model.layers.0.mlp.up_proj.weight"):
+        prepared(table, context(root, "start", table))
+    save_file(whole, start / "model.safetensors", metadata={"format": "pt"})
+    table = config(model=str(start), objective={"kind": "masked_lm"})
+    with pytest.raises(ConfigError, match="asked for is an encoder"):
+        prepared(table, context(root, "start", table))
