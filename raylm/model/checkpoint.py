@@ -13,6 +13,7 @@ from raylm.core.artifact import WORK
 from raylm.core.storage import Folder
 from raylm.model.headers import read_headers, usual_dtype
 from raylm.model.load import auto_class, beside, folder_of, load_tokenizer, on_this_machine
+from raylm.model.preflight import GENERATION
 from raylm.model.weight_files import Written, write_weights
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def turn_end(tokenizer: Any) -> int | None:
     dialogue = [{"role": "user", "content": "Ab"}, {"role": "assistant", "content": answer}]
     try:
         rendered = str(tokenizer.apply_chat_template(dialogue, tokenize=False))
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return None
     behind = rendered.rpartition(answer)[2]
     # special tokens, and others that no text is cut into: they stand for themselves
@@ -129,7 +130,7 @@ def _write_generation_config(folder: Path, plain: Any, start: str) -> None:
     """That of `start`, or one made of the model's config; the end of a turn is among its stop ids."""
     from transformers import GenerationConfig
 
-    file = folder / "generation_config.json"
+    file = folder / GENERATION
     GenerationConfig.from_model_config(plain.config).save_pretrained(folder)
     made = json.loads(file.read_text())
     if kept := beside(start, file.name) if start else None:

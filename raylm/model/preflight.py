@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.model.headers import Stored, named, read_config, read_headers, read_json, same_values
 
+GENERATION = "generation_config.json"
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 _KINDS = {
     "causal": "a language model that predicts the next token",
@@ -68,6 +69,9 @@ def check_folder(folder: Path, needs: Needs | None = None) -> dict[str, Any]:
             where=str(folder),
             next="name a model of text, or fine-tune this one with a train stage",
         )
+    if (folder / GENERATION).is_file():
+        # read again when what was trained is written: that is late to find it broken
+        read_json(folder / GENERATION)
     tensors = read_headers(folder)
     if config.get("quantization_config") is None:
         _check_tensors(config, tensors, folder)

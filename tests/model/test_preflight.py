@@ -96,6 +96,13 @@ def test_what_may_be_left_over_or_absent_is_no_fault(tmp_path):
         check_folder(tied)
 
 
+def test_a_generation_config_that_could_not_be_kept_is_found_early(tmp_path):
+    _save(tmp_path, "llama")
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"generation_config.json is no JSON"):
+        check_folder(tmp_path)
+
+
 def test_an_expert_that_others_of_its_layer_have_is_missed(tmp_path):
     at = _save(tmp_path, "mixtral", num_local_experts=3)
     check_folder(at)
