@@ -10,6 +10,7 @@ import torch
 
 from raylm.core.storage import Folder
 from raylm.model.load import load_model
+from raylm.model.weights import weight_names
 from raylm.parallel.checkpoints.whole import write_streamed
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
@@ -50,6 +51,8 @@ def test_what_is_exported_is_whole(tmp_path, world, strategy, mesh):
     found = on_ranks(world, exported, strategy, mesh, str(tmp_path))
     stored = load_model(str(tmp_path / "out"), "float32").state_dict()
     assert stored.keys() == found[0]["weights"].keys()
+    # the head is one with the embedding however both were cut: it is stored once
+    assert "lm_head.weight" not in weight_names(tmp_path / "out")
     for name, tensor in found[0]["weights"].items():
         assert torch.equal(stored[name], tensor), name
     assert on_ranks(1, measured, str(tmp_path))[0] == pytest.approx(found[0]["loss"], abs=1e-6)

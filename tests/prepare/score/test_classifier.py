@@ -93,5 +93,5 @@ def test_loaded_once_and_not_pickled_with_the_card(one):
 def test_the_model_is_a_reference_that_plan_checks(tmp_path):
     (found,) = references(Classifier(model="scorer"))
     assert (found.value, found.kinds) == ("scorer", ("Checkpoint",))
-    with pytest.raises(ArtifactError, match="no classifier could be loaded"):
+    with pytest.raises(ArtifactError, match="no model could be loaded"):
         Classifier(model=str(tmp_path)).score(table_of(["a"]))
