@@ -60,6 +60,12 @@ def read_headers(folder: Path) -> dict[str, Stored]:
         ArtifactError: a file is missing, cut off, a pointer to another place, or no safetensors file.
     """
     if (folder / WHOLE).is_file():
+        if (folder / INDEX).is_file() and WHOLE not in (read_json(folder / INDEX).get("weight_map") or {}).values():
+            raise ArtifactError(
+                f"there are two sets of weights, {WHOLE} and those that {INDEX} names: transformers reads one, vLLM the other",
+                where=str(folder),
+                next="remove one of them",
+            )
         return _header(folder / WHOLE)
     if not (folder / INDEX).is_file():
         raise _no_weights(folder)

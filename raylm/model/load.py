@@ -103,11 +103,19 @@ def auto_class(config: Any) -> Any:
 
 def load_config(path: str) -> Any:
     """The transformers config of a model. Raises ArtifactError when there is none, or it contradicts itself."""
+    import transformers
     from transformers import AutoConfig
 
     with _in_words(path):
         config = AutoConfig.from_pretrained(on_this_machine(path), trust_remote_code=False)
         auto_class(config)
+        for name in getattr(config, "architectures", None) or ():
+            named: Any = getattr(transformers, name, None)
+            if named is not None and named.config_class not in (type(config), type(text_config(config))):
+                raise ArtifactError(
+                    f"config.json names {name}, but model_type {config.model_type}: vLLM would build another network",
+                    next="take the config.json that belongs to the weights",
+                )
     return config
 
 
@@ -173,6 +181,9 @@ def freeze_unread(model: Any) -> None:
     for p in model.parameters():
         if id(p) not in read:
             p.requires_grad_(False)
+    for layer in getattr(text_config(model.config), "cross_attention_layers", None) or ():
+        # passed over where there is no image
+        model.get_decoder().layers[layer].requires_grad_(False)
 
 
 def check_start(address: str, needs: Needs, rows: Any = None, vocab_size: int = 0) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.errors import ArtifactError, ConfigError
-from raylm.model.headers import Stored, named, read_config, read_headers, read_json, same_values
+from raylm.model.headers import WHOLE, Stored, named, read_config, read_headers, read_json, same_values
 
 GENERATION = "generation_config.json"
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
@@ -77,6 +77,15 @@ def check_folder(folder: Path, needs: Needs | None = None) -> dict[str, Any]:
         _check_tensors(config, tensors, folder)
     if needs.engine:
         _check_head(config, tensors, folder)
+        read = {tensor.file for tensor in tensors.values()}
+        if (folder / WHOLE) in read and (
+            strays := sorted(path.name for path in folder.glob("*.safetensors") if path not in read)
+        ):
+            raise ArtifactError(
+                f"vLLM reads every safetensors file, transformers {WHOLE} alone: {named(strays)}",
+                where=str(folder),
+                next="move the others to another folder",
+            )
     return config
 
 

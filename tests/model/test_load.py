@@ -141,6 +141,14 @@ def test_a_config_that_transformers_does_not_know_is_refused_at_the_driver(tmp_p
         check_start(str(tmp_path), Needs("causal", plain=True))
 
 
+def test_a_config_that_names_two_networks_is_refused(tmp_path):
+    tiny_model(vocab=70, hidden=32, layers=1).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "architectures": ["GemmaForCausalLM"]}))
+    with pytest.raises(ArtifactError, match="names GemmaForCausalLM, but model_type llama"):
+        load_model(str(tmp_path))
+
+
 def test_classifiers_and_bare_encoders_are_no_language_models(tmp_path):
     config = transformers.BertConfig(**ENCODER)
     for name, made in (("labels", transformers.BertForSequenceClassification), ("bare", transformers.BertModel)):

@@ -175,6 +175,22 @@ def test_a_head_of_its_own_under_a_tied_config_is_kept_from_engines(tmp_path):
     assert '"tie_word_embeddings": false' in str(caught.value.next)
 
 
+def test_files_of_which_transformers_and_vllm_would_read_others_are_refused(tmp_path):
+    tiny_model(vocab=70, hidden=32, layers=2).save_pretrained(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "old.safetensors").write_bytes(whole)
+    check_folder(tmp_path)
+    with pytest.raises(ArtifactError, match=r"vLLM reads every safetensors file, .*: old.safetensors"):
+        check_folder(tmp_path, Needs(engine=True))
+    (tmp_path / "old.safetensors").unlink()
+    tiny_model(vocab=70, hidden=32, layers=2, seed=1).save_pretrained(tmp_path, max_shard_size="30KB")
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    with pytest.raises(ArtifactError, match="there are two sets of weights"):
+        check_folder(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    check_folder(tmp_path, Needs(engine=True))
+
+
 def test_a_tokenizer_that_means_other_texts_by_the_same_ids_is_refused(tmp_path):
     model = tiny_checkpoint(tmp_path / "model", vocab=300, hidden=32, layers=1)
     tiny_tokenizer(290).save_pretrained(tmp_path / "less")

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from raylm.core.storage import Folder
-from raylm.model.load import load_model
+from raylm.model.load import freeze_unread, load_model
 from raylm.model.weights import weight_names
 from raylm.parallel.checkpoints.whole import write_streamed
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
-from tests.model.tiny import tiny_checkpoint
+from tests.model.tiny import tiny_checkpoint, tiny_composite
 from tests.parallel.loops import SHAPE, make_loop
 from tests.parallel.on_ranks import on_ranks
 
@@ -56,3 +56,28 @@ def test_what_is_exported_is_whole(tmp_path, world, strategy, mesh):
     for name, tensor in found[0]["weights"].items():
         assert torch.equal(stored[name], tensor), name
     assert on_ranks(1, measured, str(tmp_path))[0] == pytest.approx(found[0]["loss"], abs=1e-6)
+
+
+def composite(rank: int, world: int, strategy: Any, root: str) -> float:
+    """Two steps of a model with a vision tower, then a checkpoint in `root/out`; its held-out loss."""
+    model = load_model(str(Path(root) / "start"), "float32")
+    freeze_unread(model)
+    loop, _ = make_loop(strategy, Path(root) / "work", steps=2, model=model)
+    before = loop.evaluate()["held_out_loss"]
+    loop.run()
+    write_streamed(loop.engine, Folder(root) / "out", model.config, str(Path(root) / "tokenizer"), base=str(Path(root) / "start"))
+    found = loop.evaluate()["held_out_loss"]
+    assert found < before
+    return found
+
+
+@pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=["ddp", "fsdp"])
+def test_the_text_part_of_a_composite_model_trains_on_two_ranks(tmp_path, strategy):
+    tiny_checkpoint(tmp_path / "tokenizer")
+    start = tiny_composite("gemma3")
+    start.save_pretrained(tmp_path / "start")
+    found = on_ranks(2, composite, strategy, str(tmp_path))[0]
+    assert on_ranks(1, measured, str(tmp_path))[0] == pytest.approx(found, abs=1e-6)
+    stored = load_model(str(tmp_path / "out"), "float32").state_dict()
+    changed = {name for name, tensor in start.state_dict().items() if not tensor.equal(stored[name])}
+    assert changed and not [name for name in changed if "vision" in name or "projector" in name]
