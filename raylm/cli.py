@@ -60,8 +60,14 @@ def _suggest(loaded: Any, arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from raylm import job
+    from raylm.outlook import check
 
-    made = job.run(job.load(arguments.job, arguments.set), arguments.only, arguments.rebuild)
+    loaded = job.load(arguments.job, arguments.set)
+    for step in job.plan(loaded, arguments.rebuild):
+        # what `raylm plan` refuses must not be found hours later, after all stages before it
+        if arguments.only in (None, step.name):
+            check(loaded, step)
+    made = job.run(loaded, arguments.only, arguments.rebuild)
     last = list(made.values())[-1]
     if last.kind != "Endpoint":
         print(f"next: raylm show {last.uri}")

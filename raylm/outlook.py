@@ -1,15 +1,18 @@
-"""Takes a job and one of its training stages, leaves what is known of its model and rows before anything runs, as a forecast."""
+"""Takes a job and one of its training stages, leaves what is known of its model and rows before anything runs, as a forecast;
+and of cards, models and prompts what can be refused by then."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from raylm.core.artifact import MANIFEST
-from raylm.core.errors import PlanError
+from raylm.core.artifact import MANIFEST, open_artifact
+from raylm.core.config import Config, CustomCard
+from raylm.core.errors import ConfigError, PlanError
 from raylm.core.storage import Folder
 from raylm.data.mixture import refs_of
-from raylm.job import Job
+from raylm.job import Job, Step
 from raylm.model.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
+from raylm.rl import checks
 from raylm.train.forecast.told import Known, forecast, suggestions
 
 
@@ -50,6 +53,63 @@ def _scheme_and_dtype(job: Job, ref: str) -> tuple[str, str]:
         return scheme_of(config), stored_dtype(config) or "float32"
     made_by: Any = job.stages.get(ref)
     return getattr(getattr(made_by, "method", None), "scheme", ""), "float32"
+
+
+def check(job: Job, step: Step) -> list[str]:
+    """What may go wrong with a stage that is to do, in lines.
+
+    Raises:
+        ConfigError: what must go wrong: a custom card that cannot be made, prompts that do not fit the model.
+    """
+    if step.state == "ready":
+        return []
+    lines: list[str] = []
+    try:
+        for card in _custom_cards(step.config):
+            lines += _importable(card)
+        if step.config.stage == "rl":
+            if not lines:
+                checks.check_cards(step.config)
+            lines += _fits(job, step.config)
+    except ConfigError as error:
+        where = f"stages.{step.name}{f'.{error.where}' if error.where else ''}"
+        raise ConfigError(error.what, where=where, next=error.next) from error.__cause__
+    return lines
+
+
+def _importable(card: CustomCard) -> list[str]:
+    """Raises ConfigError when a card cannot be made; a line where only something that it imports is missing here."""
+    try:
+        card.card()
+    except ConfigError as error:
+        missing = getattr(error.__cause__, "name", None)
+        module = card.path.partition(":")[0]
+        if not isinstance(error.__cause__, ModuleNotFoundError) or not missing or f"{module}.".startswith(f"{missing}."):
+            raise
+        return [f"the custom card {card.path!r} cannot be checked here: it imports {missing!r}, which this machine has not"]
+    return []
+
+
+def _custom_cards(value: Any) -> list[CustomCard]:
+    if isinstance(value, CustomCard):
+        return [value]
+    parts = [getattr(value, name) for name in type(value).model_fields] if isinstance(value, Config) else value
+    parts = parts.values() if isinstance(parts, dict) else parts
+    return [card for part in parts for card in _custom_cards(part)] if isinstance(parts, (list, tuple, type({}.values()))) else []
+
+
+def _fits(job: Job, cfg: Any) -> list[str]:
+    """Prompts against the model of an rl stage, as far as either is known."""
+    folder = job.folder(cfg.prompts) if cfg.prompts in job.stages else Folder(cfg.prompts)
+    form = getattr(job.stages.get(cfg.prompts), "form", None)
+    if folder.exists(MANIFEST):
+        known = checks.known_of(open_artifact(folder))
+    else:
+        known = checks.Known({"vocab_size": _vocabulary(job, cfg.prompts), "length": getattr(form, "length", None)})
+    model = job.folder(cfg.model) if cfg.model in job.stages else Folder(cfg.model)
+    made = model.exists("config.json")
+    config = model.read_json("config.json") if made else _config(job, cfg, known.facts.get("vocab_size"))
+    return checks.check_prompts(cfg, known, model.uri, config or {}, made)
 
 
 def suggest(job: Job, name: str) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from raylm.core.storage import Folder
 from raylm.data.mixture import Mixture, refs_of
 from raylm.job import AnyStage, Job, Step, load
 from raylm.job import plan as plan_steps
-from raylm.outlook import engine_formats, outlook
+from raylm.outlook import check, engine_formats, outlook
 from raylm.train.size import size_of
 
 STATES = {"ready": "reused", "unfinished": "goes on", "new": "to do", "drift": "DRIFT"}
@@ -44,7 +44,7 @@ def plan(job: Job, steps: list[Step]) -> None:
     for step in steps:
         if size := _size(job, step):
             console.print(f"  {step.name}: {size}", highlight=False)
-        for line in [*outlook(job, step.name), *engine_formats(job, step.name), *_drawn(job, step)]:
+        for line in [*outlook(job, step.name), *engine_formats(job, step.name), *_drawn(job, step), *check(job, step)]:
             console.print(f"  {step.name}: {line}", highlight=False)
         for difference in step.drift:
             console.print(f"  {step.name}: {difference}   (--rebuild {step.name}, or rename the stage)", highlight=False)

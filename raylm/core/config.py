@@ -134,8 +134,11 @@ class CustomCard(Config):
         module, _, name = self.path.partition(":")
         try:
             return getattr(importlib.import_module(module), name)(**self.options)
-        except (ImportError, AttributeError, ValueError) as cause:
-            raise ConfigError(f"cannot make the custom card {self.path!r}: {cause}", next="check path and options") from cause
+        # somebody else's module: a mistake in it shows as any exception
+        except (Exception, SystemExit) as cause:
+            raise ConfigError(
+                f"cannot make the custom card {self.path!r}: {type(cause).__name__}: {cause}", next="check path and options"
+            ) from cause
 
 
 def resolve(card: Any) -> Any:

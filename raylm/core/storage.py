@@ -133,14 +133,25 @@ class Folder:
         if self.is_local:
             return Path(self.path(name))
         key = f"{self.path(name)} {self._version(name)}"
-        at = Path(tempfile.gettempdir()) / "raylm-cache" / hashlib.sha256(key.encode()).hexdigest()[:16]
+        # what lies here is trusted like the bucket: nobody else may write into it
+        cache = Path(tempfile.gettempdir()) / f"raylm-cache-{os.getuid()}"
+        at = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
         if not at.exists():
-            part = at.with_name(f"{at.name}.part-{os.getpid()}")
             with _said(str(at)):
-                at.parent.mkdir(parents=True, exist_ok=True)
-                self._fs.get(self.path(name), str(part), recursive=True)
-                os.rename(part, at)
+                cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with _alone(at.with_suffix(".lock")):
+                    self._fetch(name, at)
         return at
+
+    def _fetch(self, name: str, at: Path) -> None:
+        """Copy the file or folder `name` to `at`, which appears whole or not at all. One process at a time."""
+        if at.exists():
+            return  # fetched by another process while this one waited
+        part = at.with_suffix(".part")
+        if part.is_dir():
+            shutil.rmtree(part)  # left by a process that was killed
+        self._fs.get(self.path(name), str(part), recursive=True)
+        os.rename(part, at)
 
     def link(self, name: str, to: Folder) -> None:
         """Have the folder `name` in `to` as well, a folder of the same disk or bucket; on disks that can, its bytes stay one."""
@@ -181,6 +192,16 @@ class Folder:
     @property
     def _fs(self) -> Any:
         return Store(self.uri)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Of the processes of this machine that come here with the same `lock`, one at a time; its end frees it, kill -9 too."""
+    import fcntl
+
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

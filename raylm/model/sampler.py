@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.config import Config
 from raylm.core.errors import ArtifactError, DataError, PlacementError
-from raylm.core.workers import Workers, wait_for
+from raylm.core.workers import Workers
 from raylm.model.engine_dtype import EngineDtype, engine_dtype, network_of
 from raylm.model.engine_options import engine_options, set_environment
 from raylm.model.load import on_this_machine
+from raylm.model.sampler_calls import InWords, SamplerLost, answer_of, ask
 from raylm.model.weights import as_arrays, as_tensor, weight_names, weights_digest
 
-__all__ = ["Completion", "Sampler", "Sampling", "as_arrays", "ask", "end_tokens", "hold_sampler", "stream", "weights_digest"]
+__all__ = [
+    "Completion", "Sampler", "SamplerLost", "Sampling", "as_arrays", "ask", "end_tokens", "hold_sampler", "stream",
+    "weights_digest",
+]  # fmt: skip
+
+START_S = 3600.0
+"""Least seconds that an engine is given to start: to fetch weights, load and compile them. Its end is known at once."""
+BEAT_S = 1.0
+"""Seconds between signs that a draw goes on."""
 
 # keys of config.json that say who wrote it and not what the network is
 UNSHAPED = ("_name_or_path", "transformers_version", "use_cache")
@@ -95,8 +105,6 @@ class Sampler:
             PlacementError: the engine holds a network of another shape; a fresh process is needed.
             ConfigError: this machine's kernels do not take the checkpoint, or not in the format that was asked for.
         """
-        import time
-
         began = time.monotonic()
         model_path = on_this_machine(model_path)
         network = _shaping(model_path)
@@ -106,10 +114,11 @@ class Sampler:
         if self._engine is not None:
             self._refuse_other(shape, model_path)
         self._version = None
-        if self._engine is None:
-            self._engine = self._build(model_path, max_len, self._dtype.name, seed, memory_share)
-        else:
-            self._reload(weights_path=model_path)
+        with InWords("start"):
+            if self._engine is None:
+                self._engine = self._build(model_path, max_len, self._dtype.name, seed, memory_share)
+            else:
+                self._reload(weights_path=model_path)
         # an engine made for longer sequences takes shorter ones too
         self._max_len = max(self._max_len, max_len)
         self._shape, self._names = shape, weight_names(Path(model_path))
@@ -117,8 +126,11 @@ class Sampler:
         self._version, self._digest = 0, ""
         return round(time.monotonic() - began, 2)
 
-    def generate(self, prompts: list[list[int]], sampling: Sampling, seeds: list[int] | None = None) -> list[list[Completion]]:
-        """`sampling.n` completions for each prompt of token ids.
+    def generate(
+        self, prompts: list[list[int]], sampling: Sampling, seeds: list[int] | None = None
+    ) -> Iterator[list[list[Completion]] | None]:
+        """`sampling.n` completions for each prompt of token ids: the last thing that is yielded. What comes before, each
+        second in which the engine took a step, is None: a sign that the draw goes on. `ask` leaves the completions alone.
 
         Args:
             seeds: one per prompt; each completion draws from its own stream, made of its prompt's seed and its place
@@ -154,8 +166,31 @@ class Sampler:
             for place in range(sampling.n)
         ]
         asked = [{"prompt_token_ids": prompt} for prompt in prompts for _ in range(sampling.n)]
-        done = [self._completion(output.outputs[0]) for output in self._engine.generate(asked, params, use_tqdm=False)]
-        return [done[start : start + sampling.n] for start in range(0, len(done), sampling.n)]
+        done: list[Completion] = []
+        with InWords("generate"):
+            for found in self._draw(asked, params):
+                if found is None:
+                    yield None
+                else:
+                    done = found
+        yield [done[start : start + sampling.n] for start in range(0, len(done), sampling.n)]
+
+    def _draw(self, asked: list[Any], params: list[Any]) -> Iterator[list[Completion] | None]:
+        """vLLM's own loop over engine steps (LLM.generate), with a sign of life between them."""
+        engine, beaten = self._engine.llm_engine, time.monotonic()
+        ids = self._engine.enqueue(asked, params, use_tqdm=False)
+        outputs: list[Any] = []
+        try:
+            while engine.has_unfinished_requests():
+                outputs += [output for output in engine.step() if output.finished]
+                if time.monotonic() - beaten > BEAT_S:
+                    beaten = time.monotonic()
+                    yield None
+        finally:
+            if len(outputs) < len(ids):
+                engine.abort_request(ids, internal=True)  # a draw that failed must not go on inside the next one
+        outputs.sort(key=lambda output: int(output.request_id))  # they are numbered as they were asked
+        yield [self._completion(output.outputs[0]) for output in outputs]
 
     def load(self, weights: Iterable[tuple[str, Any]], version: int) -> str:
         """Replace all weights; what was cached of earlier ones is dropped. Returns the digest of what came in.
@@ -179,7 +214,8 @@ class Sampler:
             )
         self._version = None
         digest = weights_digest(named)
-        self._reload(weights_iterator=((name, as_tensor(array)) for name, array in named))
+        with InWords("load"):
+            self._reload(weights_iterator=((name, as_tensor(array)) for name, array in named))
         self._version, self._digest = version, digest
         return digest
 
@@ -254,36 +290,27 @@ def hold_sampler(workers: Workers, gpus: float = 0, cpus: float = 1, name: str =
 
 
 def start_sampler(
-    workers: Workers, path: str, max_len: int, gpus: float = 0, cpus: float = 1, dtype: str = "auto", seed: int = 0
+    workers: Workers,
+    path: str,
+    max_len: int,
+    gpus: float = 0,
+    cpus: float = 1,
+    dtype: str = "auto",
+    seed: int = 0,
+    hang_s: float = 600.0,
 ) -> Any:
     """Handle of a sampler that holds the checkpoint at `path`: the held one where it can take these weights, else a fresh one."""
     for fresh in (False, True):
         actor = hold_sampler(workers, gpus=gpus, cpus=cpus)
         try:
-            ask(actor, "start", path, max_len=max_len, dtype=dtype, seed=seed)
+            answer_of(actor.version.remote(), "start", max(hang_s, START_S))
+            ask(actor, "start", path, max_len=max_len, dtype=dtype, seed=seed, timeout_s=max(hang_s, START_S))
             return actor
         except OtherNetwork:
             if fresh:
                 raise
             workers.release("sampler")
     raise AssertionError("unreachable")
-
-
-def ask(sampler: Any, method: str, *args: Any, timeout_s: float = 600.0, **options: Any) -> Any:
-    """Result of one method of a held sampler. Raises PlacementError when the actor is dead or does not answer in time."""
-    from ray import exceptions
-
-    try:
-        return wait_for(getattr(sampler, method).remote(*args, **options), timeout_s, f"sampler.{method}")
-    except exceptions.RayTaskError as cause:
-        # what the method raised, and not Ray's wrapping of it
-        raise getattr(cause, "cause", cause) from None
-    except exceptions.RayActorError as cause:
-        raise PlacementError(
-            f"the sampler's process is dead: {str(cause).splitlines()[0]}",
-            where=f"sampler.{method}",
-            next="run again: the next run holds a fresh one; was it out of memory?",
-        ) from cause
 
 
 def stream(seed: int, place: int) -> int:

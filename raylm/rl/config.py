@@ -6,13 +6,25 @@ from typing import Literal
 
 from pydantic import Field
 
-from raylm.core.config import CheckpointRef, PromptsRef, WorkerSpec
+from raylm.core.config import CheckpointRef, Config, PromptsRef
 from raylm.parallel.layout import Learning
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.rl.algorithms import AnyAlgorithm
 from raylm.rl.algorithms.grpo import Grpo
 from raylm.rl.rewards import AnyReward
+
+
+class SamplerSpec(Config):
+    """What the process holds that draws completions, one vLLM engine."""
+
+    cpus: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """CPU cores that it reserves."""
+    gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """GPUs that it reserves."""
+    hang_s: float = Field(default=600.0, gt=0)
+    """Seconds without a step of the engine, or that a load of weights takes, after which it is ended and a fresh one goes on;
+    a start may take an hour, or this if it is longer."""
 
 
 class RL(Learning):
@@ -37,21 +49,21 @@ class RL(Learning):
     """Prompts per round; each is answered `algorithm.group` times."""
     max_tokens: int = Field(default=64, gt=0)
     """Longest completion."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Temperature of the draw; the learner's log-probabilities use the same."""
     micro_batch: int = Field(default=16, gt=0)
     """Completions per forward pass and rank."""
-    held_out_prompts: int = 64
+    held_out_prompts: int = Field(default=64, ge=0)
     """Held-out prompts answered greedily before and after; 0 asks none."""
     seed: int = 0
     """Seed of the order of prompts and of every draw."""
-    reward_timeout_s: float = 60.0
-    """Seconds after which a judge that does not answer is killed; the prompt it hung on counts as unscored."""
+    reward_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds for the completions of one prompt, after which rewards that do not answer are ended; that prompt is unscored."""
     save_every: int = Field(default=10, gt=0)
     """Rounds between step checkpoints."""
     keep: int = Field(default=2, gt=0)
     """Number of step checkpoints that are kept."""
-    sampler: WorkerSpec = WorkerSpec()
+    sampler: SamplerSpec = SamplerSpec()
     """What the sampler's process holds."""
 
     def makes(self) -> str:

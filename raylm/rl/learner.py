@@ -115,12 +115,13 @@ def _credits(micro: list[tuple[Sample, float]], inputs: Inputs) -> tuple[Any, An
 
 
 def skip(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, float] | None:
-    """Count a round without samples (every group scored alike), so that schedule and step numbers go on."""
+    """Count a round without samples (every group scored alike), so that schedule and step numbers go on. Nothing was learned,
+    so there is no loss, gradient or rate to tell."""
     engine = _engine(ranks, setup)
     if engine is None:
         return None
     engine.done += 1
-    return {"loss": 0.0, "grad_norm": 0.0, "lr": 0.0, "finite": True}
+    return {"finite": True}
 
 
 def weights(ranks: Ranks, setup: Setup, averaged: bool = False) -> tuple[list[Any], str] | None:

@@ -1,116 +1,59 @@
-"""Takes an rl config and workers, leaves three parties that the loop talks to: samplers, judges, learners. Only this file
-knows which process each of them lives in."""
+"""Takes an rl config and workers, leaves two of the parties that the loop talks to: samplers and learners. Only this file
+and judges.py know which process each of them lives in."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from raylm.core.config import digest_of, resolve
 from raylm.core.context import Context
 from raylm.core.errors import StageError
-from raylm.core.workers import Workers
 from raylm.model.load import checkpoint_path
 from raylm.model.sampler import Completion, Sampling, ask, start_sampler
 from raylm.parallel.group.driver import RankGroup, hold_ranks
 from raylm.rl import learner
 from raylm.rl.config import RL
-from raylm.rl.types import Prompt, Rollout, Sample, Score
-
-MOST_KILLED = 3
-START_S = 30.0
+from raylm.rl.types import Prompt, Sample
 
 
 class Samplers:
-    """The vLLM engine that draws completions, in an actor of its own."""
+    """The vLLM engine that draws completions, in an actor of its own. Its methods raise SamplerLost when that actor is dead or
+    stands still; `replace` then starts a fresh one."""
 
     def __init__(self, cfg: RL, ctx: Context, longest_prompt: int) -> None:
-        self._cfg = cfg
-        self._actor = start_sampler(
-            ctx.workers,
-            checkpoint_path(ctx, cfg.model),
-            max_len=longest_prompt + cfg.max_tokens,
-            gpus=cfg.sampler.gpus,
-            cpus=cfg.sampler.cpus,
-            dtype="float32" if cfg.dtype == "float32" else "bfloat16",
-            seed=cfg.seed,
+        self._cfg, self._ctx, self._max_len = cfg, ctx, longest_prompt + cfg.max_tokens
+        self._actor = self._start()
+
+    def replace(self) -> None:
+        """End the actor, if it is not dead, and start a fresh one, which holds the weights that the stage began with."""
+        self._ctx.workers.release("sampler")
+        self._actor = self._start()
+
+    def _start(self) -> Any:
+        return start_sampler(
+            self._ctx.workers,
+            checkpoint_path(self._ctx, self._cfg.model),
+            max_len=self._max_len,
+            gpus=self._cfg.sampler.gpus,
+            cpus=self._cfg.sampler.cpus,
+            dtype="float32" if self._cfg.dtype == "float32" else "bfloat16",
+            seed=self._cfg.seed,
+            hang_s=self._cfg.sampler.hang_s,
         )
 
     def draw(self, prompts: list[Prompt], seeds: list[int], group: int, temperature: float) -> list[list[Completion]]:
         """`group` completions of each prompt."""
         sampling = Sampling(max_tokens=self._cfg.max_tokens, temperature=temperature, n=group)
-        return ask(self._actor, "generate", [prompt.tokens for prompt in prompts], sampling, seeds=seeds)
+        tokens = [prompt.tokens for prompt in prompts]
+        return ask(self._actor, "generate", tokens, sampling, seeds=seeds, timeout_s=self._cfg.sampler.hang_s)
 
     def load(self, weights: tuple[list[Any], str], version: int) -> None:
         """Hand over weights. Raises StageError when the sampler holds others than the learner sent."""
         (reference,), digest = weights
-        held = ask(self._actor, "load", reference, version=version)
+        held = ask(self._actor, "load", reference, version=version, timeout_s=self._cfg.sampler.hang_s)
         if held != digest:
             raise StageError(
                 f"the sampler holds weights {held}, the learner sent {digest}", where=f"weight sync, version {version}"
             )
-
-
-class Judges:
-    """Rewards, in a process that can be killed: a reward that hangs or crashes costs its prompt, not the run."""
-
-    def __init__(self, cfg: RL, workers: Workers) -> None:
-        self._rewards = [resolve(card) for card in cfg.rewards]
-        self._timeout_s, self._workers = cfg.reward_timeout_s, workers
-        self._key = f"judge:{digest_of([card.identity() for card in cfg.rewards])}"
-
-    def score(self, prompts: list[Prompt], completions: list[list[Completion]]) -> list[Rollout]:
-        """Every completion with the sum of its rewards, or without a score when its judge had to be killed."""
-        scores: list[list[Score] | None] = []
-        for _ in range(MOST_KILLED + 1):
-            scores += self._ask(prompts[len(scores) :], completions[len(scores) :])
-            if len(scores) == len(prompts):
-                break
-            # the judge answers in order: the first prompt without an answer is the one it hangs on
-            scores.append(None)
-            self._workers.release(self._key)
-        scores += [None] * (len(prompts) - len(scores))
-        return [
-            Rollout(prompt, c.tokens, c.logprobs, c.text, c.finish_reason == "stop", found[place] if found else None)
-            for prompt, group, found in zip(prompts, completions, scores, strict=True)
-            for place, c in enumerate(group)
-        ]
-
-    def _make(self) -> Any:
-        import ray
-
-        remote: Any = ray.remote(Judge)
-        return remote.options(num_cpus=0).remote(self._rewards)
-
-    def _ask(self, prompts: list[Prompt], completions: list[list[Completion]]) -> list[list[Score] | None]:
-        """Scores of the first prompts, up to one that does not answer in time or kills its judge."""
-        import ray
-        from ray.exceptions import RayActorError, RayTaskError
-
-        judge = self._workers.hold(self._key, self._make, ray.kill)
-        asked = [judge.score.remote(prompt, [c.text for c in group]) for prompt, group in zip(prompts, completions, strict=True)]
-        found: list[list[Score] | None] = []
-        for task in asked:
-            # one after the other, so each has the whole time for itself; the first also for the start of the process
-            if not ray.wait([task], timeout=self._timeout_s + (START_S if not found else 0.0))[0]:
-                break
-            try:
-                found.append(ray.get(task))
-            except RayActorError:
-                break
-            except RayTaskError as cause:
-                raise StageError(f"a reward raised {type(cause.cause).__name__}: {cause.cause}", where="rewards") from cause
-        return found
-
-
-class Judge:
-    """All rewards, in a process of their own."""
-
-    def __init__(self, rewards: list[Any]) -> None:
-        self._rewards = rewards
-
-    def score(self, prompt: Prompt, texts: list[str]) -> list[Score]:
-        """The sum of all rewards for each completion of one prompt."""
-        return score_group(self._rewards, prompt, texts)
 
 
 class Learners:
@@ -152,12 +95,3 @@ class Learners:
                     next=f"run the same command: it goes on from round {step}",
                 )
             self._group.call(learner.export, self._setup)
-
-
-def score_group(rewards: list[Any], prompt: Prompt, texts: list[str]) -> list[Score]:
-    """The sum of all rewards for each completion of one prompt."""
-    totals = []
-    for text in texts:
-        scores = [reward.score(prompt.messages, text, prompt.truth) for reward in rewards]
-        totals.append(Score(sum(score.value for score in scores), "; ".join(score.reason for score in scores)))
-    return totals

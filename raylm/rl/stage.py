@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+
 from raylm.core.artifact import Checkpoint, Prompts
+from raylm.core.config import resolve
 from raylm.core.context import Context
 from raylm.core.errors import ConfigError, DataError
 from raylm.core.workers import Workers
+from raylm.data.answers import truth_of
 from raylm.data.shards import Rows
+from raylm.model.limits import config_of
 from raylm.model.load import check_start, checkpoint_path
 from raylm.parallel.group.driver import warm_ranks
 from raylm.rl import learner
+from raylm.rl.checks import check_cards, check_prompts, known_of
 from raylm.rl.config import RL
+from raylm.rl.judges import Judges
 from raylm.rl.loop import Loop
-from raylm.rl.placement import Judges, Learners, Samplers
+from raylm.rl.placement import Learners, Samplers
 from raylm.rl.types import Prompt
 
 HOLDS = ("ranks", "sampler", "judge")
@@ -24,16 +32,26 @@ def warm(cfg: RL, workers: Workers) -> None:
 
 
 def run(cfg: RL, ctx: Context) -> Checkpoint:
-    """Run `cfg.steps` rounds. Raises DataError without prompts, ConfigError when a reward needs a truth they lack."""
-    prompts = ctx.open_as(cfg.prompts, Prompts)
-    train, held_out = read_prompts(prompts, "train"), read_prompts(prompts, "held_out")[: cfg.held_out_prompts]
+    """Run `cfg.steps` rounds.
+
+    Raises:
+        DataError: there are no prompts, or none that the rewards can score.
+        ConfigError: prompts, model, rewards and algorithm do not fit together.
+    """
+    prompts, model_path = ctx.open_as(cfg.prompts, Prompts), checkpoint_path(ctx, cfg.model)
+    check_cards(cfg)
+    check_prompts(cfg, known_of(prompts), model_path, config_of(model_path), made=True)
+    train, held_out = read_prompts(prompts, "train"), read_prompts(prompts, "held_out")
     if not train:
         raise DataError("there are no prompts", where=prompts.uri)
-    if any(card.kind == "answer" for card in cfg.rewards) and all(prompt.truth is None for prompt in train):
+    longest = max(len(prompt.tokens) for prompt in [*train, *held_out])
+    train, without = _with_truth(cfg, train, prompts.uri)
+    held_out = _with_truth(cfg, held_out, prompts.uri)[0][: cfg.held_out_prompts] if held_out else []
+    if cfg.prompts_per_step > len(train):
         raise ConfigError(
-            "the reward `answer` needs a truth, no prompt has one", where=prompts.uri, next="give the rows an `answer` column"
+            f"a round asks {cfg.prompts_per_step:,} prompts, {len(train):,} of {cfg.prompts!r} can be scored",
+            next="lower prompts_per_step",
         )
-    model_path = checkpoint_path(ctx, cfg.model)
     check_start(model_path, learner.NEEDS, prompts.folder, prompts.facts["vocab_size"])
     setup = learner.Setup(
         run=ctx.fingerprint,
@@ -42,12 +60,11 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         out=ctx.out.uri,
         work=ctx.work.uri,
     )
-    longest = max(len(prompt.tokens) for prompt in [*train, *held_out])
     with ctx.progress(cfg.steps, "rounds") as bar:
 
         def log(step: int, **values: float) -> None:
             ctx.log(step, **values)
-            bar.to(step + 1, reward=values["reward"], kl_to_sampler=values.get("kl_to_sampler", 0.0))
+            bar.to(step + 1, **{name: values[name] for name in ("reward", "kl_to_sampler") if name in values})
 
         learners = Learners(cfg, ctx, setup)
 
@@ -59,9 +76,11 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     learners.export()
     rows = ctx.metric_rows
     metrics |= {"reward_first": rows[0]["reward"], "reward_last": rows[-1]["reward"]}
+    metrics |= {name: total for name, total in _unscored(rows).items() if total}
     facts = {
         "steps": cfg.steps,
         "prompts": len(train),
+        "prompts_without_truth": without,
         "algorithm": cfg.algorithm.kind,
         "base_model": cfg.model,
         **{
@@ -73,10 +92,34 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
 
 
+def _with_truth(cfg: RL, prompts: list[Prompt], uri: str) -> tuple[list[Prompt], int]:
+    """The prompts that every reward has something to compare with, and how many have not. Raises ConfigError without any."""
+    cards = [card for card in map(resolve, cfg.rewards) if hasattr(card, "can_score")]
+    left = [prompt for prompt in prompts if all(card.can_score(prompt.truth) for card in cards)]
+    if not left:
+        raise ConfigError(
+            f"the reward `{cards[0].kind}` needs a truth, no prompt has one that it can compare with",
+            where=uri,
+            next="give the rows an `answer` column",
+        )
+    without = len(prompts) - len(left)
+    if without:
+        print(f"  {without} of {len(prompts)} prompts have no truth to compare with and are left out", file=sys.stderr)
+    return left, without
+
+
+def _unscored(rows: list[dict[str, float]]) -> Counter[str]:
+    """Completions of all rounds that had no score, by reason."""
+    totals: Counter[str] = Counter()
+    for row in rows:
+        totals.update({name: int(value) for name, value in row.items() if name.startswith("unscored")})
+    return totals
+
+
 def read_prompts(artifact: Prompts, split: str) -> list[Prompt]:
     """All prompts of one split, in order."""
     rows = Rows.open(artifact.uri, split)
     return [
-        Prompt(index, [int(t) for t in row["tokens"]], str(row["messages"]), row["truth"])
+        Prompt(index, [int(t) for t in row["tokens"]], str(row["messages"]), truth_of(row["truth"]))
         for index, row in ((index, rows[index]) for index in range(len(rows)))
     ]

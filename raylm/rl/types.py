@@ -27,8 +27,15 @@ class Score(NamedTuple):
     reason: str
 
 
+class Unscored(NamedTuple):
+    """Why a completion has no score. Example: Unscored("raised", "a reward raised ApiError: rate limit reached")."""
+
+    kind: str
+    why: str
+
+
 class Rollout(NamedTuple):
-    """One completion of a prompt, and its score; `score` is None when the reward did not answer in time."""
+    """One completion of a prompt, and its score; None when it has none, for the reason in `unscored`."""
 
     prompt: Prompt
     tokens: list[int]
@@ -36,6 +43,7 @@ class Rollout(NamedTuple):
     text: str
     finished: bool
     score: Score | None
+    unscored: Unscored | None = None
 
 
 class Sample(NamedTuple):

@@ -47,6 +47,37 @@ def test_a_local_copy_follows_its_source(folder):
     assert (folder.local("tokenizer") / "vocab").read_text() == "new"
 
 
+def test_processes_that_fetch_one_folder_at_once_share_one_copy(tmp_path, monkeypatch):
+    import multiprocessing
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = Folder(f"memory://{tmp_path.name}/many")
+    for number in range(40):
+        folder.write(f"model/{number}", bytes(20_000))
+    # a process that was killed while it fetched leaves a part
+    cache = folder.local("model").parent
+    (at,) = (path for path in cache.iterdir() if path.is_dir())
+    at.rename(at.with_suffix(".part"))
+    # a forked process has the in-memory store of this one
+    forked = multiprocessing.get_context("fork")
+    together, found = forked.Barrier(4), forked.Queue()
+
+    def fetch() -> None:
+        together.wait()
+        found.put(sorted(path.name for path in folder.local("model").iterdir()))
+
+    processes = [forked.Process(target=fetch) for _ in range(4)]
+    for process in processes:
+        process.start()
+    names = [found.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert names == [sorted(map(str, range(40)))] * 4
+    assert sorted(path.suffix for path in cache.iterdir()) == ["", ".lock"]
+    folder.remove()
+
+
 def test_what_a_killed_writer_left_is_no_file(tmp_path):
     (tmp_path / ".writing-x").write_text("half")
     assert Folder(tmp_path).files() == []

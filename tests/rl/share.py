@@ -12,10 +12,12 @@ from raylm.rl.types import Score
 
 class Share(Config):
     kind: Literal["share"] = "share"
+    scale: float = 1.0
 
     def score(self, prompt: str, completion: str, truth: str | None) -> Score:
         if truth == "hang":
             time.sleep(600)
         if truth == "crash":
             os._exit(1)
-        return Score(sum(letter.isalpha() for letter in completion) / max(len(completion), 1), "share of letters")
+        share = sum(letter.isalpha() for letter in completion) / max(len(completion), 1)
+        return Score(self.scale * share, "share of letters")

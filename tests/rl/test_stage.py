@@ -14,7 +14,8 @@ from raylm.core.storage import Folder
 from raylm.model.sampler import Completion, as_arrays, weights_digest
 from raylm.parallel.group.driver import hold_ranks
 from raylm.rl.config import RL
-from raylm.rl.placement import Judges, Samplers
+from raylm.rl.judges import Judges
+from raylm.rl.placement import Samplers
 from raylm.rl.stage import read_prompts, run
 from raylm.rl.types import Prompt
 from tests.model.tiny import tiny_checkpoint, tiny_model
@@ -130,15 +131,50 @@ def test_weights_that_are_not_what_was_sent_are_refused(root, workers):
     assert "version 8" in caught.value.where
 
 
-def test_a_reward_that_hangs_or_crashes_costs_its_prompt_alone(workers):
+def test_a_sampler_that_is_killed_in_the_middle_of_a_draw_leaves_no_trace(root, workers, capsys):
+    import threading
+
+    import ray
+
+    ctx = context(root, "bereft", config(), workers)
+    killed, log = [], ctx.log
+
+    def log_and_kill(step, **values):
+        log(step, **values)
+        if step == 1 and not killed:
+            sampler = workers.hold("sampler", list, list)
+            pid = ray.get(sampler.__ray_call__.remote(lambda self: os.getpid()))
+            killed.append(threading.Timer(0.02, os.kill, (pid, signal.SIGKILL)))
+            killed[0].start()
+
+    ctx.log = log_and_kill
+    run(config(), ctx)
+    assert "a fresh one takes the learner's weights and goes on (1)" in capsys.readouterr().err
+    calm, rough = (read_metrics(Folder(root / name)) for name in ("policy", "bereft"))
+    for name in ("reward", "loss", "grad_norm", "kl_to_sampler"):
+        assert [row[name] for row in rough] == pytest.approx([row[name] for row in calm], rel=1e-5, abs=1e-7)
+
+
+def judged(workers, truths, **table):
+    """Values and kinds of failure of two completions to a prompt for each truth, which says what the reward does."""
     workers.ensure()
-    judges = Judges(config(reward_timeout_s=4.0), workers)
-    prompts = [Prompt(row, [1], "[]", truth) for row, truth in enumerate([None, "hang", None, "crash", None])]
-    answers = [[Completion([5], [-1.0], "ab1!", "stop"), Completion([5], [-1.0], "!!", "length")]] * 5
+    judges = Judges(config(**table), workers)
+    prompts = [Prompt(row, [1], "[]", truth) for row, truth in enumerate(truths)]
+    answers = [[Completion([5], [-1.0], "ab1!", "stop"), Completion([5], [-1.0], "!!", "length")]] * len(prompts)
     found = judges.score(prompts, answers)
-    values = [rollout.score and rollout.score.value for rollout in found]
-    assert values == [0.5, 0.0, None, None, 0.5, 0.0, None, None, 0.5, 0.0]
-    assert [rollout.finished for rollout in found] == [True, False] * 5
+    assert [rollout.finished for rollout in found] == [True, False] * len(prompts)
+    return [rollout.score.value if rollout.score else rollout.unscored.kind for rollout in found]
+
+
+def test_a_reward_that_hangs_or_crashes_costs_its_prompt_alone(workers):
+    found = judged(workers, [None, "hang", None, "crash", None], reward_timeout_s=4.0)
+    assert found == [0.5, 0.0, *["timed_out"] * 2, 0.5, 0.0, *["died"] * 2, 0.5, 0.0]
+
+
+def test_a_reward_that_always_ends_its_process_is_not_started_for_ever(workers):
+    reward = {**REWARD, "options": {"scale": 2.0}}
+    found = judged(workers, ["crash"] * 6, rewards=[reward])
+    assert found == ["died"] * 4 + ["not_asked"] * 8
 
 
 def test_a_reward_that_needs_a_truth_is_refused_where_there_is_none(root, workers):

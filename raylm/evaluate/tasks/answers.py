@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from raylm.core.config import Config, PromptsRef
 from raylm.core.errors import DataError
+from raylm.data.answers import same, says, truth_of
 from raylm.data.shards import Rows
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Answers(Config):
-    """Accuracy of greedy answers: the truth stands in the answer as a whole word, and none of the other answers does."""
+    """Accuracy of greedy answers: the truth stands in the answer as a whole word or as a number of exactly that value,
+    and none of the other answers does."""
 
     needs: ClassVar[str] = "generate"
     better: ClassVar[dict[str, str]] = {"answers": "high"}
@@ -34,7 +35,7 @@ class Answers(Config):
     def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:
         """Share of right answers among prompts that have a truth. Raises DataError when none has."""
         picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
-        picked = [row for row in picked if row["truth"] is not None]
+        picked = [row for row in picked if truth_of(row["truth"])]
         if not picked:
             raise DataError(
                 "no prompt has a truth: there is nothing to compare answers with",
@@ -46,5 +47,4 @@ class Answers(Config):
         return {"answers": sum(right) / len(right)}
 
     def _right(self, text: str, truth: str) -> bool:
-        words = {word.lower() for word in [*self.among, truth]}
-        return {word for word in words if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)} == {truth.lower()}
+        return says(text, truth) and not any(says(text, word) for word in self.among if not same(word, truth))

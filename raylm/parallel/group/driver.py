@@ -84,6 +84,7 @@ class RankGroup:
             except KeyboardInterrupt:
                 self._stop(on_row)
                 raise
+        self._mailbox.let_go.remote(self._task)
         return _opened(outcome)
 
     def _poll(self, on_row: Callable[[str, Any], None] | None) -> tuple[str, Any] | None:

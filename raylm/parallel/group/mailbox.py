@@ -82,9 +82,9 @@ class Mailbox:
             return [self._members[rank].pid for rank in sorted(self._members)]
 
     def post(self, task: int, payload: list[Any]) -> None:
-        """Open a task."""
+        """Open a task; what is left of the one before is let go."""
         with self._changed:
-            self._tasks, self._rows, self._order = {task: payload}, [], (0, "")
+            self._tasks, self._outcomes, self._rows, self._order = {task: payload}, {}, [], (0, "")
             self._deaths, self._furthest = 0, -1
             self._changed.notify_all()
 
@@ -113,7 +113,8 @@ class Mailbox:
         """Keep how a task ended."""
         with self._changed:
             # the first word counts: when one rank fails, what the others say is only a consequence
-            self._outcomes.setdefault(task, outcome)
+            if task in self._tasks:
+                self._outcomes.setdefault(task, outcome)
             if outcome[0] == "raised":
                 self._members = {}  # the rank that raised ends now, and the others with it
             self._changed.notify_all()
@@ -124,6 +125,12 @@ class Mailbox:
             self._changed.wait_for(lambda: bool(self._rows) or task in self._outcomes, timeout=self.POLL_S)
             rows, self._rows = self._rows, []
             return rows, self._outcomes.get(task)
+
+    def let_go(self, task: int) -> None:
+        """The driver has read how `task` ended: what the outcome refers to (all weights of a model) need not be kept."""
+        with self._changed:
+            if task in self._outcomes:
+                self._tasks, self._outcomes[task] = {task: None}, ("read", None)
 
     def beat(
         self, rank: int, group: str, moves: tuple[int, int], phase: str, step: int, heeds: bool
@@ -166,7 +173,8 @@ class Mailbox:
         """A rank left `task` after its checkpoint. True: it waits for the next task. False: its process is to end."""
         with self._changed:
             if self._order[0] == task:
-                self._outcomes.setdefault(task, ("left", self._order[1]))
+                if task in self._tasks:
+                    self._outcomes.setdefault(task, ("left", self._order[1]))
                 self._changed.notify_all()
                 return True
             if reason and not self._told_why:

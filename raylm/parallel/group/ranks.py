@@ -91,6 +91,8 @@ def serve_tasks(config: dict[str, Any]) -> None:
         ranks.settle()
         if ranks.rank == 0:
             ray.get(mailbox.finish.remote(ranks.task, ("returned", result)))
+        # while this rank waits, it must not keep what the result refers to
+        result = payload = args = None
 
 
 def _joined(mailbox: Any, device: Any) -> Ranks:

@@ -41,8 +41,15 @@ def test_a_truth_that_is_written_in_another_case_than_its_kind_is_no_second_answ
     assert graded(["It is a class."], ["class"], among=["Class", "Module"])[0] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "right"), [("3", True), ("-3", False), ("13", False), ("3.0", True), ("9/3", True), ("3 or 4", False)]
+)
+def test_numbers_are_compared_by_their_exact_value(text, right):
+    assert graded([text], ["3"], among=["3", "4"])[0] == float(right)
+
+
 def test_the_share_counts_prompts_that_have_a_truth():
-    share, asked = graded(["class", "class", "class", "module"], ["class", None, "module", "module"])
+    share, asked = graded(["class", "class", "class", "module", ""], ["class", None, "module", "module", ""])
     assert share == pytest.approx(2 / 3)
     assert asked == [([[1, 0], [1, 2], [1, 3]], 32)]
 

@@ -34,3 +34,19 @@ def test_one_that_dies_again_and_again_at_the_same_step_is_not_either():
 
 def test_one_that_gets_further_each_time_goes_on():
     assert deaths_until_the_end(lambda group: range(group + 1)) is None
+
+
+def test_what_a_task_left_is_let_go_once_it_was_read_and_with_the_next_task():
+    mailbox = Mailbox()
+    for task in range(1, 10):
+        mailbox.post(task, ["payload"])
+        assert mailbox.next(task - 1) == (task, ["payload"])
+        mailbox.finish(task, ("returned", bytearray(1000)))
+        mailbox.finish(task - 1, ("returned", "late"))
+        assert mailbox.poll(task)[1] == ("returned", bytearray(1000))
+        if task % 2:
+            mailbox.let_go(task)
+        assert list(mailbox._outcomes) == [task]
+        assert mailbox._outcomes[task][1] == (None if task % 2 else bytearray(1000))
+    mailbox.let_go(3)
+    assert list(mailbox._outcomes) == [9]

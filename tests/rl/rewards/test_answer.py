@@ -21,6 +21,7 @@ KINDS = ["function", "class", "module"]
         ("", "class", False),
         ("C++ it is", "C++", True),
         ("a class", None, False),
+        ("a class", "", False),
     ],
 )
 def test_the_truth_as_a_whole_word_and_no_other_answer(completion, truth, right):
@@ -36,6 +37,10 @@ def test_the_truth_as_a_whole_word_and_no_other_answer(completion, truth, right)
         ("the answer is 3.50", "3.5", True),
         ("-7", "7", False),
         ("none", "7", False),
+        ("9007199254740993", "9007199254740992", False),
+        ("7/4", "3/4", False),
+        ("0.75", "3/4", True),
+        ("7", "no number", False),
     ],
 )
 def test_the_last_number(completion, truth, right):
@@ -47,3 +52,12 @@ def test_reasons_say_why():
     assert card.score("", "class, module", "class").reason == "also says module"
     assert card.score("", "x", "class").reason == "does not say the answer"
     assert card.score("", "x", None).reason == "the prompt has no truth"
+
+
+def test_what_there_is_nothing_to_compare_with_cannot_be_scored():
+    assert [Answer().can_score(truth) for truth in ("class", "", " ", None)] == [True, False, False, False]
+    assert not Answer(last_number=True).can_score("class")
+
+
+def test_another_way_to_write_the_truth_is_no_second_answer():
+    assert Answer(among=["0.5", "1/2", "2"]).score("", "it is 1/2", "0.5").value == 1.0

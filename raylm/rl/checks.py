@@ -1,0 +1,146 @@
+"""Takes an rl stage and what is known of its prompts and model, leaves what of it cannot go well: said by `raylm plan` where it
+is known then, and by the stage before anything starts."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+from raylm.core.artifact import Artifact
+from raylm.core.config import CustomCard, resolve
+from raylm.core.errors import ConfigError
+from raylm.core.storage import Folder
+from raylm.model.limits import ends, positions, tokens_of, vocabulary
+from raylm.rl.config import RL
+
+REWARD = {"score": ("prompt", "completion", "truth")}
+ALGORITHM = {"credit": ("rollouts",), "loss": ("logprob_BT", "old_BT", "advantage_B", "mask_BT")}
+FITS = "tokenize with the tokenizer that belongs to the model"
+
+
+class Known(NamedTuple):
+    """What is known of an artifact of prompts."""
+
+    facts: dict[str, Any]
+    """vocab_size, eos_token_id and length of its manifest, or what the tokenize stage says of them."""
+    count: int | None = None
+    longest: int | None = None
+    largest: int | None = None
+    """The largest token id in it."""
+    folder: Folder | None = None
+
+
+def known_of(prompts: Artifact) -> Known:
+    """What is known of finished prompts. Those of a bucket are not fetched for it."""
+    shards = [entry for split in ("train-", "held_out-") for entry in prompts.shards(split) if entry.path.endswith(".arrow")]
+    known = Known(
+        prompts.facts, sum(entry.rows or 0 for entry in shards if entry.path.startswith("train-")), folder=prompts.folder
+    )
+    if not prompts.folder.is_local:
+        return known
+    try:
+        import pyarrow.compute
+    except ImportError:
+        return known  # a laptop that only plans
+    from raylm.data.shards import map_arrow
+
+    pc: Any = pyarrow.compute
+    columns = [map_arrow(prompts.folder.local(entry.path))["tokens"] for entry in shards]
+    longest = max((pc.max(pc.list_value_length(column)).as_py() or 0 for column in columns), default=None)
+    largest = max((pc.max(pc.list_flatten(column)).as_py() or 0 for column in columns), default=None)
+    return known._replace(longest=longest, largest=largest)
+
+
+def check_cards(cfg: RL) -> None:
+    """Raises ConfigError when somebody else's reward or algorithm cannot be made, or is not called as raylm calls it."""
+    for place, card in enumerate(cfg.rewards):
+        _check_methods(card, f"rewards.{place}", REWARD)
+    _check_methods(cfg.algorithm, "algorithm", ALGORITHM)
+    if isinstance(cfg.algorithm, CustomCard) and not _is_count(getattr(resolve(cfg.algorithm), "group", None)):
+        raise ConfigError(
+            f"the custom card {cfg.algorithm.path!r} needs `group`, the number of completions per prompt", where="algorithm"
+        )
+
+
+def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], made: bool) -> list[str]:
+    """What may go wrong with these prompts and this model, in lines.
+
+    Args:
+        model, config: where the model lies, and its config.json.
+        made: the model's files are there, so that its tokenizer can be compared.
+
+    Raises:
+        ConfigError: what must go wrong.
+    """
+    if known.count is not None and known.count < cfg.prompts_per_step:
+        raise ConfigError(
+            f"a round asks {cfg.prompts_per_step:,} prompts, {cfg.prompts!r} has {known.count:,}", next="lower prompts_per_step"
+        )
+    lines = _check_positions(cfg, known, positions(config))
+    size = vocabulary(config)
+    for has in (known.facts.get("vocab_size"), None if known.largest is None else known.largest + 1):
+        if size is not None and has is not None and has > size:
+            raise ConfigError(f"the tokenizer of {cfg.prompts!r} has {has} tokens, the model's embedding {size}", next=FITS)
+    end, known_ends = known.facts.get("eos_token_id"), ends(model, config) if made else []
+    if end is not None and known_ends and end not in known_ends:
+        raise ConfigError(f"{cfg.prompts!r} ends texts with token {end}, the model with {known_ends}", next=FITS)
+    if made and known.folder is not None:
+        _check_tokenizer(cfg, tokens_of(known.folder / "tokenizer"), tokens_of(Folder(model)))
+    return lines
+
+
+def _check_positions(cfg: RL, known: Known, most: int | None) -> list[str]:
+    if most is None:
+        return []
+    longest = known.longest or 1
+    if longest + cfg.max_tokens > most:
+        raise ConfigError(
+            f"{longest} + {cfg.max_tokens} tokens (longest prompt, max_tokens), the model has {most} positions",
+            next=f"max_tokens = {most - longest} at most, or drop long prompts (form.length of their stage)",
+        )
+    bound = known.facts.get("length")
+    if known.longest is None and bound is not None and bound + cfg.max_tokens > most:
+        return [
+            f"prompts may have up to {bound} tokens, with max_tokens = {cfg.max_tokens} more than the model's {most} positions"
+        ]
+    return []
+
+
+def _check_tokenizer(cfg: RL, theirs: dict[str, int], ours: dict[str, int]) -> None:
+    by_id = {at: word for word, at in ours.items()}
+    differ = sorted((at, word) for word, at in theirs.items() if by_id.get(at, word) != word)
+    if ours and differ:
+        at, word = differ[0]
+        raise ConfigError(
+            f"the tokenizer of {cfg.prompts!r} ({len(theirs)} tokens) is not the model's ({len(ours)}): {len(differ)} tokens "
+            f"differ, token {at} is {word!r} there and {by_id[at]!r} here",
+            next=FITS,
+        )
+
+
+def _check_methods(card: Any, where: str, wanted: dict[str, tuple[str, ...]]) -> None:
+    if not isinstance(card, CustomCard):
+        return
+    made = resolve(card)
+    for name, arguments in wanted.items():
+        method, called = getattr(made, name, None), f"{name}({', '.join(arguments)})"
+        if not callable(method):
+            raise ConfigError(f"the custom card {card.path!r} has no method {called}", where=where)
+        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+            raise ConfigError(
+                f"the custom card {card.path!r} has an async {name}; raylm calls {called} and takes what it returns",
+                where=where,
+                next="make it a plain function that calls asyncio.run(...)",
+            )
+        try:
+            inspect.signature(method).bind(*arguments)
+        except TypeError as cause:
+            raise ConfigError(
+                f"the custom card {card.path!r} has {name}{inspect.signature(method)}, raylm calls {called}: {cause}", where=where
+            ) from cause
+        except ValueError:
+            continue  # a callable that tells no signature
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,188 @@
+"""Takes jobs whose cards, prompts and model do not fit together, proves that they are refused before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from raylm import job
+from raylm.core.artifact import Prompts, open_artifact
+from raylm.core.errors import ConfigError
+from raylm.core.storage import Folder
+from raylm.job import Step
+from raylm.model.limits import config_of
+from raylm.outlook import check
+from raylm.rl.checks import check_cards, check_prompts, known_of
+from tests.model.tiny import tiny_checkpoint
+from tests.rl.samples import config
+from tests.rows import make_rows
+
+
+class TooFew:
+    def score(self, prompt, completion):
+        return 1.0
+
+
+class Later:
+    async def score(self, prompt, completion, truth):
+        return 1.0
+
+
+class Any3:
+    def score(self, *arguments):
+        return 1.0
+
+
+class Groupless:
+    def credit(self, rollouts):
+        return []
+
+    def loss(self, logprob_BT, old_BT, advantage_B, mask_BT):
+        return None
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A model of 64 positions and 300 tokens, and prompts that fit it or do not."""
+    at = tmp_path_factory.mktemp("fit")
+    tiny_checkpoint(at / "model", vocab=300, layers=1, max_len=64)
+    tiny_checkpoint(at / "small", vocab=280, layers=1, max_len=64)
+    rows = [{"tokens": [1, 3, 70 + row, 4], "messages": "[]", "truth": None} for row in range(8)]
+    make_rows(at, "own", Prompts, rows)
+    make_rows(at, "wild", Prompts, [{**row, "tokens": [1, 299 + place, 4]} for place, row in enumerate(rows)])
+    make_rows(at, "other_end", Prompts, rows, eos_token_id=7)
+    make_rows(at, "other_tokens", Prompts, rows, vocab=290)
+    return at
+
+
+def fits(root, prompts, model="model", **table):
+    cfg = config(prompts=prompts, **{"max_tokens": 16, "prompts_per_step": 4} | table)
+    path = str(root / model)
+    return check_prompts(cfg, known_of(open_artifact(Folder(root / prompts))), path, config_of(path), made=True)
+
+
+def test_prompts_of_the_models_own_tokenizer_fit(root):
+    assert fits(root, "own") == []
+    assert fits(root, "own", max_tokens=60) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "table", "words"),
+    [
+        ("own", {"max_tokens": 61}, "4 \\+ 61 tokens .* the model has 64 positions"),
+        ("own", {"prompts_per_step": 5}, "a round asks 5 prompts, 'own' has 4"),
+        ("own", {"model": "small"}, "the tokenizer of 'own' has 300 tokens, the model's embedding 280"),
+        ("wild", {}, "the tokenizer of 'wild' has 307 tokens, the model's embedding 300"),
+        ("other_end", {}, "ends texts with token 7, the model with \\[2\\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused(root, prompts, table, words):
+    with pytest.raises(ConfigError, match=words):
+        fits(root, prompts, **table)
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(root):
+    with pytest.raises(ConfigError, match=r"is not the model's .* token 60 is 'Z' there and 'Y' here") as caught:
+        from raylm.rl.checks import _check_tokenizer
+
+        _check_tokenizer(config(), {"a": 1, "Z": 60, "Y": 61}, {"a": 1, "Y": 60, "Z": 61})
+    assert "2 tokens differ" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("nowhere.at_all:Nope", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("tests.rl.test_checks:Nope", "AttributeError"),
+        ("tests.rl.test_checks:TooFew", "raylm calls score\\(prompt, completion, truth\\)"),
+        ("tests.rl.test_checks:Later", "async"),
+        ("tests.rl.test_checks:Groupless", "no method score"),
+    ],
+)
+def test_rewards_that_cannot_be_called_are_refused(path, words):
+    with pytest.raises(ConfigError, match=words):
+        check_cards(config(rewards=[{"kind": "custom", "path": path}]))
+
+
+def test_a_reward_that_takes_anything_is_fine_and_an_algorithm_needs_a_group():
+    check_cards(config(rewards=[{"kind": "custom", "path": "tests.rl.test_checks:Any3"}]))
+    with pytest.raises(ConfigError, match="needs `group`"):
+        check_cards(config(algorithm={"kind": "custom", "path": "tests.rl.test_checks:Groupless"}))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"held_out_prompts": -1},
+        {"reward_timeout_s": 0},
+        {"temperature": float("inf")},
+        {"sampler": {"count": 2}},
+        {"sampler": {"cpus": -1}},
+        {"sampler": {"hang_s": 0}},
+    ],
+)
+def test_keys_that_mean_nothing_are_refused(table):
+    with pytest.raises(ValueError, match=r"."):
+        config(**table)
+
+
+def planned(tmp_path, stages: str):
+    (tmp_path / "job.toml").write_text(f'name = "j"\nroot = "{tmp_path}"\n{stages}')
+    loaded = job.load(tmp_path / "job.toml")
+    return [line for step in job.plan(loaded) for line in check(loaded, step)]
+
+
+RL = """
+[stages.policy]
+stage = "rl"
+prompts = "prompts"
+model = "base"
+rewards = [{kind = "pattern", pattern = "a"}]
+steps = 1
+max_tokens = MAX
+[stages.docs]
+stage = "prepare"
+source = {kind = "python_library"}
+[stages.tokens]
+stage = "tokenize"
+documents = "docs"
+tokenizer = {kind = "bpe", vocab_size = 300}
+form = {kind = "text", length = 64}
+[stages.prompts]
+stage = "tokenize"
+documents = "docs"
+tokenizer = "tokens"
+form = {kind = "prompts", length = 48}
+[stages.base]
+stage = "train"
+rows = "tokens"
+model = {kind = "llama", hidden_size = 32, num_layers = 1, num_heads = 1, intermediate_size = 64, max_length = 64}
+objective = {kind = "next_token"}
+steps = 1
+batch = 4
+"""
+
+
+def test_a_plan_knows_the_positions_of_a_model_that_is_not_made_yet(tmp_path):
+    assert planned(tmp_path, RL.replace("MAX", "16")) == []
+    (line,) = planned(tmp_path, RL.replace("MAX", "17"))
+    assert line == "prompts may have up to 48 tokens, with max_tokens = 17 more than the model's 64 positions"
+    with pytest.raises(ConfigError, match=r"1 \+ 64 tokens .* 64 positions") as caught:
+        planned(tmp_path, RL.replace("MAX", "64"))
+    assert caught.value.where == "stages.policy"
+
+
+def test_a_module_that_only_another_machine_has_is_said_and_not_refused(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere.py").write_text("import a_package_of_the_cluster\nclass Card: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    stages = RL.replace("MAX", "16").replace('{kind = "pattern", pattern = "a"}', '{kind = "custom", path = "elsewhere:Card"}')
+    (line,) = planned(tmp_path, stages)
+    assert "cannot be checked here: it imports 'a_package_of_the_cluster'" in line
+
+
+def test_what_is_ready_is_not_checked_again(tmp_path):
+    (tmp_path / "job.toml").write_text(f'name = "j"\nroot = "{tmp_path}"\n{RL.replace("MAX", "64")}')
+    loaded = job.load(tmp_path / "job.toml")
+    step = next(step for step in job.plan(loaded) if step.name == "policy")
+    with pytest.raises(ConfigError):
+        check(loaded, step)
+    assert check(loaded, Step(*step[:4], "ready", [])) == []
