@@ -63,10 +63,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from raylm.outlook import check
 
     loaded = job.load(arguments.job, arguments.set)
-    for step in job.plan(loaded, arguments.rebuild):
+    steps = job.plan(loaded, arguments.rebuild)
+    for step in steps:
         # what `raylm plan` refuses must not be found hours later, after all stages before it
         if arguments.only in (None, step.name):
-            check(loaded, step)
+            check(loaded, step, steps)
     made = job.run(loaded, arguments.only, arguments.rebuild)
     last = list(made.values())[-1]
     if last.kind != "Endpoint":

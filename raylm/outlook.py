@@ -55,8 +55,11 @@ def _scheme_and_dtype(job: Job, ref: str) -> tuple[str, str]:
     return getattr(getattr(made_by, "method", None), "scheme", ""), "float32"
 
 
-def check(job: Job, step: Step) -> list[str]:
+def check(job: Job, step: Step, steps: list[Step]) -> list[str]:
     """What may go wrong with a stage that is to do, in lines.
+
+    Args:
+        steps: all stages; what lies where another one is still to do says nothing of what it will make.
 
     Raises:
         ConfigError: what must go wrong: a custom card that cannot be made, prompts that do not fit the model.
@@ -70,7 +73,7 @@ def check(job: Job, step: Step) -> list[str]:
         if step.config.stage == "rl":
             if not lines:
                 checks.check_cards(step.config)
-            lines += _fits(job, step.config)
+            lines += _fits(job, step.config, {each.name for each in steps if each.state != "ready"})
     except ConfigError as error:
         where = f"stages.{step.name}{f'.{error.where}' if error.where else ''}"
         raise ConfigError(error.what, where=where, next=error.next) from error.__cause__
@@ -98,16 +101,16 @@ def _custom_cards(value: Any) -> list[CustomCard]:
     return [card for part in parts for card in _custom_cards(part)] if isinstance(parts, (list, tuple, type({}.values()))) else []
 
 
-def _fits(job: Job, cfg: Any) -> list[str]:
+def _fits(job: Job, cfg: Any, to_do: set[str]) -> list[str]:
     """Prompts against the model of an rl stage, as far as either is known."""
     folder = job.folder(cfg.prompts) if cfg.prompts in job.stages else Folder(cfg.prompts)
     form = getattr(job.stages.get(cfg.prompts), "form", None)
-    if folder.exists(MANIFEST):
+    if cfg.prompts not in to_do and folder.exists(MANIFEST):
         known = checks.known_of(open_artifact(folder))
     else:
         known = checks.Known({"vocab_size": _vocabulary(job, cfg.prompts), "length": getattr(form, "length", None)})
     model = job.folder(cfg.model) if cfg.model in job.stages else Folder(cfg.model)
-    made = model.exists("config.json")
+    made = cfg.model not in to_do and model.exists("config.json")
     config = model.read_json("config.json") if made else _config(job, cfg, known.facts.get("vocab_size"))
     return checks.check_prompts(cfg, known, model.uri, config or {}, made)
 

@@ -44,7 +44,7 @@ def plan(job: Job, steps: list[Step]) -> None:
     for step in steps:
         if size := _size(job, step):
             console.print(f"  {step.name}: {size}", highlight=False)
-        for line in [*outlook(job, step.name), *engine_formats(job, step.name), *_drawn(job, step), *check(job, step)]:
+        for line in [*outlook(job, step.name), *engine_formats(job, step.name), *_drawn(job, step), *check(job, step, steps)]:
             console.print(f"  {step.name}: {line}", highlight=False)
         for difference in step.drift:
             console.print(f"  {step.name}: {difference}   (--rebuild {step.name}, or rename the stage)", highlight=False)

@@ -107,10 +107,12 @@ def _by_answers(cfg: Evaluate, cards: list[Any], ctx: Context) -> Grades:
     max_len = longest + max(card.max_tokens for card in asked)
     for ref in cfg.models:
         path = checkpoint_path(ctx, ref)
-        actor = start_sampler(ctx.workers, path, max_len=max_len, gpus=cfg.sampler.gpus, cpus=cfg.sampler.cpus)
+        held = cfg.sampler
+        actor = start_sampler(ctx.workers, path, max_len=max_len, gpus=held.gpus, cpus=held.cpus, hang_s=held.hang_s)
 
         def answers(asked_prompts: list[list[int]], max_tokens: int, actor: Any = actor) -> list[str]:
-            drawn = ask(actor, "generate", asked_prompts, Sampling(max_tokens=max_tokens, temperature=0.0))
+            sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+            drawn = ask(actor, "generate", asked_prompts, sampling, timeout_s=cfg.sampler.hang_s)
             return [group[0].text for group in drawn]
 
         for card in asked:

@@ -306,7 +306,8 @@ def start_sampler(
             answer_of(actor.version.remote(), "start", max(hang_s, START_S))
             ask(actor, "start", path, max_len=max_len, dtype=dtype, seed=seed, timeout_s=max(hang_s, START_S))
             return actor
-        except OtherNetwork:
+        except (OtherNetwork, SamplerLost):
+            # one that was held from an earlier stage may have died since
             if fresh:
                 raise
             workers.release("sampler")

@@ -65,6 +65,8 @@ def answer_of(reference: Any, method: str, timeout_s: float) -> Any:
 def how_it_ended(cause: BaseException) -> str:
     """What Ray says of the end of an actor's process, less its advice."""
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if lines and "creation task" in lines[0]:
+        return lines[-1][:300]  # its constructor raised: the last line of the traceback
     told = next((line for line in lines if "exit detail" in line or "memory" in line), lines[0] if lines else "")
     return told.partition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300] or told[:300]
 

@@ -22,7 +22,7 @@ class SamplerSpec(Config):
     """CPU cores that it reserves."""
     gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """GPUs that it reserves."""
-    hang_s: float = Field(default=600.0, gt=0)
+    hang_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     """Seconds without a step of the engine, or that a load of weights takes, after which it is ended and a fresh one goes on;
     a start may take an hour, or this if it is longer."""
 
@@ -57,7 +57,7 @@ class RL(Learning):
     """Held-out prompts answered greedily before and after; 0 asks none."""
     seed: int = 0
     """Seed of the order of prompts and of every draw."""
-    reward_timeout_s: float = Field(default=60.0, gt=0)
+    reward_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """Seconds for the completions of one prompt, after which rewards that do not answer are ended; that prompt is unscored."""
     save_every: int = Field(default=10, gt=0)
     """Rounds between step checkpoints."""

@@ -85,10 +85,10 @@ class Judges:
         found: list[Found] = []
         if why is not None:
             return found, why
-        asked = [judge.score.remote(prompt, [c.text for c in group]) for prompt, group in zip(prompts, completions, strict=True)]
-        for task in asked:
-            # one after the other, so each has the whole time for itself
-            answer, why = _answer(task, self._timeout_s)
+        for prompt, group in zip(prompts, completions, strict=True):
+            # one after the other: each has the whole time for itself, and of several under way the end of the process would
+            # take answers along that were given before it
+            answer, why = _answer(judge.score.remote(prompt, [c.text for c in group]), self._timeout_s)
             if why is not None:
                 break
             found.append(answer)

@@ -40,11 +40,13 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     """
     prompts, model_path = ctx.open_as(cfg.prompts, Prompts), checkpoint_path(ctx, cfg.model)
     check_cards(cfg)
-    check_prompts(cfg, known_of(prompts), model_path, config_of(model_path), made=True)
     train, held_out = read_prompts(prompts, "train"), read_prompts(prompts, "held_out")
     if not train:
         raise DataError("there are no prompts", where=prompts.uri)
     longest = max(len(prompt.tokens) for prompt in [*train, *held_out])
+    largest = max(max(prompt.tokens, default=0) for prompt in [*train, *held_out])
+    known = known_of(prompts)._replace(longest=longest, largest=largest)
+    check_prompts(cfg, known, model_path, config_of(model_path), made=True)
     train, without = _with_truth(cfg, train, prompts.uri)
     held_out = _with_truth(cfg, held_out, prompts.uri)[0][: cfg.held_out_prompts] if held_out else []
     if cfg.prompts_per_step > len(train):

@@ -128,7 +128,8 @@ def test_keys_that_mean_nothing_are_refused(table):
 def planned(tmp_path, stages: str):
     (tmp_path / "job.toml").write_text(f'name = "j"\nroot = "{tmp_path}"\n{stages}')
     loaded = job.load(tmp_path / "job.toml")
-    return [line for step in job.plan(loaded) for line in check(loaded, step)]
+    steps = job.plan(loaded)
+    return [line for step in steps for line in check(loaded, step, steps)]
 
 
 RL = """
@@ -182,7 +183,8 @@ def test_a_module_that_only_another_machine_has_is_said_and_not_refused(tmp_path
 def test_what_is_ready_is_not_checked_again(tmp_path):
     (tmp_path / "job.toml").write_text(f'name = "j"\nroot = "{tmp_path}"\n{RL.replace("MAX", "64")}')
     loaded = job.load(tmp_path / "job.toml")
-    step = next(step for step in job.plan(loaded) if step.name == "policy")
+    steps = job.plan(loaded)
+    step = next(step for step in steps if step.name == "policy")
     with pytest.raises(ConfigError):
-        check(loaded, step)
-    assert check(loaded, Step(*step[:4], "ready", [])) == []
+        check(loaded, step, steps)
+    assert check(loaded, Step(*step[:4], "ready", []), steps) == []
