@@ -119,12 +119,14 @@ def _decimal(text: str, tens: int = 0) -> Fraction | tuple[bool, str, int]:
 
 
 def _ratio(over: Fraction | tuple[bool, str, int], under: Fraction | tuple[bool, str, int]) -> Fraction | None:
-    known = isinstance(over, Fraction) and isinstance(under, Fraction) and under != 0
-    return over / under if known else None
+    if isinstance(over, Fraction) and isinstance(under, Fraction) and under != 0:
+        return over / under
+    return None
 
 
 def _power(base: Fraction | tuple[bool, str, int], power: int) -> Fraction | tuple[bool, str, int] | None:
     if base == 10:
         return _decimal("1", power)
-    small = isinstance(base, Fraction) and len(str(base)) * abs(power) <= MOST
-    return base**power if small and (base != 0 or power >= 0) else None
+    if isinstance(base, Fraction) and len(str(base)) * abs(power) <= MOST and (base != 0 or power >= 0):
+        return base**power
+    return None

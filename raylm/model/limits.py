@@ -60,8 +60,8 @@ def ends(path: str, config: dict[str, Any]) -> list[int]:
         found.append(folder.read_json("generation_config.json").get("eos_token_id"))
     if folder.exists("tokenizer_config.json"):
         end = folder.read_json("tokenizer_config.json").get("eos_token")
-        words = tokens_of(folder)
-        found.append(words.get(end.get("content") if isinstance(end, dict) else end) if words else None)
+        word = end.get("content") if isinstance(end, dict) else end
+        found.append(tokens_of(folder).get(word) if isinstance(word, str) else None)
     flat = [one for part in found for one in (part if isinstance(part, list) else [part])]
     return sorted({one for one in flat if isinstance(one, int)})
 

@@ -21,13 +21,11 @@ def ask(sampler: Any, method: str, *args: Any, timeout_s: float = 600.0, **optio
         SamplerLost: its process is dead, or did not move in that time.
         RaylmError: what the method raised.
     """
-    from ray import ObjectRefGenerator
-
-    asked = getattr(sampler, method).remote(*args, **options)
-    if not isinstance(asked, ObjectRefGenerator):
-        return answer_of(asked, method, timeout_s)
     import ray
 
+    asked = getattr(sampler, method).remote(*args, **options)
+    if isinstance(asked, ray.ObjectRef) or not hasattr(asked, "__next__"):
+        return answer_of(asked, method, timeout_s)
     result = None
     while True:
         if not ray.wait([asked], timeout=timeout_s)[0]:
@@ -68,7 +66,7 @@ def how_it_ended(cause: BaseException) -> str:
     if lines and "creation task" in lines[0]:
         return lines[-1][:300]  # its constructor raised: the last line of the traceback
     told = next((line for line in lines if "exit detail" in line or "memory" in line), lines[0] if lines else "")
-    return told.partition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300] or told[:300]
+    return told.partition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300].rstrip(".") or told[:300]
 
 
 def _stood_still(method: str, timeout_s: float) -> SamplerLost:

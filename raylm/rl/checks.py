@@ -4,13 +4,15 @@ is known then, and by the stage before anything starts."""
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.artifact import Artifact
 from raylm.core.config import CustomCard, resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
-from raylm.model.limits import ends, positions, tokens_of, vocabulary
+from raylm.model.limits import ends, positions, vocabulary
+from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
 
 REWARD = {"score": ("prompt", "completion", "truth")}
@@ -84,8 +86,8 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
     end, known_ends = known.facts.get("eos_token_id"), ends(model, config) if made else []
     if end is not None and known_ends and end not in known_ends:
         raise ConfigError(f"{cfg.prompts!r} ends texts with token {end}, the model with {known_ends}", next=FITS)
-    if made and known.folder is not None:
-        _check_tokenizer(cfg, tokens_of(known.folder / "tokenizer"), tokens_of(Folder(model)))
+    if made and known.folder is not None and known.folder.is_local and Folder(model).is_local:
+        check_tokens(Path(known.folder.path("tokenizer")), Path(model), cfg.prompts)
     return lines
 
 
@@ -104,18 +106,6 @@ def _check_positions(cfg: RL, known: Known, most: int | None) -> list[str]:
             f"prompts may have up to {bound} tokens, with max_tokens = {cfg.max_tokens} more than the model's {most} positions"
         ]
     return []
-
-
-def _check_tokenizer(cfg: RL, theirs: dict[str, int], ours: dict[str, int]) -> None:
-    by_id = {at: word for word, at in ours.items()}
-    differ = sorted((at, word) for word, at in theirs.items() if by_id.get(at, word) != word)
-    if ours and differ:
-        at, word = differ[0]
-        raise ConfigError(
-            f"the tokenizer of {cfg.prompts!r} ({len(theirs)} tokens) is not the model's ({len(ours)}): {len(differ)} tokens "
-            f"differ, token {at} is {word!r} there and {by_id[at]!r} here",
-            next=FITS,
-        )
 
 
 def _check_methods(card: Any, where: str, wanted: dict[str, tuple[str, ...]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from raylm import job
@@ -50,7 +52,6 @@ def root(tmp_path_factory):
     make_rows(at, "own", Prompts, rows)
     make_rows(at, "wild", Prompts, [{**row, "tokens": [1, 299 + place, 4]} for place, row in enumerate(rows)])
     make_rows(at, "other_end", Prompts, rows, eos_token_id=7)
-    make_rows(at, "other_tokens", Prompts, rows, vocab=290)
     return at
 
 
@@ -81,11 +82,13 @@ def test_what_does_not_fit_is_refused(root, prompts, table, words):
 
 
 def test_another_tokenizer_of_the_same_size_is_refused(root):
-    with pytest.raises(ConfigError, match=r"is not the model's .* token 60 is 'Z' there and 'Y' here") as caught:
-        from raylm.rl.checks import _check_tokenizer
-
-        _check_tokenizer(config(), {"a": 1, "Z": 60, "Y": 61}, {"a": 1, "Y": 60, "Z": 61})
-    assert "2 tokens differ" in caught.value.what
+    file = tiny_checkpoint(root / "scrambled", vocab=300, layers=1, max_len=64) / "tokenizer.json"
+    read = json.loads(file.read_text())
+    words = sorted(read["model"]["vocab"], key=read["model"]["vocab"].get)
+    read["model"]["vocab"] = dict(zip(words, [*range(6), *range(len(words) - 1, 5, -1)], strict=True))
+    file.write_text(json.dumps(read))
+    with pytest.raises(ConfigError, match=r"the tokenizer of 'own' is not the model's: .* ids mean other texts"):
+        fits(root, "own", model="scrambled")
 
 
 @pytest.mark.parametrize(
