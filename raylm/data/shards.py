@@ -127,5 +127,8 @@ def _view(array: Any) -> Any:
     """Numbers without nulls as numpy, without a copy; Arrow's own way imports pandas first, which takes up to a second."""
     import numpy as np
 
+    if len(array.buffers()) < 2:
+        # lists that are empty in every row may have no type of number, and then no values
+        return np.empty(0, dtype=np.int64)
     dtype = array.type.to_pandas_dtype()
     return np.frombuffer(array.buffers()[1] or b"", dtype=dtype)[array.offset : array.offset + len(array)]

@@ -44,8 +44,9 @@ class Prepare(StageConfig):
     keep_rejected: bool = False
     """Write dropped documents to `rejected-*.jsonl` with the reason and, of duplicates, the document that stayed."""
     max_source_loss: float = Field(default=0.5, ge=0, le=1)
-    """The stage stops when dedup takes a larger share than this of a source with 100 documents or more: an alarm, not
-    a setting of the result. Raised, the same command goes on from there."""
+    """The stage stops when dedup takes a larger share than this of a source with 100 documents or more, decontamination one
+    of a source with 20, or when so many of 10 rows or more could not be read: an alarm, not a setting of the result. Raised,
+    the same command goes on from there."""
     workers: WorkerSpec = WorkerSpec(count=2)
     """Tasks that run at the same time; no part of the stage's identity."""
 
@@ -65,7 +66,7 @@ class Prepare(StageConfig):
         reads: list[tuple[Any, tuple[Any, ...]]] = [(card, getattr(card, "reads", ())) for card in self.steps]
         reads += [(card, (getattr(card, "column", None), getattr(card, "per", None))) for card in sweeps]
         for card, names in reads:
-            if known and (missing := [name for name in names if name and name not in made]):
+            if known and (missing := [name for name in names if name and name not in made and "." not in name]):
                 raise ValueError(f"{card.kind} reads {missing[0]!r}, which no step before it makes")
             for name in card.columns() if hasattr(card, "columns") else ():
                 if made.get(name, card) != card:

@@ -18,6 +18,7 @@ from raylm.core.context import Context
 from raylm.core.storage import Folder
 from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain, run_marked
+from raylm.prepare.metadata import with_columns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,11 @@ class View:
         shard = self.shards[at]
         # behind a URI the columns asked for are read where they lie: copies of all shards would fill a worker's disk
         with parquet_file(shard.folder.path(shard.name)) as file:
-            table = file.read(None if columns is None else list(columns))
+            wanted = None if columns is None else list(columns)
+            table = file.read(wanted if wanted is None else _held(wanted, file.schema_arrow.names))
+        if wanted is not None and set(wanted) - set(table.column_names):
+            table = with_columns(table, wanted)
+            table = table.select([name for name in wanted if name in table.column_names])
         table = table.append_column("row", pa.array(np.arange(shard.first, shard.first + shard.rows)))
         for decisions in self.decisions(at):
             table = apply(table, decisions)
@@ -81,6 +86,11 @@ class View:
     @property
     def num_rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
+
+
+def _held(wanted: list[str], names: list[str]) -> list[str]:
+    """Columns to read: of a dotted name that is none of them the metadata."""
+    return list(dict.fromkeys("meta" if "." in name and name not in names else name for name in wanted))
 
 
 class Corpus:

@@ -32,6 +32,8 @@ _SHARD_BYTES = 128 << 20
 _LINES_BYTES = 32 << 20
 # of messages: who speaks, and what a part of one is; no words of anybody
 _TAGS = frozenset({"role", "from", "type"})
+# why a row that was read well may be no document; any other reason says that it could not be read
+_USUAL = frozenset({"empty", "row_too_long", "http_status", "not_html", "no_main_text"})
 _SCORES = "add the score card that makes it before this filter"
 
 
@@ -48,6 +50,7 @@ class Losses:
         self.by_source: dict[str, Counter[str]] = {}
         self.examples: dict[str, list[dict[str, Any]]] = {}
         self.columns: set[str] = set()
+        self.unread = Counter[str]()
         self.lines: list[str] = []
 
     def unreadable(self, row: Rejected) -> None:
@@ -56,6 +59,7 @@ class Losses:
         # rows with keys of their own would fill the mark
         if len(self.columns) < _SHOWN_COLUMNS:
             self.columns.update(row.columns[:_SHOWN_COLUMNS])
+        self.unread[source] += row.reason not in _USUAL
         self._add(source, row.reason, {"where": row.where})
 
     def add(self, table: pa.Table, reasons: list[str], step: Any = None) -> None:
@@ -76,6 +80,7 @@ class Losses:
             "dropped": {source: dict(sorted(counts.items())) for source, counts in sorted(self.by_source.items())},
             "examples": dict(sorted(self.examples.items())),
             "columns": sorted(self.columns),
+            "unread": {source: count for source, count in sorted(self.unread.items()) if count},
             "rejected": self.files,
         }
 
@@ -143,8 +148,11 @@ def take_step(step: Any, table: pa.Table, losses: Losses, cleaned: dict[str, Cou
             at = table.column_names.index(name) if name in table.column_names else None
             table = table.append_column(name, column) if at is None else table.set_column(at, name, column)
         return table
-    if missing := [name for name in getattr(step, "reads", ()) if name not in table.column_names]:
+    if missing := [name for name in getattr(step, "reads", ()) if name not in table.column_names and "." not in name]:
         raise DataError(f"{step.kind} reads the column {missing[0]!r}, which the documents do not have", next=_SCORES)
+    if hasattr(step, "counts"):
+        # what a filter could not look at is said too
+        cleaned.setdefault(step.kind, Counter()).update(step.counts(table))
     keep, reasons = step.judge(table)
     if keep.all():
         return table

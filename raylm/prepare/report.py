@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.text import Text
+
 from raylm.core.artifact import REPORT
 from raylm.core.storage import Folder
 from raylm.data import page
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHOWN_SOURCES, _SHOWN_REASONS = 50, 8
+# of the rows, those that could not be read, above which it is said aloud
+_UNREAD_SHARE = 0.1
 _SHOWN_EXAMPLES, _SHOWN_REASONS_WITH_EXAMPLES = 3, 40
 # what is read of the final shards: a page must not cost a pass over the corpus
 _SAMPLED_SHARDS, _SAMPLED_ROWS = 16, 20_000
@@ -46,6 +51,7 @@ def write_report(out: Folder, stage: str, total: dict[str, Any]) -> None:
                 ]
             ),
         ),
+        *([("Rows could not be read", page.note(unread))] if (unread := unread_rows(total)) else []),
         ("From rows to documents", page.funnel(rows_in, shown, "rows in", "documents out")),
         ("By source", _sources(total["by_source"])),
         ("What cleaners changed", _cleaned(total["cleaned"], rows_in)),
@@ -56,6 +62,23 @@ def write_report(out: Folder, stage: str, total: dict[str, Any]) -> None:
     ]
     said = f"prepare · {page.number(rows_in)} rows read, {seconds:,.0f} s of work over all workers"
     out.write(REPORT, page.page(stage, said, parts))
+
+
+def unread_rows(total: dict[str, Any]) -> str | None:
+    """What is to be said when more than a tenth of the rows never became documents: how many, and what was dropped for what."""
+    unread = sum(total["unread"].values())
+    if unread <= _UNREAD_SHARE * total["rows_in"]:
+        return None
+    ranked = sorted(total["dropped"].items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_REASONS]
+    said = ", ".join(f"{reason} {count:,}" for reason, count in ranked)
+    return f"{unread:,} of {total['rows_in']:,} rows ({unread / total['rows_in']:.0%}) could not be read; dropped in all: {said}"
+
+
+def say_unread(stage: str, total: dict[str, Any]) -> None:
+    """Print `unread_rows`, if there is something to be said."""
+    if unread := unread_rows(total):
+        line = f"{stage}: {unread}\n  next: `keep_rejected = true` writes these rows; look at the source's kind and columns"
+        Console(stderr=True).print(Text(line, "bold red"), soft_wrap=True)
 
 
 def _sources(by_source: dict[str, dict[str, int]]) -> str:

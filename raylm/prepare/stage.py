@@ -24,9 +24,10 @@ from raylm.data.sources.documents import Documents as DocumentsSource
 from raylm.prepare.config import Prepare, steps_of
 from raylm.prepare.corpus import Corpus, Shard, View, apply, content_of
 from raylm.prepare.read import EXAMPLES, Losses, read_unit, write_shard
-from raylm.prepare.report import write_report
+from raylm.prepare.report import say_unread, write_report
 
-_ALARM_ROWS = 100
+# rows of a source from which on the share that is lost says something: to dedup, to decontamination, to reading
+_ALARM_ROWS, _ALARM_CONTAMINATED, _ALARM_UNREAD = 100, 20, 10
 _SHOWN_SOURCES = 20
 
 
@@ -50,6 +51,7 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
     total = totals(read)
     if not total["rows"]:
         raise _nothing_left(total)
+    _alarm_of_reading(cfg, total)
     if sweeps:
         view, swept, seconds = _sweep(cfg, ctx, target, sweeps, read)
         plain = [{"shard": shard.name, "content": content_of(read)} for shard in view.shards]
@@ -63,7 +65,9 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
     _settle(ctx.out, target, [name for mark in read for name in mark["rejected"]] if sweeps else [], total)
     ctx.out.write_json("sources.json", total["by_source"])
     write_report(ctx.out, ctx.stage, total)
+    say_unread(ctx.stage, total)
     metrics = {key: total[key] for key in ("rows_in", "rows", "bytes")} | {"dropped": sum(total["dropped"].values())}
+    metrics |= _unseen(total)
     return ctx.commit(Documents, facts=_facts(total), metrics=metrics | {"seconds": total["seconds"]}, rows=total["shards"])
 
 
@@ -125,11 +129,13 @@ def totals(marks: list[Plain]) -> dict[str, Any]:
     dropped, seconds, lengths = Counter[str](), Counter[str](), Counter[str]()
     cleaned: dict[str, Counter[str]] = {}
     by_source: dict[str, Counter[str]] = {}
+    unread = Counter[str]()
     examples: dict[str, list[Plain]] = {}
     shards, size = {}, 0
     shared: list[str] | None = None
     for mark in marks:
         seconds.update(mark["seconds"])
+        unread.update(mark["unread"])
         for kind, counts in mark["cleaned"].items():
             cleaned.setdefault(kind, Counter()).update(counts)
         for source, counts in mark["dropped"].items():
@@ -150,6 +156,7 @@ def totals(marks: list[Plain]) -> dict[str, Any]:
         "bytes": size,
         "shards": shards,
         "dropped": dict(sorted(dropped.items())),
+        "unread": dict(sorted(unread.items())),
         "by_source": {source: dict(sorted(counts.items())) for source, counts in sorted(by_source.items())},
         "examples": dict(sorted(examples.items())),
         "cleaned": {kind: dict(sorted(counts.items())) for kind, counts in cleaned.items()},
@@ -180,6 +187,34 @@ def _after_sweeps(read: dict[str, Any], written: dict[str, Any], sweeps: dict[st
             "sweeps": sweeps,
         }
     )
+
+
+def _unseen(total: dict[str, Any]) -> dict[str, int]:
+    """How many documents a card had nothing to look at of, a URL say: what it left is not what it let through."""
+    counted = [*total["cleaned"].items(), *((name.partition("-")[2], facts) for name, facts in total["sweeps"].items())]
+    return {f"{kind}_{name}": n for kind, counts in counted for name, n in counts.items() if name.startswith("without_")}
+
+
+def _alarm_of_reading(cfg: Prepare, total: dict[str, Any]) -> None:
+    """Stop when most of a source could not be read (it is of another form), or decontamination took most of it."""
+    unread = total["unread"]
+    lost = [("rows that could not be read", source, unread.get(source, 0), _ALARM_UNREAD) for source in total["by_source"]]
+    lost.append(("rows that could not be read", "all sources", sum(unread.values()), _ALARM_UNREAD))
+    lost += [
+        ("documents that decontamination takes", source, counts.get("contaminated", 0), _ALARM_CONTAMINATED)
+        for source, counts in total["by_source"].items()
+    ]
+    for what, source, count, least in lost:
+        rows = total["rows_in"] if source == "all sources" else sum(total["by_source"][source].values())
+        if rows >= least and count > cfg.max_source_loss * rows:
+            reasons = total["dropped"] if source == "all sources" else total["by_source"][source]
+            said = ", ".join(f"{reason} {n:,}" for reason, n in sorted(reasons.items()) if reason != "kept")
+            raise DataError(
+                f"{count:,} of {rows:,} are {what} ({said}); max_source_loss is {cfg.max_source_loss:.0%}",
+                where=source,
+                next="look at the examples with keep_rejected, and at the source's kind and columns; raise max_source_loss if it "
+                "is right, and run again: work is kept",
+            )
 
 
 def _alarm(cfg: Prepare, total: dict[str, Any]) -> None:

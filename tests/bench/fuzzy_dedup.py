@@ -1,6 +1,7 @@
 """Takes documents with planted near copies as JSON Lines, leaves how long fuzzy deduplication takes from files to files:
 datatrove's four MinHash stages with two workers (14 bands of 8, as FineWeb) against `raylm run` with `min_hash` (20 of 8,
-and what they link compared), both on word 5-grams. Whole processes by wall clock, alternating, medians; the signature
+and what they link compared), both on word 5-grams with numbers and operators
+folded, as datatrove has it. Whole processes by wall clock, alternating, medians; the signature
 stage beside it, one thread, by CPU; and how right both are, by exact similarity. RAYLM_BENCH_MB=400 (at 200
 the start of Ray is more than half of our time), RAYLM_BENCH_ROUNDS=1."""
 
@@ -63,7 +64,7 @@ root = "{at}"
 [stages.documents]
 stage = "prepare"
 source = {{kind = "jsonl", glob = "{source}/*.jsonl", split_bytes = {split}}}
-dedup = [{{kind = "min_hash"}}]
+dedup = [{{kind = "min_hash", fold = ["numbers", "operators"]}}]
 workers = {{count = 2}}
 """
 

@@ -80,7 +80,7 @@ def ours(source: Path, at: Path) -> tuple[float, set[int]]:
     table = {
         "stage": "prepare",
         "source": {"kind": "jsonl", "glob": f"{source}/*.jsonl", "split_bytes": min(64 << 20, size // 4)},
-        "dedup": [{"kind": "min_hash"}],
+        "dedup": [{"kind": "min_hash", "fold": ["numbers", "operators"]}],
         "workers": {"count": CPUS},
     }
     at.mkdir()

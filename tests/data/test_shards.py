@@ -9,7 +9,7 @@ import pytest
 from raylm.core.artifact import FileEntry, Manifest, Tokens
 from raylm.core.storage import Folder
 from raylm.data.records import document, schema
-from raylm.data.shards import Rows, read_parquet, write_arrow, write_parquet
+from raylm.data.shards import Rows, _Column, map_arrow, read_parquet, write_arrow, write_parquet
 
 
 def _table(first, count):
@@ -85,3 +85,11 @@ def test_shards_have_the_same_bytes_every_time(tmp_path):
     write_arrow(folder, "a.arrow", table)
     write_arrow(folder, "b.arrow", pa.concat_tables([table.slice(0, 100), table.slice(100)]))
     assert folder.read("a.arrow") == folder.read("b.arrow")
+
+
+def test_lists_that_are_empty_in_every_row_are_read(tmp_path):
+    path = tmp_path / "train-000000.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, pa.schema([("tokens", pa.list_(pa.null()))])) as writer:
+        writer.write_table(pa.table({"tokens": [[], []]}, schema=pa.schema([("tokens", pa.list_(pa.null()))])))
+    column = _Column(map_arrow(path).column("tokens"))
+    assert [list(column[0]), list(column[1])] == [[], []]

@@ -9,7 +9,7 @@ import pytest
 from raylm.core.artifact import REPORT, Documents
 from raylm.data.shards import read_parquet, write_parquet
 from raylm.prepare.config import Prepare
-from raylm.prepare.report import write_report
+from raylm.prepare.report import say_unread, write_report
 from tests.prepare.corpora import table_of
 from tests.stages import context, run_stage
 
@@ -23,6 +23,7 @@ def _total(**more):
         "bytes": 300,
         "shards": {"documents-000000-00000.parquet": 3},
         "dropped": {"duplicate": 1000, "pii": 7},
+        "unread": {"there": 200},
         "by_source": {EVIL: {"kept": 3, "duplicate": 1000, "pii": 7}},
         "examples": {},
         "cleaned": {"pii": {"email": 12}},
@@ -111,3 +112,13 @@ def test_a_stage_that_selects_writes_its_report(tmp_path, workers):
     assert len(texts) == 8 and all("whale" in text for text in texts)
     shown = made.folder.read(REPORT).decode()
     assert "<h2>Sweep 0-dsir</h2>" in shown and "not_selected · 32" in shown
+
+
+def test_more_than_a_tenth_that_could_not_be_read_is_said(capsys):
+    total = {"rows_in": 40, "unread": {"a": 3, "b": 1}, "dropped": {"short": 9, "unread_key: tools": 4}}
+    say_unread("chats", total)
+    assert capsys.readouterr().err == ""
+    say_unread("chats", total | {"unread": {"a": 5}})
+    said = capsys.readouterr().err
+    assert "chats: 5 of 40 rows (12%) could not be read; dropped in all: short 9, unread_key: tools 4" in said
+    assert "next: `keep_rejected = true`" in said

@@ -204,3 +204,35 @@ def test_kill_9_and_the_same_command_again_gives_the_same_bytes(tmp_path, worker
 def test_the_job_of_the_readme_is_valid():
     tables = tables_of(Path(__file__).parents[2] / "raylm" / "prepare" / "README.md")
     assert [Prepare.model_validate(table).stage for table in tables.values()] == ["prepare"] * 2
+
+
+def test_what_cannot_be_read_or_looked_at_is_no_success(tmp_path, workers):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('{"text": "fine"}\n' + "oops\n" * 9)
+    _lines(tmp_path / "in" / "b.jsonl", *({"text": f"row {at}", "metadata": {"url": "http://a.org"}} for at in range(20)))
+    source = {"kind": "jsonl", "glob": f"{tmp_path}/in/a.jsonl"}
+    with pytest.raises(DataError, match=r"9 of 10 are rows that could not be read \(invalid_json 9\)"):
+        run_stage(tmp_path, "bad", Prepare(source=source), workers)
+    steps = [{"kind": "url_list", "domains": ["blocked.example"]}]
+    cfg = Prepare(
+        source={"kind": "jsonl", "glob": f"{tmp_path}/in"},
+        steps=steps,
+        max_source_loss=0.9,
+        dedup=[{"kind": "exact", "by": "url"}],
+    )
+    made = run_stage(tmp_path, "good", cfg, workers)
+    # the one row without a URL, to the list and to dedup
+    assert made.metrics["url_list_without_url"] == made.metrics["exact_without_url"] == 1
+    assert made.facts["dropped"] == {"duplicate_url": 19, "invalid_json": 9}
+
+
+def test_decontamination_that_takes_most_of_a_source_stops(tmp_path, workers):
+    question = "how many cups are on the red table of the hall where the old clock hangs"
+    _lines(tmp_path / "in" / "a.jsonl", *({"text": f"{question} {at}"} for at in range(20)), {"text": "other"})
+    _lines(tmp_path / "exam.jsonl", {"text": question})
+    steps = [{"kind": "decontaminate", "against": [{"kind": "jsonl", "glob": f"{tmp_path}/exam.jsonl"}]}]
+    cfg = Prepare(source={"kind": "jsonl", "glob": f"{tmp_path}/in"}, steps=steps)
+    with pytest.raises(DataError, match="20 of 21 are documents that decontamination takes"):
+        run_stage(tmp_path, "docs", cfg, workers)
+    made = run_stage(tmp_path, "docs", cfg.model_copy(update={"max_source_loss": 1.0}), workers)
+    assert _texts(made) == ["other"]

@@ -39,7 +39,7 @@ def scalars(fields: pa.Schema, text_column: str | None) -> list[str] | None:
     """Names of the columns that documents are made of; None for all, where rows may be structured."""
     if text_column is None and any(name in STRUCTURED for name in fields.names):
         return None
-    return [field.name for field in fields if field.name == (text_column or "text") or _is_scalar(field.type)]
+    return [field.name for field in fields if field.name == (text_column or "text") or _is_meta(field.type)]
 
 
 def batch_rows(num_rows: int, num_bytes: int) -> int:
@@ -122,16 +122,25 @@ def _metas(raw: pa.RecordBatch, column: str) -> list[str | None] | None:
 
     found: dict[str, list[Any]] = {}
     for name, array in zip(raw.schema.names, raw.columns, strict=True):
-        if name != column and _is_scalar(array.type):
+        if name != column and _is_meta(array.type):
             if pa.types.is_dictionary(array.type):
                 array = array.dictionary_decode()
             if _is_string(array.type) and _not_utf8(array.cast(pa.large_string())).any():
                 values = array.cast(pa.large_binary()).to_pylist()
                 found[name] = [None if value is None else value.decode(errors="replace") for value in values]
             else:
-                found[name] = array.to_pylist()
+                found[name] = _listed(array)
     rows = zip(*found.values(), strict=True)
     return [meta_of(dict(zip(found, row, strict=True)), ()) for row in rows] if found else None
+
+
+def _listed(array: pa.Array) -> list[Any]:
+    import pyarrow as pa
+
+    try:
+        return array.to_pylist()
+    except UnicodeDecodeError:  # inside an object; its strings are not looked at one by one
+        return [None if row is None else row["row"] for row in _values(pa.RecordBatch.from_arrays([array], ["row"]))]
 
 
 def _by_row(raw: pa.RecordBatch, source: str, numbers: Sequence[int], max_row_bytes: int) -> tuple[pa.Table, list[Rejected]]:
@@ -160,6 +169,13 @@ def _is_string(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_meta(kind: pa.DataType) -> bool:
+    """Whether it holds scalars, or objects with scalars in them."""
+    import pyarrow as pa
+
+    return _is_scalar(kind) or (pa.types.is_struct(kind) and any(_is_meta(kind.field(at).type) for at in range(kind.num_fields)))
 
 
 def _is_scalar(kind: pa.DataType) -> bool:

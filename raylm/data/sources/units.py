@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import digest_of
 from raylm.core.errors import DataError
+from raylm.core.stores import Spoken
 from raylm.data.records import Rejected, schema
 
 if TYPE_CHECKING:
@@ -146,11 +147,13 @@ def rows_of(batches: Iterable[tuple[pa.Table, list[Rejected]]]) -> Iterator[dict
 
 
 def _matched_remote(glob: str) -> Iterator[Span]:
-    import fsspec
+    with Spoken(glob):
+        import fsspec
 
-    fs, pattern = fsspec.core.url_to_fs(glob)
-    pattern = f"{pattern.rstrip('/')}/**" if fs.isdir(pattern) else pattern
-    for path, info in fs.glob(pattern, detail=True).items():
+        fs, pattern = fsspec.core.url_to_fs(glob)
+        pattern = f"{pattern.rstrip('/')}/**" if fs.isdir(pattern) else pattern
+        found = fs.glob(pattern, detail=True)
+    for path, info in found.items():
         if info["type"] == "file" and info["size"] is None:
             # taken for empty it would be lost without a word
             raise DataError("the server does not say how large this file is", where=str(path), next="name a copy on a disk")

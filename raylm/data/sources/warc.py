@@ -14,13 +14,16 @@ from raylm.core.config import Config, resolve
 from raylm.core.errors import DataError
 from raylm.data.records import Rejected, read_row
 from raylm.data.sources.extract import AnyExtract
-from raylm.data.sources.extract.page import main_text
+from raylm.data.sources.extract.page import main_text, sound
 from raylm.data.sources.extract.resiliparse import Resiliparse
+from raylm.data.sources.http_body import unpacked
 from raylm.data.sources.packed import Unpacked, is_packed
 from raylm.data.sources.units import Span, Unit, grouped, matched, opened, sliced
 
 _MAX_HEADER = 1 << 16
 _HTML = ("text/html", "application/xhtml+xml")
+# white space, and the byte order marks of UTF-8 and UTF-16
+_BEFORE_MARKUP = b" \t\r\n\f\0\xef\xbb\xbf\xff\xfe"
 _META = {
     "url": "warc-target-uri",
     "date": "warc-date",
@@ -39,7 +42,7 @@ class Warc(Config):
     extract: AnyExtract = Resiliparse()
     """What finds the main text of a page."""
     max_row_bytes: int = Field(default=16 << 20, gt=0)
-    """A page of more bytes than this, as it was stored, is dropped and counted as row_too_long."""
+    """A page of more bytes than this, as it was stored or unpacked, is dropped and counted as row_too_long."""
     split_bytes: int = Field(default=256 << 20, gt=0)
     """Size of a work unit: larger `.gz` files, where every record is a member of its own, are cut in byte ranges."""
 
@@ -61,7 +64,7 @@ class Warc(Config):
         card = resolve(self.extract)
         for span in unit.spans:
             for record in _records(span, self.max_row_bytes):
-                yield _document(card, record, span.source) if isinstance(record, _Record) else record
+                yield _document(card, record, span.source, self.max_row_bytes) if isinstance(record, _Record) else record
 
 
 class _Record(NamedTuple):
@@ -74,14 +77,14 @@ class _Record(NamedTuple):
     content: bytes
 
 
-def _document(card: Any, record: _Record, source: str) -> dict[str, Any] | Rejected:
+def _document(card: Any, record: _Record, source: str, max_bytes: int) -> dict[str, Any] | Rejected:
     where = f"{source}:{record.start}"
     meta = {key: record.headers[name].strip("<>") for key, name in _META.items() if name in record.headers}
     try:
         if record.type == "conversion":
-            row = {"text": record.content.decode(), **meta}
+            row = {"text": sound(record.content.decode()), **meta}
         else:
-            page, charset, content_type = _page(record)
+            page, charset, content_type = _page(record, max_bytes)
             row = {"text": main_text(card, page, charset), **meta, "content_type": content_type}
     except DataError as cause:
         return Rejected(cause.what, where)
@@ -90,7 +93,7 @@ def _document(card: Any, record: _Record, source: str) -> dict[str, Any] | Rejec
     return read_row(row, "text", source, record.start, record.end)
 
 
-def _page(record: _Record) -> tuple[bytes, str | None, str]:
+def _page(record: _Record, max_bytes: int) -> tuple[bytes, str | None, str]:
     """(HTML, charset that the server said, its content type). Raises DataError with the reason to count."""
     from fastwarc.warc import WarcRecord, WarcRecordType
 
@@ -103,20 +106,22 @@ def _page(record: _Record) -> tuple[bytes, str | None, str]:
     http.set_bytes_content(record.content)
     http.is_http = True
     try:
-        http.parse_http(auto_decode="all")
+        http.parse_http(auto_decode="none")
         if http.http_headers.status_code != 200:
             raise DataError("http_status")
         content_type = http.http_content_type or ""
         if not _is_html(content_type):
             raise DataError("not_html")
-        return _html(http.reader.read(), content_type), http.http_charset, content_type
+        transfer, coding = (http.http_headers.get(name) or "" for name in ("Transfer-Encoding", "Content-Encoding"))
+        page = unpacked(http.reader.read(), transfer, coding, max_bytes, "warc-truncated" in record.headers)
+        return _html(page, content_type), http.http_charset, content_type
     except OSError as cause:
         raise DataError("undecodable_body") from cause
 
 
 def _html(page: bytes, content_type: str) -> bytes:
     """The page; where nobody said what it is, its first bytes must look like HTML."""
-    if not _is_html(content_type) or (not content_type and not page[:1024].lstrip().startswith(b"<")):
+    if not _is_html(content_type) or (not content_type and not page[:1024].lstrip(_BEFORE_MARKUP).startswith(b"<")):
         raise DataError("not_html")
     return page
 

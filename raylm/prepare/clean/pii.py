@@ -12,6 +12,7 @@ from pydantic import Field
 
 from raylm.core.config import Config
 from raylm.prepare.clean.cleaned import Cleaned
+from raylm.prepare.clean.top_level import TOP_LEVEL
 
 Kind = Literal["email", "iban", "card", "ssn", "ip", "phone"]
 Found = Iterator[tuple[int, int]]
@@ -21,12 +22,24 @@ Found = Iterator[tuple[int, int]]
 _SHAPE = bytes.maketrans(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ ", b"0" * 10 + b"A" * 26 + b"-")
 _CARD_SHAPES = (b"0000000000000", b"0000-000000", b"0000-0000-")
 
-_DOMAIN = re.compile(r"@(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w\-])")
+# labels of letters of any script (RFC 5890); the last one is looked up
+_DOMAIN = re.compile(
+    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,8}([A-Za-z]{2,24}|xn--[A-Za-z0-9\-]{2,59})(?![A-Za-z0-9_\-]|\.\w)"
+)
+_WIDE_DOMAIN = re.compile(r"@(?:[^\W_](?:[\w\-]{0,61}[^\W_])?\.){1,8}([^\W\d_]{2,24}|xn--[A-Za-z0-9\-]{2,59})(?![\w\-])")
+# what stands behind a remote folder (`git@host.org:name`) and a call (`a@b.to(c)`)
+_NO_DOMAIN = re.compile(r":[A-Za-z~/.]|\(")
+# scripts that are written without spaces: a word in front of an address may touch it
+_TOUCHING = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uff00-\uffef]")
 _MAX_LOCAL = 64
 
 _IPV4 = re.compile(r"\d(?<![\w.\-]\d)\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w\-]|\.\w)")
 # what stands before a number of four parts that is none of a machine
-_NO_ADDRESS = re.compile(r"(?:\b(?:v|ver|version|release|build|section|chapter|§)\.?\s{0,2})\Z", re.IGNORECASE)
+_NO_ADDRESS = re.compile(
+    r"(?:\b(?:v|ver|version|release|build|rev|revision|update|patch|firmware|driver|kernel|section|chapter|clause|figure|fig|table)"
+    r"\.?\s{0,2}|§\s{0,2}|[=~^]=|[~^]|[A-Za-z]/)\Z",
+    re.IGNORECASE,
+)
 # only 2000::/3 is public
 _IPV6 = re.compile(r"[23](?<![\w:.][23])[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
 
@@ -77,8 +90,9 @@ _NAMED = re.compile(
 class Pii(Config):
     """Puts placeholders in the place of personal data that has a form: counted by kind.
 
-    Checked are what a form alone would get wrong: checksums (card: Luhn and the issuers' prefixes; iban: mod 97 and the
-    country's length) and whether an address is public (ip). Names and postal addresses have no form and stay.
+    Checked are what a form alone would get wrong: top-level domains (email: no name of a file), checksums (card: Luhn and the
+    issuers' prefixes; iban: mod 97 and the country's length) and whether an address is public (ip). Names and postal
+    addresses have no form and stay.
     """
 
     kind: Literal["pii"] = "pii"
@@ -110,7 +124,7 @@ class Pii(Config):
 def _emails(text: str, shape: bytes) -> Found:
     at, done = text.find("@") if b"@" in shape else -1, 0
     while at >= 0:
-        domain = _DOMAIN.match(text, at)
+        domain = _domain_at(text, at)
         # the local part is looked for backwards from the sign, so a text without one costs nothing
         local = _local_start(text, max(at - _MAX_LOCAL, done), at) if domain else at
         if domain and local < at:
@@ -119,15 +133,42 @@ def _emails(text: str, shape: bytes) -> Found:
         at = text.find("@", max(at + 1, done))
 
 
+def _domain_at(text: str, at: int) -> re.Match[str] | None:
+    """The domain behind the sign at `at`, when there is such a top-level domain."""
+    domain = _DOMAIN.match(text, at)
+    # an ASCII domain that letters of another script follow may be the beginning of one in that script
+    wide = _WIDE_DOMAIN.match(text, at) if domain is None or not text[domain.end() : domain.end() + 1].isascii() else None
+    for found in (wide, domain):
+        if found and _is_top_level(found[1]) and not _NO_DOMAIN.match(text, found.end()):
+            return found
+    return None
+
+
+def _is_top_level(name: str) -> bool:
+    name = name.lower()
+    if name.startswith("xn--"):
+        try:
+            name = name[4:].encode().decode("punycode")
+        except UnicodeError:
+            return False
+    return name in TOP_LEVEL
+
+
 def _local_start(text: str, lowest: int, at: int) -> int:
     """Where the local part that ends at `at` begins; `at` when there is none."""
     start = at
     while start > lowest and (text[start - 1] in "._%+'-" or (text[start - 1].isascii() and text[start - 1].isalnum())):
         start -= 1
+    if start > lowest and text[start - 1].isalnum() and (start == at or not _TOUCHING.match(text[start - 1])):
+        # letters beyond ASCII (RFC 6531)
+        while start > lowest and (text[start - 1] in "._%+'-" or text[start - 1].isalnum()):
+            start -= 1
     while start < at and not text[start].isalnum():
         start += 1
+    before = text[start - 1 : start]
     # neither the tail of a longer word or number, nor a part with dots at its end
-    return at if text[at - 1] == "." or (start > 0 and (text[start - 1].isalnum() or text[start - 1] == "@")) else start
+    tail = before == "@" or (before.isalnum() and not _TOUCHING.match(before))
+    return at if text[at - 1] == "." or tail else start
 
 
 def _ibans(text: str, shape: bytes) -> Found:
@@ -223,5 +264,10 @@ def _is_public(text: str) -> bool:
 
 
 def _is_dialled(text: str) -> bool:
-    """No more digits than ITU-T E.164 has, and no decimal number with a sign in front."""
-    return sum(sign.isdigit() for sign in text) <= 15 and not _DECIMAL.fullmatch(text)
+    """No more digits than ITU-T E.164 has, no decimal number with a sign in front, no row of single digits."""
+    groups = re.findall(r"\d+", text)
+    return (
+        2 * sum(len(group) == 1 for group in groups[1:]) <= len(groups)
+        and sum(sign.isdigit() for sign in text) <= 15
+        and not _DECIMAL.fullmatch(text)
+    )

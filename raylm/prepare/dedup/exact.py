@@ -6,21 +6,46 @@ import hashlib
 import json
 import unicodedata
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from raylm.core.config import Config, DocumentsRef
 from raylm.core.storage import Folder
+from raylm.data.beside import QUESTION, SYSTEM
 from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain
+from raylm.data.records import STRUCTURED, TRUTHS
 from raylm.prepare.corpus import Corpus, Swept, View, decide, drops
+from raylm.prepare.hosts import one_host
+from raylm.prepare.metadata import value_of
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+# columns of structured rows that are content; all others are metadata
+_CONTENT = frozenset(
+    [
+        *(*STRUCTURED, *TRUTHS, *SYSTEM, *QUESTION, "completion", "rejected", "label", "input", "output", "text", "response"),
+        *("context", "history", "tools", "functions", "images", "image", "videos", "video", "audios", "audio"),
+        *(
+            "documents",
+            "thinking",
+            "reasoning",
+            "reasoning_content",
+            "chat_template_kwargs",
+            "weight",
+            "weights",
+            "train",
+            "loss",
+        ),
+    ]
+)
+_TURN_METADATA = frozenset(
+    ("id", "uuid", "message_id", "parent_id", "turn_id", "created", "created_at", "timestamp", "time", "date", "source", "model")
+)
 # 16 bytes of key, 8 of row, some 30 of id, as they lie in a shuffled partition
 _ROW_BYTES = 54
 
@@ -28,13 +53,15 @@ _ROW_BYTES = 54
 class Exact(Config):
     """Drops exact duplicates: the first document of each stays, in the order of the sources.
 
-    Two texts are the same when they are equal in NFKC, lower case and with single spaces; two structured rows, when the
-    whole rows are. Keys are 128-bit hashes, shuffled by range over the cluster.
+    Two texts are the same when they are equal in NFKC, lower case and with single spaces; two structured rows, when all is
+    equal that a model could be trained on: ids, sources, times and other metadata do not count. Keys are 128-bit hashes,
+    shuffled by range over the cluster.
     """
 
     kind: Literal["exact"] = "exact"
-    by: Literal["text", "url"] = "text"
-    """What is compared: the text, or the `url` of the metadata (documents without one stay)."""
+    by: str = Field(default="text", min_length=1)
+    """What is compared: `text`, `url`, or another key of the metadata, a dot going into an object (`metadata.url`). Keys that
+    end in `url` are compared as addresses. Documents without a value stay, and are counted."""
     against: list[DocumentsRef] = Field(default_factory=list)
     """Earlier corpora: what they hold is dropped here too, and they stay as they are."""
 
@@ -42,12 +69,13 @@ class Exact(Config):
         """Reasons: duplicate, duplicate_url."""
         view = corpus.joined(self.against)
         parts = corpus.parts(_ROW_BYTES, view.num_rows)
-        corpus.over_shards("keys", view, partial(_keys, self, view, corpus.scratch, parts), of=parts)
+        keyed = corpus.over_shards("keys", view, partial(_keys, self, view, corpus.scratch, parts), of=parts)
         done = corpus.over_parts("losers", parts, partial(_losers, self, view, corpus.scratch))
         return Swept(
             parts,
             {
                 "dropped": sum(mark["dropped"] for mark in done),
+                **({f"without_{self.by}": missing} if (missing := sum(mark["missing"] for mark in keyed)) else {}),
                 "clusters": sum(mark["clusters"] for mark in done),
                 "largest_cluster": max(mark["largest"] for mark in done),
             },
@@ -55,15 +83,16 @@ class Exact(Config):
 
     def hashed(self, table: pa.Table) -> list[bytes | None]:
         """A 16-byte key per row; None where the row has nothing to compare."""
-        if self.by == "url":
-            urls = [json.loads(meta).get("url") if meta else None for meta in table["meta"].to_pylist()]
-            return [_digest(same_url(url)) if isinstance(url, str) and url else None for url in urls]
+        if self.by != "text":
+            values = [value_of(meta, self.by) for meta in table["meta"].to_pylist()]
+            plain = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+            return [_digest(same_url(value) if self.by.endswith("url") else value) if value else None for value in plain]
         rows = zip(table["text"].to_pylist(), table["record"].to_pylist(), strict=True)
-        return [_digest(normal(text) if record is None else record) for text, record in rows]
+        return [_digest(normal(text) if record is None else trained_on(record)) for text, record in rows]
 
     @property
     def reason(self) -> str:
-        return "duplicate" if self.by == "text" else "duplicate_url"
+        return "duplicate" if self.by == "text" else f"duplicate_{self.by.rpartition('.')[2]}"
 
 
 def normal(text: str) -> str:
@@ -73,14 +102,26 @@ def normal(text: str) -> str:
 
 
 def same_url(url: str) -> str:
-    """The address as it is compared: without scheme, `www.`, fragment and last slash; the host in lower case. What is no
+    """The address as it is compared: without scheme, `www.`, fragment and last slash; hosts as `one_host` has them. What is no
     address (`http://[x`) is compared as it is."""
     try:
         parts = urlsplit(url if "//" in url else f"//{url}")
     except ValueError:
         return url
-    host = parts.netloc.lower().removeprefix("www.").removesuffix(":80").removesuffix(":443")
-    return f"{host}{parts.path.rstrip('/')}{'?' + parts.query if parts.query else ''}"
+    return f"{one_host(parts.netloc)}{parts.path.rstrip('/')}{'?' + parts.query if parts.query else ''}"
+
+
+def trained_on(record: str) -> str:
+    """What of a structured row a model could be trained on, as JSON."""
+    row = json.loads(record)
+    return json.dumps({key: _turns(value) for key, value in row.items() if key in _CONTENT}, ensure_ascii=False, sort_keys=True)
+
+
+def _turns(value: Any) -> Any:
+    """Messages less their ids and times; anything else as it is."""
+    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
+        return value
+    return [{key: inner for key, inner in turn.items() if key not in _TURN_METADATA} for turn in value]
 
 
 def _digest(text: str) -> bytes:
@@ -99,7 +140,7 @@ def _keys(card: Exact, view: View, scratch: Folder, parts: int, at: int, plain: 
     kept = table.filter(pa.array(there))
     rows = pa.table({"high": keys[:, 0], "low": keys[:, 1], "row": kept["row"], "id": kept["id"]})
     scatter(scratch, "keys", at, rows, part_of(keys[:, 0], parts), parts)
-    return {}
+    return {"missing": int((~there).sum())}
 
 
 def part_of(hashes: np.ndarray, parts: int) -> np.ndarray:

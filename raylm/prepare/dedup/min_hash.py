@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from raylm.core.config import Config, DocumentsRef
 from raylm.data.marks import Plain
 from raylm.prepare.corpus import Corpus, Swept
+
+if TYPE_CHECKING:
+    from raylm.prepare.dedup.fuzzy.words import Fold
 
 # key and row of one band
 _KEY_BYTES = 16
@@ -31,6 +34,11 @@ class MinHash(Config):
     kind: Literal["min_hash"] = "min_hash"
     ngram: int = Field(default=5, ge=1, le=64)
     """Words of an n-gram. A shorter document is one n-gram of all its words."""
+    fold: list[Literal["numbers", "operators"]] = []
+    """What is taken for equal beyond upper case, accents and punctuation, which never count. `numbers`: every number is the
+    same one; `operators`: + - * / < > = and other symbols are left out, as FineWeb's rules have both. Without it lines of
+    arithmetic, tables and code that differ in figures or signs alone are no copies of each other; with it pages that a
+    date or a counter tells apart are."""
     bands: int = Field(default=20, ge=1)
     """Bands: more of them find more pairs and make more work; what is linked wrongly, comparison keeps."""
     rows: int = Field(default=8, ge=1)
@@ -49,6 +57,12 @@ class MinHash(Config):
     """Earlier corpora: what is similar to one of their documents is dropped here, and they stay as they are."""
     measure_recall: int = Field(default=0, ge=0)
     """Compare about so many documents all with all, and say which share of pairs of 0.8 and more was found."""
+
+    @property
+    def folds(self) -> Fold:
+        from raylm.prepare.dedup.fuzzy.words import Fold
+
+        return Fold("numbers" in self.fold, "operators" in self.fold)
 
     def sweep(self, corpus: Corpus) -> Swept:
         """Reason: near_duplicate."""

@@ -10,6 +10,7 @@ from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.prepare.filters.rules import numbers_of
 from raylm.prepare.filters.verdicts import Verdicts
+from raylm.prepare.metadata import with_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +21,8 @@ class Between(Config):
 
     kind: Literal["between"] = "between"
     column: str
-    """A column that a score wrote before, here or in an earlier stage."""
+    """A column that a score wrote before, here or in an earlier stage, or a key of the metadata with a dot in it:
+    `metadata.score`, or `meta.score` of a column that stands beside the text."""
     min: float | None = None
     """Smallest value that is kept; no value (null, NaN) is below it."""
     max: float | None = None
@@ -45,9 +47,13 @@ class Between(Config):
         """Reasons: <column>_too_low, <column>_too_high, <column>_other. DataError: no such column, or of the other type."""
         import numpy as np
 
+        table = with_columns(table, (self.column,))
         if self.any_of:
             import pyarrow as pa
             import pyarrow.compute as pc
+
+            if "." in self.column and table[self.column].null_count == len(table):
+                table = table.set_column(table.column_names.index(self.column), self.column, pa.nulls(len(table), pa.string()))
 
             if self.column not in table.column_names or not _is_text(table.schema.field(self.column).type):
                 raise DataError(f"no column of strings {self.column!r}", next=f"columns: {', '.join(table.column_names)}")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 AnySet = Annotated[Annotated[DocumentsRef, Tag("ref")] | Annotated[AnySource, Tag("table")], Discriminator(ref_or_table)]
 _SHOWN_CHARS = 200
+# what is the same in every dialogue of a set
+_COMMON_ROLES = ("system", "developer")
 
 
 class Decontaminate(Config):
@@ -37,7 +39,8 @@ class Decontaminate(Config):
 
     As GPT-3 did (runs of 13 words, appendix C of https://arxiv.org/abs/2005.14165) and as decon does for answers too
     (https://github.com/allenai/decon). Upper case, punctuation and the kind of apostrophe do not matter. The question
-    of a row is its text, or the prompt of a structured row; the answer is its metadata's.
+    of a row is its text, or what a structured row's user asks; the answer is its metadata's. What rows have in common is
+    no question: system prompts are not compared, nor an instruction that has an input, nor what is in many items.
     """
 
     kind: Literal["decontaminate"] = "decontaminate"
@@ -49,6 +52,9 @@ class Decontaminate(Config):
     """A question of fewer words is not looked for; `facts` says how many there are."""
     max_share: float = Field(default=0.0, ge=0, lt=1)
     """Largest share of a question's, or an answer's, runs that a document may hold; 0: none at all."""
+    max_item_share: float = Field(default=0.05, gt=0, le=1)
+    """A run of words in a larger share of the evaluation items than this, and in more than two, is a template that they
+    have in common, and is not looked for; `facts` says of how many questions nothing is left (`common`)."""
     answers: list[str] = list(TRUTHS)
     """Keys of the metadata, or of a structured row, that are answers."""
 
@@ -83,7 +89,7 @@ class Decontaminate(Config):
         return dict(_built(self.model_dump_json()).counts)
 
     def _is_in(self, index: Index, found: dict[int, set[int]]) -> bool:
-        return any(index.share(number, starts, self.ngram) > self.max_share for number, starts in found.items())
+        return any(index.share(number, starts) > self.max_share for number, starts in found.items())
 
 
 class _Built(NamedTuple):
@@ -109,7 +115,12 @@ def _built(plain: str) -> _Built:
     if not parts:
         remedy = "lower min_words, or set text_column to the question"
         raise DataError("the evaluation sets have nothing to look for", where="decontaminate.against", next=remedy)
-    return _Built(Index(parts, card.ngram), counts)
+    index = Index(parts, card.ngram, card.max_item_share)
+    if index.num_common == len(parts):
+        raise DataError("all evaluation items say the same", where="decontaminate.against", next="raise max_item_share")
+    if index.num_common:
+        counts["common"] = index.num_common
+    return _Built(index, counts)
 
 
 def _placed(one: Any, open: Callable[[str], Artifact]) -> Iterator[Any]:
@@ -152,13 +163,15 @@ def _parts(row: dict[str, Any], keys: list[str]) -> Iterator[Part]:
 
     where = f"{row['source']}:{row['start']}"
     held = json.loads(row["meta"] or "{}")
-    question, answers = row["text"], [held[key] for key in keys if key in held]
+    question, shared, answers = row["text"], "", [held[key] for key in keys if key in held]
     if row["record"] is not None:
         record = json.loads(row["record"])
         turns, _ = as_prompt(record)
-        question = "\n".join(turn["content"] for turn in turns)
+        question = "\n".join(turn["content"] for turn in turns if turn["role"] not in _COMMON_ROLES)
+        if isinstance(record.get("instruction"), str) and record.get("input"):
+            shared = record["instruction"]
         answers = [record[key] for key in keys if record.get(key) is not None] or _replies(record, len(turns))
-    yield Part(where, "question", tuple(words_of(question)))
+    yield Part(where, "question", tuple(words_of(question)), len(words_of(shared)))
     for answer in answers:
         yield Part(where, "answer", tuple(words_of(answer if isinstance(answer, str) else json.dumps(answer))))
 
@@ -166,10 +179,34 @@ def _parts(row: dict[str, Any], keys: list[str]) -> Iterator[Part]:
 def _replies(record: dict[str, Any], after: int) -> list[str]:
     """What a dialogue says after its prompt; a bare prompt has nothing there."""
     try:
-        return [turn["content"] for turn in as_dialogue(record)[after:]]
+        return [turn["content"] for turn in as_dialogue(record)[after:] if turn["role"] not in _COMMON_ROLES]
     except DataError:
         return []
 
 
 def _texts(table: pa.Table) -> list[str]:
-    return table["text"].to_pylist()
+    """What is looked through: of dialogues all but what the system says."""
+    texts = table["text"].to_pylist()
+    if "record" not in table.column_names:
+        return texts
+    rows = zip(texts, table["record"].to_pylist(), strict=True)
+    return [text if record is None else _spoken(text, json.loads(record)) for text, record in rows]
+
+
+def _spoken(text: str, record: dict[str, Any]) -> str:
+    try:
+        turns = as_prompt(record)[0] if record.get("prompt") is not None else as_dialogue(record)
+    except DataError:
+        return text
+    if all(turn["role"] not in _COMMON_ROLES for turn in turns):
+        return text
+    said = [turn["content"] for turn in turns if turn["role"] not in _COMMON_ROLES]
+    # of pairs and prompts the answers, which `turns` may not hold
+    for key in ("completion", "chosen", "rejected"):
+        value = record.get(key)
+        said += [value] if isinstance(value, str) else [turn["content"] for turn in value or () if _is_spoken(turn)]
+    return "\n\n".join(said)
+
+
+def _is_spoken(turn: Any) -> bool:
+    return isinstance(turn, dict) and isinstance(turn.get("content"), str) and turn.get("role") not in _COMMON_ROLES

@@ -20,11 +20,13 @@ _INVERSE = pow(_BASE, -1, 1 << 64)
 
 
 class Part(NamedTuple):
-    """A question or an answer."""
+    """A question or an answer. Its first `shared` words are an instruction: only runs behind it are looked for, or, where
+    less than a run is behind it, the last one."""
 
     where: str
     name: str
     words: tuple[str, ...]
+    shared: int = 0
 
 
 class Match(NamedTuple):
@@ -46,6 +48,8 @@ class _Runs(NamedTuple):
     def places(self, hashes: np.ndarray) -> tuple[list[int], list[int]]:
         """(which of `hashes` are here, where the first run of each is)."""
         maybe = np.flatnonzero(self.bits[hashes & np.uint64(len(self.bits) - 1)])
+        if not len(self.hashes):
+            return [], []
         at = np.minimum(np.searchsorted(self.hashes, hashes[maybe]), len(self.hashes) - 1)
         here = self.hashes[at] == hashes[maybe]
         return maybe[here].tolist(), at[here].tolist()
@@ -54,15 +58,30 @@ class _Runs(NamedTuple):
 class Index:
     """Finds parts in documents. A part of fewer than `ngram` words is one run: all of it.
 
+    A run that is in more than `max_item_share` of the different parts, and in more than two, is what the items have in
+    common, and is not looked for.
+
     Hashes are of this process alone (Python's own, which differ from process to process): an index does not travel.
     """
 
-    def __init__(self, parts: Sequence[Part], ngram: int) -> None:
+    def __init__(self, parts: Sequence[Part], ngram: int, max_item_share: float = 1.0) -> None:
         self._parts = parts
+        # items that say the same are one
+        texts: dict[tuple[str, ...], int] = {}
+        self._texts = np.array([texts.setdefault(part.words, len(texts)) for part in parts], dtype=np.int64)
+        self._most = max(2, int(max_item_share * len(texts)))
         by_length: dict[int, list[int]] = {}
         for number, part in enumerate(parts):
             by_length.setdefault(min(len(part.words), ngram), []).append(number)
         self._runs = {length: self._runs_of(numbers, length) for length, numbers in sorted(by_length.items())}
+        self._sizes = sum(
+            (np.bincount(runs.parts, minlength=len(parts)) for runs in self._runs.values()), np.zeros(len(parts), int)
+        )
+
+    @property
+    def num_common(self) -> int:
+        """Parts of which nothing is looked for: all of it is in many others."""
+        return int((self._sizes == 0).sum())
 
     def matches(self, texts: Sequence[str]) -> list[dict[int, set[int]]]:
         """Of every text the parts it shares runs with: {number of the part: where in the part the runs begin}."""
@@ -81,14 +100,14 @@ class Index:
 
     def best(self, found: dict[int, set[int]], ngram: int) -> Match:
         """The part of which a document holds the largest share; of equals the one with more runs, then the first."""
-        shares = {number: self.share(number, starts, ngram) for number, starts in found.items()}
+        shares = {number: self.share(number, starts) for number, starts in found.items()}
         number = min(shares, key=lambda number: (-shares[number], -len(found[number]), number))
         part = self._parts[number]
         return Match(part, shares[number], " ".join(_longest(part.words, found[number], min(len(part.words), ngram))))
 
-    def share(self, number: int, starts: set[int], ngram: int) -> float:
-        """Share of a part's runs."""
-        return len(starts) / max(len(self._parts[number].words) - ngram + 1, 1)
+    def share(self, number: int, starts: set[int]) -> float:
+        """Share of a part's runs that are looked for."""
+        return len(starts) / max(int(self._sizes[number]), 1)
 
     def _compare(self, runs: _Runs, place: int, words: list[str], found: dict[int, set[int]]) -> None:
         at, hashed = place, runs.hashes[place]
@@ -102,15 +121,41 @@ class Index:
         hashes, parts, starts = [], [], []
         for number in numbers:
             made = _hashes(*_sums(self._parts[number].words), length)
-            hashes.append(made)
-            parts.append(np.full(len(made), number, dtype=np.int32))
-            starts.append(np.arange(len(made), dtype=np.int32))
-        flat = np.concatenate(hashes)
+            first = min(self._parts[number].shared, len(made) - 1)
+            hashes.append(made[first:])
+            parts.append(np.full(len(made) - first, number, dtype=np.int32))
+            starts.append(np.arange(first, len(made), dtype=np.int32))
+        flat, owners, places = np.concatenate(hashes), np.concatenate(parts), np.concatenate(starts)
         order = np.argsort(flat, kind="stable")
+        common = np.zeros(len(flat), dtype=bool)
+        common[order] = self._is_common(flat[order], self._texts[owners[order]])
+        common |= _beside(common, owners, length)
+        order = order[~common[order]]
         # eight places for each run and more: one word in eight, at most, is looked up for nothing
         bits = np.zeros(1 << max(16, int(len(flat) * 8 - 1).bit_length()), dtype=bool)
         bits[flat & np.uint64(len(bits) - 1)] = True
-        return _Runs(flat[order], np.concatenate(parts)[order], np.concatenate(starts)[order], bits)
+        return _Runs(flat[order], owners[order], places[order], bits)
+
+    def _is_common(self, hashes: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        """Which of the sorted hashes are in too many different texts."""
+        order = np.lexsort((texts, hashes))
+        held, of = hashes[order], texts[order]
+        new = np.ones(len(held), dtype=bool)
+        new[1:] = (held[1:] != held[:-1]) | (of[1:] != of[:-1])
+        runs, inverse = np.unique(hashes, return_inverse=True)
+        return np.bincount(np.searchsorted(runs, held[new]), minlength=len(runs))[inverse] > self._most
+
+
+def _beside(common: np.ndarray, owners: np.ndarray, length: int) -> np.ndarray:
+    """Runs of which more than half is in a common run beside them, unless nothing else of their part is left."""
+    made = np.zeros(len(common), dtype=bool)
+    for number in np.unique(owners[common]):
+        start, end = np.searchsorted(owners, [number, number + 1])
+        reach = (length - 1) // 2
+        near = np.convolve(common[start:end], np.ones(2 * reach + 1, dtype=int))[reach : reach + end - start] > 0
+        if not near.all():
+            made[start:end] = near
+    return made
 
 
 def _sums(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

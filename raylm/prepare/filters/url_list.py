@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -11,19 +10,23 @@ from pydantic import model_validator
 
 from raylm.core.config import Config
 from raylm.prepare.filters.verdicts import Verdicts, verdicts
+from raylm.prepare.hosts import one_host
 from raylm.prepare.lists import absolute, lines_of
+from raylm.prepare.metadata import value_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.\-]*:)?//", re.IGNORECASE)
+# browsers leave them out
+_BREAKS = re.compile(r"[\t\r\n]")
 _WORDS = re.compile(r"[^\W_]+")
 # a line of a hosts file: an address of this machine, then the name that is blocked
 _HOSTS = re.compile(r"^(?:0\.0\.0\.0|127\.0\.0\.1|::1?)\s+(\S+)")
 
 
 class UrlList(Config):
-    """Drops documents by their URL, which is read from the metadata; documents without one stay.
+    """Drops documents by their URL, which is read from the metadata; documents without one stay, and are counted.
 
     Reasons: blocked_domain (the domain or one above it), blocked_url (scheme, `www.`, fragment and the last `/` do not
     matter), blocked_word_in_url (words between signs that are neither letter nor digit).
@@ -40,7 +43,8 @@ class UrlList(Config):
     words: list[str] = []
     """Words that no URL may have."""
     column: str = "url"
-    """Key of the URL in a document's metadata."""
+    """Key of the URL in a document's metadata; a dot goes into an object (`metadata.url`), and a plain key is looked for in
+    `metadata` and `meta` too."""
 
     @model_validator(mode="after")
     def _has_a_list(self) -> UrlList:
@@ -60,10 +64,18 @@ class UrlList(Config):
     def _paths(self) -> tuple[str, ...]:
         return (self.path,) if isinstance(self.path, str) else tuple(self.path)
 
+    def counts(self, table: pa.Table) -> dict[str, int]:
+        """How many documents have no URL, which no list can block."""
+        missing = sum(not self._url(meta) for meta in table["meta"].to_pylist())
+        return {"without_url": missing} if missing else {}
+
+    def _url(self, meta: str | None) -> str:
+        url = value_of(meta, self.column)
+        return url if isinstance(url, str) else ""
+
     def _reason(self, meta: str | None, lists: _Lists) -> str:
-        # most metadata is read for nothing otherwise
-        url = json.loads(meta).get(self.column) if meta and f'"{self.column}"' in meta else None
-        if not isinstance(url, str) or not url:
+        url = self._url(meta)
+        if not url:
             return ""
         plain = _plain(url)
         host = _host(plain)
@@ -95,15 +107,14 @@ def _lists(paths: tuple[str, ...], domains: tuple[str, ...], urls: tuple[str, ..
 
 
 def _plain(url: str) -> str:
-    """A URL less what does not tell pages apart; its host in lower case, its path as it is."""
-    rest = _SCHEME.sub("", url.strip()).partition("#")[0]
-    host = re.split(r"[/?]", rest, maxsplit=1)[0]
+    """A URL less what does not tell pages apart; its host as `one_host` has it, its path as it is."""
+    rest = _SCHEME.sub("", _BREAKS.sub("", url.strip())).partition("#")[0]
+    host = re.split(r"[/?\\]", rest, maxsplit=1)[0]
     path = rest[len(host) :].rstrip("/")
-    host = host.rpartition("@")[2].lower()
-    host = host.removesuffix(":80").removesuffix(":443").rstrip(".").removeprefix("www.").removeprefix("*.")
-    return host + path
+    return one_host(host).removeprefix("*.") + path
 
 
 def _host(plain: str) -> str:
     """The host of a plain URL, less its port."""
-    return re.split(r"[/?:]", plain, maxsplit=1)[0]
+    host = re.split(r"[/?]", plain, maxsplit=1)[0]
+    return f"{host.partition(']')[0]}]" if host.startswith("[") else host.partition(":")[0]

@@ -4,7 +4,9 @@ Thresholds come later: filters and `between` read the columns, so that another t
 
 A *word* is what stands between white space (as str.split() cuts). A *token* is a word with the punctuation split off at both
 ends, and inside where spaCy's English splits; Gopher's and FineWeb's rules count tokens (`num_words` are those with a letter,
-mark or number), NeMo Curator's count words. Characters are Unicode code points. `DIVERGENCES` lists where a score may differ
+mark or number), NeMo Curator's count words. In scripts that are written without spaces (Han, kana, Thai, Lao, Khmer, Burmese)
+each letter, with its marks and the punctuation behind it, is a word; of a text that is mostly such, `mean_word_chars` is NaN,
+which no rule drops. Characters are Unicode code points. `DIVERGENCES` lists where a score may differ
 from the programs that the rules were taken from.
 
 Sources: Gopher https://arxiv.org/abs/2112.11446, C4 https://arxiv.org/abs/1910.10683, FineWeb https://arxiv.org/abs/2406.17557,
@@ -51,6 +53,8 @@ _NEMO = (
 COLUMNS: dict[str, tuple[str, ...]] = {"gopher": _GOPHER, "fineweb": _FINEWEB, "c4": _C4, "nemo": _NEMO}
 
 DIVERGENCES = {
+    "unspaced": "a letter of a script without spaces is a word; datatrove segments Chinese, Japanese and Thai by a library for "
+    "each language, NeMo Curator takes what stands between spaces, a whole paragraph, for one word",
     "num_words": "datatrove asks spaCy for words; here only its rules for marks at both ends, hyphens between letters and "
     "contractions are kept, not its lists of abbreviations, units and emoticons: one rule for all languages, and 60 times faster",
     "token_punctuation": "a token is punctuation when it has no letter, mark or number; datatrove has a list of 160 characters, "

@@ -27,7 +27,7 @@ class Buckets(Config):
 
     kind: Literal["buckets"] = "buckets"
     column: str
-    """The score column."""
+    """The score column, or a key of the metadata with a dot in it (`metadata.score`)."""
     edges: list[float] | None = None
     """Where buckets end, rising: a score equal to an edge is in the bucket above it."""
     num_buckets: int | None = Field(default=None, ge=2)

@@ -24,7 +24,7 @@ class Top(Config):
 
     kind: Literal["top"] = "top"
     column: str
-    """The score column."""
+    """The score column, or a key of the metadata with a dot in it (`metadata.score`)."""
     share: float | None = Field(default=None, gt=0, le=1)
     """Share of the documents that stays."""
     num_documents: int | None = Field(default=None, ge=1)

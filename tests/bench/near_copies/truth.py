@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raylm.prepare.dedup.fuzzy.words import shingle_sets
+from raylm.prepare.dedup.fuzzy.words import Fold, shingle_sets
 
 # a pair at least this similar should not stay whole; a document less similar than that to all that stayed should
 FOUND, FALSE = 0.8, 0.6
@@ -22,7 +22,7 @@ class Truth:
 
     def __init__(self, made: list[tuple[str, int]]) -> None:
         texts = pa.chunked_array([pa.array([text for text, _ in made], pa.large_string())])
-        self.ends, self.values = shingle_sets(texts, 5)
+        self.ends, self.values = shingle_sets(texts, 5, Fold(numbers=True, operators=True))
         self.sizes = np.diff(self.ends)
         families: dict[int, list[int]] = {}
         for at, (_, family) in enumerate(made):

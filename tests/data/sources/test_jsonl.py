@@ -158,14 +158,14 @@ def test_other_scalar_columns_become_meta(tmp_path):
         "f": 0.1,
         "ok": True,
         "no": None,
-        "deep": {"a": 1},
+        "deep": {"a": 2**70},
         "l": [1],
     }
     lines = [json.dumps(row, ensure_ascii=False), '{"text": "y"}', '{"text": "z", "nan": NaN, "half": "\\ud800!"}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     kept, lost = _read(Jsonl(glob=str(tmp_path)))
-    assert not lost and list(json.loads(kept[0]["meta"])) == ["big", "f", "n", "ok", "url"]
-    assert json.loads(kept[0]["meta"]) == {key: row[key] for key in ("big", "f", "n", "ok", "url")}
+    assert not lost and list(json.loads(kept[0]["meta"])) == ["big", "deep.a", "f", "n", "ok", "url"]
+    assert json.loads(kept[0]["meta"]) == {key: row[key] for key in ("big", "f", "n", "ok", "url")} | {"deep.a": 2**70}
     assert kept[1]["meta"] is None and json.loads(kept[2]["meta"]) == {"half": "\ufffd!"}
 
 
@@ -174,7 +174,7 @@ def test_a_structured_row_keeps_integers_to_the_last_digit_and_half_a_surrogate_
     bad = {"messages": [{"role": "user", "content": "hi"}], "note": "\ud800"}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(bad))
     kept, lost = _read(Jsonl(glob=str(tmp_path)))
-    assert json.loads(kept[0]["record"]) == row and json.loads(kept[0]["meta"]) == {"url": "u"}
+    assert json.loads(kept[0]["record"]) == row and json.loads(kept[0]["meta"]) == {"deep.n": 2**80, "url": "u"}
     assert [row.reason for row in lost] == ["invalid_unicode"]
 
 
@@ -186,3 +186,33 @@ def test_rows_and_tables_are_the_same(tmp_path):
     assert pa.concat_tables([table for table, _ in tables]).to_pylist() == rows
     assert [row for _, rejected in tables for row in rejected] == lost
     assert max(table.num_rows for table, _ in tables) <= 1000
+
+
+@pytest.mark.parametrize("ending", ["json", "json.gz"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_gives_its_elements_however_it_is_written(tmp_path, ending, indent):
+    rows = [{"instruction": f"Q{at}", "input": "", "output": f"A{at} ü"} for at in range(30)]
+    content = json.dumps(rows, indent=indent).encode()
+    (tmp_path / f"a.{ending}").write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    kept, lost = _read(Jsonl(glob=str(tmp_path), split_bytes=100))
+    assert not lost and [row["text"] for row in kept] == [f"Q{at}\n\nA{at} ü" for at in range(30)]
+    assert json.loads(content[kept[3]["start"] : kept[3]["end"]]) == rows[3] and len({row["id"] for row in kept}) == 30
+
+
+def test_bad_elements_are_counted_and_a_cut_array_is_told(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'[{"text": "one"}, {"text": oops}, 5, {"text": "two"}, {"text": NaN}, {"text": "th')
+    kept, lost = _read(Jsonl(glob=str(tmp_path)))
+    assert [row["text"] for row in kept] == ["one", "two"]
+    assert [row.reason for row in lost] == ["invalid_json", "not_an_object", "text_is_no_string", "invalid_json"]
+
+
+def test_a_printed_object_and_several_on_one_line(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"text": "printed", "more": [1, 2]}, indent=4))
+    (tmp_path / "b.jsonl").write_text(
+        '{"text": "one"}{"text": "two"} {"text": "three"}\n{"text": "four"},\n{"text": "five"} rest\n'
+    )
+    kept, lost = _read(Jsonl(glob=str(tmp_path)))
+    assert [row["text"] for row in kept] == ["printed", "one", "two", "three", "four", "five"]
+    assert [row.reason for row in lost] == ["invalid_json"]
+    content = (tmp_path / "b.jsonl").read_bytes()
+    assert [json.loads(content[row["start"] : row["end"]])["text"] for row in kept[1:4]] == ["one", "two", "three"]

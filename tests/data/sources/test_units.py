@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from raylm.core.errors import DataError
+from raylm.core.errors import DataError, StorageError
 from raylm.data.records import Rejected, document, schema
 from raylm.data.sources.units import Span, Unit, batches_of, grouped, matched, sliced, table_of, unit_of
 
@@ -77,3 +77,11 @@ def test_a_table_is_what_arrow_makes_of_the_rows():
 
     rows = [document("f", at, at + 1, "ü" * at, {"a": at} if at % 2 else None, None) for at in range(5)]
     assert table_of(rows) == pa.Table.from_pylist(rows, schema=schema())
+
+
+@pytest.mark.parametrize(
+    ("glob", "word"), [("nosuch://bucket/*.jsonl", "no kind of address"), ("smb://host/share/*", "no driver")]
+)
+def test_addresses_that_nothing_can_read_are_one_sentence(glob, word):
+    with pytest.raises(StorageError, match=word):
+        matched(glob)

@@ -99,7 +99,7 @@ def test_every_page_that_gives_no_text_has_its_reason(tmp_path):
         record(http.format("404 Not Found", "text/html", "", PAGE.format("gone"))),
         record(http.format("200 OK", "image/png", "", "x")),
         record(http.format("200 OK", "text/html", "", "<html></html>")),
-        record(http.format("200 OK", "text/html", "Content-Encoding: gzip\r\n", "no gzip")),
+        record(http.format("200 OK", "text/html", "Content-Encoding: gzip\r\n", "\x00\x01no gzip")),
         record("no HTTP at all"),
         record("log", "resource", content_type="text/plain"),
         record("HTTP/1.1 200 OK\r\n\r\n\x00\x01binary"),
@@ -184,3 +184,21 @@ def test_the_exact_extractor_may_be_asked_for(tmp_path):
     text = "This paragraph is long enough to be taken for the text of an article by everyone. " * 5
     content = gzip.compress(record(OK + PAGE.format(text)))
     assert read(tmp_path, content, extract={"kind": "trafilatura"})[0][0]["text"].split() == text.split()
+
+
+def test_what_the_bytes_are_counts_more_than_what_headers_say(tmp_path):
+    korean = "대한민국의 수도는 서울이다. 서울은 한강을 끼고 발달한 도시로 인구가 약 천만 명에 이른다."
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={}\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+    )
+    body = PAGE.format(korean)
+    records = [
+        record(head.format("utf-8").encode() + body.encode("cp949")),
+        record(head.format("iso-8859-1").encode() + gzip.compress(body.encode())),
+        record(b"HTTP/1.1 200 OK\r\n\r\n" + gzip.compress(body.encode("utf-16"))),
+        record(head.format("utf-8").encode() + body.replace("서울", "").encode() + b"<p>\xec\x84</p>"),
+        record("lost " + "\ufffd\ufffd " * 10, "conversion", content_type="text/plain"),
+    ]
+    kept, lost = read(tmp_path, b"".join(records), "a.warc")
+    assert [row["text"] for row in kept] == [korean] * 3
+    assert [row.reason for row in lost] == ["undecodable", "undecodable"]

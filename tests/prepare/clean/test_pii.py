@@ -24,6 +24,10 @@ FOUND = {
     "card 4111 1111 1111 1111 or 5500-0000-0000-0004": "card <card> or <card>",
     "378282246310005; 3782 822463 10005; 30569309025904": "<card>; <card>; <card>",
     "IBAN DE89 3704 0044 0532 0130 00 / GB29NWBK60161331926819": "IBAN <iban> / <iban>",
+    "write to user@bücher.example, jörg.müller@example.de or почта@пример.рф!": "write to <email>, <email> or <email>!",
+    "ME@EXAMPLE.COM, me@xn--bcher-kva.example: a@xn--e1afmkfd.xn--p1ai": "<email>, <email>: <email>",
+    "联系me@example.com谢谢。邮箱:me@example.cn,": "联系<email>谢谢。邮箱:<email>,",
+    "用户@例子.中国": "<email>",
     "SSN 123-45-6789": "SSN <ssn>",
 }
 LOOKS_LIKE = [
@@ -41,6 +45,9 @@ LOOKS_LIKE = [
     "1990-1999, 100-200-300, 12-345-6789, pages 123-4567, 2024 2025 2026",
     "rows 00 11 22 33 44 55 66 77; population 1985: 555 1234 5678",
     "12:34:56 and 20:01:02:03 std::vector<int> 2001:1:2",
+    "Load logo@2x.png and icon@3x.json, see a@b.png, main@v2.local or page@home.html and me@example.com.png",
+    "git clone git@github.com:org/repo.git; y = w@x.to(device) and A@B.T, react@18.2.0 x@y.mean()",
+    "Trident/17.40.51.10 pip==81.20.30.40 firmware 81.20.30.40, +1 2 3 4 5 6 7 8",
     "the hotel 0123456789, intel 0123 456 789",
 ]
 

@@ -48,3 +48,12 @@ def test_missing_or_of_the_other_type():
         Between(column="language", min=0).judge(TABLE)
     with pytest.raises(DataError, match="no column of strings"):
         Between(column="score", any_of=("en",)).judge(TABLE)
+
+
+def test_keys_of_the_metadata():
+    metas = ['{"metadata.score":0.5,"kind":"a"}', '{"metadata.score":2}', None, '{"meta":"{\\"score\\": 7}"}']
+    table = pa.table({"meta": pa.array(metas, pa.large_string())})
+    assert Between(column="metadata.score", max=1.0).judge(table).keep.tolist() == [True, False, False, False]
+    assert Between(column="meta.score", min=5.0).judge(table).keep.tolist() == [False, False, False, True]
+    assert Between(column="meta.kind", any_of=("a",)).judge(table).keep.tolist() == [True, False, False, False]
+    assert Between(column="meta.none", any_of=("a",)).judge(table).keep.tolist() == [False] * 4

@@ -9,7 +9,7 @@ import pytest
 from raylm.core.artifact import Checkpoint, Documents
 from raylm.core.config import references
 from raylm.core.errors import ArtifactError, DataError
-from raylm.data.records import document, meta_of
+from raylm.data.records import document, meta_of, read_row
 from raylm.data.shards import write_parquet
 from raylm.data.sources.units import table_of as rows_table
 from raylm.prepare.filters.decontaminate import Decontaminate
@@ -115,3 +115,63 @@ def test_refusals(tmp_path, exam):
     path.write_text('{"question": "why"}\n')
     with pytest.raises(DataError, match="nothing to look for"):
         reasons(Decontaminate(against=[exam | {"glob": str(path)}], ngram=5), ["a"])
+
+
+SYSTEM = "You are a careful assistant that answers every question of the user as briefly and as well as it can, in plain words."
+ASKS = [
+    f"how many {thing} are on the {colour} table of the {room} where the old clock hangs beside the door"
+    for thing, colour, room in zip(
+        ["cups", "pens", "keys", "maps"], ["red", "blue", "green", "white"], ["hall", "shop", "barn", "loft"], strict=True
+    )
+]
+
+
+def _found(tmp_path, exam_rows, rows, **options):
+    # read once in a process
+    path = tmp_path / f"exam-{len(list(tmp_path.iterdir()))}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in exam_rows))
+    table = rows_table([read_row(row, None, "docs", at, at + 1) for at, row in enumerate(rows)])
+    return [
+        reason != "" for reason in Decontaminate(against=[{"kind": "jsonl", "glob": str(path)}], **options).judge(table).reasons
+    ]
+
+
+def _asked(question, answer="none", role="system"):
+    turns = [{"role": role, "content": SYSTEM}, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns}
+
+
+def test_a_shared_system_prompt_is_no_contamination(tmp_path):
+    rows = [_asked(question) for question in ASKS]
+    assert _found(tmp_path, [_asked(ASKS[0])], rows) == [True, False, False, False]
+    assert _found(tmp_path, [_asked(ASKS[0], role="developer")], [_asked(ASKS[1], role="developer")]) == [False]
+    # whoever asks the system's words as a question has asked it
+    assert _found(tmp_path, [_asked(SYSTEM)], [_asked(ASKS[1]), _asked(SYSTEM), {"text": SYSTEM}]) == [False, True, True]
+    # answers are looked for in pairs and prompts too
+    pair = {"prompt": _asked(ASKS[1])["messages"][:2], "chosen": f"so {ASKS[0]} yes", "rejected": "no"}
+    assert _found(tmp_path, [_asked(ASKS[0])], [pair]) == [True]
+
+
+def test_a_shared_instruction_is_no_contamination(tmp_path):
+    def alpaca(question):
+        return {"instruction": SYSTEM, "input": question, "output": "none"}
+
+    assert _found(tmp_path, [alpaca(ASKS[0])], [alpaca(question) for question in ASKS]) == [True, False, False, False]
+    # an instruction without an input is the question
+    alone = {"instruction": SYSTEM, "input": "", "output": "none"}
+    assert _found(tmp_path, [alone], [alone, alpaca(ASKS[1])]) == [True, True]
+
+
+def test_what_many_items_have_in_common_is_no_question(tmp_path):
+    exam_rows = [{"text": f"{SYSTEM} {question}"} for question in ASKS]
+    rows = [{"text": f"{SYSTEM} Something else."}, {"text": f"{SYSTEM} {ASKS[2]}"}, {"text": ASKS[3]}]
+    assert _found(tmp_path, exam_rows, rows) == [False, True, True]
+    assert _found(tmp_path, exam_rows, rows, max_item_share=1.0) == [True, True, True]
+    # the same item several times is one
+    assert _found(tmp_path, [{"text": ASKS[0]}] * 9 + exam_rows, [{"text": ASKS[0]}]) == [True]
+
+
+def test_another_sum_is_another_question(tmp_path):
+    exam_rows = [{"text": "Compute 12 + 5 - 3 * 8 / 2 = ?"}]
+    rows = [{"text": "compute 12 - 5 + 3 / 8 * 2 ="}, {"text": "Please compute 12 + 5 - 3 * 8 / 2 = ? now"}]
+    assert _found(tmp_path, exam_rows, rows) == [False, True]

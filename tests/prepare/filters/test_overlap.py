@@ -50,3 +50,20 @@ def test_hash_of_a_run_is_the_same_everywhere():
     assert len(hashes) == 96 and len(np.unique(hashes)) == 7
     assert (hashes[:89] == hashes[7:]).all() and _hashes(*_sums(words[3:8]), 5)[0] == hashes[3]
     assert len(_hashes(*_sums(words[:4]), 5)) == 0
+
+
+def test_runs_that_many_parts_share_are_not_looked_for_nor_those_beside_them():
+    shared = tuple("abcdef")
+    parts = [Part(f"s:{at}", "question", (*shared, *(f"{at}{letter}" for letter in "uvwxyz"))) for at in range(5)]
+    parts.append(Part("s:5", "question", (*shared, "end")))
+    index = Index(parts, 4, 0.5)
+    texts = ["a b c d e f", "d e f 0u", "e f 0u 0v", "c d e f end", "0u 0v 0w 0x"]
+    # of the last part nothing else is left
+    assert [set(found) for found in index.matches(texts)] == [set(), set(), {0}, {5}, {0}]
+    assert index.num_common == 0 and Index(parts, 4).matches(texts[:1])[0].keys() == {0, 1, 2, 3, 4, 5}
+    assert Index([*parts[:4], Part("s:4", "question", shared)], 4, 0.5).num_common == 1
+
+
+def test_an_instruction_in_front_is_not_looked_for_alone():
+    index = Index([Part("s:0", "question", tuple("abcdefghij"), 6), Part("s:1", "question", tuple("klmnopq"), 6)], 3)
+    assert [set(found) for found in index.matches(["a b c d e f g", "g h i", "k l m n o", "o p q"])] == [set(), {0}, set(), {1}]

@@ -78,3 +78,36 @@ def test_a_relative_path_is_placed(tmp_path, monkeypatch):
     card = UrlList(path="list.txt").placed(None)
     monkeypatch.chdir("/")
     assert reasons(card, ["http://bad.com"]) == ["blocked_domain"]
+
+
+def test_hosts_are_one_however_they_are_written():
+    same = [
+        "http://b\u00fccher.example/x",
+        "http://xn--bcher-kva.example/x",
+        "HTTPS://u:p@WWW.B\u00dcCHER.EXAMPLE.:443/x",
+        "http://sub.b\u00fccher\u3002example",
+        "//b%C3%BCcher.example",
+        "bu\u0308cher.example",
+        " http://b\u00fcc\nher.example",
+    ]
+    for name in ("b\u00fccher.example", "xn--bcher-kva.example"):
+        assert reasons(UrlList(domains=[name]), same) == ["blocked_domain"] * len(same)
+    assert reasons(UrlList(domains=["xn--bcher-kva.example"]), ["http://bucher.example", "http://xn--.example", ""]) == [""] * 3
+    assert reasons(UrlList(domains=["[2606:2800::1]"]), ["http://[2606:2800::1]:8080/x"]) == ["blocked_domain"]
+    assert reasons(UrlList(urls=["http://b\u00fccher.example:8080/x"]), ["xn--bcher-kva.example:8080/x"]) == ["blocked_url"]
+
+
+def test_urls_inside_objects_and_none_at_all():
+    metas = [
+        '{"metadata.url":"http://bad.com"}',
+        '{"meta":"{\\"url\\": \\"http://bad.com\\"}"}',
+        '{"url":"http://bad.com"}',
+        None,
+        '{"a":1}',
+    ]
+    table = pa.table({"meta": pa.array(metas, pa.large_string())})
+    card = UrlList(domains=["bad.com"])
+    assert list(card.judge(table).reasons) == ["blocked_domain"] * 3 + [""] * 2
+    assert card.counts(table) == {"without_url": 2}
+    assert list(UrlList(domains=["bad.com"], column="metadata.url").judge(table).reasons)[:1] == ["blocked_domain"]
+    assert UrlList(domains=["bad.com"], column="meta.url").counts(table) == {"without_url": 3}

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 
+from raylm.prepare.dedup.fuzzy.words import UNSPACED
 from raylm.prepare.score.kernels.tables import STOP, tables
 
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
@@ -35,8 +36,27 @@ def is_stop(char):
     return bool(tables().kinds[ord(char)] & STOP)
 
 
+def split(text):
+    """Words between white space; where scripts have none, each letter with what is no letter or digit behind it."""
+    return [piece for word in text.split() for piece in _pieces(word)]
+
+
+def _pieces(word):
+    start = 0
+    for at in range(1, len(word)):
+        starts = word[at].isalpha() or unicodedata.category(word[at]) == "Nd"
+        if is_single(word[at]) or (is_single(word[start]) and starts):
+            yield word[start:at]
+            start = at
+    yield word[start:]
+
+
+def is_single(char):
+    return char.isalpha() and any(low <= ord(char) < high for low, high in (*UNSPACED, (0x20000, 0x40000)))
+
+
 def tokens_of(text):
-    return [token for word in text.split() for token in _tokens(word)]
+    return [token for word in split(text) for token in _tokens(word)]
 
 
 def _tokens(word):
@@ -93,7 +113,7 @@ def share(part, whole, of_nothing=0.0):
 
 def sentences_of(line):
     count, inside = 0, False
-    for word in line.split():
+    for word in split(line):
         inside = inside or any(map(is_word, word))
         bare = word.rstrip("\"')]}’”»」）")  # noqa: RUF001
         # a closing quote or bracket that is a word of its own ends nothing
@@ -105,9 +125,10 @@ def sentences_of(line):
 def gopher(text):
     tokens, lines = tokens_of(text), text.splitlines()
     words = [token for token in tokens if any(map(is_word, token))]
+    spaced = [word for word in words if not any(map(is_single, word))]
     made = {
         "num_words": len(words),
-        "mean_word_chars": share(sum(map(len, words)), len(words)),
+        "mean_word_chars": float("nan") if 2 * len(spaced) < len(words) else share(sum(map(len, spaced)), len(spaced)),
         "hash_word_ratio": share(text.count("#"), len(tokens)),
         "ellipsis_word_ratio": share(text.count("...") + text.count("…"), len(tokens)),
         "bullet_line_share": share(sum(line.lstrip().startswith(("•", "-")) for line in lines), len(lines)),
@@ -148,7 +169,7 @@ def c4(text):
     made: Counter = Counter()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in lines:
-        words, low, count = line.split(), lower(line), sentences_of(line)
+        words, low, count = split(line), lower(line), sentences_of(line)
         made["num_sentences"] += count
         if any(len(word) > 1000 for word in words):
             made["c4_long_word_line_share"] += 1
@@ -181,7 +202,7 @@ def c4(text):
 
 
 def nemo(text):
-    words, chars = text.split(), len(text)
+    words, chars = split(text), len(text)
     lines, blocks = [line for line in text.split("\n") if line.strip()], text.split("\n\n")
     symbols = sum(word in ELLIPSES or len(re.findall("#+", word)) / len(word) > 0.5 for word in words)
     lorem = "lorem ipsum" in lower(text)
@@ -208,10 +229,22 @@ def nemo(text):
     }
     for n in (2, 3, 4):
         top = Counter(zip(*(words[k:] for k in range(n)), strict=False)).most_common(1)
-        cut = len(text) - len(text.replace(" ".join(top[0][0]), "")) if top else chars
+        cut = len(text) - len(text.replace(_joined(words, text, top[0][0]), "")) if top else chars
         made[f"nemo_top_{n}gram_char_share"] = share(cut, chars, 1.0)
     for n in range(5, 11):
         made[f"nemo_dup_{n}gram_char_share"] = share(_covered(words, n), chars, 1.0) if len(words) >= n else 1.0
+    return made
+
+
+def _joined(words, text, gram):
+    """An n-gram as its first place has it: a space between words, none between letters that are words."""
+    first = next(at for at in range(len(words)) if tuple(words[at : at + len(gram)]) == gram)
+    place, made = 0, ""
+    for at, word in enumerate(words[: first + len(gram)]):
+        start = text.index(word, place)
+        if at >= first:
+            made += (" " if at > first and start > place else "") + word
+        place = start + len(word)
     return made
 
 

@@ -24,6 +24,8 @@ NASTY = [
     "\x00 nul \x00\x00 bytes. and\x00more",
     "one\r\ntwo\r\n\r\none\r\ntwo.\rthree\x0bfour\x0cfive\u2028six\u0085seven",
     "Привет, мир! Это — тест. 你好，世界。これはテストです。 مرحبا بالعالم؟ नमस्ते दुनिया।",  # noqa: RUF001
+    "今天会议讨论了城市交通，专家认为应该增加公共汽车线路。今天会议讨论了（城市交通）abc中文12中 x中。",  # noqa: RUF001
+    "ในกรุงเทพ มีน้ำ ประเทศไทย ภาษาลาว ភាសាខ្មែរ မြန်မာ 東京カタカナー 한국어 문장 𠀀𠀁字",
     "emoji 👩‍👩‍👧 😀😀 flags 🇩🇪 • bullet\n• second\n- third\n‣ fourth ⟨x⟩ ١٢٣",
     "Don't we've it’s they'll I'd CAN'T 's n't rock-n-roll well--known 3-4 a/b and/or x=y end.Start U.S.A. e.g. foo…bar ~x~",  # noqa: RUF001
     "see http://a.b/c?d=%20%2g, https://x.y:80/(z) xhttps://q httphttp://w http:// https:/no",
@@ -50,7 +52,7 @@ def differences(texts, card=Statistics()):
     made = card.score(table(texts))
     for row, text in enumerate(texts):
         for name, value in slow_statistics(text).items():
-            if not np.isclose(made[name][row], value, rtol=1e-5, atol=1e-6):
+            if not np.isclose(made[name][row], value, rtol=1e-5, atol=1e-6, equal_nan=True):
                 yield text[:60], name, float(made[name][row]), value
 
 
@@ -149,3 +151,26 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=dict(os.environ))
     assert "ConfigError" in done.stderr and "set NUMBA_CACHE_DIR" in done.stderr
+
+
+def test_scripts_without_spaces_have_words():
+    from raylm.prepare.filters.gopher_quality import GopherQuality
+    from raylm.prepare.filters.gopher_repetition import GopherRepetition
+
+    chinese = "".join(
+        f"第{at}次会议讨论了{a}与{b}的问题，专家认为应该{c}。"  # noqa: RUF001
+        for at, (a, b, c) in enumerate(
+            zip("城市交通河流水质公共汽车", "教育经济环境保护文化历史", "增减改建立学习停止开始继", strict=True)
+        )
+    )
+    thai = "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย วันนี้อากาศดีมากและมีคนมากมายในสวนสาธารณะ หนังสือเล่มนี้เล่าเรื่องประวัติศาสตร์"
+    english = "The people of the town have a lot to say and they will be at the river to see that it is done with care. " * 2
+    made = Statistics(stop_words=("的", "了", "the", "to")).score(table([chinese, thai, english]))
+    assert made["num_words"].tolist()[0] == sum(char.isalnum() for char in chinese) - 2  # two numbers of two digits
+    assert 50 < made["num_words"][1] < len(thai) and made["num_sentences"][0] == 12
+    assert np.isnan(made["mean_word_chars"]).tolist() == [True, True, False]
+    assert made["num_stop_words"].tolist() == [2, 0, 2]
+    columns = pa.table({"text": [chinese, thai, english], **{name: pa.array(values) for name, values in made.items()}})
+    reasons = GopherQuality(min_stop_words=0, min_words=30).judge(columns).reasons
+    assert list(reasons) == ["", "", ""]
+    assert list(GopherRepetition().judge(columns.slice(1, 1)).reasons) == [""]

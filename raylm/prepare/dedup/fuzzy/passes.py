@@ -34,7 +34,7 @@ EXAMPLES, _SHOWN = 20, 10
 def sign(card: MinHash, view: View, scratch: Folder, parts: int, at: int, plain: Plain) -> Plain:
     """One shard: (key, row) of each band of each document, cut by range of the key."""
     table = view.table(at, ("id", "text"))
-    signed = band_keys(table["text"], card.ngram, card.bands, card.rows)
+    signed = band_keys(table["text"], card.ngram, card.bands, card.rows, card.folds)
     row = table["row"].to_numpy()
     there = signed.sizes > 0
     keys = signed.keys[there].ravel()
@@ -84,7 +84,7 @@ def send_sets(card: MinHash, view: View, scratch: Folder, tasks: int, parts: int
     table = table.take(pa.array(np.searchsorted(table["row"].to_numpy(), row)))
     ends, values = np.zeros(len(row) + 1, np.int64), np.zeros(0, np.uint64)
     if card.verify and len(row):
-        ends, values = shingle_sets(table["text"], card.ngram)
+        ends, values = shingle_sets(table["text"], card.ngram, card.folds)
     sets = pa.LargeListArray.from_arrays(ends, pa.array(values))
     rows = pa.table({"row": row, "group": group, "id": table["id"], "set": sets})
     scatter(scratch, "sets", at, rows, owner(group, parts), parts)

@@ -32,7 +32,7 @@ def write_sample(card: MinHash, view: View, scratch: Folder, at: int, table: pa.
     """One shard's documents of the sample, as sets of shingles."""
     limit = min(card.measure_recall / max(view.num_rows, 1), 1.0) * 2.0**64
     drawn = table.filter(pa.array(draws.astype(np.float64) < limit))
-    ends, values = shingle_sets(drawn["text"], card.ngram)
+    ends, values = shingle_sets(drawn["text"], card.ngram, card.folds)
     sets = pa.LargeListArray.from_arrays(ends, pa.array(values))
     rows = pa.table({"row": drawn["row"], "set": sets})
     scatter(scratch, "sample", at, rows, np.zeros(drawn.num_rows, np.int64), 1)

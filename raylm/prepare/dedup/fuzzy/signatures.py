@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from raylm.prepare.dedup.fuzzy.words import (
+    Fold,
     buffers,
     fold_table,
     mixed,
@@ -24,6 +25,7 @@ from raylm.prepare.dedup.fuzzy.words import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_AS_IT_IS = Fold()
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _TOP = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -93,9 +95,9 @@ class Signed(NamedTuple):
     All texts below a limit are therefore a sample that keeps near duplicates together."""
 
 
-def band_keys(texts: pa.ChunkedArray, ngram: int, bands: int, rows: int) -> Signed:
+def band_keys(texts: pa.ChunkedArray, ngram: int, bands: int, rows: int, fold: Fold = _AS_IT_IS) -> Signed:
     """Keys of each text of a large_string column."""
-    kinds, folds = fold_table()
+    kinds, folds = fold_table(*fold)
     slopes, shifts = permutations(bands * rows)
     size = len(texts)
     made = Signed(np.empty((size, bands), np.uint64), np.empty(size, np.int64), np.empty(size, np.uint64))

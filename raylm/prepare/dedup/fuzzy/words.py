@@ -1,9 +1,10 @@
 """Takes UTF-8 bytes, leaves 64-bit hashes of word n-grams: what two documents are compared by.
 
-Words are folded so that spelling does not hide a copy: lower case, NFD without marks, every number 0, punctuation a space
-(the rules of `simplify_text` in https://github.com/huggingface/datatrove, stated in our own terms). Two differences: what
-stands where scripts put no spaces between words is a word by itself, character by character; and format characters
-(soft hyphen, joiners, byte order mark) vanish where there they split a word.
+Words are folded so that spelling does not hide a copy: lower case, NFD without marks, punctuation a space. What stands where
+scripts put no spaces between words is a word by itself, character by character; format characters (soft hyphen, joiners,
+byte order mark) vanish. Numbers and operators say what a line of arithmetic, code or a table says, so they are words as they
+are; folded (every number 0, operators a space) words are those of `simplify_text` in
+https://github.com/huggingface/datatrove, but for those two differences.
 
 The hashes are fixed for ever: `VERSION` is raised when one of them changes. Code points above `_TABLE` are ideographs,
 or stand for themselves.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -26,11 +27,11 @@ VERSION = 1
 MAX_NGRAM = 64
 
 _TABLE = 0x20000
-_SPACE, _LETTER, _DIGIT, _POINT, _ALONE, _NOTHING = range(6)
+_SPACE, _LETTER, _DIGIT, _POINT, _ALONE, _NOTHING, _SIGN, _PERHAPS = range(8)
 # a number goes on over one of these when a digit follows
 _POINTS = ".,\u060c\u066b\u2396\u2397\u2398"
 # scripts without spaces: Thai, Lao, Tibetan, Myanmar, Khmer, kana, ideographs of the first plane
-_UNSPACED = (
+UNSPACED = (
     (0x0E00, 0x10A0),
     (0x1780, 0x1800),
     (0x2E80, 0x3100),
@@ -43,15 +44,39 @@ _UNSPACED = (
 _KIND: dict[str, int] = {"Nd": _DIGIT, "Mn": _NOTHING, "Cf": _NOTHING}
 _SPACES = ("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Zs", "Zl", "Zp", "Cc", "Cs", "Sm", "Sc", "Sk")
 _KIND.update((category, _SPACE) for category in _SPACES)
+# operators beside the mathematical and currency symbols; and those that prose and markup have too
+_SIGNS, _PERHAPS_SIGNS = "^/%&", "-!*"
 _PRIME, _START = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)
 
 
+class Fold(NamedTuple):
+    """What is taken for equal beyond spelling."""
+
+    numbers: bool = False
+    operators: bool = False
+
+
+_AS_IT_IS = Fold()
+
+
 @functools.cache
-def fold_table() -> tuple[np.ndarray, np.ndarray]:
-    """(uint8[0x20000] kind of character, int64[0x20000] what it folds to: up to three code points of 21 bits)."""
+def fold_table(numbers: bool = False, operators: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(uint8[0x20000] kind of character, int64[0x20000] what it folds to: up to three code points of 21 bits).
+
+    Args:
+        numbers, operators: whether these are folded.
+    """
     chars = [chr(point) for point in range(_TABLE)]
-    kinds = np.array([_KIND.get(category, _LETTER) for category in map(unicodedata.category, chars)], np.uint8)
-    for start, end in _UNSPACED:
+    categories = [unicodedata.category(char) for char in chars]
+    kinds = np.array([_KIND.get(category, _LETTER) for category in categories], np.uint8)
+    if not operators:
+        kinds[[category in ("Sm", "Sc") for category in categories]] = _SIGN
+        kinds[[ord(char) for char in _SIGNS]] = _SIGN
+        kinds[[ord(char) for char in _PERHAPS_SIGNS]] = _PERHAPS
+    digits = np.flatnonzero(kinds == _DIGIT)
+    if not numbers:
+        kinds[digits] = _LETTER
+    for start, end in UNSPACED:
         here = kinds[start:end]
         here[here == _LETTER] = _ALONE
     kinds[[ord(char) for char in _POINTS]] = _POINT
@@ -62,6 +87,7 @@ def fold_table() -> tuple[np.ndarray, np.ndarray]:
             parts = unicodedata.normalize("NFD", char.lower())
             plain = [ord(part) for part in parts if unicodedata.category(part) != "Mn"]
             folds[point] = sum(part << 21 * at for at, part in enumerate(plain[:3]))
+    folds[digits] = [48 + unicodedata.digit(chars[point]) for point in digits]
     # at the end of a word str.lower would make the other small sigma
     folds[0x3C2] = 0x3C3
     return kinds, folds
@@ -131,8 +157,23 @@ def _after_number(data, at, end, kinds):
 
 
 @njit(nogil=True, cache=True)
+def _is_operator(data, at, start, end):
+    """Whether the - ! or * at `at` is one: no hyphen, no end of a sentence, no markup."""
+    sign = data[at]
+    before = data[at - 1] if at > start else 10
+    after = data[at + 1] if at + 1 < end else 10
+    number, opens = 48 <= after <= 57, after == 40 or 97 <= after | 32 <= 122
+    closed = before == 41 or before == 93 or 48 <= before <= 57 or 97 <= before | 32 <= 122
+    if sign == 45:
+        return number or (opens and before in (32, 40, 44, 61)) or (closed and opens and (before == 41 or after == 40))
+    if sign == 33:
+        return after == 61 or ((opens or number) and not closed)
+    return (before == 32 and after == 32) or (closed and (opens or number))
+
+
+@njit(nogil=True, cache=True)
 def words_of(data, start, end, kinds, folds, words):
-    """Hashes of the words of data[start:end] into `words`; leaves how many. `words` has room for (end - start) // 2 + 1."""
+    """Hashes of the words of data[start:end] into `words`; leaves how many. `words` has room for end - start + 1."""
     count, at = 0, start
     state, filled = _START, False
     while at < end:
@@ -158,6 +199,20 @@ def words_of(data, start, end, kinds, folds, words):
             words[count] = mixed(state)
             count += 1
             state, filled = _START, False
+        if kind == _SIGN or (kind == _PERHAPS and _is_operator(data, at - 1, start, end)):
+            # what stands together (`!=`, `<=`) is one word
+            state = (state ^ np.uint64(point)) * _PRIME
+            while at < end:
+                point, size = _decoded(data, at)
+                kind = _kind(point, kinds)
+                if kind != _SIGN and kind != _PERHAPS:
+                    break
+                state = (state ^ np.uint64(point)) * _PRIME
+                at += size
+            words[count] = mixed(state)
+            count += 1
+            state = _START
+            continue
         if kind == _ALONE:
             words[count] = mixed((_START ^ np.uint64(folds[point] if point < _TABLE else point)) * _PRIME)
             count += 1
@@ -196,14 +251,14 @@ def _sets(data, offsets, ngram, kinds, folds, weights, words, found, ends, value
     return used
 
 
-def shingle_sets(texts: pa.ChunkedArray, ngram: int) -> tuple[np.ndarray, np.ndarray]:
+def shingle_sets(texts: pa.ChunkedArray, ngram: int, fold: Fold = _AS_IT_IS) -> tuple[np.ndarray, np.ndarray]:
     """(int64[N + 1] ends, uint64[M] values): the set of shingles of each text, sorted."""
-    kinds, folds = fold_table()
+    kinds, folds = fold_table(*fold)
     weights, ends, values, base = multipliers(), [np.zeros(1, np.int64)], [], 0
     for data, offsets in buffers(texts):
         words, found = scratch(offsets)
         here = np.zeros(len(offsets), np.int64)
-        kept = np.empty((int(offsets[-1] - offsets[0]) + len(offsets)) // 2 + 1, np.uint64)
+        kept = np.empty(int(offsets[-1] - offsets[0]) + len(offsets), np.uint64)
         used = _sets(data, offsets, ngram, kinds, folds, weights, words, found, here, kept)
         values.append(kept[:used].copy())
         ends.append(here[1:] + base)
@@ -225,5 +280,5 @@ def buffers(texts: pa.ChunkedArray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def scratch(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Room for words and shingles of the longest of these texts."""
-    longest = int(np.diff(offsets).max(initial=0)) // 2 + 2
+    longest = int(np.diff(offsets).max(initial=0)) + 2
     return np.empty(longest, np.uint64), np.empty(longest, np.uint64)

@@ -116,17 +116,19 @@ def _tally(data, low, high, count):
 
 @inner
 def _chars_of(data, low, high, word, word_end, ints, table):
-    """Characters that go when the words [word, word_end), a space between each two, are cut wherever they stand in the text.
+    """Characters that go when the words [word, word_end), a space between each two (none where a script has none), are cut
+    wherever they stand in the text.
 
     A search in linear time (Knuth, Morris, Pratt 1977); `table` holds an int64 per byte of the sought or the search is shorter.
     """
-    length = word_end - word - 1
+    length = 0
     for w in range(word, word_end):
+        length += w > word and ints[WORD_START, w] > ints[WORD_END, w - 1]
         length += ints[WORD_END, w] - ints[WORD_START, w]
     sought = np.empty(length, np.uint8)
     at = 0
     for w in range(word, word_end):
-        if w > word:
+        if w > word and ints[WORD_START, w] > ints[WORD_END, w - 1]:
             sought[at] = 32
             at += 1
         for i in range(ints[WORD_START, w], ints[WORD_END, w]):

@@ -23,6 +23,7 @@ class Counts(NamedTuple):
     tokens: Any
     token_words: Any  # tokens with a letter, mark or number
     token_chars: Any  # of these
+    token_singles: Any  # of these, words of scripts that are written without spaces
     alpha_tokens: Any
     stop_mask: Any  # bit k: the stop word k is a token
     words: Any

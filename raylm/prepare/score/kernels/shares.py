@@ -28,7 +28,10 @@ def _gopher(c: Counts) -> Columns:
     """Rae et al. 2021, section A1.1, as datatrove counts it; words are tokens, lines end at any line break."""
     made = {
         "num_words": c.token_words,
-        "mean_word_chars": _share(c.token_chars, c.token_words),
+        # a character that is a word has no length to judge by
+        "mean_word_chars": np.where(
+            2 * c.token_singles > c.token_words, np.nan, _share(c.token_chars - c.token_singles, c.token_words - c.token_singles)
+        ),
         "hash_word_ratio": _share(c.hashes, c.tokens),
         "ellipsis_word_ratio": _share(c.ellipses, c.tokens),
         "bullet_line_share": _share(c.bullet_lines, c.lines),

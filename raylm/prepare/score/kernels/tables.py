@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from raylm.prepare.dedup.fuzzy.words import UNSPACED as UNSPACED_RANGES
+
 # bits of one code point's entry in `Tables.kinds`
 SPACE, ALPHA, WORD, DIGIT, UPPER, LOWER, STOP, BREAK = (1 << bit for bit in range(8))
 # bits of one byte's entry in `Tables.bytes`, beside those above
 PUNCTUATION, TRIGGER = 1 << 8, 1 << 9
+# a letter of a script that is written without spaces: a word by itself
+UNSPACED = 1 << 10
 
 # what a phrase means to the rules: C4 drops its line, C4 and NeMo Curator count it, or only NeMo Curator does
 JAVASCRIPT, CURLY, LOREM, POLICY, NOTICE = range(5)
@@ -48,7 +52,7 @@ _TRIGGERS = ".:"  # bytes that may start an ellipsis or stand in a URL
 class Tables(NamedTuple):
     """Everything the kernels look up. Rows `first[b]:first[b + 1]` of `phrases` are those that byte b gives away."""
 
-    kinds: np.ndarray  # uint8[0x110000], bits of a code point
+    kinds: np.ndarray  # uint16[0x110000], bits of a code point
     bytes: np.ndarray  # uint16[256], bits of an ASCII byte
     first: np.ndarray  # int64[257]
     phrases: np.ndarray  # int64[number of phrases, 3 + longest]: where the giving byte stands, length, meaning, the bytes
@@ -78,10 +82,13 @@ def _kinds() -> np.ndarray:
     of_category = {"Lu": ALPHA | WORD | UPPER, "Ll": ALPHA | WORD | LOWER, "Nd": WORD | DIGIT}
     of_category |= dict.fromkeys(("Lt", "Lm", "Lo"), ALPHA | WORD) | dict.fromkeys(("Nl", "No", "Mn", "Mc", "Me"), WORD)
     category, points = unicodedata.category, range(sys.maxunicode + 1)
-    kinds = np.array([of_category.get(category(chr(point)), 0) for point in points], dtype=np.uint8)
+    kinds = np.array([of_category.get(category(chr(point)), 0) for point in points], dtype=np.uint16)
     kinds[[point for point in points if chr(point).isspace()]] |= SPACE
     for part in _STOPS.split():
         low, _, high = part.partition("-")
         kinds[int(low, 16) : int(high or low, 16) + 1] |= STOP
     kinds[[ord(char) for char in _BREAKS]] |= BREAK
+    for low, high in (*UNSPACED_RANGES, (0x20000, 0x40000)):
+        here = kinds[low:high]
+        here[here & ALPHA > 0] |= UNSPACED
     return kinds

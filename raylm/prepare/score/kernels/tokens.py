@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from raylm.prepare.score.kernels.bytes import hash_of, point_at
 from raylm.prepare.score.kernels.scratch import AT, GRAM_BASE, TOKEN_CHARS, TOKEN_SUM, inner
-from raylm.prepare.score.kernels.tables import ALPHA, LOWER, UPPER, WORD
+from raylm.prepare.score.kernels.tables import ALPHA, LOWER, UNSPACED, UPPER, WORD
 
 
 @inner
@@ -16,6 +16,7 @@ def _add_token(h, chars, seen, stops, tokens, ints, hashes, count):
     if seen & WORD:
         count[AT.token_words] += 1
         count[AT.token_chars] += chars
+        count[AT.token_singles] += (seen & UNSPACED) > 0
         count[AT.alpha_tokens] += (seen & ALPHA) > 0
         for k in range(len(stops)):
             if stops[k] == h:

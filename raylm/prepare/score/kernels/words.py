@@ -27,7 +27,7 @@ from raylm.prepare.score.kernels.scratch import (
     WORD_SUM,
     inner,
 )
-from raylm.prepare.score.kernels.tables import ALPHA, BREAK, DIGIT, PUNCTUATION, SPACE, STOP, TRIGGER, WORD
+from raylm.prepare.score.kernels.tables import ALPHA, BREAK, DIGIT, PUNCTUATION, SPACE, STOP, TRIGGER, UNSPACED, WORD
 from raylm.prepare.score.kernels.tokens import split
 
 
@@ -51,6 +51,8 @@ def scan(data, low, high, of_bytes, kinds, first, phrases, stops, ints, hashes, 
             i += width
             continue
         start, before, seen, h = i, chars, 0, SEED
+        # a letter of a script without spaces takes its marks and the punctuation behind it along
+        ends = SPACE | UNSPACED | (ALPHA | DIGIT if kind & UNSPACED else 0)
         while True:
             seen |= kind
             if kind & TRIGGER:
@@ -64,7 +66,7 @@ def scan(data, low, high, of_bytes, kinds, first, phrases, stops, ints, hashes, 
             if i >= high:
                 break
             kind, width = _kind_at(data, i, high, of_bytes, kinds)
-            if kind & SPACE:
+            if kind & ends:
                 break
         if words == room or tokens + i - start > room:
             return -1, 0, 0, 0
@@ -90,6 +92,7 @@ def scan(data, low, high, of_bytes, kinds, first, phrases, stops, ints, hashes, 
             ints[TOKEN_CHARS, tokens + 1] = ints[TOKEN_CHARS, tokens] + size
             count[AT.token_words] += 1
             count[AT.token_chars] += size
+            count[AT.token_singles] += (seen & UNSPACED) > 0
             count[AT.alpha_tokens] += (seen & ALPHA) > 0
             if stop >= 0:
                 count[AT.stop_mask] |= 1 << stop

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from raylm.prepare.dedup.fuzzy.words import MAX_NGRAM, VERSION, fold_table, multipliers, shingle_sets
+from raylm.prepare.dedup.fuzzy.words import MAX_NGRAM, VERSION, Fold, fold_table, multipliers, shingle_sets
 
 _FULL = 2**64 - 1
 _UNSPACED = re.compile(
@@ -21,8 +21,11 @@ def _mixed(value):
     return value ^ value >> 31
 
 
+FOLDED = Fold(numbers=True, operators=True)
+
+
 def slow_words(text):
-    """Words by regular expressions and unicodedata, in the order in which the rules are written down."""
+    """Folded words by regular expressions and unicodedata, in the order in which the rules are written down."""
     low = "".join(char.lower() for char in text).replace("\u03c2", "\u03c3")
     low = re.sub("\\d+(?:[.,\u060c\u066b\u2396\u2397\u2398]\\d+)?", "0", low)
     made = ""
@@ -51,9 +54,9 @@ def slow_shingles(text, ngram):
     return {_mixed(sum(word * weight for word, weight in zip(run, weights, strict=False)) & _FULL) for run in runs}
 
 
-def sets_of(texts, ngram=5):
+def sets_of(texts, ngram=5, fold=FOLDED):
     """Shingle sets of texts as Python sets."""
-    ends, values = shingle_sets(pa.chunked_array([pa.array(texts, pa.large_string())]), ngram)
+    ends, values = shingle_sets(pa.chunked_array([pa.array(texts, pa.large_string())]), ngram, fold)
     return [set(values[start:end].tolist()) for start, end in pairwise(ends)]
 
 
@@ -101,7 +104,7 @@ def test_the_hashes_are_fixed_for_ever():
 
 
 def test_the_table_holds_every_fold_whole():
-    kinds, folds = fold_table()
+    kinds, folds = fold_table(*FOLDED)
     assert len(multipliers()) == MAX_NGRAM and kinds.max() == 5
     for point in range(0x20000):
         plain = unicodedata.normalize("NFD", chr(point).lower())
@@ -111,5 +114,58 @@ def test_the_table_holds_every_fold_whole():
 
 def test_columns_in_slices_and_chunks_read_the_same():
     column = pa.array(TEXTS, pa.large_string())
-    ends, values = shingle_sets(pa.chunked_array([column.slice(0, 2), column.slice(2, 0), column.slice(2, 7)]), 3)
+    ends, values = shingle_sets(pa.chunked_array([column.slice(0, 2), column.slice(2, 0), column.slice(2, 7)]), 3, FOLDED)
     assert [set(values[a:b].tolist()) for a, b in pairwise(ends)] == sets_of(TEXTS, 3)
+
+
+def _words(text):
+    """How many words a text has, and the set of them."""
+    ends, values = shingle_sets(pa.chunked_array([pa.array([text], pa.large_string())]), 1)
+    return set(values[: ends[1]].tolist())
+
+
+def _same(one, other):
+    return sets_of([one], fold=Fold()) == sets_of([other], fold=Fold())
+
+
+def test_numbers_and_operators_are_words_as_they_are():
+    for one, other in (
+        ("1 + 1 = 2", "1 - 1 = 2"),
+        ("1 + 1 = 2", "1 + 1 = 3"),
+        ("a < b", "a > b"),
+        ("a+b*c", "a+b/c"),
+        ("x = -5", "x = 5"),
+        ("if (a == b)", "if (a != b)"),
+        ("if (!x)", "if (x)"),
+        ("a && b", "a || b"),
+        ("3 * 4", "3 / 4"),
+        ("costs $5", "costs \u20ac5"),
+        ("x <= 1", "x < 1"),
+        ("12.5 m", "1.25 m"),
+        ("| 11 | 12 |", "| 11 | 13 |"),
+        ("2\u00d73", "2\u00f73"),
+    ):
+        assert not _same(one, other), (one, other)
+        folded = sets_of([one, other])
+        assert folded[0] == folded[1], (one, other)
+
+
+def test_punctuation_case_and_marks_do_not_count():
+    for one, other in (
+        ("A well-known word - or two!", "a well known word, or two."),
+        ("**Bold** and *slanted* words", "bold and slanted words"),
+        ("- an item", "* an item"),
+        ("Caf\u00e9 (12), [13]; \uff11\u0662", "cafe 12 13 12"),
+    ):
+        assert _same(one, other), (one, other)
+
+
+def test_every_byte_may_be_a_word():
+    """Room for words is not passed: a letter and an operator in turn make as many words as bytes."""
+    text = "a+" * 1000
+    assert len(_words(text)) == 2 and len(sets_of([text], 7, Fold())[0]) == 2
+
+
+def test_hashes_of_words_as_they_are_are_fixed_too():
+    golden = {"Caf\u00e9 3.14 <= x + 1": [3121727739667430910, 4278913148457454015, 14354763099166283050]}
+    assert [sorted(made) for made in sets_of(list(golden), fold=Fold())] == [sorted(made) for made in golden.values()]
