@@ -9,15 +9,20 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from raylm.core.config import WorkerSpec, digest_of
 from raylm.core.context import Context
 from raylm.core.errors import RaylmError, StorageError
+from raylm.core.room import Patience
 from raylm.core.storage import HALF_WRITTEN, Folder
 
 Plain = dict[str, Any]
+BEGUN = ".begun"
+LOOK_S = 5.0
 
 
 def run_marked(
@@ -41,10 +46,12 @@ def run_marked(
         done = len(units) - len(todo)
         bar.to(done)
         if todo:
-            ctx.workers.check_room(workers, ctx.stage)
-            for _ in _through_ray([(at, units[at]) for at in todo], _marked(ctx.work, name, work), workers):
-                done += 1
-                bar.to(done)
+            ctx.workers.check_room({"workers": workers}, ctx.stage)
+            with _words(ctx, name, workers) as patience:
+                for _ in _through_ray([(at, units[at]) for at in todo], _marked(ctx, name, work), workers):
+                    patience.again()
+                    done += 1
+                    bar.to(done)
     sweep(ctx.out)
     return [_there(ctx.work, name, at, plain) for at, plain in enumerate(units)]
 
@@ -76,9 +83,42 @@ def _there(folder: Folder, name: str, at: int, plain: Plain) -> Plain:
     return mark
 
 
-def _marked(folder: Folder, name: str, work: Callable[[int, Plain], Plain]) -> Callable[[Plain], Plain]:
+@contextmanager
+def _words(ctx: Context, name: str, workers: WorkerSpec) -> Iterator[Patience]:
+    """Says what is waited for where no unit is worked on, beside the loop that waits: Ray Data tells no one."""
+    patience, over = Patience(ctx.stage), threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            if patience.is_long and not any(_is_begun(ctx.work, file) for file in ctx.work.files()):
+                patience.look({"worker": workers.model_copy(update={"count": 1})})
+
+    looker = threading.Thread(target=look, name="raylm-room", daemon=True)
+    # on a cluster of our own nobody else takes the cores
+    if ctx.workers.submitted:
+        for file in ctx.work.files():
+            if file.endswith(BEGUN):
+                ctx.work.remove(file)
+        looker.start()
+    try:
+        yield patience
+    finally:
+        over.set()
+        if looker.ident:
+            looker.join()
+
+
+def _is_begun(folder: Folder, file: str) -> bool:
+    return file.endswith(BEGUN) and not folder.exists(f"{file.removesuffix(BEGUN)}.json")
+
+
+def _marked(ctx: Context, name: str, work: Callable[[int, Plain], Plain]) -> Callable[[Plain], Plain]:
+    folder, tells = ctx.work, ctx.workers.submitted
+
     def one(row: Plain) -> Plain:
         at, plain = int(row["at"]), json.loads(row["unit"])
+        if tells:
+            folder.write(f"{name}-{at:05d}{BEGUN}", "")
         try:
             made = work(at, plain)
         except RaylmError as cause:

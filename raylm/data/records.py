@@ -4,51 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
+from raylm.data.beside import EMPTY, QUESTION, SYSTEM, check_columns, may_be_asked
+from raylm.data.messages import Dialogue, messages, plain, string
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Message = dict[str, str]
-Dialogue = list[Message]
-
 COLUMNS = ("id", "source", "start", "end", "text", "record", "meta")
 TRUTHS = ("answer", "truth", "ground_truth", "solution")
 
-_SHAREGPT = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "model": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-}
 # a row with one of these is structured: it is kept whole, and `text` is only its readable form
 STRUCTURED = ("messages", "conversations", "prompt", "chosen", "instruction")
 _STRUCTURED = frozenset(STRUCTURED)
 # what belongs to a structured row's shape, and so is no metadata of it
 _SHAPE = _STRUCTURED | {"completion", "rejected", "label", "input", "output", "text", *TRUTHS}
-# keys of a message that carry content which role and content do not hold: half a message would be another one
-_UNREAD = (
-    "tool_calls",
-    "function_call",
-    "reasoning_content",
-    "reasoning",
-    "thinking",
-    "name",
-    "image",
-    "images",
-    "audio",
-    "video",
-    "documents",
-)
 _PLAIN = (str, int, bool)
+_DEPTH = 3
 
 
 class Rejected(NamedTuple):
@@ -84,15 +60,15 @@ def id_of(source: str, start: int, end: int) -> str:
 def meta_of(row: Mapping[str, Any], without: Container[str]) -> str | None:
     """The row's scalar columns, less those in `without`, as a JSON object with sorted keys; None when there are none.
 
-    Nested values, nulls and numbers that JSON has no form for are left out. Half a surrogate pair becomes U+FFFD: the text
-    of the row is sound, and no UTF-8 file could hold it.
+    Scalars inside objects have keys such as `metadata.url`. Lists, nulls and numbers that JSON has no form for are left out.
+    Half a surrogate pair becomes U+FFFD: the text of the row is sound, and no UTF-8 file could hold it.
     """
     import orjson
 
     kept = {
         key: value
-        for key, value in row.items()
-        if key not in without and (type(value) in _PLAIN or (type(value) is float and isfinite(value)))
+        for key, value in _leaves({key: value for key, value in row.items() if key not in without})
+        if type(value) in _PLAIN or (type(value) is float and isfinite(value))
     }
     if not kept:
         return None
@@ -102,6 +78,16 @@ def meta_of(row: Mapping[str, Any], without: Container[str]) -> str | None:
         # an integer above 64 bits, or a surrogate
         text = json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _leaves(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of what is no object, three objects deep."""
+    for key, value in row.items():
+        if type(value) is dict:
+            if before.count(".") < _DEPTH:
+                yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def document(source: str, start: int, end: int, text: str, record: Any = None, meta: str | None = None) -> dict[str, Any]:
@@ -161,83 +147,94 @@ def as_text(row: Mapping[str, Any]) -> str:
     """Readable text of a row of any shape. Raises DataError naming what is missing."""
     if isinstance(row.get("text"), str):
         return row["text"]
-    if row.get("prompt") is not None and all(row.get(key) is None for key in ("completion", "chosen", "messages")):
-        turns = as_prompt(row)[0]
-    else:
-        turns = as_dialogue(row)
+    bare = all(row.get(key) is None for key in ("completion", "chosen", "messages", "conversations", "output"))
+    turns = as_prompt(row)[0] if bare else as_dialogue(row)
     return "\n\n".join(turn["content"] for turn in turns)
 
 
 def as_dialogue(row: Mapping[str, Any]) -> Dialogue:
     """Messages of a row: `messages`, ShareGPT `conversations`, Alpaca, prompt + completion, or prompt + chosen.
 
+    A turn of the assistant that the row says is not to be learned has `weight` 0.
+
     Raises:
-        DataError: no such columns, or a column of another shape; `what` is short enough to be counted by.
+        DataError: no such columns, a column of another shape, or one that says what the turns do not (`check_columns`);
+            `what` is short enough to be counted by.
     """
-    if row.get("messages") is not None:
-        return _messages(row["messages"], "messages")
-    if row.get("conversations") is not None:
-        return _messages(row["conversations"], "conversations")
+    for column in ("messages", "conversations"):
+        if row.get(column) is not None:
+            return _checked(row, _led(row, messages(row[column], column)), (column,))
     if row.get("instruction") is not None and row.get("output") is not None:
-        asked = "\n\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
-        return [_turn("user", asked), _turn("assistant", row["output"])]
-    for answer in ("completion", "chosen"):
-        if row.get(answer) is not None:
-            prompt = _messages(row["prompt"], "prompt", "user") if row.get("prompt") is not None else []
-            turns = _messages(row[answer], answer, "assistant")
-            if prompt or not isinstance(row[answer], str):
-                return turns if answer == "chosen" and _repeats(row.get("prompt"), turns) else prompt + turns
-            if answer == "chosen" and isinstance(row.get("rejected"), str):
-                asked, chosen, _ = as_pair(row)
-                return asked + chosen
-            raise _missing("prompt", row)
+        said = [{"role": "assistant", "content": string(row["output"], "output")}]
+        return _checked(row, _led(row, _asked(row, "instruction") + said), ("instruction", "input", "output", "history"))
+    for column in ("completion", "chosen"):
+        if row.get(column) is not None:
+            source = _source(row)
+            if source is None and isinstance(row[column], str):
+                if column == "chosen" and isinstance(row.get("rejected"), str):
+                    asked, chosen, _ = as_pair(row)
+                    return asked + chosen
+                raise _missing("prompt", row)
+            said = messages(row[column], column, "assistant")
+            if column == "chosen" and _repeats(row, source, said):
+                return _checked(row, _led(row, said), (column, "prompt"))
+            return _checked(row, _led(row, _asked(row, source) + said), (column, *_read(source)))
     raise _missing("messages", row)
 
 
 def as_pair(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, Dialogue]:
-    """(prompt, chosen, rejected); without a `prompt` column it is what chosen and rejected begin with alike.
+    """(prompt, chosen, rejected). The prompt is what is asked in `prompt`, `instruction` (Alpaca) or `question`, or in
+    `messages` that end before the answer; without any of them, what chosen and rejected begin with alike.
 
     As `trl.data_utils.maybe_extract_prompt` has it: a plain `prompt` beside conversational answers repeats what they
-    begin with, and of plain answers the prompt is what their characters share, less a space at its end.
+    begin with, and of plain answers the prompt is what their characters share, less a space at its end. That is done only
+    where no other column may hold the question.
     """
     for column in ("chosen", "rejected"):
         if row.get(column) is None:
             raise _missing(column, row)
-    prompt, answers = row.get("prompt"), (row["chosen"], row["rejected"])
-    plain = all(isinstance(answer, str) for answer in answers)
-    if plain and prompt is None:
-        if not all(answers):
+    source, answers = _source(row), (row["chosen"], row["rejected"])
+    said = next((column for column in ("messages", "conversations") if row.get(column) is not None), None)
+    if source is None and said is None and all(isinstance(answer, str) for answer in answers):
+        return _parted(row)
+    chosen, rejected = (messages(answer, name, "assistant") for answer, name in zip(answers, ("chosen", "rejected"), strict=True))
+    read = ["chosen", "rejected", *_read(source)]
+    if source is not None and not _repeats(row, source, chosen):
+        asked = _asked(row, source)
+    elif said is not None and chosen[0]["role"] == "assistant":
+        asked = messages(row[said], said)
+        if asked[-1]["role"] == "assistant":
             raise _missing("prompt", row)
-        shared = _shared(*answers)
-        shared -= answers[0][:shared].endswith(" ") and answers[0][shared] != answers[1][shared]
-        if not shared:
-            raise _missing("prompt", row)
-        prompt, answers = answers[0][:shared], tuple(answer[shared:] for answer in answers)
-    chosen, rejected = (
-        _messages(answer, name, "assistant") for answer, name in zip(answers, ("chosen", "rejected"), strict=True)
-    )
-    if prompt is not None and not _repeats(prompt, chosen):
-        return _messages(prompt, "prompt", "user"), chosen, rejected
-    shared = _shared(chosen, rejected)
-    if not shared:
+    else:
+        shared = _shared(chosen, rejected)
+        asked, chosen, rejected, read = chosen[:shared], chosen[shared:], rejected[shared:], ["chosen", "rejected", "prompt"]
+    if not asked:
         raise _missing("prompt", row)
-    return chosen[:shared], chosen[shared:], rejected[shared:]
+    asked = _led(row, asked)
+    _checked(row, [*asked, *chosen, *rejected], read)
+    return plain(asked), _whole(chosen, "chosen"), _whole(rejected, "rejected")
 
 
 def as_unpaired(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, bool]:
     """(prompt, completion, label): an answer of which is known whether it is wanted. `label` is a bool, nothing like one."""
-    for column in ("prompt", "completion", "label"):
+    source = _source(row)
+    for column in (source or "prompt", "completion", "label"):
         if row.get(column) is None:
             raise _missing(column, row)
     if not isinstance(row["label"], bool):
         raise DataError("wrong_shape: label", next="label must be true or false")
-    return _messages(row["prompt"], "prompt", "user"), _messages(row["completion"], "completion", "assistant"), row["label"]
+    asked, said = _led(row, _asked(row, source)), messages(row["completion"], "completion", "assistant")
+    _checked(row, asked + said, ("completion", "label", *_read(source)))
+    return plain(asked), _whole(said, "completion"), row["label"]
 
 
 def as_prompt(row: Mapping[str, Any]) -> tuple[Dialogue, str | None]:
     """(messages that wait for an answer, truth if the row has one). Falls back on a dialogue less its last answer."""
-    if row.get("prompt") is not None:
-        prompt = _messages(row["prompt"], "prompt", "user")
+    source = _source(row)
+    if source != "prompt" and any(row.get(key) is not None for key in ("messages", "conversations", "chosen", "completion")):
+        source = None
+    if source is not None:
+        prompt = _checked(row, _led(row, _asked(row, source)), _read(source))
     else:
         prompt = as_dialogue(row)
         while prompt and prompt[-1]["role"] == "assistant":
@@ -245,7 +242,7 @@ def as_prompt(row: Mapping[str, Any]) -> tuple[Dialogue, str | None]:
     if not prompt:
         raise _missing("prompt", row)
     truth = next((row[key] for key in TRUTHS if row.get(key) is not None), None)
-    return prompt, truth if truth is None or isinstance(truth, str) else json.dumps(truth, ensure_ascii=False)
+    return plain(prompt), truth if truth is None or isinstance(truth, str) else json.dumps(truth, ensure_ascii=False)
 
 
 def is_held_out(id: str, share: float) -> bool:
@@ -258,47 +255,92 @@ def is_held_out(id: str, share: float) -> bool:
     return point < share * 2**64
 
 
-def _repeats(prompt: Any, answer: Dialogue) -> bool:
-    """Whether a conversational answer begins with the question, and a plain `prompt` only says it once more."""
-    return isinstance(prompt, str) and answer[0]["role"] != "assistant"
+def _source(row: Mapping[str, Any]) -> str | None:
+    """The column that holds what is asked, where no dialogue does."""
+    return next((column for column in ("prompt", "instruction", *QUESTION) if row.get(column) is not None), None)
+
+
+def _read(source: str | None) -> tuple[str, ...]:
+    """The columns that `_asked` reads."""
+    return () if source is None else (source, "history", "input") if source == "instruction" else (source, "history")
+
+
+def _asked(row: Mapping[str, Any], source: str | None) -> Dialogue:
+    """What is asked, behind the questions and answers of `history` (LLaMA-Factory: those answers are learned, too)."""
+    if source is None:
+        return []
+    if source == "prompt":
+        turns = messages(row["prompt"], "prompt", "user")
+    else:
+        parts = [
+            string(row[key], key) for key in (source, "input") if row.get(key) and (key == source or source == "instruction")
+        ]
+        if not "".join(parts).strip():
+            raise _missing(source, row)
+        turns = [{"role": "user", "content": "\n\n".join(parts)}]
+    before, history = [], row.get("history")
+    if history not in EMPTY:
+        if isinstance(row[source], (list, tuple)):
+            raise DataError("unread_key: history", next="write the history into the messages")
+        shaped = isinstance(history, (list, tuple)) and all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history
+        )
+        if not shaped:
+            raise DataError("wrong_shape: history", next="history must be a list of [question, answer]")
+        for question, answer in history:
+            before += [{"role": "user", "content": string(question, "history")}]
+            before += [{"role": "assistant", "content": string(answer, "history")}]
+    return before + turns
+
+
+def _led(row: Mapping[str, Any], turns: Dialogue) -> Dialogue:
+    """The turns behind the row's system prompt, if it has one of its own."""
+    found = {column: string(row[column], column) for column in SYSTEM if row.get(column) not in (None, "")}
+    led = turns[0]["content"] if turns and turns[0]["role"] in ("system", "developer") else None
+    for column, text in found.items():
+        if led is not None and text.strip() != led.strip():
+            raise DataError(f"unread_key: {column}", next="a row must have one system prompt")
+        if led is None:
+            led, turns = text, [{"role": "system", "content": text}, *turns]
+    return turns
+
+
+def _checked(row: Mapping[str, Any], turns: Dialogue, read: Sequence[str]) -> Dialogue:
+    check_columns(row, (*read, *SYSTEM), turns)
+    return turns
+
+
+def _whole(turns: Dialogue, column: str) -> Dialogue:
+    """An answer that is judged whole: no turn of it can be left unlearned."""
+    if any("weight" in turn for turn in turns):
+        raise DataError(f"unread_key: {column}.weight", next="an answer that is compared counts whole")
+    return turns
+
+
+def _parted(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, Dialogue]:
+    """A pair of plain answers that begin with the prompt."""
+    answers = (row["chosen"], row["rejected"])
+    if not all(answers) or may_be_asked(row, ("chosen", "rejected", *SYSTEM)):
+        raise _missing("prompt", row)
+    shared = _shared(*answers)
+    shared -= answers[0][:shared].endswith(" ") and answers[0][shared] != answers[1][shared]
+    if not shared:
+        raise _missing("prompt", row)
+    asked = _led(row, [{"role": "user", "content": answers[0][:shared]}])
+    chosen, rejected = ([{"role": "assistant", "content": answer[shared:]}] for answer in answers)
+    _checked(row, [*asked, *chosen, *rejected], ("chosen", "rejected"))
+    return asked, chosen, rejected
+
+
+def _repeats(row: Mapping[str, Any], source: str | None, answer: Dialogue) -> bool:
+    """Whether a conversational answer begins with the question, and a plain column only says it once more."""
+    return source is not None and isinstance(row[source], str) and answer[0]["role"] != "assistant"
 
 
 def _shared(one: Sequence[Any], other: Sequence[Any]) -> int:
     """How many items both begin with, less than all of the shorter one: an answer is left of each."""
     most = min(len(one), len(other)) - 1
     return next((at for at in range(most) if one[at] != other[at]), max(most, 0))
-
-
-def _messages(value: Any, column: str, role: str | None = None) -> Dialogue:
-    if isinstance(value, str) and role:
-        return [_turn(role, value)]
-    if not isinstance(value, (list, tuple)) or not value:
-        raise DataError(f"wrong_shape: {column}", next=f"{column} must be a list of messages with role and content")
-    return [_message(turn, column) for turn in value]
-
-
-def _message(turn: Any, column: str) -> Message:
-    if isinstance(turn, Mapping):
-        unread = next((key for key in _UNREAD if turn.get(key)), None)
-        if unread:
-            raise DataError(f"unread_key: {column}.{unread}", next="a message is its role and content; nothing else is rendered")
-        role, content = turn.get("role"), turn.get("content")
-        if role is None and turn.get("from") in _SHAREGPT:
-            role, content = _SHAREGPT[turn["from"]], turn.get("value")
-        if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
-            content = "".join(part["text"] for part in content)
-        if isinstance(role, str) and isinstance(content, str):
-            return {"role": role, "content": content}
-    raise DataError(f"wrong_shape: {column}", next=f"a message of {column} needs role and content, or from and value")
-
-
-def _is_text_part(part: Any) -> bool:
-    """A part of a multimodal message that is text alone."""
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-
-
-def _turn(role: str, content: Any) -> Message:
-    return {"role": role, "content": str(content)}
 
 
 def _missing(column: str, row: Mapping[str, Any]) -> DataError:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from rich.console import Console
+from rich.text import Text
+
 from raylm.core.artifact import REPORT
 from raylm.core.storage import Folder
 from raylm.data import page
@@ -14,6 +17,9 @@ from raylm.tokenize.fertility import OTHERS
 _SHOWN_WORDS, _SHOWN_MERGES = 40, 40
 _SAMPLED_ROWS, _SHOWN_TOKENS = 3, 300
 _LONGEST_BAR = 24
+_LOST_SHARE, _SHOWN_REASONS = 0.1, 10
+# counted under `dropped`, and no documents
+_NO_DOCUMENT = ("partial_row",)
 # columns of tokens, by the mask that says which of them count; what has none counts whole, a prompt not at all
 _MASKS = {"tokens": "mask", "completion": "", "chosen": "", "rejected": "", "prompt": None}
 
@@ -49,7 +55,9 @@ def write_report(
     ]
     steps = sorted((int(k), count) for k, count in (lengths or {}).items())
     told = {name: value for name, value in facts.items() if name not in ("rows", "dropped")}
+    lost = lost_documents(facts)
     parts = [
+        *([("Rows are lost", page.note(lost))] if lost else []),
         ("", page.tiles(figures)),
         ("What documents cost", _sources(rates or {})),
         ("Length of documents in tokens, by powers of two", page.columns([(f"{1 << k:,}", count) for k, count in steps])),
@@ -61,6 +69,25 @@ def write_report(
     ]
     said = f"tokenize · form {facts['form']}, rows of up to {facts['length']:,} tokens"
     out.write(REPORT, page.page(stage, said, parts))
+
+
+def lost_documents(facts: dict[str, Any]) -> str | None:
+    """What is to be said when more than a tenth of the documents gave no row: how many, and why."""
+    reasons = {reason: count for reason, count in facts["dropped"].items() if reason not in _NO_DOCUMENT}
+    lost, documents = sum(reasons.values()), sum(facts["documents"].values())
+    if lost <= _LOST_SHARE * documents:
+        return None
+    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    said = ", ".join(f"{reason} {count:,}" for reason, count in ranked[:_SHOWN_REASONS])
+    more = f", and {len(ranked) - _SHOWN_REASONS} more" if len(ranked) > _SHOWN_REASONS else ""
+    return f"{lost:,} of {documents:,} documents ({lost / documents:.0%}) gave no row: {said}{more}"
+
+
+def say_lost(stage: str, facts: dict[str, Any]) -> None:
+    """Print `lost_documents`, if there is something to be said."""
+    if lost := lost_documents(facts):
+        line = f"{stage}: {lost}\n  next: raylm/tokenize/README.md says what a row must have; `raylm show` lists all reasons"
+        Console(stderr=True).print(Text(line, "bold red"), soft_wrap=True)
 
 
 def _sources(rates: dict[str, dict[str, float]]) -> str:

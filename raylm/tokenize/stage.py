@@ -21,7 +21,7 @@ from raylm.data.shards import read_parquet, shard_name, write_arrow, write_parqu
 from raylm.tokenize import tokenizers
 from raylm.tokenize.config import Tokenize
 from raylm.tokenize.fertility import fertility, rates
-from raylm.tokenize.report import write_report
+from raylm.tokenize.report import say_lost, write_report
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +70,9 @@ def run(cfg: Tokenize, ctx: Context) -> Artifact:
         "vocab_size": facts["vocab_size"],
         "dropped": sum(dropped.values()),
     }
-    return ctx.commit(KINDS[cfg.makes()], facts=facts, metrics=metrics, rows=rows)
+    made = ctx.commit(KINDS[cfg.makes()], facts=facts, metrics=metrics, rows=rows)
+    say_lost(ctx.stage, facts)
+    return made
 
 
 def _tokenize(cfg: Tokenize, source: Folder, out: Folder, at: int, plain: Plain) -> Plain:

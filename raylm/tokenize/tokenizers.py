@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from raylm.tokenize.trainers.extend import Extend
 
 FOLDER = "tokenizer"
 _READY = "tokenizer-ready.json"
-_DIRECT = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 def place(cfg: Tokenize, ctx: Context, documents: Documents) -> dict[str, Any]:
@@ -49,17 +47,10 @@ def load(at: Path | str, where: str | None = None) -> Any:
     Raises:
         DataError: there is none, or it has no fast (tokenizers) form.
     """
-    from transformers import PreTrainedTokenizerFast
+    from raylm.model.tokenizer import read_tokenizer
 
-    config = Path(at) / "tokenizer_config.json"
-    direct = config.is_file() and json.loads(config.read_text()).get("tokenizer_class") in _DIRECT
     try:
-        if direct:
-            # AutoTokenizer imports every model's config first, which takes 5 s in every worker
-            return PreTrainedTokenizerFast.from_pretrained(str(at))
-        from transformers import AutoTokenizer
-
-        found = AutoTokenizer.from_pretrained(str(at))
+        found = read_tokenizer(str(at))
     except (OSError, ValueError, ImportError, KeyError) as cause:
         raise DataError(
             f"cannot load a tokenizer: {cause}",

@@ -1,11 +1,15 @@
 """Marked units: each done once, again only when the unit is another one, and errors arrive as they were raised."""
 
+import time
+
 import pytest
 
+from raylm.core import room
 from raylm.core.config import WorkerSpec
 from raylm.core.context import Context
 from raylm.core.errors import StorageError
 from raylm.core.storage import Folder
+from raylm.data import marks
 from raylm.data.marks import run_marked, sweep
 
 pytestmark = pytest.mark.ray
@@ -61,3 +65,36 @@ def test_a_unit_whose_mark_is_gone_is_not_left_out_in_silence(tmp_path, workers)
     # a unit that is another one after its way through JSON: its mark is never found
     with pytest.raises(StorageError, match=r"p-00000\.json: the mark of a finished unit is gone"):
         run_marked(ctx, "p", [{"n": {2: "a", 10: "b"}}], lambda at, plain: {}, WorkerSpec())
+
+
+def test_a_stage_that_waits_for_cores_says_so_and_one_that_works_does_not(tmp_path, workers, capsys, monkeypatch):
+    workers.ensure()
+    monkeypatch.setattr(room, "SAY_S", 0.2)
+    monkeypatch.setattr(marks, "LOOK_S", 0.05)
+    monkeypatch.setattr(workers, "submitted", True)
+    ctx = _context(tmp_path, workers)
+    ctx.work.make().write("p-00003.begun", "")  # of an attempt before, which is no work of this one's
+    with marks._words(ctx, "p", WorkerSpec(cpus=2)):
+        time.sleep(1.0)
+    assert "s waits for 2 CPUs (1 worker): " in capsys.readouterr().err
+    with marks._words(ctx, "p", WorkerSpec(cpus=2)):
+        ctx.work.write("p-00000.begun", "")
+        time.sleep(1.0)
+    assert not capsys.readouterr().err
+    with marks._words(ctx, "p", WorkerSpec(cpus=2)):
+        for at in range(2):
+            ctx.work.write(f"p-0000{at}.begun", "")
+            ctx.work.write(f"p-0000{at}.json", "{}")
+        time.sleep(1.0)
+    assert capsys.readouterr().err
+
+
+def test_a_unit_on_a_shared_cluster_says_when_it_begins(tmp_path, workers, monkeypatch):
+    workers.ensure()
+    monkeypatch.setattr(workers, "submitted", True)
+    ctx = _context(tmp_path, workers)
+
+    def work(at, plain):
+        return {"begun": ctx.work.exists(f"p-{at:05d}.begun")}
+
+    assert [mark["begun"] for mark in run_marked(ctx, "p", [{}, {}], work, WorkerSpec(count=2))] == [True, True]

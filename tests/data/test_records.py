@@ -170,6 +170,117 @@ def test_meta_holds_scalars_that_are_not_part_of_the_row_itself():
     row = {"text": "x", "b": 1, "a": "ü", "none": None, "nan": float("nan"), "deep": {}, "big": 2**64}
     assert meta_of(row, ("text",)) == '{"a":"ü","b":1,"big":18446744073709551616}'
     assert meta_of({"text": "x"}, ("text",)) is None and meta_of({"a": "\ud800"}, ()) == '{"a":"\ufffd"}'
+    deep = {"metadata": {"url": "u", "list": [1], "a": {"b": {"c": 1, "d": {"e": 2}}}}, "meta": None}
+    assert meta_of(deep, ()) == '{"metadata.a.b.c":1,"metadata.url":"u"}'
     made = read_row({"prompt": "q", "completion": "a", "label": True, "answer": "a", "url": "u"}, None, "f", 0, 1)
     assert isinstance(made, dict) and made["meta"] == '{"url":"u"}'
     assert read_row({"prompt": "q", "url": "u"}, "url", "f", 0, 1)["meta"] == '{"prompt":"q"}'
+
+
+SYSTEM, TOOL = {"role": "system", "content": "s"}, {"role": "tool", "content": "7"}
+
+
+@pytest.mark.parametrize(
+    ("row", "right"),
+    [
+        ({"messages": [USER, GOOD], "system": "s"}, [SYSTEM, USER, GOOD]),
+        ({"messages": [SYSTEM, USER, GOOD], "system_prompt": " s "}, [SYSTEM, USER, GOOD]),
+        ({"prompt": "q", "completion": "yes", "system_prompt": "s"}, [SYSTEM, USER, GOOD]),
+        ({"instruction": "q", "output": "yes", "system": "s", "history": [["q", "no"]]}, [SYSTEM, USER, BAD, USER, GOOD]),
+        ({"instruction": "q", "input": "", "history": "[]", "chosen": "yes", "rejected": "no"}, [USER, GOOD]),
+        ({"system": "s", "question": "q", "chosen": "yes", "rejected": "no"}, [SYSTEM, USER, GOOD]),
+        ({"messages": [{"role": "human", "content": "q"}, {"role": "GPT", "content": "yes"}]}, [USER, GOOD]),
+        ({"messages": [{"role": "User", "value": "q"}, {"from": "bot", "content": "yes"}]}, [USER, GOOD]),
+        ({"messages": [USER, {"role": "function", "content": "7"}, GOOD]}, [USER, TOOL, GOOD]),
+        # what the turns say, what says nothing, and what is about the row
+        ({"messages": [USER, GOOD], "question": "q", "tools": [], "images": None, "system": "", "functions": "[]"}, [USER, GOOD]),
+        (
+            {"messages": [USER, GOOD], "id": "a", "source": "b", "url": "c", "score": 3, "tags": ["x"], "meta": {"a": 1}},
+            [USER, GOOD],
+        ),
+        ({"messages": [USER, GOOD], "prompt": "q", "prompt_id": "1", "score_chosen": 2.5, "train": True}, [USER, GOOD]),
+    ],
+)
+def test_columns_beside_the_shape_are_read_or_harmless(row, right):
+    assert as_dialogue(row) == right
+
+
+def test_turns_that_are_not_to_be_learned_have_no_weight():
+    for key in ("weight", "train", "training", "loss"):
+        for value in (0, False):
+            turns = as_dialogue({"messages": [USER | {key: None}, BAD | {key: value}, USER, GOOD | {key: True}]})
+            assert turns == [USER, BAD | {"weight": 0}, USER, GOOD]
+    assert as_prompt({"messages": [USER, BAD | {"weight": 0}, USER, GOOD]})[0] == [USER, BAD, USER]
+
+
+MORE = ("tools", "functions", "images", "videos", "audios", "thinking", "reasoning_content", "tool_calls", "history",
+        "chat_template_kwargs", "context", "documents", "Image_URL", "image2", "loss_mask", "labels")  # fmt: skip
+SHAPES = ({"messages": [USER, GOOD]}, {"conversations": [USER, GOOD]}, {"prompt": [USER], "completion": [GOOD]})
+
+
+@pytest.mark.parametrize("column", MORE)
+@pytest.mark.parametrize("row", SHAPES)
+def test_columns_that_would_change_what_is_learned_are_named(row, column):
+    with pytest.raises(DataError) as caught:
+        as_dialogue(row | {column: [{"x": 1}]})
+    assert caught.value.what == f"unread_key: {column}"
+    made = read_row(row | {column: [{"x": 1}]}, None, "f", 0, 1)
+    assert made.reason == f"unread_key: {column}"
+
+
+@pytest.mark.parametrize(
+    ("function", "row", "what"),
+    [
+        (as_dialogue, {"instruction": "q", "output": ["a"]}, "wrong_shape: output"),
+        (as_dialogue, {"instruction": ["a"], "output": "b"}, "wrong_shape: instruction"),
+        (as_dialogue, {"instruction": "q", "input": {"a": 1}, "output": "b"}, "wrong_shape: input"),
+        (as_dialogue, {"instruction": "q", "output": 1.5}, "wrong_shape: output"),
+        (as_dialogue, {"instruction": " ", "input": "", "output": "b"}, "missing_column: instruction"),
+        (as_dialogue, {"instruction": "q", "output": "a", "history": ["x"]}, "wrong_shape: history"),
+        (as_dialogue, {"instruction": "q", "output": "a", "history": [["x", None]]}, "wrong_shape: history"),
+        (as_dialogue, {"messages": [USER, GOOD], "system": ["s"]}, "wrong_shape: system"),
+        (as_dialogue, {"messages": [SYSTEM, USER, GOOD], "system": "other"}, "unread_key: system"),
+        (as_dialogue, {"prompt": "q", "completion": "a", "input": "more"}, "unread_key: input"),
+        (as_dialogue, {"messages": [USER, GOOD], "weight": 0.5}, "unread_key: weight"),
+        (as_dialogue, {"messages": [USER, GOOD | {"weight": 0.5}]}, "unread_key: messages.weight"),
+        (as_dialogue, {"messages": [USER, GOOD | {"train": "false"}]}, "unread_key: messages.train"),
+        (as_dialogue, {"messages": [USER | {"train": True}, GOOD]}, "unread_key: messages.train"),
+        (as_dialogue, {"messages": [USER | {"name": "Bob"}, GOOD]}, "unread_key: messages.name"),
+        (as_dialogue, {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "a", "train": False}]}]},
+         "unread_key: messages.content.train"),
+        (as_dialogue, {"conversations": [{"from": "Alice", "value": "q"}]}, "wrong_shape: conversations"),
+        (as_pair, {"prompt": "q", "chosen": [GOOD | {"weight": 0}], "rejected": [BAD]}, "unread_key: chosen.weight"),
+        (as_pair, {"problem": "q", "chosen": "It is a.", "rejected": "It is b."}, "missing_column: prompt"),
+        (as_pair, {"dialog": [USER], "chosen": "It is a.", "rejected": "It is b."}, "missing_column: prompt"),
+        (as_pair, {"messages": [USER, GOOD], "chosen": "It is a.", "rejected": "It is b."}, "missing_column: prompt"),
+        (as_pair, {"prompt": "q", "tools": [1], "chosen": "a", "rejected": "b"}, "unread_key: tools"),
+        (as_unpaired, {"prompt": "q", "completion": "a", "label": True, "images": ["x"]}, "unread_key: images"),
+        (as_prompt, {"prompt": "q", "tools": [1]}, "unread_key: tools"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_named(function, row, what):
+    with pytest.raises(DataError) as caught:
+        function(row)
+    assert caught.value.what == what
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "q", "input": "", "chosen": "It is yes", "rejected": "It is no"},
+        {"question": "q", "chosen": "It is yes", "rejected": "It is no"},
+        {"messages": [USER], "chosen": "It is yes", "rejected": "It is no"},
+        {"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "It is yes"},
+         "rejected": {"from": "gpt", "value": "It is no"}},
+    ],
+)  # fmt: skip
+def test_a_pairs_question_is_never_what_its_answers_share(row):
+    asked, chosen, rejected = as_pair(row)
+    assert asked == [USER] and (chosen[0]["content"], rejected[0]["content"]) == ("It is yes", "It is no")
+    assert as_pair({"chosen": "It is yes", "rejected": "It is no", "id": "7", "source": "web"})[0][0]["content"] == "It is"
+
+
+def test_a_prompt_has_its_system_turn_and_history():
+    row = {"instruction": "q", "system": "s", "history": [["q", "no"]], "answer": "yes"}
+    assert as_prompt(row) == ([SYSTEM, USER, BAD, USER], "yes") and as_text(row).startswith("s")
+    assert as_unpaired({"question": "q", "system": "s", "completion": "yes", "label": True})[0] == [SYSTEM, USER]

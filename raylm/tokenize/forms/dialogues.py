@@ -9,7 +9,8 @@ from pydantic import Field
 from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.data.records import as_dialogue
-from raylm.tokenize.forms.rows import Made, check_template, each_row, fit, index, render_masked
+from raylm.tokenize.forms.chat import Chat
+from raylm.tokenize.forms.rows import Made, check_template, each_row, fit, index
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,8 +30,9 @@ class Dialogues(Config):
         return "Dialogues"
 
     def check(self, tokenizer: Any) -> None:
-        """Raises DataError when the tokenizer has no chat template."""
+        """Raises DataError when the tokenizer has no chat template, or one that ends no answer."""
         check_template(tokenizer, "dialogues")
+        Chat(tokenizer).check_end()
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
         """Columns: id, source, tokens, mask (1 on the assistant's tokens, those that end its turns included).
@@ -40,8 +42,10 @@ class Dialogues(Config):
         """
         import pyarrow as pa
 
+        chat = Chat(tokenizer)
+
         def make(row: Any) -> dict[str, Any]:
-            tokens, mask = render_masked(tokenizer, as_dialogue(row))
+            tokens, mask = chat.dialogue(as_dialogue(row))
             if not any(mask):
                 raise DataError("no_answer")
             fit(self.length, tokens)

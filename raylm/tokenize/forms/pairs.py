@@ -9,7 +9,8 @@ from pydantic import Field
 from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.data.records import as_pair
-from raylm.tokenize.forms.rows import Made, answer, check_template, each_row, fit, render
+from raylm.tokenize.forms.chat import Chat
+from raylm.tokenize.forms.rows import Made, check_template, each_row, fit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,17 +28,19 @@ class Pairs(Config):
         return "Pairs"
 
     def check(self, tokenizer: Any) -> None:
-        """Raises DataError when the tokenizer has no chat template."""
+        """Raises DataError when the tokenizer has no chat template, or one that ends no answer."""
         check_template(tokenizer, "pairs")
+        Chat(tokenizer).check_end()
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
         """Columns: id, source, prompt, chosen, rejected; prompt + chosen is the rendered dialogue, its end token included."""
         import pyarrow as pa
 
+        chat = Chat(tokenizer)
+
         def make(row: Any) -> dict[str, Any]:
             asked, good, bad = as_pair(row)
-            prompt = render(tokenizer, asked, prompt=True)
-            chosen, rejected = answer(tokenizer, asked, good, prompt), answer(tokenizer, asked, bad, prompt)
+            prompt, (chosen, rejected) = chat.answers(asked, good, bad)
             if chosen == rejected:
                 raise DataError("chosen_is_rejected")
             fit(self.length, prompt + chosen, prompt + rejected)

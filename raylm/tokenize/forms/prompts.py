@@ -9,7 +9,8 @@ from pydantic import Field
 
 from raylm.core.config import Config
 from raylm.data.records import as_prompt
-from raylm.tokenize.forms.rows import Made, check_template, each_row, fit, render
+from raylm.tokenize.forms.chat import Chat
+from raylm.tokenize.forms.rows import Made, check_template, each_row, fit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,9 +35,11 @@ class Prompts(Config):
         """Columns: id, source, tokens, messages (JSON), truth (what a reward compares with; null where the row has none)."""
         import pyarrow as pa
 
+        chat = Chat(tokenizer)
+
         def make(row: Any) -> dict[str, Any]:
             turns, truth = as_prompt(row)
-            tokens = render(tokenizer, turns, prompt=True)
+            tokens = chat.prompt(turns)
             fit(self.length, tokens)
             return {"tokens": tokens, "messages": json.dumps(turns, ensure_ascii=False), "truth": truth}
 

@@ -1,4 +1,4 @@
-"""Takes documents and a tokenizer, leaves what all forms share: the outcome, and dialogues rendered by the template."""
+"""Takes documents and a way to make a row of one, leaves what all forms share: the rows, what was dropped, the index."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
-from raylm.data.records import Dialogue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,63 +81,28 @@ def index(documents: pa.Table, kept: list[int], sizes: np.ndarray, layout: Layou
 
 
 def check_template(tokenizer: Any, form: str) -> None:
-    """Raises DataError when the tokenizer has no chat template."""
+    """Raises DataError when the tokenizer has no chat template, or one that cannot be read."""
+    import jinja2
+
     if not tokenizer.chat_template:
         raise DataError(
             f"this tokenizer has no chat template, which {form} need",
             where=tokenizer.name_or_path,
             next='take a tokenizer that has one, or train one here: tokenizer = {kind = "bpe"}',
         )
-
-
-def render(tokenizer: Any, turns: Dialogue, prompt: bool = False) -> list[int]:
-    """Token ids of a dialogue; with `prompt` it ends where the assistant begins to speak.
-
-    Raises:
-        DataError: the template refuses it, or a turn (its role, too) spells a special token and so could forge another turn.
-    """
-    return _template(tokenizer, turns, add_generation_prompt=prompt)["input_ids"]
-
-
-def render_masked(tokenizer: Any, turns: Dialogue) -> tuple[list[int], list[int]]:
-    """(token ids, mask): 1 on what the assistant says, the token that ends it included."""
-    if "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template:
-        made = _template(tokenizer, turns, return_assistant_tokens_mask=True)
-        return made["input_ids"], made["assistant_masks"]
-    # a template without marks: what an assistant turn adds to the rendered prompt before it
-    tokens = render(tokenizer, turns)
-    mask = [0] * len(tokens)
-    for at, turn in enumerate(turns):
-        if turn["role"] == "assistant":
-            before, after = render(tokenizer, turns[:at], prompt=True), render(tokenizer, turns[: at + 1])
-            if after[: len(before)] != before or tokens[: len(after)] != after:
-                raise DataError("template_not_prefix")
-            mask[len(before) : len(after)] = [1] * (len(after) - len(before))
-    return tokens, mask
-
-
-def answer(tokenizer: Any, prompt: Dialogue, turns: Dialogue, before: list[int]) -> list[int]:
-    """Token ids that `turns` add to the rendered prompt `before`."""
-    tokens = render(tokenizer, prompt + turns)
-    if tokens[: len(before)] != before:
-        raise DataError("template_not_prefix")
-    return tokens[len(before) :]
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    except jinja2.TemplateSyntaxError as cause:
+        raise DataError(f"the chat template cannot be read: {cause}", where=tokenizer.name_or_path) from cause
+    except ValueError as cause:
+        # several templates, and none of them is called `default`
+        raise DataError(f"no chat template can be chosen: {cause}", where=tokenizer.name_or_path) from cause
+    except (jinja2.TemplateError, TypeError, LookupError, AttributeError, ArithmeticError):
+        # a template that wants other turns: the rows have them, or are dropped
+        return
 
 
 def fit(length: int, *rows: list[int]) -> None:
     """Raises DataError(too_long) when one of the rows is."""
     if any(len(row) > length for row in rows):
         raise DataError("too_long")
-
-
-def _template(tokenizer: Any, turns: Dialogue, **options: Any) -> Any:
-    import jinja2
-
-    # not `all_special_tokens`: a tokenizer may mark turns with tokens that only its tokenizer.json calls special (Llama 3)
-    specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    if any(special in said for turn in turns for said in turn.values() for special in specials):
-        raise DataError("special_token_in_text")
-    try:
-        return tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)
-    except jinja2.TemplateError as cause:
-        raise DataError("template_refuses") from cause

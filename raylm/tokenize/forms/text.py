@@ -30,7 +30,8 @@ class Text(Config):
     buffer: int = Field(default=1024, gt=0)
     """best_fit: documents that may wait for a row that they fit."""
     repeat_bos: bool = False
-    """best_fit: a document begins with the tokenizer's bos token, and so does the rest of one that was cut."""
+    """best_fit: the rest of a cut document begins with the tokenizer's bos token, as every document then does. Else a document
+    begins as the tokenizer's post-processor has it: with bos for Llama and Gemma, with its text for most others."""
 
     @model_validator(mode="after")
     def _only_best_fit(self) -> Text:
@@ -63,7 +64,8 @@ class Text(Config):
 
         texts = documents["text"].to_pylist()
         bos = tokenizer.bos_token_id if self.repeat_bos else None
-        flat, sizes, way = _documents(tokenizer, texts, bos)
+        opening = document_opening(tokenizer) or ([] if bos is None else [bos])
+        flat, sizes, way = _documents(tokenizer, texts, opening)
         if self.packing == "crop":
             layout = packing.crop(sizes, self.length)
         else:
@@ -77,31 +79,43 @@ class Text(Config):
             column = pa.ListArray.from_arrays(pa.array(bounds), pa.array(tokens))
         table = pa.table({"tokens": column, "starts": pa.ListArray.from_arrays(pa.array(cuts), pa.array(starts))})
         lost = len(flat) - int(layout.size.sum())
-        counts = {"tokens": len(tokens), "lost_tokens": lost, "bytes": _bytes(tokenizer, texts, sizes, len(flat) - lost)}
+        counts = {
+            "tokens": len(tokens),
+            "lost_tokens": lost,
+            "bytes": _bytes(tokenizer, texts, sizes, len(flat) - lost, len(opening)),
+        }
         counts[f"encoded_by_{way}"] = len(texts)
         sums = Counter(documents=len(texts), **counts, **packing.shares(sizes, layout, self.length))
         made = index(documents, list(range(len(texts))), sizes, layout)
         return Made(table, Counter(partial_row=int(lost > 0)), sums, made)
 
 
-def _documents(tokenizer: Any, texts: list[str], bos: int | None) -> tuple[np.ndarray, np.ndarray, str]:
-    """(tokens of all documents int32, tokens of each int64, the encoder's name): a document is closed by the end token, and
-    begun by `bos` if there is one."""
+def document_opening(tokenizer: Any) -> list[int]:
+    """The tokens that the tokenizer's post-processor puts before a text: bos for Llama and Gemma, none for most others."""
+    backend = tokenizer.backend_tokenizer
+    alone, whole = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
+    at = next((at for at in range(len(whole)) if whole[at : at + len(alone)] == alone), 0)
+    return whole[:at]
+
+
+def _documents(tokenizer: Any, texts: list[str], opening: list[int]) -> tuple[np.ndarray, np.ndarray, str]:
+    """(tokens of all documents int32, tokens of each int64, the encoder's name): a document is begun by `opening` and closed by
+    the end token."""
     import numpy as np
 
     from raylm.tokenize.encode import encoder
 
     # a text that spells `<|end|>` is a text about it, and not an end: the encoder knows no special tokens
     encode, parts, lengths = encoder(tokenizer, texts), [], []
-    begun = int(bos is not None)
+    begun = len(opening)
     for at in range(0, len(texts), _BATCH):
         ids, offsets = encode(texts[at : at + _BATCH])
         sizes = np.diff(offsets) + 1 + begun
         ends = np.cumsum(sizes)
         flat = np.empty(int(ends[-1]), dtype=np.int32)
         flat[ends - 1] = tokenizer.eos_token_id
-        if bos is not None:
-            flat[ends - sizes] = bos
+        for place, token in enumerate(opening):
+            flat[ends - sizes + place] = token
         flat[np.arange(len(ids)) + np.repeat(ends - sizes + begun - offsets[:-1], np.diff(offsets))] = ids
         parts.append(flat)
         lengths.append(sizes)
@@ -110,14 +124,14 @@ def _documents(tokenizer: Any, texts: list[str], bos: int | None) -> tuple[np.nd
     return np.concatenate(parts), np.concatenate(lengths), encode.name
 
 
-def _bytes(tokenizer: Any, texts: list[str], sizes: np.ndarray, used: int) -> int:
-    """UTF-8 bytes of the text whose tokens are among the first `used`."""
+def _bytes(tokenizer: Any, texts: list[str], sizes: np.ndarray, used: int, begun: int) -> int:
+    """UTF-8 bytes of the text whose tokens are among the first `used`; `begun` tokens of each document stand before its text."""
     import numpy as np
 
     bounds = np.append(0, np.cumsum(sizes))
     whole = int(np.searchsorted(bounds, used, side="right")) - 1
     count = sum(len(text.encode()) for text in texts[:whole])
-    rest = used - int(bounds[whole])
+    rest = used - int(bounds[whole]) - begun
     if rest > 0:
         # a token that ends within a character counts with that whole character
         end = tokenizer.backend_tokenizer.encode(texts[whole], add_special_tokens=False).offsets[rest - 1][1]

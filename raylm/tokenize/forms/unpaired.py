@@ -9,7 +9,8 @@ from pydantic import Field
 from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.data.records import as_unpaired
-from raylm.tokenize.forms.rows import Made, answer, check_template, each_row, fit, render
+from raylm.tokenize.forms.chat import Chat
+from raylm.tokenize.forms.rows import Made, check_template, each_row, fit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,17 +28,19 @@ class Unpaired(Config):
         return "Unpaired"
 
     def check(self, tokenizer: Any) -> None:
-        """Raises DataError when the tokenizer has no chat template."""
+        """Raises DataError when the tokenizer has no chat template, or one that ends no answer."""
         check_template(tokenizer, "unpaired rows")
+        Chat(tokenizer).check_end()
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
         """Columns: id, source, prompt, completion (its end token included), label (true: a good answer)."""
         import pyarrow as pa
 
+        chat = Chat(tokenizer)
+
         def make(row: Any) -> dict[str, Any]:
             asked, said, good = as_unpaired(row)
-            prompt = render(tokenizer, asked, prompt=True)
-            completion = answer(tokenizer, asked, said, prompt)
+            prompt, (completion,) = chat.answers(asked, said)
             if not completion:
                 raise DataError("no_answer")
             fit(self.length, prompt + completion)

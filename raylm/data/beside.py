@@ -1,0 +1,74 @@
+"""Takes a structured row and the turns read from it, refuses it where another column changes what a model should learn.
+
+A column that nothing reads is harmless metadata (id, source, url, score) unless its name is one under which datasets keep
+what belongs into the rendering or the loss, it holds something, and the turns do not say the same already.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from typing import Any
+
+from raylm.core.errors import DataError
+from raylm.data.messages import Dialogue
+
+SYSTEM = ("system", "system_prompt", "system_message")
+QUESTION = ("question", "query")
+# names under which the text stands that says what an answer answers
+_ASKED = (
+    *SYSTEM, *QUESTION, "prompt", "instruction", "instructions", "input", "history", "context", "contexts", "document",
+    "documents", "passage", "passages", "background", "knowledge", "persona", "personas",
+)  # fmt: skip
+_THOUGHT = (
+    "thinking", "thought", "thoughts", "reasoning", "reasoning_content", "reasoning_trace", "cot", "chain_of_thought",
+    "rationale", "rationales", "scratchpad",
+)  # fmt: skip
+_TEMPLATE = ("chat_template", "chat_template_kwargs", "template_kwargs", "enable_thinking", "response_format")
+_LOSS = (
+    "weight", "weights", "loss_weight", "sample_weight", "train", "training", "trainable", "loss", "mask", "loss_mask",
+    "input_ids", "labels", "completion_mask", "prompt_mask", "assistant_mask", "assistant_masks",
+)  # fmt: skip
+# a column of JSON holds nothing in several ways
+EMPTY = (None, "", "[]", "{}", "null", [], {})
+_UNREAD = frozenset((*_ASKED, *_THOUGHT, *_TEMPLATE, *_LOSS))
+_WEIGHED = frozenset(_LOSS)
+_FAMILIES = re.compile(
+    r"((available_)?(tool|function)s?(_(call|choice|definition|schema|spec|list|json)s?)?|apis"
+    r"|(image|img|picture|photo|video|audio)s?(_?(url|path|file|byte|data|base64|list|token)s?)?_?\d*|pixel_values|attachments)"
+)
+# plain names of what is about a row, not in it: beside them, a prompt may be what two answers begin with alike
+_ABOUT = re.compile(
+    r"(.*_)?(id|idx|index|uuid|hash|source|origin|dataset|url|uri|link|path|file|filename|lang|language|license|licence|split"
+    r"|subset|category|domain|topic|task_type|type|tag|tags|label|model|generator|annotator|author|user_name|date|time"
+    r"|timestamp|created_at|version|difficulty|quality|score|rating|reward|margin|meta|metadata)s?"
+    r"|(score|rating|reward|model|source)_(chosen|rejected)|(chosen|rejected)_\w+|\w+_(chosen|rejected)"
+)
+
+
+def check_columns(row: Mapping[str, Any], read: Container[str], turns: Dialogue) -> None:
+    """Raise DataError(unread_key: column) when the row says more than `turns`, which were made of the columns `read`."""
+    for column, value in row.items():
+        if column in read or value in EMPTY:
+            continue
+        name = str(column).strip().lower().replace("-", "_").replace(" ", "_")
+        if name not in _UNREAD and not _FAMILIES.fullmatch(name):
+            continue
+        if (isinstance(value, str) and _says(turns, value)) or (name in _WEIGHED and (value is True or value == 1)):
+            continue
+        raise DataError(f"unread_key: {column}", next=f"render {column} into the messages, or leave the column out")
+
+
+def may_be_asked(row: Mapping[str, Any], but: Container[str]) -> str | None:
+    """A column, none of `but`, whose text may be what the row's answers answer."""
+    for column, value in row.items():
+        if column not in but and isinstance(value, (str, list, tuple, Mapping)) and value:
+            name = str(column).strip().lower().replace("-", "_").replace(" ", "_")
+            if not _ABOUT.fullmatch(name) and not (isinstance(value, str) and value.isspace()):
+                return str(column)
+    return None
+
+
+def _says(turns: Dialogue, text: str) -> bool:
+    sought = text.strip()
+    return any(sought in turn["content"] for turn in turns)
