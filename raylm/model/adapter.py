@@ -9,12 +9,15 @@ from pydantic import Field
 
 from raylm.core.config import Config
 from raylm.core.errors import ConfigError
+from raylm.model.load import kind_of_model
 
 if TYPE_CHECKING:
     import torch
 
 PEFT = "base_model.model."
 """Before every name of a model with adapters."""
+# peft's names of what a model is for; it has none for encoders with an output layer
+TASKS = {"causal": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM", "masked": None}
 
 
 class Lora(Config):
@@ -30,22 +33,46 @@ class Lora(Config):
     modules: str | list[str] = "all-linear"
     """Linear layers that get an adapter, by name, or all of them."""
 
-    def attach(self, model: torch.nn.Module, seed: int) -> Any:
+    def attach(self, model: Any, seed: int) -> Any:
         """A peft model over `model`; only the adapters are trainable. Equal seeds give equal adapters on every rank.
 
         Raises:
-            ConfigError: `modules` means experts, or something else than linear layers.
+            ConfigError: `modules` names nothing, experts, the output layer, or something else than linear layers.
         """
         import torch
         from peft import LoraConfig, get_peft_model
 
+        self._check_names(model)
+        plain: Any = model
+        head, layers = plain.get_output_embeddings(), ", ".join(linear_layers(model)) or "this model has none"
         torch.manual_seed(seed)
-        made = get_peft_model(
-            model,
-            LoraConfig(
-                r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self.modules, task_type="CAUSAL_LM"
-            ),
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.modules,
+            task_type=TASKS.get(kind_of_model(model.config) or ""),
         )
+        try:
+            made = get_peft_model(model, config)
+        except ValueError as cause:
+            raise ConfigError(
+                f"peft makes no adapters of this model: {str(cause).splitlines()[0]}",
+                where=f"adapter.modules = {self.modules!r}",
+                next=f"name linear layers in `modules`: {layers}",
+            ) from cause
+        self._check_made(made, head, layers)
+        return made
+
+    def _check_made(self, made: Any, head: Any, layers: str) -> None:
+        """Raises ConfigError for adapters beside what `merge` and the output layer do not know.
+
+        Args:
+            head: the output layer, as it was before.
+            layers: names of linear layers, for the reader.
+        """
+        import torch
+
         # peft turns some names into adapters of the tensors that hold all experts of a layer; `merge` does not know these
         made_config: Any = made.peft_config["default"]
         if fused := sorted(made_config.target_parameters or ()):
@@ -53,11 +80,41 @@ class Lora(Config):
                 f"adapters cannot stand beside experts and routers ({', '.join(fused)})",
                 next='name linear layers outside of them: modules = ["q_proj", "k_proj", "v_proj", "o_proj"]',
             )
-        # `merge` knows matrices of [out, in] alone
-        adapted = ((name, module.base_layer) for name, module in made.named_modules() if hasattr(module, "lora_A"))
-        if other := [f"{name} ({type(base).__name__})" for name, base in adapted if not isinstance(base, torch.nn.Linear)]:
-            raise ConfigError(f"adapters stand beside linear layers alone, not {other[0]}", next="name others in `modules`")
-        return made
+        # `merge` knows matrices of [out, in] alone, and a layer may do more than multiply with its matrix
+        adapted = [(name, module.base_layer) for name, module in made.named_modules() if hasattr(module, "lora_A")]
+        if at := [name.removeprefix(PEFT) for name, base in adapted if base is head]:
+            raise ConfigError(
+                f"no adapter can stand beside the output layer ({at[0]}): its logits are never made whole",
+                where=f"adapter.modules = {self.modules!r}",
+                next=f"name layers inside of blocks: {layers}",
+            )
+        plain = torch.nn.Linear.forward
+        if other := [f"{name} ({type(base).__name__})" for name, base in adapted if type(base).forward is not plain]:
+            raise ConfigError(
+                f"adapters stand beside linear layers alone, not {other[0]}",
+                next=f"name others in `modules`: {layers}",
+            )
+        # two adapters on one matrix would be folded into it as one
+        owners: dict[int, list[str]] = {}
+        for name, parameter in made.named_parameters(remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append(name)
+        tied = [names for names in owners.values() if len(names) > 1 and any(".base_layer." in name for name in names)]
+        if tied:
+            raise ConfigError(
+                f"no adapter can stand beside tied weights ({' and '.join(tied[0])})",
+                next=f"name others in `modules`: {layers}",
+            )
+
+    def _check_names(self, model: Any) -> None:
+        """Raises ConfigError for names that peft would pass over."""
+        names = [name for name, _ in model.named_modules()]
+        missing = [] if isinstance(self.modules, str) else [m for m in self.modules if not any(_ends(n, m) for n in names)]
+        if missing:
+            raise ConfigError(
+                f"the model has no layers called {', '.join(missing)}",
+                where=f"adapter.modules = {self.modules!r}",
+                next=f"its linear layers are {', '.join(linear_layers(model))}",
+            )
 
     def merge(
         self, weights: Iterable[tuple[str, torch.Tensor]], adapters: dict[str, torch.Tensor] | None = None
@@ -88,8 +145,13 @@ class Lora(Config):
                 )
         assert not waiting, f"no adapters came for {sorted(waiting)}"
 
-    def save(self, adapters: dict[str, torch.Tensor], base: str, folder: Any) -> None:
-        """Write the adapter alone, in peft's file format, to the local `folder`."""
+    def save(self, adapters: dict[str, torch.Tensor], base: str, folder: Any, kind: str | None = "causal") -> None:
+        """Write the adapter alone, in peft's file format, to the local `folder`.
+
+        Args:
+            base: what it stands beside.
+            kind: of that model, see `raylm.model.load.kind_of_model`.
+        """
         import json
         from pathlib import Path
 
@@ -101,7 +163,7 @@ class Lora(Config):
         touched = sorted({name.split(".lora_")[0].split(".")[-1] for name in adapters})
         config = {
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
+            "task_type": TASKS.get(kind or ""),
             "base_model_name_or_path": base,
             "r": self.rank,
             "lora_alpha": self.alpha,
@@ -110,3 +172,18 @@ class Lora(Config):
             "bias": "none",
         }
         (Path(folder) / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def linear_layers(model: Any) -> list[str]:
+    """Last parts of the names of the model's linear layers, without its output layer: what `modules` may name."""
+    import torch
+
+    head = model.get_output_embeddings()
+    plain = torch.nn.Linear.forward
+    found = (name for name, module in model.named_modules() if type(module).forward is plain and module is not head)
+    # peft's own layers around them end so
+    return sorted({name.removesuffix(".base_layer").rsplit(".", 1)[-1] for name in found if ".lora_" not in name})
+
+
+def _ends(name: str, part: str) -> bool:
+    return name == part or name.endswith(f".{part}")

@@ -1,7 +1,7 @@
 """Takes a model, leaves what it makes of its logits after the output layer, and how it is brought to leave them alone.
 
-Gemma caps logits, Cohere and Granite scale them. Read from transformers' own forward functions: a setting of the same name
-means something else, or nothing, in other families.
+Gemma caps logits, Cohere and Granite scale them, BART and its kin add a vector. Read from transformers' own forward functions: a
+setting of the same name means something else, or nothing, in other families.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ SETTINGS: dict[str, Setting] = {
     ),
     "HyperCLOVAXForCausalLM": Setting("logits_scaling", "times"),
 }  # fmt: skip
+# the buffer of BART, Marian, Pegasus and their kin that is added after the output layer
+BIAS = "final_logits_bias"
 # in any other class these may change logits, in a way that is not known here
 SUSPECT = (
     "final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier", "logits_soft_cap",
@@ -57,20 +59,31 @@ class Change(NamedTuple):
 
     scale: float = 1.0
     cap: float | None = None
-    places: tuple[tuple[Any, str, float | None], ...] = ()
+    places: tuple[tuple[Any, str, Any], ...] = ()
     """Objects, names and neutral values of the settings that the model's forward function reads."""
+    bias_V: Any = None
+    """Added to the logits before all else, beside the output layer's own."""
 
     @contextmanager
     def left_out(self) -> Iterator[None]:
         """Context in which the model returns what its output layer returns."""
-        before = [getattr(owner, name) for owner, name, _ in self.places]
+        # past the configs' own checks: some allow no value that changes nothing
+        held = [(_held(owner, name), neutral) for owner, name, neutral in self.places]
+        before = [where[name] for where, name in (at for at, _ in held)]
         try:
-            for owner, name, neutral in self.places:
-                setattr(owner, name, neutral)
+            for (where, name), neutral in held:
+                where[name] = neutral
             yield
         finally:
-            for (owner, name, _), value in zip(self.places, before, strict=True):
-                setattr(owner, name, value)
+            for ((where, name), _), value in zip(held, before, strict=True):
+                where[name] = value
+
+
+def _held(owner: Any, name: str) -> tuple[dict[str, Any], str]:
+    """The dict in which `owner` keeps what it calls `name`, and the key there."""
+    if name in (buffers := owner.__dict__.get("_buffers") or {}):
+        return buffers, name
+    return owner.__dict__, (getattr(owner, "attribute_map", None) or {}).get(name, name)
 
 
 def change_of(model: Any) -> Change:
@@ -79,6 +92,11 @@ def change_of(model: Any) -> Change:
     Raises:
         ConfigError: something that is not known here.
     """
+    # a buffer of zeros in most checkpoints, which their owners may fill
+    biased = next((module for module in model.modules() if BIAS in module._buffers), None)
+    if biased is not None:
+        bias_1V = getattr(biased, BIAS)
+        return Change(places=((biased, BIAS, bias_1V.new_zeros(())),), bias_V=bias_1V[0] if bool(bias_1V.any()) else None)
     # wrappers that cut weights derive a class of their own
     kinds = ((module, kind.__name__) for module in model.modules() for kind in type(module).__mro__)
     core, kind = next(((module, kind) for module, kind in kinds if kind in SETTINGS), (model, ""))

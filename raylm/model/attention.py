@@ -49,6 +49,8 @@ def refused(model: Any) -> str | None:
         return "it caps attention scores"
     if any(hasattr(module, "sinks") for module in model.modules()):
         return "it has attention sinks"
+    if any(hasattr(module, "indexer") for module in model.modules()):
+        return "an indexer picks what its tokens see"
     layers = set(getattr(config, "layer_types", None) or ())
     if any("chunked" in layer or "compressed" in layer for layer in layers):
         return f"it has {', '.join(sorted(layers))}"

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 
+CHANGED = "the model changes what its output layer returns, or has another one"
+
+
 class Asked(NamedTuple):
     """A question to the head."""
 
@@ -60,6 +63,8 @@ def ask_head(head: Any, asked: Asked, call: Callable[[], torch.Tensor]) -> torch
     Raises:
         ConfigError: that is not what the head answered, and so worth nothing. Looked at once.
     """
+    import torch
+
     head.asked, head.answered = asked, None
     try:
         with head.change.left_out():
@@ -67,11 +72,14 @@ def ask_head(head: Any, asked: Asked, call: Callable[[], torch.Tensor]) -> torch
         if not head.proven:
             given = head.answered
             if given is None or not _same(given, answer_BT2):
-                raise ConfigError(
-                    "the model changes what its output layer returns, or has another one: its loss cannot be computed",
-                    next="take another model",
-                )
+                raise ConfigError(f"{CHANGED}: its loss cannot be computed", next="take another model")
             head.proven = True
+    except RuntimeError as cause:
+        # behind the output layer a model does nothing that could fail, but on answers that are narrower than logits
+        if head.proven or head.answered is None or isinstance(cause, torch.OutOfMemoryError):
+            raise
+        reason = str(cause).splitlines()[0]
+        raise ConfigError(f"{CHANGED}: its loss cannot be computed ({reason})", next="take another model") from cause
     finally:
         head.asked = head.answered = None
     return answer_BT2
@@ -116,13 +124,16 @@ def _scores(head: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, weight_N
     import torch
 
     # a cap is made of what was scaled before: cap * tanh(scale * x / cap) / t = c * tanh(x / c) / (t / scale), c = cap / scale
-    scale, cap, _ = head.change
+    scale, cap, more_V = head.change.scale, head.change.cap, head.change.bias_V
     temperature = asked.temperature / scale
+    bias_V = head.bias if more_V is None else more_V if head.bias is None else head.bias + more_V
     if part := getattr(head, "vocab_parallel", None):
         from raylm.model.vocab_parallel import scores
 
         if cap:
             raise ConfigError("the logits of a vocabulary that is cut over ranks are not capped", next="tensor = 1")
+        if more_V is not None:
+            raise ConfigError("the model adds a bias after its output layer, which is cut over ranks", next="tensor = 1")
         rows = (hidden_ND[None], head.weight, head.bias, target_N[None])
         return scores(*rows, temperature, part.group, part.offset)[0]
     from raylm.model.cross_entropy import Announced, Way, chunked, plain
@@ -130,9 +141,9 @@ def _scores(head: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, weight_N
     rung = rung_on(hidden_ND.device.type) if asked.rung == "auto" else asked.rung
     way = Way(temperature, rung == "fused", cap / scale if cap else None)
     if rung == "plain":
-        return torch.stack(plain(hidden_ND, head.weight, head.bias, target_N, way), -1)
+        return torch.stack(plain(hidden_ND, head.weight, bias_V, target_N, way), -1)
     announced = Announced(weight_N, asked.z_loss) if asked.linear else None
-    return torch.stack(chunked(hidden_ND, head.weight, head.bias, target_N, way, announced), -1)
+    return torch.stack(chunked(hidden_ND, head.weight, bias_V, target_N, way, announced), -1)
 
 
 def check_rung(rung: str, device: str) -> None:

@@ -11,7 +11,7 @@ from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
 from raylm.model.attention import install
 from raylm.model.head import check_rung
-from raylm.parallel.blocks import blocks
+from raylm.parallel.blocks import blocks, separate_experts
 from raylm.parallel.compiled import compile_blocks
 from raylm.parallel.engine import Engine, Recipe
 from raylm.parallel.kernels import fuse_kernels
@@ -70,6 +70,8 @@ def assemble(
     if cfg.compile:
         compile_blocks(parts, device.type)
     strategy = resolve(cfg.strategy)
+    if grid.averaged > 1 and not frozen:
+        _check_experts(model, strategy, plain=grid.mesh.tensor == grid.mesh.pipeline == 1)
     if fill and not getattr(strategy, "cuts_empty", False):
         fill(model)
     if line is None:
@@ -81,3 +83,16 @@ def assemble(
     from raylm.parallel.pipeline.engine import PipelineEngine
 
     return PipelineEngine(strategy.lay(model, grid, recipe), model, grid, recipe, line)
+
+
+def _check_experts(model: Any, strategy: Any, plain: bool) -> None:
+    """Raises ConfigError where ranks would wait for gradients that some have not: of experts that no token was sent to."""
+    if plain and getattr(strategy, "passes_over_unmet", False):
+        return
+    if met := separate_experts(model):
+        raise ConfigError(
+            f"experts are modules of their own here ({met}): those that one rank's tokens do not meet have no gradient there, "
+            "and this layout waits for all",
+            where=type(model).__name__,
+            next='strategy = {kind = "ddp"} without mesh.tensor and mesh.pipeline, or an adapter beside other layers',
+        )

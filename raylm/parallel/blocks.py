@@ -26,3 +26,13 @@ def runs(model: torch.nn.Module) -> list[list[torch.nn.Module]]:
         if stages is not None:
             return stages()
     return [found] if (found := blocks(model)) else []
+
+
+def separate_experts(model: torch.nn.Module) -> str | None:
+    """Name of the first group of experts that learn and are modules of their own: one to which no token is sent has no gradient.
+    Most families hold all experts of a layer in one tensor."""
+    import torch
+
+    kinds = (torch.nn.ModuleList, torch.nn.ModuleDict)
+    named = ((name, module) for name, module in model.named_modules() if name.endswith("experts") and isinstance(module, kinds))
+    return next((name for name, module in named if any(p.requires_grad for p in module.parameters())), None)

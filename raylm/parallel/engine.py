@@ -74,6 +74,7 @@ class Engine:
         """Called in what takes long without gradients, for each part of it: who watches sees that it gets on."""
         self.cuts_gradients = False
         """Whether each micro batch's gradients are cut over ranks at once; else all of them lie whole on each until the last."""
+        self._drops = True
         self._recipe, self._autocast = recipe, autocast
         self.optimizer = recipe.optimizer.make(bare) if recipe.optimizer else None
         self.ema = self._averaging(recipe.ema) if recipe.ema and recipe.optimizer else None
@@ -89,6 +90,12 @@ class Engine:
     @property
     def device(self) -> torch.device:
         return next(self.bare.parameters()).device
+
+    def drop_nothing(self) -> Engine:
+        """Train without dropout of the model and of adapters, and without what else only training mode draws."""
+        self._drops = False
+        self.bare.eval()
+        return self
 
     def accumulate(self, inputs: Sequence[Inputs], loss: LossOf, **asked: Any) -> dict[str, float]:
         """Forward and backward passes of one step; gradients add up until `step`.
@@ -132,6 +139,8 @@ class Engine:
                 with self._compute():
                     found.append(self._ask(one, **asked))
         self.model.train(was)
+        if not self._drops:
+            self.bare.eval()
         return found
 
     def step(self, take: Callable[[float], bool] | None = None) -> Stats:

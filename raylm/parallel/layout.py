@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import StageConfig
+from raylm.core.config import StageConfig, WorkerSpec
 from raylm.parallel.matrix import features, refusal
 from raylm.parallel.mesh import Mesh
 from raylm.parallel.optimizers import AnyOptimizer
@@ -65,6 +65,10 @@ class Learning(StageConfig):
         """Numbers of ranks with which the stage may go on, ascending: those from `workers.least` on that the mesh allows."""
         least = self.workers.least or self.workers.count
         return tuple(size for size in range(least, self.workers.count + 1) if self.mesh.refused(size) is None)
+
+    def together(self) -> list[dict[str, WorkerSpec]]:
+        """The ranks, at their smallest number."""
+        return [{"ranks": self.workers.model_copy(update={"count": self.sizes()[0]})}]
 
     @model_validator(mode="after")
     def _can_be_laid_out(self) -> Learning:

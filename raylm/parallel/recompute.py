@@ -7,9 +7,12 @@ selective   a block also keeps what matrix products and attention returned: no p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
+
+from raylm.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -71,4 +74,20 @@ def _selective() -> Any:
     def policy(_: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE
 
-    return create_selective_checkpoint_contexts(policy)
+    kept_mode, again_mode = create_selective_checkpoint_contexts(policy)
+    return kept_mode, _in_words(again_mode)
+
+
+@contextmanager
+def _in_words(mode: Any) -> Iterator[None]:
+    """Context of `mode`, which hands out what was kept; torch finds there what a model has changed in place since."""
+    try:
+        with mode:
+            yield
+    except RuntimeError as cause:
+        if "has been mutated" not in str(cause):
+            raise
+        raise ConfigError(
+            "recompute = 'selective' keeps what products return, and this model changes that in place",
+            next="set recompute = 'full' or 'none'",
+        ) from cause

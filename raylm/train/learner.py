@@ -10,9 +10,9 @@ from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.data.mixture import Mixture, refs_of
 from raylm.model.anatomy import FAMILIES
-from raylm.model.attention import refused_documents
 from raylm.model.checkpoint import num_parameters
 from raylm.model.flops import flops_per_token
+from raylm.model.leaks import check_causal, check_documents, check_padding
 from raylm.model.load import check_tokenizer, freeze_unread, is_composite, kind_of_model, load_model, load_tokenizer, text_config
 from raylm.parallel.assemble import assemble
 from raylm.parallel.group.hang import LOAD
@@ -79,6 +79,8 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
 
     model, fill = begin(make, ranks.rank, ranks.world, ranks.device)
     ranks.pulse.mark("start")
+    objective = objective.for_model(model)
+    cfg = cfg.model_copy(update={"objective": objective})
     parameters, config = num_parameters(model), model.config
     frozen, place = None, {"rank": ranks.rank, "world": ranks.world, "fill": fill}
     if "reference" in objective.needs and not cfg.adapter:
@@ -158,22 +160,14 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
     longest, allowed = setup.tokens.get("length", 0), getattr(text_config(model.config), "max_position_embeddings", None)
     if allowed and longest > allowed:
         raise ConfigError(f"rows of {longest} tokens, the model takes {allowed}", next="tokenize with a smaller `length`")
-    if cfg.document_mask:
-        _check_document_mask(model)
     cut = [key for key in ("tensor", "context", "pipeline", "expert") if getattr(cfg.mesh, key) > 1]
     if is_composite(model.config) and (cut or cfg.document_mask):
         raise ConfigError(
             f"{type(model).__name__} has parts beside its language model, {(cut or ['document_mask'])[0]} knows none",
             next="drop document_mask, and leave the mesh to data ranks",
         )
+    for asked, needed in (("document_mask", cfg.document_mask), ("mesh.context", cfg.mesh.context > 1)):
+        if needed:
+            check_documents(model, asked)
+    (check_causal if objective.model == "causal" else check_padding)(model)
     return model
-
-
-def _check_document_mask(model: Any) -> None:
-    """Raises ConfigError when the model would not keep documents apart."""
-    if reason := refused_documents(model):
-        raise ConfigError(
-            f"document_mask cannot keep documents apart in this model: {reason}",
-            where=f"model_type {model.config.model_type}",
-            next="drop document_mask, or take a model whose layers all attend",
-        )

@@ -62,6 +62,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         cfg, work = self.cfg, Folder(self.setup.work)
+        if not getattr(cfg.objective, "drops", True):
+            self.engine.drop_nothing()
         for engine in (self.engine, self.reference):
             if engine is not None:
                 engine.tick = self.pulse.tick

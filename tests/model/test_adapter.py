@@ -78,3 +78,52 @@ def test_adapters_of_experts_are_refused():
 def test_adapters_of_what_is_no_linear_layer_are_refused():
     with pytest.raises(ConfigError, match=r"linear layers alone, not .*embed_tokens \(Embedding\)"):
         Lora(modules=["q_proj", "embed_tokens"]).attach(tiny_model(vocab=70, hidden=32, layers=1), 0)
+
+
+@pytest.mark.parametrize(
+    ("modules", "said"),
+    [
+        (["nothing"], r"no layers called nothing.*\n.*linear layers are down_proj, gate_proj"),
+        (["q_proj", "c_attn"], "no layers called c_attn"),
+        ("nothing.*", r"peft makes no adapters.*\n.*name linear layers in `modules`: down_proj"),
+        (["q_proj", "lm_head"], r"beside the output layer \(lm_head\)"),
+        (".*(q_proj|lm_head)", r"beside the output layer \(lm_head\)"),
+    ],
+)
+def test_names_that_mean_nothing_or_the_output_layer_are_refused(modules, said):
+    with pytest.raises(ConfigError, match=said):
+        Lora(modules=modules).attach(tiny_model(vocab=70, hidden=32, layers=1), 0)
+
+
+def test_a_layer_that_peft_knows_to_be_bypassed_is_refused():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model = MambaForCausalLM(MambaConfig(vocab_size=70, hidden_size=32, num_hidden_layers=1))
+    with pytest.raises(ConfigError, match=r"peft makes no adapters of this model: .*out_proj"):
+        Lora(modules=["out_proj"]).attach(model, 0)
+
+
+def test_the_file_says_what_the_model_is_for(tmp_path):
+    import json
+
+    for kind, task in (("causal", "CAUSAL_LM"), ("encoder_decoder", "SEQ_2_SEQ_LM"), ("masked", None)):
+        Lora().save({"base_model.model.q.lora_A.default.weight": torch.ones(1)}, "base", tmp_path, kind)
+        assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == task
+
+
+def test_adapters_of_tied_layers_are_refused():
+    model = tiny_model(vocab=70, hidden=32, layers=2)
+    model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    with pytest.raises(ConfigError, match=r"beside tied weights \(.*layers.0.mlp.up_proj.*layers.1.mlp.up_proj"):
+        Lora().attach(model, 0)
+
+
+def test_a_layer_that_does_more_than_multiply_is_refused():
+    class Router(torch.nn.Linear):
+        def forward(self, input):
+            return super().forward(input).softmax(-1), None
+
+    model = tiny_model(vocab=70, hidden=32, layers=1)
+    model.model.layers[0].mlp.up_proj = Router(32, 96)
+    with pytest.raises(ConfigError, match=r"linear layers alone, not .*up_proj \(Router\)"):
+        Lora(modules=["up_proj"]).attach(model, 0)

@@ -186,3 +186,39 @@ def test_a_rung_that_cannot_run_is_refused(monkeypatch):
         check_rung("fused", "cpu")
     compiler_missing.cache_clear()
     check_rung("plain", "cpu")
+
+
+def test_a_bias_that_encoder_decoders_add_to_their_logits_is_part_of_them():
+    """BART and its kin: a buffer, zeros in most checkpoints."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    torch.manual_seed(0)
+    sizes = {f"{of}_{name}": 2 for of in ("encoder", "decoder") for name in ("layers", "attention_heads", "ffn_dim")}
+    model = BartForConditionalGeneration(BartConfig(vocab_size=70, d_model=16, init_std=0.3, pad_token_id=0, **sizes)).eval()
+    for bias in (torch.zeros(1, 70), torch.randn(1, 70)):
+        model.final_logits_bias.copy_(bias)
+        model.lm_head.__class__, model.lm_head.__dict__ = (
+            torch.nn.Linear,
+            {
+                name: value
+                for name, value in model.lm_head.__dict__.items()
+                if name not in ("asked", "change", "proven", "answered")
+            },
+        )
+        inputs = asked()
+        inputs.feed.update(decoder_input_ids=torch.randint(0, 70, (3, 9)))
+        counts = inputs.weight_BT > 0
+        found, right = ask(model, inputs).logprob_BT[counts].double(), expected(model, inputs)[0][counts]
+        torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+        assert model.final_logits_bias.equal(bias)
+
+
+def test_what_fails_behind_the_output_layer_is_said_in_words():
+    """ESM adds a bias of its own there, which is wider than an answer."""
+    from transformers import EsmConfig, EsmForMaskedLM
+
+    model = EsmForMaskedLM(
+        EsmConfig(vocab_size=70, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, pad_token_id=0)
+    )
+    with pytest.raises(ConfigError, match=r"changes what its output layer returns.*\(The size of tensor a"):
+        ask(model, asked())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from raylm.core.errors import ConfigError
 from raylm.parallel.blocks import blocks
 from raylm.parallel.recompute import kept_operations, recompute
 from raylm.parallel.strategies.ddp import Ddp
@@ -64,3 +65,21 @@ def test_attention_over_documents_is_kept_too():
     assert varlen.varlen_attn is not None
     assert torch.ops.torch_attn._varlen_attn.default in kept_operations()
     assert torch.ops.aten.mm.default in kept_operations()
+
+
+def test_a_model_that_changes_a_kept_product_in_place_is_refused():
+    """As experts with biases do: torch would find it in the backward pass, and say nothing of what to do."""
+
+    class InPlace(torch.nn.Linear):
+        def forward(self, input):
+            return super().forward(input).add_(1.0).tanh()
+
+    for how in ("selective", "full"):
+        block = InPlace(4, 4)
+        recompute([block], how)
+        out = block(torch.ones(2, 4, requires_grad=True)).sum()
+        if how == "selective":
+            with pytest.raises(ConfigError, match=r"changes that in place\n.*recompute = 'full'"):
+                out.backward()
+        else:
+            out.backward()

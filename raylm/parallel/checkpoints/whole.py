@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from raylm.core.storage import Folder
 from raylm.model.checkpoint import write_checkpoint
+from raylm.model.load import kind_of_model
 
 if TYPE_CHECKING:
     from raylm.model.adapter import Lora
@@ -40,7 +41,10 @@ def write_streamed(engine: Engine, out: Folder, config: Any, tokenizer: str, ada
     elif engine.rank == 0 and adapter:
         adapters: dict[str, torch.Tensor] = {}
         merged = adapter.merge(stream, adapters)
-        write_checkpoint(out, config, merged, tokenizer, lambda at: adapter.save(adapters, base, at / "adapter"), start=base)
+        kind = kind_of_model(config)
+        write_checkpoint(
+            out, config, merged, tokenizer, lambda at: adapter.save(adapters, base, at / "adapter", kind), start=base
+        )
     # on other ranks, and behind what rank 0 took: all ranks must come to the end
     deque(stream, maxlen=0)
 

@@ -24,6 +24,7 @@ from raylm.core.config import WorkerSpec
 from raylm.core.errors import PlacementError
 from raylm.core.storage import Folder
 from raylm.core.workers import Workers, wait_for
+from raylm.parallel.group.allocator import allocator
 from raylm.parallel.group.hang import RECORDER
 from raylm.parallel.group.mailbox import START_S, Mailbox
 from raylm.parallel.group.ranks import AGAIN, serve_tasks
@@ -36,11 +37,11 @@ STOP_S = 30.0
 class RankGroup:
     """Ranks that wait for tasks. Made by `hold_ranks`; the next stage with the same `workers` table gets the same group."""
 
-    def __init__(self, spec: WorkerSpec, sizes: tuple[int, ...], alone: bool) -> None:
+    def __init__(self, spec: WorkerSpec, sizes: tuple[int, ...], alone: bool, reserved: Any = None) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._spec, self._sizes, self._alone = spec, sizes, alone
+        self._spec, self._sizes, self._alone, self._reserved = spec, sizes, alone, reserved
         remote: Any = ray.remote(Mailbox)
         self._mailbox = remote.options(
             num_cpus=0,
@@ -75,7 +76,7 @@ class RankGroup:
         import ray
 
         self._task += 1
-        watch = Watch(self._mailbox, self._spec, aside)
+        watch = Watch(self._mailbox, self._spec, aside, self._sizes[0], self._alone, self._reserved)
         ray.get(self._mailbox.post.remote(self._task, [ray.put((function, args))]))
         with _interruptible():
             try:
@@ -138,7 +139,7 @@ class RankGroup:
         from raylm.parallel.group.elastic import RESIZE_S, OnMainThread, Trainer
 
         spec, use_gpu = self._spec, self._spec.gpus > 0
-        on_main: Any = OnMainThread(spec.notice)
+        on_main: Any = OnMainThread(spec.notice, self._alone)
         try:
             Trainer(
                 serve_tasks,
@@ -155,12 +156,13 @@ class RankGroup:
                 run_config=RunConfig(
                     storage_path=tempfile.mkdtemp(prefix="raylm-train-"),
                     failure_config=FailureConfig(max_failures=-1),
-                    worker_runtime_env={"env_vars": RECORDER},
+                    worker_runtime_env={"env_vars": RECORDER | allocator(use_gpu)},
                     callbacks=[on_main],
                 ),
                 sizes=self._sizes,
                 mailbox=self._mailbox,
                 alone=self._alone,
+                reserved=self._reserved,
             ).fit()
         except Exception as cause:
             self._failure = cause
@@ -179,13 +181,15 @@ def hold_ranks(workers: Workers, spec: WorkerSpec, sizes: tuple[int, ...] | None
         sizes: numbers of ranks that the group may have, ascending; `spec.count` alone when it is not given.
     """
     sizes = sizes or (spec.count,)
-    workers.check_room(spec.model_copy(update={"count": sizes[0]}), "the group of ranks")
+    workers.check_room({"ranks": spec.model_copy(update={"count": sizes[0]})}, "the group of ranks")
     key = f"ranks:{','.join(map(str, sizes))}:{spec.cpus}:{spec.gpus}:{spec.notice}"
     if not workers.holds(key):
         workers.release("ranks:")  # one group at a time: another one would hold what this one needs
 
     def start() -> RankGroup:
-        return RankGroup(spec, sizes, alone=not workers.submitted)
+        # a group that may shrink and grow takes what it finds; one of a fixed size has places that stay its own
+        reserved = workers.reserve({"ranks": spec}, "the group of ranks") if len(sizes) == 1 else None
+        return RankGroup(spec, sizes, alone=not workers.submitted, reserved=reserved.group if reserved else None)
 
     group = workers.hold(key, start, RankGroup.close)
     if group._failure or not group._thread.is_alive():

@@ -1,5 +1,6 @@
 """Takes the sizes a mesh allows, leaves a Ray Train run whose groups have only those: smaller when a node dies, larger later.
-On a cluster of its own a run goes without the processes that Ray Train keeps for clusters that outlive it.
+On a cluster of its own a run goes without the processes that Ray Train keeps for clusters that outlive it; on a shared one a
+group of one size runs in places that its stage reserved.
 
 Ray Train's elastic policy counts resources alone, and resizes by ending the group where it stands
 (ray/train/v2/_internal/execution/scaling_policy/elastic.py); here a group that can grow is first asked to write a checkpoint.
@@ -9,21 +10,26 @@ from __future__ import annotations
 
 import signal
 import socket
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.callback import WorkerCallback
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     FixedScalingPolicy,
     NoopDecision,
     ResizeDecision,
 )
+from ray.train.v2._internal.execution.worker_group import DefaultPlacementGroupHandle, PlacementGroupHandle, WorkerGroup
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylm.parallel.group.hang import answer_signals
+from raylm.parallel.group.interface import bind_interface
 from raylm.parallel.group.notice import Notice
 
 RESIZE_S = 60.0
@@ -78,34 +84,72 @@ class Trainer(TorchTrainer):
     Args:
         alone: whether the cluster begins and ends with this run. Each process that only waits takes its share of a laptop's
             cores: a dozen of them are a tenth of two.
+        reserved: placement group whose first bundles are the ranks'; None where Ray Train makes one for each group.
     """
 
-    def __init__(self, *args: Any, sizes: tuple[int, ...], mailbox: Any, alone: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, sizes: tuple[int, ...], mailbox: Any, alone: bool, reserved: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._sizes, self._mailbox, self._alone = sizes, mailbox, alone
+        self._sizes, self._mailbox, self._alone, self._reserved = sizes, mailbox, alone, reserved
 
     def _create_default_callbacks(self) -> list[Any]:
         # the one would start a process that hands out datasets, of which a group of ranks has none; the other one that gives
         # back what ranks held when a run dies before its cluster
-        idle = (DatasetsCallback, *([PlacementGroupCleanerCallback] if self._alone else []))
+        idle = (DatasetsCallback, *([PlacementGroupCleanerCallback] if self._alone or self._reserved else []))
         return [each for each in super()._create_default_callbacks() if not isinstance(each, idle)]
 
     def _initialize_and_run_controller(self, **made: Any) -> Any:
         if len(self._sizes) > 1:
             made["scaling_policy"] = LegalSizes(self.scaling_config, self._sizes, self._mailbox)
-        elif self._alone:
+        elif self._alone or self._reserved:
             made["scaling_policy"] = Unscaled(self.scaling_config)
-        return super()._initialize_and_run_controller(**made)
+        if self._reserved is None:
+            return super()._initialize_and_run_controller(**made)
+        remote: Any = ray.remote(ReservedController)
+        controller = remote.options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+            runtime_env={"env_vars": get_env_vars_to_propagate()},
+        ).remote(self._reserved, **made)
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
+
+
+class ReservedGroup(WorkerGroup):
+    """A group in places that its stage reserved: they stay its own when it dies and begins anew."""
+
+    reserved: ClassVar[Any] = None
+    """The placement group; a process has one controller, and that one group at a time."""
+
+    def _create_placement_group(self, *_: Any) -> PlacementGroupHandle:
+        return KeptHandle(self.reserved)
+
+
+class KeptHandle(DefaultPlacementGroupHandle):
+    """A placement group that outlives the worker group in it."""
+
+    def shutdown(self) -> None:
+        """The stage gives its places back."""
+
+
+class ReservedController(TrainController):
+    """Ray Train's controller of groups in `reserved`."""
+
+    worker_group_cls = ReservedGroup
+
+    def __init__(self, reserved: Any, **made: Any) -> None:
+        ReservedGroup.reserved = reserved
+        super().__init__(**made)
 
 
 class OnMainThread(WorkerCallback):
     """What a rank's process must do on its main thread: Ray Train runs the ranks' function on another one."""
 
-    def __init__(self, notice_at: str | None) -> None:
-        self._notice_at = notice_at
+    def __init__(self, notice_at: str | None, alone: bool) -> None:
+        self._notice_at, self._alone = notice_at, alone
 
     def after_init_train_context(self) -> None:
-        """Handle SIGTERM (a notice to leave) and SIGUSR1 (write stacks)."""
+        """Handle SIGTERM (a notice to leave) and SIGUSR1 (write stacks); choose the network before ranks connect."""
         Notice.here = Notice(self._notice_at)
         signal.signal(signal.SIGTERM, Notice.here.on_signal)
         answer_signals()
+        bind_interface(self._alone)

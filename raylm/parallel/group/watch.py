@@ -9,6 +9,7 @@ from typing import Any
 
 from raylm.core.config import WorkerSpec
 from raylm.core.errors import PlacementError
+from raylm.core.room import Patience, free, is_short
 from raylm.core.storage import Folder
 from raylm.core.workers import wait_for
 from raylm.parallel.group import hang
@@ -26,12 +27,15 @@ class Watch:
     Args:
         spec: its `hang_s` is how long all ranks may stand still.
         aside: folder of the autopsy; a temporary one when it is None.
+        least: ranks without which no group starts.
+        alone, reserved: as for `Trainer`.
     """
 
-    def __init__(self, mailbox: Any, spec: WorkerSpec, aside: Folder | None) -> None:
-        self._mailbox, self._spec, self._aside = mailbox, spec, aside
+    def __init__(self, mailbox: Any, spec: WorkerSpec, aside: Folder | None, least: int, alone: bool, reserved: Any) -> None:
+        self._mailbox, self._spec, self._aside, self._alone, self._reserved = mailbox, spec, aside, alone, reserved
         self._looked = self._seen = time.monotonic()
         self._before: Hang | None = None
+        self._ranks, self._patience = {"ranks": spec.model_copy(update={"count": least})}, Patience("the group of ranks")
 
     def look(self) -> None:
         """Look, if it is time. Raises PlacementError when no group came, or the ranks hang again in the same place."""
@@ -42,10 +46,22 @@ class Watch:
         beats = wait_for(self._mailbox.beats.remote(), 60.0, "the mailbox of the ranks")
         if beats:
             self._seen = now
+            self._patience.again()
         elif now - self._seen > ABSENT_S:
-            raise PlacementError(f"{self._spec.count} ranks did not start within {ABSENT_S:.0f} s", next="raylm doctor")
+            raise PlacementError(
+                f"{self._spec.count} ranks did not start within {ABSENT_S:.0f} s; the cluster has {free()}", next="raylm doctor"
+            )
+        elif self._lacks_room():
+            self._patience.look(self._ranks)
         if hang.stands_still(beats, self._spec.hang_s):
             self._end(beats)
+
+    def _lacks_room(self) -> bool:
+        from ray.util.placement_group import placement_group_table
+
+        if self._reserved is None:
+            return not self._alone and is_short(self._ranks)
+        return placement_group_table(self._reserved)["state"] != "CREATED"
 
     def _end(self, beats: list[Beat]) -> None:
         """Examine the group and end it; Ray Train starts a new one."""

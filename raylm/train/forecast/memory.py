@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from raylm.parallel.mesh import Mesh
 from raylm.train.forecast.activations import bytes_per_token, in_flight
 from raylm.train.forecast.load import Load, load_of
 
@@ -12,6 +13,10 @@ STATE = {"adamw": 8.0, "muon": 4.0, "lion": 4.0, "adafactor": 0.02}
 EIGHT_BIT = 2 + 8 / 256
 # a block's activations and the gradients that are alive at once while it goes back, over its activations alone: measured
 GRADIENTS = 1.5
+# a rank with torch, transformers and Ray before it has a model: measured
+PROCESS = 0.72e9
+# what the allocator of such a rank holds over what its tensors take: measured over steps with and without an adapter
+HELD = 1.05
 
 
 class Memory(NamedTuple):
@@ -30,12 +35,17 @@ class Memory(NamedTuple):
     """One block while its gradients are made: what it keeps, or computes again, and gradients of that."""
     accumulates: bool
     """Whether gradients of earlier micro batches lie beside activations."""
+    process: float = 0.0
+    """Of ranks that compute on CPUs: the process with its libraries."""
+    loading: float = 0.0
+    """Of ranks that compute on CPUs: all that lies there when weights have been read, before the first step."""
 
     @property
     def total(self) -> float:
         # activations go as gradients come: both are there at once only with accumulation
         begins = self.activations + self.loss + (self.gradients if self.accumulates else 0.0)
-        return self.weights + self.optimizer + self.gathered + max(begins, self.gradients + self.working)
+        step = self.weights + self.optimizer + self.gathered + max(begins, self.gradients + self.working)
+        return self.process + (HELD if self.process else 1.0) * max(step, self.loading)
 
 
 def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, world: int, num_micros: int) -> Memory:
@@ -55,6 +65,7 @@ def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, worl
     trained = load.adapter if adapter else load.weights
     cut = _cuts(cfg.strategy, data, mesh)
     size = 2 if narrow else 4
+    on_host = cfg.workers.gpus == 0 and cfg.workers.device is None
     frozen = load.weights * size / cut["weights"] if adapter else 0.0
     state = (EIGHT_BIT if getattr(cfg.optimizer, "bits", 32) == 8 else STATE[cfg.optimizer.kind]) * trained
     if cfg.optimizer.kind == "muon":
@@ -77,10 +88,25 @@ def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, worl
         optimizer=0.0 if "optimizer" in kept_away else state / cut["optimizer"],
         gathered=_gathered(cfg.strategy, load, trained, size, data * mesh.context, narrow),
         activations=_activations(cfg, config, load, tokens, num_micros, narrow),
-        loss=_loss(cfg, config, tokens, bool(adapter)),
-        working=GRADIENTS * tokens * bytes_per_token(config, mesh, narrow=narrow),
+        loss=_loss(cfg, config, tokens, bool(adapter), narrow),
+        working=max(
+            GRADIENTS * tokens * bytes_per_token(config, mesh, narrow=narrow),
+            # an embedding tied to the output layer has two gradients, which are added up at the end
+            4.0 * config["hidden_size"] * config["vocab_size"] if config.get("tie_word_embeddings") and not adapter else 0.0,
+        ),
         accumulates=num_micros > 1,
+        process=PROCESS if on_host else 0.0,
+        loading=_loading(cfg, config, load, size, world) if on_host else 0.0,
     )
+
+
+def _loading(cfg: Any, config: dict[str, Any], load: Load, size: int, world: int) -> float:
+    """Bytes on rank 0, which reads all weights: with the pages of files in another dtype, and beside its own piece of them."""
+    whole = load_of(config, Mesh()).weights
+    own = float(size if getattr(cfg, "adapter", None) else 4)
+    stored = 2.0 if str(config.get("dtype") or config.get("torch_dtype")).endswith("16") else 4.0
+    mapped = stored * whole if isinstance(cfg.model, str) and stored != own else 0.0
+    return own * whole + max(mapped, own * load.weights if world > 1 else 0.0)
 
 
 def _cuts(strategy: Any, data: int, mesh: Any) -> dict[str, float]:
@@ -112,10 +138,12 @@ def _activations(cfg: Any, config: dict[str, Any], load: Load, tokens: float, nu
     return tokens * (held + ends)
 
 
-def _loss(cfg: Any, config: dict[str, Any], tokens: float, frozen: bool) -> float:
+def _loss(cfg: Any, config: dict[str, Any], tokens: float, frozen: bool, narrow: bool) -> float:
     hidden, vocab = config["hidden_size"], config["vocab_size"] / cfg.mesh.tensor
     if cfg.cross_entropy == "plain":
         return 3 * 4.0 * tokens * vocab
-    chunk = 2 * 4.0 * min(tokens * vocab, max(256 * vocab, 2**22 if cfg.workers.gpus == 0 else 2**28))
+    on_cpu = cfg.workers.gpus == 0
+    # float32 logits become their own gradient in place; narrow ones are widened, and kernels make theirs apart
+    chunk = (4.0 if on_cpu and not narrow else 8.0) * min(tokens * vocab, max(256 * vocab, 2**22 if on_cpu else 2**28))
     made = 0.0 if frozen else 4.0 * vocab * hidden
     return chunk + 4.0 * tokens * hidden + made

@@ -19,6 +19,8 @@ class Dpo(Objective):
     rows: ClassVar[tuple[str, ...]] = ("Pairs",)
     needs: ClassVar[tuple[str, ...]] = ("reference",)
     unit: ClassVar[str] = "pairs"
+    # the margin compares the policy with a reference that drops nothing out: of equal weights it is 0, as in TRL
+    drops: ClassVar[bool] = False
 
     kind: Literal["dpo"] = "dpo"
     beta: float = Field(default=0.1, gt=0)

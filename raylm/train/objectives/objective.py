@@ -36,9 +36,15 @@ class Objective(Config):
     """What `weight` counts."""
     model: ClassVar[str] = "causal"
     """Kind of model it trains, see `raylm.model.load.kind_of_model`."""
+    drops: ClassVar[bool] = True
+    """Whether dropout of the model and its adapter is on while it trains."""
 
     def fitted(self, rows_kind: str, tokenizer: Any) -> Objective:
         """The objective with what it needs to know of rows and tokenizer. Raises ConfigError when they lack it."""
+        return self
+
+    def for_model(self, model: Any) -> Objective:
+        """The objective with what it needs to know of the model. Raises ConfigError when the model does not say it."""
         return self
 
     def inputs(self, padded: Padded, seed: int, rows: Sequence[int] = ()) -> Inputs:

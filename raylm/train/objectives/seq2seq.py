@@ -35,7 +35,7 @@ class Seq2Seq(TokenLoss):
     sentinel_ids: tuple[int, ...] | None = None
     """Tokens that stand for the spans, in order; the tokenizer's `<extra_id_0>`, `<extra_id_1>`, ... when absent."""
     start_id: int | None = None
-    """First token of the decoder; the tokenizer's padding when absent, as T5 was trained."""
+    """First token of the decoder; what the model's config names as `decoder_start_token_id` when absent."""
     end_id: int | None = None
     """Last token of the decoder; the tokenizer's end of text when absent."""
 
@@ -49,9 +49,12 @@ class Seq2Seq(TokenLoss):
             raise ConfigError(
                 "the tokenizer has no sentinels <extra_id_0>, ...", next="say objective.sentinel_ids, tokens that no text uses"
             )
-        start, end = tokenizer.pad_token_id if self.start_id is None else self.start_id, self.end_id
-        end = tokenizer.eos_token_id if end is None else end
-        return self.model_copy(update={"task": task, "sentinel_ids": sentinels, "start_id": start, "end_id": end})
+        end = tokenizer.eos_token_id if self.end_id is None else self.end_id
+        return self.model_copy(update={"task": task, "sentinel_ids": sentinels, "end_id": end})
+
+    def for_model(self, model: Any) -> Seq2Seq:
+        start = decoder_start(model) if self.start_id is None else self.start_id
+        return self.model_copy(update={"start_id": start})
 
     def inputs(self, padded: Padded, seed: int, rows: Sequence[int] = ()) -> Inputs:
         import numpy as np
@@ -97,6 +100,32 @@ class Seq2Seq(TokenLoss):
         target += [[sentinels[num_spans]]] if num_spans < len(sentinels) else []
         target += [[self.end_id]] if self.end_id is not None else []
         return np.concatenate(source).astype(np.int64), np.concatenate(target).astype(np.int64)
+
+
+def decoder_start(model: Any) -> int:
+    """The token with which `model` begins what it writes: as its own loss shifts labels, else as it generates.
+
+    Raises:
+        ConfigError: neither says it.
+    """
+    import torch
+
+    labels_BT, shift = torch.tensor([[5, 6], [7, 8]]), getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    try:
+        first_B = shift(labels_BT)[:, 0].tolist() if shift else []
+    except (ValueError, TypeError):  # no decoder_start_token_id in the config
+        first_B = []
+    # some families put each text's last token first (mBART: the code of its language), which is no answer
+    if len(set(first_B)) == 1:
+        return first_B[0]
+    for says in (model.config, getattr(model, "generation_config", None)):
+        if (start := getattr(says, "decoder_start_token_id", None)) is not None:
+            return start[0] if isinstance(start, list) else start
+    raise ConfigError(
+        "neither config.json nor generation_config.json says which token the decoder begins with (decoder_start_token_id)",
+        where=f"model_type {model.config.model_type}",
+        next="say objective.start_id",
+    )
 
 
 def _parts(total: int, count: int, random: np.random.Generator) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ FACTS = {"vocab_size": 4096, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id
 LENGTH, STEPS = 256, 2
 
 
-def measured(rank: int, world: int, keys: dict[str, Any], rows: int) -> tuple[float, float]:
-    """(bytes that the process grew by at its peak, bytes by forecast) of two steps over `rows` rows per rank."""
+def measured(rank: int, world: int, keys: dict[str, Any], rows: int, at: str = "") -> tuple[float, float]:
+    """(bytes that the process grew by at its peak, bytes by forecast) of two steps over `rows` rows per rank.
+
+    Args:
+        at: folder of the model, SHAPE's when absent.
+    """
     import torch
 
+    from raylm.model.load import load_model
     from raylm.parallel.assemble import assemble
     from raylm.train.batches import Batches
     from raylm.train.config import Train
@@ -25,7 +31,7 @@ def measured(rank: int, world: int, keys: dict[str, Any], rows: int) -> tuple[fl
     ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 16)
     batch = rows * world
     cfg = Train.model_validate(
-        {"stage": "train", "rows": "r", "model": SHAPE, "batch": batch, "micro_batch": rows, "steps": STEPS,
+        {"stage": "train", "rows": "r", "model": at or SHAPE, "batch": batch, "micro_batch": rows, "steps": STEPS,
          "workers": {"count": world}, **keys}
     )  # fmt: skip
     objective: Any = cfg.objective
@@ -33,7 +39,7 @@ def measured(rank: int, world: int, keys: dict[str, Any], rows: int) -> tuple[fl
     warm()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    model: Any = cfg.model.build(FACTS, 0).train()  # type: ignore[union-attr]
+    model: Any = (load_model(at, "float32") if at else cfg.model.build(FACTS, 0)).train()  # type: ignore[union-attr]
     model = cfg.adapter.attach(model, 0) if cfg.adapter else model
     engine = assemble(model, cfg, STEPS, rank=rank, world=world)
     del model
@@ -49,13 +55,16 @@ def measured(rank: int, world: int, keys: dict[str, Any], rows: int) -> tuple[fl
         engine.accumulate(inputs, loss, **objective.asked())
         engine.step()
     grown = _status("VmHWM") - before
-    config = cfg.model.config({"vocab_size": 4096})  # type: ignore[union-attr]
-    return grown, memory_of(cfg, config, length=LENGTH, micro=rows, world=world, num_micros=1).total
+    config = json.loads((Path(at) / "config.json").read_text()) if at else cfg.model.config({"vocab_size": 4096})  # type: ignore[union-attr]
+    forecast = memory_of(cfg, config, length=LENGTH, micro=rows, world=world, num_micros=1)
+    return grown, forecast.total - forecast.process
 
 
 def warm() -> None:
-    """Pages of libraries that a first forward and backward pass touches are no cost of the model."""
+    """Pages of libraries, and what a first forward and backward pass touches of them, are no cost of the model."""
+    import peft  # noqa: F401
     import torch
+    from transformers import AutoModelForCausalLM  # noqa: F401
 
     x = torch.randn(64, 64, requires_grad=True)
     torch.nn.functional.scaled_dot_product_attention(x[None, None], x[None, None], x[None, None], is_causal=True).sum().backward()

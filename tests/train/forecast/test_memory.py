@@ -31,6 +31,31 @@ def test_a_rank_grows_by_what_was_forecast(name):
         assert forecast == pytest.approx(grown, rel=0.1), f"{grown / 1e6:.0f} MB, forecast {forecast / 1e6:.0f} MB"
 
 
+LARGE = {
+    "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 2,
+    "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": 49152,
+}  # fmt: skip
+FROM_DISK = {
+    "adapter": ({"adapter": {"kind": "lora", "rank": 16}}, True, "float32", 4),
+    "adapter, stored in 16 bits, a short batch": ({"adapter": {"kind": "lora", "rank": 16}}, False, "bfloat16", 1),
+    "tied": ({}, True, "float32", 4),
+    "untied": ({}, False, "bfloat16", 4),
+}
+
+
+@pytest.mark.parametrize("name", [n if n == "adapter" else pytest.param(n, marks=pytest.mark.long) for n in FROM_DISK])
+def test_a_model_of_large_vocabulary_from_disk_grows_by_what_was_forecast(name, tmp_path):
+    """10 M weights in blocks, twice that for each table of 49 thousand words."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    keys, tied, dtype, rows = FROM_DISK[name]
+    model = LlamaForCausalLM(LlamaConfig(**LARGE, tie_word_embeddings=tied)).to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path)
+    ((grown, forecast),) = on_ranks(1, measured, {**DDP, **keys}, rows, str(tmp_path), timeout_s=300)
+    assert forecast == pytest.approx(grown, rel=0.1), f"{grown / 1e6:.0f} MB, forecast {forecast / 1e6:.0f} MB"
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("shape", [(64, 4, 1, 96), (128, 4, 4, 512), (96, 6, 2, 256)])
 def test_a_block_keeps_what_was_counted(kind, shape):

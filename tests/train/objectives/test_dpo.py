@@ -11,6 +11,7 @@ import torch
 from raylm.model.logprobs import pad
 from raylm.model.scores import Scores, ask
 from raylm.train.batches import Batches, Micro
+from raylm.train.config import Train
 from raylm.train.objectives.dpo import Dpo
 from tests.model.tiny import tiny_model, tiny_tokenizer
 
@@ -124,3 +125,20 @@ def test_loss_and_rewards_equal_trls(tmp_path):
     assert theirs["eval_rewards/margins"] == pytest.approx(float(expected.metrics["margin"]) / 2, abs=1e-4)
     assert theirs["eval_rewards/chosen"] == pytest.approx(float(expected.metrics["chosen_reward"]) / 2, abs=1e-4)
     assert theirs["eval_rewards/accuracies"] == pytest.approx(float(expected.metrics["accuracy"]) / 2)
+
+
+@pytest.mark.parametrize("adapter", [None, {"rank": 4, "dropout": 0.5}])
+def test_neither_policy_nor_reference_drops_anything_out(tmp_path, adapter):
+    """Nothing moves, so the loss is ln 2 in every step, also behind a measurement of held-out rows."""
+    from raylm.parallel.strategies.ddp import Ddp
+    from tests.parallel.loops import SHAPE, TOKENS, make_loop
+
+    table = {"objective": Dpo(), "kind": "Pairs", "lr": 1e-12, "evaluate_every": 1, "steps": 2}
+    # the reference of these loops is the shape's model of the next seed
+    policy = Train(stage="train", rows="r", model=SHAPE, batch=1, steps=1).model.build(TOKENS, 1)
+    for layer in policy.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    loop, seen = make_loop(Ddp(), tmp_path, model=policy, **table, **({"adapter": adapter} if adapter else {}))
+    found = loop.run()
+    assert [row["loss"] for row in seen] == pytest.approx([math.log(2)] * 2, abs=1e-6)
+    assert seen[0]["accuracy"] == 0.5 and found["held_out_accuracy_before"] == 0.5

@@ -100,7 +100,34 @@ def test_what_the_tokenizer_knows_is_taken_from_it():
     assert Seq2Seq().fitted("Dialogues", tokenizer).task == "answers"
     tokenizer.add_tokens(["<extra_id_0>", "<extra_id_1>"], special_tokens=True)
     card = Seq2Seq().fitted("Tokens", tokenizer)
-    assert (card.task, card.sentinel_ids, card.start_id, card.end_id) == ("spans", (300, 301), 0, 2)
+    assert (card.task, card.sentinel_ids, card.start_id, card.end_id) == ("spans", (300, 301), None, 2)
+
+
+def test_the_decoder_begins_as_the_model_says():
+    from transformers import (
+        BartConfig,
+        BartForConditionalGeneration,
+        GenerationConfig,
+        MBartConfig,
+        MBartForConditionalGeneration,
+    )
+
+    sizes = {"vocab_size": 50, "d_model": 16, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    sizes |= {f"{of}_{name}": 2 for of in ("encoder", "decoder") for name in ("layers", "attention_heads", "ffn_dim")}
+    bart = BartForConditionalGeneration(BartConfig(**sizes, decoder_start_token_id=7))
+    assert Seq2Seq().for_model(bart).start_id == 7, "not its padding"
+    assert Seq2Seq(start_id=9).for_model(bart).start_id == 9
+    bart.config.decoder_start_token_id, bart.generation_config = None, GenerationConfig(decoder_start_token_id=5)
+    assert Seq2Seq().for_model(bart).start_id == 5
+    # mBART shifts the last token, a language's code, to the front: what its config names is taken, and nothing guessed
+    for named in (2, None):
+        mbart = MBartForConditionalGeneration(MBartConfig(**sizes, decoder_start_token_id=named))
+        if named:
+            assert Seq2Seq().for_model(mbart).start_id == named
+            continue
+        mbart.generation_config = None
+        with pytest.raises(ConfigError, match=r"mbart: neither config.json nor .*\n.*objective.start_id"):
+            Seq2Seq().for_model(mbart)
 
 
 @pytest.mark.parametrize(

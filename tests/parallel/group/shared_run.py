@@ -1,0 +1,111 @@
+"""Takes a folder, leaves what two jobs of three cores each did on one cluster of two nodes and four cores; a program of its own.
+
+Run as `python -m tests.parallel.group.shared_run main FOLDER`; it starts the cluster, and itself twice as a submitted job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+
+def where(ranks: Any) -> dict[str, Any]:
+    """Runs on the ranks: the sum of all, so that they have talked to each other, and where they are."""
+    import ray
+    import torch
+    import torch.distributed as dist
+
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    place = ray.get_runtime_context().get_placement_group_id()
+    return {"sum": total.item(), "place": place, "interface": os.environ["GLOO_SOCKET_IFNAME"], "pid": os.getpid()}
+
+
+def holds() -> None:
+    """Reserve what an rl stage does, say so, and give it back."""
+    from raylm.core.config import WorkerSpec
+    from raylm.core.workers import Workers
+
+    workers = Workers()
+    workers.reserve({"ranks": WorkerSpec(count=2), "sampler": WorkerSpec()}, "first")
+    print("held", flush=True)
+    time.sleep(5)
+    workers.stop()
+
+
+def runs(root: str) -> None:
+    """What an rl stage does with its cluster, without its work: ranks and a sampler, together or not at all."""
+    import ray
+
+    from raylm.core import room, submission
+    from raylm.core.config import WorkerSpec
+    from raylm.core.errors import ConfigError
+    from raylm.core.storage import Folder
+    from raylm.core.workers import Workers
+    from raylm.parallel.group.driver import hold_ranks
+    from raylm.rl.config import RL
+
+    room.SAY_S = 1.0
+    workers, spec = Workers(), WorkerSpec(count=2)
+    cfg = RL(stage="rl", prompts="prompts", model="base", rewards=[{"kind": "answer"}], steps=1, workers=spec)
+    submission.check(workers, Folder(root), {"policy": cfg})
+    # a name that means another folder in each process, as /tmp is another one on each machine
+    os.dup2(os.open(root, os.O_RDONLY), 900)
+    refused = ""
+    try:
+        submission.check(workers, Folder("/proc/self/fd/900"), {"policy": cfg})
+    except ConfigError as cause:
+        refused = str(cause)
+    reserved = workers.reserve(cfg.together()[0], "second")
+    assert reserved is not None
+    free = ray.available_resources().get("CPU", 0.0)
+    group = hold_ranks(workers, spec)
+    before = group.call(where)
+    os.kill(before["pid"], signal.SIGKILL)  # the new group begins in the places of the old one
+    after = group.call(where)
+    sampler: Any = ray.remote(where_alone)
+    place = workers.place("sampler", WorkerSpec(), "second")
+    assert ray.get(sampler.options(num_cpus=1, scheduling_strategy=place).remote(), timeout=30) == reserved.group.id.hex()
+    workers.release("ranks:")
+    until = time.monotonic() + 20
+    while (state := ray.util.placement_group_table(reserved.group)["state"]) != "REMOVED" and time.monotonic() < until:
+        time.sleep(0.1)
+    workers.stop()
+    held = reserved.group.id.hex()
+    print(json.dumps({"free": free, "held": held, "before": before, "after": after, "state": state, "refused": refused}))
+
+
+def where_alone() -> str:
+    """Runs beside the ranks."""
+    import ray
+
+    return ray.get_runtime_context().get_placement_group_id() or ""
+
+
+def main(root: str) -> None:
+    """Two jobs at once; prints what the second one printed."""
+    from ray.cluster_utils import Cluster
+
+    from raylm.core.workers import SUBMITTED
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    environment = os.environ | {SUBMITTED: "{}", "RAY_ADDRESS": cluster.address}
+    command = [sys.executable, "-m", "tests.parallel.group.shared_run"]
+    first = subprocess.Popen([*command, "holds"], env=environment, stdout=subprocess.PIPE, text=True)
+    assert first.stdout and first.stdout.readline() == "held\n"
+    second = subprocess.run([*command, "runs", root], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert second.returncode == 0, second.stderr
+    assert first.wait(30) == 0
+    print(json.dumps(json.loads(second.stdout.splitlines()[-1]) | {"said": second.stderr}))
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    {"holds": holds, "runs": runs, "main": main}[sys.argv[1]](*sys.argv[2:])
