@@ -14,6 +14,7 @@ from raylm.core.storage import Folder
 from raylm.model.headers import read_headers, usual_dtype
 from raylm.model.load import auto_class, beside, folder_of, load_tokenizer, on_this_machine
 from raylm.model.preflight import GENERATION
+from raylm.model.tokenizer import keep_as_written
 from raylm.model.weight_files import Written, write_weights
 
 if TYPE_CHECKING:
@@ -67,14 +68,16 @@ def write_checkpoint(
 
 
 def write_tokenizer(tokenizer: str, folder: Path) -> None:
-    """Put the tokenizer's files into the local `folder`: byte for byte where they lie in one, else as transformers saves them."""
+    """Put the tokenizer's files into the local `folder`: byte for byte where they lie in one and AutoTokenizer
+    reads them as they are written, else as transformers saves them."""
     at = Path(on_this_machine(tokenizer))
     if not any((at / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         load_tokenizer(tokenizer).save_pretrained(folder)
-        return
-    for path in sorted({path for pattern in TOKENIZER for path in at.glob(pattern) if path.is_file()}):
-        (folder / path.relative_to(at)).parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / path.relative_to(at))
+    else:
+        for path in sorted({path for pattern in TOKENIZER for path in at.glob(pattern) if path.is_file()}):
+            (folder / path.relative_to(at)).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / path.relative_to(at))
+    keep_as_written(folder)
 
 
 def turn_end(tokenizer: Any) -> int | None:
@@ -94,6 +97,15 @@ def turn_end(tokenizer: Any) -> int | None:
     marks = {str(token.content): number for number, token in tokenizer.added_tokens_decoder.items()}
     found = [(behind.find(mark), -len(mark), number) for mark, number in marks.items() if mark and mark in behind]
     return min(found)[2] if found else None
+
+
+def end_tokens(folder: Path, tokenizer: Any) -> list[int]:
+    """Ids that end a completion: those of generation_config.json (of config.json where there is none), the tokenizer's end token,
+    and the end of a turn as the chat template writes it, which checkpoints that raylm did not write often leave out."""
+    files = [file for file in (folder / GENERATION, folder / "config.json") if file.is_file()]
+    found = json.loads(files[0].read_text()).get("eos_token_id") if files else None
+    ends = [*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id, turn_end(tokenizer)]
+    return sorted({int(end) for end in ends if end is not None})
 
 
 def lacks_turn_end(tokenizer: Any) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raylm.core.config import Config
+from raylm.core.config import Config, WorkerSpec
 from raylm.core.errors import ArtifactError, DataError, PlacementError
 from raylm.core.workers import Workers
+from raylm.model.checkpoint import end_tokens
 from raylm.model.engine_dtype import EngineDtype, engine_dtype, network_of
 from raylm.model.engine_options import engine_options, set_environment
 from raylm.model.load import on_this_machine
@@ -19,7 +19,7 @@ from raylm.model.sampler_calls import InWords, SamplerLost, answer_of, ask
 from raylm.model.weights import as_arrays, as_tensor, weight_names, weights_digest
 
 __all__ = [
-    "Completion", "Sampler", "SamplerLost", "Sampling", "as_arrays", "ask", "end_tokens", "hold_sampler", "stream",
+    "Completion", "Sampler", "SamplerLost", "Sampling", "as_arrays", "ask", "hold_sampler", "stream",
     "weights_digest",
 ]  # fmt: skip
 
@@ -261,9 +261,9 @@ class Sampler:
             raise PlacementError("the sampler holds no whole set of weights", next="call start(), or release it and start afresh")
 
     def _read_tokenizer(self, model_path: str) -> None:
-        from transformers import AutoTokenizer
+        from raylm.model.tokenizer import read_tokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(model_path)
+        self._tokenizer = read_tokenizer(model_path)
         self._ends = end_tokens(Path(model_path), self._tokenizer)
 
     def _completion(self, output: Any) -> Completion:
@@ -279,7 +279,9 @@ def hold_sampler(workers: Workers, gpus: float = 0, cpus: float = 1, name: str =
     def make() -> Any:
         import ray
 
-        return ray.remote(Sampler).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0).remote(gpu=gpus > 0)
+        place = workers.place("sampler", WorkerSpec(cpus=cpus, gpus=gpus), "the sampler")
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": place}
+        return ray.remote(Sampler).options(**options).remote(gpu=gpus > 0)
 
     def close(handle: Any) -> None:
         import ray
@@ -317,14 +319,6 @@ def start_sampler(
 def stream(seed: int, place: int) -> int:
     """Seed of completion `place` of a prompt: neighbouring seeds give unrelated streams. 0 <= result < 2**62."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{place}".encode(), digest_size=8).digest(), "big") >> 2
-
-
-def end_tokens(folder: Path, tokenizer: Any) -> list[int]:
-    """Ids that end a completion: those of generation_config.json, and the tokenizer's end token."""
-    file = folder / "generation_config.json"
-    found = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
-    ends = found if isinstance(found, list) else [found]
-    return sorted({int(end) for end in [*ends, tokenizer.eos_token_id] if end is not None})
 
 
 def _repack_head(network: Any) -> None:

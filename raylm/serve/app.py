@@ -2,22 +2,32 @@
 
     client -> Serve proxy -> replica: FrontDoor -> vLLM's OpenAI app -> AsyncLLM -> engine core (a process of its own)
 
-Serve hands the replica the raw ASGI messages, so streaming, cancelling and error shapes are vLLM's own.
+Serve hands the replica the raw ASGI messages, so streaming is vLLM's own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from raylm.model.checkpoint import GENERATION, end_tokens
 from raylm.model.engine_dtype import engine_dtype, network_of
 from raylm.model.engine_options import engine_options, set_environment
-from raylm.model.load import on_this_machine
-from raylm.serve.auth import DTYPE, SERVED, FrontDoor
-from raylm.serve.config import Serve
+from raylm.model.load import load_tokenizer, on_this_machine
+from raylm.serve import trial
+from raylm.serve.config import Limits, Serve
+from raylm.serve.door import DTYPE, SERVED, Entry, FrontDoor
+from raylm.serve.envelope import bad_request, envelope, failed, foreign, restarting
+from raylm.serve.plain import plainly
+from raylm.serve.requests import Reader
 
 NAME = "raylm"
 HEALTH_PERIOD_S = 1.0
+# schemas that are tried at once; each has a process for it
+TRIALS = 4
 
 
 class Served(NamedTuple):
@@ -31,6 +41,7 @@ class Served(NamedTuple):
     max_len: int | None
     gpu: bool
     memory_share: float
+    limits: Limits
 
 
 class Replica:
@@ -39,27 +50,46 @@ class Replica:
     async def __init__(self, served: Served) -> None:
         set_environment(served.gpu)
         self._served = served
+        await plainly(self._start())
+
+    async def _start(self) -> None:
+        served = self._served
         model = on_this_machine(served.model)
         # one after the other: setuptools, which vLLM imports, breaks when two threads import it at once; and in a thread,
         # so that Serve can ask this process how it is
-        self._arguments = await asyncio.to_thread(http_arguments, served, model)
+        self._arguments = await asyncio.to_thread(http_arguments, served)
         # here and not on the driver: replicas may stand on machines of several makes
         self._dtype = engine_dtype(network_of(model), served.dtype, served.gpu, where=served.model).name
         self._engine = await asyncio.to_thread(start_engine, served, model, self._dtype)
 
     async def __serve_build_asgi_app__(self) -> FrontDoor:
+        return await plainly(self._build())
+
+    async def _build(self) -> FrontDoor:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
 
-        tasks = await self._engine.get_supported_tasks()
-        app = build_app(self._arguments, tasks, self._engine.model_config)
+        served, engine = self._served, self._engine
+        tasks = await engine.get_supported_tasks()
+        app = build_app(self._arguments, tasks, engine.model_config)
         app.router.add_route("/v1/models/{name:path}", one_model, methods=["GET"])
-        await init_app_state(self._engine, app.state, self._arguments, tasks)
-        return FrontDoor(app, self._served.key_digest, {SERVED: self._served.fingerprint, DTYPE: self._dtype})
+        tell_failures(app, engine)
+        await init_app_state(engine, app.state, self._arguments, tasks)
+        reader = Reader(served.limits, engine.model_config.max_model_len, engine.model_config.get_vocab_size(), rendering(engine))
+        trials = asyncio.Semaphore(TRIALS)
+
+        async def check(path: str, body: bytes) -> None:
+            for kind, spec in reader.check(path, body):
+                async with trials:
+                    await asyncio.to_thread(trial.check, kind, json.dumps(spec))
+
+        says = {SERVED: served.fingerprint, DTYPE: self._dtype}
+        entry = Entry(served.key_digest, says, served.limits.body_bytes, check, lambda: engine.errored)
+        return FrontDoor(app, entry)
 
     async def check_health(self) -> None:
-        """Raises when the engine core is dead; Serve then replaces the replica."""
-        await self._engine.check_health()
+        """Raises RuntimeError when the engine core is dead; Serve then replaces the replica."""
+        await plainly(self._engine.check_health())
 
 
 def start_engine(served: Served, model: str, dtype: str) -> Any:
@@ -67,12 +97,90 @@ def start_engine(served: Served, model: str, dtype: str) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    options: dict[str, Any] = {"dtype": dtype, "max_model_len": served.max_len}
-    options |= engine_options(served.gpu, served.memory_share)
+    options: dict[str, Any] = {"dtype": dtype, "max_model_len": served.max_len, "max_logprobs": served.limits.num_logprobs}
+    # xgrammar, the default, compiles a schema whole before the first token: minutes for some, in the one thread for all.
+    # llguidance reads it as it goes and bounds its own work. White space between tokens is where small models get lost
+    options["structured_outputs_config"] = {"backend": "guidance", "disable_any_whitespace": True}
+    options |= engine_options(served.gpu, served.memory_share) | {"generation_config": with_ends(model)}
     return AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, served_model_name=[served.model_name], **options))
 
 
-def http_arguments(served: Served, model: str) -> Any:
+def with_ends(model: str) -> str:
+    """Where vLLM finds the generation config of `model`: "auto", which is beside it, or a folder with one that also names the
+    end of a turn, for a checkpoint whose own leaves it out: its answers would run on to the limit."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return "auto"
+    config = json.loads((folder / GENERATION).read_text()) if (folder / GENERATION).is_file() else {}
+    said = config.get("eos_token_id")
+    ends = end_tokens(folder, load_tokenizer(model))
+    if set(ends) == {*(said if isinstance(said, list) else [said])}:
+        return "auto"
+    at = tempfile.mkdtemp(prefix="raylm-generation-")
+    (Path(at) / GENERATION).write_text(json.dumps({**config, "eos_token_id": ends}))
+    return at
+
+
+def rendering(engine: Any) -> Any:
+    """The chat template as a function of (messages, further arguments), "" where it cannot render; None without a template."""
+    from jinja2 import TemplateError
+
+    tokenizer = engine.get_tokenizer()
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+
+    def render(messages: list[dict[str, Any]], extra: dict[str, Any]) -> str:
+        known = {name: value for name, value in extra.items() if name not in ("tokenize", "chat_template", "conversation")}
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, **known))
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
+            # vLLM says what is wrong with it
+            return ""
+
+    return render
+
+
+def tell_failures(app: Any, engine: Any) -> None:
+    """Handlers for what goes wrong behind the door. vLLM's own expect its own HTTP server around the app."""
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import Response
+    from vllm.entrypoints.serve import create_error_response
+    from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
+    from vllm.exceptions import VLLMError
+    from vllm.v1.engine.exceptions import EngineGenerateError
+
+    async def unread(_: Any, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        if isinstance(first, dict):
+            # names of classes are parts of the place too
+            parts = clean_loc_for_param(first.get("loc", ())).removeprefix("body").split(".")
+            param = ".".join(part for part in parts if part.isdigit() or part.islower())
+            message = f"`{param}`: {first.get('msg')}." if param else f"{first.get('msg')}."
+            refusal = bad_request(message, param or None).refusal
+        else:
+            refusal = bad_request(f"{first}.").refusal
+        return Response(envelope(refusal), 400, media_type="application/json")
+
+    async def failing(_: Any, error: Exception) -> Response:
+        if engine.errored:
+            refusal = restarting()
+        elif isinstance(error, EngineGenerateError):
+            # the engine lives: what it could not take is in the request
+            cause = error.__cause__
+            taken = isinstance(cause, (ValueError, TypeError, OverflowError))
+            refusal = bad_request(f"The engine cannot take this request: {cause}.").refusal if taken else failed()
+        else:
+            told = create_error_response(error)
+            refusal = foreign(int(told.error.code), told.model_dump_json().encode())
+        return Response(envelope(refusal), refusal.status, media_type="application/json")
+
+    app.add_exception_handler(RequestValidationError, unread)
+    app.add_exception_handler(VLLMError, failing)
+    # it is built already
+    app.middleware_stack = app.build_middleware_stack()
+
+
+def http_arguments(served: Served) -> Any:
     """vLLM's server arguments with their defaults, less what a keyed endpoint must not have (CORS for everybody)."""
     import vllm.entrypoints.generate.api_router
     import vllm.entrypoints.launchers.api_server.app_state
@@ -81,7 +189,8 @@ def http_arguments(served: Served, model: str) -> Any:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     arguments: Any = make_arg_parser(FlexibleArgumentParser()).parse_args([])
-    arguments.model, arguments.served_model_name = model, [served.model_name]
+    # the engine has its own; here it is what /v1/models shows as the model's root
+    arguments.model, arguments.served_model_name = served.model_name, [served.model_name]
     arguments.allowed_origins, arguments.disable_fastapi_docs = [], True
     return arguments
 
@@ -95,7 +204,7 @@ async def one_model(request: Any) -> Any:
     for model in listed.data:
         if model.id == name:
             return JSONResponse(model.model_dump())
-    error = {"message": f"The model `{name}` does not exist.", "type": "NotFoundError", "param": "model", "code": 404}
+    error = {"message": f"The model `{name}` does not exist.", "param": "model", "code": "model_not_found"}
     return JSONResponse({"error": error}, status_code=404)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from raylm.core.errors import PlacementError, StageError
+from raylm.core.room import Patience, is_short
 from raylm.core.workers import Workers
 from raylm.serve.app import NAME
-from raylm.serve.auth import DTYPE, SERVED
 from raylm.serve.config import Serve
+from raylm.serve.door import DTYPE, SERVED
 
 HELD = "serve"
 POLL_S = 0.25
@@ -40,8 +42,12 @@ def check_port(cfg: Serve, workers: Workers, stage: str) -> None:
             ) from cause
 
 
-def deploy(cfg: Serve, workers: Workers, application: Any, stage: str) -> None:
-    """Start Serve's controller and proxy if they do not run, and hand them the application; does not wait for it."""
+def deploy(cfg: Serve, workers: Workers, application: Any, stage: str, stopped: Callable[[], None] = lambda: None) -> None:
+    """Start Serve's controller and proxy if they do not run, and hand them the application; does not wait for it.
+
+    Args:
+        stopped: called when the endpoint has been closed.
+    """
     import logging
 
     from ray import serve
@@ -60,6 +66,7 @@ def deploy(cfg: Serve, workers: Workers, application: Any, stage: str) -> None:
             serve.delete(NAME)
         else:
             serve.shutdown()
+        stopped()
 
     listening = workers.hold(HELD, start, stop)
     if listening != (cfg.host, cfg.port):
@@ -70,7 +77,7 @@ def deploy(cfg: Serve, workers: Workers, application: Any, stage: str) -> None:
     serve.run_many([serve.RunTarget(application, name=NAME)], wait_for_applications_running=False)
 
 
-def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float) -> str:
+def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float, stage: str) -> str:
     """Wait until the port answers with these weights; a replica of an earlier stage may still answer with its own. Returns
     the format that the replica computes in.
 
@@ -80,6 +87,7 @@ def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float) -> str:
     """
     from ray import serve
 
+    patience, (replicas,) = Patience(stage), cfg.together()
     while True:
         found = serve.status().applications.get(NAME)
         status = found.status.value if found else "NOT_STARTED"
@@ -91,6 +99,8 @@ def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float) -> str:
                 where=url(cfg),
                 next="replica logs lie in Ray's session folder, logs/serve",
             )
+        if status == "DEPLOYING" and is_short(replicas):
+            patience.look(replicas, also=f"; Serve: {_last_words(found)}")
         if time.monotonic() > deadline:
             raise PlacementError(
                 f"waited {cfg.start_s:g} s for the endpoint, which is {status}: {_last_words(found)}",

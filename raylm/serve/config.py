@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import CheckpointRef, Config, ReportRef, StageConfig
+from raylm.core.config import CheckpointRef, Config, ReportRef, StageConfig, WorkerSpec
 
 
 class Replicas(Config):
@@ -33,10 +33,35 @@ class Replicas(Config):
         return self
 
 
+class Limits(Config):
+    """Most that one request may ask for. More is refused (413 or 400), so that one client cannot take the endpoint from all."""
+
+    body_bytes: int = Field(default=4_000_000, ge=1000)
+    """Bytes of a request's body."""
+    tokenize_bytes: int = Field(default=1_000_000, ge=1000)
+    """Bytes of a body for /tokenize and /detokenize, which no context length bounds."""
+    json_depth: int = Field(default=64, ge=8)
+    """Levels of nesting in a body."""
+    schema_bytes: int = Field(default=64_000, ge=100)
+    """Bytes of a JSON schema, grammar, regular expression or list of choices."""
+    schema_parts: int = Field(default=400, ge=1, le=450)
+    """Properties and alternatives of a JSON schema together; four plain choices count as one."""
+    num_choices: int = Field(default=16, ge=1)
+    """Answers to one prompt (`n`)."""
+    num_prompts: int = Field(default=128, ge=1)
+    """Prompts in one request of /v1/completions."""
+    num_logprobs: int = Field(default=20, ge=0)
+    """Log-probabilities for each token."""
+    num_stops: int = Field(default=64, ge=1)
+    """Stop texts, stop tokens or forbidden words."""
+
+
 class Serve(StageConfig):
     """A checkpoint behind an OpenAI-compatible, keyed, autoscaled HTTP endpoint."""
 
-    placement = frozenset({"workers", "host", "port", "replicas", "prompts", "answer_tokens", "memory_share", "start_s"})
+    placement = frozenset(
+        {"workers", "host", "port", "replicas", "limits", "prompts", "answer_tokens", "memory_share", "start_s"}
+    )
 
     stage: Literal["serve"] = "serve"
     """The verb."""
@@ -52,6 +77,8 @@ class Serve(StageConfig):
     """Port to listen on."""
     replicas: Replicas = Replicas()
     """Number of engines and autoscaling."""
+    limits: Limits = Limits()
+    """Most that one request may ask for."""
     max_len: int | None = Field(default=None, ge=2)
     """Most tokens of prompt and answer together; default: what the checkpoint was made for."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -78,6 +105,10 @@ class Serve(StageConfig):
     def makes(self) -> str:
         """Endpoint."""
         return "Endpoint"
+
+    def together(self) -> list[dict[str, WorkerSpec]]:
+        """The smallest number of engines that answers."""
+        return [{"replicas": self.workers.model_copy(update={"count": self.replicas.min or 1})}]
 
     def cpus(self) -> float:
         """CPU cores at the largest number of engines."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.config import Config
+from raylm.model.checkpoint import end_tokens
 from raylm.model.load import load_config, load_model, load_tokenizer, text_config
 
 GREEDY_TOKENS = 16
@@ -74,7 +75,7 @@ def expected(model: str, texts: list[str], dtype: str, greedy: bool) -> list[Exp
     """
     tokenizer = load_tokenizer(model)
     prompts = [_prompt_tokens(tokenizer, text) for text in texts]
-    continued = _greedy(model, prompts, dtype) if greedy else [None] * len(prompts)
+    continued = _greedy(model, tokenizer, prompts, dtype) if greedy else [None] * len(prompts)
     return [Expected(*row) for row in zip(texts, prompts, continued, strict=True)]
 
 
@@ -85,7 +86,7 @@ def _prompt_tokens(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
 
 
-def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[Continued]:
+def _greedy(model: str, tokenizer: Any, prompts: list[list[int]], dtype: str) -> list[Continued]:
     """What follows each prompt, one by one: padding would be one more thing that could differ."""
     import torch
     from transformers.utils import logging
@@ -93,6 +94,7 @@ def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[Continued]
     logging.disable_progress_bar()
     network: Any = load_model(model, dtype).eval()
     pad = network.generation_config.pad_token_id
+    ends = end_tokens(Path(model), tokenizer) or None
     made = []
     for prompt in prompts:
         out = network.generate(
@@ -104,13 +106,14 @@ def _greedy(model: str, prompts: list[list[int]], dtype: str) -> list[Continued]
             top_p=None,
             top_k=None,
             pad_token_id=0 if pad is None else pad,
-            output_logits=True,
+            eos_token_id=ends,
+            output_scores=True,
             return_dict_in_generate=True,
         )
-        made.append(Continued(out.sequences[0, len(prompt) :].tolist(), [_likely(logits_BV[0]) for logits_BV in out.logits]))
+        made.append(Continued(out.sequences[0, len(prompt) :].tolist(), [_likely(scores_BV[0]) for scores_BV in out.scores]))
     return made
 
 
-def _likely(logits_V: Any) -> dict[int, float]:
-    top = logits_V.float().log_softmax(-1).topk(min(NUM_LIKELY, len(logits_V)))
+def _likely(scores_V: Any) -> dict[int, float]:
+    top = scores_V.float().log_softmax(-1).topk(min(NUM_LIKELY, len(scores_V)))
     return dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))

@@ -6,6 +6,7 @@ gate -> port -> deploy ----------------------> ready -> compare -> ask -> commit
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -13,19 +14,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.artifact import MANIFEST, Endpoint, Report
-from raylm.core.config import WorkerSpec, digest_of
+from raylm.core.config import digest_of
 from raylm.core.context import Context
 from raylm.core.errors import StageError
 from raylm.core.storage import Folder
+from raylm.core.workers import KEY_VARIABLE
 from raylm.model.engine_dtype import engine_dtype, network_of
 from raylm.model.load import on_this_machine
-from raylm.serve import app, cluster, parity, reference
+from raylm.serve import app, cluster, parity, reference, serving
 from raylm.serve.auth import key_digest
 from raylm.serve.config import Serve
 
 HOLDS = ("serve",)
 KEY_FILE = "key"
-KEY_VARIABLE = "RAYLM_API_KEY"
 NUM_PROBES = 8
 
 
@@ -42,11 +43,23 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
     Raises:
         StageError: the gate did not pass, the replica did not start, or the endpoint does not say what transformers says.
         PlacementError: the port is taken, the cluster has no room, or a deadline passed.
+        PlanError: another process serves this endpoint.
     """
     _check_gate(cfg, ctx)
+    serving.take(ctx.out)
+    with contextlib.ExitStack() as failed:
+        failed.callback(serving.leave, ctx.out)
+        made = _serve(cfg, ctx)
+        failed.pop_all()
+    return made
+
+
+def _serve(cfg: Serve, ctx: Context) -> Endpoint:
     cluster.check_port(cfg, ctx.workers, ctx.stage)
-    ctx.workers.check_room(WorkerSpec(count=cfg.replicas.min or 1, cpus=cfg.workers.cpus, gpus=cfg.workers.gpus), ctx.stage)
+    ctx.workers.check_room(cfg.together()[0], ctx.stage)
     uri, fingerprint = _model(cfg, ctx)
+    # key and manifest of an earlier endpoint: not before it is sure that it does not answer any more
+    ctx.out.remove()
     local = on_this_machine(uri)
     network = reference.network(local)
     likely = engine_dtype(network_of(local), cfg.dtype, cfg.workers.gpus > 0, where=uri).name
@@ -61,12 +74,13 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
         max_len=cfg.max_len,
         gpu=cfg.workers.gpus > 0,
         memory_share=cfg.memory_share,
+        limits=cfg.limits,
     )
     started = time.monotonic()
-    cluster.deploy(cfg, ctx.workers, app.application(served, cfg), ctx.stage)
+    cluster.deploy(cfg, ctx.workers, app.application(served, cfg), ctx.stage, lambda: serving.leave(ctx.out))
     # the engine needs its seconds; transformers computes the reference in them
     expected = reference.expected(local, _probes(cfg), likely, _may_compare(cfg, local))
-    dtype = cluster.wait_until_ready(cfg, fingerprint, started + cfg.start_s)
+    dtype = cluster.wait_until_ready(cfg, fingerprint, started + cfg.start_s, ctx.stage)
     start_s = round(time.monotonic() - started, 1)
     if dtype != likely:
         # the replica stands on a machine with other kernels than this one

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from raylm.core.storage import Folder
-from raylm.model.checkpoint import lacks_turn_end, num_parameters, turn_end, write_checkpoint, write_tokenizer
-from raylm.model.load import load_model
+from raylm.model.checkpoint import end_tokens, lacks_turn_end, num_parameters, turn_end, write_checkpoint, write_tokenizer
+from raylm.model.load import load_model, load_tokenizer
 from raylm.model.weights import weight_names
 from tests.model.tiny import tiny_checkpoint, tiny_composite, tiny_model, tiny_tokenizer
 
@@ -162,3 +162,17 @@ def test_a_tokenizer_is_copied_as_it_lies(tmp_path, tokenizer):
     write_tokenizer(str(tmp_path / "odd"), tmp_path / "to")
     copied = {str(path.relative_to(tmp_path / "to")) for path in (tmp_path / "to").rglob("*") if path.is_file()}
     assert copied == {path.name for path in tokenizer.iterdir()} | {"additional_chat_templates/tool_use.jinja"}
+
+
+def test_what_ends_a_completion(tmp_path):
+    """A checkpoint whose generation config leaves out the end of a turn; one without a generation config; no chat template."""
+    folder = tiny_checkpoint(tmp_path)
+    tokenizer = load_tokenizer(str(folder))
+    assert turn_end(tokenizer) == 2
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 8]}))
+    tokenizer.eos_token = "<|pad|>"
+    assert end_tokens(folder, tokenizer) == [0, 2, 7, 8]
+    tokenizer.chat_template = None
+    assert end_tokens(folder, tokenizer) == [0, 7, 8]
+    (folder / "generation_config.json").unlink()
+    assert end_tokens(folder, tokenizer) == [0, 2]  # config.json's

@@ -7,9 +7,11 @@ import json
 
 import pytest
 
-from raylm.serve.auth import DTYPE, KEYED, SERVED, FrontDoor, key_digest
+from raylm.serve.auth import KEYED, key_digest
+from raylm.serve.door import DTYPE, SERVED, Entry, FrontDoor
 
 KEY = "a-key-that-is-long"
+SAYS = {SERVED: "f00d", DTYPE: "bfloat16"}
 
 
 async def inside(scope, receive, send):
@@ -17,22 +19,26 @@ async def inside(scope, receive, send):
     await send({"type": "http.response.body", "body": b"inside"})
 
 
-def call(path, *authorization, key=KEY, method="POST", kind="http"):
+def call(path, *authorization, key: str | None = KEY, method: str | None = None, kind="http"):
     sent = []
 
     async def send(message):
         sent.append(message)
 
+    first = [{"type": "http.request", "body": b"", "more_body": False}]
+
     async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
+        if not first:
+            await asyncio.Event().wait()
+        return first.pop()
 
     scope = {
         "type": kind,
-        "method": method,
+        "method": method or KEYED.get(path, "GET"),
         "path": path,
         "headers": [(b"authorization", value.encode()) for value in authorization],
     }
-    asyncio.run(FrontDoor(inside, key_digest(key) if key else None, {SERVED: "f00d", DTYPE: "bfloat16"})(scope, receive, send))
+    asyncio.run(FrontDoor(inside, Entry(key_digest(key) if key else None, SAYS))(scope, receive, send))
     return sent
 
 
@@ -71,8 +77,17 @@ def test_the_scheme_is_read_without_case():
 
 
 def test_an_answer_says_which_weights_it_is_from():
-    headers = call("/v1/models", f"Bearer {KEY}")[0]["headers"]
-    assert {(b"x-raylm-served", b"f00d"), (b"x-raylm-dtype", b"bfloat16")} <= set(headers)
+    for answer in (call("/v1/models", f"Bearer {KEY}"), call("/v1/models")):
+        assert {(b"x-raylm-served", b"f00d"), (b"x-raylm-dtype", b"bfloat16")} <= set(answer[0]["headers"])
+
+
+@pytest.mark.parametrize(("path", "method"), [("/v1/models", "POST"), ("/v1/completions", "GET"), ("/v1/models/raylm", "DELETE")])
+def test_another_method_is_said_to_those_who_have_the_key(path, method):
+    refused = call(path, f"Bearer {KEY}", method=method)
+    assert status(refused) == 405
+    assert error(refused)["code"] == "method_not_allowed"
+    assert any(name == b"allow" for name, _ in refused[0]["headers"])
+    assert status(call(path, method=method)) == 401
 
 
 def test_health_is_open():

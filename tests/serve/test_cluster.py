@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -10,7 +12,7 @@ from raylm.core.artifact import Report
 from raylm.core.context import Context
 from raylm.core.errors import PlacementError, StageError
 from raylm.core.storage import Folder
-from raylm.core.workers import Workers
+from raylm.core.workers import Workers, _unsaid
 from raylm.serve import cluster, stage
 from raylm.serve.config import Serve
 
@@ -51,6 +53,14 @@ def test_a_key_from_the_environment_is_written_nowhere(tmp_path, monkeypatch):
     key = stage._key(Serve(model="sft"), Folder(tmp_path))
     assert key == ("from-outside", None)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_starts_with_ray_does_not_inherit_the_key(monkeypatch):
+    monkeypatch.setenv(stage.KEY_VARIABLE, "from-outside")
+    asked = [sys.executable, "-c", f"import os; print(os.environ.get({stage.KEY_VARIABLE!r}))"]
+    with _unsaid(stage.KEY_VARIABLE):
+        assert subprocess.check_output(asked, text=True).strip() == "None"
+    assert subprocess.check_output(asked, text=True).strip() == "from-outside"
 
 
 def test_a_key_file_is_made_with_its_mode_and_made_anew(tmp_path, monkeypatch):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from raylm.core.errors import StageError
 from raylm.serve import reference
+from raylm.serve.app import with_ends
 from raylm.serve.parity import Verdict, refuse_unequal
 from raylm.serve.reference import Continued
 from tests.model.tiny import tiny_checkpoint
@@ -58,3 +62,12 @@ def test_the_reference_is_computed_in_the_engines_format(tmp_path):
             assert probe.greedy.tokens == [max(likely, key=lambda token: likely[token]) for likely in probe.greedy.likely]
             wrong = next(e for e in reference.expected(other, [probe.text], dtype, greedy=True) if e.greedy)
             assert probe.greedy.nats_short(wrong.greedy.tokens) > 0.2
+
+
+def test_an_engine_ends_where_the_template_ends_a_turn(tmp_path):
+    """A checkpoint from elsewhere whose generation config names another token only: engine and reference end at both."""
+    folder = tiny_checkpoint(tmp_path)
+    assert with_ends(str(folder)) == with_ends("org/model") == "auto"
+    (folder / "generation_config.json").write_text('{"eos_token_id": 5, "top_p": 0.9}')
+    made = json.loads((Path(with_ends(str(folder))) / "generation_config.json").read_text())
+    assert made == {"eos_token_id": [2, 5], "top_p": 0.9}

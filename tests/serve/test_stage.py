@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import stat
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,8 @@ from raylm.serve.config import Serve
 from tests.model.tiny import tiny_checkpoint
 
 PROMPTS = ["Hello there", "What is a list?"]
+HI: Any = [{"role": "user", "content": "hi"}]
+FROM_OUTSIDE = "a-key-in-the-environment-of-the-run"
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
 
@@ -55,6 +59,9 @@ def checkpoint(root, workers):
 
 @pytest.fixture(scope="module")
 def endpoint(root, workers, checkpoint):
+    os.environ[stage.KEY_VARIABLE] = FROM_OUTSIDE
+    workers.ensure()
+    del os.environ[stage.KEY_VARIABLE]
     cfg = Serve(model="sft", port=free_port(), prompts=PROMPTS, answer_tokens=8, start_s=240)
     yield stage.run(cfg, context("serve", root, workers, sft=checkpoint.folder))
     workers.release(cluster.HELD)
@@ -77,6 +84,16 @@ def ask(endpoint, path, key=None, body=None):
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as refusal:
         return refusal.code, refusal.read().decode()
+
+
+def test_no_process_of_the_cluster_shows_a_key(endpoint):
+    processes = session_processes("")
+    assert len(processes) > 3
+    for process in processes:
+        for name in ("environ", "cmdline"):
+            shown = Path(f"/proc/{process.pid}/{name}").read_text(errors="replace")
+            assert FROM_OUTSIDE not in shown
+            assert str(stage.endpoint_key(endpoint)) not in shown
 
 
 def test_the_endpoint_says_what_transformers_says(endpoint, checkpoint):
@@ -114,16 +131,20 @@ def test_routes(endpoint):
     assert json.loads(ask(endpoint, "/tokenize", key, {"model": "raylm", "prompt": "hi"})[1])["count"] > 0
 
 
-def test_models(client):
+def test_models(endpoint, client, root):
     import openai
 
+    for path in ("/v1/models", "/v1/models/raylm", "/metrics", "/version"):
+        _, body = ask(endpoint, path, stage.endpoint_key(endpoint))
+        assert str(Path(root.uri).parent) not in body
     assert [model.id for model in client.models.list()] == ["raylm"]
     assert client.models.retrieve("raylm").id == "raylm"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-9")
     with pytest.raises(openai.NotFoundError) as refused:
         client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "x"}])
-    assert "gpt-9" in refused.value.body["message"]
+    told: Any = refused.value.body
+    assert "gpt-9" in told["message"]
 
 
 def test_streamed_and_whole_answers_are_the_same(client):
@@ -142,14 +163,69 @@ def test_too_long_a_prompt_is_a_bad_request(client):
         client.chat.completions.create(model="raylm", messages=[{"role": "user", "content": "word " * 5000}])
 
 
-def test_a_client_that_leaves_frees_the_engine(endpoint, client):
+def test_serves_own_pages_are_closed(endpoint):
+    assert json.loads(ask(endpoint, "/-/routes")[1])["error"]["code"] == "invalid_api_key"
+    assert json.loads(ask(endpoint, "/-/routes", stage.endpoint_key(endpoint))[1])["error"]["code"] == "unknown_url"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user"}]}),
+        ("/v1/chat/completions", {"messages": HI, "temperature": -1}),
+        ("/v1/chat/completions", {"messages": HI, "top_k": 2**70}),
+        ("/v1/chat/completions", {"messages": HI, "stop": 5}),
+        ("/v1/chat/completions", {"messages": HI, "top_logprobs": 1000, "logprobs": True}),
+        ("/v1/chat/completions", {"messages": HI, "structured_outputs": {"regex": "("}}),
+        ("/v1/chat/completions", {"messages": HI, "tools": [{"type": "function", "function": {"name": "f"}}]}),
+        ("/v1/completions", {"prompt": [10**6]}),
+        ("/detokenize", {"tokens": [-1]}),
+    ],
+)
+def test_bad_requests_are_400_in_one_shape(endpoint, path, fields):
+    status, body = ask(endpoint, path, stage.endpoint_key(endpoint), {"model": "raylm", **fields})
+    error = json.loads(body)["error"]
+    assert status == 400
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], isinstance(error["code"], str)) == ("invalid_request_error", True)
+
+
+def test_json_of_a_form_is_that_form(client):
+    schema: Any = {"type": "object", "properties": {"kind": {"enum": ["function", "class"]}, "deep": {"type": "boolean"}}}
+    schema |= {"required": ["kind", "deep"], "additionalProperties": False}
+    reply: Any = client.chat.completions.create(
+        model="raylm",
+        messages=HI,
+        max_tokens=60,
+        response_format={"type": "json_schema", "json_schema": {"name": "k", "schema": schema}},
+    )
+    made = json.loads(reply.choices[0].message.content)
+    assert made["kind"] in ("function", "class")
+    assert isinstance(made["deep"], bool)
+    # the largest schema that is taken holds up nobody
+    wide = {"type": "object", "properties": {f"p{at}": {"type": "string"} for at in range(390)}}
+    for spec in ({"json": wide}, {"choice": ["yes"]}):
+        started = time.monotonic()
+        asked = {"model": "raylm", "messages": HI, "max_tokens": 4, "extra_body": {"structured_outputs": spec}}
+        reply = client.chat.completions.create(**asked)
+        assert time.monotonic() - started < 30
+    assert reply.choices[0].message.content == "yes"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_client_that_leaves_frees_the_engine(endpoint, client, streamed):
+    import openai
+
     key = stage.endpoint_key(endpoint)
     before = metric(ask(endpoint, "/metrics", key)[1], "vllm:generation_tokens_total")
-    stream = client.completions.create(
-        model="raylm", prompt=[5, 6, 7], max_tokens=500, stream=True, temperature=0, extra_body={"ignore_eos": True}
-    )
-    next(iter(stream))
-    stream.close()
+    asked = {"model": "raylm", "prompt": [5, 6, 7], "max_tokens": 500, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    if streamed:
+        stream = client.completions.create(**asked, stream=True)
+        next(iter(stream))
+        stream.close()
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            client.completions.create(**asked, timeout=0.15)
     deadline = time.monotonic() + 30
     while metric(page := ask(endpoint, "/metrics", key)[1], "vllm:num_requests_running") > 0:
         assert time.monotonic() < deadline
@@ -166,29 +242,47 @@ def test_a_dead_engine_is_replaced(endpoint, client):
 
     (core,) = engine_cores()
     core.kill()
-    deadline, down = time.monotonic() + 180, False
+    deadline, failures = time.monotonic() + 180, []
     while True:
         try:
-            client.chat.completions.create(model="raylm", messages=[{"role": "user", "content": "x"}], max_tokens=2, timeout=10)
-            if down:
+            client.chat.completions.create(model="raylm", messages=HI, max_tokens=2, timeout=10)
+            if failures:
                 break
-        except openai.OpenAIError:
-            down = True
+        except openai.APIConnectionError:
+            # no replica is there yet, so it waits at the proxy
+            failures.append(None)
+        except openai.APIStatusError as refusal:
+            failures.append(refusal)
         assert time.monotonic() < deadline, "the engine did not come back"
-        time.sleep(0.5)
+        time.sleep(0.2)
     assert [process.pid for process in engine_cores()] != [core.pid]
+    told = [failure for failure in failures if failure is not None]
+    assert told
+    for refusal in told:
+        assert (refusal.status_code, refusal.body["code"]) == (503, "engine_restarting")
+        assert int(refusal.response.headers["retry-after"]) > 0
+    # what the replica raised was read there; a class of vLLM's would have brought torch with it
+    (controller,) = session_processes("ServeController")
+    assert "libtorch" not in Path(f"/proc/{controller.pid}/maps").read_text()
 
 
 def engine_cores():
-    """Engine processes of this Ray session: children of its replicas. Others' endpoints on this machine are not touched."""
+    """Engine processes of this Ray session: children of its replicas."""
+    replicas = session_processes("ServeReplica:raylm")
+    children = [child for process in replicas for child in process.children()]
+    return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+def session_processes(name):
+    """Processes of this Ray session whose command line holds `name`. Others' endpoints on this machine are not touched."""
     import psutil
     import ray
 
     session = ray.get_runtime_context().get_session_name()
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if "ServeReplica:raylm" in " ".join(process.info["cmdline"] or []):
+        if name in " ".join(process.info["cmdline"] or []):
             above = [" ".join(parent.cmdline()) for parent in process.parents()]
             if any(session in line for line in above):
-                found += [child for child in process.children() if "resource_tracker" not in " ".join(child.cmdline())]
+                found.append(process)
     return found

@@ -1,0 +1,193 @@
+"""Takes vLLM's HTTP app, leaves one door before it: who comes in, how much they may ask, and how failures are told.
+
+key, route -> whole body -> what it asks -> app -> answer, or the envelope
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from raylm.serve import auth
+from raylm.serve.envelope import Message, Refusal, Refused, Send, answer, envelope, failed, foreign, in_stream, restarting
+from raylm.serve.plain import plainly
+
+Receive = Callable[[], Awaitable[Message]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+SERVED = "x-raylm-served"
+DTYPE = "x-raylm-dtype"
+# how long a request whose client left may take to end by itself before it is cancelled
+LEAVE_S = 1.0
+BODY_S = 120.0
+GONE: Message = {"type": "http.disconnect"}
+
+
+async def _anything(path: str, body: bytes) -> None:
+    """No further check."""
+
+
+class Entry(NamedTuple):
+    """What the door asks of those who come in.
+
+    Args:
+        key_digest: `auth.key_digest(key)`, so that no cluster state and no log can show the key; None asks for no key.
+        says: headers that every answer carries: SERVED, the fingerprint of the weights behind the door, and DTYPE, what the
+            engine computes in.
+        body_bytes: most bytes of a request's body.
+        check: reads path and body of a request, and raises Refused.
+        is_dead: whether the engine behind the door died.
+    """
+
+    key_digest: str | None
+    says: dict[str, str]
+    body_bytes: int = 4_000_000
+    check: Callable[[str, bytes], Awaitable[None]] = _anything
+    is_dead: Callable[[], bool] = lambda: False
+
+
+class FrontDoor:
+    """ASGI middleware around `app`."""
+
+    def __init__(self, app: App, entry: Entry) -> None:
+        self._app, self._entry = app, entry
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            back = _Answer(send, self._entry)
+            try:
+                await self._visit(scope, receive, back)
+            except Refused as refused:
+                await back.refuse(refused.refusal)
+
+    async def _visit(self, scope: Message, receive: Receive, back: _Answer) -> None:
+        if (refusal := auth.refusal(scope, self._entry.key_digest)) is not None:
+            raise Refused(refusal)
+        if self._entry.is_dead():
+            raise Refused(restarting())
+        try:
+            async with asyncio.timeout(BODY_S):
+                body = await _body(scope, receive, self._entry.body_bytes) if scope["method"] == "POST" else b""
+        except TimeoutError as late:
+            raise Refused(Refusal(408, f"The body did not arrive within {BODY_S:g} s.", "timeout")) from late
+        if body is None:
+            return
+        if scope["method"] == "POST":
+            await self._entry.check(scope["path"], body)
+        await self._through(scope, body, receive, back)
+
+    async def _through(self, scope: Message, body: bytes, receive: Receive, back: _Answer) -> None:
+        """Run the app, and see to it that it ends when the client is gone."""
+        sent = False
+
+        async def heard() -> Message:
+            nonlocal sent
+            if not sent:
+                sent = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await back.gone.wait()
+            return GONE
+
+        listening = asyncio.create_task(_until_gone(receive, back.gone))
+        call = asyncio.create_task(plainly(self._app(scope, heard, back)))
+        try:
+            await asyncio.shield(call)
+            if not back.started:
+                await back.refuse(failed())
+        except asyncio.CancelledError:
+            # Serve cancels this call alone. vLLM works in tasks of its own, which end only by hearing that the client left
+            back.gone.set()
+            await asyncio.wait({call}, timeout=LEAVE_S)
+            raise
+        except RuntimeError:
+            await back.refuse(failed())
+        finally:
+            listening.cancel()
+            call.cancel()
+
+
+class _Answer:
+    """The way back: what succeeded passes, signed; what failed is told in the one shape."""
+
+    def __init__(self, send: Send, entry: Entry) -> None:
+        self._send, self._entry = send, entry
+        self._signature = tuple((name.encode(), value.encode()) for name, value in entry.says.items())
+        self._failure: int | None = None
+        self._held = b""
+        self._streams = False
+        self.started = False
+        self.gone = asyncio.Event()
+
+    async def __call__(self, message: Message) -> None:
+        if self.gone.is_set():
+            return
+        if message["type"] == "http.response.start":
+            await self._start(message)
+        elif self._failure is not None:
+            self._held += message.get("body", b"")
+            if not message.get("more_body", False):
+                await self.refuse(foreign(self._failure, self._held))
+        else:
+            if self._streams and message.get("body", b"").startswith(b'data: {"error"'):
+                message["body"] = self._event(message["body"])
+            await self._send(message)
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Send the refusal as the whole answer; within a stream that has begun, as its last event."""
+        if self.gone.is_set():
+            return
+        refusal = restarting() if refusal.status >= 500 and self._entry.is_dead() else refusal
+        if not self.started:
+            self.started = True
+            await answer(self._send, refusal, self._signature)
+        elif self._streams:
+            await self._send({"type": "http.response.body", "body": b"data: " + envelope(refusal) + b"\n\n"})
+
+    async def _start(self, message: Message) -> None:
+        if message["status"] >= 400:
+            self._failure = message["status"]
+            return
+        headers = [*message.get("headers", []), *self._signature]
+        self._streams = any(name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+        self.started = True
+        await self._send({**message, "headers": headers})
+
+    def _event(self, event: bytes) -> bytes:
+        """An error event of vLLM's, in the one shape; what follows it in the same chunk stays."""
+        first, end, rest = event.partition(b"\n\n")
+        told = restarting() if self._entry.is_dead() else in_stream(first.removeprefix(b"data: "))
+        return b"data: " + envelope(told) + end + rest
+
+
+async def _body(scope: Message, receive: Receive, most: int) -> bytes | None:
+    """The whole body; None when the client left before it ended. Raises Refused (413) beyond `most` bytes."""
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    parts, size = [], 0
+    too_large = Refused(
+        Refusal(413, f"The body has more than {most} bytes, the most that this endpoint takes.", "request_too_large")
+    )
+    if declared.isdigit() and int(declared[:20]) > most:
+        raise too_large
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            raise too_large
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _until_gone(receive: Receive, gone: asyncio.Event) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
