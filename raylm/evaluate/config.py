@@ -32,6 +32,8 @@ class Evaluate(StageConfig):
         known = [name for task in self.tasks for name in getattr(task, "better", {})]
         if len(set(known)) < len(known):
             raise ValueError("two tasks measure the same; a second set of rows needs an evaluate stage of its own")
+        if self.untrained and "untrained" in self.models:
+            raise ValueError("a model is called 'untrained', as the model before its first step is; say untrained = false")
         closed = not any(task.kind == "custom" for task in self.tasks)
         for name in self.gate:
             if closed and name not in known:
@@ -40,6 +42,10 @@ class Evaluate(StageConfig):
 
     def makes(self) -> str:
         return "Report"
+
+    def together(self) -> list[dict[str, WorkerSpec]]:
+        """Workers that grade, then the sampler."""
+        return [*super().together(), {"sampler": WorkerSpec(cpus=self.sampler.cpus, gpus=self.sampler.gpus)}]
 
     def cpus(self) -> float:
         return super().cpus() + self.sampler.cpus

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from raylm.core.artifact import Artifact, Report
 from raylm.core.config import resolve
 from raylm.core.context import Context
-from raylm.core.errors import DataError
-from raylm.core.workers import wait_for
+from raylm.core.errors import DataError, StageError
 from raylm.data.shards import Rows
 from raylm.evaluate import report
 from raylm.evaluate.config import Evaluate
-from raylm.evaluate.examinee import Examinee, grade_logprobs
+from raylm.evaluate.examinations import Examinations
 from raylm.evaluate.gate import failures
-from raylm.model.load import checkpoint_path
-from raylm.model.sampler import Sampling, ask, start_sampler
-from raylm.model.shapes import AnyShape
-from raylm.model.shapes.shape import Shape
 
 HOLDS = ("sampler",)
-DEADLINE_S = 24 * 3600.0
 Grades = dict[str, dict[str, float]]
 
 
 def run(cfg: Evaluate, ctx: Context) -> Report:
-    """Grade all models. Raises DataError when a task has no held-out rows."""
+    """Grade all models.
+
+    Raises:
+        DataError: a task has no held-out rows.
+        StageError: a model has no grade in a task; everything else is graded, kept and in the report.
+    """
     from rich.console import Console
 
     cards: list[Any] = [resolve(card) for card in cfg.tasks]
@@ -36,21 +33,33 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
         if not rows.shards("held_out-"):
             raise DataError(f"task {card.kind} has no held-out rows", where=rows.uri, next="raise held_out of its tokenize stage")
     better = {name: direction for card in cards for name, direction in card.better.items()}
-    grades = _compressors(cards, ctx) | _by_logprobs(cfg, cards, ctx)
-    for name, values in _by_answers(cfg, cards, ctx).items():
-        grades.setdefault(name, {}).update(values)
+    grades = _compressors(cards, ctx)
+    asked = Examinations(cfg, cards, ctx)
+    asked.by_logprobs()
+    asked.by_answers()
+    grades |= asked.grades()
     models = [ctx.open(ref) for ref in cfg.models if ctx.is_stage(ref)]
     png = report.picture(report.road(models))
     reasons = failures(grades[cfg.models[-1]], cfg.gate, better)
-    notes = [*_before_and_after(models), *_loss_of_compression(cfg, models, grades), *_gate(cfg, reasons)]
+    notes = [*_before_and_after(models), *_loss_of_compression(cfg, models, grades), *asked.notes(), *_gate(cfg, reasons)]
     ctx.out.write("curves.png", png)
     ctx.out.write("report.html", report.page(f"raylm report: {ctx.stage}", grades, better, png, notes))
-    ctx.out.write_json("report.json", {"grades": grades, "better": better, "notes": notes, "passed": not reasons})
+    missing = asked.missing
+    told = {"grades": grades, "better": better, "notes": notes, "missing": missing, "passed": not reasons and not missing}
+    ctx.out.write_json("report.json", told)
     console = Console()
     console.print(report.table(grades, better))
     for note in notes:
-        console.print(f"  {note}", highlight=False)
+        console.print(f"  {note}", highlight=False, markup=False)
     console.print(f"  report with curves: {ctx.out.path('report.html')}", highlight=False, soft_wrap=True)
+    if missing:
+        count = sum(map(len, missing.values()))
+        raise StageError(
+            f"{count} {'grade is' if count == 1 else 'grades are'} missing, the others are kept: "
+            + "; ".join(f"{model} in {task}: {why}" for model, tasks in missing.items() for task, why in tasks.items()),
+            where=ctx.out.path("report.html"),
+            next="mend it, then the same command asks for these grades only",
+        )
     return ctx.commit(
         Report, facts={"passed": not reasons, "reasons": reasons, "model": cfg.models[-1]}, metrics={"grades": grades}
     )
@@ -71,60 +80,6 @@ def _compressors(cards: list[Any], ctx: Context) -> Grades:
             rows = ctx.open(card.rows)
             found |= card.baselines(Rows.open(rows.uri, "held_out"), rows.folder.path("tokenizer"))
     return found
-
-
-def _by_logprobs(cfg: Evaluate, cards: list[Any], ctx: Context) -> Grades:
-    """Models side by side, one worker each, as many at a time as the cluster has room for."""
-    import ray
-
-    asked = [(card, ctx.open(card.rows).uri) for card in cards if card.needs == "logprobs"]
-    if not asked:
-        return {}
-    ctx.workers.check_room(cfg.workers, "evaluate")
-    grade = ray.remote(num_cpus=cfg.workers.cpus, num_gpus=cfg.workers.gpus, max_retries=2)(grade_logprobs)
-    first, running = cfg.models[0], {}
-    fresh = _fresh(ctx.open(first)) if cfg.untrained and ctx.is_stage(first) else None
-    if fresh:
-        running["untrained"] = grade.remote(checkpoint_path(ctx, first), fresh, asked)
-    for ref in cfg.models:
-        running[ref] = grade.remote(checkpoint_path(ctx, ref), None, asked)
-    grades: Grades = {}
-    with ctx.progress(len(running), "models") as bar:
-        for name, task in running.items():
-            grades[name] = wait_for(task, DEADLINE_S, f"the grades of {name}")
-            bar.to(len(grades), model=name)
-    return grades
-
-
-def _by_answers(cfg: Evaluate, cards: list[Any], ctx: Context) -> Grades:
-    """One engine answers for model after model; a model of another make needs a process of its own."""
-    asked = [card for card in cards if card.needs == "generate"]
-    grades: Grades = {}
-    if not asked:
-        return grades
-    prompts = {card.kind: Rows.open(ctx.open(card.rows).uri, "held_out") for card in asked}
-    longest = max(len(rows[index]["tokens"]) for rows in prompts.values() for index in range(len(rows)))
-    max_len = longest + max(card.max_tokens for card in asked)
-    for ref in cfg.models:
-        path = checkpoint_path(ctx, ref)
-        held = cfg.sampler
-        actor = start_sampler(ctx.workers, path, max_len=max_len, gpus=held.gpus, cpus=held.cpus, hang_s=held.hang_s)
-
-        def answers(asked_prompts: list[list[int]], max_tokens: int, actor: Any = actor) -> list[str]:
-            sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
-            drawn = ask(actor, "generate", asked_prompts, sampling, timeout_s=cfg.sampler.hang_s)
-            return [group[0].text for group in drawn]
-
-        for card in asked:
-            grades.setdefault(ref, {}).update(card.grade(Examinee(path, sampler=answers), prompts[card.kind]))
-    return grades
-
-
-def _fresh(first: Artifact) -> tuple[Shape, dict[str, Any], int] | None:
-    config = first.manifest.config
-    if not isinstance(config.get("model"), dict):
-        return None
-    return TypeAdapter(AnyShape).validate_python(config["model"]), first.facts, config["seed"]
 
 
 def _before_and_after(models: list[Artifact]) -> list[str]:
@@ -152,6 +107,10 @@ def _loss_of_compression(cfg: Evaluate, models: list[Artifact], grades: Grades) 
         if not model.facts.get("quantized") or source not in grades:
             continue
         name = model.manifest.stage
-        changes = [f"{key} {value - grades[source][key]:+.4f}" for key, value in grades[name].items() if key in grades[source]]
-        notes.append(f"{name} is {model.metrics['size_ratio']:.2f} times smaller than {source}; it costs {', '.join(changes)}")
+        measured = grades.get(name, {}).items()
+        changes = [f"{key} {value - grades[source][key]:+.4f}" for key, value in measured if key in grades[source]]
+        dtypes = [model.facts.get(key) for key in ("dtype_before", "dtype")]
+        alike = f" (both in {dtypes[1]}; {source} is stored in {dtypes[0]})" if dtypes[0] != dtypes[1] else ""
+        size = f"{name} is {model.metrics['size_ratio']:.2f} times smaller than {source}{alike}"
+        notes.append(f"{size}; it costs {', '.join(changes) or 'what could not be measured'}")
     return notes

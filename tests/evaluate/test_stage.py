@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from raylm.core.artifact import Dialogues, Pairs, Prompts, Tokens
-from raylm.core.errors import DataError
+from raylm.core.config import resolve
+from raylm.core.errors import DataError, StageError
+from raylm.core.storage import Folder
 from raylm.evaluate.config import Evaluate
+from raylm.evaluate.examinations import Examinations
 from raylm.evaluate.stage import run
 from raylm.train.config import Train
 from raylm.train.stage import run as train
@@ -57,6 +61,7 @@ def test_one_report_over_all_tasks(root, workers):
     assert grades["base"]["answers"] == 0.0
     assert made.facts == {"passed": False, "reasons": ["answers is 0, at least 0.5 is asked"], "model": "base"}
     written = json.loads(made.folder.read("report.json"))
+    assert written["missing"] == {}
     assert written["grades"] == grades
     assert [note.split(":")[0] for note in written["notes"]] == ["base", "GATE"]
     page = made.folder.read("report.html").decode()
@@ -64,18 +69,22 @@ def test_one_report_over_all_tasks(root, workers):
     assert made.folder.read("curves.png")[:4] == b"\x89PNG"
 
 
-def test_the_untrained_model_is_the_one_before_the_first_step(root):
+def test_the_untrained_model_is_the_one_before_the_first_step(root, tmp_path):
     """Its dialogue loss over tokens that all count is the held-out loss that training measured before its first step."""
     from raylm.data.shards import Rows
-    from raylm.evaluate.examinee import grade_logprobs
-    from raylm.evaluate.stage import _fresh
+    from raylm.evaluate.examinations import _fresh
+    from raylm.evaluate.examine import Marks, grade_logprobs
     from raylm.evaluate.tasks.bits_per_byte import BitsPerByte
 
     base, tokens = (context(root, "reader").open(name) for name in ("base", "tokens"))
     card = BitsPerByte(rows="tokens")
-    untrained, trained = (
-        grade_logprobs(base.uri, fresh, [(card, tokens.uri)])["bits_per_byte"] for fresh in (_fresh(base), None)
-    )
+    marks, measured = Marks(Folder(tmp_path)), []
+    for name, fresh in (("untrained", _fresh(base)), ("base", None)):
+        assert grade_logprobs(base.uri, fresh, [(0, card, tokens.uri)], name, marks) == {}
+        mark = marks.read(name, 0)
+        assert mark and mark.note == ""
+        measured.append(mark.grades["bits_per_byte"])
+    untrained, trained = measured
     ratio = base.metrics["held_out_loss_before"] / base.metrics["held_out_loss_after"]
     assert untrained / trained == pytest.approx(ratio, rel=1e-5)
     assert len(Rows.open(tokens.uri, "held_out")) == 4
@@ -86,3 +95,32 @@ def test_a_task_without_held_out_rows_is_refused(root, workers):
     cfg = config(tasks=[{"kind": "bits_per_byte", "rows": "unheld"}])
     with pytest.raises(DataError, match="bits_per_byte has no held-out rows"):
         run(cfg, context(root, "refused", cfg, workers))
+
+
+def test_an_examination_that_fails_costs_that_model_its_grades_and_the_next_run_asks_only_for_them(root, workers, capsys):
+    broken = root / "broken"
+    shutil.copytree(root / "base", broken)
+    weights = broken / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1000])
+    cfg = config(models=["base", str(broken)], tasks=TASKS[:3], gate={"preference": 0.0})
+    ctx = context(root, "halves", cfg, workers)
+    with pytest.raises(StageError, match=rf"(?s)3 grades are missing, .*{broken} in bits_per_byte: .*same command") as caught:
+        run(cfg, ctx)
+    assert "base in" not in str(caught.value)
+    assert not ctx.out.exists("manifest.json")
+    report = ctx.out.read_json("report.json")
+    assert report["grades"]["base"].keys() == {"bits_per_byte", "dialogue_loss", "preference"}
+    assert report["missing"][str(broken)].keys() == {"bits_per_byte", "dialogue_loss", "preference"}
+    assert not report["passed"]
+    assert "GATE: preference was not measured" in report["notes"]
+    assert f"{broken} has no grade in preference" in " ".join(capsys.readouterr().out.split())
+
+    weights.write_bytes(whole)
+    kept = {path.name: path.stat().st_mtime_ns for path in (root / "halves" / "_work" / "marks").iterdir()}
+    assert len(kept) == 6
+    asked = Examinations(cfg, [resolve(card) for card in cfg.tasks], ctx)
+    assert [asked._open(model, "logprobs") for model in ("untrained", "base", str(broken))] == [[], [], [0, 1, 2]]
+    made = run(cfg, context(root, "halves", cfg, workers))
+    assert made.metrics["grades"][str(broken)] == pytest.approx(made.metrics["grades"]["base"])
+    assert made.facts["passed"]

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from raylm.compress.coverage import layers_to_round
 from raylm.compress.methods.rounding import Ranges, round_weights
 from raylm.core.config import Config
 from raylm.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+# vLLM's kernel on CPUs refuses layers of other widths
+WIDTH = 32
 
 
 class Int4(Config):
@@ -21,22 +25,30 @@ class Int4(Config):
     scheme: ClassVar[str] = "W4A16"
 
     kind: Literal["int4"] = "int4"
-    group_size: int = Field(default=128, gt=0)
-    """Weights that share a scale; must divide every layer's input width."""
+    group_size: int = Field(default=128, gt=0, multiple_of=2)
+    """Weights that share a scale; must divide every layer's input width. GPUs take 32, 64 and 128."""
 
     def apply(self, model: torch.nn.Module, ranges: Ranges) -> Any:
         """Round `model` in place; returns the compressor that marks its folder."""
         import torch
         from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
 
-        for name, layer in model.named_modules():
-            if isinstance(layer, torch.nn.Linear) and name != "lm_head" and layer.in_features % self.group_size:
+        for name in layers_to_round(model)[0]:
+            layer: Any = model.get_submodule(name)
+            if layer.in_features % self.group_size:
                 raise ConfigError(
                     f"{name} has {layer.in_features} inputs, no multiple of group_size {self.group_size}",
                     next="choose a group_size that divides it (32, 64, 128)",
                 )
+            if layer.in_features % WIDTH or layer.out_features % WIDTH:
+                raise ConfigError(
+                    f"{name} is {layer.in_features} wide and leaves {layer.out_features}; vLLM's 4-bit kernels take multiples "
+                    f"of {WIDTH}",
+                    next='round to 8 bits: method = {kind = "int8"}',
+                )
         # vLLM's 4-bit kernels on CPU and GPU compute in bfloat16
-        model.to(torch.bfloat16)
+        for weight in model.parameters():
+            weight.data = weight.data.to(torch.bfloat16)
         group = {"strategy": QuantizationStrategy.GROUP, "group_size": self.group_size}
         weights = QuantizationArgs(num_bits=4, type=QuantizationType.INT, symmetric=True, **group)
         return round_weights(model, weights, None, ranges)

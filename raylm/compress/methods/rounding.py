@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
+
+from raylm.compress.coverage import layers_to_round
+from raylm.core.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -12,11 +16,16 @@ Ranges = dict[str, float]
 
 
 def round_weights(model: torch.nn.Module, weights: Any, inputs: Any, ranges: Ranges) -> Any:
-    """Round every linear layer but the output head to nearest; returns the compressor, whose `update_config` marks a folder.
+    """Round every linear layer but the output head to nearest; returns the compressor, whose `update_config` marks a folder
+    and names what was left.
 
     Args:
         weights, inputs: compressed_tensors QuantizationArgs of weights and of activations (None leaves them alone).
         ranges: needed when `inputs` is static.
+
+    Raises:
+        ConfigError: linear layers are not what holds the model's parameters.
+        DataError: weights or measured activations are not finite, or nothing was measured.
     """
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
@@ -27,22 +36,24 @@ def round_weights(model: torch.nn.Module, weights: Any, inputs: Any, ranges: Ran
     )
     from compressed_tensors.quantization.utils import calculate_qparams
 
+    rounded, kept = layers_to_round(model)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)
     apply_quantization_config(
         model,
-        QuantizationConfig(
-            config_groups={"group_0": scheme}, ignore=["lm_head"], quantization_status=QuantizationStatus.INITIALIZED
-        ),
+        QuantizationConfig(config_groups={"group_0": scheme}, ignore=kept, quantization_status=QuantizationStatus.INITIALIZED),
     )
-    layers: list[tuple[str, Any]] = list(model.named_modules())
-    for name, layer in layers:
-        if getattr(layer, "quantization_scheme", None) is None:
-            continue
-        _set(layer, "weight", *calculate_qparams(*_extremes(layer.weight.data, weights), weights))
+    for name in rounded:
+        layer: Any = model.get_submodule(name)
+        lowest, highest = _extremes(layer.weight.data, weights)
+        if not bool((lowest.isfinite() & highest.isfinite()).all()):
+            raise DataError(f"the weights of {name} are not all finite", next="find out in which training stage they broke")
+        _set(layer, "weight", *calculate_qparams(lowest, highest, weights))
         if inputs is not None and not inputs.dynamic:
-            largest = layer.weight.data.new_tensor([ranges[name]])
+            largest = layer.weight.data.new_tensor([_range(ranges, name)])
             _set(layer, "input", *calculate_qparams(-largest, largest, inputs))
     compressor = ModelCompressor.from_pretrained_model(model)
+    if compressor.quantization_config is not None:
+        compressor.quantization_config.ignore = kept
     compressor.compress_model(model)
     return compressor
 
@@ -57,7 +68,8 @@ def measure_ranges(model: torch.nn.Module, rows: list[Any]) -> Ranges:
 
     def note(name: str) -> Any:
         def hook(_: Any, inputs: Any) -> None:
-            ranges[name] = max(ranges.get(name, 0.0), float(inputs[0].abs().max()))
+            # torch's maximum keeps NaN, Python's drops it
+            ranges[name] = float(inputs[0].abs().max().float().maximum(torch.tensor(ranges.get(name, 0.0)).to(device)))
 
         return hook
 
@@ -69,6 +81,13 @@ def measure_ranges(model: torch.nn.Module, rows: list[Any]) -> Ranges:
     for hook in hooks:
         hook.remove()
     return ranges
+
+
+def _range(ranges: Ranges, name: str) -> float:
+    if not math.isfinite(ranges.get(name, math.nan)):
+        found = f"are {ranges[name]}" if name in ranges else "were never seen"
+        raise DataError(f"on the calibration rows, the activations that enter {name} {found}", next="take other rows, or int4")
+    return ranges[name]
 
 
 def _extremes(weight: torch.Tensor, args: Any) -> tuple[torch.Tensor, torch.Tensor]:

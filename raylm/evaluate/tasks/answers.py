@@ -43,7 +43,8 @@ class Answers(Config):
                 next="give the rows an `answer` column",
             )
         texts = examinee.answers([[int(token) for token in row["tokens"]] for row in picked], self.max_tokens)
-        right = [self._right(text, str(row["truth"])) for text, row in zip(texts, picked, strict=True)]
+        answered = [(text, row) for text, row in zip(texts, picked, strict=True) if text is not None]
+        right = [self._right(text, str(row["truth"])) for text, row in answered]
         return {"answers": sum(right) / len(right)}
 
     def _right(self, text: str, truth: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from raylm.core.config import Config, TokensRef
+from raylm.core.errors import DataError
 from raylm.data.shards import Rows
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ class BitsPerByte(Config):
 
     needs: ClassVar[str] = "logprobs"
     better: ClassVar[dict[str, str]] = {"bits_per_byte": "low"}
+    text: ClassVar[bool] = True
+    """Rows of another tokenizer are encoded anew: their text is what is asked about."""
 
     kind: Literal["bits_per_byte"] = "bits_per_byte"
     rows: TokensRef
@@ -30,11 +33,17 @@ class BitsPerByte(Config):
         """Mean bits per predicted token, divided by the mean bytes per token of these rows."""
         import numpy as np
 
-        tokens = self._tokens(rows)
-        sums = examinee.logprob_sums(tokens, [np.ones(len(row)) for row in tokens])
-        predicted = sum(len(row) - 1 for row in tokens)
-        bytes_per_token = sum(len(examinee.text(row).encode()) for row in tokens) / sum(len(row) for row in tokens)
-        return {"bits_per_byte": -sum(sums) / predicted / math.log(2) / bytes_per_token}
+        anew = len(rows) > 0 and "bytes" in rows[0]
+        picked = [rows[index] for index in range(len(rows) if anew else min(self.num_rows, len(rows)))]
+        asked = [row["tokens"] for row in picked]
+        sums = examinee.logprob_sums(asked, [np.ones(len(row)) for row in asked])
+        scored = [(row, value) for row, value in zip(picked, sums, strict=True) if math.isfinite(value)]
+        predicted = sum(len(row["tokens"]) - 1 for row, _ in scored)
+        sizes = [row["bytes"] if anew else len(examinee.text(row["tokens"]).encode()) for row, _ in scored]
+        bytes_per_token = sum(sizes) / sum(len(row["tokens"]) for row, _ in scored)
+        if not bytes_per_token:
+            raise DataError("the rows hold no text, only special tokens", where=self.rows)
+        return {"bits_per_byte": -sum(value for _, value in scored) / predicted / math.log(2) / bytes_per_token}
 
     def baselines(self, rows: Rows, tokenizer: str) -> dict[str, dict[str, float]]:
         """What general compressors need for the same text, in one piece."""
@@ -45,6 +54,8 @@ class BitsPerByte(Config):
 
         decode = load_tokenizer(tokenizer).decode
         text = "".join(decode(row, skip_special_tokens=True) for row in self._tokens(rows)).encode()
+        if not text:
+            raise DataError("the rows hold no text, only special tokens", where=self.rows)
         return {
             "gzip -9": {"bits_per_byte": 8 * len(gzip.compress(text, 9, mtime=0)) / len(text)},
             "xz -9": {"bits_per_byte": 8 * len(lzma.compress(text, preset=9)) / len(text)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -29,4 +30,5 @@ class DialogueLoss(Config):
         """Mean over all assistant tokens."""
         picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
         sums = examinee.logprob_sums([row["tokens"] for row in picked], [row["mask"] for row in picked])
-        return {"dialogue_loss": -sum(sums) / float(sum(row["mask"][1:].sum() for row in picked))}
+        scored = [(row, value) for row, value in zip(picked, sums, strict=True) if math.isfinite(value)]
+        return {"dialogue_loss": -sum(value for _, value in scored) / float(sum(row["mask"][1:].sum() for row, _ in scored))}

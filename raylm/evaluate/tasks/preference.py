@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -35,5 +36,6 @@ class Preference(Config):
             tokens = [np.concatenate([row["prompt"], row[side]]) for row in picked]
             masks = [np.concatenate([np.zeros(len(row["prompt"])), np.ones(len(row[side]))]) for row in picked]
             sums[side] = examinee.logprob_sums(tokens, masks)
-        wins = [float(c > r) + 0.5 * float(c == r) for c, r in zip(sums["chosen"], sums["rejected"], strict=True)]
+        scored = [pair for pair in zip(sums["chosen"], sums["rejected"], strict=True) if all(map(math.isfinite, pair))]
+        wins = [float(c > r) + 0.5 * float(c == r) for c, r in scored]
         return {"preference": sum(wins) / len(wins)}

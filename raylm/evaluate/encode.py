@@ -1,0 +1,49 @@
+"""Takes rows of one tokenizer, leaves the same text in another's tokens, with the bytes that each row stands for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from raylm.evaluate.examinee import Examinee
+
+
+def encoded_anew(rows: list[Any], theirs: Any, examinee: Examinee) -> list[dict[str, Any]]:
+    """Rows with `tokens` of the model's tokenizer and `bytes` of their text.
+
+    Special tokens part documents: the model's own end token stands in their place, and its begin token before a row where
+    it is used to one. A row longer than the model's positions becomes several. A row that the model's tokenizer does not
+    give back whole (unknown characters, letters made small) is left out and counted: its bits would be those of other text.
+    """
+    import numpy as np
+
+    ours, most = examinee.tokenizer, examinee.positions()
+    special, found, reasons = set(theirs.all_special_ids), [], []
+    start = ours.encode("a")[:1] if ours.bos_token_id is not None else []
+    begin = start if start == [ours.bos_token_id] else []
+    end = [ours.eos_token_id] if ours.eos_token_id is not None else []
+    for row in rows:
+        parts = _parts(row, theirs, special)
+        pieces = [ours.encode(text, add_special_tokens=False) for text in parts]
+        given = [ours.decode(piece, skip_special_tokens=True, clean_up_tokenization_spaces=False) for piece in pieces]
+        whole = [text.strip() for text in given] == [text.strip() for text in parts]
+        reasons.append("" if whole else "that the model's tokenizer does not give back whole")
+        if not whole or not parts:
+            continue
+        tokens = [*begin, *(token for at, piece in enumerate(pieces) for token in [*(end if at else []), *piece])]
+        size = len(theirs.decode(row, skip_special_tokens=True).encode())
+        for part in np.array_split(tokens, math.ceil(len(tokens) / (most or len(tokens)))):
+            found.append({"tokens": part, "bytes": size * len(part) / len(tokens)})
+    examinee.leave_out(reasons)
+    return found
+
+
+def _parts(row: Any, tokenizer: Any, special: set[int]) -> list[str]:
+    """The texts between special tokens."""
+    parts: list[list[int]] = [[]]
+    for token in row:
+        if int(token) in special:
+            parts.append([])
+        else:
+            parts[-1].append(int(token))
+    return [tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in parts if part]

@@ -1,0 +1,179 @@
+"""Takes one tiny model and hand-made rows, proves that a grade is of these rows, or is refused in words."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from raylm.core.artifact import Dialogues, Pairs, Prompts, Tokens
+from raylm.core.errors import DataError
+from raylm.core.storage import Folder
+from raylm.evaluate.examine import Marks, examine, grade_logprobs
+from raylm.evaluate.examinee import Examinee
+from raylm.evaluate.tasks.answers import Answers
+from raylm.evaluate.tasks.bits_per_byte import BitsPerByte
+from raylm.evaluate.tasks.dialogue_loss import DialogueLoss
+from raylm.evaluate.tasks.preference import Preference
+from tests.model.tiny import SPECIAL, tiny_checkpoint, tiny_model, tiny_tokenizer
+from tests.rows import counting_rows, make_rows
+
+TEXTS = [f"A class defines type number {number}; a module is a file. Ünïcode, 東京." for number in range(12)]
+CARDS = {
+    "tokens": BitsPerByte(rows="tokens"),
+    "dialogues": DialogueLoss(rows="dialogues"),
+    "pairs": Preference(rows="pairs"),
+    "prompts": Answers(rows="prompts", max_tokens=4),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    at = tmp_path_factory.mktemp("job")
+    rows = [{"tokens": tiny_tokenizer(300).encode(text)} for text in TEXTS]
+    make_rows(at, "tokens", Tokens, rows, held_out=12)
+    make_rows(
+        at, "dialogues", Dialogues, [{**row, "mask": [0] * 8 + [1] * (len(row["tokens"]) - 8)} for row in rows], held_out=12
+    )
+    make_rows(at, "pairs", Pairs, [{"prompt": [1, 3], "chosen": row["tokens"], "rejected": [70]} for row in rows], held_out=12)
+    make_rows(at, "prompts", Prompts, [{**row, "messages": "[]", "truth": "class"} for row in rows], held_out=12)
+    tiny_checkpoint(at / "own", vocab=300, layers=1)
+    tiny_checkpoint(at / "other", vocab=400, layers=1)
+    return at
+
+
+def asked(root, model, name, **options):
+    return examine(Examinee(str(root / model), **options), CARDS[name], str(root / name))
+
+
+@pytest.mark.parametrize("name", ["dialogues", "pairs", "prompts"])
+def test_rows_of_another_tokenizer_are_refused(root, name):
+    sampler = {"sampler": lambda prompts, _: ["a class"] * len(prompts)}
+    assert asked(root, "own", name, **sampler).note == ""
+    with pytest.raises(DataError, match="another tokenizer than the model's: the model's tokenizer cuts"):
+        asked(root, "other", name, **sampler)
+
+
+def test_bits_per_byte_of_the_same_model_under_other_token_ids_are_the_same(root):
+    """The rows' text is encoded anew; ids are shuffled in tokenizer and embedding, so the model is the same function of text."""
+    rules = json.loads(tiny_tokenizer(300).backend_tokenizer.to_str())
+    first = len(SPECIAL)
+    moved = [*range(first), *(first + np.random.default_rng(0).permutation(300 - first)).tolist()]
+    rules["model"]["vocab"] = {name: moved[index] for name, index in rules["model"]["vocab"].items()}
+    names = {"pad_token": SPECIAL[0], "bos_token": SPECIAL[1], "eos_token": SPECIAL[2]}
+    shuffled = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(rules)), **names)
+    model = tiny_model(vocab=300, layers=1)
+    model.model.embed_tokens.weight.data[moved] = model.model.embed_tokens.weight.data.clone()
+    model.save_pretrained(root / "shuffled")
+    shuffled.save_pretrained(root / "shuffled")
+    mark, own = asked(root, "shuffled", "tokens"), asked(root, "own", "tokens")
+    assert mark.grades["bits_per_byte"] == pytest.approx(own.grades["bits_per_byte"], rel=1e-5)
+    assert "encoded anew" in mark.note
+    assert own.note == ""
+
+
+def test_bits_per_byte_counts_the_bytes_of_the_rows_whatever_the_tokens(root):
+    """A uniform model needs log2(400) bits for each of its own tokens; windows that its positions cut change nothing of that."""
+    blind = tiny_model(vocab=400, layers=1, max_len=16)
+    blind.model.embed_tokens.weight.data.zero_()
+    blind.save_pretrained(root / "blind")
+    tiny_tokenizer(400).save_pretrained(root / "blind")
+    tokens = sum(len(tiny_tokenizer(400).encode(text)) for text in TEXTS)
+    expected = math.log2(400) * tokens / sum(len(text.encode()) for text in TEXTS)
+    assert asked(root, "blind", "tokens").grades["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_tokenizer_that_does_not_give_the_text_back_is_no_measure_of_it(root):
+    from tokenizers import normalizers
+
+    tiny_checkpoint(root / "small_letters", vocab=300, layers=1)
+    lower = tiny_tokenizer(300)
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    lower.save_pretrained(root / "small_letters")
+    with pytest.raises(DataError, match="12 of 12 texts that the model's tokenizer does not give back whole"):
+        asked(root, "small_letters", "tokens")
+
+
+@pytest.mark.parametrize("name", ["tokens", "dialogues", "pairs"])
+def test_a_model_of_nan_has_no_grade(root, name):
+    model = tiny_model(vocab=300, layers=1)
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(root / "nan")
+    tiny_tokenizer(300).save_pretrained(root / "nan")
+    with pytest.raises(DataError, match="no grade: 12 of 12 texts without a finite score"):
+        asked(root, "nan", name)
+
+
+def test_texts_that_do_not_fit_are_left_out_and_counted_and_more_than_a_tenth_are_no_grade(tmp_path):
+    tiny_checkpoint(tmp_path / "own", vocab=300, layers=1, max_len=20)
+    rows = counting_rows(20)
+    long, empty = {"tokens": [70] * 21}, {"tokens": [70]}
+    for name, odd in (("few", [long, empty]), ("many", [long, long, empty])):
+        make_rows(tmp_path, name, Tokens, [*rows, *odd], held_out=len(rows) + len(odd))
+    make_rows(tmp_path, "plain", Tokens, rows, held_out=len(rows))
+    few, plain = (examine(Examinee(str(tmp_path / "own")), CARDS["tokens"], str(tmp_path / name)) for name in ("few", "plain"))
+    assert few.note == "without 1 of 22 texts empty, 1 of 22 texts longer than the 20 tokens that the model has room for"
+    assert few.grades == pytest.approx(plain.grades)
+    with pytest.raises(DataError, match="no grade: 1 of 23 texts empty, 2 of 23 texts longer"):
+        examine(Examinee(str(tmp_path / "own")), CARDS["tokens"], str(tmp_path / "many"))
+
+
+def test_an_empty_answer_wins_no_preference(tmp_path):
+    """Its log-probability is 0, more than that of any answer."""
+    tiny_checkpoint(tmp_path / "own", vocab=300, layers=1)
+    rows = [{"prompt": [1, 3], "chosen": chosen, "rejected": [70, 71]} for chosen in ([], [72])]
+    make_rows(tmp_path, "pairs", Pairs, rows, held_out=2)
+    with pytest.raises(DataError, match="no grade: 1 of 2 texts empty"):
+        asked(tmp_path, "own", "pairs")
+
+
+def test_prompts_that_leave_no_room_for_the_answer_are_not_asked(root):
+    rows = counting_rows(20)
+    make_rows(root, "prompts20", Prompts, [{**row, "messages": "[]", "truth": "class"} for row in rows], held_out=20)
+    seen = []
+
+    def sampler(prompts, max_tokens):
+        seen.extend(prompts)
+        return ["class"] * len(prompts)
+
+    card = Answers(rows="prompts20", max_tokens=4)
+    assert examine(Examinee(str(root / "own"), sampler=sampler, room=20), card, str(root / "prompts20")).grades == {
+        "answers": 1.0
+    }
+    assert len(seen) == 20
+    with pytest.raises(DataError, match="20 of 20 texts longer than the 15 tokens"):
+        examine(Examinee(str(root / "own"), sampler=sampler, room=19), card, str(root / "prompts20"))
+
+
+class Killed(DialogueLoss):
+    """A task whose process is killed while it is asked."""
+
+    def grade(self, examinee, rows):
+        import os
+
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().grade(examinee, rows)
+
+
+def test_a_process_killed_in_the_middle_leaves_the_marks_it_made(root, tmp_path):
+    script = (
+        "import sys; from tests.evaluate.test_examine import *; root, out = sys.argv[1:]; "
+        "tasks = [(0, CARDS['tokens'], f'{root}/tokens'), (1, Killed(rows='dialogues'), f'{root}/dialogues')]; "
+        "grade_logprobs(f'{root}/own', None, tasks, 'own', Marks(Folder(out)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(root), str(tmp_path)], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    marks = Marks(Folder(tmp_path))
+    mark = marks.read("own", 0)
+    assert mark == asked(root, "own", "tokens")
+    assert marks.read("own", 1) is None
+    refused = grade_logprobs(str(root / "own"), None, [(1, CARDS["dialogues"], str(root / "dialogues"))], "own", marks)
+    assert refused == {}
+    assert marks.read("own", 1) == asked(root, "own", "dialogues")
