@@ -58,16 +58,22 @@ def _suggest(loaded: Any, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _check(loaded: Any, only: str | None, rebuild: list[str]) -> None:
+    """What `raylm plan` refuses must not be found hours later, after all stages before it."""
     from raylm import job
     from raylm.outlook import check
 
-    loaded = job.load(arguments.job, arguments.set)
-    steps = job.plan(loaded, arguments.rebuild)
+    steps = job.plan(loaded, rebuild)
     for step in steps:
-        # what `raylm plan` refuses must not be found hours later, after all stages before it
-        if arguments.only in (None, step.name):
+        if only in (None, step.name):
             check(loaded, step, steps)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from raylm import job
+
+    loaded = job.load(arguments.job, arguments.set)
+    _check(loaded, arguments.only, arguments.rebuild)
     made = job.run(loaded, arguments.only, arguments.rebuild)
     last = list(made.values())[-1]
     if last.kind != "Endpoint":
@@ -149,6 +155,7 @@ def _chat(arguments: argparse.Namespace) -> int:
         loaded = job.load(arguments.what, arguments.set)
         if not any(cfg.makes() == "Endpoint" for cfg in loaded.stages.values()):
             raise PlanError("a chat needs an endpoint, this job has no serve stage", where=arguments.what)
+        _check(loaded, None, arguments.rebuild)
         endpoint = list(job.run(loaded, rebuild=arguments.rebuild).values())[-1]
     elif arguments.set or arguments.rebuild:
         raise PlanError("--set and --rebuild are for a job file", where=arguments.what)
@@ -239,5 +246,5 @@ def _print_error(error: RaylmError) -> None:
 def _again(argv: list[str] | None) -> str:
     """The command that goes on: --rebuild has done its part, and would begin anew."""
     words = sys.argv[1:] if argv is None else argv
-    kept = [word for at, word in enumerate(words) if word != "--rebuild" and (at == 0 or words[at - 1] != "--rebuild")]
-    return " ".join(["raylm", *kept])
+    kept = [word for at, word in enumerate(words) if at == 0 or words[at - 1] != "--rebuild"]
+    return shlex.join(["raylm", *(word for word in kept if word.partition("=")[0] != "--rebuild")])

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from raylm.compress.config import Compress
-from raylm.core import toml
+from raylm.core import submission, toml
 from raylm.core.artifact import MANIFEST, WORK, Artifact, InputEntry, open_artifact
 from raylm.core.config import Config, Reference, did_you_mean, digest_of, references
 from raylm.core.context import Context
@@ -22,6 +22,7 @@ from raylm.core.workers import Workers
 from raylm.evaluate.config import Evaluate
 from raylm.prepare.config import Prepare
 from raylm.rl.config import RL
+from raylm.serve import serving
 from raylm.serve.config import Serve
 from raylm.starts import check_starts
 from raylm.tokenize.config import Tokenize
@@ -135,6 +136,7 @@ def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say
         DriftError: a finished stage was made from another config; nothing has been run.
         StageError: a stage failed.
     """
+    submission.check_root(job.root)
     steps = _needed(plan(job, rebuild), _known(job, [only], "--only")[0] if only else None)
     for step in steps:
         if step.state == "drift":
@@ -146,6 +148,12 @@ def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say
     workers = Workers(wanted_cpus=sum(sorted(step.config.cpus() for step in steps)[-2:]) + 2)
     made: dict[str, Artifact] = {}
     with _locked(Folder(job.root) / job.name):
+        for step in steps:
+            if step.makes == "Endpoint":
+                serving.check(job.folder(step.name))
+        submission.check(
+            workers, Folder(job.root) / job.name, {step.name: step.config for step in steps if step.state != "ready"}
+        )
         (Folder(job.root) / job.name).write("run.json", job.model_dump_json(indent=2) + "\n")
         try:
             for index, step in enumerate(steps):
@@ -158,7 +166,9 @@ def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say
 
 def aside(job: Job, stage: str, name: str, workers: Workers) -> Context:
     """A context that reads what `stage` reads and writes to an empty folder `{stage}.{name}` beside it."""
+    submission.check_root(job.root)
     out = job.folder(f"{stage}.{name}")
+    submission.check(workers, out, {stage: job.stages[stage]})
     out.remove()
     folders = {each: job.folder(each) for each in job.stages}
     cfg = job.stages[stage].model_dump(mode="json")
@@ -177,7 +187,8 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
         if found.fingerprint == digest_of(identity) and step.makes != "Endpoint":
             say(f"{step.name}: ready ({found.kind}, {found.fingerprint})")
             return found
-    if rebuild or folder.exists(MANIFEST) or _identity_on_disk(folder) != identity:
+    if step.makes != "Endpoint" and (rebuild or folder.exists(MANIFEST) or _identity_on_disk(folder) != identity):
+        # an endpoint may be alive: its stage clears the folder once it has the port
         # what is not the beginning of this very computation must not be taken for it: shards, step checkpoints, payload
         folder.remove()
     folder.make().write_json(IDENTITY, identity)
@@ -210,7 +221,11 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
 
 def _hold_and_warm(step: Step, later: list[Step], workers: Workers) -> None:
     """Close what no coming stage asks for, start what the next one asks for. GPUs are not held for later: what waits for
-    its turn on one would keep this stage from having it."""
+    its turn on one would keep this stage from having it. Nor is anything on a cluster that others use too."""
+    if workers.submitted:
+        # a train stage takes its ranks and nothing else, so those of the stage before may be its own
+        workers.keep({"serve"} | ({"ranks"} if isinstance(step.config, Train) else set()))
+        return
     gpus = any(coming.config.workers.gpus > 0 for coming in (step, *later))
     modules = [importlib.import_module(f"raylm.{coming.config.stage}.stage") for coming in (step, *later)]
     workers.keep({prefix for each in modules[: 1 if gpus else None] for prefix in getattr(each, "HOLDS", ())})

@@ -75,8 +75,9 @@ def check(job: Job, step: Step, steps: list[Step]) -> list[str]:
                 checks.check_cards(step.config)
             lines += _fits(job, step.config, {each.name for each in steps if each.state != "ready"})
     except ConfigError as error:
-        where = f"stages.{step.name}{f'.{error.where}' if error.where else ''}"
-        raise ConfigError(error.what, where=where, next=error.next) from error.__cause__
+        place = error.where or ""
+        told = f" ({place})" if "/" in place else f".{place}" if place else ""
+        raise ConfigError(error.what, where=f"stages.{step.name}{told}", next=error.next) from error.__cause__
     return lines
 
 

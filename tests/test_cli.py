@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raylm import job
-from raylm.cli import main
+from raylm.cli import _again, main
 from raylm.core.artifact import Documents, Tokens
 from tests.test_job import finish, write
 
@@ -56,6 +56,27 @@ def test_drift_is_refused_with_the_flag_that_rebuilds(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "form.length 8 -> 16" in said
     assert "--rebuild tokens" in said
+
+
+def test_chat_takes_the_flag_that_its_own_advice_names(tmp_path, capsys):
+    serve = '[stages.api]\nstage = "serve"\nmodel = "base"\n'
+    path = write(tmp_path, lambda text: text + serve)
+    finish(tmp_path, job.load(path), "docs", Documents)
+    finish(tmp_path, job.load(path), "tokens", Tokens)
+    drifted = ["chat", str(path), "--set", "stages.tokens.form.length=16"]
+    assert main(drifted) == 1
+    advice = next(line for line in capsys.readouterr().err.splitlines() if "next:" in line)
+    assert "add --rebuild tokens" in advice
+    # the flag reaches the run of the job, which knows its stages
+    assert main([*drifted, "--rebuild", "tokns"]) == 1
+    assert "--rebuild tokns: no such stage. Did you mean 'tokens'?" in capsys.readouterr().err
+    assert main(["chat", str(tmp_path / "t" / "docs"), "--rebuild", "tokens"]) == 1
+    assert "are for a job file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--rebuild", "tokens"], ["--rebuild=tokens"]])
+def test_the_command_that_goes_on_rebuilds_nothing_again(words):
+    assert _again(["run", "my job.toml", *words, "--only", "base"]) == "raylm run 'my job.toml' --only base"
 
 
 def test_show_walks_the_lineage_both_ways(tmp_path, capsys):

@@ -113,6 +113,10 @@ class StageConfig(Config):
         """What the stage reads that is no artifact, in a word each: a part of its identity, so that a change is seen."""
         return {}
 
+    def together(self) -> list[dict[str, WorkerSpec]]:
+        """Processes by their part (ranks, sampler, workers) that must run at the same time, for each phase of the stage."""
+        return [{"workers": self.workers}]
+
     def cpus(self) -> float:
         """CPU cores that the stage reserves at its peak."""
         return self.workers.count * self.workers.cpus

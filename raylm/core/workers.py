@@ -6,13 +6,19 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from raylm.core.config import WorkerSpec
 from raylm.core.errors import PlacementError
+from raylm.core.node import start_node
+from raylm.core.room import Parts, Patience, Reservation, asks, free, refusal
 
 Held = TypeVar("Held")
+
+# key of an endpoint, which no process of the cluster needs to know
+KEY_VARIABLE = "RAYLM_API_KEY"
 
 # a job that was submitted to a cluster finds its address here; Ray sets it for the driver of `ray job submit`
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -34,12 +40,15 @@ class Workers:
         self.submitted = SUBMITTED in os.environ
         self._wanted_cpus = wanted_cpus
         self._held: dict[str, tuple[Any, Callable[[Any], None]]] = {}
+        self._reserved: Reservation | None = None
         self._started = False
         # stands before the first import of Ray, which reads it then
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(SAID_OTHERWISE))
         # inherited by all workers: their progress is told by raylm, once
         os.environ.setdefault("TQDM_DISABLE", "1")
         if not self.submitted:
+            # what Serve's proxy puts around itself; all of Ray's processes inherit it, so it stands before Ray starts
+            os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "raylm.serve.proxy.middlewares")
             # a process of Ray Train that looks for nodes being drained: a cluster that begins and ends with this run has none
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             # how often Ray's process that reads workers' logs lists them; nobody reads what it would send (log_to_driver)
@@ -56,29 +65,36 @@ class Workers:
         if self.submitted:
             ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.ERROR)
         else:
-            # the address is said aloud: plain ray.init() would attach to any cluster that happens to run here
-            ray.init(
-                address="local",
-                num_cpus=max(os.cpu_count() or 1, math.ceil(self._wanted_cpus)),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_object_store_bytes(),
-            )
+            with _unsaid(KEY_VARIABLE):
+                start_node(max(os.cpu_count() or 1, math.ceil(self._wanted_cpus)), _object_store_bytes())
         self._started = True
 
-    def check_room(self, spec: WorkerSpec, what: str) -> None:
-        """Raises PlacementError, in words, when the cluster can never hold `spec`."""
-        import ray
-
+    def check_room(self, parts: Parts, what: str) -> None:
+        """Raises PlacementError, in words, when the cluster can never hold all of `parts` at once."""
         self.ensure()
-        has = ray.cluster_resources()
-        for name, need in (("CPU", spec.count * spec.cpus), ("GPU", spec.count * spec.gpus)):
-            if need > has.get(name, 0.0):
-                raise PlacementError(
-                    f"{what} asks for {need:g} {name} ({spec.count} workers), the whole cluster has {has.get(name, 0.0):g}",
-                    next="lower the stage's `workers` table, or start a larger cluster",
-                )
+        if error := refusal(parts, what):
+            raise error
+
+    def reserve(self, parts: Parts, what: str) -> Reservation | None:
+        """Places for `parts` on a shared cluster, all or none; waits for them. What was held in other places is closed first:
+        a job that holds some of a cluster while it waits for more can stop another that does the same.
+
+        Returns:
+            None on a cluster of our own, whose cores may be shared by several small workers, and for what asks for nothing.
+        """
+        self.check_room(parts, what)
+        wanted = {part: spec for part, spec in parts.items() if asks(spec)}
+        if not self.submitted or not wanted:
+            return None
+        if self._reserved is None or not all(self._reserved.has(part, spec) for part, spec in wanted.items()):
+            self.give_back()
+            self._reserved = Reservation(wanted, what)
+        return self._reserved
+
+    def place(self, part: str, spec: WorkerSpec, what: str) -> Any:
+        """Ray's scheduling strategy for a process of `part`; its place is reserved now unless the stage did so before."""
+        reserved = self.reserve({part: spec}, what)
+        return reserved.strategy(part) if reserved else "DEFAULT"
 
     def hold(self, key: str, make: Callable[[], Held], close: Callable[[Held], None]) -> Held:
         """What is held under `key`, made now if nothing is. The next stage that asks for the same key gets the same thing."""
@@ -96,12 +112,25 @@ class Workers:
         for key in list(self._held):
             if not any(key.startswith(prefix) for prefix in prefixes):
                 self.release(key)
+        if self._reserved and not all(self.holds(part) for part in self._reserved.parts):
+            self.give_back()  # places of which some are left empty would be missed by others
 
     def release(self, prefix: str = "") -> None:
         """Close everything held whose key begins with `prefix`."""
-        for key in [key for key in self._held if key.startswith(prefix)]:
+        closed = [key for key in self._held if key.startswith(prefix)]
+        for key in closed:
             thing, close = self._held.pop(key)
             close(thing)
+        if closed and self._reserved and not any(self.holds(part) for part in self._reserved.parts):
+            self.give_back()
+
+    def give_back(self) -> None:
+        """End the reservation, and what is held in its places."""
+        reserved, self._reserved = self._reserved, None
+        if reserved:
+            for part in reserved.parts:
+                self.release(part)
+            reserved.end()
 
     def stop(self) -> None:
         """Close all that is held; stop Ray if this run started it."""
@@ -115,7 +144,7 @@ class Workers:
             with contextlib.suppress(RayError):
                 self.release(key)
         ray.shutdown()
-        self._started = False
+        self._started, self._reserved = False, None
 
 
 def wait_for(reference: Any, timeout_s: float, what: str) -> Any:
@@ -126,15 +155,55 @@ def wait_for(reference: Any, timeout_s: float, what: str) -> Any:
     try:
         return ray.get(reference, timeout=timeout_s)
     except GetTimeoutError as cause:
-        raise PlacementError(f"waited {timeout_s:g} s for {what}", next=_resources_in_words()) from cause
+        raise _late(timeout_s, what) from cause
 
 
-def _resources_in_words() -> str:
+def start_task(function: Callable[..., Any], spec: WorkerSpec, *args: Any) -> Any:
+    """A call of `function` on a worker that holds what one of `spec` asks for; `finish_task` has its result."""
     import ray
 
-    free, total = ray.available_resources(), ray.cluster_resources()
-    parts = [f"{free.get(name, 0.0):g} of {total[name]:g} {name} free" for name in ("CPU", "GPU") if name in total]
-    return f"the cluster has {', '.join(parts)}; worker logs lie in Ray's session folder"
+    def announced() -> Iterator[Any]:
+        yield None  # there was room, and it runs
+        yield function(*args)
+
+    remote: Any = ray.remote(num_cpus=spec.cpus, num_gpus=spec.gpus, max_retries=2, num_returns="streaming")(announced)
+    return remote.remote()
+
+
+def finish_task(task: Any, spec: WorkerSpec, timeout_s: float, what: str) -> Any:
+    """Result of a call that `start_task` began; says what it waits for as long as no worker had room for it.
+
+    Raises:
+        PlacementError: it took longer than `timeout_s`.
+    """
+    import ray
+
+    patience, until, found = Patience(what), time.monotonic() + timeout_s, None
+    for announcement in (True, False):
+        while not ray.wait([task], timeout=min(1.0, timeout_s), fetch_local=False)[0]:
+            if announcement:
+                patience.look({"worker": spec.model_copy(update={"count": 1})})
+            if time.monotonic() > until:
+                raise _late(timeout_s, what)
+        found = ray.get(next(task))
+    return found
+
+
+def _late(timeout_s: float, what: str) -> PlacementError:
+    return PlacementError(
+        f"waited {timeout_s:g} s for {what}; the cluster has {free()}", next="worker logs lie in Ray's session folder"
+    )
+
+
+@contextlib.contextmanager
+def _unsaid(name: str) -> Iterator[None]:
+    """Without this variable: all of Ray's processes inherit the environment in which the first one starts."""
+    value = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[name] = value
 
 
 def _object_store_bytes() -> int:

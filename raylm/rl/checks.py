@@ -79,10 +79,11 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
             f"a round asks {cfg.prompts_per_step:,} prompts, {cfg.prompts!r} has {known.count:,}", next="lower prompts_per_step"
         )
     lines = _check_positions(cfg, known, positions(config))
-    size = vocabulary(config)
-    for has in (known.facts.get("vocab_size"), None if known.largest is None else known.largest + 1):
-        if size is not None and has is not None and has > size:
-            raise ConfigError(f"the tokenizer of {cfg.prompts!r} has {has} tokens, the model's embedding {size}", next=FITS)
+    size, has = vocabulary(config), known.facts.get("vocab_size")
+    if size is not None and has is not None and has > size:
+        raise ConfigError(f"the tokenizer of {cfg.prompts!r} has {has} tokens, the model's embedding {size}", next=FITS)
+    if size is not None and known.largest is not None and known.largest >= size:
+        raise ConfigError(f"a prompt of {cfg.prompts!r} has token {known.largest}, the model's embedding {size} rows", next=FITS)
     end, known_ends = known.facts.get("eos_token_id"), ends(model, config) if made else []
     if end is not None and known_ends and end not in known_ends:
         raise ConfigError(f"{cfg.prompts!r} ends texts with token {end}, the model with {known_ends}", next=FITS)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from raylm.core.config import CheckpointRef, Config, PromptsRef
+from raylm.core.config import CheckpointRef, Config, PromptsRef, WorkerSpec
 from raylm.parallel.layout import Learning
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
@@ -68,6 +68,10 @@ class RL(Learning):
 
     def makes(self) -> str:
         return "Checkpoint"
+
+    def together(self) -> list[dict[str, WorkerSpec]]:
+        """The ranks, at their smallest number, and the sampler."""
+        return [super().together()[0] | {"sampler": WorkerSpec(cpus=self.sampler.cpus, gpus=self.sampler.gpus)}]
 
     def cpus(self) -> float:
         return super().cpus() + self.sampler.cpus + 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import Config, resolve
 from raylm.core.storage import Folder
+from raylm.model.leaks import check_documents
 from raylm.model.load import load_model
 from raylm.model.logprobs import pad
 from raylm.model.preflight import Needs
@@ -55,11 +56,15 @@ def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any] | None:
 
     def make() -> Any:
         ranks.pulse.mark(LOAD)
-        return load_model(setup.model_path, "float32", plain=True)
+        model = load_model(setup.model_path, "float32", plain=True)
+        if cfg.mesh.context > 1:
+            check_documents(model, "mesh.context")
+        return model
 
     model, fill = begin(make, ranks.rank, ranks.world, ranks.device)
     ranks.pulse.mark("start")
-    engine = assemble(model.train(), cfg, cfg.steps, rank=ranks.rank, world=ranks.world, fill=fill)
+    # the sampler drops nothing out: with dropout the ratio of new to old probability would be noise at equal weights
+    engine = assemble(model.train(), cfg, cfg.steps, rank=ranks.rank, world=ranks.world, fill=fill).drop_nothing()
     if fill:
         fill.close()
     engine.tick = ranks.pulse.tick

@@ -61,6 +61,13 @@ class Learners:
 
     def __init__(self, cfg: RL, ctx: Context, setup: learner.Setup) -> None:
         self._cfg, self._setup = cfg, setup
+        # ranks and sampler together: a job that holds one of them while it waits for the other stops its neighbour, who does too
+        (together,) = cfg.together()
+        ctx.workers.reserve(together, ctx.stage)
+        if len(cfg.sizes()) > 1:
+            # ranks of several sizes are no part of a reservation: there was room for the fewest, they take what is left now
+            ctx.workers.give_back()
+            ctx.workers.reserve({"sampler": together["sampler"]}, ctx.stage)
         self._group: RankGroup = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
 
     def restore(self) -> dict[str, Any] | None:

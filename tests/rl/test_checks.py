@@ -72,7 +72,7 @@ def test_prompts_of_the_models_own_tokenizer_fit(root):
         ("own", {"max_tokens": 61}, "4 \\+ 61 tokens .* the model has 64 positions"),
         ("own", {"prompts_per_step": 5}, "a round asks 5 prompts, 'own' has 4"),
         ("own", {"model": "small"}, "the tokenizer of 'own' has 300 tokens, the model's embedding 280"),
-        ("wild", {}, "the tokenizer of 'wild' has 307 tokens, the model's embedding 300"),
+        ("wild", {}, "a prompt of 'wild' has token 306, the model's embedding 300 rows"),
         ("other_end", {}, "ends texts with token 7, the model with \\[2\\]"),
     ],
 )

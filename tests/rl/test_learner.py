@@ -68,3 +68,19 @@ def test_the_moving_average_is_what_is_exported(tmp_path):
     written = load_file(tmp_path / "out" / "model.safetensors")
     for name, average in engine.ema.state().items():
         assert written[name].equal(average) and not written[name].equal(last[name])
+
+
+def test_the_learner_drops_nothing_out(tmp_path):
+    """With dropout the ratio of the learner's probability to the sampler's would be noise: here it is 1 before the first step."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=64, initializer_range=0.2))
+    assert model.config.resid_pdrop == model.config.attn_pdrop == 0.1
+    model.eval().save_pretrained(tmp_path / "model")
+    cfg, ranks = config(), Ranks(0, 1, torch.device("cpu"), None, Quiet())
+    at = {name: str(tmp_path / name) for name in ("out", "work")}
+    setup = learner.Setup(run="x", model_path=str(tmp_path / "model"), pad_id=0, **at)
+    learner.build(ranks, cfg, setup)
+    found = learner.update(ranks, cfg, setup, samples(model))
+    assert abs(found["kl_to_sampler"]) < 1e-6 and found["clipped_share"] == 0.0

@@ -1,0 +1,55 @@
+"""Takes more work than there are cores, proves that a task's wait is told as one, and its result and errors come through."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from raylm.core import room
+from raylm.core.config import WorkerSpec
+from raylm.core.errors import ConfigError, PlacementError
+from raylm.core.workers import finish_task, start_task
+
+pytestmark = pytest.mark.ray
+
+
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+def refuse() -> None:
+    raise ConfigError("no such method", where="stages.small", next="read the list")
+
+
+def test_a_task_that_waits_for_cores_says_so_and_one_that_runs_does_not(workers, capsys, monkeypatch):
+    import ray
+
+    workers.ensure()
+    monkeypatch.setattr(room, "SAY_S", 0.5)
+    has = int(ray.cluster_resources()["CPU"])
+    long, wide = WorkerSpec(), WorkerSpec(cpus=has)
+    first = start_task(time.sleep, long, 4)
+    until = time.monotonic() + 30
+    while ray.available_resources().get("CPU", 0) == has and time.monotonic() < until:
+        time.sleep(0.1)
+    second = start_task(add, wide, 2, 3)
+    assert finish_task(second, wide, 60, "small") == 5
+    said = capsys.readouterr().err
+    assert f"small waits for {has} CPUs (1 worker): {has - 1} of {has} CPU free" in said
+    finish_task(first, long, 60, "sleep")
+    running = start_task(time.sleep, wide, 3)
+    finish_task(running, wide, 60, "sleep")
+    assert "sleep" not in capsys.readouterr().err
+
+
+def test_what_a_task_raises_is_raised(workers):
+    workers.ensure()
+    with pytest.raises(ConfigError, match=r"stages\.small: no such method"):
+        finish_task(start_task(refuse, WorkerSpec()), WorkerSpec(), 60, "small")
+
+
+def test_a_task_has_a_deadline(workers):
+    workers.ensure()
+    with pytest.raises(PlacementError, match="for small; the cluster has"):
+        finish_task(start_task(time.sleep, WorkerSpec(), 5), WorkerSpec(), 1, "small")
