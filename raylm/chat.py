@@ -124,9 +124,10 @@ def _shown(letter: str) -> str:
 
 
 def _questions(lines: TextIO, live: bool, say: Callable[[str], None]) -> Iterator[str]:
-    """Lines that are not empty, until /quit or the end. In a terminal, Ctrl-C clears a line and leaves at an empty one."""
+    """Lines that are not empty, until /quit or the end. In a terminal, Ctrl-C clears a half-typed line; two in a row leave."""
     typed = live and lines is sys.stdin
     half_typed = _line_editor() if typed else str
+    stopped = False
     while True:
         try:
             line = input("> ") + "\n" if typed else lines.readline()
@@ -135,9 +136,14 @@ def _questions(lines: TextIO, live: bool, say: Callable[[str], None]) -> Iterato
             return
         except KeyboardInterrupt:
             say("\n")
-            if half_typed():
-                continue
-            return
+            if not half_typed():
+                # what was typed in the same instant is lost to the terminal: one Ctrl-C is not enough to be sure
+                if stopped:
+                    return
+                say("(Ctrl-C again or Ctrl-D leaves)\n")
+            stopped = True
+            continue
+        stopped = False
         if not line or line.strip() in QUIT:
             return
         if line.strip():

@@ -160,16 +160,23 @@ def test_a_paste_is_one_question_and_ctrl_c_ends_an_answer_or_a_half_typed_line(
     import pty
     import select
 
-    script = "import sys, raylm.chat as c; sys.exit(c.chat(sys.argv[1], 'right'))"
-    child, terminal = pty.fork()
-    if child == 0:
-        os.execvpe(sys.executable, [sys.executable, "-c", script, url], {**os.environ, "TERM": "xterm", "INPUTRC": "/dev/null"})
-
+    # no pty.fork: what threads of this process hold when it forks, its copy waits for in vain
+    script = (
+        "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); import raylm.chat as c; "
+        "sys.exit(c.chat(sys.argv[1], 'right'))"
+    )
+    terminal, inner = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, url],
+        stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
+        env={**os.environ, "TERM": "xterm", "INPUTRC": "/dev/null"},
+    )  # fmt: skip
+    os.close(inner)
     seen = bytearray()
 
     def until(text):
         while (at := seen.find(text.encode())) < 0:
-            assert select.select([terminal], [], [], 30)[0], f"{text!r} does not come after {seen!r}"
+            assert select.select([terminal], [], [], 120)[0], f"{text!r} does not come after {seen!r}"
             seen.extend(os.read(terminal, 4096))
         del seen[: at + len(text.encode())]
 
@@ -194,8 +201,11 @@ def test_a_paste_is_one_question_and_ctrl_c_ends_an_answer_or_a_half_typed_line(
     until("3 messages ünïcode")
     until("> ")
     press(b"\x03")
+    until("(Ctrl-C again or Ctrl-D leaves)")
+    until("> ")
+    press(b"\x03")
     until("next: raylm chat")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert child.wait(timeout=60) == 0
     os.close(terminal)
     assert [asked["messages"][-1]["content"] for asked in Endpoint.seen] == ["one\ntwo\nthree", "slow", "again"]
 

@@ -206,11 +206,11 @@ def check_start(address: str, needs: Needs, rows: Any = None, vocab_size: int = 
 
 def load_tokenizer(path: str) -> Any:
     """The tokenizer beside a model. Raises ArtifactError when there is none."""
-    from transformers import AutoTokenizer
+    from raylm.model.tokenizer import read_tokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(on_this_machine(path), trust_remote_code=False)
-    except (OSError, ValueError) as cause:
+        return read_tokenizer(on_this_machine(path))
+    except (OSError, ValueError, ImportError, KeyError) as cause:
         raise ArtifactError(f"no tokenizer could be loaded: {_first_line(cause)}", where=path) from cause
 
 

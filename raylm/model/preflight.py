@@ -96,7 +96,8 @@ def kind_of(config: dict[str, Any]) -> str | None:
         return None
     if config.get("is_encoder_decoder"):
         return "encoder_decoder"
-    if any(name.endswith(("ForMaskedLM", "ForPreTraining")) and "Electra" not in name for name in made):
+    # what Electra is pretrained as tells real tokens from replaced ones
+    if any(name.endswith(("ForMaskedLM", "ForPreTraining")) and name != "ElectraForPreTraining" for name in made):
         return "masked"
     if _ENCODERS.match(str(config.get("model_type"))) and not config.get("is_decoder"):
         return None

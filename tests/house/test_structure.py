@@ -14,8 +14,9 @@ NOUNS = ("data", "model", "parallel")
 # parallel lays models over ranks, so it stands upon model
 BELOW = {"parallel": ("model",)}
 
-# the walker names the stage that failed; ranks and their thread at the driver report what failed; a dashboard ends no run
-BLIND = ("job.py", "parallel/group/ranks.py", "parallel/group/driver.py", "train/watch/watch.py")
+# the walker names the stage that failed; ranks and their thread at the driver report what failed; a dashboard ends no run;
+# no exception of vLLM's may leave a replica, whatever its class
+BLIND = ("serve/plain.py", "job.py", "parallel/group/ranks.py", "parallel/group/driver.py", "train/watch/watch.py")
 
 
 def module(path: Path) -> str:
