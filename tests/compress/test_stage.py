@@ -57,6 +57,10 @@ RUNS = [
 ]
 
 
+# shares of tokens that are transformers' own, where activations are rounded alike in both
+LIKELIEST = {("int8", "float32"): 0.95, ("int4", "bfloat16"): 0.8}
+
+
 @pytest.mark.vllm
 @pytest.mark.parametrize(("name", "dtype"), [run for run in RUNS if run[1] != "float16"])
 def test_vllm_draws_what_transformers_draws(root, workers, name, dtype):
@@ -79,6 +83,7 @@ def test_vllm_draws_what_transformers_draws(root, workers, name, dtype):
     likeliest = sum(gap == 0 for gap in short)
     print(f"{name} in {dtype}: {likeliest} of {len(short)} the likeliest, at most {max(short):.3f} short of {spread:.2f}")
     assert max(short) < 0.3 * spread
+    assert likeliest / len(short) >= LIKELIEST.get((name, dtype), 0.0)
 
 
 def test_a_method_that_does_not_fit_is_refused_in_words(root, workers):
