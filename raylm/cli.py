@@ -50,7 +50,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _suggest(loaded: Any, arguments: argparse.Namespace) -> int:
-    from raylm.outlook import suggest
+    from raylm.estimate import suggest
 
     for number, (told, toml) in enumerate(suggest(loaded, arguments.suggest), 1):
         print(f"{number}. {told}\n" + "".join(f"   {line}\n" for line in toml.splitlines()))
@@ -61,7 +61,7 @@ def _suggest(loaded: Any, arguments: argparse.Namespace) -> int:
 def _check(loaded: Any, only: str | None, rebuild: list[str]) -> None:
     """What `raylm plan` refuses must not be found hours later, after all stages before it."""
     from raylm import job
-    from raylm.outlook import check
+    from raylm.estimate import check
 
     steps = job.plan(loaded, rebuild)
     for step in steps:

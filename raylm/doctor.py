@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from raylm.model.engine_dtype import formats, this_machine
+from raylm.inference.engine_dtype import formats, this_machine
 
 
 class Finding(NamedTuple):

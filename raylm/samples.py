@@ -70,8 +70,8 @@ def _said(artifact: Artifact, number: int, row: dict[str, Any], decode: Decode, 
             label = f" (label {str(row['label']).lower()})" if "label" in row else ""
             text.append(f"\n{name}{label}: ", _NOTE)
             _spans(text, row[name], None, decode, console)
-    if row.get("truth") is not None:
-        text.append("\ntruth: ", _NOTE).append(row["truth"])
+    if row.get("ground_truth") is not None:
+        text.append("\ntruth: ", _NOTE).append(row["ground_truth"])
     return text
 
 

@@ -16,9 +16,9 @@ from raylm.core.config import Config
 from raylm.core.errors import ArtifactError
 from raylm.core.storage import Folder
 from raylm.data.mixture import Mixture, refs_of
+from raylm.estimate import check, engine_formats, estimate
 from raylm.job import AnyStage, Job, Step, load
 from raylm.job import plan as plan_steps
-from raylm.outlook import check, engine_formats, outlook
 from raylm.train.size import size_of
 
 STATES = {"ready": "reused", "unfinished": "goes on", "new": "to do", "drift": "DRIFT"}
@@ -44,7 +44,7 @@ def plan(job: Job, steps: list[Step]) -> None:
     for step in steps:
         if size := _size(job, step):
             console.print(f"  {step.name}: {size}", highlight=False)
-        for line in [*outlook(job, step.name), *engine_formats(job, step.name), *_drawn(job, step), *check(job, step, steps)]:
+        for line in [*estimate(job, step.name), *engine_formats(job, step.name), *_drawn(job, step), *check(job, step, steps)]:
             console.print(f"  {step.name}: {line}", highlight=False)
         for difference in step.drift:
             console.print(f"  {step.name}: {difference}   (--rebuild {step.name}, or rename the stage)", highlight=False)
@@ -174,8 +174,8 @@ def _size(job: Job, step: Step) -> str:
         long = f"{cfg.steps} steps" if cfg.steps else f"{_short(cfg.tokens)} tokens" if cfg.tokens else f"{cfg.epochs:g} epochs"
         return f"{long}, batches of {cfg.batch} rows" if cfg.batch else f"{long}, batches of {_short(cfg.batch_tokens)} tokens"
     if step.config.stage == "rl":
-        group = getattr(cfg.algorithm, "group", 1)
-        return f"{cfg.steps} rounds, {_short(cfg.steps * cfg.prompts_per_step * group)} completions"
+        each = getattr(cfg.algorithm, "num_generations", 1)
+        return f"{cfg.iterations} iterations, {_short(cfg.iterations * cfg.prompts_per_iteration * each)} completions"
     return ""
 
 

@@ -131,7 +131,7 @@ class Unpaired(Artifact):
 
 
 class Prompts(Artifact):
-    """Rendered prompts with the truth that a reward checks, and `tokenizer/`."""
+    """Rendered prompts with the ground truth that a reward checks, and `tokenizer/`."""
 
     kind = "Prompts"
 

@@ -25,6 +25,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     placement: ClassVar[frozenset[str]] = frozenset()
+    renamed: ClassVar[dict[str, str]] = {}
+    """Keys of earlier versions and what they are called now: they are refused with the new name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -32,10 +34,13 @@ class Config(BaseModel):
         if isinstance(data, dict):
             for key in data:
                 if key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key", "unknown key.{hint}", {"key": key, "hint": did_you_mean(key, cls.model_fields)}
-                    )
+                    raise PydanticCustomError("unknown_key", "unknown key.{hint}", {"key": key, "hint": cls._hint(key)})
         return data
+
+    @classmethod
+    def _hint(cls, key: str) -> str:
+        new = next((each.__dict__["renamed"][key] for each in cls.__mro__ if key in each.__dict__.get("renamed", {})), None)
+        return f" It is called {new!r} now." if new else did_you_mean(key, cls.model_fields)
 
     def identity(self) -> dict[str, Any]:
         """This config as plain JSON values, less its placement.
@@ -79,6 +84,8 @@ class Reference:
 class WorkerSpec(Config):
     """How many processes a stage gets and what each of them holds."""
 
+    renamed = {"notice": "preemption_notice"}
+
     count: int = 1
     """Number of worker processes."""
     cpus: float = 1.0
@@ -93,7 +100,7 @@ class WorkerSpec(Config):
     global batch stays. Train grows again when there is room; rl does so with the next stage."""
     hang_s: float = 600.0
     """Train and rl: seconds in which no process moves, after which the one that holds the others is found and all are ended."""
-    notice: str | None = None
+    preemption_notice: str | None = None
     """Train: a file that appears, or a URL that answers, shortly before a spot machine is taken away."""
 
 
@@ -114,7 +121,7 @@ class StageConfig(Config):
         return {}
 
     def together(self) -> list[dict[str, WorkerSpec]]:
-        """Processes by their part (ranks, sampler, workers) that must run at the same time, for each phase of the stage."""
+        """Processes by their part (ranks, generator, workers) that must run at the same time, for each phase of the stage."""
         return [{"workers": self.workers}]
 
     def cpus(self) -> float:

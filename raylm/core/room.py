@@ -16,7 +16,7 @@ QUEUE_S = 24 * 3600.0
 """Seconds that a stage waits for other jobs of a shared cluster to make room."""
 
 Parts = dict[str, WorkerSpec]
-"""Processes by their part in a stage (ranks, sampler, workers): those that must run at the same time."""
+"""Processes by their part in a stage (ranks, generator, workers): those that must run at the same time."""
 Resources = dict[str, float]
 
 
@@ -113,7 +113,7 @@ def refusal(parts: Parts, what: str) -> PlacementError | None:
         if need > has + 1e-6:
             return PlacementError(
                 f"{what} asks for {need:g} {name} at once ({_of(parts, name)}), the whole cluster has {has:g}",
-                next="lower the `workers` table (or `sampler`, or `replicas`), or start a larger cluster",
+                next="lower the `workers` table (or `generator`, or `replicas`), or start a larger cluster",
             )
     if fits([node.has for node in there], [(asks(spec), spec.count) for spec in parts.values()]):
         return None
@@ -126,7 +126,7 @@ def refusal(parts: Parts, what: str) -> PlacementError | None:
 
 
 def shortage(parts: Parts) -> str:
-    """`waits for 3 CPUs (2 ranks, 1 sampler): 1 of 4 CPU free`."""
+    """`waits for 3 CPUs (2 ranks, 1 generator): 1 of 4 CPU free`."""
     needs = [(name, _total(parts, name)) for name in ("CPU", "GPU")]
     asked = " and ".join(f"{need:g} {name}{'s' if need != 1 else ''} ({_of(parts, name)})" for name, need in needs if need)
     return f"waits for {asked}: {free()}"

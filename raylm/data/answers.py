@@ -12,7 +12,7 @@ from raylm.data.numbers import number, numbers
 _MARK = re.compile(r"####[ \t]*([^\n]+)")
 
 
-def truth_of(value: object) -> str | None:
+def ground_truth_of(value: object) -> str | None:
     """A true answer as it came with a row: its text, or None where there is nothing to compare with."""
     text = "" if value is None else str(value).strip()
     return text or None

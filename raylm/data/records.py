@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("id", "source", "start", "end", "text", "record", "meta")
-TRUTHS = ("answer", "truth", "ground_truth", "solution")
+GROUND_TRUTHS = ("answer", "ground_truth", "ground_truth", "solution")
 
 # a row with one of these is structured: it is kept whole, and `text` is only its readable form
 STRUCTURED = ("messages", "conversations", "prompt", "chosen", "instruction")
 _STRUCTURED = frozenset(STRUCTURED)
 # what belongs to a structured row's shape, and so is no metadata of it
-_SHAPE = _STRUCTURED | {"completion", "rejected", "label", "input", "output", "text", *TRUTHS}
+_SHAPE = _STRUCTURED | {"completion", "rejected", "label", "input", "output", "text", *GROUND_TRUTHS}
 _PLAIN = (str, int, bool)
 _DEPTH = 3
 
@@ -229,7 +229,7 @@ def as_unpaired(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, bool]:
 
 
 def as_prompt(row: Mapping[str, Any]) -> tuple[Dialogue, str | None]:
-    """(messages that wait for an answer, truth if the row has one). Falls back on a dialogue less its last answer."""
+    """(messages that wait for an answer, ground_truth if the row has one). Falls back on a dialogue less its last answer."""
     source = _source(row)
     if source != "prompt" and any(row.get(key) is not None for key in ("messages", "conversations", "chosen", "completion")):
         source = None
@@ -241,8 +241,10 @@ def as_prompt(row: Mapping[str, Any]) -> tuple[Dialogue, str | None]:
             prompt = prompt[:-1]
     if not prompt:
         raise _missing("prompt", row)
-    truth = next((row[key] for key in TRUTHS if row.get(key) is not None), None)
-    return plain(prompt), truth if truth is None or isinstance(truth, str) else json.dumps(truth, ensure_ascii=False)
+    ground_truth = next((row[key] for key in GROUND_TRUTHS if row.get(key) is not None), None)
+    return plain(prompt), ground_truth if ground_truth is None or isinstance(ground_truth, str) else json.dumps(
+        ground_truth, ensure_ascii=False
+    )
 
 
 def is_held_out(id: str, share: float) -> bool:

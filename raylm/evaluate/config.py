@@ -13,7 +13,8 @@ from raylm.evaluate.tasks import AnyTask
 class Evaluate(StageConfig):
     """Checkpoints -> Report: every model on every task, one table, one picture of the road that led there."""
 
-    placement = frozenset({"workers", "sampler"})
+    placement = frozenset({"workers", "generator"})
+    renamed = {"sampler": "generator"}
 
     stage: Literal["evaluate"]
     models: list[CheckpointRef] = Field(min_length=1)
@@ -24,7 +25,7 @@ class Evaluate(StageConfig):
     """Also measure the first model as it was before its first step, when it was trained from scratch."""
     gate: dict[str, float] = {}
     """Metric -> worst value with which the last model may still be served."""
-    sampler: WorkerSpec = WorkerSpec()
+    generator: WorkerSpec = WorkerSpec()
     """What the process holds that answers prompts."""
 
     @model_validator(mode="after")
@@ -44,8 +45,8 @@ class Evaluate(StageConfig):
         return "Report"
 
     def together(self) -> list[dict[str, WorkerSpec]]:
-        """Workers that grade, then the sampler."""
-        return [*super().together(), {"sampler": WorkerSpec(cpus=self.sampler.cpus, gpus=self.sampler.gpus)}]
+        """Workers that grade, then the generator."""
+        return [*super().together(), {"generator": WorkerSpec(cpus=self.generator.cpus, gpus=self.generator.gpus)}]
 
     def cpus(self) -> float:
-        return super().cpus() + self.sampler.cpus
+        return super().cpus() + self.generator.cpus

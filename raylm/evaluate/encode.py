@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from raylm.evaluate.examinee import Examinee
+from raylm.evaluate.lm import LM
 
 
-def encoded_anew(rows: list[Any], theirs: Any, examinee: Examinee) -> list[dict[str, Any]]:
+def encoded_anew(rows: list[Any], theirs: Any, lm: LM) -> list[dict[str, Any]]:
     """Rows with `tokens` of the model's tokenizer and `bytes` of their text.
 
     Special tokens part documents: the model's own end token stands in their place, and its begin token before a row where
@@ -17,7 +17,7 @@ def encoded_anew(rows: list[Any], theirs: Any, examinee: Examinee) -> list[dict[
     """
     import numpy as np
 
-    ours, most = examinee.tokenizer, examinee.positions()
+    ours, most = lm.tokenizer, lm.positions()
     special, found, reasons = set(theirs.all_special_ids), [], []
     start = ours.encode("a")[:1] if ours.bos_token_id is not None else []
     begin = start if start == [ours.bos_token_id] else []
@@ -34,7 +34,7 @@ def encoded_anew(rows: list[Any], theirs: Any, examinee: Examinee) -> list[dict[
         size = len(theirs.decode(row, skip_special_tokens=True).encode())
         for part in np.array_split(tokens, math.ceil(len(tokens) / (most or len(tokens)))):
             found.append({"tokens": part, "bytes": size * len(part) / len(tokens)})
-    examinee.leave_out(reasons)
+    lm.leave_out(reasons)
     return found
 
 

@@ -14,10 +14,10 @@ from raylm.core.workers import finish_task, start_task
 from raylm.data.shards import Rows
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examine import Mark, Marks, examine, grade_logprobs
-from raylm.evaluate.examinee import Examinee
+from raylm.evaluate.lm import LM
+from raylm.inference.generator import Sampling, ask, start_generator
 from raylm.model.limits import config_of, positions
 from raylm.model.load import checkpoint_path
-from raylm.model.sampler import Sampling, ask, start_sampler
 from raylm.model.shapes import AnyShape
 from raylm.model.shapes.shape import Shape
 
@@ -93,7 +93,7 @@ class Examinations:
                 self._ask_engine(model, numbers)
             except (RaylmError, RayError, *FAILURES) as failure:
                 self._fail(model, numbers, failure)
-                self._ctx.workers.release("sampler")
+                self._ctx.workers.release("generator")
 
     def grades(self) -> dict[str, dict[str, float]]:
         """Every model's grades; those that are missing are left out."""
@@ -128,21 +128,21 @@ class Examinations:
             rows = Rows.open(self._rows(number), "held_out")
             lengths = [len(rows[at]["tokens"]) for at in range(len(rows))]
             longest = max(longest, max(lengths, default=0) + self._cards[number].max_tokens)
-        sampler = self._cfg.sampler
+        generator = self._cfg.generator
         max_len = min(longest, positions(config_of(path)) or longest)
-        actor: Any = start_sampler(
-            self._ctx.workers, path, max_len=max_len, gpus=sampler.gpus, cpus=sampler.cpus, hang_s=sampler.hang_s
+        actor: Any = start_generator(
+            self._ctx.workers, path, max_len=max_len, gpus=generator.gpus, cpus=generator.cpus, hang_s=generator.hang_s
         )
 
         def answers(prompts: list[list[int]], max_tokens: int) -> list[str]:
             sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
-            drawn = ask(actor, "generate", prompts, sampling, timeout_s=sampler.hang_s)
+            drawn = ask(actor, "generate", prompts, sampling, timeout_s=generator.hang_s)
             return [group[0].text for group in drawn]
 
         computes = ask(actor, "dtype")
         for number in numbers:
             try:
-                mark: Mark = examine(Examinee(path, sampler=answers, room=max_len), self._cards[number], self._rows(number))
+                mark: Mark = examine(LM(path, generator=answers, room=max_len), self._cards[number], self._rows(number))
             except RaylmError as refusal:
                 self._fail(model, [number], refusal)
             else:

@@ -10,7 +10,7 @@ from raylm.core.errors import DataError, RaylmError
 from raylm.core.storage import Folder
 from raylm.data.shards import Rows
 from raylm.evaluate.encode import encoded_anew
-from raylm.evaluate.examinee import Examinee
+from raylm.evaluate.lm import LM
 from raylm.model.load import load_tokenizer
 from raylm.model.same_tokens import other_tokens
 from raylm.model.shapes.shape import Shape
@@ -49,7 +49,7 @@ class Marks:
         return f"{task}-{digest_of(model)}.json"
 
 
-def examine(examinee: Examinee, card: Any, uri: str) -> Mark:
+def examine(lm: LM, card: Any, uri: str) -> Mark:
     """Ask one task.
 
     Args:
@@ -62,20 +62,20 @@ def examine(examinee: Examinee, card: Any, uri: str) -> Mark:
     asked = min(getattr(card, "num_rows", ROWS), len(rows))
     theirs = load_tokenizer(Folder(uri).path("tokenizer"))
     notes = []
-    if why := other_tokens((rows[at] for at in range(asked)), theirs, examinee.tokenizer):
+    if why := other_tokens((rows[at] for at in range(asked)), theirs, lm.tokenizer):
         if not getattr(card, "text", False):
             raise DataError(
                 f"the rows are of another tokenizer than the model's: {why}",
                 where=uri,
                 next="tokenize them with `tokenizer` set to this model, for an evaluate stage of its own",
             )
-        rows = encoded_anew([rows[at]["tokens"] for at in range(asked)], theirs, examinee)
+        rows = encoded_anew([rows[at]["tokens"] for at in range(asked)], theirs, lm)
         notes.append("the rows are of another tokenizer; their text was encoded anew with the model's")
-    grades = card.grade(examinee, rows)
+    grades = card.grade(lm, rows)
     for name, value in grades.items():
         if not math.isfinite(value):
             raise DataError(f"{name} is {value}: no grade", where=uri, next="look at the model's weights and at the rows")
-    left = examinee.told()
+    left = lm.told()
     return Mark(grades, "; ".join([*notes, *([f"without {left}"] if left else [])]))
 
 
@@ -94,11 +94,11 @@ def grade_logprobs(
     Returns:
         Why there is no mark, by the task's number.
     """
-    examinee = Examinee(path, fresh)
+    lm = LM(path, fresh)
     refused: dict[int, str] = {}
     for number, card, uri in tasks:
         try:
-            marks.write(model, number, examine(examinee, card, uri))
+            marks.write(model, number, examine(lm, card, uri))
         except RaylmError as refusal:
             refused[number] = " ".join(str(refusal).split())
     return refused

@@ -1,6 +1,6 @@
 """Takes queries, keys, values and the boundaries of documents, leaves what causal attention makes of them on this device.
 
-rungs: varlen (flash kernels over document lengths) | flex | segments (document by document) | sdpa (with a mask)
+backends: varlen (flash kernels over document lengths) | flex | segments (document by document) | sdpa (with a mask)
 
 Shapes: B rows, T tokens, H query heads, G key and value heads, K size of a head.
 """
@@ -15,10 +15,10 @@ from raylm.core.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from raylm.model.attention_rungs import Call
+    from raylm.model.attention_backends import Call
 
 NAME = "raylm"
-RUNGS = ("auto", "varlen", "flex", "segments", "sdpa")
+BACKENDS = ("auto", "varlen", "flex", "segments", "sdpa")
 # these make a mask of the window and hand it in, where others hand in the window's width
 WINDOW_BY_MASK = ("doge", "paligemma", "phimoe", "qwen2_moe")
 
@@ -68,21 +68,23 @@ def refused_documents(model: Any) -> str | None:
     return f"it has {', '.join(other)}" if other else None
 
 
-def install(model: Any, rung: str = "auto") -> None:
+def install(model: Any, backend: str = "auto") -> None:
     """Let `model` attend through this file. Idempotent; models that cannot are left as they are.
 
     Raises:
-        ConfigError: `rung` was asked by name, and this model cannot take it.
+        ConfigError: `backend` was asked by name, and this model cannot take it.
     """
     from transformers import AttentionInterface
 
     if reason := refused(model):
-        if rung != "auto":
-            raise ConfigError(f"attention {rung!r} cannot run: {reason}", where=type(model).__name__, next='attention = "auto"')
+        if backend != "auto":
+            raise ConfigError(
+                f"attention {backend!r} cannot run: {reason}", where=type(model).__name__, next='attention = "auto"'
+            )
         return
-    name = NAME if rung == "auto" else f"{NAME}_{rung}"
+    name = NAME if backend == "auto" else f"{NAME}_{backend}"
     if model.config._attn_implementation != name:
-        AttentionInterface.register(name, partial(attend, rung=rung))
+        AttentionInterface.register(name, partial(attend, backend=backend))
         model.set_attn_implementation(name)
 
 
@@ -102,18 +104,18 @@ def attend(
     sliding_window: int | None = None,
     boundaries: Boundaries | None = None,
     across: Across | None = None,
-    rung: str = "auto",
+    backend: str = "auto",
     **other: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention as transformers calls it; returns [B, T, H, K] and no weights.
 
     Raises:
-        ConfigError: the model asks for something that is not computed here (a mask, sinks, a bias), or `rung`, asked by
+        ConfigError: the model asks for something that is not computed here (a mask, sinks, a bias), or `backend`, asked by
             name, cannot run.
     """
     import torch
 
-    from raylm.model.attention_rungs import Call, run
+    from raylm.model.attention_backends import Call, run
 
     strange = [name for name in ("softcap", "s_aux", "position_bias", "cache") if other.get(name) is not None]
     if strange or attention_mask is not None:
@@ -128,7 +130,7 @@ def attend(
     # flash kernels take one size of head; zeros change no score (latent attention, MLA, has smaller values than keys)
     whole = max(size, value_size)
     query, key, value = (_widened(x.to(dtype), whole) for x in (query_BHTK, key_BGTK, value_BGTK))
-    inner = partial(run, rung=rung)
+    inner = partial(run, backend=backend)
     out_BHTK = inner(query, key, value, call) if across is None else across.attend(query, key, value, call, inner)
     return out_BHTK[..., :value_size].transpose(1, 2).contiguous(), None
 

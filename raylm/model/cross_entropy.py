@@ -23,7 +23,7 @@ class Announced(NamedTuple):
     z_loss: float
 
 
-class Way(NamedTuple):
+class LossOptions(NamedTuple):
     """How chunks are computed."""
 
     temperature: float
@@ -34,10 +34,10 @@ class Way(NamedTuple):
 
 
 def plain(
-    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor | None, target_N: torch.Tensor, way: Way
+    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor | None, target_N: torch.Tensor, options: LossOptions
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of each target and log-sum-exp of its logits, float32 [N] each, from all logits at once."""
-    logits_NV = _wide(torch.nn.functional.linear(hidden_ND, weight_VD, bias_V), way)
+    logits_NV = _wide(torch.nn.functional.linear(hidden_ND, weight_VD, bias_V), options)
     lse_N = logits_NV.logsumexp(-1)
     return logits_NV.gather(-1, target_N[:, None])[:, 0] - lse_N, lse_N
 
@@ -47,7 +47,7 @@ def chunked(
     weight_VD: torch.Tensor,
     bias_V: torch.Tensor | None,
     target_N: torch.Tensor,
-    way: Way,
+    options: LossOptions,
     announced: Announced | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What `plain` returns, from the logits of some tokens at a time. Sums of gradients are float32."""
@@ -59,8 +59,8 @@ def chunked(
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden_ND, weight_VD, bias_V))
     with torch.autocast(kind, enabled=False):
         if learns and announced:
-            return _Announced.apply(hidden_ND, weight_VD, bias_V, target_N, way, announced)
-        return _Recomputed.apply(hidden_ND, weight_VD, bias_V, target_N, way)
+            return _Announced.apply(hidden_ND, weight_VD, bias_V, target_N, options, announced)
+        return _Recomputed.apply(hidden_ND, weight_VD, bias_V, target_N, options)
 
 
 def chunk_tokens(vocab: int, device: torch.device) -> int:
@@ -71,21 +71,21 @@ def chunk_tokens(vocab: int, device: torch.device) -> int:
 class _Announced(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Any, weight_VD: Any, bias_V: Any, target_N: Any, way: Way, announced: Announced
+        ctx: Any, hidden_ND: Any, weight_VD: Any, bias_V: Any, target_N: Any, options: LossOptions, announced: Announced
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprob_N, lse_N = _empty_scores(hidden_ND)
         sums = _Sums(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad)
         for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
             weight_C = announced.weight_N[at].float()
-            if way.fused:
-                logprob_N[at], lse_N[at] = _fused()[0](logits_CV, target_N[at], way)
+            if options.fused:
+                logprob_N[at], lse_N[at] = _fused()[0](logits_CV, target_N[at], options)
                 by_lse_C = 2 * announced.z_loss * weight_C * lse_N[at]
-                slope_CV = _fused()[1](logits_CV, target_N[at], way, lse_N[at], -weight_C, by_lse_C)
+                slope_CV = _fused()[1](logits_CV, target_N[at], options, lse_N[at], -weight_C, by_lse_C)
             else:
-                wide_CV, bend_CV = _scaled(logits_CV, way)
+                wide_CV, bend_CV = _scaled(logits_CV, options)
                 logprob_N[at], lse_N[at], sum_C = _exponentials(wide_CV, target_N[at])
                 factor_C = weight_C * (1 + 2 * announced.z_loss * lse_N[at]) / sum_C
-                slope_CV = _slope(wide_CV, bend_CV, target_N[at], factor_C, -weight_C, way.temperature)
+                slope_CV = _slope(wide_CV, bend_CV, target_N[at], factor_C, -weight_C, options.temperature)
             sums.add(at, slope_CV.to(hidden_ND.dtype), hidden_ND, weight_VD)
         ctx.sums, ctx.weight_N = sums, announced.weight_N.float()
         return logprob_N, lse_N
@@ -106,30 +106,30 @@ class _Announced(torch.autograd.Function):
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Any, weight_VD: Any, bias_V: Any, target_N: Any, way: Way
+        ctx: Any, hidden_ND: Any, weight_VD: Any, bias_V: Any, target_N: Any, options: LossOptions
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprob_N, lse_N = _empty_scores(hidden_ND)
         for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
-            if way.fused:
-                logprob_N[at], lse_N[at] = _fused()[0](logits_CV, target_N[at], way)
+            if options.fused:
+                logprob_N[at], lse_N[at] = _fused()[0](logits_CV, target_N[at], options)
             else:
-                logprob_N[at], lse_N[at], _ = _exponentials(_scaled(logits_CV, way)[0], target_N[at])
+                logprob_N[at], lse_N[at], _ = _exponentials(_scaled(logits_CV, options)[0], target_N[at])
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, target_N, lse_N)
-        ctx.way = way
+        ctx.options = options
         return logprob_N, lse_N
 
     @staticmethod
     def backward(ctx: Any, by_logprob_N: torch.Tensor, by_lse_N: torch.Tensor) -> Any:
         hidden_ND, weight_VD, bias_V, target_N, lse_N = ctx.saved_tensors
-        way, sums = ctx.way, _Sums(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad)
+        options, sums = ctx.options, _Sums(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad)
         for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
-            if way.fused:
-                slope_CV = _fused()[1](logits_CV, target_N[at], way, lse_N[at], by_logprob_N[at], by_lse_N[at])
+            if options.fused:
+                slope_CV = _fused()[1](logits_CV, target_N[at], options, lse_N[at], by_logprob_N[at], by_lse_N[at])
             else:
-                wide_CV, bend_CV = _scaled(logits_CV, way)
+                wide_CV, bend_CV = _scaled(logits_CV, options)
                 wide_CV.sub_(lse_N[at, None]).exp_()
                 factor_C, of_target_C = by_lse_N[at] - by_logprob_N[at], by_logprob_N[at]
-                slope_CV = _slope(wide_CV, bend_CV, target_N[at], factor_C, of_target_C, way.temperature)
+                slope_CV = _slope(wide_CV, bend_CV, target_N[at], factor_C, of_target_C, options.temperature)
             sums.add(at, slope_CV.to(hidden_ND.dtype), hidden_ND, weight_VD)
         return *sums.scaled(None), None, None
 
@@ -177,13 +177,13 @@ def _empty_scores(hidden_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32), hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
 
 
-def _scaled(logits_CV: torch.Tensor, way: Way) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _scaled(logits_CV: torch.Tensor, options: LossOptions) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What `_wide` returns, in place of the logits where these are float32; and the derivative of the cap, where there is one."""
     wide_CV, bend_CV = logits_CV.float(), None
-    if way.cap:
-        bend_CV = 1 - wide_CV.div_(way.cap).tanh_().square()
-        wide_CV.mul_(way.cap)
-    return wide_CV if way.temperature == 1.0 else wide_CV.div_(way.temperature), bend_CV
+    if options.cap:
+        bend_CV = 1 - wide_CV.div_(options.cap).tanh_().square()
+        wide_CV.mul_(options.cap)
+    return wide_CV if options.temperature == 1.0 else wide_CV.div_(options.temperature), bend_CV
 
 
 def _exponentials(wide_CV: torch.Tensor, target_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -209,12 +209,12 @@ def _slope(
     return wide_CV if bend_CV is None else wide_CV.mul_(bend_CV)
 
 
-def _wide(logits_CV: torch.Tensor, way: Way) -> torch.Tensor:
+def _wide(logits_CV: torch.Tensor, options: LossOptions) -> torch.Tensor:
     """Logits as the model draws with them, float32."""
     wide_CV = logits_CV.float()
-    if way.cap:
-        wide_CV = way.cap * (wide_CV / way.cap).tanh()
-    return wide_CV / way.temperature
+    if options.cap:
+        wide_CV = options.cap * (wide_CV / options.cap).tanh()
+    return wide_CV / options.temperature
 
 
 @cache
@@ -222,8 +222,8 @@ def _fused() -> tuple[Any, Any]:
     return torch.compile(_score_chunk, dynamic=True), torch.compile(_slope_chunk, dynamic=True)
 
 
-def _score_chunk(logits_CV: torch.Tensor, target_C: torch.Tensor, way: Way) -> tuple[torch.Tensor, torch.Tensor]:
-    wide_CV = _wide(logits_CV, way)
+def _score_chunk(logits_CV: torch.Tensor, target_C: torch.Tensor, options: LossOptions) -> tuple[torch.Tensor, torch.Tensor]:
+    wide_CV = _wide(logits_CV, options)
     lse_C = wide_CV.logsumexp(1)
     return wide_CV.gather(1, target_C[:, None])[:, 0] - lse_C, lse_C
 
@@ -231,15 +231,15 @@ def _score_chunk(logits_CV: torch.Tensor, target_C: torch.Tensor, way: Way) -> t
 def _slope_chunk(
     logits_CV: torch.Tensor,
     target_C: torch.Tensor,
-    way: Way,
+    options: LossOptions,
     lse_C: torch.Tensor,
     by_logprob_C: torch.Tensor,
     by_lse_C: torch.Tensor,
 ) -> torch.Tensor:
-    share_CV = (_wide(logits_CV, way) - lse_C[:, None]).exp()
+    share_CV = (_wide(logits_CV, options) - lse_C[:, None]).exp()
     is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == target_C[:, None]
     slope_CV = share_CV * (by_lse_C - by_logprob_C)[:, None] + torch.where(is_target_CV, by_logprob_C[:, None], 0.0)
-    if way.cap:
-        slope_CV = slope_CV * (1 - (logits_CV.float() / way.cap).tanh().square())
+    if options.cap:
+        slope_CV = slope_CV * (1 - (logits_CV.float() / options.cap).tanh().square())
     # a scatter would be a kernel of its own; the comparison is fused into this one
-    return logits_CV.copy_(slope_CV / way.temperature)
+    return logits_CV.copy_(slope_CV / options.temperature)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raylm.model.anatomy import anatomy
+from raylm.model.model_spec import model_spec
 
 
 def flops_per_row(config: dict[str, Any], length: int, target_length: int = 0) -> float:
@@ -22,7 +22,7 @@ def flops_per_row(config: dict[str, Any], length: int, target_length: int = 0) -
         length: tokens of the row; of encoder-decoders those that the encoder reads.
         target_length: tokens that an encoder-decoder writes.
     """
-    parts, tokens = anatomy(config), {"source": length, "target": target_length}
+    parts, tokens = model_spec(config), {"source": length, "target": target_length}
     matrices = sum(m.passes * m.num_in * m.num_out * tokens[m.tokens] for m in parts.matrices)
     pairs = sum(a.heads * (a.qk_dim + a.v_dim) * tokens[a.queries] * tokens[a.keys] for a in parts.attentions)
     return 6.0 * (matrices + pairs)

@@ -1,6 +1,6 @@
 """Takes a model's output layer, leaves one that answers with log-probabilities of given targets and never holds all logits.
 
-rungs: plain (all logits at once) | chunked (some tokens' logits at a time) | fused (chunked, with kernels of torch.compile)
+backends: plain (all logits at once) | chunked (some tokens' logits at a time) | fused (chunked, with kernels of torch.compile)
 
 What a model makes of its logits after the output layer is made here of each chunk's, and left out by the model meanwhile.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import ConfigError
-from raylm.model.after_head import change_of
+from raylm.model.logit_processing import change_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
     temperature: float
     z_loss: float
     """With `linear`: weight of the squared log-sum-exp, which the loss adds for each target that counts."""
-    rung: str
+    backend: str
 
 
 def head_of(model: Any) -> Any:
@@ -136,25 +136,25 @@ def _scores(head: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, weight_N
             raise ConfigError("the model adds a bias after its output layer, which is cut over ranks", next="tensor = 1")
         rows = (hidden_ND[None], head.weight, head.bias, target_N[None])
         return scores(*rows, temperature, part.group, part.offset)[0]
-    from raylm.model.cross_entropy import Announced, Way, chunked, plain
+    from raylm.model.cross_entropy import Announced, LossOptions, chunked, plain
 
-    rung = rung_on(hidden_ND.device.type) if asked.rung == "auto" else asked.rung
-    way = Way(temperature, rung == "fused", cap / scale if cap else None)
-    if rung == "plain":
-        return torch.stack(plain(hidden_ND, head.weight, bias_V, target_N, way), -1)
+    backend = backend_on(hidden_ND.device.type) if asked.backend == "auto" else asked.backend
+    options = LossOptions(temperature, backend == "fused", cap / scale if cap else None)
+    if backend == "plain":
+        return torch.stack(plain(hidden_ND, head.weight, bias_V, target_N, options), -1)
     announced = Announced(weight_N, asked.z_loss) if asked.linear else None
-    return torch.stack(chunked(hidden_ND, head.weight, bias_V, target_N, way, announced), -1)
+    return torch.stack(chunked(hidden_ND, head.weight, bias_V, target_N, options, announced), -1)
 
 
-def check_rung(rung: str, device: str) -> None:
-    """Raises ConfigError when `rung` was asked for and cannot run on `device`."""
+def check_backend(backend: str, device: str) -> None:
+    """Raises ConfigError when `backend` was asked for and cannot run on `device`."""
     from raylm.model.compiler import compiler_missing
 
-    if rung == "fused" and (lacks := compiler_missing(device)):
+    if backend == "fused" and (lacks := compiler_missing(device)):
         raise ConfigError(f"cross_entropy = 'fused' compiles kernels: there is {lacks}", next="set cross_entropy = 'auto'")
 
 
-def rung_on(device: str) -> str:
+def backend_on(device: str) -> str:
     """What `auto` takes: `chunked` on CPUs, where compiling would delay the first step and gains nothing; `fused` on GPUs."""
     from raylm.model.compiler import compiler_missing
 

@@ -55,7 +55,7 @@ def ask(
     temperature: float = 1.0,
     linear: bool = False,
     z_loss: float = 0.0,
-    rung: str = "auto",
+    backend: str = "auto",
 ) -> Scores:
     """Run the model and let its head answer with scores in place of logits.
 
@@ -63,8 +63,8 @@ def ask(
         temperature: logits are divided by it, as a sampler does.
         linear: the loss will be `-(logprob_BT * weight_BT).sum()` (with `z_loss`: plus that times the weighted sum of
             `lse_BT ** 2`) times a number: gradients are made together with the scores.
-        rung: way of the cross-entropy, see `raylm.model.head`.
+        backend: way of the cross-entropy, see `raylm.model.head`.
     """
-    asked = Asked(inputs.target_BT, inputs.weight_BT, linear, temperature, z_loss, rung)
+    asked = Asked(inputs.target_BT, inputs.weight_BT, linear, temperature, z_loss, backend)
     answer_BT2 = ask_head(head_of(model), asked, lambda: model(**inputs.feed, use_cache=False).logits)
     return Scores(answer_BT2[..., 0], answer_BT2[..., 1])

@@ -1,6 +1,7 @@
 """Takes a model on every rank and a layout, leaves the engine that trains it.
 
-fused kernels -> pipeline split -> tensor plan -> experts -> float8 -> recompute -> compile -> strategy (ddp, fsdp, deepspeed)
+fused kernels -> pipeline split -> tensor plan -> experts -> float8
+-> activation checkpointing -> compile -> strategy (ddp, fsdp, deepspeed)
 """
 
 from __future__ import annotations
@@ -10,35 +11,44 @@ from typing import TYPE_CHECKING, Any
 from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
 from raylm.model.attention import install
-from raylm.model.head import check_rung
+from raylm.model.head import check_backend
+from raylm.parallel.activation_checkpointing import checkpoint_activations
 from raylm.parallel.blocks import blocks, separate_experts
 from raylm.parallel.compiled import compile_blocks
+from raylm.parallel.config import ParallelConfig
 from raylm.parallel.engine import Engine, Recipe
 from raylm.parallel.kernels import fuse_kernels
-from raylm.parallel.layout import Learning
-from raylm.parallel.recompute import recompute
 
 if TYPE_CHECKING:
-    from raylm.parallel.start import Fill
+    from raylm.parallel.start import WeightLoader
 
 
 def assemble(
-    model: Any, cfg: Learning, steps: int, *, rank: int = 0, world: int = 1, frozen: bool = False, fill: Fill | None = None
+    model: Any,
+    cfg: ParallelConfig,
+    steps: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    frozen: bool = False,
+    weight_loader: WeightLoader | None = None,
 ) -> Engine:
-    """The engine over `model`, which lies on its device with the same weights on every rank; with `fill` it has no memory yet.
+    """The engine over `model`, with the same weights on every rank; with `weight_loader` it has no memory yet.
 
     Args:
         steps: length of the schedule.
         frozen: only `forward` and `measure` will be asked (a reference, a teacher): no optimizer is made.
-        fill: of `raylm.parallel.start.Start`, for a model that is its skeleton.
+        weight_loader: of `raylm.parallel.start.Start`, for a model that is its skeleton.
 
     Raises:
         ConfigError: the layout does not fit this number of ranks or this model.
     """
-    device = fill.device if fill else next(model.parameters()).device
-    grid = cfg.mesh.lay(rank, world, device.type)
-    check_rung(cfg.cross_entropy, device.type)
-    recipe = Recipe(None if frozen else cfg.optimizer, steps, cfg.dtype, cfg.cross_entropy, ema=cfg.ema, fill=fill)
+    device = weight_loader.device if weight_loader else next(model.parameters()).device
+    grid = cfg.mesh.build(rank, world, device.type)
+    check_backend(cfg.cross_entropy, device.type)
+    recipe = Recipe(
+        None if frozen else cfg.optimizer, steps, cfg.dtype, cfg.cross_entropy, ema=cfg.ema, weight_loader=weight_loader
+    )
     if cfg.kernels == "liger" or (cfg.kernels == "auto" and not cfg.compile and cfg.mesh.tensor == 1):
         fuse_kernels(model, cfg.kernels, device.type)
     install(model, cfg.attention)
@@ -46,43 +56,45 @@ def assemble(
         model.eval().requires_grad_(False)
     line = None
     if grid.mesh.pipeline > 1:
-        from raylm.parallel.pipeline.stages import Line
+        from raylm.parallel.pipeline.stages import PipelineStages
 
-        line = Line(model, grid)
+        line = PipelineStages(model, grid)
     if grid.mesh.tensor > 1:
-        from raylm.parallel.tensor.cut import cut_matrices
+        from raylm.parallel.tensor.shard import shard_matrices
 
-        cut_matrices(model, grid)
+        shard_matrices(model, grid)
     if grid.mesh.expert > 1:
         from raylm.parallel.expert import spread_experts
 
         spread_experts(model, grid)
     parts = blocks(model)
-    if (cfg.recompute != "none" or cfg.compile) and not parts:
-        raise ConfigError(f"{type(model).__name__} does not say what its blocks are", next="drop `recompute` and `compile`")
+    if (cfg.activation_checkpointing != "none" or cfg.compile) and not parts:
+        raise ConfigError(
+            f"{type(model).__name__} does not say what its blocks are", next="drop `activation_checkpointing` and `compile`"
+        )
     if cfg.dtype == "float8":
         from raylm.parallel.precision import check_float8, narrow_products
 
         check_float8(device)
         narrow_products(parts)
-    if cfg.recompute != "none" and not frozen:
-        recompute(parts, cfg.recompute)
+    if cfg.activation_checkpointing != "none" and not frozen:
+        checkpoint_activations(parts, cfg.activation_checkpointing)
     if cfg.compile:
         compile_blocks(parts, device.type)
     strategy = resolve(cfg.strategy)
     if grid.averaged > 1 and not frozen:
         _check_experts(model, strategy, plain=grid.mesh.tensor == grid.mesh.pipeline == 1)
-    if fill and not getattr(strategy, "cuts_empty", False):
-        fill(model)
+    if weight_loader and not getattr(strategy, "cuts_empty", False):
+        weight_loader(model)
     if line is None:
         return strategy.wrap(model, grid, recipe)
-    if not hasattr(strategy, "lay"):
+    if not hasattr(strategy, "parallelize"):
         raise ConfigError(f"strategy {strategy.kind!r} does not take pipeline stages", next='strategy.kind = "fsdp" or "ddp"')
     if getattr(strategy, "offload", False):
         raise ConfigError("a pipeline keeps its weights on devices while micro batches pass", next="drop strategy.offload")
     from raylm.parallel.pipeline.engine import PipelineEngine
 
-    return PipelineEngine(strategy.lay(model, grid, recipe), model, grid, recipe, line)
+    return PipelineEngine(strategy.parallelize(model, grid, recipe), model, grid, recipe, line)
 
 
 def _check_experts(model: Any, strategy: Any, plain: bool) -> None:

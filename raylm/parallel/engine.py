@@ -16,7 +16,7 @@ from raylm.parallel.optimizers.moments import begin_moments
 if TYPE_CHECKING:
     import torch
 
-    from raylm.parallel.start import Fill
+    from raylm.parallel.start import WeightLoader
 
 # what the loop makes of the scores of micro batch i: `total` (this rank's share of the global mean) and `metrics` (sums)
 LossOf = Callable[[int, Scores], Any]
@@ -39,11 +39,11 @@ class Recipe(NamedTuple):
     """Length of the schedule."""
     dtype: str = "float32"
     """Dtype of compute."""
-    rung: str = "auto"
+    backend: str = "auto"
     """Way of the cross-entropy, see `raylm.model.head`."""
     ema: float | None = None
     """Decay of the moving average of weights that is kept beside them."""
-    fill: Fill | None = None
+    weight_loader: WeightLoader | None = None
     """Gives the parameters of a cut model memory and weights; None: they have them."""
 
     def compute_dtype(self) -> torch.dtype | None:
@@ -111,7 +111,7 @@ class Engine:
         """
         sums: dict[str, Any] = {}
         for index, one in enumerate(inputs):
-            self._exchange(last=index == len(inputs) - 1)
+            self._sync_gradients(last=index == len(inputs) - 1)
             with self._compute():
                 made = loss(index, self._ask(one, **asked))
             # wrappers average over ranks, so the average is undone here
@@ -269,9 +269,9 @@ class Engine:
         return self.context.cut(inputs) if self.context else Cut(inputs, lambda scores: scores)
 
     def _ask_own(self, inputs: Inputs, **asked: Any) -> Scores:
-        return ask(self.model, inputs, rung=self._recipe.rung, **asked)
+        return ask(self.model, inputs, backend=self._recipe.backend, **asked)
 
-    def _exchange(self, last: bool) -> None:
+    def _sync_gradients(self, last: bool) -> None:
         """Ranks exchange gradients in the last micro batch's backward pass alone, or cut them in each: then replicas wait."""
         # before the forward pass: it is there that DDP decides what its backward pass does
         if self.cuts_gradients:

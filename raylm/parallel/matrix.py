@@ -37,7 +37,7 @@ def features(cfg: Any) -> set[str]:
     found = {cfg.strategy.kind, cfg.dtype, cfg.optimizer.kind}
     found |= {name for name in DIMENSIONS if getattr(cfg.mesh, name) > 1}
     found |= {name for name in ("adapter", "balance", "document_mask", "compile", "ema") if getattr(cfg, name, None)}
-    found |= {f"{name}_{getattr(cfg, name)}" for name in ("recompute", "attention") if getattr(cfg, name, None)}
+    found |= {f"{name}_{getattr(cfg, name)}" for name in ("activation_checkpointing", "attention") if getattr(cfg, name, None)}
     if objective := getattr(cfg, "objective", None):
         found.add(objective.kind)
     if getattr(cfg.optimizer, "bits", 32) == 8:

@@ -20,13 +20,15 @@ from raylm.core.errors import ConfigError
 class Mesh(Config):
     """Dimensions of the layout beside plain data parallelism; what is left of the ranks reads different rows."""
 
+    renamed = {"exchange": "context_method"}
+
     tensor: int = Field(default=1, gt=0)
     """Ranks that share each matrix (tensor parallel); with `sequence` also the tokens between matrices."""
     sequence: bool = True
     """Cut the sequence over the tensor ranks where no matrix is (sequence parallel): less memory, the same traffic."""
     context: int = Field(default=1, gt=0)
     """Ranks that share each row's tokens, attention included (context parallel): for long rows."""
-    exchange: Literal["auto", "ring", "ulysses"] = "auto"
+    context_method: Literal["auto", "ring", "ulysses"] = "auto"
     """How context ranks attend: keys pass around a ring, or heads are exchanged for tokens (ulysses: context divides heads)."""
     pipeline: int = Field(default=1, gt=0)
     """Stages of consecutive blocks (pipeline parallel)."""
@@ -41,7 +43,7 @@ class Mesh(Config):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Mesh:
-        for key, of in (("exchange", "context"), ("schedule", "pipeline"), ("virtual", "pipeline")):
+        for key, of in (("context_method", "context"), ("schedule", "pipeline"), ("virtual", "pipeline")):
             said = getattr(self, key)
             if getattr(self, of) == 1 and said != type(self).model_fields[key].default:
                 raise ValueError(f"{key} = {said!r} is of {of} ranks, of which there is one: say {of} = 2 or more")
@@ -60,7 +62,7 @@ class Mesh(Config):
             return f"{shard} ranks of one replica are no multiple of expert = {self.expert}"
         return None
 
-    def lay(self, rank: int, world: int, device: str = "cpu") -> Grid:
+    def build(self, rank: int, world: int, device: str = "cpu") -> Grid:
         """The place of `rank` among `world`. Raises ConfigError when they cannot be laid out so.
 
         Outside a process group (`world` 1) there are no groups, and every dimension must be 1.

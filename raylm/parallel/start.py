@@ -1,7 +1,7 @@
 """Takes a model that rank 0 alone builds or loads, leaves every rank with its own piece of it: nobody else holds the whole.
 
 rank 0      make() -> weights ------------------ one block of rows after the other ----+
-others             -> skeleton (no memory) -> layout cuts it -> fill: own pieces <-----+
+others             -> skeleton (no memory) -> layout cuts it -> weight_loader: own pieces <-----+
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Start(NamedTuple):
     """A model before its first step."""
 
     model: Any
-    """The model; with `fill` its parameters have no memory (meta)."""
-    fill: Fill | None
+    """The model; with `weight_loader` its parameters have no memory (meta)."""
+    weight_loader: WeightLoader | None
     """Gives them memory and weights. None on a single rank, whose model is whole."""
 
 
-class Fill:
+class WeightLoader:
     """Gives parameters without memory their memory and their part of rank 0's weights.
 
     Args:
@@ -95,7 +95,7 @@ def begin(make: Callable[[], torch.nn.Module], rank: int, world: int, device: An
     dist.broadcast_object_list(sent, src=0)
     if isinstance(sent[0], RaylmError):
         raise sent[0]
-    return Start(sent[0], Fill(weights, device))
+    return Start(sent[0], WeightLoader(weights, device))
 
 
 def skeleton_of(model: torch.nn.Module) -> torch.nn.Module:

@@ -16,8 +16,8 @@ from raylm.core.artifact import Documents
 from raylm.core.config import WorkerSpec, digest_of
 from raylm.core.context import Context
 from raylm.core.storage import Folder
-from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain, run_marked
+from raylm.data.shuffle import gather, scatter
 from raylm.prepare.metadata import with_columns
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from raylm.model.limits import ends, positions, vocabulary
 from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
 
-REWARD = {"score": ("prompt", "completion", "truth")}
-ALGORITHM = {"credit": ("rollouts",), "loss": ("logprob_BT", "old_BT", "advantage_B", "mask_BT")}
+REWARD = {"score": ("prompt", "completion", "ground_truth")}
+ALGORITHM = {"advantages": ("rollouts",), "loss": ("logprob_BT", "old_BT", "advantage_B", "mask_BT")}
 FITS = "tokenize with the tokenizer that belongs to the model"
 
 
@@ -58,9 +58,10 @@ def check_cards(cfg: RL) -> None:
     for place, card in enumerate(cfg.rewards):
         _check_methods(card, f"rewards.{place}", REWARD)
     _check_methods(cfg.algorithm, "algorithm", ALGORITHM)
-    if isinstance(cfg.algorithm, CustomCard) and not _is_count(getattr(resolve(cfg.algorithm), "group", None)):
+    if isinstance(cfg.algorithm, CustomCard) and not _is_count(getattr(resolve(cfg.algorithm), "num_generations", None)):
         raise ConfigError(
-            f"the custom card {cfg.algorithm.path!r} needs `group`, the number of completions per prompt", where="algorithm"
+            f"the custom card {cfg.algorithm.path!r} needs `num_generations`, the number of completions per prompt",
+            where="algorithm",
         )
 
 
@@ -74,9 +75,10 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
     Raises:
         ConfigError: what must go wrong.
     """
-    if known.count is not None and known.count < cfg.prompts_per_step:
+    if known.count is not None and known.count < cfg.prompts_per_iteration:
         raise ConfigError(
-            f"a round asks {cfg.prompts_per_step:,} prompts, {cfg.prompts!r} has {known.count:,}", next="lower prompts_per_step"
+            f"a iteration asks {cfg.prompts_per_iteration:,} prompts, {cfg.prompts!r} has {known.count:,}",
+            next="lower prompts_per_iteration",
         )
     lines = _check_positions(cfg, known, positions(config))
     size, has = vocabulary(config), known.facts.get("vocab_size")

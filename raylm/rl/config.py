@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from raylm.core.config import CheckpointRef, Config, PromptsRef, WorkerSpec
-from raylm.parallel.layout import Learning
+from raylm.parallel.config import ParallelConfig
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.rl.algorithms import AnyAlgorithm
@@ -15,7 +15,7 @@ from raylm.rl.algorithms.grpo import Grpo
 from raylm.rl.rewards import AnyReward
 
 
-class SamplerSpec(Config):
+class GeneratorSpec(Config):
     """What the process holds that draws completions, one vLLM engine."""
 
     cpus: float = Field(default=1.0, ge=0, allow_inf_nan=False)
@@ -27,10 +27,11 @@ class SamplerSpec(Config):
     a start may take an hour, or this if it is longer."""
 
 
-class RL(Learning):
+class RL(ParallelConfig):
     """prompts + weights -> Checkpoint: draw completions, score them, learn from the scores."""
 
-    placement = Learning.placement | {"sampler", "reward_timeout_s"}
+    placement = ParallelConfig.placement | {"generator", "reward_timeout_s"}
+    renamed = {"steps": "iterations", "prompts_per_step": "prompts_per_iteration", "sampler": "generator"}
 
     stage: Literal["rl"]
     prompts: PromptsRef
@@ -42,15 +43,15 @@ class RL(Learning):
     algorithm: AnyAlgorithm = Grpo()
     """How scores become advantages and a loss."""
     optimizer: AnyOptimizer = AdamW(lr=1e-5, weight_decay=0.0, schedule="constant", warmup=0.0)
-    """Optimizer of the learner."""
-    steps: int = Field(gt=0)
-    """Number of rounds: draw, score, update, hand the new weights to the sampler."""
-    prompts_per_step: int = Field(default=16, gt=0)
-    """Prompts per round; each is answered `algorithm.group` times."""
+    """Optimizer of the trainer."""
+    iterations: int = Field(gt=0)
+    """Number of iterations: draw, score, update, hand the new weights to the generator."""
+    prompts_per_iteration: int = Field(default=16, gt=0)
+    """Prompts per iteration; each is answered `algorithm.num_generations` times."""
     max_tokens: int = Field(default=64, gt=0)
     """Longest completion."""
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Temperature of the draw; the learner's log-probabilities use the same."""
+    """Temperature of the draw; the trainer's log-probabilities use the same."""
     micro_batch: int = Field(default=16, gt=0)
     """Completions per forward pass and rank."""
     held_out_prompts: int = Field(default=64, ge=0)
@@ -60,18 +61,18 @@ class RL(Learning):
     reward_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """Seconds for the completions of one prompt, after which rewards that do not answer are ended; that prompt is unscored."""
     save_every: int = Field(default=10, gt=0)
-    """Rounds between step checkpoints."""
+    """Iterations between step checkpoints."""
     keep: int = Field(default=2, gt=0)
     """Number of step checkpoints that are kept."""
-    sampler: SamplerSpec = SamplerSpec()
-    """What the sampler's process holds."""
+    generator: GeneratorSpec = GeneratorSpec()
+    """What the generator's process holds."""
 
     def makes(self) -> str:
         return "Checkpoint"
 
     def together(self) -> list[dict[str, WorkerSpec]]:
-        """The ranks, at their smallest number, and the sampler."""
-        return [super().together()[0] | {"sampler": WorkerSpec(cpus=self.sampler.cpus, gpus=self.sampler.gpus)}]
+        """The ranks, at their smallest number, and the generator."""
+        return [super().together()[0] | {"generator": WorkerSpec(cpus=self.generator.cpus, gpus=self.generator.gpus)}]
 
     def cpus(self) -> float:
-        return super().cpus() + self.sampler.cpus + 1
+        return super().cpus() + self.generator.cpus + 1

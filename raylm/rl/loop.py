@@ -1,10 +1,10 @@
-"""Takes samplers, judges and learners, leaves a better policy: the RL loop, on the driver.
+"""The RL loop, on the driver: generators, reward workers and trainer make a better policy.
 
-prompts(step) --> samplers.draw --> judges.score --> algorithm.credit --> learners.update
+prompts(step) --> generators.generate --> rewards.score --> algorithm.advantages --> trainer.update
                       ^                                                        |
                       +------------ weights, version step + 1 -----------------+
 
-A lost rank takes the loop back to the newest step checkpoint. A lost sampler does not: a fresh one is handed the learner's
+A lost rank takes the loop back to the newest step checkpoint. A lost generator does not: a fresh one is handed the trainer's
 weights, and what was asked of the lost one is asked again.
 """
 
@@ -18,17 +18,17 @@ from typing import Any
 from raylm.core.config import digest_of, resolve
 from raylm.core.errors import PlacementError
 from raylm.data.order import batch_indices
-from raylm.model.sampler import Completion, SamplerLost
+from raylm.inference.generator import Completion, GeneratorLost
 from raylm.rl.config import RL
-from raylm.rl.judges import Judges
-from raylm.rl.placement import Learners, Samplers
-from raylm.rl.rounds import Rounds, reward_metrics
+from raylm.rl.iterations import Iterations, reward_metrics
+from raylm.rl.placement import Generators, Trainer
+from raylm.rl.reward_workers import RewardWorkers
 from raylm.rl.types import Prompt, Rollout
 
 MOST_STARTS = 4
-"""Times that the learner is built, from a step checkpoint, without a new round in between."""
+"""Times that the trainer is built, from a step checkpoint, without a new iteration in between."""
 MOST_LOST = 3
-"""Samplers that are lost without a new round in between, before the run ends."""
+"""Generators that are lost without a new iteration in between, before the run ends."""
 
 
 class Loop:
@@ -36,43 +36,43 @@ class Loop:
 
     Args:
         prompts, held_out: rows to learn from, and rows to measure on.
-        log, rewind: where metrics rows go, and who is told the round from which the loop goes on.
+        log, rewind: where metrics rows go, and who is told the iteration from which the loop goes on.
         flush: sees to it that the rows are on file; called before each save.
     """
 
     def __init__(
         self,
         cfg: RL,
-        samplers: Samplers,
-        judges: Judges,
-        learners: Learners,
+        generators: Generators,
+        reward_workers: RewardWorkers,
+        trainer: Trainer,
         prompts: list[Prompt],
         held_out: list[Prompt],
         log: Callable[..., None],
         rewind: Callable[[int], None],
         flush: Callable[[], None],
     ) -> None:
-        self._cfg, self._samplers, self._judges, self._learners = cfg, samplers, judges, learners
+        self._cfg, self._generators, self._reward_workers, self._trainer = cfg, generators, reward_workers, trainer
         self._prompts, self._held_out, self._log, self._rewind, self._flush = prompts, held_out, log, rewind, flush
         self._algorithm: Any = resolve(cfg.algorithm)
         self._before: dict[str, float] = {}
-        self._rounds = Rounds()
+        self._iterations = Iterations()
         self._starts, self._furthest, self._lost = 0, -1, 0
 
     def run(self) -> dict[str, float]:
-        """Go on from the newest step checkpoint to the last round; returns held-out metrics, before and after.
+        """Go on from the newest step checkpoint to the last iteration; returns held-out metrics, before and after.
 
         Raises:
-            StageError: nothing could be scored in a round.
-            TrainingError: round after round, or in the whole run, nothing was learned.
-            PlacementError: learner or sampler were lost again and again.
+            StageError: nothing could be scored in a iteration.
+            TrainingError: iteration after iteration, or in the whole run, nothing was learned.
+            PlacementError: trainer or generator were lost again and again.
         """
         step = self._restore()
         while True:
-            if step < self._cfg.steps:
-                step = self._round(step)
+            if step < self._cfg.iterations:
+                step = self._iteration(step)
                 continue
-            self._rounds.check_end()
+            self._iterations.check_end()
             after = self._averaged_measure()
             if after is not None:
                 return {
@@ -81,122 +81,122 @@ class Loop:
                 }
             step = self._restore()
 
-    def _round(self, step: int) -> int:
-        """One round; returns the number of the next, an earlier one when the learner was lost."""
+    def _iteration(self, step: int) -> int:
+        """One iteration; returns the number of the next, an earlier one when the trainer was lost."""
         clock = [time.perf_counter()]
         prompts, seeds = self._asked(step)
-        drawn = self._draw(prompts, seeds, self._algorithm.group, self._cfg.temperature, version=step)
-        if drawn is None:
+        completions = self._generate(prompts, seeds, self._algorithm.num_generations, self._cfg.temperature, version=step)
+        if completions is None:
             return self._restore()
         clock.append(time.perf_counter())
-        rollouts = self._judges.score(prompts, drawn)
-        self._rounds.check_scores(rollouts, f"round {step}")
+        rollouts = self._reward_workers.score(prompts, completions)
+        self._iterations.check_scores(rollouts, f"iteration {step}")
         clock.append(time.perf_counter())
-        samples = self._algorithm.credit(rollouts)
-        stats = self._learners.update(samples)
+        samples = self._algorithm.advantages(rollouts)
+        stats = self._trainer.update(samples)
         clock.append(time.perf_counter())
         if stats is None or not self._sync(version=step + 1):
             return self._restore()
         clock.append(time.perf_counter())
-        # a round whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
+        # a iteration whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
         self._log(step, **reward_metrics(rollouts), samples=len(samples), **stats, **_seconds(clock))
         if step > self._furthest:
             self._starts, self._furthest, self._lost = 0, step, 0
-        self._rounds.count(step, rollouts, len(samples), bool(stats["finite"]))
+        self._iterations.count(step, rollouts, len(samples), bool(stats["finite"]))
         step += 1
-        if step % self._cfg.save_every == 0 or step == self._cfg.steps:
+        if step % self._cfg.save_every == 0 or step == self._cfg.iterations:
             self._flush()
-            self._learners.save({"before": self._before, "learned": self._rounds.learned})
+            self._trainer.save({"before": self._before, "learned": self._iterations.learned})
         return step
 
     def _asked(self, step: int) -> tuple[list[Prompt], list[int]]:
-        """Prompts and seeds of a round."""
+        """Prompts and seeds of a iteration."""
         # a batch that reaches over the end of an epoch may name a row twice; asked once, its group stays one group
-        rows = list(dict.fromkeys(batch_indices(len(self._prompts), self._cfg.prompts_per_step, step, self._cfg.seed)))
-        # a draw depends on seed, round and row alone: a resumed run draws what the uninterrupted one would have drawn
+        rows = list(dict.fromkeys(batch_indices(len(self._prompts), self._cfg.prompts_per_iteration, step, self._cfg.seed)))
+        # a draw depends on seed, iteration and row alone: a resumed run draws what the uninterrupted one would have completions
         return [self._prompts[row] for row in rows], [int(digest_of([self._cfg.seed, step, row])[:12], 16) for row in rows]
 
-    def _draw(
+    def _generate(
         self, prompts: list[Prompt], seeds: list[int], group: int, temperature: float, version: int, averaged: bool = False
     ) -> list[list[Completion]] | None:
-        """Completions by the weights of `version`, whatever becomes of samplers meanwhile; None when the learner is lost too."""
+        """Completions by the weights of `version`, even where generators are lost; None when the trainer is lost too."""
         while True:
             try:
-                return self._samplers.draw(prompts, seeds, group, temperature)
-            except SamplerLost as lost:
+                return self._generators.generate(prompts, seeds, group, temperature)
+            except GeneratorLost as lost:
                 self._replace(lost)
                 if not self._sync(version, averaged):
                     return None
 
     def _sync(self, version: int, averaged: bool = False) -> bool:
-        """Hand the learner's weights, or their moving averages, to the sampler; False when the group that held them is gone."""
+        """Hand the trainer's weights, or their moving averages, to the generator; False when the group that held them is gone."""
         while True:
-            weights = self._learners.weights(averaged=averaged)
+            weights = self._trainer.weights(averaged=averaged)
             if weights is None:
                 return False
             try:
-                self._samplers.load(weights, version=version)
+                self._generators.load(weights, version=version)
                 return True
-            except SamplerLost as lost:
+            except GeneratorLost as lost:
                 self._replace(lost)
 
-    def _replace(self, lost: SamplerLost) -> None:
-        """A fresh sampler in place of the lost one. Raises PlacementError when that happens too often without a new round."""
+    def _replace(self, lost: GeneratorLost) -> None:
+        """A fresh generator in place of the lost one. Raises PlacementError when that happens too often."""
         while True:
             self._lost += 1
             if self._lost > MOST_LOST:
                 raise PlacementError(
-                    f"the sampler was lost {self._lost} times without a new round in between, the last time: {lost.what}",
+                    f"the generator was lost {self._lost} times without a new iteration in between, the last time: {lost.what}",
                     where=lost.where,
-                    next="was it out of memory? lower max_tokens or prompts_per_step; was it slow? raise sampler.hang_s",
+                    next="was it out of memory? lower max_tokens or prompts_per_iteration; was it slow? raise generator.hang_s",
                 ) from lost
-            print(f"  {lost.what}; a fresh one takes the learner's weights and goes on ({self._lost})", file=sys.stderr)
+            print(f"  {lost.what}; a fresh one takes the trainer's weights and goes on ({self._lost})", file=sys.stderr)
             try:
-                return self._samplers.replace()
-            except SamplerLost as again:
+                return self._generators.replace()
+            except GeneratorLost as again:
                 lost = again
 
     def _restore(self) -> int:
         while True:
-            # a rank that dies between the two takes the learner with it
+            # a rank that dies between the two takes the trainer with it
             self._starts += 1
             if self._starts > MOST_STARTS:
                 raise PlacementError(
-                    f"the learner was lost {MOST_STARTS} times without a new round in between",
+                    f"the trainer was lost {MOST_STARTS} times without a new iteration in between",
                     next="were its ranks out of memory? lower micro_batch, or give them more",
                 )
-            facts = self._learners.restore()
+            facts = self._trainer.restore()
             step = facts["step"] if facts else 0
             if not self._sync(version=step):
                 continue
             self._rewind(step)
             # a checkpoint of before this was counted says nothing of it: it is taken for one that learned
-            self._rounds.go_on_from(facts.get("learned", 1) if facts else 0)
+            self._iterations.go_on_from(facts.get("learned", 1) if facts else 0)
             before = facts["before"] if facts else self._measure(step)
             if before is not None:
                 self._before = before
                 return step
 
     def _averaged_measure(self) -> dict[str, float] | None:
-        """Held-out metrics of what is exported, the moving average where one is kept; None when the learner is lost."""
+        """Held-out metrics of what is exported, the moving average where one is kept; None when the trainer is lost."""
         averaged = self._cfg.ema is not None
-        if averaged and not self._sync(self._cfg.steps, averaged=True):
+        if averaged and not self._sync(self._cfg.iterations, averaged=True):
             return None
-        return self._measure(self._cfg.steps, averaged)
+        return self._measure(self._cfg.iterations, averaged)
 
     def _measure(self, version: int, averaged: bool = False) -> dict[str, float] | None:
-        """Mean reward of greedy answers to the held-out prompts; None when the learner is lost."""
+        """Mean reward of greedy answers to the held-out prompts; None when the trainer is lost."""
         if not self._held_out:
             return {}
-        answers = self._draw(self._held_out, [0] * len(self._held_out), 1, 0.0, version, averaged)
+        answers = self._generate(self._held_out, [0] * len(self._held_out), 1, 0.0, version, averaged)
         if answers is None:
             return None
-        rollouts: list[Rollout] = self._judges.score(self._held_out, answers)
-        self._rounds.say(rollouts, "the held-out prompts")
+        rollouts: list[Rollout] = self._reward_workers.score(self._held_out, answers)
+        self._iterations.say(rollouts, "the held-out prompts")
         return {f"held_out_{name}": value for name, value in reward_metrics(rollouts).items()}
 
 
 def _seconds(clock: list[float]) -> dict[str, float]:
-    """Where a round's time went."""
+    """Where a iteration's time went."""
     names = ("draw_s", "score_s", "update_s", "sync_s")
     return {name: round(after - before, 3) for name, before, after in zip(names, clock, clock[1:], strict=False)}

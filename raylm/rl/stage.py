@@ -10,29 +10,29 @@ from raylm.core.config import resolve
 from raylm.core.context import Context
 from raylm.core.errors import ConfigError, DataError
 from raylm.core.workers import Workers
-from raylm.data.answers import truth_of
+from raylm.data.answers import ground_truth_of
 from raylm.data.shards import Rows
 from raylm.model.limits import config_of
 from raylm.model.load import check_start, checkpoint_path
 from raylm.parallel.group.driver import warm_ranks
-from raylm.rl import learner
 from raylm.rl.checks import check_cards, check_prompts, known_of
 from raylm.rl.config import RL
-from raylm.rl.judges import Judges
 from raylm.rl.loop import Loop
-from raylm.rl.placement import Learners, Samplers
+from raylm.rl.placement import Generators, Trainer
+from raylm.rl.reward_workers import RewardWorkers
+from raylm.rl.trainer import NEEDS, Setup
 from raylm.rl.types import Prompt
 
-HOLDS = ("ranks", "sampler", "judge")
+HOLDS = ("ranks", "generator", "reward_worker")
 
 
 def warm(cfg: RL, workers: Workers) -> None:
-    """Start the learner's ranks while the stage before still runs."""
+    """Start the trainer's ranks while the stage before still runs."""
     warm_ranks(workers, cfg.workers, cfg.sizes())
 
 
 def run(cfg: RL, ctx: Context) -> Checkpoint:
-    """Run `cfg.steps` rounds.
+    """Run the iterations.
 
     Raises:
         DataError: there are no prompts, or none that the rewards can score.
@@ -47,42 +47,42 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     largest = max(max(prompt.tokens, default=0) for prompt in [*train, *held_out])
     known = known_of(prompts)._replace(longest=longest, largest=largest)
     check_prompts(cfg, known, model_path, config_of(model_path), made=True)
-    train, without = _with_truth(cfg, train, prompts.uri)
-    held_out = _with_truth(cfg, held_out, prompts.uri)[0][: cfg.held_out_prompts] if held_out else []
-    if cfg.prompts_per_step > len(train):
+    train, without = _with_ground_truth(cfg, train, prompts.uri)
+    held_out = _with_ground_truth(cfg, held_out, prompts.uri)[0][: cfg.held_out_prompts] if held_out else []
+    if cfg.prompts_per_iteration > len(train):
         raise ConfigError(
-            f"a round asks {cfg.prompts_per_step:,} prompts, {len(train):,} of {cfg.prompts!r} can be scored",
-            next="lower prompts_per_step",
+            f"a iteration asks {cfg.prompts_per_iteration:,} prompts, {len(train):,} of {cfg.prompts!r} can be scored",
+            next="lower prompts_per_iteration",
         )
-    check_start(model_path, learner.NEEDS, prompts.folder, prompts.facts["vocab_size"])
-    setup = learner.Setup(
+    check_start(model_path, NEEDS, prompts.folder, prompts.facts["vocab_size"])
+    setup = Setup(
         run=ctx.fingerprint,
         model_path=model_path,
         pad_id=prompts.facts["pad_token_id"],
         out=ctx.out.uri,
         work=ctx.work.uri,
     )
-    with ctx.progress(cfg.steps, "rounds") as bar:
+    with ctx.progress(cfg.iterations, "iterations") as bar:
 
         def log(step: int, **values: float) -> None:
             ctx.log(step, **values)
-            bar.to(step + 1, **{name: values[name] for name in ("reward", "kl_to_sampler") if name in values})
+            bar.to(step + 1, **{name: values[name] for name in ("reward", "mismatch_kl") if name in values})
 
-        learners = Learners(cfg, ctx, setup)
+        trainer = Trainer(cfg, ctx, setup)
 
         def rewind(step: int) -> None:
             ctx.rewind([row for row in ctx.metric_rows if row["step"] < step])
 
-        samplers, judges = Samplers(cfg, ctx, longest), Judges(cfg, ctx.workers)
-        metrics = Loop(cfg, samplers, judges, learners, train, held_out, log, rewind, ctx.flush).run()
-    learners.export()
+        generators, reward_workers = Generators(cfg, ctx, longest), RewardWorkers(cfg, ctx.workers)
+        metrics = Loop(cfg, generators, reward_workers, trainer, train, held_out, log, rewind, ctx.flush).run()
+    trainer.export()
     rows = ctx.metric_rows
     metrics |= {"reward_first": rows[0]["reward"], "reward_last": rows[-1]["reward"]}
     metrics |= {name: total for name, total in _unscored(rows).items() if total}
     facts = {
-        "steps": cfg.steps,
+        "iterations": cfg.iterations,
         "prompts": len(train),
-        "prompts_without_truth": without,
+        "prompts_without_ground_truth": without,
         "algorithm": cfg.algorithm.kind,
         "base_model": cfg.model,
         **{
@@ -94,24 +94,24 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
 
 
-def _with_truth(cfg: RL, prompts: list[Prompt], uri: str) -> tuple[list[Prompt], int]:
+def _with_ground_truth(cfg: RL, prompts: list[Prompt], uri: str) -> tuple[list[Prompt], int]:
     """The prompts that every reward has something to compare with, and how many have not. Raises ConfigError without any."""
     cards = [card for card in map(resolve, cfg.rewards) if hasattr(card, "can_score")]
-    left = [prompt for prompt in prompts if all(card.can_score(prompt.truth) for card in cards)]
+    left = [prompt for prompt in prompts if all(card.can_score(prompt.ground_truth) for card in cards)]
     if not left:
         raise ConfigError(
-            f"the reward `{cards[0].kind}` needs a truth, no prompt has one that it can compare with",
+            f"the reward `{cards[0].kind}` needs a ground truth, no prompt has one that it can compare with",
             where=uri,
             next="give the rows an `answer` column",
         )
     without = len(prompts) - len(left)
     if without:
-        print(f"  {without} of {len(prompts)} prompts have no truth to compare with and are left out", file=sys.stderr)
+        print(f"  {without} of {len(prompts)} prompts have no ground truth to compare with and are left out", file=sys.stderr)
     return left, without
 
 
 def _unscored(rows: list[dict[str, float]]) -> Counter[str]:
-    """Completions of all rounds that had no score, by reason."""
+    """Completions of all iterations that had no score, by reason."""
     totals: Counter[str] = Counter()
     for row in rows:
         totals.update({name: int(value) for name, value in row.items() if name.startswith("unscored")})
@@ -122,6 +122,6 @@ def read_prompts(artifact: Prompts, split: str) -> list[Prompt]:
     """All prompts of one split, in order."""
     rows = Rows.open(artifact.uri, split)
     return [
-        Prompt(index, [int(t) for t in row["tokens"]], str(row["messages"]), truth_of(row["truth"]))
+        Prompt(index, [int(t) for t in row["tokens"]], str(row["messages"]), ground_truth_of(row["ground_truth"]))
         for index, row in ((index, rows[index]) for index in range(len(rows)))
     ]

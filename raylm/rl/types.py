@@ -1,6 +1,6 @@
 """Takes nothing, leaves the records that pass through the RL loop: prompt, rollout, sample.
 
-Tokens travel as the sampler drew them; text is never tokenized again.
+Tokens travel as the generator drew them; text is never tokenized again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Prompt(NamedTuple):
     row: int
     tokens: list[int]
     messages: str
-    truth: str | None
+    ground_truth: str | None
 
 
 class Score(NamedTuple):
@@ -47,7 +47,7 @@ class Rollout(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What the learner gets: tokens of prompt and completion, the sampler's log-probabilities, one advantage."""
+    """What the trainer gets: tokens of prompt and completion, the generator's log-probabilities, one advantage."""
 
     tokens: list[int]
     num_prompt: int
@@ -56,7 +56,7 @@ class Sample(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Sums over completion tokens, never means: the learner divides by the global number of tokens."""
+    """Sums over completion tokens, never means: the trainer divides by the global number of tokens."""
 
     total: torch.Tensor
     metrics: dict[str, torch.Tensor]

@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raylm.inference.engine_dtype import engine_dtype, network_of
+from raylm.inference.engine_options import engine_options, set_environment
 from raylm.model.checkpoint import GENERATION, end_tokens
-from raylm.model.engine_dtype import engine_dtype, network_of
-from raylm.model.engine_options import engine_options, set_environment
 from raylm.model.load import load_tokenizer, on_this_machine
 from raylm.serve import trial
 from raylm.serve.config import Limits, Serve

@@ -19,7 +19,7 @@ from raylm.core.context import Context
 from raylm.core.errors import StageError
 from raylm.core.storage import Folder
 from raylm.core.workers import KEY_VARIABLE
-from raylm.model.engine_dtype import engine_dtype, network_of
+from raylm.inference.engine_dtype import engine_dtype, network_of
 from raylm.model.load import on_this_machine
 from raylm.serve import app, cluster, parity, reference, serving
 from raylm.serve.auth import key_digest

@@ -11,19 +11,19 @@ from raylm.data.mixture import AnyRows
 from raylm.model.adapter import Lora
 from raylm.model.balance import Balance
 from raylm.model.shapes import AnyShape
-from raylm.parallel.layout import Learning
+from raylm.parallel.config import ParallelConfig
 from raylm.train.objectives import AnyObjective
 from raylm.train.objectives.next_token import NextToken
-from raylm.train.spikes import Spikes
-from raylm.train.watch.watch import Watch
+from raylm.trainer.spikes import Spikes
+from raylm.trainer.watch.watch import Watch
 
 AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[AnyShape, Tag("table")], Discriminator(ref_or_table)]
 
 
-class Train(Learning):
+class Train(ParallelConfig):
     """rows + weights -> Checkpoint: pretraining, fine-tuning and preference alignment by one loop."""
 
-    placement = Learning.placement | {"max_skipped", "watch", "spikes", "keep_best", "keep_every", "max_failed_saves"}
+    placement = ParallelConfig.placement | {"max_skipped", "watch", "spikes", "keep_best", "keep_every", "max_failed_saves"}
 
     stage: Literal["train"]
     rows: AnyRows

@@ -10,7 +10,7 @@ from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.data.lineage import documents_in
 from raylm.data.shards import read_parquet
-from raylm.train.ledger import LEDGER
+from raylm.trainer.ledger import LEDGER
 
 
 def name_documents(uris: Sequence[str], rows: Sequence[int]) -> list[str]:

@@ -9,20 +9,20 @@ from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.data.mixture import Mixture, refs_of
-from raylm.model.anatomy import FAMILIES
 from raylm.model.checkpoint import num_parameters
 from raylm.model.flops import flops_per_token
 from raylm.model.leaks import check_causal, check_documents, check_padding
 from raylm.model.load import check_tokenizer, freeze_unread, is_composite, kind_of_model, load_model, load_tokenizer, text_config
+from raylm.model.model_spec import FAMILIES
 from raylm.parallel.assemble import assemble
 from raylm.parallel.group.hang import LOAD
 from raylm.train.batches import Batches
-from raylm.train.forecast.devices import device_of
 from raylm.train.loop import Loop
 from raylm.train.micro import find_micro
 from raylm.train.rows import open_rows
 from raylm.train.setup import Setup
-from raylm.train.watch.meter import Domains
+from raylm.trainer.forecast.devices import device_of
+from raylm.trainer.watch.meter import Domains
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
 
     loop, parameters, config = made_loop(ranks, cfg, setup)
     metrics = loop.run()
-    ranks.pulse.mark("export", setup.steps)
+    ranks.heartbeat.mark("export", setup.steps)
     if ranks.rank == 0 and lacks_turn_end(load_tokenizer(setup.tokenizer_path)):
         ranks.say("the chat template ends answers by no token of its own: engines will not know when one is over")
     with loop.engine.averages():
@@ -71,23 +71,23 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     cfg = cfg.model_copy(update={"objective": objective})
 
     def make() -> torch.nn.Module:
-        ranks.pulse.mark(LOAD)
+        ranks.heartbeat.mark(LOAD)
         base = start_model(cfg, setup)
         made = cfg.adapter.attach(base, cfg.seed) if cfg.adapter else base
         freeze_unread(base)
         return made
 
-    model, fill = begin(make, ranks.rank, ranks.world, ranks.device)
-    ranks.pulse.mark("start")
+    model, weight_loader = begin(make, ranks.rank, ranks.world, ranks.device)
+    ranks.heartbeat.mark("start")
     objective = objective.for_model(model)
     cfg = cfg.model_copy(update={"objective": objective})
     parameters, config = num_parameters(model), model.config
-    frozen, place = None, {"rank": ranks.rank, "world": ranks.world, "fill": fill}
+    frozen, place = None, {"rank": ranks.rank, "world": ranks.world, "weight_loader": weight_loader}
     if "reference" in objective.needs and not cfg.adapter:
         frozen = assemble(copy.deepcopy(model), cfg, setup.steps, frozen=True, **place)
     engine = assemble(model.train(), cfg, setup.steps, **place)
-    if fill:
-        fill.close()
+    if weight_loader:
+        weight_loader.close()
 
     micro = _micro(cfg, setup, engine)
 
@@ -116,7 +116,7 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
         log=ranks.log,
         rewind=ranks.rewind,
         say=ranks.say,
-        pulse=ranks.pulse,
+        heartbeat=ranks.heartbeat,
         domains=Domains(refs_of(cfg.rows), rows.rows) if mixed and objective.kind == "next_token" else None,
         flops=_flops(cfg, setup, config, ranks.world),
     )

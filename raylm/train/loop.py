@@ -19,18 +19,18 @@ from raylm.model.balance import balancer_of
 from raylm.parallel.checkpoints.saver import Saver
 from raylm.parallel.checkpoints.steps import MEASURED, folder_of, load
 from raylm.parallel.engine import Engine
-from raylm.parallel.group.notice import Leave
-from raylm.parallel.group.pulse import Quiet
+from raylm.parallel.group.heartbeat import NoHeartbeat
+from raylm.parallel.group.preemption import Leave
 from raylm.train.batches import Batches
 from raylm.train.config import Train
 from raylm.train.documents import name_documents
-from raylm.train.ledger import Ledger
 from raylm.train.losses import Losses
-from raylm.train.segments import History
 from raylm.train.setup import Setup, keeping_of
-from raylm.train.spikes import DECISIONS, Course, in_words
-from raylm.train.watch.meter import Domains, Meter
-from raylm.train.watch.profile import Profiler
+from raylm.trainer.history import History
+from raylm.trainer.ledger import Ledger
+from raylm.trainer.spikes import DECISIONS, SpikeHandler, in_words
+from raylm.trainer.watch.meter import Domains, Meter
+from raylm.trainer.watch.profile import Profiler
 
 NAMED = 16
 """Rows, and documents, of a spike that are named."""
@@ -53,7 +53,7 @@ class Loop:
     `History(work)`."""
     say: Callable[[str], None] = print
     """Takes one line for people."""
-    pulse: Quiet = field(default_factory=Quiet)
+    heartbeat: NoHeartbeat = field(default_factory=NoHeartbeat)
     """Told each phase; asked once a step whether this rank is to leave."""
     domains: Domains | None = None
     """Where rows are mixed: tells the losses of the parts apart."""
@@ -66,18 +66,18 @@ class Loop:
             self.engine.drop_nothing()
         for engine in (self.engine, self.reference):
             if engine is not None:
-                engine.tick = self.pulse.tick
+                engine.tick = self.heartbeat.tick
         self.saver = Saver(self.engine, work, keeping_of(cfg), cfg.max_failed_saves)
         self.ledger = Ledger(work, self.setup.num_rows, self.engine.grid)
         self.history = History(work, self.engine.rank)
-        self.course = Course(cfg.spikes, work, self.engine.rank)
+        self.course = SpikeHandler(cfg.spikes, work, self.engine.rank)
         self.meter = Meter(self.engine, *self.flops)
         self.profiler = Profiler(cfg.watch.profile, self.engine.rank, self.engine.device.type, Folder(self.setup.out))
         mesh = self.engine.grid.mesh
         # whole rows must pass each router here
         whole = mesh.context == mesh.pipeline == 1 and (mesh.tensor == 1 or not mesh.sequence)
         self.balancer = balancer_of(self.engine.bare, cfg.balance) if whole else None
-        shown = (self.meter, self.pulse, self.balancer, self.domains)
+        shown = (self.meter, self.heartbeat, self.balancer, self.domains)
         self.losses = Losses(cfg, self.setup.rows_uris, self.engine, self.reference, *shown)
         self.events: list[str] = []
         """What was decided since the last row."""
@@ -117,7 +117,7 @@ class Loop:
         import torch
 
         self.meter.start()
-        self.pulse.mark("data", step)
+        self.heartbeat.mark("data", step)
         position = self.course.position(step)
         micros = self.batches.at(position)
         self.meter.read()
@@ -125,13 +125,13 @@ class Loop:
         inputs, weight = self.losses.inputs(micros, step)
         tokens = sum(float(micro.counted_BT.sum()) for micro in micros)
         # whether a rank is to leave travels with a sum that is made anyway
-        tokens, leaving = self.engine.sum([tokens, float(bool(self.pulse.asked()))])
+        tokens, leaving = self.engine.sum([tokens, float(bool(self.heartbeat.asked()))])
         self._leave_if(leaving, step)
         self.meter.meet()
         # a fresh stream for every (step, rank): dropout is the same in a resumed run, and no generator state is saved
         torch.manual_seed(self._seed(step))
         means = self.losses.learn(micros, inputs, weight, step)
-        self.pulse.mark("optimizer", step)
+        self.heartbeat.mark("optimizer", step)
         stats = self.engine.step(self._take(means["loss"]) if self.cfg.spikes else None)
         if self.engine.done == step:
             return None
@@ -198,7 +198,7 @@ class Loop:
             (leaving,) = self.engine.most([leaving])
         if not leaving:
             return
-        self.pulse.mark("checkpoint", step)
+        self.heartbeat.mark("checkpoint", step)
         self.saver.wait()
         if self.engine.done > self.saver.newest:
             self.saver.copy()
@@ -207,7 +207,7 @@ class Loop:
         last = self.saver.wait()
         self.say(f"leaving: {last.failure.what if last and last.failure else f'step {self.saver.newest} is saved'}")
         self.saver.close()
-        raise Leave(self.pulse.asked())
+        raise Leave(self.heartbeat.asked())
 
     def _write(self, loss: float | None) -> None:
         """Save what was copied; `loss` is that of the held-out rows, where it was measured."""
@@ -217,7 +217,7 @@ class Loop:
 
     def _keep(self, step: int, values: dict[str, Any]) -> None:
         """Log the row of `step`; save when that is due, or when what was just measured is among the best."""
-        self.pulse.mark("checkpoint", step)
+        self.heartbeat.mark("checkpoint", step)
         if self.events:
             values["event"], self.events = "; ".join(self.events), []
         saved = self.saver.poll()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.core.errors import TrainingError
 from raylm.parallel.engine import Engine
-from raylm.parallel.group.pulse import Quiet
+from raylm.parallel.group.heartbeat import NoHeartbeat
 from raylm.train.batches import Batches, Micro
 from raylm.train.config import Train
-from raylm.train.watch.meter import Domains, Meter
+from raylm.trainer.watch.meter import Domains, Meter
 
 if TYPE_CHECKING:
     from raylm.model.balance import Balancer
@@ -37,7 +37,7 @@ class Losses:
         engine: Engine,
         reference: Engine | None,
         meter: Meter,
-        pulse: Quiet,
+        heartbeat: NoHeartbeat,
         balancer: Balancer | None,
         domains: Domains | None,
     ) -> None:
@@ -46,7 +46,7 @@ class Losses:
         """What the weight counts."""
         self._seed, self._uris = cfg.seed, uris
         self._engine, self._reference = engine, reference
-        self._meter, self._pulse = meter, pulse
+        self._meter, self._heartbeat = meter, heartbeat
         self._balancer, self._domains = balancer, domains
 
     def inputs(self, micros: list[Micro], step: int) -> tuple[list[Inputs], float]:
@@ -86,14 +86,14 @@ class Losses:
 
     def loss_of(self, micros: list[Micro], inputs: list[Inputs], weight: float, step: int) -> Callable[[int, Scores], Any]:
         """The loss as a function of the scores of each micro batch; where it needs a reference, that has been asked."""
-        self._pulse.mark("forward", step)
+        self._heartbeat.mark("forward", step)
         references: list[Any] = [None] * len(micros)
         if "reference" in self._objective.needs:
             with nullcontext() if self._reference else self._engine.bare.disable_adapter():
                 references = (self._reference or self._engine).forward(inputs)
 
         def loss(index: int, scores: Scores) -> Any:
-            self._pulse.mark("backward", step)
+            self._heartbeat.mark("backward", step)
             self._meter.forward()
             made = self._objective.loss(scores, inputs[index], micros[index], references[index])
             if self._domains and scores.logprob_BT.requires_grad:

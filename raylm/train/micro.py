@@ -42,7 +42,7 @@ def find_micro(
     if fits < 1:
         raise PlacementError(
             f"one row of {length} tokens takes {one / 1e9:.2f} GB of activations, {room / 1e9:.2f} GB are free",
-            next="tokenize shorter rows, set recompute = 'full', or cut over more ranks (mesh.tensor, mesh.context)",
+            next="shorter rows, activation_checkpointing = 'full', or more ranks per row (mesh.tensor, mesh.context)",
         )
     return min(fits, most)
 

@@ -16,15 +16,15 @@ from raylm.model.preflight import Needs
 from raylm.parallel.checkpoints.steps import keep_for_good
 from raylm.parallel.group.driver import hold_ranks, warm_ranks
 from raylm.train.config import Train
-from raylm.train.goodput import Goodput
 from raylm.train.learner import train
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
-from raylm.train.segments import History
 from raylm.train.setup import Setup, keeping_of
 from raylm.train.size import size_of
-from raylm.train.watch.report import write_report
-from raylm.train.watch.sinks.sink import Run
-from raylm.train.watch.watch import Watching
+from raylm.trainer.goodput import Goodput
+from raylm.trainer.history import History
+from raylm.trainer.watch.report import write_report
+from raylm.trainer.watch.sinks.sink import Run
+from raylm.trainer.watch.watch import Watching
 
 # what of the workers' held things this stage uses
 HOLDS = ("ranks",)

@@ -180,8 +180,8 @@ def main() -> None:
         run["peak_kb_per_document"] = round((run["peak_bytes"] - run["idle_bytes"]) / 1e3 / run["documents"], 2)
     picture = Path("runs") / "bench" / "data_growth.png"
     plot(runs, picture)
-    outlook = [simulated(runs[-1], nodes) for nodes in (1, 10, 100)]
-    for line in outlook:
+    estimate = [simulated(runs[-1], nodes) for nodes in (1, 10, 100)]
+    for line in estimate:
         print(f"1e9 documents, {line}", flush=True)
     ratio = runs[-1]["us_per_document"] / runs[0]["us_per_document"]
     print(
@@ -197,7 +197,7 @@ def main() -> None:
                 "goal": round(1 / GOAL, 2),
                 "peak_kb_per_document": [run["peak_kb_per_document"] for run in runs],
                 "plot": str(picture),
-                "simulated": outlook,
+                "simulated": estimate,
                 "ok": ratio <= GOAL,
             }
         )

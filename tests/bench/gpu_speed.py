@@ -74,7 +74,7 @@ def contestant(name: str) -> dict[str, Any]:
 
 def peak_of(name: str) -> float | None:
     """Dense bfloat16 FLOP/s of the GPU that torch calls `name`; None where that is not known."""
-    from raylm.train.forecast.devices import devices
+    from raylm.trainer.forecast.devices import devices
 
     words = re.findall(r"[a-z0-9]+", name.lower())
     # "RTX 4090" is rtx4090 in the table

@@ -94,8 +94,8 @@ def measured() -> dict[str, Any]:
 def forecast() -> dict[int, dict[str, float]]:
     """70B on H100s, two rows of 8,192 tokens per GPU and step; the fastest proven layout at each size."""
     from raylm.train.config import Train
-    from raylm.train.forecast.devices import device_of
-    from raylm.train.forecast.suggest import layouts
+    from raylm.trainer.forecast.devices import device_of
+    from raylm.trainer.forecast.suggest import layouts
 
     found = {}
     for count in GPUS:

@@ -44,6 +44,15 @@ def test_unknown_key_names_the_near_one():
         Card.model_validate({"shar": 1})
 
 
+def test_a_key_of_an_earlier_version_is_refused_with_its_new_name():
+    class Renamed(Card):
+        renamed = {"part": "share"}
+
+    for kind in (Renamed, type("Heir", (Renamed,), {})):
+        with pytest.raises(ValidationError, match=r"unknown key\. It is called 'share' now\."):
+            kind.model_validate({"part": 1})
+
+
 def test_identity_leaves_placement_out():
     assert Stage(workers=WorkerSpec(count=8)).fingerprint() == Stage().fingerprint()
     assert Stage(models=["a"]).fingerprint() != Stage().fingerprint()

@@ -18,7 +18,7 @@ from raylm.core.room import Patience, asks, fits, refusal, shortage
         ([2, 2, 1], [(3, 1)], False),
         ([2, 2], [(1, 3), (1, 1)], True),
         ([2, 2], [(1, 4), (1, 1)], False),
-        # the sampler must not lie on the only node that holds a rank of three
+        # the generator must not lie on the only node that holds a rank of three
         ([2, 3], [(3, 1), (2, 1)], True),
         ([3, 2], [(2, 2), (1, 1)], True),
         ([3, 3], [(2, 2), (2, 1)], False),
@@ -51,12 +51,12 @@ def test_refusals_and_waits_name_what_is_asked_and_what_there_is(workers, capsys
 
     workers.ensure()
     has = int(ray.cluster_resources()["CPU"])
-    assert refusal({"ranks": WorkerSpec(count=has - 1), "sampler": WorkerSpec()}, "policy") is None
-    said = str(refusal({"ranks": WorkerSpec(count=has), "sampler": WorkerSpec()}, "policy"))
-    assert f"policy asks for {has + 1} CPU at once ({has} ranks, 1 sampler), the whole cluster has {has}" in said
+    assert refusal({"ranks": WorkerSpec(count=has - 1), "generator": WorkerSpec()}, "policy") is None
+    said = str(refusal({"ranks": WorkerSpec(count=has), "generator": WorkerSpec()}, "policy"))
+    assert f"policy asks for {has + 1} CPU at once ({has} ranks, 1 generator), the whole cluster has {has}" in said
     assert "asks for 1 GPU at once (1 ranks), the whole cluster has 0" in str(refusal({"ranks": WorkerSpec(gpus=1)}, "policy"))
-    parts = {"ranks": WorkerSpec(count=2), "sampler": WorkerSpec()}
-    assert shortage(parts).startswith("waits for 3 CPUs (2 ranks, 1 sampler): ")
+    parts = {"ranks": WorkerSpec(count=2), "generator": WorkerSpec()}
+    assert shortage(parts).startswith("waits for 3 CPUs (2 ranks, 1 generator): ")
     assert shortage(parts).endswith(f" of {has} CPU free")
     monkeypatch.setattr(room, "SAY_S", 0.0)
     patience = Patience("policy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raylm.data.answers import final, last_number_is, same, says, truth_of
+from raylm.data.answers import final, ground_truth_of, last_number_is, same, says
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_words_and_numbers_are_the_same_answer_when_they_mean_the_same():
 
 
 def test_nothing_is_no_truth():
-    assert [truth_of(value) for value in (None, "", "  \n", " 3 ", 3)] == [None, None, None, "3", "3"]
+    assert [ground_truth_of(value) for value in (None, "", "  \n", " 3 ", 3)] == [None, None, None, "3", "3"]
 
 
 def test_a_mark_that_is_not_closed_marks_nothing():

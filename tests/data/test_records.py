@@ -53,7 +53,7 @@ def test_implicit_prompt_of_equal_answers_leaves_the_answers():
 
 
 @pytest.mark.parametrize(
-    ("row", "truth"),
+    ("row", "ground_truth"),
     [
         ({"prompt": "q", "answer": "x"}, "x"),
         ({"prompt": [USER], "solution": 3}, "3"),
@@ -61,8 +61,8 @@ def test_implicit_prompt_of_equal_answers_leaves_the_answers():
         ({"prompt": "q", "ground_truth": ["a", "b"]}, '["a", "b"]'),
     ],
 )
-def test_prompts(row, truth):
-    assert as_prompt(row) == ([USER], truth)
+def test_prompts(row, ground_truth):
+    assert as_prompt(row) == ([USER], ground_truth)
 
 
 @pytest.mark.parametrize(

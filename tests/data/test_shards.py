@@ -19,7 +19,7 @@ def _table(first, count):
             "tokens": pa.FixedSizeListArray.from_arrays(flat, 4),
             "starts": pa.array([[at] * (at % 3) for at in range(first, first + count)], pa.list_(pa.int32())),
             "id": [f"id{at}" for at in range(first, first + count)],
-            "truth": pa.array([None if at % 2 else "yes" for at in range(first, first + count)], pa.string()),
+            "ground_truth": pa.array([None if at % 2 else "yes" for at in range(first, first + count)], pa.string()),
         }
     )
 
@@ -58,7 +58,7 @@ def test_rows_come_back_by_number_also_after_pickling(tmp_path):
             row = found[at]
             assert row["tokens"].tolist() == list(range(at * 4, at * 4 + 4)) and row["tokens"].dtype == np.int32
             assert row["starts"].tolist() == [at] * (at % 3)
-            assert row["id"] == f"id{at}" and row["truth"] == (None if at % 2 else "yes")
+            assert row["id"] == f"id{at}" and row["ground_truth"] == (None if at % 2 else "yes")
     with pytest.raises(IndexError):
         rows[10]
     assert len(Rows.open(str(tmp_path), "held_out")) == 0

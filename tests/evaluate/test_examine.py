@@ -17,7 +17,7 @@ from raylm.core.artifact import Dialogues, Pairs, Prompts, Tokens
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.evaluate.examine import Marks, examine, grade_logprobs
-from raylm.evaluate.examinee import Examinee
+from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.answers import Answers
 from raylm.evaluate.tasks.bits_per_byte import BitsPerByte
 from raylm.evaluate.tasks.dialogue_loss import DialogueLoss
@@ -43,22 +43,22 @@ def root(tmp_path_factory):
         at, "dialogues", Dialogues, [{**row, "mask": [0] * 8 + [1] * (len(row["tokens"]) - 8)} for row in rows], held_out=12
     )
     make_rows(at, "pairs", Pairs, [{"prompt": [1, 3], "chosen": row["tokens"], "rejected": [70]} for row in rows], held_out=12)
-    make_rows(at, "prompts", Prompts, [{**row, "messages": "[]", "truth": "class"} for row in rows], held_out=12)
+    make_rows(at, "prompts", Prompts, [{**row, "messages": "[]", "ground_truth": "class"} for row in rows], held_out=12)
     tiny_checkpoint(at / "own", vocab=300, layers=1)
     tiny_checkpoint(at / "other", vocab=400, layers=1)
     return at
 
 
 def asked(root, model, name, **options):
-    return examine(Examinee(str(root / model), **options), CARDS[name], str(root / name))
+    return examine(LM(str(root / model), **options), CARDS[name], str(root / name))
 
 
 @pytest.mark.parametrize("name", ["dialogues", "pairs", "prompts"])
 def test_rows_of_another_tokenizer_are_refused(root, name):
-    sampler = {"sampler": lambda prompts, _: ["a class"] * len(prompts)}
-    assert asked(root, "own", name, **sampler).note == ""
+    generator = {"generator": lambda prompts, _: ["a class"] * len(prompts)}
+    assert asked(root, "own", name, **generator).note == ""
     with pytest.raises(DataError, match="another tokenizer than the model's: the model's tokenizer cuts"):
-        asked(root, "other", name, **sampler)
+        asked(root, "other", name, **generator)
 
 
 def test_bits_per_byte_of_the_same_model_under_other_token_ids_are_the_same(root):
@@ -118,11 +118,11 @@ def test_texts_that_do_not_fit_are_left_out_and_counted_and_more_than_a_tenth_ar
     for name, odd in (("few", [long, empty]), ("many", [long, long, empty])):
         make_rows(tmp_path, name, Tokens, [*rows, *odd], held_out=len(rows) + len(odd))
     make_rows(tmp_path, "plain", Tokens, rows, held_out=len(rows))
-    few, plain = (examine(Examinee(str(tmp_path / "own")), CARDS["tokens"], str(tmp_path / name)) for name in ("few", "plain"))
+    few, plain = (examine(LM(str(tmp_path / "own")), CARDS["tokens"], str(tmp_path / name)) for name in ("few", "plain"))
     assert few.note == "without 1 of 22 texts empty, 1 of 22 texts longer than the 20 tokens that the model has room for"
     assert few.grades == pytest.approx(plain.grades)
     with pytest.raises(DataError, match="no grade: 1 of 23 texts empty, 2 of 23 texts longer"):
-        examine(Examinee(str(tmp_path / "own")), CARDS["tokens"], str(tmp_path / "many"))
+        examine(LM(str(tmp_path / "own")), CARDS["tokens"], str(tmp_path / "many"))
 
 
 def test_an_empty_answer_wins_no_preference(tmp_path):
@@ -136,30 +136,28 @@ def test_an_empty_answer_wins_no_preference(tmp_path):
 
 def test_prompts_that_leave_no_room_for_the_answer_are_not_asked(root):
     rows = counting_rows(20)
-    make_rows(root, "prompts20", Prompts, [{**row, "messages": "[]", "truth": "class"} for row in rows], held_out=20)
+    make_rows(root, "prompts20", Prompts, [{**row, "messages": "[]", "ground_truth": "class"} for row in rows], held_out=20)
     seen = []
 
-    def sampler(prompts, max_tokens):
+    def generator(prompts, max_tokens):
         seen.extend(prompts)
         return ["class"] * len(prompts)
 
     card = Answers(rows="prompts20", max_tokens=4)
-    assert examine(Examinee(str(root / "own"), sampler=sampler, room=20), card, str(root / "prompts20")).grades == {
-        "answers": 1.0
-    }
+    assert examine(LM(str(root / "own"), generator=generator, room=20), card, str(root / "prompts20")).grades == {"answers": 1.0}
     assert len(seen) == 20
     with pytest.raises(DataError, match="20 of 20 texts longer than the 15 tokens"):
-        examine(Examinee(str(root / "own"), sampler=sampler, room=19), card, str(root / "prompts20"))
+        examine(LM(str(root / "own"), generator=generator, room=19), card, str(root / "prompts20"))
 
 
 class Killed(DialogueLoss):
     """A task whose process is killed while it is asked."""
 
-    def grade(self, examinee, rows):
+    def grade(self, lm, rows):
         import os
 
         os.kill(os.getpid(), signal.SIGKILL)
-        return super().grade(examinee, rows)
+        return super().grade(lm, rows)
 
 
 def test_a_process_killed_in_the_middle_leaves_the_marks_it_made(root, tmp_path):

@@ -41,7 +41,7 @@ def root(tmp_path_factory, workers):
     make_rows(
         at, "pairs", Pairs, [{"prompt": row["tokens"][:8], "chosen": row["tokens"][8:], "rejected": [250, 9, 77]} for row in rows]
     )
-    make_rows(at, "prompts", Prompts, [{"tokens": row["tokens"][:8], "messages": "[]", "truth": "class"} for row in rows])
+    make_rows(at, "prompts", Prompts, [{"tokens": row["tokens"][:8], "messages": "[]", "ground_truth": "class"} for row in rows])
     # heads of 32: what vLLM's attention on the CPU takes
     shape = {"hidden_size": 64, "num_layers": 1, "num_heads": 2, "max_length": 32}
     cfg = Train(stage="train", rows="tokens", model=shape, batch=5, steps=8, optimizer={"lr": 1e-2})

@@ -61,11 +61,11 @@ workers = {{count = 2}}
 stage = "rl"
 prompts = "prompts"
 model = "base"
-algorithm = {{kind = "grpo", group = 4}}
+algorithm = {{kind = "grpo", num_generations = 4}}
 rewards = [{{kind = "pattern", pattern = "[a-z ]*", value = 1.0}}]
 optimizer = {{lr = 1e-3, weight_decay = 0.0}}
-steps = 12
-prompts_per_step = 4
+iterations = 12
+prompts_per_iteration = 4
 max_tokens = 6
 held_out_prompts = 8
 save_every = 3
@@ -191,10 +191,10 @@ def test_the_reward_curve_is_the_uninterrupted_one(roads):
 
 
 @pytest.mark.slow
-def test_sampler_and_learner_hold_the_same_weights_in_every_round(roads):
+def test_generator_and_trainer_hold_the_same_weights_in_every_iteration(roads):
     rounds = read_metrics(Folder(roads[1] / "road" / "policy"))
     # which groups score alike depends on the machine's kernels: such a round has no samples, and no KL to measure
-    learned = [row["kl_to_sampler"] for row in rounds if row["samples"]]
+    learned = [row["mismatch_kl"] for row in rounds if row["samples"]]
     assert len(learned) >= len(rounds) / 2
     assert max(learned) < 1e-5
 

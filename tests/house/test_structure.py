@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "raylm").rglob("*.py"))
 VERBS = ("prepare", "tokenize", "train", "rl", "compress", "evaluate", "serve")
-NOUNS = ("data", "model", "parallel")
-# parallel lays models over ranks, so it stands upon model
-BELOW = {"parallel": ("model",)}
+NOUNS = ("data", "model", "parallel", "trainer", "inference")
+# nouns stand on each other in one order: trainer and inference -> parallel -> data and model
+BELOW = {"parallel": ("model",), "trainer": ("parallel", "model", "data"), "inference": ("model",)}
 
 # the walker names the stage that failed; ranks and their thread at the driver report what failed; a dashboard ends no run;
 # no exception of vLLM's may leave a replica, whatever its class
-BLIND = ("serve/plain.py", "job.py", "parallel/group/ranks.py", "parallel/group/driver.py", "train/watch/watch.py")
+BLIND = ("serve/plain.py", "job.py", "parallel/group/ranks.py", "parallel/group/driver.py", "trainer/watch/watch.py")
 
 
 def module(path: Path) -> str:

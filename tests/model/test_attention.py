@@ -1,4 +1,4 @@
-"""Takes each rung of attention that runs here, proves it against attention written out, and packed models against rows alone."""
+"""Each backend of attention that runs here against attention written out, and packed models against rows alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMa
 
 from raylm.core.errors import ConfigError
 from raylm.model.attention import Boundaries, attend, install, installed, refused, refused_documents
-from raylm.model.attention_rungs import _DERIVED, Call, derived_block_mask, run, sdpa, seen, spans
-from raylm.model.attention_rungs import refused as rung_refused
+from raylm.model.attention_backends import _DERIVED, Call, derived_block_mask, run, sdpa, seen, spans
+from raylm.model.attention_backends import refused as backend_refused
 
 LENGTHS = [[5, 1, 9, 8], [16, 3, 2, 2]]
 SMALL = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -60,7 +60,7 @@ CASES = {
 }
 
 
-def check(rung, device, dtype, tolerance, case):
+def check(backend, device, dtype, tolerance, case):
     table = dict(CASES[case])
     document_BT = documents(device) if table.pop("documents", False) else None
     window = table.pop("window", None)
@@ -68,7 +68,7 @@ def check(rung, device, dtype, tolerance, case):
     found, expected = [], []
     ran = [x.detach().clone().requires_grad_() for x in (query, key, value)]
     boundaries = None if document_BT is None else Boundaries(document_BT)
-    out, _ = attend(None, *ran, None, scaling=0.4, sliding_window=window, boundaries=boundaries, rung=rung)
+    out, _ = attend(None, *ran, None, scaling=0.4, sliding_window=window, boundaries=boundaries, backend=backend)
     # nobody reads what padding says
     real = torch.ones(2, 23, 1, 1, device=device, dtype=dtype)
     real[1, 21:] = 0
@@ -84,20 +84,20 @@ def check(rung, device, dtype, tolerance, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("rung", ["auto", "segments", "sdpa"])
-def test_a_rung_is_attention_written_out(rung, case):
-    check(rung, "cpu", torch.float64, 1e-9, case)
-    check(rung, "cpu", torch.float32, 1e-5, case)
+@pytest.mark.parametrize("backend", ["auto", "segments", "sdpa"])
+def test_a_rung_is_attention_written_out(backend, case):
+    check(backend, "cpu", torch.float64, 1e-9, case)
+    check(backend, "cpu", torch.float32, 1e-5, case)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("rung", ["auto", "varlen", "flex", "sdpa"])
-def test_a_rung_is_attention_written_out_on_a_gpu(rung, case):
-    if rung != "varlen" and not (rung == "flex" and case == "latent"):
-        check(rung, "cuda", torch.float32, 1e-2, case)
+@pytest.mark.parametrize("backend", ["auto", "varlen", "flex", "sdpa"])
+def test_a_rung_is_attention_written_out_on_a_gpu(backend, case):
+    if backend != "varlen" and not (backend == "flex" and case == "latent"):
+        check(backend, "cuda", torch.float32, 1e-2, case)
     if case != "latent":
-        check(rung, "cuda", torch.bfloat16, 5e-2, case)
+        check(backend, "cuda", torch.bfloat16, 5e-2, case)
 
 
 def test_lengths_and_masks():
@@ -117,8 +117,8 @@ def test_rungs_that_cannot_run_say_why():
         run(query, query, query, call, "varlen")
     with pytest.raises(ConfigError, match=r"flex.*CUDA only"):
         run(query, query, query, call, "flex")
-    assert rung_refused("segments", query, call) is None and rung_refused("sdpa", query, call) is None
-    assert "wait for each" in str(rung_refused("segments", query.to("meta"), call))
+    assert backend_refused("segments", query, call) is None and backend_refused("sdpa", query, call) is None
+    assert "wait for each" in str(backend_refused("segments", query.to("meta"), call))
 
 
 def test_autocast_computes_in_its_dtype():
@@ -228,11 +228,11 @@ def test_a_rung_asked_by_name_is_the_one_that_runs():
         model(input_ids=torch.ones(1, 4, dtype=torch.long))
 
 
-@pytest.mark.parametrize("rung", ["blocks", "mask"])
-def test_what_is_derived_from_documents_goes_with_them(rung):
+@pytest.mark.parametrize("backend", ["blocks", "mask"])
+def test_what_is_derived_from_documents_goes_with_them(backend):
     document_BT = torch.zeros(1, 128, dtype=torch.int64)
     gone = weakref.ref(document_BT)
-    if rung == "mask":
+    if backend == "mask":
         query = torch.zeros(1, 1, 128, 8)
         sdpa(query, query, query, Call(1.0, document_BT))
     else:

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raylm.model import cross_entropy
-from raylm.model.cross_entropy import Announced, Way
+from raylm.model.cross_entropy import Announced, LossOptions
 
 chunked: Any = cross_entropy.chunked
 plain: Any = cross_entropy.plain
@@ -65,17 +65,17 @@ def test_scores_and_gradients_of_an_announced_loss(fused, bias, temperature, z_l
     counts_N[4:7] = 0
     loss = weighted(counts_N, z_loss)
     expected = reference(leaves, target_N, temperature, loss)
-    found = chunked(*leaves, target_N, Way(temperature, fused), Announced(counts_N, z_loss))
+    found = chunked(*leaves, target_N, LossOptions(temperature, fused), Announced(counts_N, z_loss))
     loss(*found).backward()
     tolerance = {"atol": 2e-5, "rtol": 1e-5}
     assert_close([*found, *(None if t is None else t.grad for t in leaves)], [*expected[:2], *expected[2]], tolerance)
 
 
-@pytest.mark.parametrize("way", ["plain", Way(0.7, False), Way(0.7, True)], ids=["plain", "chunked", "fused"])
-def test_scores_and_gradients_of_any_loss(way):
+@pytest.mark.parametrize("options", ["plain", LossOptions(0.7, False), LossOptions(0.7, True)], ids=["plain", "chunked", "fused"])
+def test_scores_and_gradients_of_any_loss(options):
     leaves, target_N, _ = operands()
     expected = reference(leaves, target_N, 0.7, of_any_kind)
-    found = plain(*leaves, target_N, Way(0.7)) if way == "plain" else chunked(*leaves, target_N, way)
+    found = plain(*leaves, target_N, LossOptions(0.7)) if options == "plain" else chunked(*leaves, target_N, options)
     of_any_kind(*found).backward()
     assert_close([*found, *(t.grad for t in leaves)], [*expected[:2], *expected[2]], {"atol": 2e-5, "rtol": 1e-5})
 
@@ -87,7 +87,7 @@ def test_bfloat16_sums_in_float32(fused, announced):
     leaves, target_N, counts_N = operands(torch.bfloat16)
     loss = weighted(counts_N, 0.0)
     expected = reference(leaves, target_N, 1.0, loss)
-    found = chunked(*leaves, target_N, Way(1.0, fused), Announced(counts_N, 0.0) if announced else None)
+    found = chunked(*leaves, target_N, LossOptions(1.0, fused), Announced(counts_N, 0.0) if announced else None)
     loss(*found).backward()
     assert {t.dtype for t in found} == {torch.float32} and {t.grad.dtype for t in leaves} == {torch.bfloat16}
     assert_close([*found, *(t.grad for t in leaves)], [*expected[:2], *expected[2]], {"atol": 4e-2, "rtol": 2e-2})
@@ -96,7 +96,7 @@ def test_bfloat16_sums_in_float32(fused, announced):
 def test_autocast_computes_in_bfloat16_and_returns_gradients_in_float32():
     leaves, target_N, counts_N = operands()
     with torch.autocast("cpu", torch.bfloat16):
-        found = chunked(*leaves, target_N, Way(1.0, False), Announced(counts_N, 0.0))
+        found = chunked(*leaves, target_N, LossOptions(1.0, False), Announced(counts_N, 0.0))
         loss = weighted(counts_N, 0.0)(*found)
     loss.backward()
     expected = reference(leaves, target_N, 1.0, weighted(counts_N, 0.0))
@@ -108,37 +108,39 @@ def test_autocast_computes_in_bfloat16_and_returns_gradients_in_float32():
 def test_frozen_operands_get_no_gradient_and_no_memory():
     (hidden_ND, weight_VD, _), target_N, counts_N = operands()
     weight_VD.requires_grad_(False)
-    found = chunked(hidden_ND, weight_VD, None, target_N, Way(1.0, False), Announced(counts_N, 0.0))
+    found = chunked(hidden_ND, weight_VD, None, target_N, LossOptions(1.0, False), Announced(counts_N, 0.0))
     assert found[0].grad_fn.sums.weight_VD is None
     weighted(counts_N, 0.0)(*found).backward()
     assert weight_VD.grad is None and hidden_ND.grad is not None
     with torch.no_grad():
-        quiet = chunked(hidden_ND, weight_VD, None, target_N, Way(1.0, False), Announced(counts_N, 0.0))
+        quiet = chunked(hidden_ND, weight_VD, None, target_N, LossOptions(1.0, False), Announced(counts_N, 0.0))
     assert quiet[0].grad_fn is None
     torch.testing.assert_close(quiet, tuple(t.detach() for t in found))
 
 
 def test_another_loss_than_the_announced_is_refused():
     leaves, target_N, counts_N = operands()
-    found = chunked(*leaves, target_N, Way(1.0, False), Announced(counts_N, 0.0))
+    found = chunked(*leaves, target_N, LossOptions(1.0, False), Announced(counts_N, 0.0))
     with pytest.raises(RuntimeError, match="its objective announced"):
         of_any_kind(*found).backward()
 
 
 def test_a_nan_reaches_the_gradients():
     leaves, target_N, counts_N = operands()
-    (weighted(counts_N, 0.0)(*chunked(*leaves, target_N, Way(1.0, False), Announced(counts_N, 0.0))) * float("nan")).backward()
+    (
+        weighted(counts_N, 0.0)(*chunked(*leaves, target_N, LossOptions(1.0, False), Announced(counts_N, 0.0))) * float("nan")
+    ).backward()
     assert all(t.grad.isnan().all() for t in leaves)
 
 
 def test_no_tokens_and_no_weight_give_zero_gradients():
     leaves, target_N, counts_N = operands()
-    (hidden_ND, weight_VD, bias_V), way = leaves, Way(1.0, False)
+    (hidden_ND, weight_VD, bias_V), options = leaves, LossOptions(1.0, False)
     for announced in (Announced(counts_N[:0], 0.0), None):
-        found = chunked(hidden_ND[:0], weight_VD, bias_V, target_N[:0], way, announced)
+        found = chunked(hidden_ND[:0], weight_VD, bias_V, target_N[:0], options, announced)
         (found[0].sum() + found[1].sum() * 0).backward()
     zero_N = torch.zeros(N)
-    (chunked(*leaves, target_N, way, Announced(zero_N, 0.0))[0] * zero_N).sum().backward()
+    (chunked(*leaves, target_N, options, Announced(zero_N, 0.0))[0] * zero_N).sum().backward()
     assert all(float(t.grad.abs().max()) == 0 for t in leaves)
 
 
@@ -154,5 +156,5 @@ def test_no_tensor_as_large_as_all_logits_is_made():
     leaves, target_N, counts_N = operands()
     for announced in (Announced(counts_N, 0.0), None):
         with Sizes():
-            weighted(counts_N, 0.0)(*chunked(*leaves, target_N, Way(1.0, False), announced)).backward()
+            weighted(counts_N, 0.0)(*chunked(*leaves, target_N, LossOptions(1.0, False), announced)).backward()
     assert max(seen) <= V * D < N * V

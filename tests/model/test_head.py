@@ -1,4 +1,4 @@
-"""Takes models with their head asked, proves every rung against transformers' logits: tied, masked, peft, encoder-decoder."""
+"""Takes models with their head asked, proves every backend against transformers' logits: tied, masked, peft, encoder-decoder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 from raylm.core.errors import ConfigError
 from raylm.model.compiler import compiler_missing
-from raylm.model.head import check_rung, head_of, rung_on
+from raylm.model.head import backend_on, check_backend, head_of
 from raylm.model.scores import Inputs, ask
 from raylm.model.shapes.bert import Bert
 from raylm.model.shapes.t5 import T5
 from tests.model.tiny import tiny_model
 
-RUNGS = ["plain", "chunked", pytest.param("fused", marks=pytest.mark.slow), "auto"]
+BACKENDS = ["plain", "chunked", pytest.param("fused", marks=pytest.mark.slow), "auto"]
 
 
 def asked(vocab=70):
@@ -32,13 +32,13 @@ def expected(model, inputs, temperature=1.0):
     return logprob_BT, logits_BTV.logsumexp(-1)
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("linear", [True, False])
-def test_scores_and_gradients_are_those_of_all_logits(rung, linear):
+def test_scores_and_gradients_are_those_of_all_logits(backend, linear):
     """The matrix is tied to the embedding: both gradients must add up."""
     ours, theirs = (tiny_model(vocab=70, hidden=32, layers=1) for _ in range(2))
     inputs = asked()
-    scores = ask(ours, inputs, temperature=0.8, linear=linear, z_loss=0.01, rung=rung)
+    scores = ask(ours, inputs, temperature=0.8, linear=linear, z_loss=0.01, backend=backend)
     logprob_BT, lse_BT = expected(theirs, inputs, 0.8)
     counts = inputs.weight_BT > 0
     for found, right in ((scores.logprob_BT, logprob_BT), (scores.lse_BT, lse_BT)):
@@ -50,11 +50,11 @@ def test_scores_and_gradients_are_those_of_all_logits(rung, linear):
         torch.testing.assert_close(left.grad, right.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("rung", ["plain", "chunked"])
-def test_rows_without_a_target_pass_through(rung):
+@pytest.mark.parametrize("backend", ["plain", "chunked"])
+def test_rows_without_a_target_pass_through(backend):
     model, inputs = tiny_model(vocab=70, hidden=32, layers=1), asked()
     inputs.weight_BT.zero_()
-    scores = ask(model, inputs, linear=True, rung=rung)
+    scores = ask(model, inputs, linear=True, backend=backend)
     (scores.logprob_BT * inputs.weight_BT).sum().backward()
     assert float(model.lm_head.weight.grad.abs().max()) == 0
 
@@ -116,12 +116,12 @@ def changing(kind):
 
 
 @pytest.mark.parametrize("linear", [True, False])
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", CHANGING)
-def test_what_a_model_makes_of_its_logits_is_made_of_each_chunk(kind, rung, linear):
+def test_what_a_model_makes_of_its_logits_is_made_of_each_chunk(kind, backend, linear):
     ours, theirs, inputs = changing(kind), changing(kind), asked()
     before = ours(**inputs.feed).logits
-    scores = ask(ours, inputs, temperature=0.8, linear=linear, z_loss=0.01, rung=rung)
+    scores = ask(ours, inputs, temperature=0.8, linear=linear, z_loss=0.01, backend=backend)
     right = expected(theirs, inputs, 0.8)
     assert (
         float(
@@ -179,13 +179,13 @@ def test_a_model_that_changes_its_logits_without_a_word_is_found_out():
 def test_a_rung_that_cannot_run_is_refused(monkeypatch):
     from torch._inductor import config
 
-    assert rung_on("cpu") == "chunked"
+    assert backend_on("cpu") == "chunked"
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     compiler_missing.cache_clear()
     with pytest.raises(ConfigError, match="no C\\+\\+ compiler among no-such-compiler"):
-        check_rung("fused", "cpu")
+        check_backend("fused", "cpu")
     compiler_missing.cache_clear()
-    check_rung("plain", "cpu")
+    check_backend("plain", "cpu")
 
 
 def test_a_bias_that_encoder_decoders_add_to_their_logits_is_part_of_them():

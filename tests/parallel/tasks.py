@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from raylm.core.errors import DataError
-from raylm.parallel.group.notice import Leave
+from raylm.parallel.group.preemption import Leave
 from raylm.parallel.group.ranks import Ranks
 
 
@@ -40,7 +40,7 @@ def meet_often(ranks: Ranks, meetings: int) -> tuple[float, int]:
     """Meets the other ranks every 50 ms, and says so."""
     total = torch.zeros(1)
     for step in range(meetings):
-        ranks.pulse.mark("meeting", step)
+        ranks.heartbeat.mark("meeting", step)
         met = torch.ones(1)
         dist.all_reduce(met)
         total += met
@@ -52,13 +52,13 @@ def meet_often(ranks: Ranks, meetings: int) -> tuple[float, int]:
 def sit_still(ranks: Ranks, rank: int, steps: int, phase: str = "", only_once: str = "") -> int:
     """Meets the other ranks; from step 2 on, `rank` stays in `phase` for ever; or only if the file `only_once` is not there."""
     for step in range(steps):
-        ranks.pulse.mark("data", step)
+        ranks.heartbeat.mark("data", step)
         if ranks.rank == rank and step == 2 and not (only_once and os.path.exists(only_once)):
-            ranks.pulse.mark(phase, step)
+            ranks.heartbeat.mark(phase, step)
             if only_once:
                 open(only_once, "w").close()
             time.sleep(600)
-        ranks.pulse.mark("backward", step)
+        ranks.heartbeat.mark("backward", step)
         dist.all_reduce(torch.ones(3))
         ranks.log(step)
     return steps
@@ -68,13 +68,13 @@ def heed(ranks: Ranks, steps: int, at: str) -> tuple[int, str]:
     """Counts steps, and on from the number that lies in the file `at`; writes it and leaves when any rank is asked to."""
     done = int(Path(at).read_text()) if Path(at).exists() else 0
     for step in range(done, steps):
-        flag = torch.tensor(float(bool(ranks.pulse.asked())))
+        flag = torch.tensor(float(bool(ranks.heartbeat.asked())))
         dist.all_reduce(flag)
         if flag:
             if ranks.rank == 0:
                 Path(at).write_text(str(step))
             dist.barrier()
-            raise Leave(ranks.pulse.asked())
+            raise Leave(ranks.heartbeat.asked())
         ranks.log(step, pid=os.getpid(), world=ranks.world)
         time.sleep(0.05)
     return steps, "done"

@@ -26,7 +26,7 @@ def both(rank: int, world: int, table: dict[str, Any]) -> list[list[float]]:
     "how", ["none", pytest.param("selective", marks=pytest.mark.long), pytest.param("full", marks=pytest.mark.long)]
 )
 def test_compiled_blocks_learn_the_same(how):
-    for plain, compiled in on_ranks(2, both, {"recompute": how}, timeout_s=300):
+    for plain, compiled in on_ranks(2, both, {"activation_checkpointing": how}, timeout_s=300):
         assert compiled == pytest.approx(plain, abs=1e-5)
 
 

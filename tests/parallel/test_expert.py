@@ -178,13 +178,13 @@ def test_tensor_ranks_hold_the_same_experts(sequence):
     [
         (2, {"expert": 2, "context": 2}, {}),
         (4, {"expert": 2, "pipeline": 2}, {}),
-        (2, {"expert": 2}, {"recompute": "full"}),
+        (2, {"expert": 2}, {"activation_checkpointing": "full"}),
         (4, {"expert": 2, "context": 2, "tensor": 2}, {}),
         (8, {"expert": 2, "pipeline": 2, "tensor": 2}, {}),
         (4, {"expert": 2, "pipeline": 2, "context": 2}, {}),
         (8, {"expert": 2, "pipeline": 2, "context": 2, "tensor": 2}, {}),
     ],
-    ids=["context", "pipeline", "recompute", "context, tensor", "pipeline, tensor", "pipeline, context", "all"],
+    ids=["context", "pipeline", "activation_checkpointing", "context, tensor", "pipeline, tensor", "pipeline, context", "all"],
 )
 def test_experts_beside(world, mesh, keys):
     assert_parity(world, Fsdp(), model=QWEN | {"num_kv_heads": 2}, mesh=mesh, lr=3e-3, **keys)

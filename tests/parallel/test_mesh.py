@@ -11,7 +11,7 @@ from raylm.parallel.mesh import Mesh
 
 def test_tensor_ranks_are_neighbours_and_pipeline_ranks_far_apart():
     mesh = Mesh(tensor=2, context=2, pipeline=2, replicas=2)
-    grids = [mesh.lay(rank, 32) for rank in range(32)]
+    grids = [mesh.build(rank, 32) for rank in range(32)]
     assert [grid.at["tensor"] for grid in grids[:4]] == [0, 1, 0, 1]
     assert [grid.at["context"] for grid in grids[:4]] == [0, 0, 1, 1]
     assert [grid.at["pipeline"] for grid in grids] == [0] * 16 + [1] * 16
@@ -30,11 +30,12 @@ def test_tensor_ranks_are_neighbours_and_pipeline_ranks_far_apart():
 )
 def test_ranks_that_cannot_be_laid_out(table, world, said):
     with pytest.raises(ConfigError, match=said):
-        Mesh(**table).lay(0, world)
+        Mesh(**table).build(0, world)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "of"), [("exchange", "ring", "context"), ("schedule", "zero_bubble", "pipeline"), ("virtual", 3, "pipeline")]
+    ("key", "value", "of"),
+    [("context_method", "ring", "context"), ("schedule", "zero_bubble", "pipeline"), ("virtual", 3, "pipeline")],
 )
 def test_keys_that_would_be_ignored_are_a_mistake(key, value, of):
     with pytest.raises(ValidationError, match=f"{key} = .* is of {of} ranks, of which there is one"):

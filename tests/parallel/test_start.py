@@ -46,7 +46,7 @@ def started(rank: int, world: int, strategy: Any, mesh: dict[str, Any], adapter:
     cfg = Train.model_validate({**table, "strategy": strategy})
     begun = begin(make, rank, world)
     meta = all(p.is_meta for p in begun.model.parameters())
-    engine = assemble(begun.model, cfg, 2, rank=rank, world=world, fill=begun.fill)
+    engine = assemble(begun.model, cfg, 2, rank=rank, world=world, weight_loader=begun.weight_loader)
     names = []
 
     def streamed():

@@ -1,4 +1,4 @@
-"""Takes a strategy, leaves what a learner reports of three updates with hand-made samples, on one rank or two."""
+"""Takes a strategy, leaves what a trainer reports of three updates with hand-made samples, on one rank or two."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from raylm.model.logprobs import pad, token_logprobs
-from raylm.parallel.group.pulse import Quiet
+from raylm.parallel.group.heartbeat import NoHeartbeat
 from raylm.parallel.group.ranks import Ranks
 from raylm.parallel.optimizers.adamw import AdamW
-from raylm.rl import learner
+from raylm.rl import trainer
 from raylm.rl.config import RL
 from raylm.rl.types import Sample
 from tests.model.tiny import tiny_model
@@ -23,7 +23,7 @@ def config(**table: Any) -> RL:
         "prompts": "prompts",
         "model": "base",
         "rewards": [{"kind": "pattern", "pattern": ".*"}],
-        "steps": 3,
+        "iterations": 3,
         "micro_batch": 2,
         "temperature": 0.7,
         "optimizer": AdamW(lr=1e-3, weight_decay=0.0, schedule="constant", warmup=0.0),
@@ -53,12 +53,12 @@ def learn(strategy: Any, folder: Path, rank: int, world: int, advantage: float |
         torch.distributed.barrier()
     given = [sample if advantage is None else sample._replace(advantage=advantage) for sample in samples(model)]
     cfg = config(strategy=strategy, **table)
-    setup = learner.Setup(run="x", model_path=str(folder / "model"), pad_id=0, out=str(folder / "out"), work=str(folder / "work"))
-    ranks = Ranks(rank, world, torch.device("cpu"), None, Quiet())
-    fresh = learner.update(ranks, cfg, setup, given)
-    learner.build(ranks, cfg, setup)
-    stats = [learner.update(ranks, cfg, setup, given) for _ in range(3)]
-    other = learner.update(ranks, cfg, setup.model_copy(update={"run": "y"}), given)
-    skipped = learner.skip(ranks, cfg, setup)
-    engine = ranks.held[learner.STATE][1]
+    setup = trainer.Setup(run="x", model_path=str(folder / "model"), pad_id=0, out=str(folder / "out"), work=str(folder / "work"))
+    ranks = Ranks(rank, world, torch.device("cpu"), None, NoHeartbeat())
+    fresh = trainer.update(ranks, cfg, setup, given)
+    trainer.build(ranks, cfg, setup)
+    stats = [trainer.update(ranks, cfg, setup, given) for _ in range(3)]
+    other = trainer.update(ranks, cfg, setup.model_copy(update={"run": "y"}), given)
+    skipped = trainer.skip(ranks, cfg, setup)
+    engine = ranks.held[trainer.STATE][1]
     return {"fresh": fresh, "stats": stats, "other": other, "skipped": skipped, "done": engine.done, "weights": engine.weights()}

@@ -14,10 +14,10 @@ class Share(Config):
     kind: Literal["share"] = "share"
     scale: float = 1.0
 
-    def score(self, prompt: str, completion: str, truth: str | None) -> Score:
-        if truth == "hang":
+    def score(self, prompt: str, completion: str, ground_truth: str | None) -> Score:
+        if ground_truth == "hang":
             time.sleep(600)
-        if truth == "crash":
+        if ground_truth == "crash":
             os._exit(1)
         share = sum(letter.isalpha() for letter in completion) / max(len(completion), 1)
         return Score(self.scale * share, "share of letters")

@@ -10,9 +10,9 @@ from raylm import job
 from raylm.core.artifact import Prompts, open_artifact
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
+from raylm.estimate import check
 from raylm.job import Step
 from raylm.model.limits import config_of
-from raylm.outlook import check
 from raylm.rl.checks import check_cards, check_prompts, known_of
 from tests.model.tiny import tiny_checkpoint
 from tests.rl.samples import config
@@ -25,7 +25,7 @@ class TooFew:
 
 
 class Later:
-    async def score(self, prompt, completion, truth):
+    async def score(self, prompt, completion, ground_truth):
         return 1.0
 
 
@@ -35,7 +35,7 @@ class Any3:
 
 
 class Groupless:
-    def credit(self, rollouts):
+    def advantages(self, rollouts):
         return []
 
     def loss(self, logprob_BT, old_BT, advantage_B, mask_BT):
@@ -48,7 +48,7 @@ def root(tmp_path_factory):
     at = tmp_path_factory.mktemp("fit")
     tiny_checkpoint(at / "model", vocab=300, layers=1, max_len=64)
     tiny_checkpoint(at / "small", vocab=280, layers=1, max_len=64)
-    rows = [{"tokens": [1, 3, 70 + row, 4], "messages": "[]", "truth": None} for row in range(8)]
+    rows = [{"tokens": [1, 3, 70 + row, 4], "messages": "[]", "ground_truth": None} for row in range(8)]
     make_rows(at, "own", Prompts, rows)
     make_rows(at, "wild", Prompts, [{**row, "tokens": [1, 299 + place, 4]} for place, row in enumerate(rows)])
     make_rows(at, "other_end", Prompts, rows, eos_token_id=7)
@@ -56,7 +56,7 @@ def root(tmp_path_factory):
 
 
 def fits(root, prompts, model="model", **table):
-    cfg = config(prompts=prompts, **{"max_tokens": 16, "prompts_per_step": 4} | table)
+    cfg = config(prompts=prompts, **{"max_tokens": 16, "prompts_per_iteration": 4} | table)
     path = str(root / model)
     return check_prompts(cfg, known_of(open_artifact(Folder(root / prompts))), path, config_of(path), made=True)
 
@@ -70,7 +70,7 @@ def test_prompts_of_the_models_own_tokenizer_fit(root):
     ("prompts", "table", "words"),
     [
         ("own", {"max_tokens": 61}, "4 \\+ 61 tokens .* the model has 64 positions"),
-        ("own", {"prompts_per_step": 5}, "a round asks 5 prompts, 'own' has 4"),
+        ("own", {"prompts_per_iteration": 5}, "a iteration asks 5 prompts, 'own' has 4"),
         ("own", {"model": "small"}, "the tokenizer of 'own' has 300 tokens, the model's embedding 280"),
         ("wild", {}, "a prompt of 'wild' has token 306, the model's embedding 300 rows"),
         ("other_end", {}, "ends texts with token 7, the model with \\[2\\]"),
@@ -96,7 +96,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(root):
     [
         ("nowhere.at_all:Nope", "ModuleNotFoundError: No module named 'nowhere'"),
         ("tests.rl.test_checks:Nope", "AttributeError"),
-        ("tests.rl.test_checks:TooFew", "raylm calls score\\(prompt, completion, truth\\)"),
+        ("tests.rl.test_checks:TooFew", "raylm calls score\\(prompt, completion, ground_truth\\)"),
         ("tests.rl.test_checks:Later", "async"),
         ("tests.rl.test_checks:Groupless", "no method score"),
     ],
@@ -108,7 +108,7 @@ def test_rewards_that_cannot_be_called_are_refused(path, words):
 
 def test_a_reward_that_takes_anything_is_fine_and_an_algorithm_needs_a_group():
     check_cards(config(rewards=[{"kind": "custom", "path": "tests.rl.test_checks:Any3"}]))
-    with pytest.raises(ConfigError, match="needs `group`"):
+    with pytest.raises(ConfigError, match="needs `num_generations`"):
         check_cards(config(algorithm={"kind": "custom", "path": "tests.rl.test_checks:Groupless"}))
 
 
@@ -118,9 +118,9 @@ def test_a_reward_that_takes_anything_is_fine_and_an_algorithm_needs_a_group():
         {"held_out_prompts": -1},
         {"reward_timeout_s": 0},
         {"temperature": float("inf")},
-        {"sampler": {"count": 2}},
-        {"sampler": {"cpus": -1}},
-        {"sampler": {"hang_s": 0}},
+        {"generator": {"count": 2}},
+        {"generator": {"cpus": -1}},
+        {"generator": {"hang_s": 0}},
     ],
 )
 def test_keys_that_mean_nothing_are_refused(table):
@@ -141,7 +141,7 @@ stage = "rl"
 prompts = "prompts"
 model = "base"
 rewards = [{kind = "pattern", pattern = "a"}]
-steps = 1
+iterations = 1
 max_tokens = MAX
 [stages.docs]
 stage = "prepare"

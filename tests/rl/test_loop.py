@@ -1,4 +1,4 @@
-"""Takes learners and samplers that are lost, and rewards that say nothing, proves what the loop does again and when it ends."""
+"""Takes trainer and generators that are lost, and rewards that say nothing, proves what the loop does again and when it ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raylm.core.errors import PlacementError, StageError, TrainingError
-from raylm.model.sampler import Completion, SamplerLost
+from raylm.inference.generator import Completion, GeneratorLost
 from raylm.rl.loop import MOST_LOST, MOST_STARTS, Loop
 from raylm.rl.types import Prompt, Rollout, Score, Unscored
 from tests.rl.samples import config
@@ -16,17 +16,17 @@ PROMPTS = [Prompt(row, [1, 2], "[]", None) for row in range(3)]
 
 
 class Party:
-    """Samplers, judges and learners in one.
+    """Generators, reward_workers and trainer in one.
 
     Args:
-        lost: places among all calls of the sampler at which it is lost; None: the learner's group dies in every update.
+        lost: places among all calls of the generator at which it is lost; None: the trainer's group dies in every update.
     """
 
     def __init__(self, lost: tuple[int, ...] | None = ()) -> None:
         self.built = self.updates = self.calls = self.fresh = 0
         self.lost, self.finite = lost, True
         self.version: int | None = None
-        self.drawn: list[tuple[int | None, int]] = []
+        self.completions: list[tuple[int | None, int]] = []
         self.saved: list[dict[str, Any]] = []
 
     def restore(self) -> None:
@@ -35,30 +35,30 @@ class Party:
     def weights(self, averaged: bool = False) -> Any:
         return [], f"after {self.updates}"
 
-    def _sampler(self) -> None:
+    def _call(self) -> None:
         self.calls += 1
         if self.lost and self.calls in self.lost:
-            raise SamplerLost("the sampler's process is dead: killed", where="sampler.x")
+            raise GeneratorLost("the generator's process is dead: killed", where="generator.x")
 
     def load(self, weights: Any, version: int) -> None:
-        self._sampler()
+        self._call()
         assert weights[1] == f"after {version}"
         self.version = version
 
     def replace(self) -> None:
         self.fresh, self.version = self.fresh + 1, None
 
-    def draw(self, prompts: Any, seeds: list[int], group: int, temperature: float) -> Any:
-        self._sampler()
-        self.drawn.append((self.version, seeds[0]))
+    def generate(self, prompts: Any, seeds: list[int], group: int, temperature: float) -> Any:
+        self._call()
+        self.completions.append((self.version, seeds[0]))
         return [[Completion([3], [-0.5], "", "stop")] * group for _ in prompts]
 
     def one_score(self, place: int) -> Score | Unscored:
         return Score(float(place), "")
 
-    def score(self, prompts: Any, drawn: Any) -> list[Rollout]:
+    def score(self, prompts: Any, completions: Any) -> list[Rollout]:
         found = []
-        for prompt, group in zip(prompts, drawn, strict=True):
+        for prompt, group in zip(prompts, completions, strict=True):
             for place, one in enumerate(group):
                 score = self.one_score(place)
                 either = (score, None) if isinstance(score, Score) else (None, score)
@@ -87,15 +87,15 @@ def run(party: Any, **table: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_learner_that_is_lost_again_and_again_ends_the_run():
+def test_a_trainer_that_is_lost_again_and_again_ends_the_run():
     party: Any = Party(lost=None)
-    with pytest.raises(PlacementError, match="without a new round"):
+    with pytest.raises(PlacementError, match="without a new iteration"):
         run(party)
     assert party.built == MOST_STARTS and party.rewound == [0] * MOST_STARTS
 
 
-def test_a_sampler_that_is_lost_in_any_phase_changes_nothing_but_itself():
-    """An undisturbed run of 3 rounds calls it 9 times: load, measure, 3 x (draw, load), measure."""
+def test_a_generator_that_is_lost_in_any_phase_changes_nothing_but_itself():
+    """An undisturbed run of 3 iterations calls it 9 times: load, measure, 3 x (draw, load), measure."""
     calm: Any = Party()
     rows = run(calm)
     assert calm.calls == 9 and calm.fresh == 0
@@ -103,37 +103,39 @@ def test_a_sampler_that_is_lost_in_any_phase_changes_nothing_but_itself():
         party: Any = Party(lost=(at,))
         assert [row["step"] for row in run(party)] == [row["step"] for row in rows]
         assert (party.fresh, party.built, party.updates) == (1, 1, 3)
-        assert party.drawn == calm.drawn and party.saved == calm.saved
+        assert party.completions == calm.completions and party.saved == calm.saved
 
 
-def test_a_fresh_sampler_that_is_lost_too_is_replaced_too(capsys):
+def test_a_fresh_generator_that_is_lost_too_is_replaced_too(capsys):
     party: Any = Party(lost=(3, 4, 5))
     run(party)
-    assert party.fresh == 3 and "a fresh one takes the learner's weights" in capsys.readouterr().err
+    assert party.fresh == 3 and "a fresh one takes the trainer's weights" in capsys.readouterr().err
 
 
-def test_a_sampler_that_is_lost_again_and_again_ends_the_run():
+def test_a_generator_that_is_lost_again_and_again_ends_the_run():
     party: Any = Party(lost=tuple(range(3, 20)))
-    with pytest.raises(PlacementError, match=f"lost {MOST_LOST + 1} times without a new round in between, .*killed"):
+    with pytest.raises(PlacementError, match=f"lost {MOST_LOST + 1} times without a new iteration in between, .*killed"):
         run(party)
     assert party.fresh == MOST_LOST
 
 
-def test_a_round_in_which_nothing_could_be_scored_ends_the_run():
+def test_an_iteration_in_which_nothing_could_be_scored_ends_the_run():
     class Fails(Party):
         def one_score(self, place: int) -> Unscored:
             return Unscored("raised", "a reward raised ApiError: rate limit reached")
 
     with pytest.raises(StageError, match="no completion could be scored: a reward raised ApiError: rate limit reached") as caught:
         run(Fails())
-    assert caught.value.where == "round 0"
+    assert caught.value.where == "iteration 0"
 
 
-def test_rounds_that_are_not_finite_end_the_run():
+def test_iterations_that_are_not_finite_end_the_run():
     party: Any = Party()
     party.finite = False
-    with pytest.raises(TrainingError, match="3 rounds in a row were not learned from; round 0: its gradient is not finite"):
-        run(party, steps=9)
+    with pytest.raises(
+        TrainingError, match="3 iterations in a row were not learned from; iteration 0: its gradient is not finite"
+    ):
+        run(party, iterations=9)
     assert party.updates == 3
 
 
@@ -144,8 +146,8 @@ def test_a_run_that_learned_nothing_is_not_done():
 
     party: Any = Constant()
     with pytest.raises(TrainingError, match="the weights are those of the start: all completions of each prompt scored alike"):
-        run(party, steps=5)
-    assert party.updates == 5  # rounds without a signal may come before the first with one
+        run(party, iterations=5)
+    assert party.updates == 5  # iterations without a signal may come before the first with one
 
 
 def test_what_has_no_score_is_counted_by_reason_and_absent_from_means():

@@ -11,11 +11,11 @@ from raylm.core.artifact import Checkpoint, Prompts
 from raylm.core.errors import ConfigError, StageError
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
-from raylm.model.sampler import Completion, as_arrays, weights_digest
+from raylm.inference.generator import Completion, as_arrays, weights_digest
 from raylm.parallel.group.driver import hold_ranks
 from raylm.rl.config import RL
-from raylm.rl.judges import Judges
-from raylm.rl.placement import Samplers
+from raylm.rl.placement import Generators
+from raylm.rl.reward_workers import RewardWorkers
 from raylm.rl.stage import read_prompts, run
 from raylm.rl.types import Prompt
 from tests.model.tiny import tiny_checkpoint, tiny_model
@@ -32,9 +32,9 @@ def config(**table) -> RL:
         "prompts": "prompts",
         "model": "base",
         "rewards": [REWARD],
-        "steps": 4,
-        "prompts_per_step": 4,
-        "algorithm": {"kind": "grpo", "group": 6},
+        "iterations": 4,
+        "prompts_per_iteration": 4,
+        "algorithm": {"kind": "grpo", "num_generations": 6},
         "max_tokens": 8,
         "micro_batch": 4,
         "save_every": 2,
@@ -49,7 +49,7 @@ def config(**table) -> RL:
 def root(tmp_path_factory, workers):
     """A job's folder with prompts, a base model, and the policy of an undisturbed run."""
     at = tmp_path_factory.mktemp("job")
-    rows = [{"tokens": [1, 3, 70 + 7 * row, 90 + row, 4], "messages": "[]", "truth": None} for row in range(14)]
+    rows = [{"tokens": [1, 3, 70 + 7 * row, 90 + row, 4], "messages": "[]", "ground_truth": None} for row in range(14)]
     make_rows(at, "prompts", Prompts, rows, vocab=300)
     base = context(at, "base")
     tiny_checkpoint(base.out.uri, vocab=300, layers=1)
@@ -63,10 +63,10 @@ def rewards(root, name):
     return [row["reward"] for row in read_metrics(Folder(root / name))]
 
 
-def test_sampler_and_learner_hold_the_same_weights_in_every_round(root):
+def test_generator_and_trainer_hold_the_same_weights_in_every_iteration(root):
     rows = read_metrics(Folder(root / "policy"))
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
-    assert max(abs(row["kl_to_sampler"]) for row in rows) < 1e-5
+    assert max(abs(row["mismatch_kl"]) for row in rows) < 1e-5
     assert all(row["finite"] and row["unscored"] == 0 for row in rows)
     assert min(row["grad_norm"] for row in rows) > 0
 
@@ -82,8 +82,8 @@ def test_the_policy_is_another_and_loads(root):
     assert made.metrics.keys() >= {"held_out_reward_before", "held_out_reward_after"}
 
 
-def test_a_learner_killed_between_rounds_leaves_no_trace(root, workers):
-    """Killed after round 3 of 4: the new group starts at the checkpoint of round 2, and draws what it drew."""
+def test_a_trainer_killed_between_iterations_leaves_no_trace(root, workers):
+    """Killed after iteration 3 of 4: the new group starts at the checkpoint of iteration 2, and draws what it drew."""
     ctx = context(root, "killed", config(), workers)
     pids, killed, log = hold_ranks(workers, config().workers).pids(), [], ctx.log
 
@@ -122,16 +122,16 @@ def test_a_resumed_run_earns_what_the_uninterrupted_did(root, workers):
 def test_weights_that_are_not_what_was_sent_are_refused(root, workers):
     import ray
 
-    samplers = Samplers(config(), context(root, "other", config(), workers), longest_prompt=5)
+    generators = Generators(config(), context(root, "other", config(), workers), longest_prompt=5)
     model = tiny_model(vocab=300, layers=1, seed=5)
     arrays = as_arrays((name, tensor) for name, tensor in model.state_dict().items() if name != "lm_head.weight")
-    samplers.load(([ray.put(arrays)], weights_digest(arrays)), version=7)
-    with pytest.raises(StageError, match="the learner sent 0000") as caught:
-        samplers.load(([ray.put(arrays)], "0000"), version=8)
+    generators.load(([ray.put(arrays)], weights_digest(arrays)), version=7)
+    with pytest.raises(StageError, match="the trainer sent 0000") as caught:
+        generators.load(([ray.put(arrays)], "0000"), version=8)
     assert "version 8" in caught.value.where
 
 
-def test_a_sampler_that_is_killed_in_the_middle_of_a_draw_leaves_no_trace(root, workers, capsys):
+def test_a_generator_that_is_killed_in_the_middle_of_a_draw_leaves_no_trace(root, workers, capsys):
     import threading
 
     import ray
@@ -142,26 +142,26 @@ def test_a_sampler_that_is_killed_in_the_middle_of_a_draw_leaves_no_trace(root, 
     def log_and_kill(step, **values):
         log(step, **values)
         if step == 1 and not killed:
-            sampler = workers.hold("sampler", list, list)
-            pid = ray.get(sampler.__ray_call__.remote(lambda self: os.getpid()))
+            generator = workers.hold("generator", list, list)
+            pid = ray.get(generator.__ray_call__.remote(lambda self: os.getpid()))
             killed.append(threading.Timer(0.02, os.kill, (pid, signal.SIGKILL)))
             killed[0].start()
 
     ctx.log = log_and_kill
     run(config(), ctx)
-    assert "a fresh one takes the learner's weights and goes on (1)" in capsys.readouterr().err
+    assert "a fresh one takes the trainer's weights and goes on (1)" in capsys.readouterr().err
     calm, rough = (read_metrics(Folder(root / name)) for name in ("policy", "bereft"))
-    for name in ("reward", "loss", "grad_norm", "kl_to_sampler"):
+    for name in ("reward", "loss", "grad_norm", "mismatch_kl"):
         assert [row[name] for row in rough] == pytest.approx([row[name] for row in calm], rel=1e-5, abs=1e-7)
 
 
-def judged(workers, truths, **table):
-    """Values and kinds of failure of two completions to a prompt for each truth, which says what the reward does."""
+def judged(workers, ground_truths, **table):
+    """Values and kinds of failure of two completions to a prompt for each ground_truth, which says what the reward does."""
     workers.ensure()
-    judges = Judges(config(**table), workers)
-    prompts = [Prompt(row, [1], "[]", truth) for row, truth in enumerate(truths)]
+    reward_workers = RewardWorkers(config(**table), workers)
+    prompts = [Prompt(row, [1], "[]", ground_truth) for row, ground_truth in enumerate(ground_truths)]
     answers = [[Completion([5], [-1.0], "ab1!", "stop"), Completion([5], [-1.0], "!!", "length")]] * len(prompts)
-    found = judges.score(prompts, answers)
+    found = reward_workers.score(prompts, answers)
     assert [rollout.finished for rollout in found] == [True, False] * len(prompts)
     return [rollout.score.value if rollout.score else rollout.unscored.kind for rollout in found]
 
@@ -179,7 +179,7 @@ def test_a_reward_that_always_ends_its_process_is_not_started_for_ever(workers):
 
 def test_a_reward_that_needs_a_truth_is_refused_where_there_is_none(root, workers):
     cfg = config(rewards=[{"kind": "answer"}])
-    with pytest.raises(ConfigError, match="needs a truth"):
+    with pytest.raises(ConfigError, match="needs a ground truth"):
         run(cfg, context(root, "untrue", cfg, workers))
 
 

@@ -78,7 +78,7 @@ def test_the_forms_share_one_tokenizer_and_one_split(root, workers):
         held[form] = {rows[at]["id"] for at in range(len(rows))}
     assert held["dialogues"] == held["pairs"] == held["prompts"] and all(is_held_out(id, 0.1) for id in held["pairs"])
     row = Rows.open(str(root / "prompts"), "train")[0]
-    assert row["truth"] in KINDS and json.loads(row["messages"])[0]["role"] == "user"
+    assert row["ground_truth"] in KINDS and json.loads(row["messages"])[0]["role"] == "user"
 
 
 def test_the_tokenizer_is_trained_on_the_train_split_alone(root, workers):

@@ -18,7 +18,7 @@ from raylm.parallel.checkpoints.steps import clean, whole_checkpoints
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from raylm.train.batches import Batches
-from raylm.train.ledger import LEDGER, Ledger
+from raylm.trainer.ledger import LEDGER, Ledger
 from tests.parallel.loops import fixed_rows, losses, make_loop
 from tests.parallel.on_ranks import on_ranks
 

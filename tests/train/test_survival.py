@@ -15,8 +15,8 @@ from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
 from raylm.data.shards import read_parquet
 from raylm.parallel.group.driver import hold_ranks
-from raylm.train.ledger import LEDGER
 from raylm.train.stage import run
+from raylm.trainer.ledger import LEDGER
 from tests.rows import counting_rows, make_rows
 from tests.stages import context
 from tests.train.survive import STEPS, after_step, config

@@ -1,4 +1,4 @@
-"""Takes held-out prompts with a truth, leaves the share of greedy answers that say it."""
+"""Takes held-out prompts with a ground_truth, leaves the share of greedy answers that say it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pydantic import Field
 
 from raylm.core.config import Config, PromptsRef
 from raylm.core.errors import DataError
-from raylm.data.answers import same, says, truth_of
+from raylm.data.answers import ground_truth_of, same, says
 from raylm.data.shards import Rows
 
 if TYPE_CHECKING:
-    from raylm.evaluate.examinee import Examinee
+    from raylm.evaluate.lm import LM
 
 
 class Answers(Config):
-    """Accuracy of greedy answers: the truth stands in the answer as a whole word or as a number of exactly that value,
+    """Accuracy of greedy answers: the ground truth stands in the answer as a whole word or as a number of exactly that value,
     and none of the other answers does."""
 
     needs: ClassVar[str] = "generate"
@@ -32,20 +32,20 @@ class Answers(Config):
     among: list[str] = []
     """All possible answers; one that names two of them is wrong."""
 
-    def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:
-        """Share of right answers among prompts that have a truth. Raises DataError when none has."""
+    def grade(self, lm: LM, rows: Rows) -> dict[str, float]:
+        """Share of right answers among prompts that have a ground_truth. Raises DataError when none has."""
         picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
-        picked = [row for row in picked if truth_of(row["truth"])]
+        picked = [row for row in picked if ground_truth_of(row["ground_truth"])]
         if not picked:
             raise DataError(
-                "no prompt has a truth: there is nothing to compare answers with",
+                "no prompt has a ground truth: there is nothing to compare answers with",
                 where=self.rows,
                 next="give the rows an `answer` column",
             )
-        texts = examinee.answers([[int(token) for token in row["tokens"]] for row in picked], self.max_tokens)
+        texts = lm.answers([[int(token) for token in row["tokens"]] for row in picked], self.max_tokens)
         answered = [(text, row) for text, row in zip(texts, picked, strict=True) if text is not None]
-        right = [self._right(text, str(row["truth"])) for text, row in answered]
+        right = [self._right(text, str(row["ground_truth"])) for text, row in answered]
         return {"answers": sum(right) / len(right)}
 
-    def _right(self, text: str, truth: str) -> bool:
-        return says(text, truth) and not any(says(text, word) for word in self.among if not same(word, truth))
+    def _right(self, text: str, ground_truth: str) -> bool:
+        return says(text, ground_truth) and not any(says(text, word) for word in self.among if not same(word, ground_truth))

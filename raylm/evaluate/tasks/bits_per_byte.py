@@ -12,7 +12,7 @@ from raylm.core.errors import DataError
 from raylm.data.shards import Rows
 
 if TYPE_CHECKING:
-    from raylm.evaluate.examinee import Examinee
+    from raylm.evaluate.lm import LM
 
 
 class BitsPerByte(Config):
@@ -29,17 +29,17 @@ class BitsPerByte(Config):
     num_rows: int = Field(default=256, gt=0)
     """Rows at most."""
 
-    def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:
+    def grade(self, lm: LM, rows: Rows) -> dict[str, float]:
         """Mean bits per predicted token, divided by the mean bytes per token of these rows."""
         import numpy as np
 
         anew = len(rows) > 0 and "bytes" in rows[0]
         picked = [rows[index] for index in range(len(rows) if anew else min(self.num_rows, len(rows)))]
         asked = [row["tokens"] for row in picked]
-        sums = examinee.logprob_sums(asked, [np.ones(len(row)) for row in asked])
+        sums = lm.logprob_sums(asked, [np.ones(len(row)) for row in asked])
         scored = [(row, value) for row, value in zip(picked, sums, strict=True) if math.isfinite(value)]
         predicted = sum(len(row["tokens"]) - 1 for row, _ in scored)
-        sizes = [row["bytes"] if anew else len(examinee.text(row["tokens"]).encode()) for row, _ in scored]
+        sizes = [row["bytes"] if anew else len(lm.text(row["tokens"]).encode()) for row, _ in scored]
         bytes_per_token = sum(sizes) / sum(len(row["tokens"]) for row, _ in scored)
         if not bytes_per_token:
             raise DataError("the rows hold no text, only special tokens", where=self.rows)

@@ -11,7 +11,7 @@ from raylm.core.config import Config, DialoguesRef
 from raylm.data.shards import Rows
 
 if TYPE_CHECKING:
-    from raylm.evaluate.examinee import Examinee
+    from raylm.evaluate.lm import LM
 
 
 class DialogueLoss(Config):
@@ -26,9 +26,9 @@ class DialogueLoss(Config):
     num_rows: int = Field(default=256, gt=0)
     """Rows at most."""
 
-    def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:
+    def grade(self, lm: LM, rows: Rows) -> dict[str, float]:
         """Mean over all assistant tokens."""
         picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
-        sums = examinee.logprob_sums([row["tokens"] for row in picked], [row["mask"] for row in picked])
+        sums = lm.logprob_sums([row["tokens"] for row in picked], [row["mask"] for row in picked])
         scored = [(row, value) for row, value in zip(picked, sums, strict=True) if math.isfinite(value)]
         return {"dialogue_loss": -sum(value for _, value in scored) / float(sum(row["mask"][1:].sum() for row, _ in scored))}

@@ -11,7 +11,7 @@ from raylm.core.config import Config, PairsRef
 from raylm.data.shards import Rows
 
 if TYPE_CHECKING:
-    from raylm.evaluate.examinee import Examinee
+    from raylm.evaluate.lm import LM
 
 
 class Preference(Config):
@@ -26,7 +26,7 @@ class Preference(Config):
     num_rows: int = Field(default=256, gt=0)
     """Pairs at most."""
 
-    def grade(self, examinee: Examinee, rows: Rows) -> dict[str, float]:
+    def grade(self, lm: LM, rows: Rows) -> dict[str, float]:
         """Ties count half."""
         import numpy as np
 
@@ -35,7 +35,7 @@ class Preference(Config):
         for side in ("chosen", "rejected"):
             tokens = [np.concatenate([row["prompt"], row[side]]) for row in picked]
             masks = [np.concatenate([np.zeros(len(row["prompt"])), np.ones(len(row[side]))]) for row in picked]
-            sums[side] = examinee.logprob_sums(tokens, masks)
+            sums[side] = lm.logprob_sums(tokens, masks)
         scored = [pair for pair in zip(sums["chosen"], sums["rejected"], strict=True) if all(map(math.isfinite, pair))]
         wins = [float(c > r) + 0.5 * float(c == r) for c, r in scored]
         return {"preference": sum(wins) / len(wins)}

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from raylm.core.config import Config
 from raylm.core.errors import ConfigError
-from raylm.model.anatomy import Anatomy, anatomy
+from raylm.model.model_spec import ModelSpec, model_spec
 
 if TYPE_CHECKING:
     import torch
@@ -84,8 +84,8 @@ class Shape(Config):
         config.architectures = [self.classes[1]]
         return getattr(import_module(f"{room}.modeling_{self.kind}"), self.classes[1])(config).float()
 
-    def _anatomy(self, vocab_size: int) -> Anatomy:
-        return anatomy(self.config({"vocab_size": vocab_size}))
+    def _anatomy(self, vocab_size: int) -> ModelSpec:
+        return model_spec(self.config({"vocab_size": vocab_size}))
 
 
 class Decoder(Shape):

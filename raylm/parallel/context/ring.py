@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from raylm.model.attention_rungs import Call, uncompiled
+from raylm.model.attention_backends import Call, uncompiled
 from raylm.parallel.context.ring_blocks import Block, backward, forward
 
 CHUNK = 1024

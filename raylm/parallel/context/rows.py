@@ -21,7 +21,7 @@ from raylm.parallel.mesh import Grid
 if TYPE_CHECKING:
     import torch
 
-    from raylm.model.attention_rungs import Call
+    from raylm.model.attention_backends import Call
 
 # what a causal model is fed
 FED = {"input_ids", "position_ids", "boundaries"}
@@ -44,10 +44,10 @@ class Context:
     """
 
     def __init__(self, model: Any, grid: Grid) -> None:
-        config, exchange = model.config.get_text_config(), grid.mesh.exchange
+        config, method = model.config.get_text_config(), grid.mesh.context_method
         self.ranks, self.rank, self.group = grid.mesh.context, grid.at["context"], grid.group("context")
         heads = config.num_attention_heads // grid.mesh.tensor
-        self.ring = exchange == "ring" or (exchange == "auto" and heads % self.ranks > 0)
+        self.ring = method == "ring" or (method == "auto" and heads % self.ranks > 0)
         where = f"model_type {config.model_type}"
         reason = refused_documents(model) or (None if installed(model) else "it does not attend through raylm")
         if reason is None and self.ring and getattr(config, "attention_dropout", 0.0):
@@ -58,7 +58,7 @@ class Context:
             raise ConfigError(f"mesh.context cannot cut this model's rows: {reason}", where=where, next="leave mesh.context at 1")
         if not self.ring and heads % self.ranks:
             raise ConfigError(
-                f"{self.ranks} context ranks do not divide {heads} heads", where=where, next='mesh.exchange = "ring"'
+                f"{self.ranks} context ranks do not divide {heads} heads", where=where, next='mesh.context_method = "ring"'
             )
 
     def cut(self, inputs: Inputs) -> Cut:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from raylm.model.attention_rungs import Call, uncompiled
+from raylm.model.attention_backends import Call, uncompiled
 
 
 @uncompiled

@@ -7,7 +7,7 @@
 A rank that dies takes its group with it; Ray Train starts a new group, which is handed the same unfinished task again
 and goes on from the task's own checkpoint. An exception is no death: it ends the task and is raised at the driver.
 A rank that is to leave (SIGTERM, a drained node, Ctrl-C at the driver) says so to all; they write a checkpoint first.
-A rank that stands still for `hang_s` is found by its pulse, examined and ended; the same hang again ends the run.
+A rank that stands still for `hang_s` is found by its heartbeat, examined and ended; the same hang again ends the run.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RankGroup:
 
         Args:
             on_row: called at the driver with ("row", values), ("rewind", step) or ("rollback", step), as rank 0 sent them.
-            aside: where the autopsy of a hang is written.
+            aside: where the report of a hang is written.
 
         Raises:
             PlacementError: the group could not start, died too often, or hung in the same place twice.
@@ -139,7 +139,7 @@ class RankGroup:
         from raylm.parallel.group.elastic import RESIZE_S, OnMainThread, Trainer
 
         spec, use_gpu = self._spec, self._spec.gpus > 0
-        on_main: Any = OnMainThread(spec.notice, self._alone)
+        on_main: Any = OnMainThread(spec.preemption_notice, self._alone)
         try:
             Trainer(
                 serve_tasks,
@@ -182,7 +182,7 @@ def hold_ranks(workers: Workers, spec: WorkerSpec, sizes: tuple[int, ...] | None
     """
     sizes = sizes or (spec.count,)
     workers.check_room({"ranks": spec.model_copy(update={"count": sizes[0]})}, "the group of ranks")
-    key = f"ranks:{','.join(map(str, sizes))}:{spec.cpus}:{spec.gpus}:{spec.notice}"
+    key = f"ranks:{','.join(map(str, sizes))}:{spec.cpus}:{spec.gpus}:{spec.preemption_notice}"
     if not workers.holds(key):
         workers.release("ranks:")  # one group at a time: another one would hold what this one needs
 

@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylm.parallel.group.hang import answer_signals
 from raylm.parallel.group.interface import bind_interface
-from raylm.parallel.group.notice import Notice
+from raylm.parallel.group.preemption import Notice
 
 RESIZE_S = 60.0
 """Seconds between two looks for room for a larger group."""

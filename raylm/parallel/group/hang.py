@@ -1,6 +1,6 @@
-"""Takes the signs of life of all ranks, leaves which of them holds the others up, in what, and an autopsy of the group.
+"""Takes the signs of life of all ranks, leaves which of them holds the others up, in what, and a hang report of the group.
 
-    rank: pulse thread --(marks, phase, step)--> mailbox --> driver: stands_still(beats, hang_s)
+    rank: heartbeat thread --(marks, phase, step)--> mailbox --> driver: stands_still(beats, hang_s)
     found: every rank tells its stacks and open collectives; a silent one is looked at from its host; then all are ended
 
 Open collectives come from torch's flight recorder (TORCH_FR_BUFFER_SIZE), which records gloo and NCCL:
@@ -108,7 +108,7 @@ def blame(beats: list[Beat], told: dict[int, Any]) -> Hang:
     return hang("behind", behind) if len(behind) < len(busy) else hang("collective", busy)
 
 
-def autopsy(found: Hang, beats: list[Beat], told: dict[int, Any]) -> str:
+def hang_report(found: Hang, beats: list[Beat], told: dict[int, Any]) -> str:
     """The whole finding as text: one line per rank, then the collectives and stacks of each."""
     lines = [found.words(told), ""]
     for beat in beats:

@@ -43,7 +43,7 @@ class Mailbox:
         self._members: dict[int, Member] = {}
         self._told: dict[int, dict[str, Any]] = {}
         self._order = (0, "")
-        self._autopsies = 0
+        self._hang_reports = 0
         self._deaths, self._furthest = 0, -1
         self._expected = self._told_why = False
         self._closed = False
@@ -57,7 +57,7 @@ class Mailbox:
                 elif self._group and world != self._world:
                     self._rows.append(("note", f"a new group of {world} ranks, {self._world} before"))
                 self._group, self._world, self._members, self._expected = group, world, {}, False
-                self._told, self._autopsies, self._told_why = {}, 0, False
+                self._told, self._hang_reports, self._told_why = {}, 0, False
                 if self._order[0] < 0:
                     self._order = (0, "")  # there was room for a larger group: this is it
             self._members[rank] = Member(host, node, pid)
@@ -138,7 +138,7 @@ class Mailbox:
         """A sign of life: (marks, collectives) of a rank, its phase and step, and whether its task heeds orders to leave.
 
         Returns:
-            The standing order to leave (task, reason), and how many autopsies were asked for.
+            The standing order to leave (task, reason), and how many hang_reports were asked for.
         """
         with self._changed:
             if group == self._group and (one := self._members.get(rank)):
@@ -146,7 +146,7 @@ class Mailbox:
                 if one.moves != moves:
                     one.moved = one.heard
                 one.moves, one.phase, one.step, one.heeds = moves, phase, step, heeds
-            return self._order, self._autopsies
+            return self._order, self._hang_reports
 
     def beats(self) -> list[Beat]:
         """The last sign of life of every rank of the running group."""
@@ -183,15 +183,15 @@ class Mailbox:
             self._expected = True
             return False
 
-    def autopsy(self, wait_s: float) -> dict[int, dict[str, Any]]:
+    def hang_report(self, wait_s: float) -> dict[int, dict[str, Any]]:
         """What every rank of the group says it does now; those that said nothing within `wait_s` are left out."""
         with self._changed:
-            self._autopsies, self._told = self._autopsies + 1, {}
+            self._hang_reports, self._told = self._hang_reports + 1, {}
             self._changed.wait_for(lambda: len(self._told) == len(self._members), timeout=wait_s)
             return dict(self._told)
 
     def tell(self, rank: int, group: str, told: dict[str, Any]) -> None:
-        """The answer of one rank to `autopsy`."""
+        """The answer of one rank to `hang_report`."""
         with self._changed:
             if group == self._group:
                 self._told[rank] = told

@@ -8,8 +8,8 @@ from typing import Any
 
 from raylm.core.errors import RaylmError, StageError
 from raylm.parallel.group.hang import IDLE
-from raylm.parallel.group.notice import Leave, Notice
-from raylm.parallel.group.pulse import Pulse
+from raylm.parallel.group.heartbeat import Heartbeat
+from raylm.parallel.group.preemption import Leave, Notice
 
 AGAIN = "the same command goes on from the last step checkpoint"
 # how gloo says that the other side of a connection is gone; NCCL raises torch's own DistError
@@ -19,9 +19,9 @@ GONE = re.compile(r"gloo.*(Connection|connection|peer|Socket|timed out|Timed out
 class Ranks:
     """What a task function is handed on every rank."""
 
-    def __init__(self, rank: int, world: int, device: Any, mailbox: Any, pulse: Pulse) -> None:
+    def __init__(self, rank: int, world: int, device: Any, mailbox: Any, heartbeat: Heartbeat) -> None:
         self.rank, self.world, self.device = rank, world, device
-        self.pulse = pulse
+        self.heartbeat = heartbeat
         """Where a task marks its phases, and asks whether it is to leave."""
         self.held: dict[str, Any] = {}
         """Things kept from one task to the next; empty again in a restarted group."""
@@ -72,7 +72,7 @@ def serve_tasks(config: dict[str, Any]) -> None:
     while (work := ray.get(mailbox.next.remote(ranks.task))) is not None:
         ranks.task, (payload,) = work
         function, args = ray.get(payload)
-        ranks.pulse.begin(ranks.task)
+        ranks.heartbeat.begin(ranks.task)
         try:
             result = function(ranks, *args)
         except Leave as cause:
@@ -87,7 +87,7 @@ def serve_tasks(config: dict[str, Any]) -> None:
             ray.get(mailbox.finish.remote(ranks.task, ("raised", _packed(cause, ranks.rank))))
             raise  # the other ranks may wait in a collective: Ray Train ends them
         finally:
-            ranks.pulse.mark(IDLE)
+            ranks.heartbeat.mark(IDLE)
         ranks.settle()
         if ranks.rank == 0:
             ray.get(mailbox.finish.remote(ranks.task, ("returned", result)))
@@ -109,7 +109,7 @@ def _joined(mailbox: Any, device: Any) -> Ranks:
     rank, world = place.get_world_rank(), place.get_world_size()
     group = collective.broadcast_from_rank_zero(uuid.uuid4().hex)
     ray.get(mailbox.join.remote(rank, world, group, socket.gethostname(), node, os.getpid()))
-    return Ranks(rank, world, device, mailbox, Pulse(rank, world, group, mailbox, Notice.here))
+    return Ranks(rank, world, device, mailbox, Heartbeat(rank, world, group, mailbox, Notice.here))
 
 
 def _lost_a_peer(cause: BaseException | None) -> bool:

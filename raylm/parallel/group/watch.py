@@ -1,4 +1,4 @@
-"""Takes the signs of life of a group of ranks, leaves it alone, ends it once for a new one, or ends the run with an autopsy."""
+"""Watches the heartbeats of a group of ranks: one that hangs is replaced once; then the run ends with a hang report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Watch:
 
     Args:
         spec: its `hang_s` is how long all ranks may stand still.
-        aside: folder of the autopsy; a temporary one when it is None.
+        aside: folder of the hang report; a temporary one when it is None.
         least: ranks without which no group starts.
         alone, reserved: as for `Trainer`.
     """
@@ -65,7 +65,7 @@ class Watch:
 
     def _end(self, beats: list[Beat]) -> None:
         """Examine the group and end it; Ray Train starts a new one."""
-        told = wait_for(self._mailbox.autopsy.remote(ANSWER_S), 60.0, "the autopsy of the ranks")
+        told = wait_for(self._mailbox.hang_report.remote(ANSWER_S), 60.0, "the hang report of the ranks")
         silent = [beat for beat in beats if beat.rank not in told]
         told |= dict(
             zip((beat.rank for beat in silent), self._on_hosts(hang.examine, [(b.node, b.pid) for b in silent]), strict=True)
@@ -73,11 +73,11 @@ class Watch:
         found = hang.blame(beats, told)
         at = self._aside or Folder(tempfile.mkdtemp(prefix="raylm-hang-"))
         name = f"hang-step-{found.culprits[0].step}-{int(time.time())}.txt"
-        at.write(name, hang.autopsy(found, beats, told))
+        at.write(name, hang.hang_report(found, beats, told))
         wait_for(self._mailbox.expect_new_group.remote(), 60.0, "the mailbox of the ranks")
         self._on_hosts(hang.end, [(beat.node, beat.pid) for beat in beats])
         if found.same(self._before):
-            raise PlacementError(found.words(told), where=at.path(name), next="read the autopsy: it has every rank's stacks")
+            raise PlacementError(found.words(told), where=at.path(name), next="read the hang report: it has every rank's stacks")
         self._before = found
         print(f"  {found.words(told)}; a new group of ranks tries once more ({at.path(name)})", file=sys.stderr)
 

@@ -34,7 +34,7 @@ class Muon(Scheduled):
         """An optimizer over the trainable parameters of `model`."""
         import torch
 
-        from raylm.parallel.optimizers.together import Together
+        from raylm.parallel.optimizers.chained import ChainedOptimizer
 
         # not by `weight`: that of a module whose matrix is cut over ranks is another object each time
         ends = {id(p) for end in _ends(model) for p in end.parameters()}
@@ -53,7 +53,7 @@ class Muon(Scheduled):
         others = torch.optim.AdamW(self.split(rest), lr=self.lr_rest, betas=self.betas, fused=True)
         for group in others.param_groups:
             group["lr_scale"] = self.lr_rest / self.lr
-        return Together(matrices, others)
+        return ChainedOptimizer(matrices, others)
 
 
 def _ends(model: Any) -> list[Any]:

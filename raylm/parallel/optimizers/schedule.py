@@ -27,14 +27,14 @@ class Scheduled(Config):
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     """Decay after warm-up; `wsd` holds the peak and falls linearly over the last `decay`, so that a run can be made longer."""
     floor: float = Field(default=0.1, ge=0, le=1)
-    """Learning rate at the last step as a share of the peak."""
+    """ParallelConfig rate at the last step as a share of the peak."""
     decay: float = Field(default=0.2, gt=0, le=1)
     """Share of the steps after warm-up over which `wsd` falls."""
     no_decay: list[str] = []
     """Patterns of names (`*embed*`) of matrices that do not decay either."""
 
     def lr_at(self, step: int, steps: int) -> float:
-        """Learning rate of update `step` (0 is the first) of `steps`."""
+        """ParallelConfig rate of update `step` (0 is the first) of `steps`."""
         warmup = self.warmup if self.warmup >= 1 else self.warmup * steps
         if step + 1 <= warmup:
             return self.lr * (step + 1) / math.ceil(warmup)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raylm.parallel.pipeline.timetable import Schedule
+from raylm.parallel.pipeline.schedule import Schedule
 
 
 def bubble(schedule: Schedule, ranks: int, micros: int, virtual: int = 2) -> float:

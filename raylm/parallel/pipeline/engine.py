@@ -1,6 +1,6 @@
 """Takes the stages of one rank, laid over data ranks by a strategy, leaves the engine's verbs over a whole pipeline.
 
-accumulate: timetable -> conveyor -> gradients averaged over data ranks -> gradients of a tied embedding added up
+accumulate: pipeline_schedule -> pipeline runtime -> gradients averaged over data ranks -> gradients of a tied embedding added up
 Losses and metrics exist where the last stage is, and are told to the others.
 """
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from raylm.model.scores import Inputs, Scores
 from raylm.parallel.engine import Engine, LossOf, Recipe, _add
 from raylm.parallel.mesh import Grid
-from raylm.parallel.pipeline.timetable import timetable
+from raylm.parallel.pipeline.schedule import pipeline_schedule
 
 if TYPE_CHECKING:
     import torch
 
-    from raylm.parallel.pipeline.stages import Line
+    from raylm.parallel.pipeline.stages import PipelineStages
 
 
 class PipelineEngine(Engine):
@@ -28,7 +28,7 @@ class PipelineEngine(Engine):
         line: the stages in it.
     """
 
-    def __init__(self, model: torch.nn.Module, bare: torch.nn.Module, grid: Grid, recipe: Recipe, line: Line) -> None:
+    def __init__(self, model: torch.nn.Module, bare: torch.nn.Module, grid: Grid, recipe: Recipe, line: PipelineStages) -> None:
         from torch.distributed.fsdp import FSDPModule
 
         self._cut = [module for module in model.modules() if isinstance(module, FSDPModule)]
@@ -122,10 +122,10 @@ class PipelineEngine(Engine):
         return not any(at for name, at in self.grid.at.items() if name != "pipeline")
 
     def _run(self, inputs: Sequence[Inputs], last: Any, asked: dict[str, Any], *, learn: bool) -> None:
-        from raylm.parallel.pipeline.conveyor import Conveyor
+        from raylm.parallel.pipeline.runtime import PipelineRuntime
 
         mesh, rank, line = self.grid.mesh, self.grid.at["pipeline"], self._line
-        table = timetable(mesh.schedule, mesh.pipeline, len(inputs), mesh.virtual, learn=learn)
+        table = pipeline_schedule(mesh.schedule, mesh.pipeline, len(inputs), mesh.virtual, learn=learn)
         cuts = [self._share(one) for one in inputs]
         shapes = [(*cut.inputs.feed["input_ids"].shape, line.width) for cut in cuts]
 
@@ -144,7 +144,7 @@ class PipelineEngine(Engine):
             line.turn(self.bare, line.stages[index], shapes[micro][1])
 
         weights = [p for p in self.model.parameters() if p.requires_grad] if learn else None
-        Conveyor(line.place, self._group, rank, turn, forward, shapes, self._passed_dtype(), self.device, weights).run(
+        PipelineRuntime(line.place, self._group, rank, turn, forward, shapes, self._passed_dtype(), self.device, weights).run(
             table.actions[rank]
         )
 

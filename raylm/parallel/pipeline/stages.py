@@ -17,7 +17,7 @@ import torch
 from raylm.core.errors import ConfigError
 from raylm.parallel.mesh import Grid
 from raylm.parallel.optimizers.clip import COPY
-from raylm.parallel.pipeline.timetable import place
+from raylm.parallel.pipeline.schedule import place
 from raylm.parallel.tensor.plans import FAMILIES
 
 
@@ -30,7 +30,7 @@ class Stage(NamedTuple):
     last: bool
 
 
-class Line:
+class PipelineStages:
     """The stages of one rank, and where all others are.
 
     Args:

@@ -35,7 +35,7 @@ class Ddp(Config):
         wrapped = DistributedDataParallel(model, process_group=group, find_unused_parameters=has_unmet(model))
         return Engine(wrapped, model, grid, recipe, autocast=recipe.compute_dtype())
 
-    def lay(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> torch.nn.Module:
+    def parallelize(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> torch.nn.Module:
         """`model` as it is: passes of micro batches overlap in a pipeline, whose engine averages gradients after the last."""
         return model
 

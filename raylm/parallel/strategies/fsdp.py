@@ -29,7 +29,7 @@ class Fsdp(Config):
     """Keep weights, gradients and optimizer in the host's memory; only a block's weights visit the device. Slow, for models
     that do not fit otherwise."""
 
-    # `lay` takes parameters without memory and fills them when they are cut
+    # `parallelize` takes parameters without memory and fills them when they are cut
     cuts_empty: ClassVar[bool] = True
 
     def wrap(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> Engine:
@@ -40,11 +40,11 @@ class Fsdp(Config):
             if self.offload:
                 raise ConfigError("offload works on a group of ranks, this process is in none", next="drop strategy.offload")
             return Engine(model, model, grid, recipe, autocast=recipe.compute_dtype())
-        engine = Engine(self.lay(model, grid, recipe), model, grid, recipe)
+        engine = Engine(self.parallelize(model, grid, recipe), model, grid, recipe)
         engine.cuts_gradients = self.reshard or self.offload
         return engine
 
-    def lay(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> torch.nn.Module:
+    def parallelize(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> torch.nn.Module:
         """`model` cut in place, without an engine around it: a rank's stages of a pipeline."""
         import torch
         from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -61,6 +61,6 @@ class Fsdp(Config):
             shard_experts(model, grid, policy, offload_policy=offload, reshard_after_forward=reshard)
         for part in (*blocks(model), model):
             fully_shard(part, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=reshard)
-        if recipe.fill:
-            recipe.fill(model, "cpu" if self.offload else None)
+        if recipe.weight_loader:
+            recipe.weight_loader(model, "cpu" if self.offload else None)
         return model

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylm.core.errors import ConfigError
-from raylm.model.engine_dtype import instruction_set
+from raylm.core.machine import instruction_set
 from raylm.model.head import head_of
 from raylm.parallel.engine import Engine, Recipe, Stats
 from raylm.parallel.mesh import Grid
@@ -98,7 +98,7 @@ class ZeroEngine(Engine):
         runs = ((name, zero_state.run_of(self, p)) for name, p in self.bare.named_parameters() if p.requires_grad)
         return [(name, run[0]) for name, run in runs if run]
 
-    def _exchange(self, last: bool) -> None:
+    def _sync_gradients(self, last: bool) -> None:
         self.model.set_gradient_accumulation_boundary(last)
 
     def _backward(self, loss: torch.Tensor) -> None:

@@ -14,9 +14,9 @@ from pydantic import Field
 from raylm.core.config import Config, DocumentsRef
 from raylm.core.storage import Folder
 from raylm.data.beside import QUESTION, SYSTEM
-from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain
-from raylm.data.records import STRUCTURED, TRUTHS
+from raylm.data.records import GROUND_TRUTHS, STRUCTURED
+from raylm.data.shuffle import gather, scatter
 from raylm.prepare.corpus import Corpus, Swept, View, decide, drops
 from raylm.prepare.hosts import one_host
 from raylm.prepare.metadata import value_of
@@ -28,8 +28,20 @@ if TYPE_CHECKING:
 # columns of structured rows that are content; all others are metadata
 _CONTENT = frozenset(
     [
-        *(*STRUCTURED, *TRUTHS, *SYSTEM, *QUESTION, "completion", "rejected", "label", "input", "output", "text", "response"),
-        *("context", "history", "tools", "functions", "images", "image", "videos", "video", "audios", "audio"),
+        *(
+            *STRUCTURED,
+            *GROUND_TRUTHS,
+            *SYSTEM,
+            *QUESTION,
+            "completion",
+            "rejected",
+            "label",
+            "input",
+            "output",
+            "text",
+            "response",
+        ),
+        *("completion", "context", "history", "tools", "functions", "images", "image", "videos", "video", "audios", "audio"),
         *(
             "documents",
             "thinking",

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 from raylm.core.config import CheckpointRef, Config, DocumentsRef
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
-from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain
 from raylm.data.shards import map_arrow, write_arrow
+from raylm.data.shuffle import gather, scatter
 from raylm.prepare.corpus import Corpus, Swept, View, decide, drops
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from raylm.core.config import Config, DocumentsRef
 from raylm.core.storage import Folder
-from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain
+from raylm.data.shuffle import gather, scatter
 from raylm.prepare.corpus import Corpus, Swept, View, decide
 from raylm.prepare.dedup.exact import part_of
 from raylm.prepare.dedup.spans.cuts import Cuts, merged

@@ -15,7 +15,7 @@ from raylm.core.artifact import Documents as DocumentsArtifact
 from raylm.core.config import Config, DocumentsRef, ref_or_table, resolve
 from raylm.core.errors import ArtifactError, DataError
 from raylm.core.storage import Folder
-from raylm.data.records import TRUTHS, Rejected, as_dialogue, as_prompt
+from raylm.data.records import GROUND_TRUTHS, Rejected, as_dialogue, as_prompt
 from raylm.data.sources import AnySource
 from raylm.data.sources.documents import Documents
 from raylm.data.sources.units import batches_of
@@ -55,7 +55,7 @@ class Decontaminate(Config):
     max_item_share: float = Field(default=0.05, gt=0, le=1)
     """A run of words in a larger share of the evaluation items than this, and in more than two, is a template that they
     have in common, and is not looked for; `facts` says of how many questions nothing is left (`common`)."""
-    answers: list[str] = list(TRUTHS)
+    answers: list[str] = list(GROUND_TRUTHS)
     """Keys of the metadata, or of a structured row, that are answers."""
 
     def placed(self, open: Callable[[str], Artifact]) -> Decontaminate:

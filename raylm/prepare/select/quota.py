@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raylm.core.config import digest_of
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
-from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain
+from raylm.data.shuffle import gather, scatter
 from raylm.prepare.corpus import Corpus, Swept, View, decide, decisions_schema, drops
 
 if TYPE_CHECKING:

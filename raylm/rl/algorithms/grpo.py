@@ -20,17 +20,19 @@ class Grpo(Config):
     """Group relative policy optimisation (https://arxiv.org/abs/2402.03300), normalised over all tokens of the global
     batch (https://arxiv.org/abs/2503.14476) and without a value model."""
 
+    renamed = {"group": "num_generations", "scale_by_deviation": "scale_rewards"}
+
     kind: Literal["grpo"] = "grpo"
-    group: int = Field(default=8, gt=1)
+    num_generations: int = Field(default=8, gt=1)
     """Completions per prompt, compared with each other."""
     clip: float = Field(default=0.2, gt=0)
     """How far the ratio of new to old probability may go below 1."""
     clip_high: float = Field(default=0.28, gt=0)
     """How far it may go above 1."""
-    scale_by_deviation: bool = True
+    scale_rewards: bool = True
     """Divide advantages by the group's standard deviation (GRPO); false only centres them (Dr. GRPO)."""
 
-    def credit(self, rollouts: list[Rollout]) -> list[Sample]:
+    def advantages(self, rollouts: list[Rollout]) -> list[Sample]:
         """One sample per scored rollout: its score against the mean of its group. Groups of equal scores teach nothing
         and are left out."""
         groups: dict[int, list[Rollout]] = {}
@@ -45,7 +47,7 @@ class Grpo(Config):
             # not `deviation == 0`: the mean of equal scores may be off by a rounding, and that would teach noise
             if max(values) == min(values):
                 continue
-            scale = deviation + 1e-4 if self.scale_by_deviation else 1.0
+            scale = deviation + 1e-4 if self.scale_rewards else 1.0
             samples += [
                 Sample(
                     [*member.prompt.tokens, *member.tokens], len(member.prompt.tokens), member.logprobs, (value - mean) / scale
@@ -58,8 +60,8 @@ class Grpo(Config):
         """Sum over completion tokens of -min(ratio * A, clip(ratio) * A).
 
         Args:
-            logprob_BT: the learner's log-probabilities, with gradient.
-            old_BT: the sampler's.
+            logprob_BT: the trainer's log-probabilities, with gradient.
+            old_BT: the generator's.
             mask_BT: 1 on completion tokens.
         """
         import torch
@@ -72,9 +74,9 @@ class Grpo(Config):
         with torch.no_grad():
             metrics = {
                 "loss": total.detach(),
-                "clipped_share": ((ratio_BT != clipped_BT).float() * mask_BT).sum(),
-                # low-variance estimate of KL(sampler || learner): 0 before the first update says that both hold the same weights
-                "kl_to_sampler": ((ratio_BT - 1.0 - (logprob_BT - old_BT)) * mask_BT).sum(),
+                "clip_ratio": ((ratio_BT != clipped_BT).float() * mask_BT).sum(),
+                # low-variance estimate of KL(generator || trainer): 0 before the first update when both hold the same weights
+                "mismatch_kl": ((ratio_BT - 1.0 - (logprob_BT - old_BT)) * mask_BT).sum(),
                 "nll": -(logprob_BT * mask_BT).sum(),
             }
         return Loss(total, metrics)

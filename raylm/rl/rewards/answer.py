@@ -7,13 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from raylm.core.config import Config
-from raylm.data.answers import last_number_is, same, says, truth_of
+from raylm.data.answers import ground_truth_of, last_number_is, same, says
 from raylm.data.numbers import numbers
 from raylm.rl.types import Score
 
 
 class Answer(Config):
-    """Verifiable reward: the completion says the truth, as a whole word or as a number of exactly that value."""
+    """Verifiable reward: the completion says the ground_truth, as a whole word or as a number of exactly that value."""
 
     kind: Literal["answer"] = "answer"
     value: float = Field(default=1.0, allow_inf_nan=False)
@@ -21,20 +21,20 @@ class Answer(Config):
     among: list[str] = []
     """The possible answers; a completion that names another of them too is wrong, so naming all does not pay."""
     last_number: bool = False
-    """Compare the last number of the completion with the truth's last, as in grade-school maths (`#### 42`)."""
+    """Compare the last number of the completion with the ground truth's last, as in grade-school maths (`#### 42`)."""
 
-    def can_score(self, truth: str | None) -> bool:
+    def can_score(self, ground_truth: str | None) -> bool:
         """Whether there is something to compare with; prompts without it are left out and counted."""
-        return truth_of(truth) is not None and (not self.last_number or bool(numbers(str(truth))))
+        return ground_truth_of(ground_truth) is not None and (not self.last_number or bool(numbers(str(ground_truth))))
 
-    def score(self, prompt: str, completion: str, truth: str | None) -> Score:
+    def score(self, prompt: str, completion: str, ground_truth: str | None) -> Score:
         """`value` or 0, with the reason."""
-        if truth is None or not self.can_score(truth):
-            return Score(0.0, "the prompt has no truth")
+        if ground_truth is None or not self.can_score(ground_truth):
+            return Score(0.0, "the prompt has no ground truth")
         if self.last_number:
-            right = last_number_is(completion, truth)
+            right = last_number_is(completion, ground_truth)
             return Score(self.value, "right number") if right else Score(0.0, "wrong or no number")
-        if not says(completion, truth):
+        if not says(completion, ground_truth):
             return Score(0.0, "does not say the answer")
-        others = [word for word in self.among if not same(word, truth) and says(completion, word)]
+        others = [word for word in self.among if not same(word, ground_truth) and says(completion, word)]
         return Score(0.0, f"also says {others[0]}") if others else Score(self.value, "right")

@@ -29,7 +29,7 @@ class Pattern(Config):
             raise ValueError(f"not a regular expression: {cause}") from cause
         return pattern
 
-    def score(self, prompt: str, completion: str, truth: str | None) -> Score:
+    def score(self, prompt: str, completion: str, ground_truth: str | None) -> Score:
         """`value` or 0, with the reason."""
         matches = re.fullmatch(self.pattern, completion.strip(), re.DOTALL)
         return Score(self.value, "has the form") if matches else Score(0.0, "has not the form")

@@ -1,4 +1,4 @@
-"""Takes documents that hold prompts, leaves them rendered up to where the assistant begins, with the truth."""
+"""Takes documents that hold prompts, leaves them rendered up to where the assistant begins, with the ground truth."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Prompts(Config):
         check_template(tokenizer, "prompts")
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
-        """Columns: id, source, tokens, messages (JSON), truth (what a reward compares with; null where the row has none)."""
+        """Columns: id, source, tokens, messages (JSON), ground_truth (for rewards; null where the row has none)."""
         import pyarrow as pa
 
         chat = Chat(tokenizer)
 
         def make(row: Any) -> dict[str, Any]:
-            turns, truth = as_prompt(row)
+            turns, ground_truth = as_prompt(row)
             tokens = chat.prompt(turns)
             fit(self.length, tokens)
-            return {"tokens": tokens, "messages": json.dumps(turns, ensure_ascii=False), "truth": truth}
+            return {"tokens": tokens, "messages": json.dumps(turns, ensure_ascii=False), "ground_truth": ground_truth}
 
-        columns = {"tokens": pa.list_(pa.int32()), "messages": pa.string(), "truth": pa.string()}
+        columns = {"tokens": pa.list_(pa.int32()), "messages": pa.string(), "ground_truth": pa.string()}
         return each_row(documents, make, columns)

@@ -13,10 +13,10 @@ from raylm.core.config import WorkerSpec, digest_of
 from raylm.core.context import Context
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
-from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain, run_marked
 from raylm.data.records import is_held_out
 from raylm.data.shards import map_arrow, shard_name, write_arrow
+from raylm.data.shuffle import gather, scatter
 from raylm.tokenize.trainers.pattern import Pattern
 from raylm.tokenize.trainers.table import WordTable
 

@@ -1,25 +1,25 @@
-"""Takes answers and truths, proves which of them are right."""
+"""Takes answers and ground_truths, proves which of them are right."""
 
 from __future__ import annotations
 
 import pytest
 
 from raylm.core.errors import DataError
-from raylm.evaluate.examinee import Examinee
+from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.answers import Answers
 
 KINDS = ["function", "class", "module"]
 
 
-def graded(texts, truths, among=KINDS):
-    rows = [{"tokens": [1, row], "truth": truth} for row, truth in enumerate(truths)]
+def graded(texts, ground_truths, among=KINDS):
+    rows = [{"tokens": [1, row], "ground_truth": ground_truth} for row, ground_truth in enumerate(ground_truths)]
     asked = []
 
-    def sampler(prompts, max_tokens):
+    def generator(prompts, max_tokens):
         asked.append((prompts, max_tokens))
         return [texts[prompt[1]] for prompt in prompts]
 
-    return Answers(rows="rows", among=among).grade(Examinee("nowhere", sampler=sampler), rows)["answers"], asked
+    return Answers(rows="rows", among=among).grade(LM("nowhere", generator=generator), rows)["answers"], asked
 
 
 @pytest.mark.parametrize(
@@ -55,5 +55,5 @@ def test_the_share_counts_prompts_that_have_a_truth():
 
 
 def test_prompts_without_any_truth_are_refused():
-    with pytest.raises(DataError, match="no prompt has a truth"):
+    with pytest.raises(DataError, match="no prompt has a ground truth"):
         graded(["class"], [None])

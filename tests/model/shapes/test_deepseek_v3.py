@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raylm.model.anatomy import anatomy
+from raylm.model.model_spec import model_spec
 from raylm.model.shapes.deepseek_v3 import DeepseekV3
 from tests.model.shapes.built import EXPERTS, counted
 
@@ -38,7 +38,7 @@ def test_known_sizes():
     )
     assert shape.num_parameters(129_280) == pytest.approx(671e9, rel=1e-3)
     assert shape.num_active_parameters(129_280) == pytest.approx(37e9, rel=2e-2)
-    assert anatomy(shape.config({"vocab_size": 10})).attentions[0].qk_dim == 192
+    assert model_spec(shape.config({"vocab_size": 10})).attentions[0].qk_dim == 192
 
 
 def test_defaults_follow_the_width_of_a_head():

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from raylm.model.attention import attend
-from raylm.model.attention_rungs import Call
+from raylm.model.attention_backends import Call
 from raylm.parallel.context import ring
 from raylm.parallel.context.ring import Ring
 from raylm.parallel.context.ring_blocks import Block, backward, forward
@@ -43,7 +43,7 @@ def numbered(lengths: list[list[int]] | None) -> torch.Tensor | None:
     return torch.stack([torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row)) for row in lengths])
 
 
-def attended(rank: int, world: int, exchange: str) -> dict[str, list[torch.Tensor]]:
+def attended(rank: int, world: int, method: str) -> dict[str, list[torch.Tensor]]:
     """Output and gradients of this rank's tokens for each case, put at their places among zeros."""
     ring.CHUNK = 4
     found = {}
@@ -52,7 +52,7 @@ def attended(rank: int, world: int, exchange: str) -> dict[str, list[torch.Tenso
         document_BT, window = numbered(table.pop("documents", None)), table.pop("window", None)
         query, key, value, upstream = drawn(**table)
         whole = [x.requires_grad_() for x in (query, key, value)]
-        across = Across(dist.group.WORLD, 24, exchange == "ring", document_BT)
+        across = Across(dist.group.WORLD, 24, method == "ring", document_BT)
         place = across.order_T.chunk(world)[rank]
         out, _ = attend(None, *(x[:, :, place] for x in whole), None, scaling=0.4, sliding_window=window, across=across)
         (out.transpose(1, 2) * upstream[:, :, place]).sum().backward()
@@ -62,10 +62,10 @@ def attended(rank: int, world: int, exchange: str) -> dict[str, list[torch.Tenso
     return found
 
 
-@pytest.mark.parametrize(("exchange", "world"), [("ring", 2), ("ring", 3), ("ring", 4), ("ulysses", 2), ("ulysses", 4)])
-def test_attention_between_ranks_is_attention_on_one(exchange, world):
+@pytest.mark.parametrize(("method", "world"), [("ring", 2), ("ring", 3), ("ring", 4), ("ulysses", 2), ("ulysses", 4)])
+def test_attention_between_ranks_is_attention_on_one(method, world):
     """Queries, keys and values of unequal heads, documents, windows; each rank has the gradient of its own tokens alone."""
-    parts = on_ranks(world, attended, exchange)
+    parts = on_ranks(world, attended, method)
     for name, case in CASES.items():
         table = dict(case)
         document_BT, window = numbered(table.pop("documents", None)), table.pop("window", None)
@@ -137,14 +137,14 @@ QWEN3 = {"kind": "qwen3", "hidden_size": 32, "num_layers": 2, "num_heads": 4, "n
 
 
 @pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=["ddp", "fsdp"])
-@pytest.mark.parametrize("exchange", ["ring", "ulysses"])
-def test_two_ranks_share_rows(strategy, exchange):
-    assert_parity(2, strategy, mesh={"context": 2, "exchange": exchange})
+@pytest.mark.parametrize("method", ["ring", "ulysses"])
+def test_two_ranks_share_rows(strategy, method):
+    assert_parity(2, strategy, mesh={"context": 2, "context_method": method})
 
 
-@pytest.mark.parametrize("exchange", ["ring", "ulysses"])
-def test_documents_are_kept_apart(exchange):
-    assert_parity(2, Fsdp(), mesh={"context": 2, "exchange": exchange}, kind="Tokens", document_mask=True)
+@pytest.mark.parametrize("method", ["ring", "ulysses"])
+def test_documents_are_kept_apart(method):
+    assert_parity(2, Fsdp(), mesh={"context": 2, "context_method": method}, kind="Tokens", document_mask=True)
 
 
 def test_four_ranks_share_rows_around_a_ring():
@@ -158,7 +158,7 @@ def test_with_data_ranks():
 
 
 def test_with_replicas():
-    assert_parity(4, Fsdp(), mesh={"context": 2, "replicas": 2, "exchange": "ring"})
+    assert_parity(4, Fsdp(), mesh={"context": 2, "replicas": 2, "context_method": "ring"})
 
 
 def test_with_tensor_ranks():
@@ -166,22 +166,22 @@ def test_with_tensor_ranks():
 
 
 def test_heads_that_are_fewer_than_ranks_are_copied():
-    assert_parity(4, Ddp(), mesh={"context": 4, "exchange": "ulysses"}, model=QWEN3)
+    assert_parity(4, Ddp(), mesh={"context": 4, "context_method": "ulysses"}, model=QWEN3)
 
 
-@pytest.mark.parametrize("exchange", ["ring", "ulysses"])
-def test_a_preference_objective(exchange):
-    assert_parity(2, Fsdp(), mesh={"context": 2, "exchange": exchange}, kind="Pairs", objective={"kind": "dpo"})
+@pytest.mark.parametrize("method", ["ring", "ulysses"])
+def test_a_preference_objective(method):
+    assert_parity(2, Fsdp(), mesh={"context": 2, "context_method": method}, kind="Pairs", objective={"kind": "dpo"})
 
 
-@pytest.mark.parametrize("exchange", ["ring", "ulysses"])
-def test_an_adapter_beside_frozen_weights(exchange):
-    assert_parity(2, Ddp(), mesh={"context": 2, "exchange": exchange}, adapter={"kind": "lora", "rank": 2})
+@pytest.mark.parametrize("method", ["ring", "ulysses"])
+def test_an_adapter_beside_frozen_weights(method):
+    assert_parity(2, Ddp(), mesh={"context": 2, "context_method": method}, adapter={"kind": "lora", "rank": 2})
 
 
-@pytest.mark.parametrize("exchange", ["ring", "ulysses"])
-def test_with_pipeline_stages(exchange):
-    mesh = {"context": 2, "pipeline": 2, "exchange": exchange}
+@pytest.mark.parametrize("method", ["ring", "ulysses"])
+def test_with_pipeline_stages(method):
+    mesh = {"context": 2, "pipeline": 2, "context_method": method}
     assert_parity(4, Fsdp(), mesh=mesh, kind="Tokens", document_mask=True)
 
 
@@ -194,8 +194,8 @@ def test_half_precision():
     """Losses of the first steps in bfloat16 lie where those of one rank do."""
     table = {"dtype": "bfloat16", "steps": 2, "kind": "Tokens", "document_mask": True}
     alone = on_ranks(1, trained, Ddp(), table)[0]["rows"]
-    for strategy, exchange in ((Ddp(), "ring"), (Fsdp(), "ring"), (Fsdp(), "ulysses")):
-        rows = on_ranks(2, trained, strategy, {**table, "mesh": {"context": 2, "exchange": exchange}})[0]["rows"]
+    for strategy, method in ((Ddp(), "ring"), (Fsdp(), "ring"), (Fsdp(), "ulysses")):
+        rows = on_ranks(2, trained, strategy, {**table, "mesh": {"context": 2, "context_method": method}})[0]["rows"]
         assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in alone], abs=0.02)
 
 
@@ -210,11 +210,11 @@ def refusals(rank: int, world: int) -> list[str]:
 
     small = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 3}
 
-    def refused(exchange: str, kind: str = "llama", feed: dict | None = None, rung: str = "auto", **fields: object) -> str:
+    def refused(method: str, kind: str = "llama", feed: dict | None = None, backend: str = "auto", **fields: object) -> str:
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **small, **fields))
-        install(model, rung)
+        install(model, backend)
         try:
-            context = Context(model, Mesh(context=2, exchange=exchange).lay(rank, world))
+            context = Context(model, Mesh(context=2, context_method=method).build(rank, world))
             if feed is not None:
                 ones = torch.ones(1, 4)
                 context.cut(Inputs({"input_ids": ones.long(), **feed}, ones.long(), ones))
@@ -228,13 +228,13 @@ def refusals(rank: int, world: int) -> list[str]:
         refused("ring", attention_dropout=0.1),
         refused("ring", kind="gemma2", head_dim=8),
         refused("ring", feed={"attention_mask": torch.ones(1, 4)}),
-        refused("ring", rung="sdpa"),
+        refused("ring", backend="sdpa"),
     ]
 
 
 def test_what_cannot_be_cut_is_refused():
     found = on_ranks(2, refusals)[0]
-    assert "2 context ranks do not divide 3 heads" in found[0] and 'mesh.exchange = "ring"' in found[0]
+    assert "2 context ranks do not divide 3 heads" in found[0] and 'mesh.context_method = "ring"' in found[0]
     assert found[1] == "nothing was refused"
     assert "drops out" in found[2] and "caps attention scores" in found[3] and "cannot cut attention_mask" in found[4]
     assert "a ring attends by its own kernels" in found[5]

@@ -32,14 +32,14 @@ def holds() -> None:
     from raylm.core.workers import Workers
 
     workers = Workers()
-    workers.reserve({"ranks": WorkerSpec(count=2), "sampler": WorkerSpec()}, "first")
+    workers.reserve({"ranks": WorkerSpec(count=2), "generator": WorkerSpec()}, "first")
     print("held", flush=True)
     time.sleep(5)
     workers.stop()
 
 
 def runs(root: str) -> None:
-    """What an rl stage does with its cluster, without its work: ranks and a sampler, together or not at all."""
+    """What an rl stage does with its cluster, without its work: ranks and a generator, together or not at all."""
     import ray
 
     from raylm.core import room, submission
@@ -52,7 +52,7 @@ def runs(root: str) -> None:
 
     room.SAY_S = 1.0
     workers, spec = Workers(), WorkerSpec(count=2)
-    cfg = RL(stage="rl", prompts="prompts", model="base", rewards=[{"kind": "answer"}], steps=1, workers=spec)
+    cfg = RL(stage="rl", prompts="prompts", model="base", rewards=[{"kind": "answer"}], iterations=1, workers=spec)
     submission.check(workers, Folder(root), {"policy": cfg})
     # a name that means another folder in each process, as /tmp is another one on each machine
     os.dup2(os.open(root, os.O_RDONLY), 900)
@@ -68,9 +68,9 @@ def runs(root: str) -> None:
     before = group.call(where)
     os.kill(before["pid"], signal.SIGKILL)  # the new group begins in the places of the old one
     after = group.call(where)
-    sampler: Any = ray.remote(where_alone)
-    place = workers.place("sampler", WorkerSpec(), "second")
-    assert ray.get(sampler.options(num_cpus=1, scheduling_strategy=place).remote(), timeout=30) == reserved.group.id.hex()
+    generator: Any = ray.remote(where_alone)
+    place = workers.place("generator", WorkerSpec(), "second")
+    assert ray.get(generator.options(num_cpus=1, scheduling_strategy=place).remote(), timeout=30) == reserved.group.id.hex()
     workers.release("ranks:")
     until = time.monotonic() + 20
     while (state := ray.util.placement_group_table(reserved.group)["state"]) != "REMOVED" and time.monotonic() < until:

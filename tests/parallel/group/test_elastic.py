@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from raylm.parallel.group.pulse import Quiet
+from raylm.parallel.group.heartbeat import NoHeartbeat
 from raylm.train.config import Train
 from raylm.train.learner import train
 from raylm.train.setup import Setup
@@ -34,7 +34,7 @@ def alone(root) -> list[float]:
     torch.set_num_threads(1)
     rows = []
     ranks = SimpleNamespace(
-        rank=0, world=1, device=torch.device("cpu"), pulse=Quiet(), say=print, rewind=lambda step, rollback: None
+        rank=0, world=1, device=torch.device("cpu"), heartbeat=NoHeartbeat(), say=print, rewind=lambda step, rollback: None
     )
     ranks.log = lambda step, **values: rows.append(values["loss"])
     cfg = Train(**KEYS | {"mesh": {}, "workers": {"count": 1}, "objective": {"kind": "next_token"}})

@@ -55,7 +55,7 @@ def test_who_is_blamed(beats, told, kind, ranks):
     said = found.words(told)
     assert "hang at step 7: rank" in said and "gloo:all_reduce #4 of default_pg" in said
     assert (kind == "data") == ("data stall" in said)
-    text = hang.autopsy(found, beats, told)
+    text = hang.hang_report(found, beats, told)
     assert all(f"rank {one.rank} (host h, pid {one.pid})" in text for one in beats)
 
 

@@ -49,7 +49,7 @@ def on_meshes(rank: int, world: int) -> tuple[float, list[torch.Tensor]]:
     """Four ranks, tensor 2 x shards 2: a matrix cut both ways, one cut over tensor ranks alone, a vector on all."""
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-    grid = Mesh(tensor=2).lay(rank, world)
+    grid = Mesh(tensor=2).build(rank, world)
     both, tensor = grid.torch("shards", "tensor"), grid.torch("tensor")
     places: list[Any] = [(both, [Shard(0), Shard(1)]), (tensor, [Shard(0)]), (both, [Replicate(), Shard(0)])]
     made = []
@@ -72,7 +72,7 @@ def test_parts_on_several_meshes_are_counted_once():
 
 def on_stages(rank: int, world: int) -> tuple[float, torch.Tensor]:
     """Two pipeline stages with gradients 3 and 4; each holds a copy of a weight with gradient 12, which counts once."""
-    grid = Mesh(pipeline=2).lay(rank, world)
+    grid = Mesh(pipeline=2).build(rank, world)
     own, shared = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     own.grad, shared.grad = torch.tensor([3.0 + rank]), torch.tensor([12.0])
     if rank == 1:

@@ -1,11 +1,11 @@
-"""The bubble: published formula against the timetable that is really run."""
+"""The bubble: published formula against the pipeline_schedule that is really run."""
 
 from __future__ import annotations
 
 import pytest
 
 from raylm.parallel.pipeline.bubble import bubble
-from raylm.parallel.pipeline.timetable import timetable
+from raylm.parallel.pipeline.schedule import pipeline_schedule
 
 
 def test_by_hand():
@@ -22,11 +22,13 @@ def test_by_hand():
 @pytest.mark.parametrize("micros", [1, 2, 5, 8, 13, 28])
 def test_the_formula_is_what_the_timetable_takes(schedule, virtual, ranks, micros):
     busy = 3 * micros * virtual
-    assert bubble(schedule, ranks, micros, virtual) == pytest.approx(1 - busy / timetable(schedule, ranks, micros, virtual).span)
+    assert bubble(schedule, ranks, micros, virtual) == pytest.approx(
+        1 - busy / pipeline_schedule(schedule, ranks, micros, virtual).span
+    )
 
 
 @pytest.mark.parametrize(("ranks", "micros"), [(2, 2), (3, 6), (4, 4), (4, 8), (4, 16), (8, 8), (8, 32)])
 def test_zero_bubble_is_near_its_formula_and_below_the_others(ranks, micros):
-    idle = 1 - 6 * micros / timetable("zero_bubble", ranks, micros).span
+    idle = 1 - 6 * micros / pipeline_schedule("zero_bubble", ranks, micros).span
     assert bubble("zero_bubble", ranks, micros) - 1e-9 <= idle < bubble("zero_bubble", ranks, micros) + 0.035
     assert idle < bubble("interleaved", ranks, micros)

@@ -13,7 +13,7 @@ from raylm.model.shapes.llama import Llama
 from raylm.parallel.mesh import Mesh
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.parallel.optimizers.muon import Muon
-from raylm.parallel.pipeline.stages import Line, balance, head_in_blocks
+from raylm.parallel.pipeline.stages import PipelineStages, balance, head_in_blocks
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.deepspeed import Deepspeed
 from raylm.parallel.strategies.fsdp import Fsdp
@@ -153,7 +153,7 @@ def test_a_part_has_the_names_of_the_whole_and_no_more():
     parts = []
     for rank in range(2):
         model = Llama(**UNTIED).build(TOKENS, 0)
-        Line(model, Mesh(pipeline=2, schedule="interleaved").lay(rank, 2))
+        PipelineStages(model, Mesh(pipeline=2, schedule="interleaved").build(rank, 2))
         parts.append(set(dict(model.named_parameters())))
     assert parts[0] | parts[1] == names and not parts[0] & parts[1]
     assert {name.split(".")[2] for name in parts[0] if "layers" in name} == {"0", "2"}
@@ -167,7 +167,7 @@ def test_a_family_that_is_not_known_is_refused():
     with torch.device("meta"):
         model = GraniteForCausalLM(GraniteConfig(num_hidden_layers=2, hidden_size=32, intermediate_size=64))
     with pytest.raises(ConfigError, match="'granite' cannot be cut into pipeline stages"):
-        Line(model, Mesh(pipeline=2).lay(0, 2))
+        PipelineStages(model, Mesh(pipeline=2).build(0, 2))
 
 
 MOE = {
@@ -190,14 +190,23 @@ def test_stages_of_shared_experts(kind, schedule):
     assert_parity(4, Fsdp(), mesh={"pipeline": 2, "expert": 2, "schedule": schedule}, micro=1, model=model)
 
 
-@pytest.mark.parametrize(("recompute", "schedule"), [("full", "1f1b"), ("selective", "interleaved"), ("full", "zero_bubble")])
-def test_what_is_computed_again(recompute, schedule):
-    assert_parity(2, Fsdp(), mesh={"pipeline": 2, "schedule": schedule}, micro=1, recompute=recompute, model=FOUR)
+@pytest.mark.parametrize(
+    ("activation_checkpointing", "schedule"), [("full", "1f1b"), ("selective", "interleaved"), ("full", "zero_bubble")]
+)
+def test_what_is_computed_again(activation_checkpointing, schedule):
+    assert_parity(
+        2,
+        Fsdp(),
+        mesh={"pipeline": 2, "schedule": schedule},
+        micro=1,
+        activation_checkpointing=activation_checkpointing,
+        model=FOUR,
+    )
 
 
 def test_what_is_computed_again_of_cut_matrices():
     mesh = {"pipeline": 2, "tensor": 2, "schedule": "interleaved"}
-    assert_parity(4, Fsdp(), mesh=mesh, micro=1, recompute="full", model={**FOUR, "num_kv_heads": 2})
+    assert_parity(4, Fsdp(), mesh=mesh, micro=1, activation_checkpointing="full", model={**FOUR, "num_kv_heads": 2})
 
 
 @pytest.mark.parametrize(("strategy", "schedule"), [(Fsdp(), "1f1b"), (Ddp(), "interleaved")])
@@ -221,7 +230,7 @@ def test_the_output_layer_is_optimized_as_in_the_whole_model(shape):
         whole = _rules(card, Llama(**shape).build(TOKENS, 0))
         for rank in range(2):
             model = Llama(**shape).build(TOKENS, 0)
-            Line(model, Mesh(pipeline=2).lay(rank, 2)).shared()
+            PipelineStages(model, Mesh(pipeline=2).build(rank, 2)).shared()
             rules = _rules(card, model)
             assert rules and rules == {name: whole[name] for name in rules}
 

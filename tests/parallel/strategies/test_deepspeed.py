@@ -52,8 +52,8 @@ CASES: dict[str, tuple[Deepspeed, dict[str, Any]]] = {
     "zero 3 offload both": (Deepspeed(zero=3, offload=["optimizer", "parameters"]), {}),
     "zero 3 documents": (Deepspeed(zero=3), {"kind": "Tokens", "document_mask": True}),
     "zero 3 lion": (Deepspeed(zero=3), {"optimizer": {"kind": "lion", "lr": 1e-3}}),
-    "zero 1 recompute": (Deepspeed(zero=1), {"recompute": "full"}),
-    "zero 3 recompute": (Deepspeed(zero=3), {"recompute": "full"}),
+    "zero 1 activation_checkpointing": (Deepspeed(zero=1), {"activation_checkpointing": "full"}),
+    "zero 3 activation_checkpointing": (Deepspeed(zero=3), {"activation_checkpointing": "full"}),
     "zero 1 context": (Deepspeed(zero=1), {"mesh": {"context": 2}}),
     "zero 3 context": (Deepspeed(zero=3), {"mesh": {"context": 2}}),
     "zero 2 experts": (Deepspeed(zero=2), {"model": EXPERTS}),
@@ -246,7 +246,7 @@ def test_only_zero_3_offloads_parameters():
 @pytest.mark.parametrize("key", ["tensor", "pipeline", "expert", "replicas"])
 def test_layouts_that_cut_more_than_data_are_refused(key):
     with pytest.raises(ConfigError, match=f"the mesh asks for {key}"):
-        Deepspeed().wrap(torch.nn.Linear(2, 2), Mesh(**{key: 2}).lay(0, 2), Recipe(AdamW(), 1))
+        Deepspeed().wrap(torch.nn.Linear(2, 2), Mesh(**{key: 2}).build(0, 2), Recipe(AdamW(), 1))
 
 
 @pytest.mark.parametrize("optimizer", [Muon(), AdamW(bits=8)], ids=lambda card: card.kind)
@@ -254,7 +254,7 @@ def test_optimizers_that_need_whole_matrices_are_refused(tmp_path, optimizer):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
         with pytest.raises(ConfigError, match="must treat each number by itself"):
-            Deepspeed().wrap(Llama(**SHAPE).build(TOKENS, 0), Mesh().lay(0, 1), Recipe(optimizer, 1))
+            Deepspeed().wrap(Llama(**SHAPE).build(TOKENS, 0), Mesh().build(0, 1), Recipe(optimizer, 1))
     finally:
         dist.destroy_process_group()
 

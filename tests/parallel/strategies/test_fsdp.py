@@ -44,7 +44,7 @@ def test_one_process_without_a_group_computes_in_the_asked_dtype(dtype):
     from raylm.parallel.engine import Recipe
     from raylm.parallel.mesh import Mesh
 
-    engine = Fsdp().wrap(Llama(**SHAPE).build(TOKENS, 0), Mesh().lay(0, 1), Recipe(AdamW(), 3, dtype))
+    engine = Fsdp().wrap(Llama(**SHAPE).build(TOKENS, 0), Mesh().build(0, 1), Recipe(AdamW(), 3, dtype))
     seen = []
     engine.bare.model.layers[0].mlp.down_proj.register_forward_hook(lambda module, given, made: seen.append(made.dtype))
     engine.forward([causal(pad([np.array([1, 5, 9])], [np.ones(3)], 0))])
@@ -57,7 +57,7 @@ def test_offload_without_a_group_is_refused():
     from raylm.parallel.mesh import Mesh
 
     with pytest.raises(ConfigError, match="offload works on a group"):
-        Fsdp(offload=True).wrap(Llama(**SHAPE).build(TOKENS, 0), Mesh().lay(0, 1), Recipe(AdamW(), 3))
+        Fsdp(offload=True).wrap(Llama(**SHAPE).build(TOKENS, 0), Mesh().build(0, 1), Recipe(AdamW(), 3))
 
 
 def held_between_micro_batches(rank, world, reshard, mesh):
@@ -70,13 +70,13 @@ def held_between_micro_batches(rank, world, reshard, mesh):
     with tempfile.TemporaryDirectory() as work:
         loop, _ = make_loop(Fsdp(reshard=reshard), Path(work), micro=1, steps=1, mesh=mesh)
         engine, held = loop.engine, []
-        exchange = engine._exchange
+        exchange = engine._sync_gradients
 
         def seen(last):
             held.append(gradients(engine.model))
             exchange(last)
 
-        engine._exchange = seen
+        engine._sync_gradients = seen
         loop.run()
     return held[1], sum(p.numel() for p in engine.bare.parameters())
 

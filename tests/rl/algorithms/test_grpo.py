@@ -20,14 +20,14 @@ def group(row, values):
 
 
 def advantages(values, **table):
-    return [sample.advantage for sample in Grpo(**table).credit(group(0, values))]
+    return [sample.advantage for sample in Grpo(**table).advantages(group(0, values))]
 
 
 def test_advantages_by_hand():
     """Mean 0.5; deviation with one degree of freedom less: sqrt(4 * 0.25 / 3)."""
     deviation = math.sqrt(1 / 3)
     assert advantages([1.0, 0.0, 0.0, 1.0]) == pytest.approx([0.5 / (deviation + 1e-4) * sign for sign in (1, -1, -1, 1)])
-    assert advantages([1.0, 0.0, 0.0, 1.0], scale_by_deviation=False) == [0.5, -0.5, -0.5, 0.5]
+    assert advantages([1.0, 0.0, 0.0, 1.0], scale_rewards=False) == [0.5, -0.5, -0.5, 0.5]
 
 
 def test_scaling_is_trls():
@@ -43,11 +43,11 @@ def test_scaling_is_trls():
 @pytest.mark.parametrize("count", [3, 6, 8])
 def test_groups_of_equal_scores_are_left_out(value, count):
     """Also where the mean of equal numbers is not that number: 0.2 + ... eight times is 1.5999999999999999."""
-    assert Grpo().credit(group(0, [value] * count) + group(1, [0.0, 1.0])) == Grpo().credit(group(1, [0.0, 1.0]))
+    assert Grpo().advantages(group(0, [value] * count) + group(1, [0.0, 1.0])) == Grpo().advantages(group(1, [0.0, 1.0]))
 
 
 def test_what_has_no_score_is_left_out_and_groups_stay_apart():
-    samples = Grpo(scale_by_deviation=False).credit(group(0, [1.0, None, 0.0]) + group(1, [5.0, 7.0]) + group(2, [None, 1.0]))
+    samples = Grpo(scale_rewards=False).advantages(group(0, [1.0, None, 0.0]) + group(1, [5.0, 7.0]) + group(2, [None, 1.0]))
     assert [sample.advantage for sample in samples] == [0.5, -0.5, -1.0, 1.0]
     assert samples[0].tokens == [1, 2, 5, 6, 7]
     assert samples[0].num_prompt == 2
@@ -72,7 +72,7 @@ def test_clipping_on_both_sides_by_hand(ratio, advantage, gain):
     found.total.backward()
     held = gain == pytest.approx(2 * 1.28) or gain == pytest.approx(-2 * 0.8)
     assert float(new.grad[0, 0]) == pytest.approx(0.0 if held else -ratio * advantage)
-    assert float(found.metrics["clipped_share"]) == (0.0 if ratio in (1.0, 1.1) else 1.0)
+    assert float(found.metrics["clip_ratio"]) == (0.0 if ratio in (1.0, 1.1) else 1.0)
 
 
 def test_sums_over_the_mask_and_metrics_by_hand():
@@ -82,4 +82,4 @@ def test_sums_over_the_mask_and_metrics_by_hand():
     first, second = math.exp(-0.1), math.exp(-0.2)
     assert float(found.total) == pytest.approx(-(1.0 + first - second), rel=1e-5)
     assert float(found.metrics["nll"]) == pytest.approx(6.0)
-    assert float(found.metrics["kl_to_sampler"]) == pytest.approx((first - 1 + 0.1) + (second - 1 + 0.2), rel=1e-4)
+    assert float(found.metrics["mismatch_kl"]) == pytest.approx((first - 1 + 0.1) + (second - 1 + 0.2), rel=1e-4)

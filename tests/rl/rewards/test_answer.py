@@ -1,4 +1,4 @@
-"""Takes completions and truths, proves which of them earn the reward of a right answer."""
+"""Takes completions and ground_truths, proves which of them earn the reward of a right answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KINDS = ["function", "class", "module"]
 
 
 @pytest.mark.parametrize(
-    ("completion", "truth", "right"),
+    ("completion", "ground_truth", "right"),
     [
         ("It is a class.", "class", True),
         ("It is a CLASS", "class", True),
@@ -24,12 +24,12 @@ KINDS = ["function", "class", "module"]
         ("a class", "", False),
     ],
 )
-def test_the_truth_as_a_whole_word_and_no_other_answer(completion, truth, right):
-    assert Answer(among=KINDS, value=2.0).score("", completion, truth).value == (2.0 if right else 0.0)
+def test_the_truth_as_a_whole_word_and_no_other_answer(completion, ground_truth, right):
+    assert Answer(among=KINDS, value=2.0).score("", completion, ground_truth).value == (2.0 if right else 0.0)
 
 
 @pytest.mark.parametrize(
-    ("completion", "truth", "right"),
+    ("completion", "ground_truth", "right"),
     [
         ("2 + 2 = 4", "4", True),
         ("so #### 1,234", "#### 1234", True),
@@ -43,19 +43,19 @@ def test_the_truth_as_a_whole_word_and_no_other_answer(completion, truth, right)
         ("7", "no number", False),
     ],
 )
-def test_the_last_number(completion, truth, right):
-    assert Answer(last_number=True).score("", completion, truth).value == float(right)
+def test_the_last_number(completion, ground_truth, right):
+    assert Answer(last_number=True).score("", completion, ground_truth).value == float(right)
 
 
 def test_reasons_say_why():
     card = Answer(among=KINDS)
     assert card.score("", "class, module", "class").reason == "also says module"
     assert card.score("", "x", "class").reason == "does not say the answer"
-    assert card.score("", "x", None).reason == "the prompt has no truth"
+    assert card.score("", "x", None).reason == "the prompt has no ground truth"
 
 
 def test_what_there_is_nothing_to_compare_with_cannot_be_scored():
-    assert [Answer().can_score(truth) for truth in ("class", "", " ", None)] == [True, False, False, False]
+    assert [Answer().can_score(ground_truth) for ground_truth in ("class", "", " ", None)] == [True, False, False, False]
     assert not Answer(last_number=True).can_score("class")
 
 

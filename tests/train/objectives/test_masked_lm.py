@@ -103,7 +103,7 @@ def test_what_the_tokenizer_knows_is_taken_from_it():
 
 @pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=repr)
 def test_two_ranks_do_what_one_does(strategy):
-    assert_parity(2, strategy, model=SHAPE, objective=CARD, kind="Tokens", recompute="full")
+    assert_parity(2, strategy, model=SHAPE, objective=CARD, kind="Tokens", activation_checkpointing="full")
 
 
 def test_a_checkpoint_is_loaded_as_what_it_is(tmp_path):

@@ -137,7 +137,7 @@ def test_two_ranks_do_what_one_does(strategy, card, kind):
     card = {**card, "sentinel_ids": list(range(50, 64))}
     # a large eps: else Adam makes steps of full length of gradients that are rounding errors, of tokens that are hardly met
     optimizer = {"kind": "adamw", "lr": 1e-2, "eps": 1e-3}
-    assert_parity(2, strategy, model=SHAPE, objective=card, kind=kind, recompute="full", optimizer=optimizer)
+    assert_parity(2, strategy, model=SHAPE, objective=card, kind=kind, activation_checkpointing="full", optimizer=optimizer)
 
 
 def test_a_checkpoint_is_loaded_as_what_it_is(tmp_path):

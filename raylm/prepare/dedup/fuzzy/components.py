@@ -19,8 +19,8 @@ from numba import njit
 
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
-from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain
+from raylm.data.shuffle import gather, scatter
 from raylm.prepare.dedup.exact import part_of
 from raylm.prepare.dedup.fuzzy.words import mixed
 

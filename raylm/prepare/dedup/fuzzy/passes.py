@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from raylm.core.storage import Folder
-from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain
+from raylm.data.shuffle import gather, scatter
 from raylm.prepare.corpus import View, decide, drops
 from raylm.prepare.dedup.exact import part_of
 from raylm.prepare.dedup.fuzzy.components import contract, groups_of, owner, send

@@ -13,8 +13,8 @@ import pyarrow as pa
 from numba import njit
 
 from raylm.core.storage import Folder
-from raylm.data.exchange import gather, scatter
 from raylm.data.marks import Plain
+from raylm.data.shuffle import gather, scatter
 from raylm.prepare.corpus import DECISIONS, View
 from raylm.prepare.dedup.fuzzy.verify import jaccard
 from raylm.prepare.dedup.fuzzy.words import shingle_sets

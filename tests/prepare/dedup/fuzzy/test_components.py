@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raylm.core.storage import Folder
-from raylm.data.exchange import gather
+from raylm.data.shuffle import gather
 from raylm.prepare.dedup.fuzzy.components import contract, groups_of, large_star, send, settle
 
 

@@ -1,0 +1,180 @@
+"""Takes a job and one of its training stages, leaves what is known of its model and rows before anything runs, as a forecast;
+and of cards, models and prompts what can be refused by then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raylm.core.artifact import MANIFEST, open_artifact
+from raylm.core.config import Config, CustomCard
+from raylm.core.errors import ConfigError, PlanError
+from raylm.core.storage import Folder
+from raylm.data.mixture import refs_of
+from raylm.inference.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
+from raylm.job import Job, Step
+from raylm.rl import checks
+from raylm.trainer.forecast.report import Known, forecast, suggestions
+
+
+def estimate(job: Job, name: str) -> list[str]:
+    """Lines of forecast for `raylm plan`; none where too little is known.
+
+    Raises:
+        PlanError: the stage names a device that cannot hold it.
+    """
+    known = _known(job, name)
+    return forecast(job.stages[name], known, name) if known else []
+
+
+def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[str]:
+    """Lines on models whose engine will not compute in the checkpoint's own format on a machine like this one."""
+    cfg: Any = job.stages[name]
+    if cfg.stage not in ("evaluate", "serve"):
+        return []
+    workers = cfg.generator if cfg.stage == "evaluate" else cfg.workers
+    lines = []
+    for ref in cfg.models if cfg.stage == "evaluate" else [cfg.model]:
+        scheme, own = _scheme_and_dtype(job, ref)
+        taken, why = formats(scheme, workers.gpus > 0, machine or this_machine())
+        asked = getattr(cfg, "dtype", "auto")
+        wanted = own if asked == "auto" else asked
+        if not taken:
+            lines.append(f"no engine runs {ref} on a machine like this one: {why}")
+        elif wanted not in taken:
+            lines.append(f"engines of {ref} compute not in {wanted} but in {taken[0]} on a machine like this one: {why}")
+    return lines
+
+
+def _scheme_and_dtype(job: Job, ref: str) -> tuple[str, str]:
+    """How the layers of a model are quantized, and what it is stored in: by its files, or by the stage that will make it."""
+    folder = job.folder(ref) if ref in job.stages else Folder(ref)
+    if folder.is_local and folder.exists("config.json"):
+        config = folder.read_json("config.json")
+        return scheme_of(config), stored_dtype(config) or "float32"
+    made_by: Any = job.stages.get(ref)
+    return getattr(getattr(made_by, "method", None), "scheme", ""), "float32"
+
+
+def check(job: Job, step: Step, steps: list[Step]) -> list[str]:
+    """What may go wrong with a stage that is to do, in lines.
+
+    Args:
+        steps: all stages; what lies where another one is still to do says nothing of what it will make.
+
+    Raises:
+        ConfigError: what must go wrong: a custom card that cannot be made, prompts that do not fit the model.
+    """
+    if step.state == "ready":
+        return []
+    lines: list[str] = []
+    try:
+        for card in _custom_cards(step.config):
+            lines += _importable(card)
+        if step.config.stage == "rl":
+            if not lines:
+                checks.check_cards(step.config)
+            lines += _fits(job, step.config, {each.name for each in steps if each.state != "ready"})
+    except ConfigError as error:
+        place = error.where or ""
+        told = f" ({place})" if "/" in place else f".{place}" if place else ""
+        raise ConfigError(error.what, where=f"stages.{step.name}{told}", next=error.next) from error.__cause__
+    return lines
+
+
+def _importable(card: CustomCard) -> list[str]:
+    """Raises ConfigError when a card cannot be made; a line where only something that it imports is missing here."""
+    try:
+        card.card()
+    except ConfigError as error:
+        missing = getattr(error.__cause__, "name", None)
+        module = card.path.partition(":")[0]
+        if not isinstance(error.__cause__, ModuleNotFoundError) or not missing or f"{module}.".startswith(f"{missing}."):
+            raise
+        return [f"the custom card {card.path!r} cannot be checked here: it imports {missing!r}, which this machine has not"]
+    return []
+
+
+def _custom_cards(value: Any) -> list[CustomCard]:
+    if isinstance(value, CustomCard):
+        return [value]
+    parts = [getattr(value, name) for name in type(value).model_fields] if isinstance(value, Config) else value
+    parts = parts.values() if isinstance(parts, dict) else parts
+    return [card for part in parts for card in _custom_cards(part)] if isinstance(parts, (list, tuple, type({}.values()))) else []
+
+
+def _fits(job: Job, cfg: Any, to_do: set[str]) -> list[str]:
+    """Prompts against the model of an rl stage, as far as either is known."""
+    folder = job.folder(cfg.prompts) if cfg.prompts in job.stages else Folder(cfg.prompts)
+    form = getattr(job.stages.get(cfg.prompts), "form", None)
+    if cfg.prompts not in to_do and folder.exists(MANIFEST):
+        known = checks.known_of(open_artifact(folder))
+    else:
+        known = checks.Known({"vocab_size": _vocabulary(job, cfg.prompts), "length": getattr(form, "length", None)})
+    model = job.folder(cfg.model) if cfg.model in job.stages else Folder(cfg.model)
+    made = cfg.model not in to_do and model.exists("config.json")
+    config = model.read_json("config.json") if made else _config(job, cfg, known.facts.get("vocab_size"))
+    return checks.check_prompts(cfg, known, model.uri, config or {}, made)
+
+
+def suggest(job: Job, name: str) -> list[tuple[str, str]]:
+    """Layouts for a stage, fastest first: (forecast, TOML).
+
+    Raises:
+        PlanError: the stage trains nothing, too little is known of it, or nothing fits.
+    """
+    known = _known(job, name) if name in job.stages else None
+    if known is None:
+        raise PlanError(
+            f"{name!r} is no train stage whose model and rows are known before it runs",
+            next="name a train stage with a shape (or a folder with config.json) and rows of a tokenize stage",
+        )
+    return suggestions(job.stages[name], known)
+
+
+def _known(job: Job, name: str) -> Known | None:
+    cfg: Any = job.stages[name]
+    if cfg.stage != "train":
+        return None
+    rows = refs_of(cfg.rows)[0]
+    length, vocab = _length(job, rows), _vocabulary(job, rows)
+    config = _config(job, cfg, vocab)
+    if config is None or length is None:
+        return None
+    batch = cfg.batch or max(1, round(cfg.batch_tokens / length))
+    steps = cfg.steps or (max(1, round(cfg.tokens / length / batch)) if cfg.tokens else None)
+    return Known(config, length, batch, steps)
+
+
+def _config(job: Job, cfg: Any, vocab: int | None) -> dict[str, Any] | None:
+    """config.json of the stage's model: of its shape, of the stage that made it, or of the folder it lies in."""
+    if not isinstance(cfg.model, str):
+        return cfg.model.config({"vocab_size": vocab}) if vocab else None
+    if cfg.model in job.stages:
+        before: Any = job.stages[cfg.model]
+        return _config(job, before, vocab) if hasattr(before, "model") and not hasattr(before, "models") else None
+    folder = Folder(cfg.model)
+    return folder.read_json("config.json") if folder.is_local and folder.exists("config.json") else None
+
+
+def _length(job: Job, rows: str) -> int | None:
+    if rows in job.stages:
+        return getattr(getattr(job.stages[rows], "form", None), "length", None)
+    folder = Folder(rows)
+    return (
+        folder.read_json("manifest.json")["facts"].get("length") if folder.is_local and folder.exists("manifest.json") else None
+    )
+
+
+def _vocabulary(job: Job, rows: str) -> int | None:
+    """Size of the tokenizer that makes `rows`, where the job says it."""
+    tokenizer = getattr(job.stages.get(rows), "tokenizer", None)
+    if isinstance(tokenizer, str):
+        return _vocabulary(job, tokenizer)
+    if tokenizer is not None:
+        return getattr(tokenizer, "vocab_size", None)
+    return _facts(rows).get("vocab_size")
+
+
+def _facts(rows: str) -> dict[str, Any]:
+    folder = Folder(rows)
+    return folder.read_json(MANIFEST)["facts"] if folder.is_local and folder.exists(MANIFEST) else {}

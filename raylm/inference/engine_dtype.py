@@ -1,0 +1,109 @@
+"""The format that an engine computes in, decided before it starts by the checkpoint and by what this machine's kernels take.
+
+One place for rl, evaluate and serve. vLLM chooses kernels layer by layer while it loads, and some refuse a format only when the
+first request comes. Measured on vLLM 0.32, with each of its CPU libraries: W8A8 layers with symmetric activations run in bfloat16
+on CPUs with AMX tiles (`int8_scaled_mm_with_quant` refuses float32), in every format on others (oneDNN); W4A16 layers compute in
+16 bits (`cpu_gemm_wna16`) and are absent where there is no AVX-512; layers that are not quantized run in every format.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raylm.core.errors import ConfigError
+from raylm.core.machine import cpu_flags
+
+
+class Machine(NamedTuple):
+    """What decides the kernels of an engine on a CPU. `amx`: AMX tiles; `bf16`: products of bfloat16 in hardware."""
+
+    arch: str
+    avx512: bool
+    bf16: bool
+    amx: bool
+
+
+class EngineDtype(NamedTuple):
+    """A number format, and why it is not the checkpoint's own ("" where it is)."""
+
+    name: str
+    why: str
+
+
+def this_machine() -> Machine:
+    """What this machine's CPU can do, as Linux says it: no torch is imported. Elsewhere nothing is taken for granted."""
+    flags = cpu_flags()
+    return Machine(platform.machine(), "avx512f" in flags, bool(flags & {"avx512_bf16", "amx_bf16"}), "amx_tile" in flags)
+
+
+def engine_dtype(config: dict[str, Any], asked: str, gpu: bool, machine: Machine | None = None, where: str = "") -> EngineDtype:
+    """The format that an engine computes in with the checkpoint of this config.json.
+
+    Args:
+        config: config.json of the checkpoint; {} where it is not known (a hub name): then vLLM decides by what it downloads.
+        asked: what the job says; `auto` keeps the checkpoint's format where the kernels take it, and says why where not.
+        gpu: whether the engine runs on a GPU; `machine` is not looked at then.
+        machine: whose CPU; this machine's.
+        where: named in the error.
+
+    Raises:
+        ConfigError: no kernel of this machine takes the checkpoint, or none takes it in the format that was asked for.
+    """
+    own = stored_dtype(config)
+    taken, why = formats(scheme_of(config), gpu, machine or this_machine())
+    if not taken:
+        raise ConfigError(f"no engine can run this checkpoint here: {why}", where=where, next="take another machine, or method")
+    if asked == "auto":
+        if own is None or own in taken:
+            return EngineDtype(own or "auto", "")
+        return EngineDtype(taken[0], f"not in the checkpoint's {own}: {why}")
+    if asked not in taken:
+        raise ConfigError(f"no engine can compute in {asked} here: {why}", where=where, next=f'say dtype = "{taken[0]}"')
+    return EngineDtype(asked, "" if asked == own else f"not in the checkpoint's {own}: the job asks for it")
+
+
+def network_of(model: str) -> dict[str, Any]:
+    """config.json of the folder `model`; {} for what is no folder (a hub name)."""
+    file = Path(model) / "config.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def stored_dtype(config: dict[str, Any]) -> str | None:
+    """What config.json says of the weights' format (a composite model's text part included); None where it says nothing."""
+    for part in (config, config.get("text_config") or {}):
+        if found := part.get("dtype") or part.get("torch_dtype"):
+            return str(found).removeprefix("torch.")
+    return None
+
+
+def scheme_of(config: dict[str, Any]) -> str:
+    """How linear layers are quantized, as far as it decides their kernels: `W8A8`, `W4A16` or "" (not, or another way)."""
+    quantization = config.get("quantization_config") or {}
+    if quantization.get("quant_method") in ("gptq", "awq"):
+        return "W4A16"
+    for group in (quantization.get("config_groups") or {}).values():
+        weights, inputs = group.get("weights") or {}, group.get("input_activations")
+        if weights.get("type") != "int":
+            continue
+        if inputs is None:
+            return "W4A16"
+        # zero points go another way (oneDNN), which takes every format
+        return "W8A8" if inputs.get("symmetric", True) else ""
+    return ""
+
+
+def formats(scheme: str, gpu: bool, machine: Machine) -> tuple[tuple[str, ...], str]:
+    """Formats that the kernels for a scheme take, the one to prefer first, and why there are no others."""
+    halves = ("bfloat16", "float16")
+    if scheme == "" or (scheme == "W8A8" and not gpu and not machine.amx):
+        return ("float32", *halves), "vLLM knows float32, bfloat16 and float16"
+    if gpu:
+        return halves, f"{scheme} kernels of GPUs compute in 16 bits"
+    if scheme == "W8A8":
+        return ("bfloat16",), "the 8-bit kernels of CPUs with AMX take bfloat16"
+    if machine.arch in ("x86_64", "AMD64") and not machine.avx512:
+        return (), "vLLM's 4-bit kernels need AVX-512, which this CPU lacks"
+    return halves, "4-bit kernels compute in 16 bits"

@@ -1,0 +1,96 @@
+"""Takes the metrics rows of a run, leaves report.html: curves, what happened when, facts."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from raylm.core.artifact import REPORT
+from raylm.core.storage import Folder
+from raylm.data import page
+from raylm.trainer.watch.alerts import Alert
+
+# curves in order; the rest of a row's numbers is not drawn
+CURVES = {
+    "loss": "loss", "held_out_loss": "held-out loss", "lr": "learning rate", "grad_norm": "gradient norm",
+    "tokens_per_s": "tokens per second", "mfu": "model FLOPs utilisation", "memory_gb": "memory per rank, GB",
+    "data_wait_s": "wait for rows, s", "communication_s": "exchange between ranks, s", "accuracy": "accuracy", "margin": "margin",
+}  # fmt: skip
+MOST_POINTS = 2000
+SMOOTH = 25
+
+
+def write_report(out: Folder, name: str, rows: list[dict[str, Any]], facts: dict[str, Any], alerts: list[Alert]) -> None:
+    """Write `report.html` beside the checkpoint in `out`. It tells times, so it is no part of what the artifact is."""
+    if not rows:
+        return
+    last = rows[-1]
+    speed = statistics.median(row["tokens_per_s"] for row in rows if "tokens_per_s" in row)
+    figures = [
+        ("steps", page.number(last["step"] + 1)),
+        ("first loss", _short(rows[0]["loss"])),
+        ("last loss", _short(last["loss"])),
+        ("tokens/s", page.number(round(speed))),
+        ("alerts", page.number(len(alerts))),
+    ]
+    events = [(row["step"], row["event"]) for row in rows if "event" in row]
+    told = [*events, *((alert.step, f"{alert.kind}: {alert.said}") for alert in alerts)]
+    stalls = [row["checkpoint_stall_s"] for row in rows if "checkpoint_stall_s" in row]
+    saving = f"{len(stalls)} step checkpoints held training up for {sum(stalls):.2f} s in all." if stalls else ""
+    parts = [
+        ("", page.tiles(figures)),
+        ("Curves", page.picture(curves(rows, [step for step, _ in told]), f"curves of {name}") if len(rows) > 1 else ""),
+        ("What happened", page.table(["step", "what"], sorted(told)) if told else page.note("Nothing out of the ordinary.")),
+        ("Saving", page.note(saving or "No step checkpoint was due.")),
+        ("Facts", page.facts(facts)),
+    ]
+    out.write(REPORT, page.page(name, "One training run: every point is a step.", parts))
+
+
+def curves(rows: Sequence[dict[str, Any]], marks: Sequence[int] = ()) -> bytes:
+    """All curves as one PNG; `marks` are steps at which something happened."""
+    from matplotlib.figure import Figure
+
+    drawn = [(key, title) for key, title in CURVES.items() if sum(_is_number(row.get(key)) for row in rows) > 1]
+    parts = sorted({key for row in rows for key in row if key.startswith("loss/")})
+    panels = [*drawn, *([("parts", "loss of each part")] if parts else [])]
+    figure = Figure(figsize=(11, 2.6 * -(-len(panels) // 2)), layout="constrained")
+    for at, (key, title) in enumerate(panels, 1):
+        axes = figure.add_subplot(-(-len(panels) // 2), 2, at)
+        for name in parts if key == "parts" else [key]:
+            steps, values = _points(rows, name)
+            axes.plot(steps, values, linewidth=0.6, alpha=0.5 if key == "loss" else 0.9, label=name.removeprefix("loss/"))
+            if key == "loss":
+                axes.plot(steps, _smoothed(values), linewidth=1.4)
+        for mark in marks:
+            axes.axvline(mark, color="tab:red", linewidth=0.5, alpha=0.5)
+        if key == "parts":
+            axes.legend(fontsize=7)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.2)
+    held = io.BytesIO()
+    figure.savefig(held, format="png", dpi=110)
+    return held.getvalue()
+
+
+def _points(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values, thinned to what a picture can show."""
+    found = [(row["step"], float(row[name])) for row in rows if _is_number(row.get(name))]
+    kept = found[:: -(-len(found) // MOST_POINTS) or 1]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Running median over up to 25 points before each: one spike does not bend it."""
+    return [statistics.median(values[max(0, at - SMOOTH) : at + 1]) for at in range(len(values))]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3f}" if _is_number(value) else "not finite"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value == value and abs(value) != float("inf")

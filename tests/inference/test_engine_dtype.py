@@ -1,0 +1,97 @@
+"""Takes checkpoints and machines of several makes, proves what an engine computes in, before any engine starts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raylm.core.errors import ConfigError
+from raylm.inference.engine_dtype import Machine, engine_dtype, network_of, scheme_of, stored_dtype, this_machine
+
+AMX = Machine("x86_64", avx512=True, bf16=True, amx=True)
+AMD = Machine("x86_64", avx512=True, bf16=True, amx=False)
+OLD = Machine("x86_64", avx512=False, bf16=False, amx=False)
+ARM = Machine("aarch64", avx512=False, bf16=False, amx=False)
+
+
+def config(weights_bits: int | None = None, inputs: dict | None = None, dtype: str | None = "float32", **keys) -> dict:
+    """config.json of a checkpoint; `weights_bits` quantizes it as compressed-tensors says it."""
+    told = dict(keys) if dtype is None else {"dtype": dtype, **keys}
+    if weights_bits:
+        group = {"weights": {"num_bits": weights_bits, "type": "int"}, "input_activations": inputs}
+        told["quantization_config"] = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+    return told
+
+
+INT8 = config(8, {"num_bits": 8, "symmetric": True})
+INT4 = config(4)
+
+
+@pytest.mark.parametrize(
+    ("network", "machine", "gpu", "name"),
+    [
+        (config(), AMX, False, "float32"),
+        (config(), OLD, False, "float32"),
+        (config(dtype="bfloat16"), OLD, False, "bfloat16"),
+        (config(dtype="torch.float16"), AMX, False, "float16"),
+        (config(dtype="float64"), AMD, False, "float32"),
+        (INT8, AMX, False, "bfloat16"),
+        (INT8, AMD, False, "float32"),
+        (INT8, OLD, False, "float32"),
+        (INT8, ARM, False, "float32"),
+        (INT8, AMD, True, "bfloat16"),
+        (INT8 | {"dtype": "float16"}, AMD, True, "float16"),
+        # activations with a zero point are multiplied by oneDNN on every CPU
+        (config(8, {"num_bits": 8, "symmetric": False}), AMX, False, "float32"),
+        (INT4, AMX, False, "bfloat16"),
+        (INT4, AMD, False, "bfloat16"),
+        (INT4 | {"dtype": "float16"}, AMD, False, "float16"),
+        ({"dtype": "float32", "quantization_config": {"quant_method": "awq"}}, AMD, False, "bfloat16"),
+        # a composite model says it of its text part; a hub name says nothing yet
+        ({"text_config": {"torch_dtype": "bfloat16"}}, AMD, False, "bfloat16"),
+        ({}, AMX, False, "auto"),
+    ],
+)
+def test_the_checkpoints_format_unless_kernels_refuse_it(network, machine, gpu, name):
+    found = engine_dtype(network, "auto", gpu, machine)
+    assert found.name == name
+    assert bool(found.why) == (stored_dtype(network) not in (name, None))
+
+
+def test_what_the_job_asks_for_is_refused_before_the_engine_starts():
+    assert engine_dtype(INT8, "float32", False, AMD).name == "float32"
+    assert engine_dtype(config(), "bfloat16", False, OLD) == ("bfloat16", "not in the checkpoint's float32: the job asks for it")
+    with pytest.raises(ConfigError, match=r"can compute in float32 here: the 8-bit kernels of CPUs with AMX.*\n.*bfloat16"):
+        engine_dtype(INT8, "float32", False, AMX)
+    with pytest.raises(ConfigError, match="4-bit kernels need AVX-512"):
+        engine_dtype(INT4, "auto", False, OLD)
+
+
+def test_a_checkpoint_that_raylm_wrote_is_recognised(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(INT8))
+    assert scheme_of(network_of(str(tmp_path))) == "W8A8"
+    assert network_of("org/model") == {}
+
+
+def test_this_machine_is_what_torch_sees():
+    """vLLM asks torch when it chooses kernels; plan and doctor read it without torch."""
+    import torch
+
+    seen = this_machine()
+    assert seen.avx512 == torch.cpu._is_avx512_supported()
+    assert seen.amx == torch.cpu._is_amx_tile_supported()
+
+
+def test_the_8_bit_kernel_of_cpus_with_amx_takes_no_float32():
+    """What the decision rests on, said by the kernel itself: it looks at the format before it computes, so on every machine."""
+    import torch
+    import vllm.platforms
+
+    vllm.platforms.current_platform.import_kernels()
+    kernel = getattr(torch.ops._C, "int8_scaled_mm_with_quant", None)
+    # vLLM's library for CPUs without AVX-512 has no such kernel, and never asks for it
+    if kernel is not None:
+        packed = torch.zeros(32, 32 + 4, dtype=torch.int8)
+        with pytest.raises(RuntimeError, match="expect A to be bfloat16 or half"):
+            kernel(torch.zeros(2, 32), packed, torch.ones(32), None, torch.float32, True)

@@ -1,0 +1,69 @@
+"""Takes jobs, proves what is known of a stage before it runs, what is suggested, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raylm import job
+from raylm.core.errors import PlanError
+from raylm.estimate import _known, engine_formats, estimate, suggest
+from raylm.inference.engine_dtype import Machine
+from tests.test_job import write
+
+GPUS = 'workers = {count = 2, gpus = 1, device = "h100"}\n'
+
+
+def test_vocabulary_and_length_come_from_the_stages_before(tmp_path):
+    known = _known(job.load(write(tmp_path)), "base")
+    assert known.config["vocab_size"] == 300 and known.config["model_type"] == "llama"
+    assert (known.length, known.batch, known.steps) == (8, 4, 2)
+    assert _known(job.load(write(tmp_path)), "docs") is None
+
+
+def test_a_checkpoints_own_config_is_read(tmp_path):
+    config = {
+        "model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128,
+        "vocab_size": 500,
+    }  # fmt: skip
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "config.json").write_text(json.dumps(config))
+
+    def from_folder(text):
+        at = text.index("model = {")
+        return text[:at] + f'model = "{tmp_path}/there"' + text[text.index("\n", at) :]
+
+    loaded = job.load(write(tmp_path, from_folder))
+    assert _known(loaded, "base").config == config
+    assert "parameters" in estimate(loaded, "base")[0]
+
+
+def test_a_device_brings_speed_and_cost_and_suggestions(tmp_path):
+    loaded = job.load(write(tmp_path, lambda text: text.replace("batch = 4\n", "batch = 4\n" + GPUS)))
+    assert "tokens/s" in estimate(loaded, "base")[-1] and "$" in estimate(loaded, "base")[-1]
+    assert all("strategy = {kind = " in toml for _, toml in suggest(loaded, "base"))
+    with pytest.raises(PlanError, match="'docs' is no train stage"):
+        suggest(loaded, "docs")
+
+
+def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
+    """A machine with AMX, one without, one without AVX-512: what the plan says of the same 8-bit and 4-bit models."""
+    path = tmp_path / "job.toml"
+    path.write_text(
+        f'name = "j"\nroot = "{tmp_path}"\n'
+        '[stages.small]\nstage = "compress"\nmodel = "org/model"\nmethod = {kind = "int8", activations = "dynamic"}\n'
+        '[stages.smallest]\nstage = "compress"\nmodel = "org/model"\nmethod = {kind = "int4"}\n'
+        '[stages.api]\nstage = "serve"\nmodel = "small"\n'
+        '[stages.tiny]\nstage = "serve"\nmodel = "smallest"\nworkers = {gpus = 1}\n'
+        '[stages.late]\nstage = "serve"\nmodel = "smallest"\n'
+    )
+    loaded = job.load(path)
+    amx, amd, old = (Machine("x86_64", *has) for has in ((True, True, True), (True, True, False), (False, False, False)))
+    assert (
+        "float32 but in bfloat16 on a machine like this one: the 8-bit kernels of CPUs with AMX"
+        in engine_formats(loaded, "api", amx)[0]
+    )
+    assert engine_formats(loaded, "api", amd) == engine_formats(loaded, "small", amx) == []
+    assert "kernels of GPUs" in engine_formats(loaded, "tiny", old)[0]
+    assert "no engine runs smallest" in engine_formats(loaded, "late", old)[0]

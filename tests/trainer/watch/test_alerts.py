@@ -1,0 +1,65 @@
+"""Takes rows with planted trouble, proves that each is reported once, in words, and sent to a URL."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+from raylm.trainer.watch.alerts import Alarm, Alerts
+from tests.trainer.watch.rows import falling
+
+
+def raised(rows, **limits):
+    alarm = Alarm(Alerts(**limits), "job/base")
+    for row in rows:
+        alarm.look(row["step"], row)
+    return [(alert.step, alert.kind) for alert in alarm.raised]
+
+
+def test_a_quiet_run_raises_nothing():
+    assert raised(falling(200)) == []
+
+
+def test_a_spike_is_raised_at_its_step():
+    rows = falling(80)
+    rows[70]["loss"] = 30.0
+    assert raised(rows) == [(70, "spike")]
+
+
+def test_divergence_is_raised_once_while_it_lasts():
+    rows = falling(300)
+    for row in rows[120:]:
+        row["loss"] = 1.6 + 0.05 * (row["step"] - 120)
+    assert [kind for _, kind in raised(rows, spike=1e9)] == ["divergence"]
+
+
+def test_stragglers_waits_and_steps_not_taken():
+    rows = falling(5)
+    rows[1] |= {"straggler": 2.0, "slowest_rank": 3}
+    rows[2] |= {"data_wait_s": 0.6}
+    rows[3] |= {"finite": False, "grad_norm": float("nan")}
+    assert raised(rows) == [(1, "straggler"), (2, "data wait"), (3, "not finite")]
+
+
+def test_alerts_go_to_a_url_and_one_that_is_gone_does_no_harm():
+    got = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *said):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    rows = falling(2)
+    rows[1]["data_wait_s"] = 0.9
+    raised(rows, webhook=f"http://127.0.0.1:{server.server_port}/")
+    server.shutdown()
+    assert [(one["step"], one["kind"], one["run"]) for one in got] == [(1, "data wait", "job/base")]
+    for gone in ("http://127.0.0.1:9/", "no-scheme/hook"):
+        assert raised(rows, webhook=gone) == [(1, "data wait"), (1, "webhook")]
