@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from raylm.core import page as pages
 from raylm.core.artifact import Artifact, open_artifact
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
-from raylm.data import page as pages
 
 CURVES = ("reward", "accuracy", "loss")
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from raylm.core import page
 from raylm.core.artifact import REPORT
 from raylm.core.storage import Folder
-from raylm.data import page
 from raylm.data.records import COLUMNS
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from raylm.core import page
 from raylm.core.artifact import REPORT
 from raylm.core.storage import Folder
-from raylm.data import page
 from raylm.data.shards import map_arrow
 from raylm.tokenize.fertility import OTHERS
 

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from raylm.core import page
 from raylm.core.artifact import REPORT
 from raylm.core.storage import Folder
-from raylm.data import page
 from raylm.trainer.watch.alerts import Alert
 
 # curves in order; the rest of a row's numbers is not drawn

@@ -2,7 +2,7 @@
 
 import re
 
-from raylm.data import page
+from raylm.core import page
 
 EVIL = "<script>alert(1)</script>\"'&"
 

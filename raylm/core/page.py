@@ -1,4 +1,4 @@
-"""Takes numbers and texts, leaves one HTML page that shows them: no outside parts, opens offline, light and dark.
+"""HTML pages of reports, from numbers and texts: one file without outside parts, opens offline, light and dark.
 
 Documents are hostile: every function escapes the plain values that it is given; only parts made here go in as they are.
 """
