@@ -10,11 +10,12 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from raylm.core.config import Config, Refers, ref_or_table
 from raylm.core.errors import ConfigError
+from raylm.data.kinds import ROW_KINDS
 
 if TYPE_CHECKING:
     from raylm.data.schedule import Schedule
 
-RowsRef = Annotated[str, Refers(("Tokens", "Dialogues", "Pairs"))]
+RowsRef = Annotated[str, Refers(tuple(ROW_KINDS))]
 
 # shares whose smallest denominator is larger are rounded to this many parts: the schedule repeats after so many draws
 UNITS = 10_000

@@ -5,13 +5,28 @@ Shapes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from raylm.model.head import Asked, ask_head, head_of
-from raylm.model.logprobs import Padded
 
 if TYPE_CHECKING:
     import torch
+
+
+class Padded(Protocol):
+    """Sequences in one rectangle, as `raylm.data.batch.Batch` has them."""
+
+    @property
+    def tokens_BT(self) -> torch.Tensor: ...
+
+    @property
+    def weight_BT(self) -> torch.Tensor: ...
+
+    @property
+    def document_BT(self) -> torch.Tensor | None: ...
+
+    @property
+    def position_BT(self) -> torch.Tensor | None: ...
 
 
 class Inputs(NamedTuple):
@@ -33,18 +48,18 @@ class Scores(NamedTuple):
     """log(sum(exp(logits))), which z-loss holds near 0."""
 
 
-def causal(padded: Padded) -> Inputs:
+def causal(batch: Padded) -> Inputs:
     """Inputs of next-token prediction: position t is asked for token t + 1. The last position is asked for nothing."""
     import torch
 
     from raylm.model.attention import Boundaries
 
-    feed: dict[str, Any] = {"input_ids": padded.tokens_BT}
+    feed: dict[str, Any] = {"input_ids": batch.tokens_BT}
     # rows are padded on the right and attention looks left: no token that counts ever sees padding, so no mask is needed
-    if padded.document_BT is not None:
-        feed |= {"position_ids": padded.position_BT, "boundaries": Boundaries(padded.document_BT)}
-    target_BT, weight_BT = torch.zeros_like(padded.tokens_BT), torch.zeros_like(padded.weight_BT)
-    target_BT[:, :-1], weight_BT[:, :-1] = padded.tokens_BT[:, 1:], padded.weight_BT[:, 1:]
+    if batch.document_BT is not None:
+        feed |= {"position_ids": batch.position_BT, "boundaries": Boundaries(batch.document_BT)}
+    target_BT, weight_BT = torch.zeros_like(batch.tokens_BT), torch.zeros_like(batch.weight_BT)
+    target_BT[:, :-1], weight_BT[:, :-1] = batch.tokens_BT[:, 1:], batch.weight_BT[:, 1:]
     return Inputs(feed, target_BT, weight_BT)
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import Config, resolve
 from raylm.core.storage import Folder
+from raylm.data.batch import pad, share_of
 from raylm.inference.generator import as_arrays, weights_digest
 from raylm.model.leaks import check_documents
 from raylm.model.load import load_model
-from raylm.model.logprobs import pad
 from raylm.model.preflight import Needs
 from raylm.model.scores import Inputs, Scores, causal
 from raylm.parallel.assemble import assemble
@@ -83,11 +83,7 @@ def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[s
         return None
     algorithm: Any = resolve(cfg.algorithm)
     weight = float(sum(len(sample.logprobs) for sample in samples))
-    # every rank makes equally many passes; a share that is short is filled up with samples that weigh nothing
-    share = -(-len(samples) // engine.grid.data_world)
-    mine = [(sample, 1.0) for sample in samples[engine.grid.data_rank :: engine.grid.data_world]]
-    mine += [(samples[0], 0.0)] * (share - len(mine))
-    micros = [mine[at : at + cfg.micro_batch] for at in range(0, share, cfg.micro_batch)]
+    micros = share_of(samples, engine.grid.data_rank, engine.grid.data_world, cfg.micro_batch)
     inputs = [_inputs(micro, setup.pad_id, ranks.device) for micro in micros]
 
     def loss(index: int, scores: Scores) -> Any:

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from raylm.data.batch import Batch, share_of, with_documents
+from raylm.data.kinds import ROW_KINDS
 from raylm.data.order import batch_indices
 from raylm.data.schedule import Mixed
 from raylm.data.shards import Rows
-from raylm.model.logprobs import Padded, pad
 
 if TYPE_CHECKING:
     import torch
-
-
-class Micro(NamedTuple):
-    """Rows of one forward pass."""
-
-    padded: Padded
-    row_weight_P: torch.Tensor
-    """1 for a real row or pair, 0 for one that only fills up a rank's share."""
-    rows: tuple[int, ...] = ()
-    """Numbers of the real ones, as they were read."""
-
-    @property
-    def counted_BT(self) -> torch.Tensor:
-        """1 on real tokens of real rows, 0 on padding and on rows that only fill up; both rows of a pair are real."""
-        rows = len(self.padded.attend_BT)
-        return self.padded.attend_BT * self.row_weight_P.repeat(rows // len(self.row_weight_P))[:, None]
 
 
 class Batches:
@@ -39,6 +24,7 @@ class Batches:
         batch: rows per global batch.
         micro: rows per forward pass and rank.
         document_mask: keep the documents of a packed row apart.
+        mismatched: give each batch its prompts with the completions of other rows too, see `Batch.mismatched`.
     """
 
     def __init__(
@@ -54,10 +40,11 @@ class Batches:
         world: int,
         device: torch.device | str = "cpu",
         document_mask: bool = False,
+        mismatched: bool = False,
     ) -> None:
-        self._rows, self._kind, self._batch, self._micro, self._seed = rows, kind, batch, micro, seed
+        self._rows, self._kind, self._batch, self._micro, self._seed = rows, ROW_KINDS[kind], batch, micro, seed
         self._pad_id, self._rank, self._world, self._device = pad_id, rank, world, device
-        self._document_mask = document_mask
+        self._document_mask, self._mismatched = document_mask, mismatched
 
     @property
     def rows(self) -> Any:
@@ -74,55 +61,22 @@ class Batches:
         """Up to `count` row numbers to measure on: the first ones, of a mixture in its shares."""
         return self._rows.first(count) if isinstance(self._rows, Mixed) else list(range(min(count, len(self._rows))))
 
-    def at(self, step: int) -> list[Micro]:
+    def at(self, step: int) -> list[Batch]:
         """This rank's micro batches of `step`; every rank gets equally many, because ranks meet in each."""
         return self.split(self.indices(step))
 
-    def split(self, indices: list[int]) -> list[Micro]:
+    def split(self, indices: list[int]) -> list[Batch]:
         """This rank's share of `indices`, in micro batches."""
-        share = -(-len(indices) // self._world)
-        mine: list[tuple[int, float]] = [(index, 1.0) for index in indices[self._rank :: self._world]]
-        mine += [(indices[0], 0.0)] * (share - len(mine))
-        return [self._collate(mine[at : at + self._micro]) for at in range(0, share, self._micro)]
+        # a row's completion is set beside the next one's prompt: which rows meet depends on the global batch alone
+        followed = list(zip(indices, indices[-1:] + indices[:-1], strict=True))
+        return [self._collate(picked) for picked in share_of(followed, self._rank, self._world, self._micro)]
 
-    def _collate(self, picked: list[tuple[int, float]]) -> Micro:
-        import numpy as np
-        import torch
-
-        rows = [self._rows[index] for index, _ in picked]
-        weights = [weight for _, weight in picked]
-        if self._kind == "Pairs":
-            tokens, masks = [], []
-            for side in ("chosen", "rejected"):
-                for row, weight in zip(rows, weights, strict=True):
-                    tokens.append(np.concatenate([row["prompt"], row[side]]))
-                    masks.append(np.concatenate([np.zeros(len(row["prompt"])), np.full(len(row[side]), weight)]))
-        else:
-            tokens = [row["tokens"] for row in rows]
-            masks = [
-                np.asarray(row.get("mask", np.ones(len(row["tokens"]))), dtype=np.float32) * weight
-                for row, weight in zip(rows, weights, strict=True)
-            ]
-        padded = pad(tokens, masks, self._pad_id, self._device)
+    def _collate(self, picked: list[tuple[tuple[int, int], float]]) -> Batch:
+        rows, weights = [self._rows[index] for (index, _), _ in picked], [weight for _, weight in picked]
+        batch = self._kind.collate(rows, weights, self._pad_id, self._device)
         if self._document_mask:
-            padded = apart(padded, [row.get("starts", ()) for row in rows])
-        read = tuple(index for index, weight in picked if weight)
-        return Micro(padded, torch.tensor(weights, device=self._device), read)
-
-
-def apart(padded: Padded, starts: list[Sequence[int]]) -> Padded:
-    """Rows whose documents, which begin at `starts`, do not see each other; no document's first token counts."""
-    import numpy as np
-    import torch
-
-    from raylm.data.boundaries import document_ids, position_ids
-
-    shape, device = padded.tokens_BT.shape, padded.tokens_BT.device
-    documents, positions = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    for row, (found, length) in enumerate(zip(starts, padded.attend_BT.sum(1).tolist(), strict=True)):
-        documents[row, :length] = document_ids(found, length)
-        positions[row, :length] = position_ids(found, length)
-    document_BT, position_BT = (torch.from_numpy(values).to(device) for values in (documents, positions))
-    return padded._replace(
-        document_BT=document_BT, position_BT=position_BT, weight_BT=padded.weight_BT * (position_BT > 0).float()
-    )
+            batch = with_documents(batch, [row.get("starts", ()) for row in rows])
+        if self._mismatched:
+            others = self._kind.mismatched(rows, [self._rows[other] for (_, other), _ in picked])
+            batch = batch._replace(mismatched=self._kind.collate(others, weights, self._pad_id, self._device))
+        return batch._replace(rows=tuple(index for (index, _), weight in picked if weight))

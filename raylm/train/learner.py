@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
+from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
 from raylm.model.checkpoint import num_parameters
 from raylm.model.flops import flops_per_token
@@ -64,8 +65,10 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     objective = resolve(cfg.objective)
     if setup.rows_kind not in objective.rows:
         raise ConfigError(f"objective {objective.kind} learns from {' or '.join(objective.rows)}, the rows are {setup.rows_kind}")
-    if cfg.document_mask and setup.rows_kind == "Pairs":
-        raise ConfigError("document_mask keeps documents of packed rows apart, Pairs are not packed", next="drop document_mask")
+    if cfg.document_mask and not ROW_KINDS[setup.rows_kind].packed:
+        raise ConfigError(
+            f"document_mask keeps documents of packed rows apart, {setup.rows_kind} are not packed", next="drop document_mask"
+        )
     if "tokenizer" in objective.needs:
         objective = objective.fitted(setup.rows_kind, load_tokenizer(setup.tokenizer_path))
     cfg = cfg.model_copy(update={"objective": objective})
@@ -103,6 +106,7 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
             world=engine.grid.data_world,
             device=ranks.device,
             document_mask=cfg.document_mask,
+            mismatched="mismatched" in objective.needs,
         )
 
     held_out, rows, mixed = batches("held_out"), batches("train"), isinstance(cfg.rows, Mixture)
@@ -117,7 +121,7 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
         rewind=ranks.rewind,
         say=ranks.say,
         heartbeat=ranks.heartbeat,
-        domains=Domains(refs_of(cfg.rows), rows.rows) if mixed and objective.kind == "next_token" else None,
+        domains=Domains(refs_of(cfg.rows), rows.rows) if mixed and objective.by_part else None,
         flops=_flops(cfg, setup, config, ranks.world),
     )
     return Made(loop, parameters, config)
@@ -141,7 +145,7 @@ def _flops(cfg: Train, setup: Setup, config: Any, world: int) -> tuple[float | N
         return None, None
     # forward, gradient of the input, gradient of the weight: a frozen weight has no third, a frozen reference has the first alone
     objective: Any = cfg.objective
-    passes = 3 - (cfg.adapter is not None) + ("reference" in objective.needs)
+    passes = 2 - (cfg.adapter is not None) + objective.num_passes
     each = flops_per_token(described, setup.tokens["length"]) * passes / 3
     return each, device_of(cfg.workers.device).bfloat16 * 1e12 * world
 

@@ -5,18 +5,20 @@ micro batches -> inputs of the model, weight (summed over all ranks before any b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from raylm.core.errors import TrainingError
 from raylm.parallel.engine import Engine
 from raylm.parallel.group.heartbeat import NoHeartbeat
-from raylm.train.batches import Batches, Micro
+from raylm.train.batches import Batches
 from raylm.train.config import Train
+from raylm.train.objectives.objective import Passes
 from raylm.trainer.watch.meter import Domains, Meter
 
 if TYPE_CHECKING:
+    from raylm.data.batch import Batch
     from raylm.model.balance import Balancer
     from raylm.model.scores import Inputs, Scores
 
@@ -49,10 +51,10 @@ class Losses:
         self._meter, self._heartbeat = meter, heartbeat
         self._balancer, self._domains = balancer, domains
 
-    def inputs(self, micros: list[Micro], step: int) -> tuple[list[Inputs], float]:
+    def inputs(self, micros: list[Batch], step: int) -> tuple[list[Inputs], float]:
         """What the model is fed, and the weight of the whole global batch; `step` is -1 for held-out rows."""
         seed = hash((self._seed, step)) & 0x7FFFFFFF
-        inputs = [self._objective.inputs(micro.padded, seed, micro.rows) for micro in micros]
+        inputs = [self._objective.inputs(micro, seed) for micro in micros]
         weights = (self._objective.weight(micro, one) for micro, one in zip(micros, inputs, strict=True))
         (weight,) = self._engine.sum([sum(weights)])
         if not weight:
@@ -64,7 +66,7 @@ class Losses:
             )
         return inputs, weight
 
-    def learn(self, micros: list[Micro], inputs: list[Inputs], weight: float, step: int) -> dict[str, float]:
+    def learn(self, micros: list[Batch], inputs: list[Inputs], weight: float, step: int) -> dict[str, float]:
         """Forward and backward passes of one step: gradients of the mean over the global batch, and the means of the metrics."""
         loss = self.loss_of(micros, inputs, weight, step)
         if self._balancer:
@@ -84,18 +86,15 @@ class Losses:
             sums = self._engine.measure(inputs, self.loss_of(micros, inputs, weight, step), **self._objective.asked())
         return {f"held_out_{name}": total / weight for name, total in sums.items()}
 
-    def loss_of(self, micros: list[Micro], inputs: list[Inputs], weight: float, step: int) -> Callable[[int, Scores], Any]:
-        """The loss as a function of the scores of each micro batch; where it needs a reference, that has been asked."""
+    def loss_of(self, micros: list[Batch], inputs: list[Inputs], weight: float, step: int) -> Callable[[int, Scores], Any]:
+        """The loss as a function of the scores of each micro batch, with what the objective prepared for it."""
         self._heartbeat.mark("forward", step)
-        references: list[Any] = [None] * len(micros)
-        if "reference" in self._objective.needs:
-            with nullcontext() if self._reference else self._engine.bare.disable_adapter():
-                references = (self._reference or self._engine).forward(inputs)
+        prepared = self._objective.prepare(micros, inputs, Passes(self._engine.forward, self._frozen, self._engine.sum))
 
         def loss(index: int, scores: Scores) -> Any:
             self._heartbeat.mark("backward", step)
             self._meter.forward()
-            made = self._objective.loss(scores, inputs[index], micros[index], references[index])
+            made = self._objective.loss(scores, inputs[index], micros[index], prepared[index])
             if self._domains and scores.logprob_BT.requires_grad:
                 made = made._replace(metrics=made.metrics | self._domains.sums(scores, inputs[index], micros[index].rows))
             total, uneven = made.total / weight, self._balancer.term() if self._balancer else None
@@ -105,3 +104,8 @@ class Losses:
             return made._replace(total=total + uneven, metrics={**made.metrics, "balance_loss": uneven.detach() * weight})
 
         return loss
+
+    def _frozen(self, inputs: Sequence[Inputs], **asked: Any) -> list[Scores]:
+        """Scores by the frozen start."""
+        with nullcontext() if self._reference else self._engine.bare.disable_adapter():
+            return (self._reference or self._engine).forward(inputs, **asked)

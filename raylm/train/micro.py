@@ -9,7 +9,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from raylm.core.errors import PlacementError
-from raylm.train.batches import Micro
+from raylm.data.kinds import ROW_KINDS
+from raylm.train.objectives.objective import Passes
 
 if TYPE_CHECKING:
     from raylm.parallel.engine import Engine
@@ -51,12 +52,17 @@ def _bytes_of(engine: Engine, objective: Any, kind: str, length: int, vocab_size
     """Bytes that a forward and backward pass over `rows` rows holds at its peak, beyond weights."""
     import torch
 
-    micro = _filled(rows * 2 if kind == "Pairs" else rows, rows, length, vocab_size, engine.device)
-    inputs = [objective.inputs(micro.padded, 0)]
+    of = ROW_KINDS[kind]
+    longest = [of.longest(length, vocab_size)] * rows
+    batch = of.collate(longest, [1.0] * rows, 0, engine.device)
+    if "mismatched" in objective.needs:
+        batch = batch._replace(mismatched=batch)
+    inputs = [objective.inputs(batch, 0)]
+    # the frozen start makes what a pass without gradients makes
+    (prepared,) = objective.prepare([batch], inputs, Passes(engine.forward, engine.forward, engine.sum))
 
     def loss(index: int, scores: Any) -> Any:
-        held = type(scores)(*(part.detach() for part in scores)) if "reference" in objective.needs else None
-        return objective.loss(scores, inputs[index], micro, held)
+        return objective.loss(scores, inputs[index], batch, prepared)
 
     if engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(engine.device)
@@ -95,17 +101,6 @@ class _Kept:
             storage = local.untyped_storage()
             self._seen[storage.data_ptr()] = storage.nbytes()
         return tensor
-
-
-def _filled(num_rows: int, num_weights: int, length: int, vocab_size: int, device: Any) -> Micro:
-    import torch
-
-    from raylm.model.logprobs import Padded
-
-    tokens_BT = torch.arange(num_rows * length, device=device).view(num_rows, length) % vocab_size
-    weight_BT = torch.ones(num_rows, length, device=device)
-    weight_BT[:, 0] = 0.0
-    return Micro(Padded(tokens_BT, torch.ones_like(tokens_BT), weight_BT), torch.ones(num_weights, device=device))
 
 
 def _free(engine: Engine) -> int:

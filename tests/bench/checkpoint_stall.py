@@ -41,7 +41,7 @@ def engine() -> Any:
 def learn(made: Any, step: int) -> None:
     import numpy as np
 
-    from raylm.model.logprobs import pad
+    from raylm.data.batch import pad
     from raylm.model.scores import causal
     from raylm.train.objectives.objective import Loss
 
@@ -102,7 +102,7 @@ def bare() -> float:
     """Tokens per second of the engine alone on the work of `pretrain_speed`."""
     import torch
 
-    from raylm.model.logprobs import pad
+    from raylm.data.batch import pad
     from raylm.model.scores import causal
     from raylm.parallel.assemble import assemble
     from raylm.train.config import Train

@@ -50,7 +50,7 @@ def ours(root: str, rank: int, world: int) -> Any:
     batches = Batches(rows, "Tokens", batch=BATCH, micro=MICRO, seed=0, pad_id=0, rank=rank, world=world)
     for step in range(10**9):
         for micro in batches.at(step):
-            yield micro.padded.tokens_BT
+            yield micro.tokens_BT
 
 
 def theirs(root: str, rank: int, world: int) -> Any:

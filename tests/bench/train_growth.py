@@ -51,7 +51,7 @@ def one(rank: int, world: int, length: int, rows: int) -> dict[str, float]:
     for step in range(STEPS):
         started, used = time.perf_counter(), time.process_time()
         micros = batches.at(step)
-        inputs = [objective.inputs(micro.padded, 0, micro.rows) for micro in micros]
+        inputs = [objective.inputs(micro, 0) for micro in micros]
         (weight,) = engine.sum([sum(float(i.weight_BT.sum()) for i in inputs)])
 
         def of(index: int, scores: Any, inputs: Any = inputs, micros: Any = micros, weight: float = weight) -> Any:

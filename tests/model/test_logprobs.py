@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from raylm.model.logprobs import pad, token_logprobs
+from raylm.data.batch import pad
+from raylm.model.logprobs import token_logprobs
 from tests.model.tiny import tiny_model
 
 ROWS = [np.array([5, 9, 60]), np.array([7, 8, 9, 10, 11])]
 ONES = [np.ones(3), np.ones(5)]
-
-
-def test_padding_by_hand():
-    padded = pad(ROWS, [np.array([1, 0, 1]), np.ones(5)], pad_id=3)
-    assert padded.tokens_BT.tolist() == [[5, 9, 60, 3, 3], [7, 8, 9, 10, 11]]
-    assert padded.attend_BT.tolist() == [[1, 1, 1, 0, 0], [1] * 5]
-    assert padded.weight_BT.tolist() == [[0, 0, 1, 0, 0], [0, 1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from raylm.model.logprobs import pad, token_logprobs
+from raylm.data.batch import pad
+from raylm.model.logprobs import token_logprobs
 from raylm.parallel.group.heartbeat import NoHeartbeat
 from raylm.parallel.group.ranks import Ranks
 from raylm.parallel.optimizers.adamw import AdamW

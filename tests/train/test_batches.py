@@ -29,7 +29,7 @@ def test_ranks_share_a_batch_whole_and_meet_equally_often(kind, world, micro):
     assert len({len(share) for share in shares}) == 1
     (alone,) = batches(kind, micro=5).at(3)
     assert sum(float(m.row_weight_P.sum()) for share in shares for m in share) == 5
-    assert sum(float(m.padded.weight_BT.sum()) for share in shares for m in share) == float(alone.padded.weight_BT.sum())
+    assert sum(float(m.weight_BT.sum()) for share in shares for m in share) == float(alone.weight_BT.sum())
 
 
 def test_an_epoch_holds_every_row_once_and_the_next_another_order():
@@ -48,7 +48,7 @@ def test_order_depends_on_seed_and_step_alone():
 def test_a_dialogue_counts_what_its_mask_says_and_a_prompt_never():
     (micro,) = batches(batch=1).at(0)
     row = ROWS[batches(batch=1).indices(0)[0]]
-    assert micro.padded.weight_BT[0].tolist() == [0.0] * len(row["prompt"]) + [1.0] * len(row["chosen"])
+    assert micro.weight_BT[0].tolist() == [0.0] * len(row["prompt"]) + [1.0] * len(row["chosen"])
 
 
 def test_pairs_lie_chosen_first_and_only_answers_count():
@@ -57,8 +57,8 @@ def test_pairs_lie_chosen_first_and_only_answers_count():
     assert micro.row_weight_P.sum() == 2
     for place, (row, side) in enumerate([(row, side) for side in ("chosen", "rejected") for row in picked]):
         whole = [*row["prompt"], *row[side]]
-        assert micro.padded.tokens_BT[place, : len(whole)].tolist() == whole
-        assert micro.padded.weight_BT[place].nonzero()[:, 0].tolist() == list(range(len(row["prompt"]), len(whole)))
+        assert micro.tokens_BT[place, : len(whole)].tolist() == whole
+        assert micro.weight_BT[place].nonzero()[:, 0].tolist() == list(range(len(row["prompt"]), len(whole)))
 
 
 def test_a_mixture_is_the_same_for_any_number_of_ranks_and_from_any_step():
@@ -68,7 +68,7 @@ def test_a_mixture_is_the_same_for_any_number_of_ranks_and_from_any_step():
 
     def tokens(world, step):
         made = [Batches(mixed, "Tokens", batch=8, micro=3, seed=4, pad_id=0, rank=rank, world=world) for rank in range(world)]
-        rows = [micro.padded.tokens_BT[at, 0] for rank in made for micro in rank.at(step) for at in range(len(micro.row_weight_P))
+        rows = [micro.tokens_BT[at, 0] for rank in made for micro in rank.at(step) for at in range(len(micro.row_weight_P))
                 if micro.row_weight_P[at]]  # fmt: skip
         return sorted(int(row) for row in rows)
 
@@ -85,7 +85,7 @@ def _losses(model, rows, kind, **options):
     install(model)
     total, weight = torch.zeros(()), 0.0
     for micro in made.split(list(range(len(rows)))):
-        inputs = NextToken().inputs(micro.padded, 0)
+        inputs = NextToken().inputs(micro, 0)
         total = total + NextToken().loss(ask(model, inputs), inputs, micro).total
         weight += NextToken().weight(micro, inputs)
     return total, weight

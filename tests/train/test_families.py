@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raylm.core.errors import ConfigError
-from raylm.model.logprobs import pad
+from raylm.data.batch import pad
 from tests.model.tiny import tiny_tokenizer
 from tests.train.families import FAMILIES
 from tests.train.tiny_family import Family, fill_adapters, gradients, logits, own, own_loss, packed, rows, save_tiny

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from raylm.core.storage import Folder
+from raylm.data.batch import Batch, pad
 from raylm.model.load import auto_class
-from raylm.model.logprobs import Padded, pad
 from raylm.parallel.assemble import assemble
 from raylm.parallel.checkpoints.whole import write_streamed
-from raylm.train.batches import Micro
 from raylm.train.config import Train
 from raylm.train.learner import start_model
 from raylm.train.setup import Setup
@@ -42,7 +41,7 @@ def rows() -> tuple[list[np.ndarray], list[np.ndarray]]:
     return tokens, [np.repeat([0, 1], [length - length // 2, length // 2]) for length in LENGTHS]
 
 
-def packed() -> Padded:
+def packed() -> Batch:
     """The rows of `rows` in one."""
     tokens, masks = rows()
     one = pad([np.concatenate(tokens)], [np.concatenate([[0, *mask[1:]] for mask in masks])], 0)
@@ -93,13 +92,13 @@ class Family:
         self.config = model.config
         self.engine = assemble(model.train(), self.cfg, 4).drop_nothing()
 
-    def loss(self, padded: Padded, learn: bool = True) -> float:
+    def loss(self, padded: Batch, learn: bool = True) -> float:
         """Mean loss of `padded`; with `learn` its gradients lie in the model."""
-        inputs = self.objective.inputs(padded, 0, (0, 1, 2))
+        inputs = self.objective.inputs(padded, 0)
         weight = float(inputs.weight_BT.sum())
 
         def made(index: int, scores: Any) -> Any:
-            found = self.objective.loss(scores, inputs, Micro(padded, torch.ones(3)))
+            found = self.objective.loss(scores, inputs, padded)
             return found._replace(total=found.total / weight)
 
         run = self.engine.accumulate if learn else self.engine.measure
@@ -126,10 +125,10 @@ def own(folder: Path, dtype: str = "float32") -> Any:
     return auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype=dtype).eval()
 
 
-def own_loss(model: Any, objective: Any, padded: Padded) -> torch.Tensor:
+def own_loss(model: Any, objective: Any, padded: Batch) -> torch.Tensor:
     """Mean loss by transformers' own loss function, one row after the other: no padding, no other rows."""
     total, weight = torch.zeros(()), 0.0
-    inputs = objective.inputs(padded, 0, (0, 1, 2))
+    inputs = objective.inputs(padded, 0)
     for row, length in enumerate(padded.attend_BT.sum(1).tolist()):
         kind = objective.model
         if kind == "encoder_decoder":

@@ -54,7 +54,8 @@ class Perplexity(Config):
         import numpy as np
         import torch
 
-        from raylm.model.logprobs import pad, token_logprobs
+        from raylm.data.batch import pad
+        from raylm.model.logprobs import token_logprobs
 
         tokenizer, model = _loaded(self.model, self.dtype, device())
         check_length(self.max_tokens, model.config, self.model)

@@ -13,7 +13,7 @@ from raylm.train.objectives.objective import TokenLoss, draw
 if TYPE_CHECKING:
     import numpy as np
 
-    from raylm.model.logprobs import Padded
+    from raylm.data.batch import Batch
     from raylm.model.scores import Inputs
 
 
@@ -49,20 +49,20 @@ class MaskedLm(TokenLoss):
         made._continues = continues(tokenizer.convert_ids_to_tokens(list(range(size)))) if self.whole_words else None
         return made
 
-    def inputs(self, padded: Padded, seed: int, rows: Sequence[int] = ()) -> Inputs:
+    def inputs(self, batch: Batch, seed: int) -> Inputs:
         import numpy as np
         import torch
 
         from raylm.model.scores import Inputs
 
         assert self.mask_id is not None, "not fitted to a tokenizer"
-        tokens, asked = padded.tokens_BT.cpu().numpy().copy(), np.zeros(padded.tokens_BT.shape, dtype=np.float32)
+        tokens, asked = batch.tokens_BT.cpu().numpy().copy(), np.zeros(batch.tokens_BT.shape, dtype=np.float32)
         # a row that only fills up a rank's share is asked for nothing
-        lengths = (padded.attend_BT.sum(1) * padded.weight_BT.any(1)).tolist()
+        lengths = (batch.attend_BT.sum(1) * batch.weight_BT.any(1)).tolist()
         for index, length in enumerate(lengths):
-            self._hide(tokens[index, :length], asked[index, :length], draw(seed, rows, index))
-        hidden_BT, weight_BT = (torch.from_numpy(values).to(padded.tokens_BT.device) for values in (tokens, asked))
-        return Inputs({"input_ids": hidden_BT, "attention_mask": padded.attend_BT}, padded.tokens_BT, weight_BT)
+            self._hide(tokens[index, :length], asked[index, :length], draw(seed, batch.rows, index))
+        hidden_BT, weight_BT = (torch.from_numpy(values).to(batch.tokens_BT.device) for values in (tokens, asked))
+        return Inputs({"input_ids": hidden_BT, "attention_mask": batch.attend_BT}, batch.tokens_BT, weight_BT)
 
     def _hide(self, tokens_T: np.ndarray, asked_T: np.ndarray, random: np.random.Generator) -> None:
         """Change the tokens of one row and mark those that are asked for, in place."""

@@ -11,5 +11,6 @@ class NextToken(TokenLoss):
     """Language modelling: pretraining on Tokens, supervised fine-tuning on Dialogues (assistant tokens only)."""
 
     rows: ClassVar[tuple[str, ...]] = ("Tokens", "Dialogues")
+    by_part: ClassVar[bool] = True
 
     kind: Literal["next_token"] = "next_token"

@@ -1,8 +1,8 @@
-"""Takes nothing, leaves what every objective has: what it asks of the model, what a batch weighs, what it loses."""
+"""What every objective has: what it needs, what it asks of the model, what a batch weighs, its loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import Field
@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from raylm.model.logprobs import Padded
+    from raylm.data.batch import Batch
     from raylm.model.scores import Inputs, Scores
-    from raylm.train.batches import Micro
 
 
 class Loss(NamedTuple):
@@ -25,19 +24,35 @@ class Loss(NamedTuple):
     metrics: dict[str, torch.Tensor]
 
 
+class Passes(NamedTuple):
+    """Forward passes without gradients over micro batches. Ranks meet in each: all must call, with equally many inputs."""
+
+    policy: Callable[..., list[Scores]]
+    """Scores by the model that learns, of several inputs; `asks` as in `Engine.forward`."""
+    reference: Callable[..., list[Scores]]
+    """The same by the frozen start."""
+    sum: Callable[[Iterable[float]], list[float]]
+    """Each value summed over the ranks that hold different rows."""
+
+
 class Objective(Config):
-    """A training loss: a pure function of the log-probabilities of the tokens it asks for."""
+    """A training loss: a pure function of the scores of the tokens it asks for, and of what it prepared."""
 
     rows: ClassVar[tuple[str, ...]] = ()
     """Kinds of rows it learns from."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """`reference`: scores of the frozen start are handed in. `tokenizer`: it must be `fitted` first."""
+    """`reference`: the frozen start is kept. `tokenizer`: it must be `fitted` first. `mismatched`: batches come with the
+    prompts beside completions of other rows."""
+    num_passes: ClassVar[int] = 1
+    """Forward passes of a step over its batch: the one that learns, and those of `prepare`."""
     unit: ClassVar[str] = "trainable_tokens"
     """What `weight` counts."""
     model: ClassVar[str] = "causal"
     """Kind of model it trains, see `raylm.model.load.kind_of_model`."""
     drops: ClassVar[bool] = True
     """Whether dropout of the model and its adapter is on while it trains."""
+    by_part: ClassVar[bool] = False
+    """Whether the loss of each part of a mixture is told: it is the mean of -log p over the tokens of its rows."""
 
     def fitted(self, rows_kind: str, tokenizer: Any) -> Objective:
         """The objective with what it needs to know of rows and tokenizer. Raises ConfigError when they lack it."""
@@ -47,26 +62,30 @@ class Objective(Config):
         """The objective with what it needs to know of the model. Raises ConfigError when the model does not say it."""
         return self
 
-    def inputs(self, padded: Padded, seed: int, rows: Sequence[int] = ()) -> Inputs:
+    def inputs(self, batch: Batch, seed: int) -> Inputs:
         """What the model is fed and asked; next-token prediction unless an objective says otherwise.
 
         Args:
             seed: of the step, equal on all ranks and in a resumed run, for objectives that draw (`draw`).
-            rows: numbers of the rows; those that only fill up come last and are left out.
         """
         from raylm.model.scores import causal
 
-        return causal(padded)
+        return causal(batch)
 
     def asked(self) -> dict[str, Any]:
         """Options of `raylm.model.scores.ask`."""
         return {}
 
-    def weight(self, micro: Micro, inputs: Inputs) -> float:
-        """What this micro batch weighs in the global batch: tokens that count, or pairs."""
+    def weight(self, batch: Batch, inputs: Inputs) -> float:
+        """What this micro batch weighs in the global batch: tokens that count, or rows."""
         return float(inputs.weight_BT.sum())
 
-    def loss(self, scores: Scores, inputs: Inputs, micro: Micro, reference: Scores | None = None) -> Loss:
+    def prepare(self, batches: Sequence[Batch], inputs: Sequence[Inputs], passes: Passes) -> Sequence[Any]:
+        """What `loss` is handed beside the scores, one value per micro batch, made before the first of them learns: the
+        reference's scores where they are needed, unless an objective says otherwise."""
+        return passes.reference(inputs) if "reference" in self.needs else [None] * len(batches)
+
+    def loss(self, scores: Scores, inputs: Inputs, batch: Batch, prepared: Any = None) -> Loss:
         """Sums over the micro batch; `metrics` hold `loss`."""
         raise NotImplementedError
 
@@ -80,7 +99,7 @@ class TokenLoss(Objective):
     def asked(self) -> dict[str, Any]:
         return {"linear": True, "z_loss": self.z_loss}
 
-    def loss(self, scores: Scores, inputs: Inputs, micro: Micro, reference: Scores | None = None) -> Loss:
+    def loss(self, scores: Scores, inputs: Inputs, batch: Batch, prepared: Any = None) -> Loss:
         """Sum of -log p over the tokens that count, in nats; the metric `loss` is without z-loss."""
         total = -(scores.logprob_BT * inputs.weight_BT).sum()
         metrics = {"loss": total.detach()}

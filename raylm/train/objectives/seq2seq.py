@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -13,7 +12,7 @@ from raylm.train.objectives.objective import TokenLoss, draw
 if TYPE_CHECKING:
     import numpy as np
 
-    from raylm.model.logprobs import Padded
+    from raylm.data.batch import Batch
     from raylm.model.scores import Inputs
 
 
@@ -56,7 +55,7 @@ class Seq2Seq(TokenLoss):
         start = decoder_start(model) if self.start_id is None else self.start_id
         return self.model_copy(update={"start_id": start})
 
-    def inputs(self, padded: Padded, seed: int, rows: Sequence[int] = ()) -> Inputs:
+    def inputs(self, batch: Batch, seed: int) -> Inputs:
         import numpy as np
         import torch
 
@@ -64,10 +63,10 @@ class Seq2Seq(TokenLoss):
 
         assert self.task != "auto" and self.start_id is not None, "not fitted to rows and a tokenizer"
         read, written = [], []
-        for index, length in enumerate(padded.attend_BT.sum(1).tolist()):
-            tokens_T, counts_T = (of[index, :length].cpu().numpy() for of in (padded.tokens_BT, padded.weight_BT))
+        for index, length in enumerate(batch.attend_BT.sum(1).tolist()):
+            tokens_T, counts_T = (of[index, :length].cpu().numpy() for of in (batch.tokens_BT, batch.weight_BT))
             if self.task == "spans" and length > 1:
-                source_S, target_S = self._cut(tokens_T, draw(seed, rows, index))
+                source_S, target_S = self._cut(tokens_T, draw(seed, batch.rows, index))
             else:
                 source_S, target_S = tokens_T[counts_T == 0], tokens_T[counts_T > 0]
             # a row that only fills up a rank's share is asked for nothing
@@ -77,7 +76,7 @@ class Seq2Seq(TokenLoss):
         target_BT, weight_BT = _rectangle(written)
         decoded_BT = np.concatenate([np.full((len(written), 1), self.start_id), target_BT[:, :-1]], 1)
         arrays = (source_BS, attend_BS, decoded_BT, target_BT, weight_BT.astype(np.float32))
-        source, attend, decoded, target, weight = (torch.from_numpy(of).to(padded.tokens_BT.device) for of in arrays)
+        source, attend, decoded, target, weight = (torch.from_numpy(of).to(batch.tokens_BT.device) for of in arrays)
         # the decoder looks left, where there is no padding before a token that counts
         feed = {"input_ids": source, "attention_mask": attend, "decoder_input_ids": decoded}
         return Inputs(feed, target, weight)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raylm.core.errors import ConfigError
-from raylm.model.logprobs import pad
+from raylm.data.batch import pad
 from raylm.model.shapes.llama import Llama
 from raylm.parallel.blocks import blocks
 from raylm.parallel.optimizers.adamw import AdamW

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from raylm.model.logprobs import pad
+from raylm.data.kinds.pairs import Pairs
 from raylm.model.scores import Scores, ask
-from raylm.train.batches import Batches, Micro
+from raylm.train.batches import Batches
 from raylm.train.config import Train
 from raylm.train.objectives.dpo import Dpo
 from tests.model.tiny import tiny_model, tiny_tokenizer
@@ -28,16 +28,16 @@ def batch(pairs=PAIRS):
 
 def scored(model, micro):
     with torch.no_grad():
-        return ask(model, Dpo().inputs(micro.padded, 0))
+        return ask(model, Dpo().inputs(micro, 0))
 
 
 def loss(card, model, micro, reference):
-    return card.loss(scored(model, micro), card.inputs(micro.padded, 0), micro, reference)
+    return card.loss(scored(model, micro), card.inputs(micro, 0), micro, reference)
 
 
 def as_scores(micro, sum_R):
     """A reference whose answers have these log-probabilities in all."""
-    weight_BT = Dpo().inputs(micro.padded, 0).weight_BT
+    weight_BT = Dpo().inputs(micro, 0).weight_BT
     each_BT = weight_BT * (sum_R / weight_BT.sum(1).clamp(min=1))[:, None]
     return Scores(each_BT, torch.zeros_like(each_BT))
 
@@ -74,19 +74,8 @@ def test_loss_and_metrics_by_hand():
 def test_a_pair_that_only_fills_up_weighs_nothing():
     model = tiny_model(vocab=70, hidden=32, layers=1)
     whole = batch()
-    filled = Micro(
-        pad(
-            [np.concatenate([row["prompt"], row[side]]) for side in ("chosen", "rejected") for row in PAIRS],
-            [
-                np.concatenate([np.zeros(len(row["prompt"])), np.full(len(row[side]), 1.0 - index)])
-                for side in ("chosen", "rejected")
-                for index, row in enumerate(PAIRS)
-            ],
-            0,
-        ),
-        torch.tensor([1.0, 0.0]),
-    )
-    sum_R = (scored(model, whole).logprob_BT * Dpo().inputs(whole.padded, 0).weight_BT).sum(1)
+    filled = Pairs().collate(PAIRS, [1.0, 0.0], 0)
+    sum_R = (scored(model, whole).logprob_BT * Dpo().inputs(whole, 0).weight_BT).sum(1)
     reference = as_scores(whole, sum_R - torch.tensor([1.0, 2.0, 3.0, 4.0]))
     found = loss(Dpo(), model, filled, reference)
     assert float(found.total) == pytest.approx(math.log1p(math.exp(-0.1 * (1 - 3))), rel=1e-4)

@@ -8,14 +8,13 @@ import torch
 
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
+from raylm.data.batch import pad
 from raylm.model.checkpoint import write_checkpoint
 from raylm.model.load import load_model
-from raylm.model.logprobs import pad
 from raylm.model.scores import ask
 from raylm.model.shapes.bert import Bert
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
-from raylm.train.batches import Micro
 from raylm.train.objectives.masked_lm import MaskedLm, continues
 from tests.model.tiny import tiny_tokenizer
 from tests.parallel.loops import TOKENS
@@ -33,8 +32,8 @@ def padded(lengths=(40, 25), counts=None):
 def test_the_mean_and_its_gradient_are_transformers_own():
     ours, theirs = (Bert(**SHAPE).build(TOKENS, 0) for _ in range(2))
     card, made = MaskedLm(**CARD), padded()
-    inputs = card.inputs(made, 5, (11, 12))
-    loss = card.loss(ask(ours, inputs, **card.asked()), inputs, Micro(made, torch.ones(2))).total / inputs.weight_BT.sum()
+    inputs = card.inputs(made._replace(rows=(11, 12)), 5)
+    loss = card.loss(ask(ours, inputs, **card.asked()), inputs, made).total / inputs.weight_BT.sum()
     labels = made.tokens_BT.masked_fill(inputs.weight_BT == 0, -100)
     expected = theirs(**inputs.feed, labels=labels).loss
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=0)
@@ -46,7 +45,7 @@ def test_the_mean_and_its_gradient_are_transformers_own():
 
 def test_80_10_10_of_15_percent():
     made = padded((20_000,))
-    inputs = MaskedLm(**CARD).inputs(made, 0, (0,))
+    inputs = MaskedLm(**CARD).inputs(made._replace(rows=(0,)), 0)
     asked = inputs.weight_BT[0] > 0
     read, true = inputs.feed["input_ids"][0][asked], made.tokens_BT[0][asked]
     hidden, kept = (read == 3).float().mean(), (read == true).float().mean()
@@ -59,10 +58,10 @@ def test_80_10_10_of_15_percent():
 
 def test_draws_depend_on_step_and_row_alone():
     card, both, second = MaskedLm(**CARD), padded((40, 25)), padded((25,))
-    together, alone = card.inputs(both, 9, (7, 8)), card.inputs(second, 9, (8,))
+    together, alone = card.inputs(both._replace(rows=(7, 8)), 9), card.inputs(second._replace(rows=(8,)), 9)
     assert together.feed["input_ids"][1, :25].equal(alone.feed["input_ids"][0])
-    assert not card.inputs(second, 10, (8,)).feed["input_ids"].equal(alone.feed["input_ids"])
-    assert not card.inputs(second, 9, (7,)).feed["input_ids"].equal(alone.feed["input_ids"])
+    assert not card.inputs(second._replace(rows=(8,)), 10).feed["input_ids"].equal(alone.feed["input_ids"])
+    assert not card.inputs(second._replace(rows=(7,)), 9).feed["input_ids"].equal(alone.feed["input_ids"])
 
 
 def test_special_tokens_padding_and_filling_rows_are_not_asked_for():
@@ -81,7 +80,7 @@ def test_whole_words_are_asked_for_or_none_of_their_pieces():
     assert len(words) > words[-1] + 1, "every word is one token"
     seen = set()
     for row in range(20):
-        asked = card.inputs(pad([tokens], [np.ones(len(tokens))], 0), 0, (row,)).weight_BT[0].numpy()
+        asked = card.inputs(pad([tokens], [np.ones(len(tokens))], 0)._replace(rows=(row,)), 0).weight_BT[0].numpy()
         assert all(len(set(asked[words == word])) == 1 for word in set(words))
         seen.add(tuple(asked))
     assert len(seen) > 10

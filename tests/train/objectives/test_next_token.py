@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from raylm.model.logprobs import pad
+from raylm.data.batch import pad
 from raylm.model.scores import ask
-from raylm.train.batches import Micro
 from raylm.train.objectives.next_token import NextToken
 from tests.model.tiny import tiny_model
 
@@ -19,24 +18,24 @@ MASKS = [np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0, 0, 1])]
 
 
 def micro(masks=MASKS):
-    return Micro(pad(ROWS, masks, 0), torch.ones(2))
+    return pad(ROWS, masks, 0)
 
 
 def loss(model, made, **fields):
     card = NextToken(**fields)
-    inputs = card.inputs(made.padded, 0)
+    inputs = card.inputs(made, 0)
     return card.loss(ask(model, inputs, **card.asked()), inputs, made)
 
 
 def weight(made):
-    return NextToken().weight(made, NextToken().inputs(made.padded, 0))
+    return NextToken().weight(made, NextToken().inputs(made, 0))
 
 
 def test_the_mean_equals_transformers_own_loss():
     model = tiny_model(vocab=70, hidden=32, layers=2).eval()
     made = micro()
-    labels = made.padded.tokens_BT.masked_fill(made.padded.weight_BT == 0, -100)
-    expected = model(input_ids=made.padded.tokens_BT, attention_mask=made.padded.attend_BT, labels=labels).loss
+    labels = made.tokens_BT.masked_fill(made.weight_BT == 0, -100)
+    expected = model(input_ids=made.tokens_BT, attention_mask=made.attend_BT, labels=labels).loss
     found = loss(model, made)
     torch.testing.assert_close(found.total / weight(made), expected, atol=1e-6, rtol=0)
     assert float(found.metrics["loss"]) == float(found.total)
@@ -52,8 +51,8 @@ def test_the_gradient_is_that_of_transformers():
     ours, theirs = (tiny_model(vocab=70, hidden=32, layers=1) for _ in range(2))
     made = micro()
     (loss(ours, made).total / weight(made)).backward()
-    labels = made.padded.tokens_BT.masked_fill(made.padded.weight_BT == 0, -100)
-    theirs(input_ids=made.padded.tokens_BT, attention_mask=made.padded.attend_BT, labels=labels).loss.backward()
+    labels = made.tokens_BT.masked_fill(made.weight_BT == 0, -100)
+    theirs(input_ids=made.tokens_BT, attention_mask=made.attend_BT, labels=labels).loss.backward()
     for (name, left), right in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(left.grad, right.grad, atol=1e-5, rtol=1e-4, msg=name)
 
@@ -64,9 +63,9 @@ def test_tokens_outside_the_mask_do_not_count_as_targets():
     masks = [np.array([0, 1, 1, 0]), np.array([0, 1, 1, 1, 0, 0])]
     first = float(loss(model, micro(masks)).total)
     made = micro(masks)
-    made.padded.tokens_BT[0, 3], made.padded.tokens_BT[1, 4:] = 33, 44
+    made.tokens_BT[0, 3], made.tokens_BT[1, 4:] = 33, 44
     assert float(loss(model, made).total) == pytest.approx(first, abs=1e-6)
-    made.padded.tokens_BT[1, 3] = 44
+    made.tokens_BT[1, 3] = 44
     assert float(loss(model, made).total) != pytest.approx(first, abs=1e-3)
 
 

@@ -8,14 +8,13 @@ import torch
 
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
+from raylm.data.batch import pad
 from raylm.model.checkpoint import write_checkpoint
 from raylm.model.load import load_model
-from raylm.model.logprobs import pad
 from raylm.model.scores import ask
 from raylm.model.shapes.t5 import T5
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
-from raylm.train.batches import Micro
 from raylm.train.objectives.seq2seq import Seq2Seq
 from tests.model.tiny import tiny_tokenizer
 from tests.parallel.loops import TOKENS
@@ -30,7 +29,7 @@ SHAPE = {"kind": "t5", "hidden_size": 32, "num_layers": 1, "num_heads": 2}
 def spans(length, row=0, **fields):
     """What encoder and decoder get of a row of `length` tokens, without padding."""
     made = pad([np.arange(3, 3 + length)], [np.ones(length)], 0)
-    inputs = Seq2Seq(**SPANS | fields).inputs(made, 4, (row,))
+    inputs = Seq2Seq(**SPANS | fields).inputs(made._replace(rows=(row,)), 4)
     return inputs.feed["input_ids"][0].tolist(), inputs.target_BT[0].tolist()
 
 
@@ -81,8 +80,8 @@ def test_the_mean_and_its_gradient_are_transformers_own():
     ours, theirs = (T5(**SHAPE).build({**TOKENS, "vocab_size": 300}, 0) for _ in range(2))
     made = pad([np.arange(3, 40), np.arange(50, 70)], [np.ones(37), np.ones(20)], 0)
     card = Seq2Seq(**SPANS)
-    inputs = card.inputs(made, 0, (0, 1))
-    loss = card.loss(ask(ours, inputs, **card.asked()), inputs, Micro(made, torch.ones(2))).total / inputs.weight_BT.sum()
+    inputs = card.inputs(made, 0)
+    loss = card.loss(ask(ours, inputs, **card.asked()), inputs, made).total / inputs.weight_BT.sum()
     labels = inputs.target_BT.masked_fill(inputs.weight_BT == 0, -100)
     feed = {name: value for name, value in inputs.feed.items() if name != "decoder_input_ids"}
     expected = theirs(**feed, labels=labels).loss

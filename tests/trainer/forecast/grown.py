@@ -46,7 +46,7 @@ def measured(rank: int, world: int, keys: dict[str, Any], rows: int, at: str = "
     batches = Batches(data, "Tokens", batch=batch, micro=rows, seed=0, pad_id=0, rank=rank, world=world)
     for step in range(STEPS):
         micros = batches.at(step)
-        inputs = [objective.inputs(micro.padded, 0, micro.rows) for micro in micros]
+        inputs = [objective.inputs(micro, 0) for micro in micros]
 
         def loss(index: int, scores: Any, inputs: Any = inputs, micros: Any = micros) -> Any:
             made = objective.loss(scores, inputs[index], micros[index])

@@ -1,0 +1,104 @@
+"""The rows of one forward pass as one rectangle of tokens: what training, RL, evaluation and perplexity all hand to a model.
+
+Shapes: B sequences, T tokens, P rows (a pair of answers is one row and two sequences).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Item = TypeVar("Item")
+
+
+class Batch(NamedTuple):
+    """Sequences of unequal length, padded on the right."""
+
+    tokens_BT: torch.Tensor
+    attend_BT: torch.Tensor
+    """1 on real tokens, 0 on padding."""
+    weight_BT: torch.Tensor
+    """1 on tokens that count (a loss mask); never 1 on the first token, which nothing predicts."""
+    row_weight_P: torch.Tensor
+    """1 for a real row, 0 for one that only fills up a rank's share."""
+    rows: tuple[int, ...] = ()
+    """Numbers of the real rows; those that only fill up come last and are left out."""
+    document_BT: torch.Tensor | None = None
+    """Number of each token's document, -1 on padding: a token sees no other document. None: a sequence is one document."""
+    position_BT: torch.Tensor | None = None
+    """Position of each token in its document; None counts through the sequence."""
+    columns: Mapping[str, torch.Tensor] = {}
+    """What else the row kind knows of each row, [P] each, such as the `label` of Unpaired."""
+    mismatched: Batch | None = None
+    """The same prompts with the completions of the rows that follow in the global batch, where an objective needs them."""
+
+    @property
+    def counted_BT(self) -> torch.Tensor:
+        """1 on real tokens of real rows, 0 on padding and on rows that only fill up; all sequences of a real row are real."""
+        return self.attend_BT * self.row_weight_P.repeat(len(self.attend_BT) // len(self.row_weight_P))[:, None]
+
+
+def pad(
+    sequences: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    pad_id: int,
+    device: torch.device | str = "cpu",
+    *,
+    row_weights: Sequence[float] | None = None,
+    columns: Mapping[str, Any] | None = None,
+) -> Batch:
+    """Right-pad `sequences` (int) with `pad_id`; `masks` say which tokens count.
+
+    Args:
+        row_weights: see `Batch.row_weight_P`; a row of weight 0 has no token that counts. None: all are real.
+        columns: more values of each row, see `Batch.columns`.
+    """
+    import numpy as np
+    import torch
+
+    weights = np.ones(len(sequences), dtype=np.float32) if row_weights is None else np.asarray(row_weights, dtype=np.float32)
+    length = max(len(sequence) for sequence in sequences)
+    tokens = np.full((len(sequences), length), pad_id, dtype=np.int64)
+    attend, weight = np.zeros(tokens.shape, dtype=np.int64), np.zeros(tokens.shape, dtype=np.float32)
+    for at, (sequence, mask) in enumerate(zip(sequences, masks, strict=True)):
+        tokens[at, : len(sequence)] = sequence
+        attend[at, : len(sequence)] = 1
+        weight[at, : len(sequence)] = np.asarray(mask, dtype=np.float32) * weights[at % len(weights)]
+    weight[:, 0] = 0.0
+    tokens_BT, attend_BT, weight_BT, row_weight_P = (
+        torch.from_numpy(values).to(device) for values in (tokens, attend, weight, weights)
+    )
+    more = {name: torch.as_tensor(values, device=device) for name, values in (columns or {}).items()}
+    return Batch(tokens_BT, attend_BT, weight_BT, row_weight_P, columns=more)
+
+
+def with_documents(batch: Batch, starts: Sequence[Sequence[int]]) -> Batch:
+    """`batch` with documents, which begin at `starts`, that do not see each other; no document's first token counts."""
+    import numpy as np
+    import torch
+
+    from raylm.data.boundaries import document_ids, position_ids
+
+    shape, device = batch.tokens_BT.shape, batch.tokens_BT.device
+    documents, positions = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for row, (found, length) in enumerate(zip(starts, batch.attend_BT.sum(1).tolist(), strict=True)):
+        documents[row, :length] = document_ids(found, length)
+        positions[row, :length] = position_ids(found, length)
+    document_BT, position_BT = (torch.from_numpy(values).to(device) for values in (documents, positions))
+    return batch._replace(document_BT=document_BT, position_BT=position_BT, weight_BT=batch.weight_BT * (position_BT > 0).float())
+
+
+def share_of(items: Sequence[Item], rank: int, world: int, micro: int) -> list[list[tuple[Item, float]]]:
+    """This rank's items of a global batch, in micro batches, each item with its weight.
+
+    Every rank gets equally many, because ranks meet in each micro batch: a share that is short is filled up with the first
+    item, which then weighs 0.
+    """
+    size = -(-len(items) // world)
+    mine = [(item, 1.0) for item in items[rank::world]]
+    mine += [(items[0], 0.0)] * (size - len(mine))
+    return [mine[at : at + micro] for at in range(0, size, micro)]
