@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, H query heads, G key and value heads, K size of a head
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -86,6 +87,11 @@ def varlen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Ca
     from torch.nn.attention.varlen import varlen_attn
 
     rows, heads, length, size = query.shape
+    groups: dict[str, Any] = {}
+    if key.shape[1] != heads and _varlen_takes_groups():
+        groups = {"enable_gqa": True}
+    elif key.shape[1] != heads:
+        key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
 
     def starts() -> tuple[torch.Tensor, int]:
         lengths = (
@@ -107,7 +113,7 @@ def varlen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Ca
         longest,
         scale=call.scale,
         window_size=window,
-        enable_gqa=key.shape[1] != heads,
+        **groups,
     )
     return made.view(rows, length, heads, size).transpose(1, 2)
 
@@ -210,6 +216,14 @@ def _sdpa(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Cal
         is_causal=mask is None,
         enable_gqa=repeats > 1,
     )
+
+
+@cache
+def _varlen_takes_groups() -> bool:
+    """Whether torch's kernels share keys among query heads: since 2.12."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 @cache
