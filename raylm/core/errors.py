@@ -58,6 +58,11 @@ class PlacementError(RaylmError):
     """The cluster has no room for what was asked, or did not answer within the deadline."""
 
 
+class GroupLost(PlacementError):
+    """The ranks that held a run's state died; the group that stands now has none of it. The run goes on from its last step
+    checkpoint."""
+
+
 class TrainingError(RaylmError):
     """A run whose numbers no longer mean anything (NaN loss, diverged)."""
 

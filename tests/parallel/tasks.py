@@ -20,6 +20,10 @@ def count(ranks: Ranks, name: str) -> tuple[int, int]:
     return ranks.held[name], ranks.world
 
 
+def recall(ranks: Ranks, name: str) -> int:
+    return ranks.recall(name)
+
+
 def chatter(ranks: Ranks, rows: int) -> str:
     ranks.rewind(0)
     for step in range(rows):

@@ -61,14 +61,18 @@ class RankGroup:
         *args: Any,
         on_row: Callable[[str, Any], None] | None = None,
         aside: Folder | None = None,
+        run: str | None = None,
+        step: int = -1,
     ) -> Any:
         """Run `function(ranks, *args)` on every rank; returns what rank 0 returned.
 
         Args:
             on_row: called at the driver with ("row", values), ("rewind", step) or ("rollback", step), as rank 0 sent them.
             aside: where the report of a hang is written.
+            run: deaths are counted over all calls with this name, until one of a new `step`.
 
         Raises:
+            GroupLost: the group died since the call that left what `function` needs (`Ranks.recall`).
             PlacementError: the group could not start, died too often, or hung in the same place twice.
             KeyboardInterrupt: Ctrl-C or SIGTERM; the ranks wrote a step checkpoint first where the task heeds that.
             RaylmError: what a rank raised.
@@ -77,7 +81,7 @@ class RankGroup:
 
         self._task += 1
         watch = Watch(self._mailbox, self._spec, aside, self._sizes[0], self._alone, self._reserved)
-        ray.get(self._mailbox.post.remote(self._task, [ray.put((function, args))]))
+        ray.get(self._mailbox.post.remote(self._task, [ray.put((function, args))], run, step))
         with _interruptible():
             try:
                 while (outcome := self._poll(on_row)) is None:
@@ -218,6 +222,6 @@ def _interruptible() -> Iterator[None]:
 
 def _opened(outcome: tuple[str, Any]) -> Any:
     how, value = outcome
-    if how == "raised":
+    if how in ("raised", "lost"):
         raise value
     return value

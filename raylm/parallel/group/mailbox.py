@@ -12,6 +12,7 @@ from raylm.parallel.group.hang import IDLE, Beat
 
 START_S = 180.0
 MOST_DEATHS = 3
+"""Groups that may die without a new step in between, within one task or over the tasks of one run."""
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Mailbox:
         self._told: dict[int, dict[str, Any]] = {}
         self._order = (0, "")
         self._hang_reports = 0
+        self._run: str | None = None
         self._deaths, self._furthest = 0, -1
         self._expected = self._told_why = False
         self._closed = False
@@ -64,16 +66,23 @@ class Mailbox:
             self._changed.notify_all()
 
     def _count_death(self) -> None:
-        """A group that dies again and again without one new step in between will not get further by another try."""
-        for task in self._tasks.keys() - self._outcomes.keys():
-            self._deaths += 1
+        self._deaths += 1
+        if self._open_tasks():
             self._rows.append(("note", "a worker died; a new group of ranks goes on from the last step checkpoint"))
-            if self._deaths > MOST_DEATHS:
+        self._end_if_stuck()
+
+    def _end_if_stuck(self) -> None:
+        """A group that dies again and again without one new step in between will not get further by another try."""
+        if self._deaths > MOST_DEATHS:
+            for task in self._open_tasks():
                 error = PlacementError(
                     f"the ranks died {self._deaths} times without a new step in between",
                     next="were they out of memory? lower micro_batch, or give them more",
                 )
                 self._outcomes.setdefault(task, ("raised", error))
+
+    def _open_tasks(self) -> set[int]:
+        return self._tasks.keys() - self._outcomes.keys()
 
     def members(self) -> list[int]:
         """Process ids by rank, once the whole group is there."""
@@ -81,11 +90,18 @@ class Mailbox:
             self._changed.wait_for(lambda: bool(self._members) and len(self._members) == self._world, timeout=START_S)
             return [self._members[rank].pid for rank in sorted(self._members)]
 
-    def post(self, task: int, payload: list[Any]) -> None:
-        """Open a task; what is left of the one before is let go."""
+    def post(self, task: int, payload: list[Any], run: str | None = None, step: int = -1) -> None:
+        """Open a task; what is left of the one before is let go.
+
+        Args:
+            run: deaths are counted over the tasks of one run, until it reaches a new `step`.
+        """
         with self._changed:
             self._tasks, self._outcomes, self._rows, self._order = {task: payload}, {}, [], (0, "")
-            self._deaths, self._furthest = 0, -1
+            if run is None or run != self._run:
+                self._run, self._deaths, self._furthest = run, 0, -1
+            self._reach(step)
+            self._end_if_stuck()
             self._changed.notify_all()
 
     def next(self, after: int) -> tuple[int, Any] | None:
@@ -104,10 +120,14 @@ class Mailbox:
         with self._changed:
             if task in self._tasks:
                 self._rows.append(row)
-                # steps that are only done again, and the word that they will be, bring the run no further
-                if row[0] == "row" and row[1]["step"] > self._furthest:
-                    self._deaths, self._furthest = 0, row[1]["step"]
+                if row[0] == "row":
+                    self._reach(row[1]["step"])
                 self._changed.notify_all()
+
+    def _reach(self, step: int) -> None:
+        # steps that are only done again, and the word that they will be, bring the run no further
+        if step > self._furthest:
+            self._deaths, self._furthest = 0, step
 
     def finish(self, task: int, outcome: tuple[str, Any]) -> None:
         """Keep how a task ended."""
@@ -166,7 +186,7 @@ class Mailbox:
     def ask_for_room(self, reason: str) -> None:
         """Have all ranks leave the open task for a new group that goes on with it."""
         with self._changed:
-            for task in self._tasks.keys() - self._outcomes.keys():
+            for task in self._open_tasks():
                 self._order = (-task, reason)
 
     def leave(self, task: int, reason: str) -> bool:

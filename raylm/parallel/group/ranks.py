@@ -6,7 +6,7 @@ import re
 import traceback
 from typing import Any
 
-from raylm.core.errors import RaylmError, StageError
+from raylm.core.errors import GroupLost, RaylmError, StageError
 from raylm.parallel.group.hang import IDLE
 from raylm.parallel.group.heartbeat import Heartbeat
 from raylm.parallel.group.preemption import Leave, Notice
@@ -28,6 +28,12 @@ class Ranks:
         self._mailbox = mailbox
         self._sent: Any = None
         self.task = -1
+
+    def recall(self, key: str) -> Any:
+        """What an earlier task of this group left in `held`. Raises GroupLost in a group that began anew since then."""
+        if key not in self.held:
+            raise GroupLost(f"this group of ranks began anew and holds no {key}", next=AGAIN)
+        return self.held[key]
 
     def log(self, step: int, **values: Any) -> None:
         """Send one metrics row to the driver; only rank 0's are kept."""
@@ -73,6 +79,7 @@ def serve_tasks(config: dict[str, Any]) -> None:
         ranks.task, (payload,) = work
         function, args = ray.get(payload)
         ranks.heartbeat.begin(ranks.task)
+        how = "returned"
         try:
             result = function(ranks, *args)
         except Leave as cause:
@@ -80,6 +87,9 @@ def serve_tasks(config: dict[str, Any]) -> None:
             if not ray.get(mailbox.leave.remote(ranks.task, cause.args[0])):
                 raise  # Ray Train starts the group anew, elsewhere or larger, and the task is handed out again
             continue
+        except GroupLost as lost:
+            # all ranks of a fresh group find this alike, before they meet: none has to end because of it
+            how, result = "lost", lost
         except Exception as cause:
             if _lost_a_peer(cause):
                 raise  # no word to the driver: Ray Train starts the group anew, and the task is handed out again
@@ -90,7 +100,7 @@ def serve_tasks(config: dict[str, Any]) -> None:
             ranks.heartbeat.mark(IDLE)
         ranks.settle()
         if ranks.rank == 0:
-            ray.get(mailbox.finish.remote(ranks.task, ("returned", result)))
+            ray.get(mailbox.finish.remote(ranks.task, (how, result)))
         # while this rank waits, it must not keep what the result refers to
         result = payload = args = None
 

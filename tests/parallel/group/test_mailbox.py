@@ -36,6 +36,20 @@ def test_one_that_gets_further_each_time_goes_on():
     assert deaths_until_the_end(lambda group: range(group + 1)) is None
 
 
+def test_deaths_between_the_tasks_of_one_run_count_together():
+    mailbox = Mailbox()
+    for task in range(1, 20):
+        mailbox.post(task, ["payload"], "run", step=0)
+        mailbox.join(0, 1, f"group {task}", "host", "node", 1)
+        mailbox.finish(task, ("lost", None))
+        if mailbox.poll(task)[1][0] == "raised":
+            break
+    # the first group's start is no death; step 0 is new once
+    assert task == MOST_DEATHS + 2
+    mailbox.post(task + 1, ["payload"], "another run")
+    assert mailbox.poll(task + 1)[1] is None
+
+
 def test_what_a_task_left_is_let_go_once_it_was_read_and_with_the_next_task():
     mailbox = Mailbox()
     for task in range(1, 10):

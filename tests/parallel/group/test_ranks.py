@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raylm.core.config import WorkerSpec
-from raylm.core.errors import DataError, PlacementError, StageError
+from raylm.core.errors import DataError, GroupLost, PlacementError, StageError
 from raylm.parallel.group.driver import hold_ranks
 from tests.parallel import tasks
 
@@ -28,6 +28,14 @@ def test_what_is_held_survives_between_tasks(workers, group):
     assert group.call(tasks.count, "survives") == (2, 2)
     assert hold_ranks(workers, TWO) is group
     assert group.call(tasks.count, "survives") == (3, 2)
+    assert group.call(tasks.recall, "survives") == 3
+
+
+def test_what_a_group_does_not_hold_is_an_exception_and_ends_no_rank(group):
+    pids = group.pids()
+    with pytest.raises(GroupLost, match="began anew and holds no trainer"):
+        group.call(tasks.recall, "trainer")
+    assert group.call(tasks.count, "after a loss") == (1, 2) and group.pids() == pids
 
 
 def test_rows_arrive_all_and_in_order(group):
