@@ -110,7 +110,7 @@ def one_step(engine: Any, objective: Any, micros: list[Any]) -> float:
     """One optimizer step; the mean loss before it."""
     import torch
 
-    inputs = [objective.inputs(micro.padded, 0, micro.rows) for micro in micros]
+    inputs = [objective.inputs(micro, 0) for micro in micros]
     weight = sum(objective.weight(micro, one) for micro, one in zip(micros, inputs, strict=True))
 
     def loss(index: int, scores: Any) -> Any:
