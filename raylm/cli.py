@@ -71,12 +71,13 @@ def _check(loaded: Any, only: str | None, rebuild: list[str]) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from raylm import job
+    from raylm.core.config import ENDPOINT
 
     loaded = job.load(arguments.job, arguments.set)
     _check(loaded, arguments.only, arguments.rebuild)
     made = job.run(loaded, arguments.only, arguments.rebuild)
     last = list(made.values())[-1]
-    if last.kind != "Endpoint":
+    if last.made != ENDPOINT:
         print(f"next: raylm show {last.uri}")
         return 0
     print(f"serving {last.facts['model_name']} at {last.facts['url']}\nnext: raylm chat {last.uri}   (Ctrl-C here stops serving)")
@@ -148,12 +149,13 @@ def _find_lr(arguments: argparse.Namespace) -> int:
 def _chat(arguments: argparse.Namespace) -> int:
     from raylm import chat, job
     from raylm.core.artifact import Endpoint, open_artifact
+    from raylm.core.config import ENDPOINT
     from raylm.core.errors import ArtifactError, PlanError
     from raylm.core.storage import Folder
 
     if arguments.what.endswith(".toml"):
         loaded = job.load(arguments.what, arguments.set)
-        if not any(cfg.makes() == "Endpoint" for cfg in loaded.stages.values()):
+        if not any(cfg.makes() == ENDPOINT for cfg in loaded.stages.values()):
             raise PlanError("a chat needs an endpoint, this job has no serve stage", where=arguments.what)
         _check(loaded, None, arguments.rebuild)
         endpoint = list(job.run(loaded, rebuild=arguments.rebuild).values())[-1]

@@ -12,9 +12,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from raylm.compress.config import Compress
-from raylm.core import submission, toml
+from raylm.core import submission, toml, variants
 from raylm.core.artifact import MANIFEST, WORK, Artifact, InputEntry, open_artifact
-from raylm.core.config import Config, Reference, did_you_mean, digest_of, references
+from raylm.core.config import ENDPOINT, Config, Makes, Reference, did_you_mean, digest_of, references
 from raylm.core.context import Context
 from raylm.core.errors import ArtifactError, ConfigError, DriftError, PlanError, RaylmError, StageError
 from raylm.core.storage import Folder
@@ -54,7 +54,7 @@ class Step(NamedTuple):
 
     name: str
     config: AnyStage
-    makes: str
+    makes: Makes
     inputs: list[Reference]
     state: str
     drift: list[str]
@@ -85,8 +85,11 @@ def check_chain(job: Job, source: toml.Source | None = None) -> list[str]:
             at = where("stages", name, *ref.path)
             if ref.value in job.stages:
                 made = job.stages[ref.value].makes()
-                if made not in ref.kinds:
-                    raise PlanError(f"{ref.value!r} makes {made}, here {' or '.join(ref.kinds)} is needed", where=at)
+                if made.kind not in ref.kinds:
+                    raise PlanError(f"{ref.value!r} makes {made.kind}, here {' or '.join(ref.kinds)} is needed", where=at)
+                if not ref.accepts(made):
+                    words, remedy = variants.refusal(made.variant, ref.variants)
+                    raise PlanError(f"{ref.value!r} makes {words}", where=at, next=remedy)
                 needs[name].append(ref.value)
             elif not _is_uri(ref.value):
                 raise PlanError(
@@ -94,7 +97,7 @@ def check_chain(job: Job, source: toml.Source | None = None) -> list[str]:
                     where=at,
                     next="name a stage of this job, or write a path or URI (it has a / in it)",
                 )
-    return _in_order(needs, {name for name, cfg in job.stages.items() if cfg.makes() == "Endpoint"}, where)
+    return _in_order(needs, {name for name, cfg in job.stages.items() if cfg.makes() == ENDPOINT}, where)
 
 
 def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
@@ -114,7 +117,7 @@ def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
             before = _identity_on_disk(folder)
             entries = outside if len(outside) == len(inputs) else [_input_entry(job, ref) for ref in inputs]
             drift = [] if before is None else _differences(before, _identity(cfg, entries))
-            if cfg.makes() == "Endpoint":
+            if cfg.makes() == ENDPOINT:
                 before, drift = None, []  # an endpoint is a process: it is started each time, whatever lies there
             state = "drift" if drift else "new" if before is None else "ready" if folder.exists(MANIFEST) else "unfinished"
         if state != "ready":
@@ -149,7 +152,7 @@ def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say
     made: dict[str, Artifact] = {}
     with _locked(Folder(job.root) / job.name):
         for step in steps:
-            if step.makes == "Endpoint":
+            if step.makes == ENDPOINT:
                 serving.check(job.folder(step.name))
         submission.check(
             workers, Folder(job.root) / job.name, {step.name: step.config for step in steps if step.state != "ready"}
@@ -159,7 +162,7 @@ def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say
             for index, step in enumerate(steps):
                 made[step.name] = _run_step(job, step, steps[index + 1 :], workers, step.name in (rebuild or []), say)
         finally:
-            if not any(step.makes == "Endpoint" and step.name in made for step in steps):
+            if not any(step.makes == ENDPOINT and step.name in made for step in steps):
                 workers.stop()
     return made
 
@@ -184,10 +187,10 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
     identity = _identity(step.config, entries)
     if folder.exists(MANIFEST) and not rebuild:
         found = open_artifact(folder)
-        if found.fingerprint == digest_of(identity) and step.makes != "Endpoint":
+        if found.fingerprint == digest_of(identity) and step.makes != ENDPOINT:
             say(f"{step.name}: ready ({found.kind}, {found.fingerprint})")
             return found
-    if step.makes != "Endpoint" and (rebuild or folder.exists(MANIFEST) or _identity_on_disk(folder) != identity):
+    if step.makes != ENDPOINT and (rebuild or folder.exists(MANIFEST) or _identity_on_disk(folder) != identity):
         # an endpoint may be alive: its stage clears the folder once it has the port
         # what is not the beginning of this very computation must not be taken for it: shards, step checkpoints, payload
         folder.remove()
@@ -247,6 +250,9 @@ def _input_entry(job: Job, ref: Reference) -> InputEntry:
         found = open_artifact(folder)
         if found.kind not in ref.kinds:
             raise ArtifactError(f"this is a {found.kind}, {' or '.join(ref.kinds)} is needed", where=found.uri)
+        if not ref.accepts(found.made):
+            words, remedy = variants.refusal(found.made.variant, ref.variants)
+            raise ArtifactError(f"{name}: {words}", where=found.uri, next=remedy)
         return InputEntry(name=name, uri=found.uri, fingerprint=found.fingerprint, kind=found.kind, content=found.content)
     if ref.value in job.stages or "Checkpoint" not in ref.kinds:
         raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri, next="run the stage that makes it")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from raylm.core.artifact import MANIFEST
-from raylm.core.config import references
+from raylm.core.config import Makes, references
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
+from raylm.core.variants import refusal
 from raylm.data.mixture import refs_of
-from raylm.model.preflight import Needs, check_folder, check_tokens
+from raylm.model.preflight import Needs, check_folder, check_tokens, variant_in
 
 
 def check_starts(name: str, stages: dict[str, Any], folder: Callable[[str], Folder]) -> None:
@@ -32,12 +33,15 @@ def check_starts(name: str, stages: dict[str, Any], folder: Callable[[str], Fold
         if "Checkpoint" not in ref.kinds:
             continue
         if ref.value in stages and not folder(ref.value).exists(MANIFEST):
-            _check_coming(name, ref.value, stages[ref.value], needs)
             continue
         at = folder(ref.value) if ref.value in stages else Folder(ref.value)
         if not at.is_local:
             continue
         if Path(at.path()).is_dir():
+            variant = variant_in(Path(at.path()))
+            if variant.startswith(("reward", "export")) and not ref.accepts(Makes("Checkpoint", variant)):
+                words, remedy = refusal(variant, ref.variants)
+                raise ConfigError(f"{name!r} cannot use {words}", where=at.path(), next=remedy)
             check_folder(Path(at.path()), needs)
             _check_tokenizer(cfg, stages, Path(at.path()))
         elif ref.value.startswith(("/", "./", "../", "~")):
@@ -56,23 +60,6 @@ def _needs(cfg: Any) -> Needs | None:
         "evaluate": Needs(engine=True),
         "serve": Needs("causal", engine=True),
     }.get(cfg.stage)
-
-
-def _check_coming(name: str, before: str, cfg: Any, needs: Needs) -> None:
-    """Raises ConfigError when what a stage of the job will make is known not to do."""
-    if cfg.stage == "compress" and needs.plain:
-        raise ConfigError(
-            f"{before!r} makes quantized weights: {name!r} would move only their norms and embeddings, or round them again",
-            where=f"stages.{name}",
-            next="start from the weights that it compresses, and compress last",
-        )
-    kind = getattr(getattr(cfg, "objective", None), "model", None)
-    if kind and needs.kind and kind != needs.kind:
-        raise ConfigError(
-            f"{before!r} makes a model of kind {kind}, {name!r} takes {needs.kind}",
-            where=f"stages.{name}",
-            next="name another stage",
-        )
 
 
 def _check_tokenizer(cfg: Any, stages: dict[str, Any], model: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raylm.core.artifact import MANIFEST, Artifact, open_artifact
-from raylm.core.config import Config
+from raylm.core.config import ENDPOINT, Config
 from raylm.core.errors import ArtifactError
 from raylm.core.storage import Folder
 from raylm.data.mixture import Mixture, refs_of
@@ -37,8 +37,8 @@ def plan(job: Job, steps: list[Step]) -> None:
     for step in steps:
         takes = list(dict.fromkeys(ref.value for ref in step.inputs)) or [_source(step.config)]
         shown = ", ".join(takes[:2]) + (f" +{len(takes) - 2}" if len(takes) > 2 else "")
-        state = "starts each time" if step.makes == "Endpoint" else STATES[step.state]
-        table.add_row(step.name, step.config.stage, shown, step.makes, _workers(step.config), state)
+        state = "starts each time" if step.makes == ENDPOINT else STATES[step.state]
+        table.add_row(step.name, step.config.stage, shown, str(step.makes), _workers(step.config), state)
     console = Console()
     console.print(table)
     for step in steps:

@@ -8,7 +8,7 @@ import pytest
 
 from raylm import job
 from raylm.core.artifact import Checkpoint
-from raylm.core.errors import ArtifactError, ConfigError
+from raylm.core.errors import ArtifactError, ConfigError, PlanError
 from tests.model.tiny import tiny_checkpoint
 from tests.stages import context
 
@@ -80,10 +80,10 @@ def test_what_a_stage_will_make_must_do_for_the_next(tmp_path, start):
     small = "[stages.small]\nstage = 'compress'\nmodel = 'sft'\nmethod = {kind = 'int4'}\n"
     again = TRAIN.format(name="again", model="small", more="")
     assert len(_plan(tmp_path, train, small, tokenizer=start)) == 3
-    with pytest.raises(ConfigError, match="'small' makes quantized weights: 'again' would move only"):
+    with pytest.raises(PlanError, match=r"stages.again.model: 'small' makes quantized weights: only norms and embeddings would"):
         _plan(tmp_path, train, small, again, tokenizer=start)
     masked = TRAIN.format(name="again", model="sft", more="objective = {kind = 'masked_lm'}")
-    with pytest.raises(ConfigError, match="'sft' makes a model of kind causal, 'again' takes masked"):
+    with pytest.raises(PlanError, match=r"'sft' makes a language model that predicts .* \(causal\); asked for is masked"):
         _plan(tmp_path, train, masked, tokenizer=start)
 
 
@@ -97,3 +97,23 @@ def test_weights_of_a_finished_stage_are_looked_at_too(tmp_path, start):
     weights.write_bytes(bytes(weights.stat().st_size))
     with pytest.raises(ArtifactError, match=r"model.safetensors has no readable header"):
         _plan(tmp_path, train, tokenizer=start)
+
+
+def test_a_checkpoint_of_another_make_is_refused_where_it_cannot_be_used(tmp_path, start):
+    """A reward model before a chat endpoint, a GGUF export before rl, a masked model before generation; made or outside."""
+    masked = TRAIN.format(name="bert", model=start, more="objective = {kind = 'masked_lm'}")
+    serve = "[stages.api]\nstage = 'serve'\nmodel = '{model}'\n"
+    rl = "[stages.policy]\nstage = 'rl'\nprompts = './p'\nmodel = '{model}'\nsteps = 1\nrewards = [{{kind = 'answer'}}]\n"
+    asks = "[stages.grades]\nstage = 'evaluate'\nmodels = ['{model}']\ntasks = [{{kind = '{task}', rows = './rows'}}]\n"
+    for table in (serve, rl, asks.replace("{task}", "answers")):
+        with pytest.raises(
+            PlanError, match=r"'bert' makes an encoder that predicts masked tokens \(masked\); asked for is causal"
+        ):
+            _plan(tmp_path, masked, table.format(model="bert"), tokenizer=start)
+    made = context(tmp_path / "other", "rewards").commit(Checkpoint, variant="reward", facts={})
+    with pytest.raises(ArtifactError, match=r"model: a reward model.*\(reward\); asked for is causal or quantized"):
+        _plan(tmp_path, serve.format(model=made.uri), tokenizer=start)
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match="'again' cannot use files of gguf for another program"):
+        _plan(tmp_path, TRAIN.format(name="again", model=tmp_path / "gguf", more=""), tokenizer=start)

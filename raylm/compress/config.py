@@ -8,14 +8,15 @@ from pydantic import Field, model_validator
 
 from raylm.compress.methods import AnyMethod
 from raylm.compress.methods.int8 import Int8
-from raylm.core.config import CheckpointRef, Refers, StageConfig
+from raylm.core.config import Makes, Refers, StageConfig
+from raylm.core.variants import LANGUAGE_MODELS
 
 
 class Compress(StageConfig):
     """Checkpoint -> Checkpoint of fewer bytes, in the compressed-tensors format that vLLM and transformers load."""
 
     stage: Literal["compress"]
-    model: CheckpointRef
+    model: Annotated[str, Refers(("Checkpoint",), LANGUAGE_MODELS)]
     """Weights to compress."""
     method: AnyMethod = Int8()
     """How."""
@@ -30,5 +31,5 @@ class Compress(StageConfig):
             raise ValueError(f"method {self.method.kind} needs `calibration`: the name of a stage that makes Tokens or Dialogues")
         return self
 
-    def makes(self) -> str:
-        return "Checkpoint"
+    def makes(self) -> Makes:
+        return Makes("Checkpoint", "quantized")

@@ -45,7 +45,7 @@ def run(cfg: Compress, ctx: Context) -> Checkpoint:
     if ctx.is_stage(cfg.model):
         facts = {**ctx.open(cfg.model).facts, **facts}
     sizes = {"bytes_before": before, "bytes_after": after, "size_ratio": told.size_ratio}
-    return ctx.commit(Checkpoint, facts=facts, metrics={**sizes, "rounded_share": told.rounded_share})
+    return ctx.commit(Checkpoint, variant="quantized", facts=facts, metrics={**sizes, "rounded_share": told.rounded_share})
 
 
 class Told(NamedTuple):

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raylm.core.config import digest_of
+from raylm.core.config import Makes, digest_of
 from raylm.core.errors import ArtifactError
 from raylm.core.storage import Folder
+from raylm.core.variants import variant_of_facts
 
 MANIFEST = "manifest.json"
 WORK = "_work"
@@ -50,6 +51,8 @@ class Manifest(Record):
     """Everything a reader needs to trust, reuse or rebuild an artifact. Written last, in one step."""
 
     kind: str
+    variant: str = ""
+    """Of a Checkpoint: see `raylm.core.variants`. Empty in manifests of earlier versions."""
     schema_version: int = SCHEMA
     stage: str
     fingerprint: str
@@ -76,6 +79,11 @@ class Artifact:
     @property
     def uri(self) -> str:
         return self.folder.uri
+
+    @property
+    def made(self) -> Makes:
+        """Kind, and the variant where there are several."""
+        return Makes(self.kind)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -137,9 +145,13 @@ class Prompts(Artifact):
 
 
 class Checkpoint(Artifact):
-    """Weights in Hugging Face's layout (config.json, safetensors, tokenizer)."""
+    """Weights in Hugging Face's layout (config.json, safetensors, tokenizer), or an export."""
 
     kind = "Checkpoint"
+
+    @property
+    def made(self) -> Makes:
+        return Makes(self.kind, self.manifest.variant or variant_of_facts(self.facts))
 
 
 class Report(Artifact):

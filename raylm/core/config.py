@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
@@ -58,10 +58,25 @@ class Config(BaseModel):
 
 @dataclass(frozen=True)
 class Refers:
-    """Marks a string field as the name of an earlier stage, or a URI, that must hold one of these artifact kinds."""
+    """Marks a string field as the name of an earlier stage, or a URI, that must hold one of these artifact kinds; of a
+    Checkpoint one of these variants (see `raylm.core.variants`), any where none is named."""
 
     kinds: tuple[str, ...]
+    variants: tuple[str, ...] = ()
 
+
+class Makes(NamedTuple):
+    """What a stage makes: the kind of its artifact and, of a Checkpoint, its variant; "" for what is known only once it ran."""
+
+    kind: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.variant})" if self.variant not in ("", "causal") else self.kind
+
+
+ENDPOINT = Makes("Endpoint")
+"""A process, in contrast to every other artifact: it is started each time, whatever its folder holds."""
 
 DocumentsRef = Annotated[str, Refers(("Documents",))]
 TokensRef = Annotated[str, Refers(("Tokens",))]
@@ -79,6 +94,11 @@ class Reference:
     path: tuple[str, ...]
     value: str
     kinds: tuple[str, ...]
+    variants: tuple[str, ...] = ()
+
+    def accepts(self, made: Makes) -> bool:
+        """Whether it may name an artifact of this make, as far as its variant is known."""
+        return made.kind in self.kinds and (not self.variants or made.variant in ("", *self.variants))
 
 
 class WorkerSpec(Config):
@@ -112,9 +132,13 @@ class StageConfig(Config):
     workers: WorkerSpec = WorkerSpec()
     """Processes that run the stage; no part of its identity."""
 
-    def makes(self) -> str:
-        """Kind of the artifact that the stage leaves."""
+    def makes(self) -> Makes:
+        """The artifact that the stage will make, as far as it is known before it runs."""
         raise TypeError(f"{type(self).__name__} does not say what it makes")
+
+    def accepted_variants(self) -> dict[str, tuple[str, ...]]:
+        """Variants of Checkpoint that a field accepts, by its name, where other keys allow fewer than its annotation."""
+        return {}
 
     def raw(self) -> dict[str, str]:
         """What the stage reads that is no artifact, in a word each: a part of its identity, so that a change is seen."""
@@ -164,9 +188,12 @@ def ref_or_table(value: Any) -> str:
 
 def references(cfg: Config, path: tuple[str, ...] = ()) -> Iterator[Reference]:
     """Every filled reference in `cfg`, nested cards and lists included, in field order."""
+    narrowed = cfg.accepted_variants() if isinstance(cfg, StageConfig) else {}
     for name, field in type(cfg).model_fields.items():
-        kinds = _kinds(field.annotation, field.metadata)
-        yield from _references_in(getattr(cfg, name), kinds, (*path, name))
+        mark = _mark(field.annotation, field.metadata)
+        if name in narrowed:
+            mark = Refers(mark.kinds, narrowed[name])
+        yield from _references_in(getattr(cfg, name), mark, (*path, name))
 
 
 def digest_of(value: Any) -> str:
@@ -184,24 +211,25 @@ def did_you_mean(word: str, known: Any) -> str:
     return f" Known: {', '.join(names)}." if names else ""
 
 
-def _references_in(value: Any, kinds: tuple[str, ...], path: tuple[str, ...]) -> Iterator[Reference]:
-    if isinstance(value, str) and kinds:
-        yield Reference(path, value, kinds)
+def _references_in(value: Any, mark: Refers, path: tuple[str, ...]) -> Iterator[Reference]:
+    if isinstance(value, str) and mark.kinds:
+        yield Reference(path, value, mark.kinds, mark.variants)
     elif isinstance(value, Config):
         yield from references(value, path)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            yield from _references_in(item, kinds, (*path, str(index)))
+            yield from _references_in(item, mark, (*path, str(index)))
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _references_in(item, kinds, (*path, str(key)))
+            yield from _references_in(item, mark, (*path, str(key)))
 
 
-def _kinds(annotation: Any, metadata: Any = ()) -> tuple[str, ...]:
-    """Artifact kinds named by a field's annotation, however deep `| None`, unions and lists bury them."""
-    found = [mark.kinds for mark in metadata if isinstance(mark, Refers)]
-    found += [_kinds(inner, getattr(inner, "__metadata__", ())) for inner in getattr(annotation, "__args__", ())]
-    return tuple(dict.fromkeys(kind for kinds in found for kind in kinds))
+def _mark(annotation: Any, metadata: Any = ()) -> Refers:
+    """What a field's annotation refers to, however deep `| None`, unions and lists bury it."""
+    found = [mark for mark in metadata if isinstance(mark, Refers)]
+    found += [_mark(inner, getattr(inner, "__metadata__", ())) for inner in getattr(annotation, "__args__", ())]
+    kinds = dict.fromkeys(kind for mark in found for kind in mark.kinds)
+    return Refers(tuple(kinds), tuple(dict.fromkeys(variant for mark in found for variant in mark.variants)))
 
 
 def _canonical(value: Any, name: str) -> Any:

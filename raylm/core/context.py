@@ -87,6 +87,7 @@ class Context:
         kind: type[Kind],
         *,
         facts: dict[str, Any],
+        variant: str = "",
         metrics: dict[str, Any] | None = None,
         rows: dict[str, int] | None = None,
     ) -> Kind:
@@ -94,6 +95,7 @@ class Context:
 
         Args:
             facts: what later stages need to know.
+            variant: of a Checkpoint, what it is (`raylm.core.variants`).
             metrics: what a reader wants to see.
             rows: row counts of payload files, where they have rows.
         """
@@ -106,6 +108,7 @@ class Context:
         ]
         manifest = Manifest(
             kind=kind.kind,
+            variant=variant,
             stage=self.stage,
             fingerprint=self.fingerprint,
             config=self._config,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import CheckpointRef, StageConfig, WorkerSpec, did_you_mean
+from raylm.core.config import Makes, Refers, StageConfig, WorkerSpec, did_you_mean
+from raylm.core.variants import GENERATES, LANGUAGE_MODELS
 from raylm.evaluate.tasks import AnyTask
 
 
@@ -17,7 +18,7 @@ class Evaluate(StageConfig):
     renamed = {"sampler": "generator"}
 
     stage: Literal["evaluate"]
-    models: list[CheckpointRef] = Field(min_length=1)
+    models: list[Annotated[str, Refers(("Checkpoint",), (*LANGUAGE_MODELS, "quantized"))]] = Field(min_length=1)
     """Models in the order of the road; the last one is the one a gate judges."""
     tasks: list[AnyTask] = Field(min_length=1)
     """What each model is asked."""
@@ -41,8 +42,11 @@ class Evaluate(StageConfig):
                 raise ValueError(f"gate names {name!r}, which no task measures.{did_you_mean(name, known)}")
         return self
 
-    def makes(self) -> str:
-        return "Report"
+    def makes(self) -> Makes:
+        return Makes("Report")
+
+    def accepted_variants(self) -> dict[str, tuple[str, ...]]:
+        return {"models": GENERATES} if any(getattr(task, "needs", "") == "generate" for task in self.tasks) else {}
 
     def together(self) -> list[dict[str, WorkerSpec]]:
         """Workers that grade, then the generator."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PEFT = "base_model.model."
 """Before every name of a model with adapters."""
 # peft's names of what a model is for; it has none for encoders with an output layer
-TASKS = {"causal": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM", "masked": None}
+TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "masked": None}
 
 
 class Lora(Config):

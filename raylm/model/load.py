@@ -68,7 +68,7 @@ def beside(address: str, name: str) -> Path | None:
 
 
 def kind_of_model(config: Any) -> str | None:
-    """`causal`, `masked` (an encoder with an output layer) or `encoder_decoder`, by a transformers config; None for neither."""
+    """`causal`, `masked` (an encoder with an output layer) or `seq2seq`, by a transformers config; None for neither."""
     return kind_of(config.to_dict())
 
 
@@ -90,9 +90,7 @@ def auto_class(config: Any) -> Any:
     """
     import transformers
 
-    kinds = {"masked": ("MaskedLM",), "encoder_decoder": ("Seq2SeqLM",)}.get(
-        kind_of_model(config) or "", ("CausalLM", "ImageTextToText")
-    )
+    kinds = {"masked": ("MaskedLM",), "seq2seq": ("Seq2SeqLM",)}.get(kind_of_model(config) or "", ("CausalLM", "ImageTextToText"))
     autos = [getattr(transformers, f"AutoModelFor{name}") for name in kinds]
     known = [each for each in autos if type(config) in each._model_mapping]
     if not known:

@@ -17,7 +17,7 @@ _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 _KINDS = {
     "causal": "a language model that predicts the next token",
     "masked": "an encoder that predicts masked tokens",
-    "encoder_decoder": "an encoder-decoder",
+    "seq2seq": "an encoder-decoder",
 }
 _LABELS = re.compile(
     r"For(Sequence|Token|Image|Audio|Video)?\w*Classification$|ForQuestionAnswering$|ForMultipleChoice$|Reward\w*$"
@@ -42,7 +42,7 @@ class Needs(NamedTuple):
     """What a stage asks of weights."""
 
     kind: str | None = None
-    """`causal`, `masked`, `encoder_decoder`; None for any."""
+    """`causal`, `masked`, `seq2seq`; None for any."""
     plain: bool = False
     """They are updated or rounded: quantized ones will not do."""
     engine: bool = False
@@ -90,18 +90,32 @@ def check_folder(folder: Path, needs: Needs | None = None) -> dict[str, Any]:
 
 
 def kind_of(config: dict[str, Any]) -> str | None:
-    """`causal`, `masked`, `encoder_decoder`, by config.json; None for what is no language model or says nothing."""
+    """`causal`, `masked`, `seq2seq`, by config.json; None for what is no language model or says nothing."""
     made = [str(name) for name in config.get("architectures") or ()]
     if any(_LABELS.search(name) for name in made):
         return None
     if config.get("is_encoder_decoder"):
-        return "encoder_decoder"
+        return "seq2seq"
     # what Electra is pretrained as tells real tokens from replaced ones
     if any(name.endswith(("ForMaskedLM", "ForPreTraining")) and name != "ElectraForPreTraining" for name in made):
         return "masked"
     if _ENCODERS.match(str(config.get("model_type"))) and not config.get("is_decoder"):
         return None
     return "causal"
+
+
+def variant_in(folder: Path) -> str:
+    """Variant (`raylm.core.variants`) of weights that raylm did not make; "" where neither config.json nor a file says it."""
+    if not (folder / "config.json").is_file():
+        return "export:gguf" if any(folder.glob("*.gguf")) else ""
+    config = read_config(folder)
+    if _quantization(config) is not None:
+        return "quantized"
+    made = [str(name) for name in config.get("architectures") or ()]
+    one_label = config.get("num_labels") == 1 or len(config.get("id2label") or "") == 1
+    if any(re.search(r"Reward\w*$", name) or (one_label and name.endswith("ForSequenceClassification")) for name in made):
+        return "reward"
+    return kind_of(config) or ""
 
 
 def check_kind(config: dict[str, Any], kind: str | None, where: str) -> None:
@@ -120,8 +134,7 @@ def check_kind(config: dict[str, Any], kind: str | None, where: str) -> None:
 
 def check_plain(config: dict[str, Any], where: str) -> None:
     """Raises ConfigError when config.json says that the weights are quantized: their matrices could not be updated."""
-    texts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    said = next((found for part in texts if (found := part.get("quantization_config"))), None)
+    said = _quantization(config)
     if said is None:
         return
     how = said.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in said or "load_in_8bit" in said else "unknown method")
@@ -130,6 +143,12 @@ def check_plain(config: dict[str, Any], where: str) -> None:
         where=where,
         next="name the weights they were made from, and quantize what comes out with a compress stage",
     )
+
+
+def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
+    """How the weights of this config.json, or of one of its parts, are quantized."""
+    texts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    return next((found for part in texts if (found := part.get("quantization_config"))), None)
 
 
 def check_vocabulary(config: dict[str, Any], vocab_size: int, rows: str, where: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from raylm.core.config import Config, CustomCard, StageConfig, WorkerSpec, resolve
+from raylm.core.config import Config, CustomCard, Makes, StageConfig, WorkerSpec, resolve
 from raylm.data.records import COLUMNS
 from raylm.data.sources import AnySource
 from raylm.data.sources.units import listing
@@ -88,9 +88,8 @@ class Prepare(StageConfig):
         named += [card.model for card in cards if isinstance(card, FastText)]
         return {name: listing(name) for name in named if "://" not in name}
 
-    def makes(self) -> str:
-        """Documents."""
-        return "Documents"
+    def makes(self) -> Makes:
+        return Makes("Documents")
 
 
 def steps_of(cfg: Prepare) -> list[Any]:

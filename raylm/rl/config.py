@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raylm.core.config import CheckpointRef, Config, PromptsRef, WorkerSpec
+from raylm.core.config import Config, Makes, PromptsRef, Refers, WorkerSpec
 from raylm.parallel.config import ParallelConfig
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
@@ -36,7 +36,7 @@ class RL(ParallelConfig):
     stage: Literal["rl"]
     prompts: PromptsRef
     """What is asked: an artifact of tokenize."""
-    model: CheckpointRef
+    model: Annotated[str, Refers(("Checkpoint",), ("causal",))]
     """Weights to start from."""
     rewards: list[AnyReward] = Field(min_length=1)
     """What scores a completion; the scores are added."""
@@ -67,8 +67,8 @@ class RL(ParallelConfig):
     generator: GeneratorSpec = GeneratorSpec()
     """What the generator's process holds."""
 
-    def makes(self) -> str:
-        return "Checkpoint"
+    def makes(self) -> Makes:
+        return Makes("Checkpoint", "causal")
 
     def together(self) -> list[dict[str, WorkerSpec]]:
         """The ranks, at their smallest number, and the generator."""

@@ -91,7 +91,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
             if key in prompts.facts
         },
     }
-    return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
+    return ctx.commit(Checkpoint, variant="causal", facts=facts, metrics=metrics)
 
 
 def _with_ground_truth(cfg: RL, prompts: list[Prompt], uri: str) -> tuple[list[Prompt], int]:

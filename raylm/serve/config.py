@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import CheckpointRef, Config, ReportRef, StageConfig, WorkerSpec
+from raylm.core.config import ENDPOINT, Config, Makes, Refers, ReportRef, StageConfig, WorkerSpec
+from raylm.core.variants import GENERATES
 
 
 class Replicas(Config):
@@ -65,7 +66,7 @@ class Serve(StageConfig):
 
     stage: Literal["serve"] = "serve"
     """The verb."""
-    model: CheckpointRef
+    model: Annotated[str, Refers(("Checkpoint",), GENERATES)]
     """Stage that makes the checkpoint, or a folder, URI or hub name of Hugging Face's layout."""
     requires: ReportRef | None = None
     """Report whose gate must have passed, or nothing is served."""
@@ -102,9 +103,8 @@ class Serve(StageConfig):
             raise ValueError(f"insecure = true on host {self.host!r} would let everybody in; use 127.0.0.1, or a key")
         return self
 
-    def makes(self) -> str:
-        """Endpoint."""
-        return "Endpoint"
+    def makes(self) -> Makes:
+        return ENDPOINT
 
     def together(self) -> list[dict[str, WorkerSpec]]:
         """The smallest number of engines that answers."""

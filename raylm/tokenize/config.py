@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from raylm.core.config import DocumentsRef, StageConfig, WorkerSpec, ref_or_table
+from raylm.core.config import DocumentsRef, Makes, StageConfig, WorkerSpec, ref_or_table
 from raylm.tokenize.forms import AnyForm
 from raylm.tokenize.trainers import AnyTrainer
 from raylm.tokenize.trainers.extend import TokenizerRef
@@ -27,6 +27,6 @@ class Tokenize(StageConfig):
     workers: WorkerSpec = WorkerSpec(count=2)
     """Tasks that tokenize at the same time; no part of the stage's identity."""
 
-    def makes(self) -> str:
-        """The kind that the form leaves."""
-        return self.form.makes()
+    def makes(self) -> Makes:
+        """What the form makes."""
+        return Makes(self.form.makes())

@@ -70,7 +70,7 @@ def run(cfg: Tokenize, ctx: Context) -> Artifact:
         "vocab_size": facts["vocab_size"],
         "dropped": sum(dropped.values()),
     }
-    made = ctx.commit(KINDS[cfg.makes()], facts=facts, metrics=metrics, rows=rows)
+    made = ctx.commit(KINDS[cfg.makes().kind], facts=facts, metrics=metrics, rows=rows)
     say_lost(ctx.stage, facts)
     return made
 

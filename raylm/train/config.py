@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from raylm.core.config import CheckpointRef, ref_or_table
+from raylm.core.config import Makes, Refers, ref_or_table
+from raylm.core.variants import TRAINABLE
 from raylm.data.mixture import AnyRows
 from raylm.model.adapter import Lora
 from raylm.model.balance import Balance
@@ -17,7 +18,8 @@ from raylm.train.objectives.next_token import NextToken
 from raylm.trainer.spikes import Spikes
 from raylm.trainer.watch.watch import Watch
 
-AnyModel = Annotated[Annotated[CheckpointRef, Tag("ref")] | Annotated[AnyShape, Tag("table")], Discriminator(ref_or_table)]
+TrainableRef = Annotated[str, Refers(("Checkpoint",), TRAINABLE)]
+AnyModel = Annotated[Annotated[TrainableRef, Tag("ref")] | Annotated[AnyShape, Tag("table")], Discriminator(ref_or_table)]
 
 
 class Train(ParallelConfig):
@@ -87,5 +89,10 @@ class Train(ParallelConfig):
             raise ValueError("micro_batch is at least 1, or 'auto'")
         return self
 
-    def makes(self) -> str:
-        return "Checkpoint"
+    def makes(self) -> Makes:
+        # another one's objective says so once it is resolved
+        return Makes("Checkpoint", getattr(self.objective, "makes", "") or getattr(self.objective, "model", ""))
+
+    def accepted_variants(self) -> dict[str, tuple[str, ...]]:
+        model = getattr(self.objective, "model", None)
+        return {"model": (model,)} if model else {}

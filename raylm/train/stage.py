@@ -108,7 +108,8 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
     write_report(ctx.out, name, ctx.metric_rows, {**facts, **metrics}, watching.alarm.raised)
     # the step whose weights were exported is kept for good only where that was asked for
     keep_for_good(ctx.work, ctx.out / STEPS, keeping_of(cfg)._replace(best=cfg.keep_best))
-    return ctx.commit(Checkpoint, facts=facts, metrics=metrics)
+    objective: Any = resolve(cfg.objective)
+    return ctx.commit(Checkpoint, variant=objective.makes or objective.model, facts=facts, metrics=metrics)
 
 
 def check_profile(cfg: Train) -> None:

@@ -106,7 +106,7 @@ def test_a_layer_that_peft_knows_to_be_bypassed_is_refused():
 def test_the_file_says_what_the_model_is_for(tmp_path):
     import json
 
-    for kind, task in (("causal", "CAUSAL_LM"), ("encoder_decoder", "SEQ_2_SEQ_LM"), ("masked", None)):
+    for kind, task in (("causal", "CAUSAL_LM"), ("seq2seq", "SEQ_2_SEQ_LM"), ("masked", None)):
         Lora().save({"base_model.model.q.lora_A.default.weight": torch.ones(1)}, "base", tmp_path, kind)
         assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == task
 

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from raylm.core.errors import ArtifactError, ConfigError
-from raylm.model.preflight import Needs, check_folder, check_tokens, check_vocabulary, kind_of
+from raylm.model.preflight import Needs, check_folder, check_tokens, check_vocabulary, kind_of, variant_in
 from tests.model.tiny import tiny_checkpoint, tiny_model, tiny_tokenizer
 
 SMALL = {
@@ -122,7 +122,7 @@ def test_an_expert_that_others_of_its_layer_have_is_missed(tmp_path):
         ({"model_type": "llama"}, "causal"),
         ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, "masked"),
         ({"architectures": ["BertForPreTraining"], "model_type": "bert"}, "masked"),
-        ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": True}, "encoder_decoder"),
+        ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": True}, "seq2seq"),
         ({"architectures": ["BertModel"], "model_type": "bert"}, None),
         ({"architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta"}, None),
         ({"architectures": ["ElectraForPreTraining"], "model_type": "electra"}, None),
@@ -139,7 +139,7 @@ def test_kinds_of_models_are_told_by_config_json(config, kind):
 def test_another_kind_than_a_stage_takes_is_refused(tmp_path):
     _save(tmp_path, "llama")
     with pytest.raises(ConfigError, match=r"predicts the next token \(LlamaForCausalLM\); asked for is an encoder-decoder"):
-        check_folder(tmp_path, Needs("encoder_decoder"))
+        check_folder(tmp_path, Needs("seq2seq"))
     with pytest.raises(ConfigError, match=r"encoder or a classifier.*\(LlamaForSequenceClassification\)"):
         check_folder(_say(tmp_path, architectures=["LlamaForSequenceClassification"]))
     with pytest.raises(ConfigError, match=r"parts beside its language model .text_config"):
@@ -219,3 +219,22 @@ def test_more_tokens_than_the_embedding_has_rows_are_refused():
     check_vocabulary({"text_config": {"vocab_size": 70}}, 70, "rows", "here")
     with pytest.raises(ConfigError, match="'rows' has 71 tokens, the model's embedding 70"):
         check_vocabulary({"text_config": {"vocab_size": 70}}, 71, "rows", "here")
+
+
+def test_a_folder_that_others_made_says_what_it_is(tmp_path):
+    """A reward model, a classifier of two labels, quantized weights, an encoder-decoder, files of llama.cpp."""
+    classifier = {"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"}
+    quantized = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
+    for config, variant in (
+        ({**classifier, "id2label": {"0": "LABEL_0"}}, "reward"),
+        ({**classifier, "id2label": {"0": "bad", "1": "good"}}, ""),
+        (quantized, "quantized"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "seq2seq"),
+        ({"model_type": "qwen3"}, "causal"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert variant_in(tmp_path) == variant, config
+    (tmp_path / "config.json").unlink()
+    assert variant_in(tmp_path) == ""
+    (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
+    assert variant_in(tmp_path) == "export:gguf"

@@ -58,7 +58,7 @@ INDEXER = "an indexer picks what its tokens see"
 SINKS = "it has attention sinks"
 ENCODER = "this is an encoder or a classifier"
 CONV1D = "linear layers alone"
-MASKED, PAIRED = "masked", "encoder_decoder"
+MASKED, PAIRED = "masked", "seq2seq"
 
 FAMILIES: dict[str, Row] = {
     # dense decoders

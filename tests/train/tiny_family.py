@@ -29,7 +29,7 @@ FACTS = {"vocab_size": 96, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id":
 OBJECTIVES = {
     "causal": {"kind": "next_token"},
     "masked": {"kind": "masked_lm", "mask_id": 3, "vocab_size": 96, "special_ids": [0, 1, 2, 3]},
-    "encoder_decoder": {"kind": "seq2seq", "task": "answers", "end_id": 2},
+    "seq2seq": {"kind": "seq2seq", "task": "answers", "end_id": 2},
 }
 LENGTHS = (20, 13, 9)
 
@@ -131,7 +131,7 @@ def own_loss(model: Any, objective: Any, padded: Batch) -> torch.Tensor:
     inputs = objective.inputs(padded, 0)
     for row, length in enumerate(padded.attend_BT.sum(1).tolist()):
         kind = objective.model
-        if kind == "encoder_decoder":
+        if kind == "seq2seq":
             tokens_T, counts_T = padded.tokens_BT[row, :length], padded.weight_BT[row, :length] > 0
             feed, labels = tokens_T[~counts_T], tokens_T[counts_T]
         elif kind == "masked":
@@ -149,7 +149,7 @@ def own_loss(model: Any, objective: Any, padded: Batch) -> torch.Tensor:
 
 def logits(model: Any, objective: str) -> torch.Tensor:
     tokens_BT = torch.from_numpy(rows()[0][0])[None]
-    more = {"decoder_input_ids": tokens_BT[:, :7]} if objective == "encoder_decoder" else {}
+    more = {"decoder_input_ids": tokens_BT[:, :7]} if objective == "seq2seq" else {}
     with torch.no_grad():
         return model.eval()(input_ids=tokens_BT, **more).logits
 

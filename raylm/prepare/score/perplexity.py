@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from raylm.core.artifact import Artifact
-from raylm.core.config import CheckpointRef, Config
+from raylm.core.config import Config, Refers
 from raylm.core.errors import ConfigError
+from raylm.core.variants import GENERATES
 from raylm.prepare.score.weights import address, batches, check_length, device, head
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Perplexity(Config):
     """
 
     kind: Literal["perplexity"] = "perplexity"
-    model: CheckpointRef
+    model: Annotated[str, Refers(("Checkpoint",), GENERATES)]
     """Stage, folder, URI or hub name."""
     prefix: str = Field(default="", pattern=r"^[a-z0-9_]*$")
     """What both column names begin with, where several models score."""

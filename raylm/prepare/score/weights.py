@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from raylm.core.artifact import Artifact
+from raylm.core.artifact import Artifact, Checkpoint
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
 
@@ -28,7 +28,7 @@ def address(ref: str, open: Callable[[str], Artifact]) -> str:
             raise
         # no stage, no manifest: weights that somebody else made
         return Folder(ref).uri if "://" not in ref and Folder(ref).exists() else ref
-    if found.kind != "Checkpoint":
+    if not isinstance(found, Checkpoint):
         raise ArtifactError(f"this is a {found.kind}, a Checkpoint is needed", where=found.uri)
     return found.uri
 

@@ -48,7 +48,9 @@ class Objective(Config):
     unit: ClassVar[str] = "trainable_tokens"
     """What `weight` counts."""
     model: ClassVar[str] = "causal"
-    """Kind of model it trains, see `raylm.model.load.kind_of_model`."""
+    """Variant of the checkpoint it starts from (`raylm.core.variants`)."""
+    makes: ClassVar[str] = ""
+    """Variant of the checkpoint it leaves, where that is another."""
     drops: ClassVar[bool] = True
     """Whether dropout of the model and its adapter is on while it trains."""
     by_part: ClassVar[bool] = False

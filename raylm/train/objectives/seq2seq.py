@@ -21,7 +21,7 @@ class Seq2Seq(TokenLoss):
 
     rows: ClassVar[tuple[str, ...]] = ("Tokens", "Dialogues")
     needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    model: ClassVar[str] = "encoder_decoder"
+    model: ClassVar[str] = "seq2seq"
 
     kind: Literal["seq2seq"] = "seq2seq"
     task: Literal["auto", "spans", "answers"] = "auto"
