@@ -47,7 +47,12 @@ def assemble(
     grid = cfg.mesh.build(rank, world, device.type)
     check_backend(cfg.cross_entropy, device.type)
     recipe = Recipe(
-        None if frozen else cfg.optimizer, steps, cfg.dtype, cfg.cross_entropy, ema=cfg.ema, weight_loader=weight_loader
+        None if frozen else resolve(cfg.optimizer),
+        steps,
+        cfg.dtype,
+        cfg.cross_entropy,
+        ema=cfg.ema,
+        weight_loader=weight_loader,
     )
     if cfg.kernels == "liger" or (cfg.kernels == "auto" and not cfg.compile and cfg.mesh.tensor == 1):
         fuse_kernels(model, cfg.kernels, device.type)

@@ -40,8 +40,8 @@ def features(cfg: Any) -> set[str]:
     found |= {f"{name}_{getattr(cfg, name)}" for name in ("activation_checkpointing", "attention") if getattr(cfg, name, None)}
     if objective := getattr(cfg, "objective", None):
         found.add(objective.kind)
-    if getattr(cfg.optimizer, "bits", 32) == 8:
-        found.add("eight_bit")
+    if not getattr(cfg.optimizer, "elementwise", True):
+        found.add("whole_tensors")
     if cfg.mesh.tensor > 1 and cfg.mesh.sequence:
         found.add("sequence")
     if cfg.mesh.pipeline > 1:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from raylm.core.config import resolve
 from raylm.core.context import Context
 from raylm.core.errors import ConfigError, TrainingError
 from raylm.core.storage import Folder
@@ -77,7 +78,7 @@ def ramp(ranks: Ranks, cfg: Train, setup: Setup, lowest: float, highest: float) 
     """The task of each rank: steps of the stage itself, until the last or until the loss has left its range."""
     from raylm.train.learner import made_loop
 
-    cfg = cfg.model_copy(update={"optimizer": growing(cfg.optimizer, lowest, highest)})
+    cfg = cfg.model_copy(update={"optimizer": growing(resolve(cfg.optimizer), lowest, highest)})
     loop = made_loop(ranks, cfg, setup).loop
     # a group that lost a rank begins anew
     ranks.rewind(0)

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from raylm.core.config import CustomCard
 from raylm.parallel.optimizers.adafactor import Adafactor
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.parallel.optimizers.lion import Lion
@@ -15,5 +16,5 @@ def _adamw_by_default(table: Any) -> Any:
 
 
 AnyOptimizer = Annotated[
-    Annotated[AdamW | Muon | Lion | Adafactor, Field(discriminator="kind")], BeforeValidator(_adamw_by_default)
+    Annotated[AdamW | Muon | Lion | Adafactor | CustomCard, Field(discriminator="kind")], BeforeValidator(_adamw_by_default)
 ]

@@ -23,6 +23,10 @@ class Adafactor(Scheduled):
     beta2_decay: float = Field(default=-0.8, lt=0)
     """Exponent of the step number in the decay of second moments."""
 
+    @property
+    def bytes_per_weight(self) -> float:
+        return 0.02
+
     def make(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """An optimizer over the trainable parameters of `model`."""
         from raylm.parallel.optimizers.factored import Factored

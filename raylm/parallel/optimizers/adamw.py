@@ -32,6 +32,14 @@ class AdamW(Scheduled):
             raise ConfigError("optimizer.paged is of 8-bit moments", next="bits = 8, or drop paged")
         return self
 
+    @property
+    def bytes_per_weight(self) -> float:
+        return 2 + 8 / 256 if self.bits == 8 else 8.0
+
+    @property
+    def elementwise(self) -> bool:
+        return self.bits == 32
+
     def make(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """An optimizer over the trainable parameters of `model`."""
         import torch

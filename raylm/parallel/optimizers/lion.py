@@ -24,6 +24,14 @@ class Lion(Scheduled):
     betas: tuple[float, float] = (0.9, 0.99)
     """Share of the momentum in the update, and its decay."""
 
+    @property
+    def bytes_per_weight(self) -> float:
+        return 4.0
+
+    @property
+    def elementwise(self) -> bool:
+        return True
+
     def make(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """An optimizer over the trainable parameters of `model`."""
         from raylm.parallel.optimizers.sign_momentum import SignMomentum

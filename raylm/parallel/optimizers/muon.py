@@ -30,6 +30,14 @@ class Muon(Scheduled):
     betas: tuple[float, float] = (0.8, 0.95)
     """AdamW's decays for these."""
 
+    @property
+    def bytes_per_weight(self) -> float:
+        return 4.0
+
+    @property
+    def bytes_per_end(self) -> float:
+        return 8.0  # AdamW's
+
     def make(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """An optimizer over the trainable parameters of `model`."""
         import torch

@@ -14,7 +14,7 @@ from raylm.parallel.optimizers.clip import COPY
 
 
 class Scheduled(Config):
-    """What every optimizer has: learning rate, its schedule, decay and clipping. Matrices decay, vectors do not."""
+    """What every optimizer has: learning rate, its schedule, decay, clipping, state. Matrices decay, vectors do not."""
 
     lr: float = Field(default=3e-4, gt=0)
     """Peak learning rate."""
@@ -32,6 +32,25 @@ class Scheduled(Config):
     """Share of the steps after warm-up over which `wsd` falls."""
     no_decay: list[str] = []
     """Patterns of names (`*embed*`) of matrices that do not decay either."""
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Bytes of state for a number that is trained: two moments in float32, unless a card says otherwise."""
+        return 8.0
+
+    @property
+    def bytes_per_end(self) -> float:
+        """The same for a number of embedding or output layer."""
+        return self.bytes_per_weight
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether it updates each number by itself, so that it may be handed any piece of a tensor as a vector (ZeRO)."""
+        return False
+
+    def make(self, model: Any) -> Any:
+        """A `torch.optim.Optimizer` over the trainable parameters of `model`."""
+        raise NotImplementedError
 
     def lr_at(self, step: int, steps: int) -> float:
         """ParallelConfig rate of update `step` (0 is the first) of `steps`."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from raylm.core.config import Config
 from raylm.parallel.blocks import blocks, separate_experts
 from raylm.parallel.engine import Engine, Recipe
 from raylm.parallel.mesh import Grid
+from raylm.parallel.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     import torch
 
 
-class Ddp(Config):
+class Ddp(Strategy):
     """Distributed data parallel: fastest when the model, its gradients and optimizer fit on one device."""
 
     kind: Literal["ddp"] = "ddp"
 
-    # a weight that no rank's tokens met keeps what it is, one that some met gets the mean
     passes_over_unmet: ClassVar[bool] = True
 
     def wrap(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> Engine:

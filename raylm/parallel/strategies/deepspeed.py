@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import Config
 from raylm.core.errors import ConfigError
 from raylm.parallel.engine import Engine, Recipe
 from raylm.parallel.mesh import Grid
+from raylm.parallel.strategies.strategy import ModelSize, RankMemory, Strategy, Traffic
 
 if TYPE_CHECKING:
     import torch
 
 
-class Deepspeed(Config):
+class Deepspeed(Strategy):
     """ZeRO (https://arxiv.org/abs/1910.02054): what FSDP does, and offload to the host's memory."""
 
     kind: Literal["deepspeed"] = "deepspeed"
@@ -51,6 +51,22 @@ class Deepspeed(Config):
         from raylm.parallel.zero.engine import ZeroEngine
 
         return ZeroEngine(model, grid, recipe, self.settings(model, grid, recipe))
+
+    def memory(self, size: ModelSize) -> RankMemory:
+        optimizer, gradients, weights = (size.data if self.zero >= least else 1 for least in (1, 2, 3))
+        buckets = 4.0 * min(size.trained, 2 * self.bucket) + size.casts if size.ranks > 1 else size.casts
+        gathered = size.gathered(reshard=True) if self.zero == 3 else buckets
+        here = 0.0 if "parameters" in self.offload else 1.0
+        return RankMemory(
+            here * (size.frozen_bytes + 4.0 * size.trained) / weights,
+            here * 4.0 * size.trained / gradients,
+            0.0 if "optimizer" in self.offload else size.optimizer_bytes / optimizer,
+            gathered,
+        )
+
+    def traffic(self, size: ModelSize) -> Traffic:
+        passes = 2 * (size.num_micros if size.pipeline == 1 else 1)
+        return Traffic(passes * size.width * (size.blocks + size.ends), 4.0 * size.trained)
 
     def settings(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> dict[str, Any]:
         """DeepSpeed's own configuration (https://www.deepspeed.ai/docs/config-json/)."""

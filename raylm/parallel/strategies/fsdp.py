@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from raylm.core.config import Config
 from raylm.core.errors import ConfigError
 from raylm.parallel.blocks import blocks
 from raylm.parallel.engine import Engine, Recipe
 from raylm.parallel.mesh import Grid
+from raylm.parallel.strategies.strategy import ModelSize, RankMemory, Strategy, Traffic
 
 if TYPE_CHECKING:
     import torch
 
 
-class Fsdp(Config):
+class Fsdp(Strategy):
     """Fully sharded data parallel (FSDP2, `fully_shard`), one group per transformer block and one for the rest.
 
     With `mesh.replicas` the cut is inside each replica and gradients are averaged between them (hybrid sharding).
@@ -29,7 +29,6 @@ class Fsdp(Config):
     """Keep weights, gradients and optimizer in the host's memory; only a block's weights visit the device. Slow, for models
     that do not fit otherwise."""
 
-    # `parallelize` takes parameters without memory and fills them when they are cut
     cuts_empty: ClassVar[bool] = True
 
     def wrap(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> Engine:
@@ -64,3 +63,20 @@ class Fsdp(Config):
         if recipe.weight_loader:
             recipe.weight_loader(model, "cpu" if self.offload else None)
         return model
+
+    def memory(self, size: ModelSize) -> RankMemory:
+        gathered = size.gathered(self.reshard)
+        if self.offload:
+            return RankMemory(0.0, 0.0, 0.0, gathered)
+        pieces = size.data // size.replicas * size.context
+        # gradients of earlier micro batches lie whole where weights stay gathered, see Engine.cuts_gradients
+        whole = size.num_micros > 1 and (size.pipeline > 1 or not self.reshard)
+        weights = (size.frozen_bytes + 4.0 * size.trained) / pieces
+        return RankMemory(weights, 4.0 * size.trained / (1 if whole else pieces), size.optimizer_bytes / pieces, gathered)
+
+    def traffic(self, size: ModelSize) -> Traffic:
+        again = size.num_micros if self.reshard and size.pipeline == 1 else 1
+        passes = 2 * again if self.reshard else 1
+        # cut in every micro batch, see Engine.cuts_gradients; replicas add up the last one alone
+        sums = again if size.replicas == 1 else 1
+        return Traffic(passes * size.width * (size.blocks + size.ends), 4.0 * size.trained * sums)

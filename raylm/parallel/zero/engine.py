@@ -121,7 +121,7 @@ class ZeroEngine(Engine):
 
 def _check(model: torch.nn.Module, recipe: Recipe, settings: dict[str, Any]) -> None:
     spec: Any = recipe.optimizer
-    if spec is not None and (spec.kind not in ("adamw", "lion") or getattr(spec, "bits", 32) != 32):
+    if spec is not None and not spec.elementwise:
         raise ConfigError(
             "deepspeed lays matrices into vectors and cuts these, so the optimizer must treat each number by itself",
             where=f"optimizer.kind = {spec.kind}",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from raylm.core.config import resolve
 from raylm.model.model_spec import model_spec
+from raylm.parallel.strategies.strategy import ModelSize
 
 
 class Load(NamedTuple):
@@ -47,3 +49,39 @@ def load_of(config: dict[str, Any], mesh: Any, rank_of_adapter: int = 0) -> Load
     inner = [m for m in parts.matrices if m not in shared and m.num_out != config["vocab_size"]]
     adapter = sum(m.stored * rank_of_adapter * (m.num_in + m.num_out) for m in inner)
     return Load(blocks * share, experts * share / mesh.expert, max(tall) / mesh.tensor, most, adapter * share)
+
+
+def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> ModelSize:
+    """What the strategy of a train or rl stage is asked about.
+
+    Args:
+        config: config.json of its model.
+        num_micros: forward passes of a step and rank.
+    """
+    mesh, adapter = cfg.mesh, getattr(cfg, "adapter", None)
+    load, width = load_of(config, mesh, adapter.rank if adapter else 0), 2 if cfg.dtype != "float32" else 4
+    trained, optimizer = load.adapter if adapter else load.weights, resolve(cfg.optimizer)
+    ends = 0.0 if adapter else load.ends
+    state = optimizer.bytes_per_weight * (trained - ends) + optimizer.bytes_per_end * ends
+    # the frozen start is a second model, unless it is this one without its adapter
+    reference = "reference" in getattr(resolve(getattr(cfg, "objective", None)), "needs", ())
+    frozen = width * load.weights if adapter else 4.0 * load.weights if reference else 0.0
+    return ModelSize(
+        blocks=load.blocks + load.experts,
+        ends=load.ends,
+        layers=load.layers,
+        trained=trained,
+        frozen_bytes=frozen,
+        optimizer_bytes=state + (4.0 * trained if cfg.ema else 0.0),
+        width=width,
+        data=world // (mesh.tensor * mesh.pipeline * mesh.context),
+        context=mesh.context,
+        replicas=mesh.replicas,
+        pipeline=mesh.pipeline,
+        num_micros=num_micros,
+    )
+
+
+def sequences_of(cfg: Any) -> int:
+    """Sequences that a row of the stage becomes: a pair has two."""
+    return 2 if "Pairs" in getattr(resolve(getattr(cfg, "objective", None)), "rows", ()) else 1

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from raylm.core.config import resolve
 from raylm.core.errors import PlanError
 from raylm.model.flops import flops_per_token
 from raylm.parallel.pipeline.bubble import bubble
+from raylm.parallel.strategies.strategy import ModelSize
 from raylm.trainer.forecast.devices import Device
-from raylm.trainer.forecast.load import load_of
+from raylm.trainer.forecast.load import sequences_of, size_of
 
 # share of the dense peak that whole training steps reach when nothing is exchanged: constants for all models and layouts.
 # An 8192^3 product reaches 80 % on Hopper; attention, norms and the optimizer take the rest
@@ -62,12 +64,11 @@ def speed_of(
         PlanError: the device has no 8-bit floats.
     """
     mesh = cfg.mesh
-    dpo = getattr(getattr(cfg, "objective", None), "kind", "") == "dpo"
-    # a pair is two rows
-    tokens = batch * length * (2 if dpo else 1)
+    reference = "reference" in getattr(resolve(getattr(cfg, "objective", None)), "needs", ())
+    tokens = batch * length * sequences_of(cfg)
     flops = flops_per_token(config, length) * tokens
     # the frozen reference makes one more forward pass
-    again = {"full": 4 / 3, "selective": 1.05}.get(cfg.activation_checkpointing, 1.0) + (1 / 3 if dpo else 0.0)
+    again = {"full": 4 / 3, "selective": 1.05}.get(cfg.activation_checkpointing, 1.0) + (1 / 3 if reference else 0.0)
     kind = "float8" if float8 else cfg.dtype
     if kind == "float8" and not device.float8:
         raise PlanError("this device has no float8", where="dtype", next="set dtype = 'bfloat16', or name another workers.device")
@@ -76,35 +77,24 @@ def speed_of(
     data = world // (mesh.tensor * mesh.pipeline * mesh.context)
     num_micros = max(1, round(batch / data / micro))
     idle = bubble(mesh.schedule, mesh.pipeline, num_micros, mesh.virtual) if mesh.pipeline > 1 else 0.0
-    exchange = _weights_s(cfg, config, device, world, data, num_micros) + _tokens_s(cfg, config, device, tokens / data)
+    exchange = _weights_s(cfg, device, world, size_of(cfg, config, world, num_micros)) + _tokens_s(
+        cfg, config, device, tokens / data
+    )
     # what has to wait for the exchange of weights can hide it; what is left is exposed
     return Speed(compute, exchange, (compute + exchange) * idle / (1 - idle), tokens, flops, world)
 
 
-def _weights_s(cfg: Any, config: dict[str, Any], device: Device, world: int, data: int, num_micros: int) -> float:
+def _weights_s(cfg: Any, device: Device, world: int, size: ModelSize) -> float:
     """Exposed seconds of gathering weights and adding up gradients over data ranks."""
-    mesh = cfg.mesh
-    ranks = data * mesh.context
-    if ranks == 1:
+    if size.ranks == 1:
         return 0.0
-    load = load_of(config, mesh, getattr(getattr(cfg, "adapter", None), "rank", 0) or 0)
-    size = 2 if cfg.dtype != "float32" else 4
     inside = world <= device.per_machine
     link = (device.intra_gb_s if inside else device.inter_gb_s) * 1e9 * LINK
-    share = (ranks - 1) / ranks
-    gradients = 4.0 * (load.adapter or load.weights) * share
-    if cfg.strategy.kind == "ddp":
-        return 2 * gradients / link * (1 - HIDDEN)
-    reshard = getattr(cfg.strategy, "reshard", True)
-    passes = (2 if reshard else 1) * (num_micros if mesh.pipeline == 1 and reshard else 1)
     # gathers stay inside a replica, and there inside the machine where it is that small
-    group = ranks // mesh.replicas
-    gather_link = device.intra_gb_s * 1e9 * LINK if group * mesh.tensor <= device.per_machine else link
-    gathers = passes * size * load.weights * share / gather_link
-    if cfg.strategy.kind == "fsdp" and reshard and mesh.pipeline == 1 and mesh.replicas == 1:
-        # cut in every micro batch, see Engine.cuts_gradients; replicas add up the last one alone
-        gradients *= num_micros
-    return (gathers + gradients / link) * (1 - HIDDEN)
+    group = size.ranks // size.replicas
+    gather_link = device.intra_gb_s * 1e9 * LINK if group * cfg.mesh.tensor <= device.per_machine else link
+    traffic, share = resolve(cfg.strategy).traffic(size), (size.ranks - 1) / size.ranks
+    return share * (traffic.gathers / gather_link + traffic.gradients / link) * (1 - HIDDEN)
 
 
 def _tokens_s(cfg: Any, config: dict[str, Any], device: Device, tokens_of_rank: float) -> float:
