@@ -103,7 +103,7 @@ def test_a_checkpoint_of_another_make_is_refused_where_it_cannot_be_used(tmp_pat
     """A reward model before a chat endpoint, a GGUF export before rl, a masked model before generation; made or outside."""
     masked = TRAIN.format(name="bert", model=start, more="objective = {kind = 'masked_lm'}")
     serve = "[stages.api]\nstage = 'serve'\nmodel = '{model}'\n"
-    rl = "[stages.policy]\nstage = 'rl'\nprompts = './p'\nmodel = '{model}'\nsteps = 1\nrewards = [{{kind = 'answer'}}]\n"
+    rl = "[stages.policy]\nstage = 'rl'\nprompts = './p'\nmodel = '{model}'\niterations = 1\nrewards = [{{kind = 'answer'}}]\n"
     asks = "[stages.grades]\nstage = 'evaluate'\nmodels = ['{model}']\ntasks = [{{kind = '{task}', rows = './rows'}}]\n"
     for table in (serve, rl, asks.replace("{task}", "answers")):
         with pytest.raises(

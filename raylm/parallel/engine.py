@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raylm.model.scores import Inputs, Scores, ask
 from raylm.parallel.context.rows import Cut, context_of
 from raylm.parallel.mesh import Grid
-from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.clip import clip_grad_norm
 from raylm.parallel.optimizers.moments import begin_moments
+from raylm.parallel.optimizers.schedule import Scheduled
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Stats(NamedTuple):
 class Recipe(NamedTuple):
     """How an engine computes and updates."""
 
-    optimizer: AnyOptimizer | None
+    optimizer: Scheduled | None
     """None: the model is only asked, never updated."""
     steps: int
     """Length of the schedule."""
