@@ -20,7 +20,8 @@ from raylm.model.load import load_tokenizer, on_this_machine
 from raylm.serve import trial
 from raylm.serve.config import Limits, Serve
 from raylm.serve.door import DTYPE, SERVED, Entry, FrontDoor
-from raylm.serve.envelope import bad_request, envelope, failed, foreign, restarting
+from raylm.serve.envelope import Refusal, bad_request, envelope, failed, foreign, restarting, unguarded
+from raylm.serve.guards.guard import Guards, Visit
 from raylm.serve.plain import plainly
 from raylm.serve.requests import Reader
 
@@ -47,9 +48,9 @@ class Served(NamedTuple):
 class Replica:
     """One engine and its HTTP app. Ray Serve calls `__serve_build_asgi_app__` once the constructor is done."""
 
-    async def __init__(self, served: Served) -> None:
+    async def __init__(self, served: Served, guards: Any = None) -> None:
         set_environment(served.gpu)
-        self._served = served
+        self._served, self._guards = served, guards
         await plainly(self._start())
 
     async def _start(self) -> None:
@@ -84,8 +85,20 @@ class Replica:
                     await asyncio.to_thread(trial.check, kind, json.dumps(spec))
 
         says = {SERVED: served.fingerprint, DTYPE: self._dtype}
-        entry = Entry(served.key_digest, says, served.limits.body_bytes, check, lambda: engine.errored)
+        entry = Entry(served.key_digest, says, served.limits.body_bytes, check, is_dead=lambda: engine.errored)
+        if self._guards is not None:
+            entry = entry._replace(admit=self._admit)
         return FrontDoor(app, entry)
+
+    async def _admit(self, visit: Visit) -> Refusal | None:
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        try:
+            return await self._guards.admit.remote(visit)
+        except (RayError, RayServeException):
+            # nobody is admitted uncounted while Serve starts the guards' process again
+            return unguarded()
 
     async def check_health(self) -> None:
         """Raises RuntimeError when the engine core is dead; Serve then replaces the replica."""
@@ -233,4 +246,8 @@ def application(served: Served, cfg: Serve) -> Any:
         # a start that failed for a reason fails again
         max_constructor_retry_count=1,
     )
-    return deployment.bind(served)
+    if not cfg.guards:
+        return deployment.bind(served)
+    # one process for all replicas: a limit counts what the whole endpoint is sent
+    guards = serve.deployment(Guards, name="guards", num_replicas=1, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
+    return deployment.bind(served, guards.bind(list(cfg.guards)))

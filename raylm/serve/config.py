@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from raylm.core.config import ENDPOINT, Config, Makes, Refers, ReportRef, StageConfig, WorkerSpec
 from raylm.core.variants import GENERATES
+from raylm.serve.guards import AnyGuard
 
 
 class Replicas(Config):
@@ -61,7 +62,7 @@ class Serve(StageConfig):
     """A checkpoint behind an OpenAI-compatible, keyed, autoscaled HTTP endpoint."""
 
     placement = frozenset(
-        {"workers", "host", "port", "replicas", "limits", "prompts", "answer_tokens", "memory_share", "start_s"}
+        {"workers", "host", "port", "replicas", "limits", "guards", "prompts", "answer_tokens", "memory_share", "start_s"}
     )
 
     stage: Literal["serve"] = "serve"
@@ -80,6 +81,8 @@ class Serve(StageConfig):
     """Number of engines and autoscaling."""
     limits: Limits = Limits()
     """Most that one request may ask for."""
+    guards: list[AnyGuard] = []
+    """What a request with a valid key must pass too, in this order; limits hold for the endpoint, not for each engine."""
     max_len: int | None = Field(default=None, ge=2)
     """Most tokens of prompt and answer together; default: what the checkpoint was made for."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

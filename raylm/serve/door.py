@@ -1,6 +1,6 @@
 """Takes vLLM's HTTP app, leaves one door before it: who comes in, how much they may ask, and how failures are told.
 
-key, route -> whole body -> what it asks -> app -> answer, or the envelope
+key, route -> whole body -> guards -> what it asks -> app -> answer, or the envelope
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from raylm.serve import auth
 from raylm.serve.envelope import Message, Refusal, Refused, Send, answer, envelope, failed, foreign, in_stream, restarting
+from raylm.serve.guards.guard import Visit
 from raylm.serve.plain import plainly
 
 Receive = Callable[[], Awaitable[Message]]
@@ -29,6 +30,10 @@ async def _anything(path: str, body: bytes) -> None:
     """No further check."""
 
 
+async def _anybody(visit: Visit) -> Refusal | None:
+    """No guards."""
+
+
 class Entry(NamedTuple):
     """What the door asks of those who come in.
 
@@ -38,6 +43,7 @@ class Entry(NamedTuple):
             engine computes in.
         body_bytes: most bytes of a request's body.
         check: reads path and body of a request, and raises Refused.
+        admit: asks the guards of the endpoint; /health is not asked about.
         is_dead: whether the engine behind the door died.
     """
 
@@ -45,6 +51,7 @@ class Entry(NamedTuple):
     says: dict[str, str]
     body_bytes: int = 4_000_000
     check: Callable[[str, bytes], Awaitable[None]] = _anything
+    admit: Callable[[Visit], Awaitable[Refusal | None]] = _anybody
     is_dead: Callable[[], bool] = lambda: False
 
 
@@ -78,6 +85,10 @@ class FrontDoor:
             raise Refused(Refusal(408, f"The body did not arrive within {BODY_S:g} s.", "timeout")) from late
         if body is None:
             return
+        if scope["path"] not in auth.OPEN:
+            visit = Visit(self._entry.key_digest or "", scope["method"], scope["path"], len(body))
+            if (refusal := await self._entry.admit(visit)) is not None:
+                raise Refused(refusal)
         if scope["method"] == "POST":
             await self._entry.check(scope["path"], body)
         await self._through(scope, body, receive, back)

@@ -67,6 +67,12 @@ def restarting() -> Refusal:
     return Refusal(503, RESTARTING, "engine_restarting", None, RETRY_AFTER_S)
 
 
+def unguarded() -> Refusal:
+    """What is said while the guards of the endpoint cannot be asked."""
+    message = "The endpoint cannot count requests just now; send the request again in a few seconds."
+    return Refusal(503, message, "unavailable", None, RETRY_AFTER_S)
+
+
 def failed(status: int = 500) -> Refusal:
     """What is said for a failure of which a client can know nothing else."""
     return Refusal(status, "The endpoint failed on this request; its log says why.", "internal_error")

@@ -10,7 +10,7 @@ import pytest
 
 from raylm.serve import door
 from raylm.serve.door import SERVED, Entry, FrontDoor
-from raylm.serve.envelope import bad_request
+from raylm.serve.envelope import Refusal, bad_request
 
 POST = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
 
@@ -102,6 +102,21 @@ def test_what_the_check_refuses_never_reaches_the_app():
         "param": "n",
         "code": "bad_request",
     }
+
+
+def test_guards_are_asked_after_the_key_and_before_the_body_is_read():
+    seen = []
+
+    async def admit(visit):
+        seen.append(visit)
+        return Refusal(429, "Later.", "rate_limit_exceeded", retry_after_s=3)
+
+    async def check(path, body):
+        raise AssertionError("a refused request is not read")
+
+    status, headers, _ = call(answering(200, b"{}"), b"[1]", admit=admit, check=check)
+    assert (status, headers[b"retry-after"]) == (429, b"3")
+    assert seen == [("", "POST", "/v1/chat/completions", 3)]
 
 
 def test_failures_behind_the_door_are_told_without_names_and_paths():

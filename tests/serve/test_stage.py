@@ -23,6 +23,8 @@ from tests.model.tiny import tiny_checkpoint
 
 PROMPTS = ["Hello there", "What is a list?"]
 HI: Any = [{"role": "user", "content": "hi"}]
+# a route that no other test here asks for
+GUARDS: Any = [{"kind": "request_rate", "per_minute": 2, "routes": ["/version"]}]
 FROM_OUTSIDE = "a-key-in-the-environment-of-the-run"
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
@@ -62,7 +64,7 @@ def endpoint(root, workers, checkpoint):
     os.environ[stage.KEY_VARIABLE] = FROM_OUTSIDE
     workers.ensure()
     del os.environ[stage.KEY_VARIABLE]
-    cfg = Serve(model="sft", port=free_port(), prompts=PROMPTS, answer_tokens=8, start_s=240)
+    cfg = Serve(model="sft", port=free_port(), prompts=PROMPTS, answer_tokens=8, start_s=240, guards=GUARDS)
     yield stage.run(cfg, context("serve", root, workers, sft=checkpoint.folder))
     workers.release(cluster.HELD)
 
@@ -129,6 +131,14 @@ def test_routes(endpoint):
         assert (status, json.loads(body)["error"]["code"]) == (404, "unknown_url")
     assert "vllm" in ask(endpoint, "/metrics", key)[1]
     assert json.loads(ask(endpoint, "/tokenize", key, {"model": "raylm", "prompt": "hi"})[1])["count"] > 0
+
+
+def test_a_guard_limits_the_endpoint(endpoint):
+    key = stage.endpoint_key(endpoint)
+    assert ask(endpoint, "/version", "wrong")[0] == 401
+    assert [ask(endpoint, "/version", key)[0] for _ in range(2)] == [200, 200]
+    status, text = ask(endpoint, "/version", key)
+    assert status == 429 and json.loads(text)["error"]["code"] == "rate_limit_exceeded"
 
 
 def test_models(endpoint, client, root):

@@ -1,0 +1,10 @@
+"""Guards of an endpoint: the closed set of cards that a `guards` list may name."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from raylm.core.config import CustomCard
+from raylm.serve.guards.request_rate import RequestRate
+
+AnyGuard = Annotated[RequestRate | CustomCard, Field(discriminator="kind")]
