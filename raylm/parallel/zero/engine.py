@@ -15,7 +15,7 @@ from raylm.core.machine import instruction_set
 from raylm.model.head import head_of
 from raylm.parallel.engine import Engine, Recipe, Stats
 from raylm.parallel.mesh import Grid
-from raylm.parallel.zero import state as zero_state
+from raylm.parallel.zero.state import Partitioned, restore, run_of, state, stream
 
 if TYPE_CHECKING:
     import torch
@@ -40,18 +40,19 @@ class ZeroEngine(Engine):
         super().__init__(model, model, grid, recipe)
         names = {id(p): name for name, p in model.named_parameters()}
         groups = self.optimizer.param_groups if self.optimizer else []
-        self.names_in_groups = [[names[id(p)] for p in group["params"]] for group in groups]
-        """Parameters of each group of the optimizer, which holds vectors in their place."""
+        # before DeepSpeed puts vectors in their place
+        names_in_groups = [[names[id(p)] for p in group["params"]] for group in groups]
         self._device = next(model.parameters()).device
         self._take: Callable[[float], bool] | None = None
         self._taken: bool | None = None
+        update = self.optimizer.step if self.optimizer else None
         if self.optimizer:
-            self.update = self.optimizer.step
             self.optimizer.step = self._update_if_taken
         library = _library(self._device)
         # parts of DeepSpeed print their memory
         with redirect_stdout(sys.stderr):
             self.model, *_ = library.initialize(model=model, optimizer=self.optimizer, config=settings)
+        self._held = Partitioned(model, self.model.optimizer, self.optimizer, names_in_groups, update, grid, self._device)
 
     @property
     def device(self) -> torch.device:
@@ -83,19 +84,19 @@ class ZeroEngine(Engine):
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
         """As of every engine; trained weights are their float32 masters. On the other ranks one tensor at a time is whole."""
-        return zero_state.stream(self)
+        return stream(self._held)
 
     def state(self) -> dict[str, Any]:
         """Model and optimizer by name, every rank its rows: FSDP reads what ZeRO wrote, and the other way round."""
-        return zero_state.state(self)
+        return state(self._held)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned (here or on other ranks) and a reader has filled."""
-        zero_state.restore(self, state)
+        restore(self._held, state)
 
     def trainable(self) -> list[tuple[str, Any]]:
         """This rank's runs of the parameters that are updated, float32, by Hugging Face's names."""
-        runs = ((name, zero_state.run_of(self, p)) for name, p in self.bare.named_parameters() if p.requires_grad)
+        runs = ((name, run_of(self._held, p)) for name, p in self.bare.named_parameters() if p.requires_grad)
         return [(name, run[0]) for name, run in runs if run]
 
     def _sync_gradients(self, last: bool) -> None:
@@ -111,7 +112,7 @@ class ZeroEngine(Engine):
         Without an update it goes on to clear gradients, and hands out weights that are what they were.
         """
         if self._is_taken(float(self.model.optimizer._global_grad_norm)):
-            self.update()
+            self._held.update()
 
     def _is_taken(self, norm: float) -> bool:
         if self._taken is None:

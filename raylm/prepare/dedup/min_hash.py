@@ -12,7 +12,7 @@ from raylm.data.marks import Plain
 from raylm.prepare.corpus import Corpus, Swept
 
 if TYPE_CHECKING:
-    from raylm.prepare.dedup.fuzzy.words import Fold
+    from raylm.prepare.dedup.fuzzy.words import Shingling
 
 # key and row of one band
 _KEY_BYTES = 16
@@ -59,10 +59,11 @@ class MinHash(Config):
     """Compare about so many documents all with all, and say which share of pairs of 0.8 and more was found."""
 
     @property
-    def folds(self) -> Fold:
-        from raylm.prepare.dedup.fuzzy.words import Fold
+    def shingling(self) -> Shingling:
+        """How a document becomes a set of n-grams."""
+        from raylm.prepare.dedup.fuzzy.words import Fold, Shingling
 
-        return Fold("numbers" in self.fold, "operators" in self.fold)
+        return Shingling(self.ngram, Fold("numbers" in self.fold, "operators" in self.fold))
 
     def sweep(self, corpus: Corpus) -> Swept:
         """Reason: near_duplicate."""
@@ -75,18 +76,18 @@ class MinHash(Config):
         # marks that another card or other hashes left are not taken
         card = f"{self.fingerprint()}-{VERSION}"
         keys = corpus.parts(_KEY_BYTES * self.bands, rows)
-        signed = corpus.over_shards("sign", view, partial(passes.sign, self, view, scratch, keys), of=keys, card=card)
+        sign = partial(passes.sign, self.shingling, self.bands, self.rows, self.measure_recall, view, scratch, keys)
+        signed = corpus.over_shards("sign", view, sign, of=keys, card=card)
         nodes = corpus.parts(_NODE_BYTES, rows, least=1)
         corpus.over_parts("edges", keys, partial(passes.edges, scratch, shards, nodes), nodes=nodes, card=card)
         stars = settle(corpus, keys, nodes, card=card)
-        grouped = corpus.over_parts(
-            "groups", nodes, partial(passes.groups, self, view, scratch, stars, nodes), stars=list(stars), card=card
-        )
+        group = partial(passes.groups, self.max_cluster, view, scratch, stars, nodes)
+        grouped = corpus.over_parts("groups", nodes, group, stars=list(stars), card=card)
         parts = corpus.parts(*_verified_bytes(signed, grouped))
-        corpus.over_shards(
-            "send", view, partial(passes.send_sets, self, view, scratch, nodes, parts), of=parts, nodes=nodes, card=card
-        )
-        judged = corpus.over_parts("verify", parts, partial(passes.verify, self, view, scratch), card=card)
+        send = partial(passes.send_sets, self.shingling if self.verify else None, view, scratch, nodes, parts)
+        corpus.over_shards("send", view, send, of=parts, nodes=nodes, card=card)
+        verify = partial(passes.verify, self.similarity if self.verify else None, self.max_keepers, view, scratch)
+        judged = corpus.over_parts("verify", parts, verify, card=card)
         facts = _facts(grouped, judged)
         if self.measure_recall:
             facts["recall"] = self._recall(corpus, view, parts, card)

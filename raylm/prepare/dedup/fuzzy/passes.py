@@ -7,7 +7,7 @@ All of it runs in workers; a task may die and run again, and writes the same byt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,28 +21,27 @@ from raylm.prepare.dedup.fuzzy.components import contract, groups_of, owner, sen
 from raylm.prepare.dedup.fuzzy.recall import write_sample
 from raylm.prepare.dedup.fuzzy.signatures import band_keys
 from raylm.prepare.dedup.fuzzy.verify import judge
-from raylm.prepare.dedup.fuzzy.words import shingle_sets
-
-if TYPE_CHECKING:
-    from raylm.prepare.dedup.min_hash import MinHash
+from raylm.prepare.dedup.fuzzy.words import Shingling
 
 BINS = 20
 # clusters that are shown, and documents of each
 EXAMPLES, _SHOWN = 20, 10
 
 
-def sign(card: MinHash, view: View, scratch: Folder, parts: int, at: int, plain: Plain) -> Plain:
-    """One shard: (key, row) of each band of each document, cut by range of the key."""
+def sign(
+    shingling: Shingling, bands: int, rows: int, sample: int, view: View, scratch: Folder, parts: int, at: int, plain: Plain
+) -> Plain:
+    """One shard: (key, row) of each band of each document, cut by range of the key; and its documents of the sample."""
     table = view.table(at, ("id", "text"))
-    signed = band_keys(table["text"], card.ngram, card.bands, card.rows, card.folds)
+    signed = band_keys(table["text"], shingling.ngram, bands, rows, shingling.fold)
     row = table["row"].to_numpy()
     there = signed.sizes > 0
     keys = signed.keys[there].ravel()
-    pairs = pa.table({"key": keys, "row": np.repeat(row[there], card.bands)})
+    pairs = pa.table({"key": keys, "row": np.repeat(row[there], bands)})
     # 16-bit numbers are sorted by radix, which is ten times as fast
     scatter(scratch, "keys", at, pairs, part_of(keys, parts).astype(np.uint16 if parts < 1 << 16 else np.int64), parts)
-    if card.measure_recall:
-        write_sample(card, view, scratch, at, table, signed.draws)
+    if sample:
+        write_sample(shingling, sample, view, scratch, at, table, signed.draws)
     return {"documents": len(row), "shingles": int(signed.sizes.sum())}
 
 
@@ -61,11 +60,11 @@ def edges(scratch: Folder, shards: int, parts: int, task: int, plain: Plain) -> 
     return {"edges": len(made[0])}
 
 
-def groups(card: MinHash, view: View, scratch: Folder, stars: tuple[str, int], parts: int, task: int, plain: Plain) -> Plain:
+def groups(max_cluster: int, view: View, scratch: Folder, stars: tuple[str, int], parts: int, task: int, plain: Plain) -> Plain:
     """One partition of nodes: its components as groups, cut by shard."""
     name, tasks = stars
     table = gather(scratch, name, range(tasks), plain["part"])
-    made = groups_of(table["node"].to_numpy(), table["other"].to_numpy(), plain["part"], parts, card.max_cluster)
+    made = groups_of(table["node"].to_numpy(), table["other"].to_numpy(), plain["part"], parts, max_cluster)
     row, group = made.pop("row"), made.pop("group")
     ends = np.array([shard.first + shard.rows for shard in view.shards])
     shard = np.searchsorted(ends, row, side="right")
@@ -73,36 +72,34 @@ def groups(card: MinHash, view: View, scratch: Folder, stars: tuple[str, int], p
     return {**made, "grouped": len(row)}
 
 
-def send_sets(card: MinHash, view: View, scratch: Folder, tasks: int, parts: int, at: int, plain: Plain) -> Plain:
-    """One shard: the documents that are in groups, as sets of shingles, cut by group."""
+def send_sets(shingling: Shingling | None, view: View, scratch: Folder, tasks: int, parts: int, at: int, plain: Plain) -> Plain:
+    """One shard: the documents that are in groups, as sets of shingles (None: not compared, no sets), cut by group."""
     members = gather(scratch, "groups", range(tasks), at)
     row, group = members["row"].to_numpy(), members["group"].to_numpy()
     order = np.argsort(row)
     row, group = row[order], group[order]
-    columns = ("id", "text") if card.verify else ("id",)
+    columns = ("id", "text") if shingling else ("id",)
     table = view.table(at, columns) if len(row) else pa.table({"row": row, "id": pa.array([], pa.string())})
     table = table.take(pa.array(np.searchsorted(table["row"].to_numpy(), row)))
     ends, values = np.zeros(len(row) + 1, np.int64), np.zeros(0, np.uint64)
-    if card.verify and len(row):
-        ends, values = shingle_sets(table["text"], card.ngram, card.folds)
+    if shingling and len(row):
+        ends, values = shingling.sets(table["text"])
     sets = pa.LargeListArray.from_arrays(ends, pa.array(values))
     rows = pa.table({"row": row, "group": group, "id": table["id"], "set": sets})
     scatter(scratch, "sets", at, rows, owner(group, parts), parts)
     return {}
 
 
-def verify(card: MinHash, view: View, scratch: Folder, task: int, plain: Plain) -> Plain:
-    """One partition of groups: who goes, because of whom."""
+def verify(similarity: float | None, max_keepers: int, view: View, scratch: Folder, task: int, plain: Plain) -> Plain:
+    """One partition of groups: who goes, because of whom; without a similarity all but the first."""
     table = gather(scratch, "sets", range(len(view.shards)), plain["part"])
     row, group = table["row"].to_numpy(), table["group"].to_numpy()
     order = np.lexsort((row, group))
     row, group = row[order], group[order]
     table = table.take(pa.array(order)).combine_chunks()
-    if card.verify:
+    if similarity is not None:
         sets = _flat(table["set"])
-        nearest, scores, gone = judge(
-            sets.offsets.to_numpy(), sets.values.to_numpy(), group, row, card.similarity, card.max_keepers
-        )
+        nearest, scores, gone = judge(sets.offsets.to_numpy(), sets.values.to_numpy(), group, row, similarity, max_keepers)
         compared = scores[nearest >= 0]
     else:
         heads = np.append(True, group[1:] != group[:-1]) if len(row) else np.zeros(0, bool)

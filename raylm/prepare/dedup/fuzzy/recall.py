@@ -6,8 +6,6 @@ duplicates are in it together with the probability of their similarity, and inde
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pyarrow as pa
 from numba import njit
@@ -17,10 +15,7 @@ from raylm.data.marks import Plain
 from raylm.data.shuffle import gather, scatter
 from raylm.prepare.corpus import DECISIONS, View
 from raylm.prepare.dedup.fuzzy.verify import jaccard
-from raylm.prepare.dedup.fuzzy.words import shingle_sets
-
-if TYPE_CHECKING:
-    from raylm.prepare.dedup.min_hash import MinHash
+from raylm.prepare.dedup.fuzzy.words import Shingling
 
 # recall is told of pairs at least this similar
 SIMILAR = 0.8
@@ -28,11 +23,13 @@ SIMILAR = 0.8
 _BEFORE = 32
 
 
-def write_sample(card: MinHash, view: View, scratch: Folder, at: int, table: pa.Table, draws: np.ndarray) -> None:
-    """One shard's documents of the sample, as sets of shingles."""
-    limit = min(card.measure_recall / max(view.num_rows, 1), 1.0) * 2.0**64
+def write_sample(
+    shingling: Shingling, sample: int, view: View, scratch: Folder, at: int, table: pa.Table, draws: np.ndarray
+) -> None:
+    """One shard's documents of a sample of about `sample` over all shards, as sets of shingles."""
+    limit = min(sample / max(view.num_rows, 1), 1.0) * 2.0**64
     drawn = table.filter(pa.array(draws.astype(np.float64) < limit))
-    ends, values = shingle_sets(drawn["text"], card.ngram, card.folds)
+    ends, values = shingling.sets(drawn["text"])
     sets = pa.LargeListArray.from_arrays(ends, pa.array(values))
     rows = pa.table({"row": drawn["row"], "set": sets})
     scatter(scratch, "sample", at, rows, np.zeros(drawn.num_rows, np.int64), 1)

@@ -282,3 +282,14 @@ def scratch(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Room for words and shingles of the longest of these texts."""
     longest = int(np.diff(offsets).max(initial=0)) + 2
     return np.empty(longest, np.uint64), np.empty(longest, np.uint64)
+
+
+class Shingling(NamedTuple):
+    """How a text becomes a set of shingles."""
+
+    ngram: int
+    fold: Fold
+
+    def sets(self, texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """See `shingle_sets`."""
+        return shingle_sets(texts, self.ngram, self.fold)
