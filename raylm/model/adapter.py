@@ -1,14 +1,16 @@
-"""Takes a model, leaves it with small trainable matrices beside frozen weights, and folds them in at the end (LoRA)."""
+"""LoRA adapters by peft: trainable matrices beside frozen weights, merged into them at the end, and written apart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from raylm.core.config import Config
-from raylm.core.errors import ConfigError
+from raylm.core.errors import ConfigError, TrainingError
 from raylm.model.load import kind_of_model
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 PEFT = "base_model.model."
 """Before every name of a model with adapters."""
+BASE = ".base_layer.weight"
+"""Behind the name of a layer whose matrix has an adapter."""
 # peft's names of what a model is for; it has none for encoders with an output layer
 TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "masked": None}
 
@@ -32,6 +36,11 @@ class Lora(Config):
     """Dropout on the adapter's input."""
     modules: str | list[str] = "all-linear"
     """Linear layers that get an adapter, by name, or all of them."""
+    use_rslora: bool = False
+    """Multiply the update by alpha / sqrt(rank) instead: large ranks keep learning (https://arxiv.org/abs/2312.03732)."""
+    use_dora: bool = False
+    """Train the norm of each matrix row apart from its direction (https://arxiv.org/abs/2402.09353). Better at low ranks; each
+    pass computes the norms of whole matrices, so it is slower."""
 
     def attach(self, model: Any, seed: int) -> Any:
         """A peft model over `model`; only the adapters are trainable. Equal seeds give equal adapters on every rank.
@@ -40,21 +49,14 @@ class Lora(Config):
             ConfigError: `modules` names nothing, experts, the output layer, or something else than linear layers.
         """
         import torch
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
 
         self._check_names(model)
         plain: Any = model
         head, layers = plain.get_output_embeddings(), ", ".join(linear_layers(model)) or "this model has none"
         torch.manual_seed(seed)
-        config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
-            target_modules=self.modules,
-            task_type=TASKS.get(kind_of_model(model.config) or ""),
-        )
         try:
-            made = get_peft_model(model, config)
+            made = get_peft_model(model, self.peft_config(kind_of_model(model.config)))
         except ValueError as cause:
             raise ConfigError(
                 f"peft makes no adapters of this model: {str(cause).splitlines()[0]}",
@@ -116,62 +118,90 @@ class Lora(Config):
                 next=f"its linear layers are {', '.join(linear_layers(model))}",
             )
 
+    def peft_config(self, kind: str | None = "causal") -> Any:
+        """This card as peft's LoraConfig.
+
+        Args:
+            kind: of the model, see `raylm.model.load.kind_of_model`.
+        """
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.modules,
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+            task_type=TASKS.get(kind or ""),
+        )
+
     def merge(
         self, weights: Iterable[tuple[str, torch.Tensor]], adapters: dict[str, torch.Tensor] | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Plain weights in the base model's names, one after the other: each adapter folded into the matrix it stands beside.
+        """Plain weights in the base model's names, one after the other, each adapter merged into its matrix by peft.
 
         Args:
-            weights: a peft model's full state, as `Engine.stream` returns it. A matrix waits for its adapter, which follows.
-            adapters: filled with the adapters that came by, for `save`.
+            weights: a peft model's full state, as `Engine.stream` returns it: a matrix comes before its adapter.
+            adapters: filled with the adapters' tensors, for `save`.
+
+        Raises:
+            TrainingError: an adapter holds values that are not finite.
         """
         adapters = {} if adapters is None else adapters
-        waiting: dict[str, torch.Tensor] = {}
+        waiting: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in weights:
             at, is_adapter, _ = name.partition(".lora_")
-            if not is_adapter:
-                if name.endswith(".base_layer.weight"):
-                    waiting[name.removesuffix(".base_layer.weight")] = tensor
-                else:
-                    yield name.removeprefix(PEFT).replace(".base_layer.", "."), tensor
+            if is_adapter:
+                adapters[name] = tensor
+            elif name.endswith(BASE):
+                at = name.removesuffix(BASE)
+            else:
+                yield name.removeprefix(PEFT).replace(".base_layer.", "."), tensor
                 continue
-            adapters[name] = tensor
-            a, b = (adapters.get(f"{at}.lora_{one}.default.weight") for one in "AB")
-            if a is not None and b is not None and at in waiting:
-                base = waiting.pop(at)
-                yield (
-                    f"{at.removeprefix(PEFT)}.weight",
-                    base + (b.float() @ a.float() * (self.alpha / self.rank)).to(base.dtype),
-                )
+            parts = waiting.setdefault(at, {})
+            parts[name.removeprefix(f"{at}.")] = tensor
+            # the matrix, A and B, and the magnitudes of DoRA
+            if len(parts) == 3 + self.use_dora:
+                yield f"{at.removeprefix(PEFT)}.weight", self._merged(at, waiting.pop(at))
         assert not waiting, f"no adapters came for {sorted(waiting)}"
 
-    def save(self, adapters: dict[str, torch.Tensor], base: str, folder: Any, kind: str | None = "causal") -> None:
+    def _merged(self, at: str, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The matrix of one layer with its adapter merged into a copy, by a peft layer of these tensors alone."""
+        import torch
+        from peft.tuners.lora import Linear
+
+        height, width = parts[BASE.removeprefix(".")].shape
+        with torch.device("meta"):
+            plain = torch.nn.Linear(width, height, bias=False)
+            layer: Any = Linear(plain, "default", config=self.peft_config(), r=self.rank, lora_alpha=self.alpha)
+        layer.load_state_dict(parts, assign=True)
+        try:
+            # safe: into a copy, for the tensor may be the model's own
+            layer.merge(safe_merge=True)
+        except ValueError as cause:
+            raise TrainingError(f"the adapter of {at.removeprefix(PEFT)} is not finite") from cause
+        return layer.get_base_layer().weight.detach()
+
+    def save(self, model: Any, adapters: dict[str, torch.Tensor], base: str, folder: Path) -> None:
         """Write the adapter alone, in peft's file format, to the local `folder`.
 
         Args:
-            base: what it stands beside.
-            kind: of that model, see `raylm.model.load.kind_of_model`.
+            model: what `attach` returned; its own tensors may be sharded.
+            adapters: the adapters' whole tensors, as `merge` collects them.
+            base: address of the weights that it stands beside.
         """
-        import json
-        from pathlib import Path
-
+        from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        adapters = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in adapters.items()}
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file(adapters, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
-        touched = sorted({name.split(".lora_")[0].split(".")[-1] for name in adapters})
-        config = {
-            "peft_type": "LORA",
-            "task_type": TASKS.get(kind or ""),
-            "base_model_name_or_path": base,
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-            "target_modules": touched,
-            "bias": "none",
-        }
-        (Path(folder) / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        made = replace(model.peft_config["default"], base_model_name_or_path=base, inference_mode=True)
+        if not isinstance(made.target_modules, str):
+            # a set: its order would differ from run to run
+            made.target_modules = sorted(made.target_modules)
+        named = get_peft_model_state_dict(model, state_dict=adapters, save_embedding_layers=False)
+        made.save_pretrained(str(folder))
+        tensors = {name: tensor.contiguous() for name, tensor in named.items()}
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def linear_layers(model: Any) -> list[str]:

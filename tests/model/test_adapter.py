@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from raylm.core.errors import ConfigError
+from raylm.core.errors import ConfigError, TrainingError
 from raylm.model.adapter import Lora
 from raylm.model.shapes.qwen3_moe import Qwen3Moe
 from tests.model.tiny import tiny_model
@@ -13,42 +15,64 @@ from tests.model.tiny import tiny_model
 TOKENS = torch.tensor([[1, 7, 20, 33, 60]])
 
 
-def adapted(**table):
+VARIANTS = [{}, {"modules": ["q_proj", "down_proj"]}, {"use_rslora": True}, {"use_dora": True}]
+
+
+def adapted(dtype=torch.float32, **table):
     """A peft model whose adapters are no longer zero."""
-    model = Lora(rank=3, alpha=8, **table).attach(tiny_model(vocab=70, hidden=32, layers=2), seed=1)
+    model = Lora(rank=3, alpha=8, **table).attach(tiny_model(vocab=70, hidden=32, layers=2).to(dtype), seed=1)
     torch.manual_seed(5)
     for name, weight in model.named_parameters():
         if ".lora_B." in name:
             weight.data.normal_(std=0.05)
+        if ".lora_magnitude_vector." in name:
+            weight.data *= 1.0 + 0.1 * torch.rand_like(weight)
     return model.eval()
 
 
-@pytest.mark.parametrize("table", [{}, {"modules": ["q_proj", "down_proj"]}])
-def test_merging_equals_pefts(table):
-    model = adapted(**table)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("table", VARIANTS, ids=str)
+def test_merging_equals_pefts(table, dtype):
+    model = adapted(dtype, **table)
+    with torch.no_grad():
+        logits = model(TOKENS).logits
     seen = {}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     merged = dict(Lora(rank=3, alpha=8, **table).merge(model.state_dict().items(), seen))
-    assert seen.keys() == {name for name in model.state_dict() if ".lora_" in name}
-    plain = tiny_model(vocab=70, hidden=32, layers=2).state_dict()
-    expected = model.merge_and_unload().state_dict()
-    assert merged.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(merged[name], tensor, atol=1e-6, rtol=0)
-    changed = [name for name in merged if not torch.equal(merged[name], plain[name])]
-    assert len(changed) == 2 * (2 if table else 7)
+    assert seen.keys() == {name for name in before if ".lora_" in name}
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items()), "the model itself was changed"
+    plain = tiny_model(vocab=70, hidden=32, layers=2).to(dtype)
+    changed = [name for name, tensor in plain.state_dict().items() if not torch.equal(merged[name], tensor)]
+    assert len(changed) == 2 * (2 if "modules" in table else 7)
+    expected = model.merge_and_unload(safe_merge=True).state_dict()
+    assert merged.keys() == expected.keys() and all(merged[name].equal(tensor) for name, tensor in expected.items())
+    plain.load_state_dict(merged)
+    with torch.no_grad():
+        atol = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(plain.eval()(TOKENS).logits, logits, atol=atol, rtol=0)
 
 
-def test_the_folder_loads_in_peft_and_gives_the_same_logits(tmp_path):
+@pytest.mark.parametrize("table", VARIANTS, ids=str)
+def test_the_folder_loads_in_peft_and_gives_the_same_logits(tmp_path, table):
     from peft import PeftModel
 
-    model = adapted()
+    model = adapted(**table)
     adapters = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
-    Lora(rank=3, alpha=8).save(adapters, "base", tmp_path)
+    Lora(rank=3, alpha=8, **table).save(model, adapters, "base", tmp_path)
     loaded = PeftModel.from_pretrained(tiny_model(vocab=70, hidden=32, layers=2), str(tmp_path)).eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits, atol=1e-6, rtol=0)
         with loaded.disable_adapter():
             assert not torch.allclose(loaded(TOKENS).logits, model(TOKENS).logits, atol=1e-3)
+    kept = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert kept["base_model_name_or_path"] == "base" and kept["target_modules"] == sorted(kept["target_modules"])
+
+
+def test_an_adapter_that_is_not_finite_is_not_merged():
+    model = adapted()
+    model.base_model.model.model.layers[0].mlp.up_proj.lora_A.default.weight.data[0, 0] = torch.nan
+    with pytest.raises(TrainingError, match=r"adapter of model.layers.0.mlp.up_proj is not finite"):
+        dict(Lora(rank=3, alpha=8).merge(model.state_dict().items()))
 
 
 def test_adapters_alone_learn_and_start_without_effect():
@@ -103,12 +127,9 @@ def test_a_layer_that_peft_knows_to_be_bypassed_is_refused():
         Lora(modules=["out_proj"]).attach(model, 0)
 
 
-def test_the_file_says_what_the_model_is_for(tmp_path):
-    import json
-
+def test_peft_knows_what_the_model_is_for():
     for kind, task in (("causal", "CAUSAL_LM"), ("seq2seq", "SEQ_2_SEQ_LM"), ("masked", None)):
-        Lora().save({"base_model.model.q.lora_A.default.weight": torch.ones(1)}, "base", tmp_path, kind)
-        assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == task
+        assert Lora().peft_config(kind).task_type == task
 
 
 def test_adapters_of_tied_layers_are_refused():

@@ -11,7 +11,6 @@ from torch.distributed.tensor import DTensor
 
 from raylm.core.storage import Folder
 from raylm.model.checkpoint import write_checkpoint
-from raylm.model.load import kind_of_model
 
 if TYPE_CHECKING:
     from raylm.model.adapter import Lora
@@ -41,9 +40,8 @@ def write_streamed(engine: Engine, out: Folder, config: Any, tokenizer: str, ada
     elif engine.rank == 0 and adapter:
         adapters: dict[str, torch.Tensor] = {}
         merged = adapter.merge(stream, adapters)
-        kind = kind_of_model(config)
         write_checkpoint(
-            out, config, merged, tokenizer, lambda at: adapter.save(adapters, base, at / "adapter", kind), start=base
+            out, config, merged, tokenizer, lambda at: adapter.save(engine.bare, adapters, base, at / "adapter"), start=base
         )
     # on other ranks, and behind what rank 0 took: all ranks must come to the end
     deque(stream, maxlen=0)
