@@ -158,7 +158,7 @@ def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
 
 def export(ranks: Ranks, setup: Setup) -> bool:
     """Write the trained weights, or their moving averages, as a checkpoint and let the trainer go; False in a fresh group."""
-    from raylm.parallel.checkpoints.whole import write_streamed
+    from raylm.trainer.export import write_streamed
 
     engine = _engine(ranks, setup)
     if engine is None:

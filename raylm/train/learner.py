@@ -45,7 +45,7 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     """The task that every rank runs; returns metrics and facts (rank 0's count)."""
     # here, because the driver imports this file and needs no torch
     from raylm.model.checkpoint import lacks_turn_end
-    from raylm.parallel.checkpoints.whole import write_streamed
+    from raylm.trainer.export import write_streamed
 
     loop, parameters, config = made_loop(ranks, cfg, setup)
     metrics = loop.run()

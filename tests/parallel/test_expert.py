@@ -14,10 +14,10 @@ from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.model.load import load_model
 from raylm.parallel.checkpoints.steps import whole_checkpoints
-from raylm.parallel.checkpoints.whole import write_streamed
 from raylm.parallel.expert import _apart, _fits_grouped
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
+from raylm.trainer.export import write_streamed
 from tests.model.tiny import tiny_checkpoint
 from tests.parallel.loops import make_loop
 from tests.parallel.on_ranks import on_ranks

@@ -14,10 +14,10 @@ from raylm.core.storage import Folder
 from raylm.data.batch import Batch, pad
 from raylm.model.load import auto_class
 from raylm.parallel.assemble import assemble
-from raylm.parallel.checkpoints.whole import write_streamed
 from raylm.train.config import Train
 from raylm.train.learner import start_model
 from raylm.train.setup import Setup
+from raylm.trainer.export import write_streamed
 
 # one set of sizes for all: each family reads those that it knows
 SIZES = {

@@ -11,9 +11,9 @@ import torch
 from raylm.core.storage import Folder
 from raylm.model.load import freeze_unread, load_model
 from raylm.model.weights import weight_names
-from raylm.parallel.checkpoints.whole import write_streamed
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
+from raylm.trainer.export import write_streamed
 from tests.model.tiny import tiny_checkpoint, tiny_composite
 from tests.parallel.loops import SHAPE, make_loop
 from tests.parallel.on_ranks import on_ranks
