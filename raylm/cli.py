@@ -72,15 +72,17 @@ def _check(loaded: Any, only: str | None, rebuild: list[str]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from raylm import job
     from raylm.core.config import ENDPOINT
+    from raylm.run_page import page_of
 
     loaded = job.load(arguments.job, arguments.set)
     _check(loaded, arguments.only, arguments.rebuild)
-    made = job.run(loaded, arguments.only, arguments.rebuild)
+    made = job.run(loaded, arguments.only, arguments.rebuild, command=_again_of(arguments))
     last = list(made.values())[-1]
     if last.made != ENDPOINT:
-        print(f"next: raylm show {last.uri}")
+        print(f"next: raylm show {last.uri}\npage of this run: {page_of(loaded)}")
         return 0
     print(f"serving {last.facts['model_name']} at {last.facts['url']}\nnext: raylm chat {last.uri}   (Ctrl-C here stops serving)")
+    print(f"page of this run: {page_of(loaded)}", flush=True)
     import os
 
     from raylm.core.workers import SUBMITTED, stay
@@ -158,7 +160,7 @@ def _chat(arguments: argparse.Namespace) -> int:
         if not any(cfg.makes() == ENDPOINT for cfg in loaded.stages.values()):
             raise PlanError("a chat needs an endpoint, this job has no serve stage", where=arguments.what)
         _check(loaded, None, arguments.rebuild)
-        endpoint = list(job.run(loaded, rebuild=arguments.rebuild).values())[-1]
+        endpoint = list(job.run(loaded, rebuild=arguments.rebuild, command=_again_of(arguments)).values())[-1]
     elif arguments.set or arguments.rebuild:
         raise PlanError("--set and --rebuild are for a job file", where=arguments.what)
     elif arguments.what.startswith(("http://", "https://")):
@@ -243,6 +245,12 @@ def _print_error(error: RaylmError) -> None:
     print(f"{red}error:{plain} {error}", file=sys.stderr)
     if error.__cause__ is not None and (words := str(error.__cause__).strip()):
         print(f"  because: {type(error.__cause__).__name__}: {words.splitlines()[-1]}", file=sys.stderr)
+
+
+def _again_of(arguments: argparse.Namespace) -> str:
+    """`_again`, of parsed arguments: what the page of a run names."""
+    verb, job = ("chat", arguments.what) if hasattr(arguments, "what") else ("run", arguments.job)
+    return shlex.join(["raylm", verb, job, *(word for key in arguments.set for word in ("--set", key))])
 
 
 def _again(argv: list[str] | None) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
+from raylm import summary
 from raylm.compress.config import Compress
 from raylm.core import submission, toml, variants
 from raylm.core.artifact import MANIFEST, WORK, Artifact, InputEntry, open_artifact
@@ -22,6 +23,7 @@ from raylm.core.workers import Workers
 from raylm.evaluate.config import Evaluate
 from raylm.prepare.config import Prepare
 from raylm.rl.config import RL
+from raylm.run_page import RunPage
 from raylm.serve import serving
 from raylm.serve.config import Serve
 from raylm.starts import check_starts
@@ -127,20 +129,24 @@ def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
     return steps
 
 
-def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say: Any = print) -> dict[str, Artifact]:
-    """Run what is not there yet, in order; leaves every stage's artifact by name.
+def run(
+    job: Job, only: str | None = None, rebuild: list[str] | None = None, say: Any = print, command: str = ""
+) -> dict[str, Artifact]:
+    """Run what is not there yet, in order; leaves every stage's artifact by name, and the page of the run.
 
     Args:
         only: stop after this stage, running just it and what it needs.
         rebuild: stages to make again.
-        say: called with one line per event.
+        say: called with one line per event, and with the table of a finished stage.
+        command: what goes on with this run, for its page.
 
     Raises:
         DriftError: a finished stage was made from another config; nothing has been run.
         StageError: a stage failed.
     """
     submission.check_root(job.root)
-    steps = _needed(plan(job, rebuild), _known(job, [only], "--only")[0] if only else None)
+    whole = plan(job, rebuild)
+    steps = _needed(whole, _known(job, [only], "--only")[0] if only else None)
     for step in steps:
         if step.state == "drift":
             raise DriftError(
@@ -158,9 +164,13 @@ def run(job: Job, only: str | None = None, rebuild: list[str] | None = None, say
             workers, Folder(job.root) / job.name, {step.name: step.config for step in steps if step.state != "ready"}
         )
         (Folder(job.root) / job.name).write("run.json", job.model_dump_json(indent=2) + "\n")
+        page = RunPage(Folder(job.root) / job.name, whole, command)
+        page.write()
         try:
             for index, step in enumerate(steps):
-                made[step.name] = _run_step(job, step, steps[index + 1 :], workers, step.name in (rebuild or []), say)
+                with page.failing(step.name):
+                    made[step.name] = _run_step(job, step, steps[index + 1 :], workers, step.name in (rebuild or []), say, page)
+                page.end(step.name, made[step.name])
         finally:
             if not any(step.makes == ENDPOINT and step.name in made for step in steps):
                 workers.stop()
@@ -180,7 +190,7 @@ def aside(job: Job, stage: str, name: str, workers: Workers) -> Context:
     )
 
 
-def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild: bool, say: Any) -> Artifact:
+def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild: bool, say: Any, page: RunPage) -> Artifact:
     folder = job.folder(step.name)
     module = importlib.import_module(f"raylm.{step.config.stage}.stage")
     entries = [_input_entry(job, ref) for ref in step.inputs]
@@ -207,6 +217,7 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
     )
     _hold_and_warm(step, later, workers)
     say(f"{step.name}: {step.config.stage} ...")
+    page.begin(step.name)
     started = time.monotonic()
     try:
         made = module.run(step.config, ctx)
@@ -218,7 +229,7 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
             where=f"stages.{step.name}",
             next="the same command goes on from the last finished part",
         ) from cause
-    say(f"{step.name}: done in {time.monotonic() - started:.1f} s  {_in_words(made.manifest.metrics)}")
+    say(summary.of_stage(step.name, step.config.figures, made, time.monotonic() - started))
     return made
 
 
@@ -273,11 +284,6 @@ def _differences(before: dict[str, Any], identity: dict[str, Any]) -> list[str]:
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
-
-
-def _in_words(metrics: dict[str, Any]) -> str:
-    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in metrics.items()}
-    return ", ".join(f"{key} {value}" for key, value in shown.items() if isinstance(value, (int, str)))
 
 
 def _leaves(value: Any, at: str = "") -> dict[str, Any]:

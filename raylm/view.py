@@ -19,6 +19,7 @@ from raylm.data.mixture import Mixture, refs_of
 from raylm.estimate import check, engine_formats, estimate
 from raylm.job import AnyStage, Job, Step, load
 from raylm.job import plan as plan_steps
+from raylm.run_page import PAGE
 from raylm.train.size import size_of
 
 STATES = {"ready": "reused", "unfinished": "goes on", "new": "to do", "drift": "DRIFT"}
@@ -74,12 +75,14 @@ def show(what: str) -> None:
     if what.endswith(".toml"):
         job = load(what)
         plan(job, plan_steps(job))
+        _name_page(Folder(job.root) / job.name)
         print(f"next: raylm show {job.root}/{job.name}/STAGE")
         return
     folder = Folder(what)
     if folder.exists("run.json") and not folder.exists(MANIFEST):
         for stage in _artifacts_in(folder):
             print(f"{stage.manifest.stage}: {stage.kind} {stage.fingerprint}  {stage.uri}")
+        _name_page(folder)
         print(f"next: raylm show {what.rstrip('/')}/STAGE")
         return
     artifact = open_artifact(folder)
@@ -102,6 +105,11 @@ def show(what: str) -> None:
     console.print("[bold]went into[/]")
     _print_descendants(artifact, console, 1, set())
     console.print(f"next: raylm show {folder.uri.rsplit('/', 1)[0]}/OTHER", highlight=False, soft_wrap=True)
+
+
+def _name_page(folder: Folder) -> None:
+    if folder.exists(PAGE):
+        print(f"page of this run: {folder.path(PAGE)}")
 
 
 def show_step(what: str, step: int) -> None:

@@ -15,6 +15,8 @@ from raylm.core.variants import LANGUAGE_MODELS
 class Compress(StageConfig):
     """Checkpoint -> Checkpoint of fewer bytes, in the compressed-tensors format that vLLM and transformers load."""
 
+    figures = ("bytes", "size_ratio", "rounded_share")
+
     stage: Literal["compress"]
     model: Annotated[str, Refers(("Checkpoint",), LANGUAGE_MODELS)]
     """Weights to compress."""

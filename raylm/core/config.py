@@ -128,6 +128,8 @@ class StageConfig(Config):
     """What every stage's table has. A verb's config adds `stage` (its verb) and its own fields."""
 
     placement = frozenset({"workers"})
+    figures: ClassVar[tuple[str, ...]] = ()
+    """Metrics (or facts) that a person reads first, in order; `loss` is `loss_before -> loss_after` where there are both."""
 
     workers: WorkerSpec = WorkerSpec()
     """Processes that run the stage; no part of its identity."""

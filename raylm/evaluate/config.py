@@ -16,6 +16,7 @@ class Evaluate(StageConfig):
 
     placement = frozenset({"workers", "generator"})
     renamed = {"sampler": "generator"}
+    figures = ("passed",)
 
     stage: Literal["evaluate"]
     models: list[Annotated[str, Refers(("Checkpoint",), (*LANGUAGE_MODELS, "quantized"))]] = Field(min_length=1)

@@ -31,6 +31,7 @@ class Prepare(StageConfig):
     """Raw rows to cleaned Documents."""
 
     placement = StageConfig.placement | {"max_source_loss"}
+    figures = ("rows", "bytes", "dropped")
 
     stage: Literal["prepare"] = "prepare"
     source: AnySources

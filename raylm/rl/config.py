@@ -32,6 +32,7 @@ class RL(ParallelConfig):
 
     placement = ParallelConfig.placement | {"generator", "reward_timeout_s"}
     renamed = {"steps": "iterations", "prompts_per_step": "prompts_per_iteration", "sampler": "generator"}
+    figures = ("held_out_reward", "reward", "held_out_finished_share", "held_out_completion_tokens")
 
     stage: Literal["rl"]
     prompts: PromptsRef

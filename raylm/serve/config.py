@@ -64,6 +64,7 @@ class Serve(StageConfig):
     placement = frozenset(
         {"workers", "host", "port", "replicas", "limits", "guards", "prompts", "answer_tokens", "memory_share", "start_s"}
     )
+    figures = ("url", "greedy_equal", "template_equal", "start_s")
 
     stage: Literal["serve"] = "serve"
     """The verb."""

@@ -15,6 +15,8 @@ from raylm.tokenize.trainers.extend import TokenizerRef
 class Tokenize(StageConfig):
     """Documents to rows of tokens in one form."""
 
+    figures = ("rows", "held_out", "num_tokens", "vocab_size", "dropped")
+
     stage: Literal["tokenize"] = "tokenize"
     documents: DocumentsRef
     """The Documents to tokenize."""

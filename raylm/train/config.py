@@ -26,6 +26,17 @@ class Train(ParallelConfig):
     """rows + weights -> Checkpoint: pretraining, fine-tuning and preference alignment by one loop."""
 
     placement = ParallelConfig.placement | {"max_skipped", "watch", "spikes", "keep_best", "keep_every", "max_failed_saves"}
+    figures = (
+        "held_out_loss",
+        "held_out_bits_per_byte",
+        "held_out_accuracy",
+        "loss",
+        "tokens_per_s",
+        "goodput",
+        "skipped_steps",
+        "restarts",
+        "failed_saves",
+    )
 
     stage: Literal["train"]
     rows: AnyRows

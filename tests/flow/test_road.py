@@ -166,6 +166,8 @@ def test_the_job_goes_on_and_ends(roads):
     assert "base: ready" in end.stdout
     assert "policy: rl" in end.stdout
     assert "Traceback" not in end.stderr
+    page = (roads[1] / "road" / "index.html").read_text()
+    assert page.count('class="badge done"') == JOB.count("[stages.") and "raylm chat " in page
 
 
 @pytest.mark.slow

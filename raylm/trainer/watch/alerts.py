@@ -6,7 +6,7 @@ import http.client
 import json
 import statistics
 import urllib.request
-from collections import deque
+from collections import Counter, deque
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -34,6 +34,8 @@ class Alerts(Config):
     """The median loss of 50 steps lies this share above the lowest median before."""
     straggler: float = Field(default=1.5, gt=1)
     """The slowest rank takes this many times as long before it meets the others as the fastest."""
+    straggler_steps: int = Field(default=20, gt=0)
+    """Steps in a row that the same rank is a straggler before it is reported; shorter times are counted, and told at the end."""
     data_wait: float = Field(default=0.3, gt=0, lt=1)
     """Share of a step spent waiting for rows."""
     webhook: str | None = None
@@ -48,6 +50,8 @@ class Alarm:
         self._losses: deque[float] = deque(maxlen=SEEN)
         self._lowest: float | None = None
         self._open: set[str] = set()
+        self._slow: Counter[int] = Counter()
+        self._in_a_row, self._slowest, self._rank, self._steps = 0, 1.0, -1, 0
         self.raised: list[Alert] = []
 
     def look(self, step: int, row: dict[str, Any]) -> list[Alert]:
@@ -75,11 +79,38 @@ class Alarm:
             self._losses.append(loss)
         if row.get("finite") is False:
             found.append(("not finite", f"gradient norm {row.get('grad_norm')}: the step was not taken"))
-        if (slow := row.get("straggler", 1.0)) > limits.straggler:
-            found.append(("straggler", f"rank {row.get('slowest_rank')} takes {slow:.1f} times as long as the fastest"))
+        if slow := self._persistent_straggler(row):
+            found.append(("straggler", slow))
         if (waited := row.get("data_wait_s", 0.0) / max(row.get("step_s", 1.0), 1e-9)) > limits.data_wait:
             found.append(("data wait", f"{waited:.0%} of the step is spent waiting for rows: are they on a slow disk?"))
         return found
+
+    def end(self) -> list[Alert]:
+        """What was counted over the run, when it is over."""
+        if not self._slow:
+            return []
+        ranks = ", ".join(f"rank {rank} in {count}" for rank, count in self._slow.most_common(3))
+        said = (
+            f"{self._slow.total()} of {self._steps} steps waited for a slow rank ({ranks}; at most {self._slowest:.1f} times as "
+            "long as the fastest): is something else at work on its machine?"
+        )
+        alert = Alert(self._steps, "stragglers", said)
+        self.raised.append(alert)
+        return [alert]
+
+    def _persistent_straggler(self, row: dict[str, Any]) -> str | None:
+        """In words, where the same rank has been slow for long enough; every slow step is counted."""
+        slow, rank = row.get("straggler", 1.0), row.get("slowest_rank", -1)
+        self._steps += 1
+        if slow <= self._limits.straggler:
+            self._in_a_row = 0
+            return None
+        self._slow[rank] += 1
+        self._slowest = max(self._slowest, slow)
+        self._in_a_row, self._rank = self._in_a_row + 1 if rank == self._rank else 1, rank
+        if self._in_a_row < self._limits.straggler_steps:
+            return None
+        return f"rank {rank} takes {slow:.1f} times as long as the fastest, for {self._in_a_row} steps now"
 
     def _send(self, alert: Alert) -> None:
         if not self._limits.webhook:

@@ -66,7 +66,9 @@ class Watching:
         return new
 
     def close(self) -> None:
-        """Close all sinks; their files are in the run's folder then."""
+        """Say what was counted over the run; close all sinks: their files are in the run's folder then."""
+        for alert in self.alarm.end():
+            self._say(alert.said)
         for kind, writer in self._writers:
             self._try(kind, writer.close)
         self._writers = []

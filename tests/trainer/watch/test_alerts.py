@@ -39,7 +39,22 @@ def test_stragglers_waits_and_steps_not_taken():
     rows[1] |= {"straggler": 2.0, "slowest_rank": 3}
     rows[2] |= {"data_wait_s": 0.6}
     rows[3] |= {"finite": False, "grad_norm": float("nan")}
-    assert raised(rows) == [(1, "straggler"), (2, "data wait"), (3, "not finite")]
+    assert raised(rows, straggler_steps=1) == [(1, "straggler"), (2, "data wait"), (3, "not finite")]
+
+
+def test_stragglers_are_reported_when_they_persist_and_counted_when_they_do_not():
+    rows = falling(60)
+    for row in rows[10:50]:
+        row |= {"straggler": 1.6 + 0.01 * row["step"], "slowest_rank": row["step"] % 2 if row["step"] < 30 else 1}
+    alarm = Alarm(Alerts(), "job/base")
+    for row in rows:
+        alarm.look(row["step"], row)
+    # rank 1 alone from step 29 on
+    (alert,) = alarm.raised
+    assert alert.step == 48 and "rank 1" in alert.said and "for 20 steps" in alert.said
+    (end,) = alarm.end()
+    assert end.said.startswith("40 of 60 steps waited for a slow rank (rank 1 in 30, rank 0 in 10; at most 2.1 times")
+    assert Alarm(Alerts(), "quiet").end() == []
 
 
 def test_alerts_go_to_a_url_and_one_that_is_gone_does_no_harm():
