@@ -88,13 +88,16 @@ class RunPage:
     @contextmanager
     def failing(self, stage: str) -> Iterator[None]:
         """Around a stage: how it ends without a result, by an error or because somebody stopped it."""
+        state, said = "stopped", {}
         try:
             yield
-        except BaseException as error:
-            if stage in self._began:
-                state, said = ("failed", {"error": str(error)[:2000]}) if isinstance(error, RaylmError) else ("stopped", {})
-                self._set(stage, state, started_at=self._times[stage]["started_at"], seconds=self._seconds(stage), **said)
+            state = ""
+        except RaylmError as error:
+            state, said = "failed", {"error": str(error)[:2000]}
             raise
+        finally:
+            if state and stage in self._began:
+                self._set(stage, state, started_at=self._times[stage]["started_at"], seconds=self._seconds(stage), **said)
 
     def write(self) -> None:
         """The page as things stand."""
