@@ -6,13 +6,17 @@ from __future__ import annotations
 from typing import Any
 
 from raylm.core.artifact import MANIFEST, open_artifact
-from raylm.core.config import Config, CustomCard
+from raylm.core.config import Config, CustomCard, resolved
 from raylm.core.errors import ConfigError, PlanError
 from raylm.core.storage import Folder
 from raylm.data.mixture import refs_of
 from raylm.inference.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
-from raylm.job import Job, Step
+from raylm.job import Job, Step, check_references
+from raylm.parallel import matrix
+from raylm.parallel.optimizers.schedule import Scheduled
+from raylm.parallel.strategies.strategy import Strategy
 from raylm.rl import checks
+from raylm.train.objectives.objective import Objective
 from raylm.trainer.forecast.report import Known, forecast, suggestions
 
 
@@ -23,7 +27,9 @@ def estimate(job: Job, name: str) -> list[str]:
         PlanError: the stage names a device that cannot hold it.
     """
     known = _known(job, name)
-    return forecast(job.stages[name], known, name) if known else []
+    if not known or any(_importable(card) for card in _custom_cards(job.stages[name])):
+        return []  # `check` says what a card lacks here
+    return forecast(job.stages[name], known, name)
 
 
 def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[str]:
@@ -68,8 +74,10 @@ def check(job: Job, step: Step, steps: list[Step]) -> list[str]:
         return []
     lines: list[str] = []
     try:
-        for card in _custom_cards(step.config):
+        for card in (cards := _custom_cards(step.config)):
             lines += _importable(card)
+        if cards and not lines:
+            _check_resolved(job, step)
         if step.config.stage == "rl":
             if not lines:
                 checks.check_cards(step.config)
@@ -79,6 +87,19 @@ def check(job: Job, step: Step, steps: list[Step]) -> list[str]:
         told = f" ({place})" if "/" in place else f".{place}" if place else ""
         raise ConfigError(error.what, where=f"stages.{step.name}{told}", next=error.next) from error.__cause__
     return lines
+
+
+def _check_resolved(job: Job, step: Step) -> None:
+    """What is checked of every stage when its job is read, now that its custom cards are known. Raises ConfigError, PlanError."""
+    cfg: Any = resolved(step.config)
+    for name, base in (("objective", Objective), ("optimizer", Scheduled), ("strategy", Strategy)):
+        if not isinstance(getattr(cfg, name, None), (base, type(None))):
+            raise ConfigError(
+                f"the custom card is no {name}", where=name, next=f"derive it from {base.__module__}.{base.__name__}"
+            )
+    check_references(job, step.name, cfg)
+    if hasattr(cfg, "strategy") and (reason := matrix.refusal(matrix.features(cfg))):
+        raise ConfigError(reason)
 
 
 def _importable(card: CustomCard) -> list[str]:

@@ -15,7 +15,7 @@ from raylm import summary
 from raylm.compress.config import Compress
 from raylm.core import submission, toml, variants
 from raylm.core.artifact import MANIFEST, WORK, Artifact, InputEntry, open_artifact
-from raylm.core.config import ENDPOINT, Config, Makes, Reference, did_you_mean, digest_of, references
+from raylm.core.config import ENDPOINT, Config, Makes, Reference, StageConfig, did_you_mean, digest_of, references
 from raylm.core.context import Context
 from raylm.core.errors import ArtifactError, ConfigError, DriftError, PlanError, RaylmError, StageError
 from raylm.core.storage import Folder
@@ -84,22 +84,37 @@ def check_chain(job: Job, source: toml.Source | None = None) -> list[str]:
     for name, cfg in job.stages.items():
         needs[name] = []
         for ref in references(cfg):
-            at = where("stages", name, *ref.path)
+            _check_reference(job, ref, where("stages", name, *ref.path))
             if ref.value in job.stages:
-                made = job.stages[ref.value].makes()
-                if made.kind not in ref.kinds:
-                    raise PlanError(f"{ref.value!r} makes {made.kind}, here {' or '.join(ref.kinds)} is needed", where=at)
-                if not ref.accepts(made):
-                    words, remedy = variants.refusal(made.variant, ref.variants)
-                    raise PlanError(f"{ref.value!r} makes {words}", where=at, next=remedy)
                 needs[name].append(ref.value)
-            elif not _is_uri(ref.value):
-                raise PlanError(
-                    f"no stage is called {ref.value!r}.{did_you_mean(ref.value, job.stages)}",
-                    where=at,
-                    next="name a stage of this job, or write a path or URI (it has a / in it)",
-                )
     return _in_order(needs, {name for name, cfg in job.stages.items() if cfg.makes() == ENDPOINT}, where)
+
+
+def check_references(job: Job, name: str, cfg: StageConfig) -> None:
+    """Raises PlanError or ArtifactError when `cfg`, in place of the stage `name`, cannot use what it names."""
+    for ref in references(cfg):
+        _check_reference(job, ref, f"stages.{name}.{'.'.join(ref.path)}")
+        if ref.value not in job.stages:
+            _input_entry(job, ref)
+
+
+def _check_reference(job: Job, ref: Reference, where: str) -> None:
+    if ref.value in job.stages:
+        if wrong := _unfit(ref, job.stages[ref.value].makes()):
+            raise PlanError(f"{ref.value!r} makes {wrong[0]}", where=where, next=wrong[1])
+    elif not _is_uri(ref.value):
+        raise PlanError(
+            f"no stage is called {ref.value!r}.{did_you_mean(ref.value, job.stages)}",
+            where=where,
+            next="name a stage of this job, or write a path or URI (it has a / in it)",
+        )
+
+
+def _unfit(ref: Reference, made: Makes) -> tuple[str, str | None] | None:
+    """What is wrong with an artifact of this make, and what to do; None where the reference accepts it."""
+    if made.kind not in ref.kinds:
+        return f"{made.kind}, {ref.asked}", None
+    return None if ref.accepts(made) else variants.refusal(made.variant, ref.variants)
 
 
 def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
@@ -259,11 +274,8 @@ def _input_entry(job: Job, ref: Reference) -> InputEntry:
     folder = job.folder(ref.value) if ref.value in job.stages else Folder(ref.value)
     if folder.exists(MANIFEST):
         found = open_artifact(folder)
-        if found.kind not in ref.kinds:
-            raise ArtifactError(f"this is a {found.kind}, {' or '.join(ref.kinds)} is needed", where=found.uri)
-        if not ref.accepts(found.made):
-            words, remedy = variants.refusal(found.made.variant, ref.variants)
-            raise ArtifactError(f"{name}: {words}", where=found.uri, next=remedy)
+        if wrong := _unfit(ref, found.made):
+            raise ArtifactError(f"{name}: this is {wrong[0]}", where=found.uri, next=wrong[1])
         return InputEntry(name=name, uri=found.uri, fingerprint=found.fingerprint, kind=found.kind, content=found.content)
     if ref.value in job.stages or "Checkpoint" not in ref.kinds:
         raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri, next="run the stage that makes it")

@@ -111,7 +111,7 @@ def test_a_checkpoint_of_another_make_is_refused_where_it_cannot_be_used(tmp_pat
         ):
             _plan(tmp_path, masked, table.format(model="bert"), tokenizer=start)
     made = context(tmp_path / "other", "rewards").commit(Checkpoint, variant="reward", facts={})
-    with pytest.raises(ArtifactError, match=r"model: a reward model.*\(reward\); asked for is causal or quantized"):
+    with pytest.raises(ArtifactError, match=r"model: this is a reward model.*\(reward\); asked for is causal or quantized"):
         _plan(tmp_path, serve.format(model=made.uri), tokenizer=start)
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "model.gguf").write_bytes(b"GGUF")

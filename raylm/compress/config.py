@@ -29,7 +29,7 @@ class Compress(StageConfig):
 
     @model_validator(mode="after")
     def _calibrated(self) -> Compress:
-        if self.calibration is None and getattr(self.method, "needs_calibration", False):
+        if self.calibration is None and "calibration" in getattr(self.method, "needs", ()):
             raise ValueError(f"method {self.method.kind} needs `calibration`: the name of a stage that makes Tokens or Dialogues")
         return self
 

@@ -69,7 +69,7 @@ def compress(cfg: Compress, path: str, rows_uri: str | None, out: str) -> tuple[
     dtype_before = model.dtype
     method: Any = resolve(cfg.method)
     ranges = {}
-    if method.needs_calibration:
+    if "calibration" in method.needs:
         if rows_uri is None:
             raise ConfigError(f"method {cfg.method.kind} needs `calibration`: a stage that makes Tokens or Dialogues")
         ranges = _measure(cfg, model, path, rows_uri)

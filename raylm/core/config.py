@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -63,6 +64,8 @@ class Refers:
 
     kinds: tuple[str, ...]
     variants: tuple[str, ...] = ()
+    by: str = ""
+    """Who asks, where that is another key of the same stage: `objective dpo`."""
 
 
 class Makes(NamedTuple):
@@ -95,10 +98,17 @@ class Reference:
     value: str
     kinds: tuple[str, ...]
     variants: tuple[str, ...] = ()
+    by: str = ""
 
     def accepts(self, made: Makes) -> bool:
         """Whether it may name an artifact of this make, as far as its variant is known."""
         return made.kind in self.kinds and (not self.variants or made.variant in ("", *self.variants))
+
+    @property
+    def asked(self) -> str:
+        """The kinds it may name: `here Tokens or Dialogues is needed`, `objective dpo needs Pairs`."""
+        kinds = " or ".join(self.kinds)
+        return f"{self.by} needs {kinds}" if self.by else f"{kinds} is needed"
 
 
 class WorkerSpec(Config):
@@ -138,8 +148,9 @@ class StageConfig(Config):
         """The artifact that the stage will make, as far as it is known before it runs."""
         raise TypeError(f"{type(self).__name__} does not say what it makes")
 
-    def accepted_variants(self) -> dict[str, tuple[str, ...]]:
-        """Variants of Checkpoint that a field accepts, by its name, where other keys allow fewer than its annotation."""
+    def narrowed(self) -> dict[str, Refers]:
+        """What a field may name, by its name, where other keys of the stage allow less than its annotation; what is empty in
+        it is as the annotation says."""
         return {}
 
     def raw(self) -> dict[str, str]:
@@ -183,6 +194,15 @@ def resolve(card: Any) -> Any:
     return card.card() if isinstance(card, CustomCard) else card
 
 
+def resolved(cfg: Any) -> Any:
+    """`cfg` with the cards themselves in place of its custom ones."""
+
+    def whole(value: Any) -> Any:
+        return [whole(each) for each in value] if isinstance(value, list) else resolve(value)
+
+    return cfg.model_copy(update={name: whole(getattr(cfg, name)) for name in type(cfg).model_fields})
+
+
 def ref_or_table(value: Any) -> str:
     """Discriminator of fields that hold either a reference (a string) or a card (a table)."""
     return "ref" if isinstance(value, str) else "table"
@@ -190,12 +210,11 @@ def ref_or_table(value: Any) -> str:
 
 def references(cfg: Config, path: tuple[str, ...] = ()) -> Iterator[Reference]:
     """Every filled reference in `cfg`, nested cards and lists included, in field order."""
-    narrowed = cfg.accepted_variants() if isinstance(cfg, StageConfig) else {}
+    narrowed = cfg.narrowed() if isinstance(cfg, StageConfig) else {}
     for name, field in type(cfg).model_fields.items():
-        mark = _mark(field.annotation, field.metadata)
-        if name in narrowed:
-            mark = Refers(mark.kinds, narrowed[name])
-        yield from _references_in(getattr(cfg, name), mark, (*path, name))
+        less = narrowed.get(name, Refers(()))
+        for ref in _references_in(getattr(cfg, name), _mark(field.annotation, field.metadata), (*path, name)):
+            yield replace(ref, kinds=less.kinds or ref.kinds, variants=less.variants or ref.variants, by=less.by or ref.by)
 
 
 def digest_of(value: Any) -> str:
@@ -216,6 +235,10 @@ def did_you_mean(word: str, known: Any) -> str:
 def _references_in(value: Any, mark: Refers, path: tuple[str, ...]) -> Iterator[Reference]:
     if isinstance(value, str) and mark.kinds:
         yield Reference(path, value, mark.kinds, mark.variants)
+    elif isinstance(value, CustomCard):
+        # one that cannot be made here names nothing yet: `raylm plan` says why it cannot
+        with contextlib.suppress(ConfigError):
+            yield from references(value.card(), path)
     elif isinstance(value, Config):
         yield from references(value, path)
     elif isinstance(value, (list, tuple)):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import Makes, Refers, StageConfig, WorkerSpec, did_you_mean
+from raylm.core.config import CustomCard, Makes, Refers, StageConfig, WorkerSpec, did_you_mean
 from raylm.core.variants import GENERATES, LANGUAGE_MODELS
 from raylm.evaluate.tasks import AnyTask
 
@@ -37,7 +37,7 @@ class Evaluate(StageConfig):
             raise ValueError("two tasks measure the same; a second set of rows needs an evaluate stage of its own")
         if self.untrained and "untrained" in self.models:
             raise ValueError("a model is called 'untrained', as the model before its first step is; say untrained = false")
-        closed = not any(task.kind == "custom" for task in self.tasks)
+        closed = not any(isinstance(task, CustomCard) for task in self.tasks)
         for name in self.gate:
             if closed and name not in known:
                 raise ValueError(f"gate names {name!r}, which no task measures.{did_you_mean(name, known)}")
@@ -46,8 +46,9 @@ class Evaluate(StageConfig):
     def makes(self) -> Makes:
         return Makes("Report")
 
-    def accepted_variants(self) -> dict[str, tuple[str, ...]]:
-        return {"models": GENERATES} if any(getattr(task, "needs", "") == "generate" for task in self.tasks) else {}
+    def narrowed(self) -> dict[str, Refers]:
+        asks = [task.kind for task in self.tasks if "generate" in getattr(task, "needs", ())]
+        return {"models": Refers((), GENERATES, f"task {asks[0]}")} if asks else {}
 
     def together(self) -> list[dict[str, WorkerSpec]]:
         """Workers that grade, then the generator."""

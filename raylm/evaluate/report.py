@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from raylm.core import page as pages
-from raylm.core.artifact import Artifact, open_artifact
+from raylm.core.artifact import Artifact, Checkpoint, open_artifact
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
 
@@ -19,7 +19,7 @@ def road(models: list[Artifact]) -> list[Artifact]:
 
     def visit(artifact: Artifact) -> None:
         for entry in artifact.manifest.inputs:
-            if entry.kind == "Checkpoint" and Folder(entry.uri).exists("manifest.json"):
+            if entry.kind == Checkpoint.kind and Folder(entry.uri).exists("manifest.json"):
                 visit(open_artifact(Folder(entry.uri)))
         found.setdefault(artifact.uri, artifact)
 

@@ -11,7 +11,6 @@ from raylm.data.records import COLUMNS
 from raylm.data.sources import AnySource
 from raylm.data.sources.units import listing
 from raylm.prepare.dedup import AnyDedup
-from raylm.prepare.score.fast_text import FastText
 from raylm.prepare.select import AnySelect
 from raylm.prepare.steps import AnyStep
 
@@ -86,7 +85,7 @@ class Prepare(StageConfig):
         cards += [one for card in self.steps for one in getattr(card, "against", ()) if isinstance(one, Config)]
         cards = [card for card in cards if not isinstance(card, CustomCard)]
         named = [name for card in cards for field in ("glob", "path") for name in _listed(getattr(card, field, None))]
-        named += [card.model for card in cards if isinstance(card, FastText)]
+        named += [getattr(card, name) for card in cards for name in getattr(card, "reads_files", ())]
         return {name: listing(name) for name in named if "://" not in name}
 
     def makes(self) -> Makes:

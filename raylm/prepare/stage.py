@@ -20,7 +20,6 @@ from raylm.core.context import Context
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain, run_marked
-from raylm.data.sources.documents import Documents as DocumentsSource
 from raylm.prepare.config import Prepare, steps_of
 from raylm.prepare.corpus import Corpus, Shard, View, apply, content_of
 from raylm.prepare.read import EXAMPLES, Losses, read_unit, write_shard
@@ -76,11 +75,10 @@ def _units(cfg: Prepare, ctx: Context) -> list[Plain]:
     units: list[Plain] = []
     for at, source in enumerate(cfg.sources()):
         card: Any = resolve(source)
-        if isinstance(card, DocumentsSource):
-            refs = card.documents if isinstance(card.documents, list) else [card.documents]
-            found = card.units_of([ctx.open_as(ref, Documents) for ref in refs])
-        else:
-            found = card.units()
+        # a source of what earlier stages made is handed their artifacts
+        refs = getattr(card, "documents", None)
+        refs = [refs] if isinstance(refs, str) else refs
+        found = card.units_of([ctx.open_as(ref, Documents) for ref in refs]) if refs else card.units()
         units += [{**unit.plain(), "source": at} for unit in found]
     return units
 

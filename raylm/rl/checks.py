@@ -17,6 +17,8 @@ from raylm.rl.config import RL
 
 REWARD = {"score": ("prompt", "completion", "ground_truth")}
 ALGORITHM = {"advantages": ("rollouts",), "loss": ("logprob_BT", "old_BT", "advantage_B", "mask_BT")}
+NEEDS = {"reward": ("ground_truth",), "algorithm": ()}
+"""What a reward and an algorithm may need, and is provided."""
 FITS = "tokenize with the tokenizer that belongs to the model"
 
 
@@ -30,6 +32,8 @@ class Known(NamedTuple):
     largest: int | None = None
     """The largest token id in it."""
     folder: Folder | None = None
+    num_ground_truths: int | None = None
+    """Training prompts that say the right answer."""
 
 
 def known_of(prompts: Artifact) -> Known:
@@ -50,7 +54,10 @@ def known_of(prompts: Artifact) -> Known:
     columns = [map_arrow(prompts.folder.local(entry.path))["tokens"] for entry in shards]
     longest = max((pc.max(pc.list_value_length(column)).as_py() or 0 for column in columns), default=None)
     largest = max((pc.max(pc.list_flatten(column)).as_py() or 0 for column in columns), default=None)
-    return known._replace(longest=longest, largest=largest)
+    train = [map_arrow(prompts.folder.local(entry.path)) for entry in shards if entry.path.startswith("train-")]
+    truths = [table["ground_truth"] for table in train if "ground_truth" in table.column_names]
+    told = sum(len(column) - column.null_count for column in truths)
+    return known._replace(longest=longest, largest=largest, num_ground_truths=told)
 
 
 def check_cards(cfg: RL) -> None:
@@ -58,6 +65,12 @@ def check_cards(cfg: RL) -> None:
     for place, card in enumerate(cfg.rewards):
         _check_methods(card, f"rewards.{place}", REWARD)
     _check_methods(cfg.algorithm, "algorithm", ALGORITHM)
+    for kind, cards in (("reward", cfg.rewards), ("algorithm", [cfg.algorithm])):
+        for card in cards:
+            if lacking := [need for need in getattr(resolve(card), "needs", ()) if need not in NEEDS[kind]]:
+                raise ConfigError(
+                    f"{kind} {resolve(card).kind} needs {lacking[0]}, which this version has not", where=kind, next="take another"
+                )
     if isinstance(cfg.algorithm, CustomCard) and not _is_count(getattr(resolve(cfg.algorithm), "num_generations", None)):
         raise ConfigError(
             f"the custom card {cfg.algorithm.path!r} needs `num_generations`, the number of completions per prompt",
@@ -80,6 +93,13 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
             f"a iteration asks {cfg.prompts_per_iteration:,} prompts, {cfg.prompts!r} has {known.count:,}",
             next="lower prompts_per_iteration",
         )
+    if known.num_ground_truths == 0:
+        for card in map(resolve, cfg.rewards):
+            if "ground_truth" in getattr(card, "needs", ()):
+                raise ConfigError(
+                    f"the reward `{card.kind}` needs a ground truth, no prompt of {cfg.prompts!r} has one",
+                    next="give the rows an `answer` column",
+                )
     lines = _check_positions(cfg, known, positions(config))
     size, has = vocabulary(config), known.facts.get("vocab_size")
     if size is not None and has is not None and has > size:

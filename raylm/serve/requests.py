@@ -36,11 +36,19 @@ _MARK = re.compile(r"said(\d+)here")
 INT32, INT64 = 2**31 - 1, 2**63
 
 
+UNCOUNTED = {"regex", "grammar"}
+
+
 class Structure(NamedTuple):
     """A form that the answer must have. `kind`: json, regex, grammar or choice."""
 
     kind: str
     spec: Any
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether it is built of properties and alternatives that can be counted."""
+        return self.kind not in UNCOUNTED
 
 
 class Reader(NamedTuple):
@@ -134,7 +142,7 @@ class Reader(NamedTuple):
                 f"The schema, grammar or list of choices has {size} bytes, at most {limits.schema_bytes} are taken.",
                 code="schema_too_large",
             )
-        parts = _parts(spec) if structure.kind in ("json", "choice") else 0
+        parts = _parts(spec) if structure.has_parts else 0
         if parts > limits.schema_parts:
             raise bad_request(
                 f"The schema has {parts} properties and alternatives, at most {limits.schema_parts} are taken.",

@@ -125,17 +125,7 @@ def _facts(cfg: Tokenize, tokenizer: Any, sums: dict[str, Counter[str]], dropped
         "pad_token_id": tokenizer.pad_token_id,
         "dropped": dict(sorted(dropped.items())),
     }
-    if cfg.form.kind == "text":
-        both = train + held_out
-        facts |= {
-            "bytes": train["bytes"],
-            "held_out_bytes": held_out["bytes"],
-            "encoder": {way: both[f"encoded_by_{way}"] for way in ("gigatoken", "tokenizers") if both[f"encoded_by_{way}"]},
-            "lost_tokens": both["lost_tokens"],
-            "bytes_per_token": round(both["bytes"] / both["tokens"], 4),
-        }
-    if cfg.form.kind == "dialogues":
-        facts["answer_tokens"] = train["answer_tokens"]
+    facts |= cfg.form.facts(train, held_out)
     if packing := getattr(cfg.form, "packing", None):
         facts["packing"] = {"kind": packing, **_packed(cfg.form.length, train + held_out)}
     return facts
@@ -153,7 +143,6 @@ def _packed(length: int, sums: Counter[str]) -> dict[str, float]:
 def _nothing(cfg: Tokenize, sums: dict[str, Counter[str]], dropped: Counter[str], documents: Documents) -> DataError:
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())) or "no documents in the train split"
     count = sum(sums[split]["documents"] for split in SPLITS)
-    remedy = {
-        "text": f"lower form.length ({cfg.form.length} tokens) or give more text",
-    }.get(cfg.form.kind, f"the rows must have the columns that {cfg.form.kind} need (see raylm/tokenize/README.md)")
-    return DataError(f"no {cfg.form.kind} row comes out of {count} documents: {reasons}", where=documents.uri, next=remedy)
+    return DataError(
+        f"no {cfg.form.kind} row comes out of {count} documents: {reasons}", where=documents.uri, next=cfg.form.remedy
+    )

@@ -12,7 +12,6 @@ from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.tokenize.config import Tokenize
 from raylm.tokenize.trainers.counts import COUNTS, count_words
-from raylm.tokenize.trainers.extend import Extend
 
 FOLDER = "tokenizer"
 _READY = "tokenizer-ready.json"
@@ -64,8 +63,8 @@ def load(at: Path | str, where: str | None = None) -> Any:
 
 def _train(cfg: Tokenize, ctx: Context, documents: Documents, at: Path) -> dict[str, Any]:
     trainer: Any = cfg.tokenizer
-    if isinstance(trainer, Extend):
-        _fetch(trainer.base, ctx, at)
+    if base := getattr(trainer, "base", None):
+        _fetch(base, ctx, at)
     pattern = trainer.cut(at)
     if pattern is None:
         trainer.train(None, at)

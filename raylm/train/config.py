@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -104,6 +104,7 @@ class Train(ParallelConfig):
         # another one's objective says so once it is resolved
         return Makes("Checkpoint", getattr(self.objective, "makes", "") or getattr(self.objective, "model", ""))
 
-    def accepted_variants(self) -> dict[str, tuple[str, ...]]:
-        model = getattr(self.objective, "model", None)
-        return {"model": (model,)} if model else {}
+    def narrowed(self) -> dict[str, Refers]:
+        objective: Any = self.objective
+        model, by = getattr(objective, "model", ""), f"objective {objective.kind}"
+        return {"rows": Refers(getattr(objective, "rows", ()), by=by), "model": Refers((), (model,) if model else (), by)}

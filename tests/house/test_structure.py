@@ -130,3 +130,52 @@ def test_every_card_has_a_test(folder, name):
 
 def test_every_card_is_found():
     assert len(cards()) >= 20
+
+
+def unions() -> set[str]:
+    """Classes of cards: what the `__init__` files with unions import."""
+    found = set()
+    for init in sorted((ROOT / "raylm").rglob("__init__.py")):
+        for node in ast.parse(init.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(module(init)):
+                found |= {alias.name for alias in node.names if alias.name[0].isupper()}
+    return found
+
+
+def by_name(node: ast.AST) -> bool:
+    """Whether this asks for the name of a card: `x.kind == "dpo"`, `x.kind in (...)`, `TABLE[x.kind]`, `{...}.get(x.kind)`."""
+
+    def kind(value: ast.AST) -> bool:
+        if isinstance(value, ast.Call) and ast.unparse(value.func) == "getattr":
+            return "'kind'" in map(ast.unparse, value.args[1:2])
+        return isinstance(value, ast.Attribute) and value.attr == "kind"
+
+    def named(value: ast.AST) -> bool:
+        parts = value.elts if isinstance(value, (ast.Tuple, ast.List, ast.Set)) else [value]
+        return bool(parts) and all(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in parts)
+
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        return any(map(kind, sides)) and any(map(named, sides))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+        return isinstance(node.func.value, (ast.Dict, ast.Name)) and any(map(kind, node.args[:1]))
+    return isinstance(node, ast.Subscript) and kind(node.slice) and ast.unparse(node.value) not in ("KINDS", "artifacts.KINDS")
+
+
+def test_what_a_card_needs_stands_on_the_card():
+    """Nobody asks a card for its name, nor for its class: a new one would be forgotten there."""
+    cards, found = unions(), []
+    assert {"Dpo", "Muon", "Fsdp", "Answer", "Int8", "Extend"} <= cards
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            asks = isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance" and path.parent.name not in ("core",)
+            classes = {ast.unparse(part).split(".")[-1] for part in ast.walk(node.args[1])} if asks else set()
+            if by_name(node) or (classes & cards and not classes & imported_artifacts(path)):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)[:80]}")
+    assert not found, "\n".join(found)
+
+
+def imported_artifacts(path: Path) -> set[str]:
+    """Names that a file has from `core.artifact`: kinds of artifacts are called as cards are."""
+    bodies = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name for node in bodies if node.module == "raylm.core.artifact" for alias in node.names}

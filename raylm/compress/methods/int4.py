@@ -21,7 +21,7 @@ WIDTH = 32
 class Int4(Config):
     """One scale per group of weights. An eighth to a quarter of the bytes; vLLM computes in 16 bits with it."""
 
-    needs_calibration: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
     scheme: ClassVar[str] = "W4A16"
 
     kind: Literal["int4"] = "int4"

@@ -21,9 +21,9 @@ class Int8(Config):
     """`static`: one measured scale per layer, the same for every engine; `dynamic`: one scale per token, found as it runs."""
 
     @property
-    def needs_calibration(self) -> bool:
-        """Whether activation ranges must be measured first."""
-        return self.activations == "static"
+    def needs(self) -> tuple[str, ...]:
+        """Ranges of activations that are measured first, where they are static."""
+        return ("calibration",) if self.activations == "static" else ()
 
     def apply(self, model: torch.nn.Module, ranges: Ranges) -> Any:
         """Round `model` in place; returns the compressor that marks its folder."""

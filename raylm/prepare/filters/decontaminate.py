@@ -124,11 +124,11 @@ def _built(plain: str) -> _Built:
 
 
 def _placed(one: Any, open: Callable[[str], Artifact]) -> Iterator[Any]:
-    if not isinstance(one, str | Documents):
+    refs = one if isinstance(one, str) else getattr(one, "documents", None)
+    if refs is None:
         glob = getattr(one, "glob", "://")
         yield one if "://" in glob or glob.startswith("~") else one.model_copy(update={"glob": absolute(glob)})
         return
-    refs = one if isinstance(one, str) else one.documents
     for ref in [refs] if isinstance(refs, str) else refs:
         found = open(ref)
         if not isinstance(found, DocumentsArtifact):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,8 @@ class FastText(Config):
 
     Columns: `<prefix>label` (string, without `__label__`) and `<prefix>score` (float32, its probability).
     """
+
+    reads_files: ClassVar[tuple[str, ...]] = ("model",)
 
     kind: Literal["fast_text"] = "fast_text"
     model: str

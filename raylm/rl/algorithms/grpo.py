@@ -5,7 +5,7 @@ Shapes: B completions, T tokens of prompt and completion.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ class Grpo(Config):
     batch (https://arxiv.org/abs/2503.14476) and without a value model."""
 
     renamed = {"group": "num_generations", "scale_by_deviation": "scale_rewards"}
+    needs: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["grpo"] = "grpo"
     num_generations: int = Field(default=8, gt=1)

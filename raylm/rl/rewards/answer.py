@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from raylm.rl.types import Score
 
 class Answer(Config):
     """Verifiable reward: the completion says the ground_truth, as a whole word or as a number of exactly that value."""
+
+    needs: ClassVar[tuple[str, ...]] = ("ground_truth",)
 
     kind: Literal["answer"] = "answer"
     value: float = Field(default=1.0, allow_inf_nan=False)

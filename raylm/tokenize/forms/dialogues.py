@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.data.records import as_dialogue
 from raylm.tokenize.forms.chat import Chat
+from raylm.tokenize.forms.form import Form
 from raylm.tokenize.forms.rows import Made, check_template, each_row, fit, index
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Dialogues(Config):
+class Dialogues(Form):
     """One row per dialogue, or several whole ones packed in a row, for supervised fine-tuning."""
 
     kind: Literal["dialogues"] = "dialogues"
@@ -28,6 +29,9 @@ class Dialogues(Config):
     def makes(self) -> str:
         """Dialogues."""
         return "Dialogues"
+
+    def facts(self, train: Counter[str], held_out: Counter[str]) -> dict[str, Any]:
+        return {"answer_tokens": train["answer_tokens"]}
 
     def check(self, tokenizer: Any) -> None:
         """Raises DataError when the tokenizer has no chat template, or one that ends no answer."""

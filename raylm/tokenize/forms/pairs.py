@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.data.records import as_pair
 from raylm.tokenize.forms.chat import Chat
+from raylm.tokenize.forms.form import Form
 from raylm.tokenize.forms.rows import Made, check_template, each_row, fit
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Pairs(Config):
+class Pairs(Form):
     """One row per preference, for DPO and reward models."""
 
     kind: Literal["pairs"] = "pairs"

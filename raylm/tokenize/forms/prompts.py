@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
 from raylm.data.records import as_prompt
 from raylm.tokenize.forms.chat import Chat
+from raylm.tokenize.forms.form import Form
 from raylm.tokenize.forms.rows import Made, check_template, each_row, fit
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Prompts(Config):
+class Prompts(Form):
     """One row per prompt, for reinforcement learning and evaluation."""
 
     kind: Literal["prompts"] = "prompts"

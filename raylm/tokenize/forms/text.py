@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import Config
 from raylm.core.errors import DataError
+from raylm.tokenize.forms.form import Form
 from raylm.tokenize.forms.rows import Made, index
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _BATCH = 4096
 
 
-class Text(Config):
+class Text(Form):
     """Packed rows for pretraining: documents end to end, with the places where they begin."""
 
     kind: Literal["text"] = "text"
@@ -42,6 +42,20 @@ class Text(Config):
     def makes(self) -> str:
         """Tokens."""
         return "Tokens"
+
+    @property
+    def remedy(self) -> str:
+        return f"lower form.length ({self.length} tokens) or give more text"
+
+    def facts(self, train: Counter[str], held_out: Counter[str]) -> dict[str, Any]:
+        both = train + held_out
+        return {
+            "bytes": train["bytes"],
+            "held_out_bytes": held_out["bytes"],
+            "encoder": {name: both[f"encoded_by_{name}"] for name in ("gigatoken", "tokenizers") if both[f"encoded_by_{name}"]},
+            "lost_tokens": both["lost_tokens"],
+            "bytes_per_token": round(both["bytes"] / both["tokens"], 4),
+        }
 
     def check(self, tokenizer: Any) -> None:
         """Raises DataError when the tokenizer cannot say where a document ends, or begins where it must."""

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.data.records import as_unpaired
 from raylm.tokenize.forms.chat import Chat
+from raylm.tokenize.forms.form import Form
 from raylm.tokenize.forms.rows import Made, check_template, each_row, fit
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Unpaired(Config):
+class Unpaired(Form):
     """One row per judged answer (TRL's unpaired preference: prompt, completion, label), for losses such as KTO's."""
 
     kind: Literal["unpaired"] = "unpaired"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from raylm.core.config import resolve
+from raylm.data.kinds import ROW_KINDS
 from raylm.model.model_spec import model_spec
 from raylm.parallel.strategies.strategy import ModelSize
 
@@ -84,4 +85,5 @@ def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> Mo
 
 def sequences_of(cfg: Any) -> int:
     """Sequences that a row of the stage becomes: a pair has two."""
-    return 2 if "Pairs" in getattr(resolve(getattr(cfg, "objective", None)), "rows", ()) else 1
+    kinds = getattr(resolve(getattr(cfg, "objective", None)), "rows", ())
+    return max((ROW_KINDS[kind].sequences for kind in kinds), default=1)

@@ -64,11 +64,11 @@ def speed_of(
         PlanError: the device has no 8-bit floats.
     """
     mesh = cfg.mesh
-    reference = "reference" in getattr(resolve(getattr(cfg, "objective", None)), "needs", ())
+    passes = getattr(resolve(getattr(cfg, "objective", None)), "num_passes", 1)
     tokens = batch * length * sequences_of(cfg)
     flops = flops_per_token(config, length) * tokens
-    # the frozen reference makes one more forward pass
-    again = {"full": 4 / 3, "selective": 1.05}.get(cfg.activation_checkpointing, 1.0) + (1 / 3 if reference else 0.0)
+    # each pass that prepares a batch is a forward pass more
+    again = {"full": 4 / 3, "selective": 1.05}.get(cfg.activation_checkpointing, 1.0) + (passes - 1) / 3
     kind = "float8" if float8 else cfg.dtype
     if kind == "float8" and not device.float8:
         raise PlanError("this device has no float8", where="dtype", next="set dtype = 'bfloat16', or name another workers.device")

@@ -17,7 +17,9 @@ def statistics(c: Counts) -> Columns:
     made: Columns = {"num_chars": c.chars}
     for family in (_gopher, _fineweb, _c4, _nemo):
         made |= family(c)
-    return {name: column.astype(np.int32 if column.dtype.kind in "iu" else np.float32) for name, column in made.items()}
+    return {
+        name: column.astype(np.int32 if np.issubdtype(column.dtype, np.integer) else np.float32) for name, column in made.items()
+    }
 
 
 def _share(part: np.ndarray, whole: np.ndarray, of_nothing: float = 0.0) -> np.ndarray:
