@@ -124,7 +124,7 @@ def _built(plain: str) -> _Built:
 
 
 def _placed(one: Any, open: Callable[[str], Artifact]) -> Iterator[Any]:
-    refs = one if isinstance(one, str) else getattr(one, "documents", None)
+    refs = getattr(one, "documents", one if isinstance(one, str) else None)
     if refs is None:
         glob = getattr(one, "glob", "://")
         yield one if "://" in glob or glob.startswith("~") else one.model_copy(update={"glob": absolute(glob)})
