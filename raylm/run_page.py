@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from raylm import summary
 from raylm.core import page
-from raylm.core.artifact import KINDS, MANIFEST, METRICS, REPORT, Artifact, Manifest
+from raylm.core.artifact import KINDS, MANIFEST, METRICS, REPORT, Artifact, Endpoint, Manifest
 from raylm.core.errors import RaylmError
 from raylm.core.graph import Node, draw
 from raylm.core.page import escape
@@ -134,7 +134,7 @@ class RunPage:
         for made in self._made.values():
             if "passed" in made.facts:
                 found.append((f"gate of {made.manifest.stage}", "passed" if made.facts["passed"] else "NOT PASSED"))
-            if made.kind == "Endpoint":
+            if made.kind == Endpoint.kind:
                 found.append(("endpoint, when it started", str(made.facts.get("url", "-"))))
         return found
 

@@ -124,8 +124,10 @@ def _built(plain: str) -> _Built:
 
 
 def _placed(one: Any, open: Callable[[str], Artifact]) -> Iterator[Any]:
-    refs = getattr(one, "documents", one if isinstance(one, str) else None)
-    if refs is None:
+    refs: Any = getattr(one, "documents", None)
+    if isinstance(one, str):
+        refs = one
+    elif refs is None:
         glob = getattr(one, "glob", "://")
         yield one if "://" in glob or glob.startswith("~") else one.model_copy(update={"glob": absolute(glob)})
         return
