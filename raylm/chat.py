@@ -41,7 +41,9 @@ def chat(
     Returns:
         0, or 1 when the endpoint refused, broke off or could not be reached.
     """
-    from openai import OpenAI, OpenAIError
+    from openai import OpenAIError
+
+    from raylm.inference.client import connect
 
     source: TextIO = lines or sys.stdin
     write = say or _write
@@ -49,7 +51,7 @@ def chat(
     def show(text: str) -> None:
         write(harmless(text))
 
-    client = OpenAI(base_url=url, api_key=key or "none", timeout=ANSWER_S, max_retries=0)
+    client = connect(url, key, ANSWER_S)
     try:
         model = model or client.models.list().data[0].id
     except (OpenAIError, IndexError) as refusal:

@@ -77,12 +77,12 @@ class Reservation:
         """Whether `part` has places here, of the size that `spec` asks for."""
         return part in self.parts and _size(self.parts[part]) == _size(spec)
 
-    def strategy(self, part: str) -> Any:
-        """Where Ray puts a process of `part`: the first of its places."""
+    def strategy(self, part: str, place: int = 0) -> Any:
+        """Where Ray puts the process of `part` that has this `place` among its `count`."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         first = sum(spec.count for spec in list(self.parts.values())[: list(self.parts).index(part)])
-        return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=first)
+        return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=first + place)
 
     def end(self) -> None:
         """Give the places back; what still runs in them is ended."""

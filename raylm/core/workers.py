@@ -91,10 +91,10 @@ class Workers:
             self._reserved = Reservation(wanted, what)
         return self._reserved
 
-    def place(self, part: str, spec: WorkerSpec, what: str) -> Any:
-        """Ray's scheduling strategy for a process of `part`; its place is reserved now unless the stage did so before."""
+    def place(self, part: str, spec: WorkerSpec, what: str, number: int = 0) -> Any:
+        """Ray's scheduling strategy for process `number` of `part`; all are reserved now unless the stage did so before."""
         reserved = self.reserve({part: spec}, what)
-        return reserved.strategy(part) if reserved else "DEFAULT"
+        return reserved.strategy(part, number) if reserved else "DEFAULT"
 
     def hold(self, key: str, make: Callable[[], Held], close: Callable[[Held], None]) -> Held:
         """What is held under `key`, made now if nothing is. The next stage that asks for the same key gets the same thing."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from raylm.core.config import CustomCard, Makes, Refers, StageConfig, WorkerSpec, did_you_mean
 from raylm.core.variants import GENERATES, LANGUAGE_MODELS
 from raylm.evaluate.tasks import AnyTask
+from raylm.inference.config import GeneratorSpec
 
 
 class Evaluate(StageConfig):
@@ -27,7 +28,7 @@ class Evaluate(StageConfig):
     """Also measure the first model as it was before its first step, when it was trained from scratch."""
     gate: dict[str, float] = {}
     """Metric -> worst value with which the last model may still be served."""
-    generator: WorkerSpec = WorkerSpec()
+    generator: GeneratorSpec = GeneratorSpec()
     """What the process holds that answers prompts."""
 
     @model_validator(mode="after")
@@ -52,7 +53,7 @@ class Evaluate(StageConfig):
 
     def together(self) -> list[dict[str, WorkerSpec]]:
         """Workers that grade, then the generator."""
-        return [*super().together(), {"generator": WorkerSpec(cpus=self.generator.cpus, gpus=self.generator.gpus)}]
+        return [*super().together(), {"generator": self.generator.workers()}]
 
     def cpus(self) -> float:
-        return super().cpus() + self.generator.cpus
+        return super().cpus() + self.generator.count * self.generator.cpus

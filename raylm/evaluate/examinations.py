@@ -15,7 +15,8 @@ from raylm.data.shards import Rows
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examine import Mark, Marks, examine, grade_logprobs
 from raylm.evaluate.lm import LM
-from raylm.inference.generator import Sampling, ask, start_generator
+from raylm.inference.generator import Sampling
+from raylm.inference.pool import hold_pool
 from raylm.model.limits import config_of, positions
 from raylm.model.load import checkpoint_path
 from raylm.model.shapes import AnyShape
@@ -24,7 +25,7 @@ from raylm.model.shapes.shape import Shape
 DEADLINE_S = 24 * 3600.0
 UNTRAINED = "untrained"
 
-# what an engine that failed may raise: `ask` gives back the exception of its process, whatever it was
+# what an engine that failed may raise: `answer_of` gives back the exception of its process, whatever it was
 FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -128,18 +129,14 @@ class Examinations:
             rows = Rows.open(self._rows(number), "held_out")
             lengths = [len(rows[at]["tokens"]) for at in range(len(rows))]
             longest = max(longest, max(lengths, default=0) + self._cards[number].max_tokens)
-        generator = self._cfg.generator
         max_len = min(longest, positions(config_of(path)) or longest)
-        actor: Any = start_generator(
-            self._ctx.workers, path, max_len=max_len, gpus=generator.gpus, cpus=generator.cpus, hang_s=generator.hang_s
-        )
+        pool = hold_pool(self._ctx.workers, self._cfg.generator)
+        pool.start(path, max_len=max_len)
 
         def answers(prompts: list[list[int]], max_tokens: int) -> list[str]:
-            sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
-            drawn = ask(actor, "generate", prompts, sampling, timeout_s=generator.hang_s)
-            return [group[0].text for group in drawn]
+            return [group[0].text for group in pool.generate(prompts, Sampling(max_tokens=max_tokens, temperature=0.0))]
 
-        computes = ask(actor, "dtype")
+        computes = pool.dtype
         for number in numbers:
             try:
                 mark: Mark = examine(LM(path, generator=answers, room=max_len), self._cards[number], self._rows(number))

@@ -1,51 +1,35 @@
-"""Takes a held generator and what is asked of it, leaves its answer, or in words why there is none."""
+"""Answers of generators, or in words why there is none."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from raylm.core.errors import PlacementError, RaylmError, StageError
 
 
 class GeneratorLost(PlacementError):
-    """The generator's process ended, or stood still: what was asked of it can be asked of a fresh one."""
-
-
-def ask(generator: Any, method: str, *args: Any, timeout_s: float = 600.0, **options: Any) -> Any:
-    """Result of one method of a held generator.
-
-    Args:
-        timeout_s: seconds without an answer; of `generate` without a step of its engine, however long the whole draw takes.
-
-    Raises:
-        GeneratorLost: its process is dead, or did not move in that time.
-        RaylmError: what the method raised.
-    """
-    import ray
-
-    asked = getattr(generator, method).remote(*args, **options)
-    if isinstance(asked, ray.ObjectRef) or not hasattr(asked, "__next__"):
-        return answer_of(asked, method, timeout_s)
-    result = None
-    while True:
-        if not ray.wait([asked], timeout=timeout_s)[0]:
-            raise _stood_still(method, timeout_s)
-        try:
-            reference = next(asked)
-        except StopIteration:
-            return result
-        result = answer_of(reference, method, timeout_s)
+    """The generator's process or its engine ended, or stood still: what was asked of it can be asked of a fresh one."""
 
 
 def answer_of(reference: Any, method: str, timeout_s: float) -> Any:
-    """Result of one call; `method` names it in errors, which are those of `ask`."""
+    """Result of one call of a generator's `method`.
+
+    Raises:
+        GeneratorLost: its process is dead, or did not answer in `timeout_s` seconds.
+        RaylmError: what the method raised.
+    """
     import ray
     from ray import exceptions
 
     try:
         return ray.get(reference, timeout=timeout_s)
     except exceptions.GetTimeoutError:
-        raise _stood_still(method, timeout_s) from None
+        raise GeneratorLost(
+            f"the generator (one vLLM engine) did not move for {timeout_s:g} s in `{method}`",
+            where=f"generator.{method}",
+            next="raise hang_s in the stage's `generator` table if it needs longer; its log lies in Ray's session folder",
+        ) from None
     except exceptions.RayTaskError as cause:
         # what the method raised, and not Ray's wrapping of it
         inner = getattr(cause, "cause", cause)
@@ -69,25 +53,26 @@ def how_it_ended(cause: BaseException) -> str:
     return told.partition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300].rstrip(".") or told[:300]
 
 
-def _stood_still(method: str, timeout_s: float) -> GeneratorLost:
-    return GeneratorLost(
-        f"the generator (one vLLM engine) did not move for {timeout_s:g} s in `{method}`",
-        where=f"generator.{method}",
-        next="raise hang_s in the stage's `generator` table if it needs longer; its log lies in Ray's session folder",
-    )
-
-
 class InWords:
     """What vLLM raises leaves this process as words: many of its exceptions cannot be made again at the driver, and those
-    that can would import vLLM there."""
+    that can would import vLLM there.
 
-    def __init__(self, method: str) -> None:
-        self._method = method
+    Args:
+        method: named in the error.
+        is_lost: whether an error means that the engine has ended.
+    """
+
+    def __init__(self, method: str, is_lost: Callable[[BaseException], bool]) -> None:
+        self._method, self._is_lost = method, is_lost
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, cause: BaseException | None, trace: Any) -> None:
-        if isinstance(cause, Exception) and not isinstance(cause, RaylmError):
-            said = " ".join(line.strip() for line in str(cause).splitlines() if line.strip() and "https://" not in line)
-            raise StageError(f"{type(cause).__name__}: {said[:600]}", where=f"generator.{self._method}") from None
+        if not isinstance(cause, Exception) or isinstance(cause, RaylmError):
+            return
+        where = f"generator.{self._method}"
+        if self._is_lost(cause):
+            raise GeneratorLost("the generator's engine has ended; its log lies in Ray's session folder", where=where) from None
+        said = " ".join(line.strip() for line in str(cause).splitlines() if line.strip() and "https://" not in line)
+        raise StageError(f"{type(cause).__name__}: {said[:600]}", where=where) from None

@@ -155,3 +155,13 @@ def _name(folder: Path, files: list[dict[str, int]]) -> None:
         places |= dict.fromkeys(names, final)
     index = {"metadata": {"total_size": sum(sum(names.values()) for names in files)}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def weight_names(folder: Path) -> set[str]:
+    """Names of all weights in the folder's safetensors files; their headers are read, not the weights."""
+    names: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with open(file, "rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        names |= header.keys() - {"__metadata__"}
+    return names

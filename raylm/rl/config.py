@@ -6,25 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config, Makes, PromptsRef, Refers, WorkerSpec
+from raylm.core.config import Makes, PromptsRef, Refers, WorkerSpec
+from raylm.inference.config import GeneratorSpec
 from raylm.parallel.config import ParallelConfig
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.rl.algorithms import AnyAlgorithm
 from raylm.rl.algorithms.grpo import Grpo
 from raylm.rl.rewards import AnyReward
-
-
-class GeneratorSpec(Config):
-    """What the process holds that draws completions, one vLLM engine."""
-
-    cpus: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """CPU cores that it reserves."""
-    gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """GPUs that it reserves."""
-    hang_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
-    """Seconds without a step of the engine, or that a load of weights takes, after which it is ended and a fresh one goes on;
-    a start may take an hour, or this if it is longer."""
 
 
 class RL(ParallelConfig):
@@ -66,14 +55,14 @@ class RL(ParallelConfig):
     keep: int = Field(default=2, gt=0)
     """Number of step checkpoints that are kept."""
     generator: GeneratorSpec = GeneratorSpec()
-    """What the generator's process holds."""
+    """The vLLM engines that generate completions."""
 
     def makes(self) -> Makes:
         return Makes("Checkpoint", "causal")
 
     def together(self) -> list[dict[str, WorkerSpec]]:
         """The ranks, at their smallest number, and the generator."""
-        return [super().together()[0] | {"generator": WorkerSpec(cpus=self.generator.cpus, gpus=self.generator.gpus)}]
+        return [super().together()[0] | {"generator": self.generator.workers()}]
 
     def cpus(self) -> float:
-        return super().cpus() + self.generator.cpus + 1
+        return super().cpus() + self.generator.count * self.generator.cpus + 1

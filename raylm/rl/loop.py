@@ -4,21 +4,21 @@ prompts(step) --> generators.generate --> rewards.score --> algorithm.advantages
                       ^                                                        |
                       +------------ weights, version step + 1 -----------------+
 
-A lost rank takes the loop back to the newest step checkpoint. A lost generator does not: a fresh one is handed the trainer's
-weights, and what was asked of the lost one is asked again.
+A lost rank takes the loop back to the newest step checkpoint. A lost generator does not: `inference/pool.py` hands a fresh one
+the trainer's weights and asks again what was asked of the lost one.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from raylm.core.config import digest_of, resolve
-from raylm.core.errors import PlacementError
+from raylm.core.errors import GroupLost, PlacementError
 from raylm.data.order import batch_indices
-from raylm.inference.generator import Completion, GeneratorLost
+from raylm.inference.generator import Completion
 from raylm.rl.config import RL
 from raylm.rl.iterations import Iterations, reward_metrics
 from raylm.rl.placement import Generators, Trainer
@@ -27,8 +27,6 @@ from raylm.rl.types import Prompt, Rollout
 
 MOST_STARTS = 4
 """Times that the trainer is built, from a step checkpoint, without a new iteration in between."""
-MOST_LOST = 3
-"""Generators that are lost without a new iteration in between, before the run ends."""
 
 
 class Loop:
@@ -57,7 +55,7 @@ class Loop:
         self._algorithm: Any = resolve(cfg.algorithm)
         self._before: dict[str, float] = {}
         self._iterations = Iterations()
-        self._starts, self._furthest, self._lost = 0, -1, 0
+        self._starts, self._furthest = 0, -1
 
     def run(self) -> dict[str, float]:
         """Go on from the newest step checkpoint to the last iteration; returns held-out metrics, before and after.
@@ -85,7 +83,7 @@ class Loop:
         """One iteration; returns the number of the next, an earlier one when the trainer was lost."""
         clock = [time.perf_counter()]
         prompts, seeds = self._asked(step)
-        completions = self._generate(prompts, seeds, self._algorithm.num_generations, self._cfg.temperature, version=step)
+        completions = self._generate(prompts, seeds, self._algorithm.num_generations, self._cfg.temperature)
         if completions is None:
             return self._restore()
         clock.append(time.perf_counter())
@@ -101,7 +99,7 @@ class Loop:
         # a iteration whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
         self._log(step, **reward_metrics(rollouts), samples=len(samples), **stats, **_seconds(clock))
         if step > self._furthest:
-            self._starts, self._furthest, self._lost = 0, step, 0
+            self._starts, self._furthest = 0, step
         self._iterations.count(step, rollouts, len(samples), bool(stats["finite"]))
         step += 1
         if step % self._cfg.save_every == 0 or step == self._cfg.iterations:
@@ -117,44 +115,21 @@ class Loop:
         return [self._prompts[row] for row in rows], [int(digest_of([self._cfg.seed, step, row])[:12], 16) for row in rows]
 
     def _generate(
-        self, prompts: list[Prompt], seeds: list[int], group: int, temperature: float, version: int, averaged: bool = False
+        self, prompts: list[Prompt], seeds: list[int], num_generations: int, temperature: float
     ) -> list[list[Completion]] | None:
-        """Completions by the weights of `version`, even where generators are lost; None when the trainer is lost too."""
-        while True:
-            try:
-                return self._generators.generate(prompts, seeds, group, temperature)
-            except GeneratorLost as lost:
-                self._replace(lost)
-                if not self._sync(version, averaged):
-                    return None
+        """Completions by the weights of the last `_sync`; None when the trainer was lost and a fresh generator needs them."""
+        try:
+            return self._generators.generate(prompts, seeds, num_generations, temperature)
+        except GroupLost:
+            return None
 
     def _sync(self, version: int, averaged: bool = False) -> bool:
-        """Hand the trainer's weights, or their moving averages, to the generator; False when the group that held them is gone."""
-        while True:
-            weights = self._trainer.weights(averaged=averaged)
-            if weights is None:
-                return False
-            try:
-                self._generators.load(weights, version=version)
-                return True
-            except GeneratorLost as lost:
-                self._replace(lost)
-
-    def _replace(self, lost: GeneratorLost) -> None:
-        """A fresh generator in place of the lost one. Raises PlacementError when that happens too often."""
-        while True:
-            self._lost += 1
-            if self._lost > MOST_LOST:
-                raise PlacementError(
-                    f"the generator was lost {self._lost} times without a new iteration in between, the last time: {lost.what}",
-                    where=lost.where,
-                    next="was it out of memory? lower max_tokens or prompts_per_iteration; was it slow? raise generator.hang_s",
-                ) from lost
-            print(f"  {lost.what}; a fresh one takes the trainer's weights and goes on ({self._lost})", file=sys.stderr)
-            try:
-                return self._generators.replace()
-            except GeneratorLost as again:
-                lost = again
+        """Hand the trainer's weights, or their moving averages, to the generators; False when the trainer is lost."""
+        try:
+            self._generators.sync(partial(self._trainer.send, averaged=averaged), version)
+        except GroupLost:
+            return False
+        return True
 
     def _restore(self) -> int:
         while True:
@@ -172,7 +147,7 @@ class Loop:
             self._rewind(step)
             # a checkpoint of before this was counted says nothing of it: it is taken for one that learned
             self._iterations.go_on_from(facts.get("learned", 1) if facts else 0)
-            before = facts["before"] if facts else self._measure(step)
+            before = facts["before"] if facts else self._measure()
             if before is not None:
                 self._before = before
                 return step
@@ -182,13 +157,13 @@ class Loop:
         averaged = self._cfg.ema is not None
         if averaged and not self._sync(self._cfg.iterations, averaged=True):
             return None
-        return self._measure(self._cfg.iterations, averaged)
+        return self._measure()
 
-    def _measure(self, version: int, averaged: bool = False) -> dict[str, float] | None:
+    def _measure(self) -> dict[str, float] | None:
         """Mean reward of greedy answers to the held-out prompts; None when the trainer is lost."""
         if not self._held_out:
             return {}
-        answers = self._generate(self._held_out, [0] * len(self._held_out), 1, 0.0, version, averaged)
+        answers = self._generate(self._held_out, [0] * len(self._held_out), 1, 0.0)
         if answers is None:
             return None
         rollouts: list[Rollout] = self._reward_workers.score(self._held_out, answers)

@@ -6,8 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from raylm.core.context import Context
-from raylm.core.errors import StageError
-from raylm.inference.generator import Completion, Sampling, ask, start_generator
+from raylm.core.errors import GroupLost, StageError
+from raylm.inference.generator import Completion, Sampling
+from raylm.inference.pool import Send, hold_pool
+from raylm.inference.weight_transfer import Sent
 from raylm.model.load import checkpoint_path
 from raylm.parallel.group.driver import RankGroup, hold_ranks
 from raylm.rl import trainer
@@ -16,44 +18,32 @@ from raylm.rl.types import Prompt, Sample
 
 
 class Generators:
-    """The vLLM engine that draws completions, in an actor of its own. Its methods raise GeneratorLost when that actor is dead or
-    stands still; `replace` then starts a fresh one."""
+    """The vLLM engines that generate completions, each in an actor of its own."""
 
     def __init__(self, cfg: RL, ctx: Context, longest_prompt: int) -> None:
-        self._cfg, self._ctx, self._max_len = cfg, ctx, longest_prompt + cfg.max_tokens
-        self._actor = self._start()
-
-    def replace(self) -> None:
-        """End the actor, if it is not dead, and start a fresh one, which holds the weights that the stage began with."""
-        self._ctx.workers.release("generator")
-        self._actor = self._start()
-
-    def _start(self) -> Any:
-        return start_generator(
-            self._ctx.workers,
-            checkpoint_path(self._ctx, self._cfg.model),
-            max_len=self._max_len,
-            gpus=self._cfg.generator.gpus,
-            cpus=self._cfg.generator.cpus,
-            dtype="float32" if self._cfg.dtype == "float32" else "bfloat16",
-            seed=self._cfg.seed,
-            hang_s=self._cfg.generator.hang_s,
+        self._max_tokens = cfg.max_tokens
+        self._pool = hold_pool(ctx.workers, cfg.generator)
+        self._pool.start(
+            checkpoint_path(ctx, cfg.model),
+            max_len=longest_prompt + cfg.max_tokens,
+            dtype="float32" if cfg.dtype == "float32" else "bfloat16",
+            seed=cfg.seed,
         )
 
-    def generate(self, prompts: list[Prompt], seeds: list[int], group: int, temperature: float) -> list[list[Completion]]:
-        """`group` completions of each prompt."""
-        sampling = Sampling(max_tokens=self._cfg.max_tokens, temperature=temperature, n=group)
-        tokens = [prompt.tokens for prompt in prompts]
-        return ask(self._actor, "generate", tokens, sampling, seeds=seeds, timeout_s=self._cfg.generator.hang_s)
+    def generate(
+        self, prompts: list[Prompt], seeds: list[int], num_generations: int, temperature: float
+    ) -> list[list[Completion]]:
+        """`num_generations` completions of each prompt, by the weights of the last `sync`, whatever becomes of generators.
 
-    def load(self, weights: tuple[list[Any], str], version: int) -> None:
-        """Hand over weights. Raises StageError when the generator holds others than the trainer sent."""
-        (reference,), digest = weights
-        held = ask(self._actor, "load", reference, version=version, timeout_s=self._cfg.generator.hang_s)
-        if held != digest:
-            raise StageError(
-                f"the generator holds weights {held}, the trainer sent {digest}", where=f"weight sync, version {version}"
-            )
+        Raises:
+            GroupLost: a generator was lost, and the trainer whose weights a fresh one needs is lost too.
+        """
+        sampling = Sampling(max_tokens=self._max_tokens, temperature=temperature, n=num_generations)
+        return self._pool.generate([prompt.tokens for prompt in prompts], sampling, seeds)
+
+    def sync(self, send: Send, version: int) -> None:
+        """Let all generators hold the weights that `send` brings. Raises GroupLost as `generate` does."""
+        self._pool.sync(send, version)
 
 
 class Trainer:
@@ -80,9 +70,12 @@ class Trainer:
             return self._group.call(trainer.skip, self._cfg, self._setup)
         return self._group.call(trainer.update, self._cfg, self._setup, samples)
 
-    def weights(self, averaged: bool = False) -> tuple[list[Any], str] | None:
-        """The weights (a reference into the object store), or their averages, and their digest; None as in `update`."""
-        return self._group.call(trainer.weights, self._setup, averaged)
+    def send(self, generators: list[Any], version: int, averaged: bool = False) -> Sent:
+        """Send the weights, or their averages, to generators. Raises GroupLost when a rank died since `restore`."""
+        sent = self._group.call(trainer.send, self._setup, generators, version, self._cfg.generator.hang_s, averaged)
+        if sent is None:
+            raise GroupLost("the ranks that held the weights died", next="the loop goes on from the last step checkpoint")
+        return sent
 
     def save(self, facts: dict[str, Any]) -> None:
         """One step checkpoint that carries `facts`."""

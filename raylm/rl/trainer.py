@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import Config, resolve
 from raylm.core.storage import Folder
 from raylm.data.batch import pad, share_of
-from raylm.inference.generator import as_arrays, weights_digest
+from raylm.inference.weight_transfer import Sent, send_weights
 from raylm.model.leaks import check_documents
 from raylm.model.load import load_model
 from raylm.model.preflight import Needs
@@ -127,23 +128,27 @@ def skip(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, float] | None:
     return {"finite": True}
 
 
-def weights(ranks: Ranks, setup: Setup, averaged: bool = False) -> tuple[list[Any], str] | None:
-    """All weights as numpy arrays in the object store, and their digest; rank 0's count. None in a fresh group.
+def send(
+    ranks: Ranks, setup: Setup, generators: list[Any], version: int, deadline_s: float, averaged: bool = False
+) -> Sent | None:
+    """Send all weights from rank 0 to `generators`, see `send_weights`. None in a fresh group.
 
     Args:
         averaged: their moving averages, where these are kept.
     """
-    import ray
-
     engine = _engine(ranks, setup)
     if engine is None:
         return None
+    sent = None
     with engine.averages() if averaged else nullcontext():
-        named = engine.weights()
-    if ranks.rank != 0:
-        return None
-    arrays = as_arrays(named.items())
-    return [ray.put(arrays)], weights_digest(arrays)
+        stream = engine.stream()
+        try:
+            if ranks.rank == 0:
+                sent = send_weights(stream, generators, version, deadline_s, tick=ranks.heartbeat.tick)
+        finally:
+            # all ranks must come to the end: they meet in each tensor
+            deque(stream, maxlen=0)
+    return sent
 
 
 def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:

@@ -13,8 +13,16 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raylm.inference.engine import build_engine, set_environment
 from raylm.inference.engine_dtype import engine_dtype, network_of
-from raylm.inference.engine_options import engine_options, set_environment
+from raylm.inference.vllm_private import (
+    base_error,
+    error_response,
+    is_of_request,
+    parameter_of,
+    server_app,
+    server_arguments,
+)
 from raylm.model.checkpoint import GENERATION, end_tokens
 from raylm.model.load import load_tokenizer, on_this_machine
 from raylm.serve import trial
@@ -58,7 +66,7 @@ class Replica:
         model = on_this_machine(served.model)
         # one after the other: setuptools, which vLLM imports, breaks when two threads import it at once; and in a thread,
         # so that Serve can ask this process how it is
-        self._arguments = await asyncio.to_thread(http_arguments, served)
+        self._arguments = await asyncio.to_thread(server_arguments, served.model_name)
         # here and not on the driver: replicas may stand on machines of several makes
         self._dtype = engine_dtype(network_of(model), served.dtype, served.gpu, where=served.model).name
         self._engine = await asyncio.to_thread(start_engine, served, model, self._dtype)
@@ -67,15 +75,10 @@ class Replica:
         return await plainly(self._build())
 
     async def _build(self) -> FrontDoor:
-        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-        from vllm.entrypoints.launchers.app import build_app
-
         served, engine = self._served, self._engine
-        tasks = await engine.get_supported_tasks()
-        app = build_app(self._arguments, tasks, engine.model_config)
+        app = await server_app(engine, self._arguments)
         app.router.add_route("/v1/models/{name:path}", one_model, methods=["GET"])
-        tell_failures(app, engine)
-        await init_app_state(engine, app.state, self._arguments, tasks)
+        handle_failures(app, engine)
         reader = Reader(served.limits, engine.model_config.max_model_len, engine.model_config.get_vocab_size(), rendering(engine))
         trials = asyncio.Semaphore(TRIALS)
 
@@ -107,15 +110,21 @@ class Replica:
 
 def start_engine(served: Served, model: str, dtype: str) -> Any:
     """A ready AsyncLLM. Blocks for as long as the engine core needs to start."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    options: dict[str, Any] = {"dtype": dtype, "max_model_len": served.max_len, "max_logprobs": served.limits.num_logprobs}
-    # xgrammar, the default, compiles a schema whole before the first token: minutes for some, in the one thread for all.
-    # llguidance reads it as it goes and bounds its own work. White space between tokens is where small models get lost
-    options["structured_outputs_config"] = {"backend": "guidance", "disable_any_whitespace": True}
-    options |= engine_options(served.gpu, served.memory_share) | {"generation_config": with_ends(model)}
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, served_model_name=[served.model_name], **options))
+    return build_engine(
+        model,
+        dtype=dtype,
+        max_len=served.max_len,
+        gpu=served.gpu,
+        memory_share=served.memory_share,
+        # it may die of a request; the replica answers those that wait, and Serve replaces it
+        own_process=True,
+        served_model_name=[served.model_name],
+        max_logprobs=served.limits.num_logprobs,
+        # xgrammar, the default, compiles a schema whole before the first token: minutes for some, in the one thread for all.
+        # llguidance reads it as it goes and bounds its own work. White space between tokens is where small models get lost
+        structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
+        generation_config=with_ends(model),
+    )
 
 
 def with_ends(model: str) -> str:
@@ -153,20 +162,15 @@ def rendering(engine: Any) -> Any:
     return render
 
 
-def tell_failures(app: Any, engine: Any) -> None:
+def handle_failures(app: Any, engine: Any) -> None:
     """Handlers for what goes wrong behind the door. vLLM's own expect its own HTTP server around the app."""
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import Response
-    from vllm.entrypoints.serve import create_error_response
-    from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
-    from vllm.exceptions import VLLMError
-    from vllm.v1.engine.exceptions import EngineGenerateError
 
     async def unread(_: Any, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         if isinstance(first, dict):
-            # names of classes are parts of the place too
-            parts = clean_loc_for_param(first.get("loc", ())).removeprefix("body").split(".")
+            parts = parameter_of(first.get("loc", ())).removeprefix("body").split(".")
             param = ".".join(part for part in parts if part.isdigit() or part.islower())
             message = f"`{param}`: {first.get('msg')}." if param else f"{first.get('msg')}."
             refusal = bad_request(message, param or None).refusal
@@ -177,35 +181,19 @@ def tell_failures(app: Any, engine: Any) -> None:
     async def failing(_: Any, error: Exception) -> Response:
         if engine.errored:
             refusal = restarting()
-        elif isinstance(error, EngineGenerateError):
+        elif is_of_request(error):
             # the engine lives: what it could not take is in the request
             cause = error.__cause__
             taken = isinstance(cause, (ValueError, TypeError, OverflowError))
             refusal = bad_request(f"The engine cannot take this request: {cause}.").refusal if taken else failed()
         else:
-            told = create_error_response(error)
-            refusal = foreign(int(told.error.code), told.model_dump_json().encode())
+            refusal = foreign(*error_response(error))
         return Response(envelope(refusal), refusal.status, media_type="application/json")
 
     app.add_exception_handler(RequestValidationError, unread)
-    app.add_exception_handler(VLLMError, failing)
+    app.add_exception_handler(base_error(), failing)
     # it is built already
     app.middleware_stack = app.build_middleware_stack()
-
-
-def http_arguments(served: Served) -> Any:
-    """vLLM's server arguments with their defaults, less what a keyed endpoint must not have (CORS for everybody)."""
-    import vllm.entrypoints.generate.api_router
-    import vllm.entrypoints.launchers.api_server.app_state
-    import vllm.entrypoints.launchers.app  # noqa: F401
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    arguments: Any = make_arg_parser(FlexibleArgumentParser()).parse_args([])
-    # the engine has its own; here it is what /v1/models shows as the model's root
-    arguments.model, arguments.served_model_name = served.model_name, [served.model_name]
-    arguments.allowed_origins, arguments.disable_fastapi_docs = [], True
-    return arguments
 
 
 async def one_model(request: Any) -> Any:

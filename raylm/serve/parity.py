@@ -26,13 +26,6 @@ class Verdict(NamedTuple):
     nats_short: float
 
 
-def client(url: str, key: str | None) -> Any:
-    """An OpenAI client that gives up after REQUEST_S and does not retry."""
-    from openai import OpenAI
-
-    return OpenAI(base_url=url, api_key=key or "none", timeout=REQUEST_S, max_retries=0)
-
-
 def compare(endpoint: Any, model_name: str, expected: list[Expected]) -> Verdict:
     """Ask every probe greedily and compare prompt tokens and answer tokens."""
     chat = _has_chat(endpoint, model_name, expected[0].text)

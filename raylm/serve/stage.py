@@ -19,6 +19,7 @@ from raylm.core.context import Context
 from raylm.core.errors import StageError
 from raylm.core.storage import Folder
 from raylm.core.workers import KEY_VARIABLE
+from raylm.inference.client import connect
 from raylm.inference.engine_dtype import engine_dtype, network_of
 from raylm.model.load import on_this_machine
 from raylm.serve import app, cluster, parity, reference, serving
@@ -85,7 +86,7 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
     if dtype != likely:
         # the replica stands on a machine with other kernels than this one
         expected = reference.expected(local, _probes(cfg), dtype, _may_compare(cfg, local))
-    client = parity.client(cluster.url(cfg), key.value)
+    client = connect(cluster.url(cfg), key.value, parity.REQUEST_S)
     verdict = parity.compare(client, cfg.model_name, expected)
     parity.refuse_unequal(verdict, dtype, network.quantized, where=cluster.url(cfg))
     answers = parity.ask(client, cfg, verdict.chat)

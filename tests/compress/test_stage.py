@@ -9,8 +9,10 @@ from raylm.compress.config import Compress
 from raylm.compress.stage import run
 from raylm.core.artifact import Checkpoint, Tokens
 from raylm.core.errors import ConfigError
+from raylm.inference.config import GeneratorSpec
 from raylm.inference.engine_dtype import formats, this_machine
-from raylm.inference.generator import Sampling, ask, start_generator
+from raylm.inference.generator import Sampling
+from raylm.inference.pool import hold_pool
 from tests.model.tiny import tiny_checkpoint
 from tests.rows import counting_rows, make_rows
 from tests.stages import context
@@ -67,9 +69,10 @@ def test_vllm_draws_what_transformers_draws(root, workers, name, dtype):
     """Greedy tokens over 16 prompts, in every format that this machine's kernels take."""
     from transformers import AutoModelForCausalLM
 
-    generator = start_generator(workers, str(root / name), max_len=64, dtype=dtype)
-    drawn = ask(generator, "generate", PROMPTS, Sampling(max_tokens=8, temperature=0, stop_at_eos=False))
-    assert ask(generator, "dtype").name == dtype
+    pool = hold_pool(workers, GeneratorSpec())
+    pool.start(str(root / name), max_len=64, dtype=dtype)
+    drawn = pool.generate(PROMPTS, Sampling(max_tokens=8, temperature=0, stop_at_eos=False))
+    assert pool.dtype.name == dtype
     workers.release("generator")
     model = AutoModelForCausalLM.from_pretrained(root / name, dtype=torch.float32).eval()
     short = []

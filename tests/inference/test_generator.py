@@ -5,11 +5,17 @@ from __future__ import annotations
 import pytest
 
 from raylm.core.errors import ArtifactError, DataError, PlacementError
-from raylm.inference.generator import Sampling, as_arrays, ask, hold_generator, stream, weights_digest
+from raylm.inference.buckets import pack, weights_digest
+from raylm.inference.calls import answer_of
+from raylm.inference.config import GeneratorSpec
+from raylm.inference.generator import Sampling, VersionSpan, stream
+from raylm.inference.pool import hold_pool
+from raylm.inference.weight_transfer import send_weights
 from tests.model.tiny import tiny_checkpoint, tiny_model
 
 MAX_LEN = 128
 PROMPTS = [[1, 3, 70 + 7 * row, 90 + row, 200 + row * 11, 4] for row in range(8)]
+GREEDY = Sampling(max_tokens=16, temperature=0, stop_at_eos=False)
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +24,16 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def generator(workers, folder):
-    handle = hold_generator(workers)
-    ask(handle, "start", str(folder), MAX_LEN)
-    yield handle
+def pool(workers, folder):
+    """One generator."""
+    held = hold_pool(workers, GeneratorSpec())
+    held.start(str(folder), MAX_LEN)
+    yield held
     workers.release("generator")
+
+
+def version(pool):
+    return answer_of(pool._actors[0].version.remote(), "version", 60)
 
 
 def reference(folder):
@@ -62,97 +73,123 @@ def perturbed(seed):
 
 @pytest.mark.ray
 @pytest.mark.vllm
-def test_greedy_tokens_equal_transformers(generator, folder):
-    sampling = Sampling(max_tokens=16, temperature=0, stop_at_eos=False)
-    drawn = ask(generator, "generate", PROMPTS, sampling)
+def test_greedy_tokens_equal_transformers(pool, folder):
+    found = pool.generate(PROMPTS, GREEDY)
     model = reference(folder)
-    assert [row[0].tokens for row in drawn] == [greedy_by_transformers(model, prompt, 16) for prompt in PROMPTS]
-    assert {row[0].finish_reason for row in drawn} == {"length"}
-    assert ask(generator, "version") == 0
+    assert [row[0].tokens for row in found] == [greedy_by_transformers(model, prompt, 16) for prompt in PROMPTS]
+    assert {row[0].finish_reason for row in found} == {"length"}
+    assert version(pool) == 0 and {row[0].versions for row in found} == {(VersionSpan(0, 0, 16),)}
 
 
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_logprobs_are_those_of_the_distribution_drawn_from(generator, folder, temperature):
-    drawn = ask(generator, "generate", PROMPTS, Sampling(max_tokens=12, temperature=temperature, stop_at_eos=False))
+def test_logprobs_are_those_of_the_distribution_sampled_from(pool, folder, temperature):
+    found = pool.generate(PROMPTS, Sampling(max_tokens=12, temperature=temperature, stop_at_eos=False))
     model = reference(folder)
-    for prompt, (completion,) in zip(PROMPTS, drawn, strict=True):
+    for prompt, (completion,) in zip(PROMPTS, found, strict=True):
         expected = logprobs_by_transformers(model, prompt, completion.tokens, temperature)
         assert completion.logprobs == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.ray
 @pytest.mark.vllm
-def test_a_seed_gives_the_same_samples_whatever_is_in_the_batch(generator):
+def test_a_seed_gives_the_same_samples_whatever_is_in_the_batch(pool):
     sampling = Sampling(max_tokens=12, n=3)
     seeds = list(range(100, 108))
-    together = ask(generator, "generate", PROMPTS, sampling, seeds=seeds)
-    alone = [ask(generator, "generate", [prompt], sampling, seeds=[seed])[0] for prompt, seed in zip(PROMPTS, seeds, strict=True)]
+    together = pool.generate(PROMPTS, sampling, seeds)
+    alone = [pool.generate([prompt], sampling, [seed])[0] for prompt, seed in zip(PROMPTS, seeds, strict=True)]
     assert [[c.tokens for c in row] for row in together] == [[c.tokens for c in row] for row in alone]
     assert len({tuple(c.tokens) for c in together[0]}) == 3
 
 
 @pytest.mark.ray
 @pytest.mark.vllm
-def test_a_completion_ends_at_the_end_token_and_keeps_it(generator):
-    drawn = ask(generator, "generate", PROMPTS * 8, Sampling(max_tokens=100, temperature=1.5))
-    stopped = [row[0] for row in drawn if row[0].finish_reason == "stop"]
+def test_a_completion_ends_at_the_end_token_and_keeps_it(pool):
+    found = pool.generate(PROMPTS * 8, Sampling(max_tokens=100, temperature=1.5))
+    stopped = [row[0] for row in found if row[0].finish_reason == "stop"]
     assert stopped
     assert all(c.tokens[-1] == 2 and 2 not in c.tokens[:-1] and "<|end|>" not in c.text for c in stopped)
 
 
 @pytest.mark.ray
 @pytest.mark.vllm
-def test_loaded_weights_are_the_ones_that_answer(generator, folder):
+def test_weights_that_were_sent_are_the_ones_that_answer(pool, folder):
+    """In buckets smaller than most tensors, after a transfer that broke off in the middle."""
     model, state = perturbed(seed=7)
-    sampling = Sampling(max_tokens=16, temperature=0, stop_at_eos=False)
-    before = ask(generator, "generate", PROMPTS, sampling)
-    digest = ask(generator, "load", as_arrays(state.items()), 5)
-    assert digest == weights_digest(state.items()) == ask(generator, "digest")
-    assert ask(generator, "version") == 5
-    after = [row[0].tokens for row in ask(generator, "generate", PROMPTS, sampling)]
-    assert after == [greedy_by_transformers(model, prompt, 16) for prompt in PROMPTS]
-    ask(generator, "start", str(folder), MAX_LEN, dtype="float32")
-    assert ask(generator, "generate", PROMPTS, sampling) == before
+    before = pool.generate(PROMPTS, GREEDY)
+
+    def broken():
+        yield from list(state.items())[:5]
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        pool.sync(lambda actors, number: send_weights(broken(), actors, number, 60.0, bucket_bytes=20_000), 4)
+    with pytest.raises(PlacementError, match="no whole set of weights"):
+        pool.generate(PROMPTS, GREEDY)
+    sent = []
+    pool.sync(
+        lambda actors, number: sent.append(send_weights(state.items(), actors, number, 60.0, bucket_bytes=20_000)) or sent[0], 5
+    )
+    assert sent[0].digest == weights_digest(state.items()) and sent[0].lost == {}
+    assert version(pool) == 5
+    after = pool.generate(PROMPTS, GREEDY)
+    assert [row[0].tokens for row in after] == [greedy_by_transformers(model, prompt, 16) for prompt in PROMPTS]
+    assert after[0][0].versions == (VersionSpan(5, 0, 16),)
+    pool.start(str(folder), MAX_LEN, dtype="float32")
+    again = pool.generate(PROMPTS, GREEDY)
+    assert [row[0].tokens for row in again] == [row[0].tokens for row in before]
 
 
 @pytest.mark.ray
 @pytest.mark.vllm
-def test_what_cannot_be_held_is_refused_and_nothing_changes(generator, folder, tmp_path):
-    ask(generator, "start", str(folder), MAX_LEN, dtype="float32")
+def test_weights_that_come_in_the_middle_of_a_request_go_on_with_it(pool, folder):
+    import ray
+
+    _, state = perturbed(seed=7)
+    pool.start(str(folder), MAX_LEN, dtype="float32")
+    long = Sampling(max_tokens=120, temperature=1.0, stop_at_eos=False)
+    running = [pool._actors[0].generate.remote(prompt, long, 3) for prompt in PROMPTS]
+    ray.wait(running, timeout=0.05)
+    pool.sync(lambda actors, number: send_weights(state.items(), actors, number, 60.0), 1)
+    for (completion,) in ray.get(running, timeout=60):
+        assert len(completion.tokens) == 120
+        assert completion.versions[0].start == 0 and completion.versions[-1].end == 120
+        assert [span.version for span in completion.versions] in ([0, 1], [1], [0])
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+def test_what_cannot_be_held_is_refused_and_nothing_changes(pool, folder, tmp_path):
+    actor = pool._actors[0]
+    pool.start(str(folder), MAX_LEN, dtype="float32")
     _, state = perturbed(seed=7)
     del state["model.norm.weight"]
     with pytest.raises(ArtifactError, match=r"model\.norm\.weight"):
-        ask(generator, "load", as_arrays(state.items()), 9)
+        pool.sync(lambda actors, number: send_weights(state.items(), actors, number, 60.0, names=list(state)), 9)
     other = tiny_checkpoint(tmp_path / "other", layers=1)
     with pytest.raises(PlacementError, match="differs in network"):
-        ask(generator, "start", str(other), MAX_LEN, dtype="float32")
-    with pytest.raises(DataError, match="prompt 0 has 200 tokens"):
-        ask(generator, "generate", [[5] * 200], Sampling())
-    assert ask(generator, "version") == 0
+        answer_of(actor.start.remote(str(other), MAX_LEN, dtype="float32"), "start", 60)
+    with pytest.raises(DataError, match="a prompt has 200 tokens"):
+        pool.generate([[5] * 200], Sampling())
+    assert version(pool) == 0
 
 
 @pytest.mark.ray
 @pytest.mark.vllm
-def test_a_killed_generator_is_said_in_words(workers):
-    import ray
+def test_weights_that_are_not_what_was_sent_are_refused(pool, folder):
+    (actor,), (_, state) = pool._actors, perturbed(seed=7)
 
-    handle = hold_generator(workers, cpus=0, name="doomed")
-    ray.kill(handle)
-    with pytest.raises(PlacementError, match="process is dead"):
-        ask(handle, "version", timeout_s=60)
-    workers.release("doomed")
+    def answered(method, *args):
+        return answer_of(getattr(actor, method).remote(*args), method, 60)
 
-
-def test_digest_is_over_names_shapes_and_bytes():
-    import numpy
-    import torch
-
-    named = [("b", torch.ones(2, 3)), ("a", torch.zeros(4, dtype=torch.bfloat16)), ("c", torch.tensor(1.0))]
-    assert weights_digest(named) == weights_digest(reversed(as_arrays(named)))
-    assert weights_digest(named) != weights_digest([("b", torch.ones(3, 2)), *named[1:]])
-    assert weights_digest(named) != weights_digest([("x", numpy.ones((2, 3), numpy.float32)), *as_arrays(named[1:])])
+    answered("begin_weights", None)
+    for bucket in pack(state.items(), 10**6):
+        answered("take_weights", bucket)
+    with pytest.raises(ArtifactError, match="the trainer sent 0000") as caught:
+        answered("finish_weights", 8, "0000")
+    assert "version 8" in caught.value.where and version(pool) is None
+    pool.start(str(folder), MAX_LEN, dtype="float32")
 
 
 def test_streams_of_neighbouring_seeds_differ():

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from raylm.core.storage import Folder
 from raylm.model.checkpoint import end_tokens, lacks_turn_end, num_parameters, turn_end, write_checkpoint, write_tokenizer
 from raylm.model.load import load_model, load_tokenizer
-from raylm.model.weights import weight_names
+from raylm.model.weight_files import weight_names
 from tests.model.tiny import tiny_checkpoint, tiny_composite, tiny_model, tiny_tokenizer
 
 

@@ -118,7 +118,7 @@ def test_a_reward_that_takes_anything_is_fine_and_an_algorithm_needs_a_group():
         {"held_out_prompts": -1},
         {"reward_timeout_s": 0},
         {"temperature": float("inf")},
-        {"generator": {"count": 2}},
+        {"generator": {"count": 0}},
         {"generator": {"cpus": -1}},
         {"generator": {"hang_s": 0}},
     ],

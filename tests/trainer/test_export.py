@@ -10,7 +10,7 @@ import torch
 
 from raylm.core.storage import Folder
 from raylm.model.load import freeze_unread, load_model
-from raylm.model.weights import weight_names
+from raylm.model.weight_files import weight_names
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from raylm.trainer.export import write_streamed

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from raylm.core.config import Config
-from raylm.core.errors import ConfigError, DataError
+from raylm.core.errors import DataError
+from raylm.inference.client import Client
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,19 +111,18 @@ class Endpoint(Config):
         """
         import numpy as np
         import pyarrow as pa
-        from openai import OpenAI
 
-        key = os.environ.get(self.key, "none")
-        with (
-            OpenAI(base_url=self.url, api_key=key, max_retries=0) as client,
-            ThreadPoolExecutor(self.concurrency) as pool,
-        ):
-            answers: list[Answer] = []
-            for answer in pool.map(lambda text: self._answer(client, text), table["text"].to_pylist()):
-                answers.append(answer)
-                if len(answers) == _JUDGED_ROWS and all(answer.failed == "unanswered" for answer in answers):
-                    # nobody is there: the rest of the batch would wait for hours
-                    break
+        remedy = f"check `url` and `model`, and the key in ${self.key}"
+        key = os.environ.get(self.key)
+        answers: list[Answer] = []
+        with Client(self.url, self.model, key, deadline_s=self.deadline_s, concurrency=self.concurrency, hint=remedy) as client:
+            asked = [self._messages(text) for text in table["text"].to_pylist()]
+            with contextlib.closing(client.ask_each(asked, temperature=0.0, max_tokens=self.max_tokens)) as replies:
+                for reply in replies:
+                    answers.append(Answer(math.nan, reply.failed) if reply.failed else self._number(reply.text))
+                    if len(answers) == _JUDGED_ROWS and all(answer.failed == "unanswered" for answer in answers):
+                        # nobody is there: the rest of the batch would wait for hours
+                        break
         failed = [answer.failed for answer in answers]
         lost = sum(map(bool, failed))
         if len(answers) >= _JUDGED_ROWS and lost > self.max_failed * len(answers):
@@ -135,35 +134,8 @@ class Endpoint(Config):
         values = np.array([answer.value for answer in answers], dtype=np.float32)
         return dict(zip(self.columns(), (values, pa.array(failed, pa.string())), strict=True))
 
-    def _answer(self, client: Any, text: str) -> Answer:
-        """Tried again, with growing pauses, until the deadline; what another try would not change is not."""
-        import openai
-
-        content = self.prompt.replace("{text}", text[: self.max_chars])
-        until, pause = time.monotonic() + self.deadline_s, 0.5
-        while True:
-            left = until - time.monotonic()
-            try:
-                made = client.chat.completions.create(
-                    model=self.model,
-                    messages=[{"role": "user", "content": content}],
-                    temperature=0.0,
-                    max_tokens=self.max_tokens,
-                    timeout=max(left, 0.1),
-                )
-                return self._number(made.choices[0].message.content or "" if made.choices else "")
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as cause:
-                remedy = f"check `url` and `model`, and the key in ${self.key}"
-                raise ConfigError(f"the endpoint refuses: {cause.message}", where=self.url, next=remedy) from cause
-            except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError):
-                # a time-out is a connection error too
-                if time.monotonic() + pause >= until:
-                    return Answer(math.nan, "unanswered")
-            except openai.APIStatusError:
-                # this document as it is: too long, or against the endpoint's rules
-                return Answer(math.nan, "refused")
-            time.sleep(pause)
-            pause = min(pause * 2, 10.0)
+    def _messages(self, text: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": self.prompt.replace("{text}", text[: self.max_chars])}]
 
     def _number(self, content: str) -> Answer:
         found = list(re.finditer(self.pattern, content))

@@ -1,0 +1,25 @@
+"""What a stage may say of its generators."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from raylm.core.config import Config, WorkerSpec
+
+
+class GeneratorSpec(Config):
+    """Processes that generate completions, each one vLLM engine."""
+
+    count: int = Field(default=1, ge=1)
+    """Number of generators; completions do not depend on it."""
+    cpus: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """CPU cores that each one reserves."""
+    gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """GPUs that each one reserves."""
+    hang_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
+    """Seconds in which a request gets no token, or a part of the weights is not taken, after which a generator is ended and a
+    fresh one goes on; a start may take an hour, or this if it is longer."""
+
+    def workers(self) -> WorkerSpec:
+        """What it asks a cluster for."""
+        return WorkerSpec(count=self.count, cpus=self.cpus, gpus=self.gpus)

@@ -1,0 +1,192 @@
+"""All that raylm uses of vLLM beyond its documented interface. Its test names the version and fails when that changes.
+
+Documented are `vllm`, `vllm.engine.arg_utils` and `vllm.v1.engine.async_llm`; they are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raylm.inference.buckets import Receiver
+
+VLLM = "0.32"
+"""The version whose source this file was written against."""
+
+WEIGHT_RECEIVER = f"{__name__}.WeightReceiver"
+"""Name of the class that every worker of an engine is mixed with, for `worker_extension_cls`."""
+
+
+def engine_in_thread(arguments: Any) -> Any:
+    """A ready AsyncLLM whose engine core is a thread of this process, where vLLM's own way is a process beside it.
+
+    For engines on CPUs: a second process would import vLLM once more (8 s of CPU time, 0.4 GB). When the core ends, requests
+    raise EngineDeadError as they do when a core process dies.
+
+    Args:
+        arguments: AsyncEngineArgs.
+    """
+    from vllm.utils.network_utils import get_open_zmq_ipc_path
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.engine.utils import EngineZmqAddresses
+    from vllm.v1.executor import Executor
+
+    class Core(EngineCoreProc):
+        @contextlib.contextmanager
+        def _perform_handshakes(self, handshake_address: Any, *_: Any) -> Iterator[Any]:
+            # client and core have one configuration: there is nothing to agree on
+            yield handshake_address
+
+    config = arguments.create_engine_config()
+    executor = Executor.get_class(config)
+    addresses = EngineZmqAddresses(inputs=[get_open_zmq_ipc_path()], outputs=[get_open_zmq_ipc_path()])
+    built, failures = threading.Event(), []
+
+    def run() -> None:
+        core = None
+        try:
+            core = Core(config, True, addresses, executor, False)  # type: ignore[arg-type]
+            built.set()
+            core.run_busy_loop()
+        except SystemExit:
+            pass
+        finally:
+            failures.append(sys.exception())
+            built.set()
+            if core is not None and failures[0]:
+                core._send_engine_dead()
+
+    threading.Thread(target=run, name="vllm-engine-core", daemon=True).start()
+    built.wait()
+    if failures:
+        raise failures[0] or RuntimeError("the engine core ended while it started")
+    client = {"input_address": addresses.inputs[0], "output_address": addresses.outputs[0]}
+    return AsyncLLM(config, executor, log_stats=False, log_requests=False, client_addresses=client)
+
+
+def is_dead(engine: Any, cause: BaseException | None = None) -> bool:
+    """Whether the engine core of an AsyncLLM has ended, or `cause` says so."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    return isinstance(cause, EngineDeadError) or bool(engine.errored)
+
+
+def progress(engine: Any) -> int:
+    """A number that changes with each token of any request, and with each request that comes or goes."""
+    states = engine.output_processor.request_states
+    return hash(tuple((name, state.detokenizer.num_output_tokens()) for name, state in list(states.items())))
+
+
+class WeightReceiver:
+    """Methods that every worker of an engine gets, called by `AsyncLLM.collective_rpc` with names, numbers and paths only."""
+
+    model_runner: Any
+    vllm_config: Any
+    raylm_received: Receiver
+
+    def raylm_begin_weights(self) -> None:
+        """Open all layers for new weights. What an earlier transfer that broke off left in them is dropped."""
+        from vllm.config import set_current_vllm_config
+        from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info, initialize_layerwise_reload
+
+        from raylm.inference.buckets import Receiver
+
+        self.raylm_received = Receiver()
+        model = self.model_runner.get_model()
+        for layer in model.modules():
+            open_before = get_layerwise_info(layer)
+            open_before.load_numel = 0
+            open_before.loaded_weights.clear()
+        with set_current_vllm_config(self.vllm_config):
+            initialize_layerwise_reload(model)
+
+    def raylm_take_weights(self, path: str, table: list[Any]) -> None:
+        """Load the tensors of the bucket in the file `path` that are whole now; `table` says what lies where in it."""
+        from vllm.config import set_current_vllm_config
+
+        named = self.raylm_received.take(path, table)
+        with set_current_vllm_config(self.vllm_config):
+            self.model_runner.get_model().load_weights(named)
+
+    def raylm_finish_weights(self) -> str:
+        """Close the layers, drop what was derived of earlier weights; returns the digest of what came."""
+        from vllm.config import set_current_vllm_config
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        received, runner = self.raylm_received, self.model_runner
+        digest = received.digest()
+        with set_current_vllm_config(self.vllm_config):
+            finalize_layerwise_reload(runner.get_model(), self.vllm_config.model_config)
+        runner.reset_lora_state()
+        runner.reset_encoder_cache()
+        runner.reset_mm_cache()
+        self.raylm_repack_head()
+        return digest
+
+    def raylm_repack_head(self) -> None:
+        """The CPU backend keeps a packed copy of the output head's weight. vLLM's reload renews it only when the head's weight
+        came by its own name; a head tied to the embedding would go on answering with the old weights, without a word."""
+        for module in self.model_runner.get_model().modules():
+            if type(module).__name__ == "ParallelLMHead" and hasattr(module, "cpu_linear"):
+                module.quant_method.process_weights_after_loading(module)
+
+
+def server_arguments(model_name: str) -> Any:
+    """Arguments of vLLM's HTTP server with their defaults, less what a keyed endpoint must not have (CORS for everybody).
+    Imports the server, which is slow."""
+    import vllm.entrypoints.generate.api_router
+    import vllm.entrypoints.launchers.api_server.app_state
+    import vllm.entrypoints.launchers.app  # noqa: F401
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    arguments: Any = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    # the engine has its own; here it is what /v1/models shows as the model's root
+    arguments.model, arguments.served_model_name = model_name, [model_name]
+    arguments.allowed_origins, arguments.disable_fastapi_docs = [], True
+    return arguments
+
+
+async def server_app(engine: Any, arguments: Any) -> Any:
+    """vLLM's OpenAI-compatible application (FastAPI) around an AsyncLLM."""
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+
+    tasks = await engine.get_supported_tasks()
+    app = build_app(arguments, tasks, engine.model_config)
+    await init_app_state(engine, app.state, arguments, tasks)
+    return app
+
+
+def base_error() -> type[Exception]:
+    """The class of all of vLLM's own errors."""
+    from vllm.exceptions import VLLMError
+
+    return VLLMError
+
+
+def is_of_request(cause: Exception) -> bool:
+    """Whether an engine that lives could not go on with one request."""
+    from vllm.v1.engine.exceptions import EngineGenerateError
+
+    return isinstance(cause, EngineGenerateError)
+
+
+def error_response(cause: Exception) -> tuple[int, bytes]:
+    """HTTP status and body that vLLM's server would answer an error with."""
+    from vllm.entrypoints.serve import create_error_response
+
+    found = create_error_response(cause)
+    return int(found.error.code), found.model_dump_json().encode()
+
+
+def parameter_of(place: Any) -> str:
+    """A validation error's place in a request's body as vLLM's server words it; names of classes are parts of it too."""
+    from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
+
+    return clean_loc_for_param(place)

@@ -1,0 +1,60 @@
+"""A generator without an engine, for tests of what stands around it: its tokens are a function of prompt, seed and weights."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from raylm.core.errors import DataError
+from raylm.inference.buckets import WeightsDigest
+from raylm.inference.engine_dtype import EngineDtype
+from raylm.inference.generator import Completion, VersionSpan
+
+
+class Small:
+    """Has the methods of Generator.
+
+    Args:
+        ends_at: number of the call, not counting starts and versions, at which its process ends; 0 never.
+        hangs: do not end there, but stand still with all that runs here.
+    """
+
+    def __init__(self, ends_at: int = 0, hangs: bool = False) -> None:
+        self.ends_at, self.hangs, self.calls, self.held, self.number = ends_at, hangs, 0, 0.0, 0
+
+    def _call(self) -> None:
+        self.calls += 1
+        if self.calls == self.ends_at:
+            if self.hangs:
+                time.sleep(1000)
+            os._exit(1)
+
+    async def start(self, model_path: str, max_len: int, dtype: str, seed: int) -> EngineDtype:
+        self.held, self.number = 0.0, 0
+        return EngineDtype("float32", "")
+
+    async def version(self) -> int:
+        return self.number
+
+    async def generate(self, prompt: list[int], sampling: Any, seed: int, deadline_s: float) -> list[Completion]:
+        await asyncio.sleep(0.01)
+        self._call()
+        if not prompt:
+            raise DataError("a prompt has 0 tokens")
+        span = VersionSpan(self.number, 0, 3)
+        return [Completion([sum(prompt), seed, place], [self.held] * 3, "", "stop", (span,)) for place in range(sampling.n)]
+
+    async def begin_weights(self, names: Any) -> None:
+        self._call()
+        self.digest, self.bytes = WeightsDigest(), 0
+
+    async def take_weights(self, bucket: Any) -> None:
+        self._call()
+        self.bytes += len(bucket.data)
+        self.held = float(bucket.data[:4].view("float32")[0])
+
+    async def finish_weights(self, version: int, digest: str) -> None:
+        self._call()
+        self.number = version
