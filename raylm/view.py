@@ -114,7 +114,7 @@ def _name_page(folder: Folder) -> None:
 
 def show_step(what: str, step: int) -> None:
     """Print the documents that one optimizer step of a trained checkpoint read."""
-    from raylm.train.documents import documents_of_step
+    from raylm.trainer.documents import documents_of_step
 
     table = Table(title=f"step {step} of {what}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ("source", "id", "start", "end", "length", "row", "rows", "trained")

@@ -24,8 +24,6 @@ class ParallelConfig(StageConfig):
             "strategy",
             "mesh",
             "micro_batch",
-            "save_every",
-            "keep",
             "attention",
             "cross_entropy",
             "activation_checkpointing",

@@ -22,7 +22,7 @@ from raylm.train.stage import prepared
 if TYPE_CHECKING:
     from raylm.parallel.group.ranks import Ranks
     from raylm.parallel.optimizers.schedule import Scheduled
-    from raylm.train.setup import Setup
+    from raylm.trainer.setup import Setup
 
 PICTURE = "find_lr.png"
 DIVERGED = 4.0

@@ -1,28 +1,21 @@
-"""Takes a train config on one rank, leaves the checkpoint's files: builds model, engine and batches, runs the loop, exports."""
+"""The task of a train stage on every rank: model, engine and batches, the loop, the export."""
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
-from raylm.core.storage import Folder
 from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
-from raylm.model.checkpoint import num_parameters
-from raylm.model.flops import flops_per_token
 from raylm.model.leaks import check_causal, check_documents, check_padding
-from raylm.model.load import check_tokenizer, freeze_unread, is_composite, kind_of_model, load_model, load_tokenizer, text_config
-from raylm.model.model_spec import FAMILIES
-from raylm.parallel.assemble import assemble
-from raylm.parallel.group.hang import LOAD
+from raylm.model.load import check_tokenizer, is_composite, kind_of_model, load_tokenizer, text_config
 from raylm.train.batches import Batches
 from raylm.train.loop import Loop
 from raylm.train.micro import find_micro
 from raylm.train.rows import open_rows
-from raylm.train.setup import Setup
-from raylm.trainer.forecast.devices import device_of
+from raylm.trainer.build import build, flops_of, load_start
+from raylm.trainer.setup import Setup
 from raylm.trainer.watch.meter import Domains
 
 if TYPE_CHECKING:
@@ -45,23 +38,17 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     """The task that every rank runs; returns metrics and facts (rank 0's count)."""
     # here, because the driver imports this file and needs no torch
     from raylm.model.checkpoint import lacks_turn_end
-    from raylm.trainer.export import write_streamed
 
     loop, parameters, config = made_loop(ranks, cfg, setup)
     metrics = loop.run()
-    ranks.heartbeat.mark("export", setup.steps)
     if ranks.rank == 0 and lacks_turn_end(load_tokenizer(setup.tokenizer_path)):
         ranks.say("the chat template ends answers by no token of its own: engines will not know when one is over")
-    with loop.engine.averages():
-        write_streamed(loop.engine, Folder(setup.out), config, setup.tokenizer_path, cfg.adapter, setup.model_path or "")
+    loop.export(config)
     return {"metrics": metrics, "parameters": parameters, "decisions": loop.course.decisions}
 
 
 def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     """Model, engine and batches of this rank, before the first step."""
-    # here, because the driver imports this file and needs no torch
-    from raylm.parallel.start import begin
-
     objective = resolve(cfg.objective)
     if setup.rows_kind not in objective.rows:
         raise ConfigError(f"objective {objective.kind} learns from {' or '.join(objective.rows)}, the rows are {setup.rows_kind}")
@@ -72,26 +59,10 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     if "tokenizer" in objective.needs:
         objective = objective.fitted(setup.rows_kind, load_tokenizer(setup.tokenizer_path))
     cfg = cfg.model_copy(update={"objective": objective})
-
-    def make() -> torch.nn.Module:
-        ranks.heartbeat.mark(LOAD)
-        base = start_model(cfg, setup)
-        made = cfg.adapter.attach(base, cfg.seed) if cfg.adapter else base
-        freeze_unread(base)
-        return made
-
-    model, weight_loader = begin(make, ranks.rank, ranks.world, ranks.device)
-    ranks.heartbeat.mark("start")
-    objective = objective.for_model(model)
-    cfg = cfg.model_copy(update={"objective": objective})
-    parameters, config = num_parameters(model), model.config
-    frozen, place = None, {"rank": ranks.rank, "world": ranks.world, "weight_loader": weight_loader}
-    if "reference" in objective.needs and not cfg.adapter:
-        frozen = assemble(copy.deepcopy(model), cfg, setup.steps, frozen=True, **place)
-    engine = assemble(model.train(), cfg, setup.steps, **place)
-    if weight_loader:
-        weight_loader.close()
-
+    engine, reference, parameters, config = build(
+        ranks, cfg, setup.steps, lambda: start_model(cfg, setup), needs_reference="reference" in objective.needs
+    )
+    cfg = cfg.model_copy(update={"objective": objective.for_model(engine.bare)})
     micro = _micro(cfg, setup, engine)
 
     def batches(split: str) -> Batches:
@@ -116,13 +87,13 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
         engine=engine,
         batches=rows,
         held_out=held_out if held_out.first(cfg.held_out_rows) else None,
-        reference=frozen,
+        reference=reference,
         log=ranks.log,
         rewind=ranks.rewind,
         say=ranks.say,
         heartbeat=ranks.heartbeat,
         domains=Domains(refs_of(cfg.rows), rows.rows) if mixed and objective.by_part else None,
-        flops=_flops(cfg, setup, config, ranks.world),
+        flops=flops_of(cfg, config.to_dict(), setup.tokens.get("length"), ranks.world, objective.num_passes),
     )
     return Made(loop, parameters, config)
 
@@ -138,25 +109,13 @@ def _micro(cfg: Train, setup: Setup, engine: Engine) -> int:
     )
 
 
-def _flops(cfg: Train, setup: Setup, config: Any, world: int) -> tuple[float | None, float | None]:
-    """FLOPs of a token and the peak of all ranks, for utilisation: where the model's family and the device are known."""
-    described = config.to_dict()
-    if cfg.workers.device is None or described.get("model_type") not in FAMILIES or not setup.tokens.get("length"):
-        return None, None
-    # forward, gradient of the input, gradient of the weight: a frozen weight has no third, a frozen reference has the first alone
-    objective: Any = cfg.objective
-    passes = 2 - (cfg.adapter is not None) + objective.num_passes
-    each = flops_per_token(described, setup.tokens["length"]) * passes / 3
-    return each, device_of(cfg.workers.device).bfloat16 * 1e12 * world
-
-
 def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
     """The model before its first step: new by shape and seed, or loaded. Raises ConfigError when rows do not fit it."""
     if setup.model_path is None:
         assert not isinstance(cfg.model, str)
         model = cfg.model.build(setup.tokens, cfg.seed)
     else:
-        model = load_model(setup.model_path, "bfloat16" if cfg.adapter and cfg.dtype != "float32" else "float32", plain=True)
+        model = load_start(cfg, setup.model_path)
     objective: Any = cfg.objective
     if kind_of_model(model.config) != objective.model:
         raise ConfigError(f"objective {objective.kind} trains {objective.model} models, {type(model).__name__} is none of these")

@@ -13,7 +13,7 @@ from raylm.data.shards import Rows
 from raylm.train.config import Train
 
 if TYPE_CHECKING:
-    from raylm.train.setup import Setup
+    from raylm.trainer.setup import Setup
 
 
 def open_parts(cfg: Train, ctx: Context) -> list[Artifact]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 from raylm.core.artifact import STEPS, Artifact, Checkpoint
 from raylm.core.config import resolve
 from raylm.core.context import Context
-from raylm.core.errors import ConfigError
 from raylm.core.workers import Workers
 from raylm.model.load import check_start, checkpoint_path
 from raylm.model.preflight import Needs
@@ -18,13 +16,10 @@ from raylm.parallel.group.driver import hold_ranks, warm_ranks
 from raylm.train.config import Train
 from raylm.train.learner import train
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
-from raylm.train.setup import Setup, keeping_of
 from raylm.train.size import size_of
-from raylm.trainer.goodput import Goodput
-from raylm.trainer.history import History
-from raylm.trainer.watch.report import write_report
-from raylm.trainer.watch.sinks.sink import Run
-from raylm.trainer.watch.watch import Watching
+from raylm.trainer.recorder import Recorder
+from raylm.trainer.setup import Setup
+from raylm.trainer.watch.profile import check_profile
 
 # what of the workers' held things this stage uses
 HOLDS = ("ranks",)
@@ -44,7 +39,7 @@ def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
     size = size_of(cfg, [part.facts for part in parts], sizes)
     # from here on batch and length of the run are in rows and steps, however they were asked for
     steps, cfg = size.steps, cfg.model_copy(update={"batch": size.batch, "steps": size.steps})
-    check_profile(cfg)
+    check_profile(cfg.watch.profile, steps, cfg.workers.count)
     model_path = checkpoint_path(ctx, cfg.model) if isinstance(cfg.model, str) else None
     if model_path is not None:
         objective: Any = resolve(cfg.objective)
@@ -68,28 +63,9 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
     cfg, setup, parts = prepared(cfg, ctx)
     rows, sizes, steps = parts[0], setup.num_rows, setup.steps
     group = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
-    goodput = Goodput([row["step"] for row in ctx.metric_rows])
-    name = f"{ctx.out.uri.rstrip('/').split('/')[-2]}/{ctx.stage}"
-    watching = Watching(cfg.watch, Run(name, ctx.out.uri, cfg.model_dump(mode="json")), _say)
-    with ctx.progress(steps, "steps") as bar:
-
-        def on_row(kind: str, values: Any) -> None:
-            if kind != "row":
-                goodput.rewind(values, rollback=kind == "rollback")
-                ctx.rewind(History(ctx.work).read(values))
-                return
-            goodput.row(values["step"])
-            watching.row(values["step"], values)
-            ctx.log(**values)
-            if "checkpoint_s" in values:
-                ctx.flush()
-            bar.to(values["step"] + 1, **{key: values[key] for key in SHOWN if key in values})
-
-        try:
-            result = group.call(train, cfg, setup, on_row=on_row, aside=ctx.out)
-        finally:
-            watching.close()
-    metrics = {**result["metrics"], **_curve(ctx.metric_rows), **goodput.metrics()}
+    with Recorder(cfg, ctx, steps, "steps", SHOWN) as recorder:
+        result = group.call(train, cfg, setup, on_row=recorder.from_ranks, aside=ctx.out)
+    metrics = {**result["metrics"], **recorder.metrics("loss")}
     bytes_per_token = held_out_bytes_per_token(cfg, parts)
     if bytes_per_token:
         for when in ("before", "after"):
@@ -105,30 +81,8 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         "base_model": cfg.model if isinstance(cfg.model, str) else None,
         **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts},
     }
-    write_report(ctx.out, name, ctx.metric_rows, {**facts, **metrics}, watching.alarm.raised)
+    recorder.report({**facts, **metrics})
     # the step whose weights were exported is kept for good only where that was asked for
-    keep_for_good(ctx.work, ctx.out / STEPS, keeping_of(cfg)._replace(best=cfg.keep_best))
+    keep_for_good(ctx.work, ctx.out / STEPS, cfg.keeping()._replace(best=cfg.keep_best))
     objective: Any = resolve(cfg.objective)
     return ctx.commit(Checkpoint, variant=objective.makes or objective.model, facts=facts, metrics=metrics)
-
-
-def check_profile(cfg: Train) -> None:
-    """Raises ConfigError when what is to be profiled would never come: a trace is written after its last step."""
-    asked = cfg.watch.profile
-    if asked and (asked.steps[1] >= (cfg.steps or 0) or max(asked.ranks, default=0) >= cfg.workers.count):
-        raise ConfigError(
-            f"steps {asked.steps[0]} to {asked.steps[1]} of ranks {asked.ranks} are to be profiled",
-            where="watch.profile",
-            next=f"name steps below {cfg.steps} and ranks below {cfg.workers.count}",
-        )
-
-
-def _say(line: str) -> None:
-    print(f"  {line}", file=sys.stderr)
-
-
-def _curve(rows: list[dict[str, Any]]) -> dict[str, float]:
-    if not rows:
-        return {}
-    speed = sorted(row["tokens_per_s"] for row in rows)
-    return {"loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"], "tokens_per_s": round(speed[len(speed) // 2], 1)}

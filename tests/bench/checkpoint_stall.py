@@ -43,7 +43,7 @@ def learn(made: Any, step: int) -> None:
 
     from raylm.data.batch import pad
     from raylm.model.scores import causal
-    from raylm.train.objectives.objective import Loss
+    from raylm.trainer.loss import Loss
 
     draw = np.random.default_rng(step)
     inputs = causal(pad([draw.integers(3, VOCAB, 64) for _ in range(2)], [np.ones(64)] * 2, 0))
@@ -106,7 +106,7 @@ def bare() -> float:
     from raylm.model.scores import causal
     from raylm.parallel.assemble import assemble
     from raylm.train.config import Train
-    from raylm.train.objectives.objective import Loss
+    from raylm.trainer.loss import Loss
 
     torch.set_num_threads(os.cpu_count() or 1)
     cfg = Train(

@@ -89,7 +89,7 @@ def ours() -> dict[str, Any]:
     from raylm.train.batches import Batches
     from raylm.train.config import Train
     from raylm.train.loop import Loop
-    from raylm.train.setup import Setup
+    from raylm.trainer.setup import Setup
 
     train, held, kinds = encoded()
     tokens = {"vocab_size": kinds, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "length": BLOCK + 1}

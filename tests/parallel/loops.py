@@ -15,8 +15,8 @@ from raylm.parallel.optimizers.adamw import AdamW
 from raylm.train.batches import Batches
 from raylm.train.config import Train
 from raylm.train.loop import Loop
-from raylm.train.setup import Setup
 from raylm.trainer.history import History
+from raylm.trainer.setup import Setup
 
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64, "max_length": 64}
 TOKENS = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

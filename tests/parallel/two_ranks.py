@@ -68,7 +68,7 @@ def nan_on_one_rank(strategy: Any, work: Path, rank: int) -> dict[str, Any]:
     before = loop.engine.weights()
     micros = loop.batches.at(0)[:1]
     inputs, weight = loop.losses.inputs(micros, 0)
-    loss_of = loop.losses.loss_of(micros, inputs, weight, 0)
+    loss_of = loop.share_of(lambda: loop.losses.loss_of(micros, inputs), weight, 0)
 
     def loss(index, scores):
         made = loss_of(index, scores)
@@ -91,7 +91,7 @@ def exchanges(work: Path) -> list[int]:
     loop.engine.model.register_comm_hook(None, count)
     micros = loop.batches.at(0)
     inputs, weight = loop.losses.inputs(micros, 0)
-    loss_of = loop.losses.loss_of(micros, inputs, weight, 0)
+    loss_of = loop.share_of(lambda: loop.losses.loss_of(micros, inputs), weight, 0)
 
     def loss(index, scores):
         calls.append(counted[0])

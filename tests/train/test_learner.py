@@ -7,8 +7,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from raylm.core.errors import ConfigError
 from raylm.train.config import Train
-from raylm.train.learner import _flops, start_model
-from raylm.train.setup import Setup
+from raylm.train.learner import start_model
+from raylm.trainer.build import flops_of
+from raylm.trainer.setup import Setup
 from tests.model.tiny import tiny_composite
 
 TOKENS = {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "length": 16}
@@ -52,11 +53,8 @@ def test_document_mask_is_refused_where_documents_would_see_each_other(tmp_path)
 def test_frozen_weights_have_no_gradient_and_a_reference_only_a_forward_pass(table, passes):
     shape = {"kind": "llama", "hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 16, "num_kv_heads": 1}
     cfg = Train(stage="train", rows="rows", model=shape, batch=1, steps=1, workers={"device": "h100"}, **table)
-    setup = Setup(
-        rows_uris=[], num_rows=[], rows_kind="Tokens", model_path=None, tokenizer_path="", tokens=TOKENS, steps=1, out="", work=""
-    )
-    config = cfg.model.build(TOKENS, 0).config
-    each, peak = _flops(cfg, setup, config, world=2)
+    config = cfg.model.build(TOKENS, 0).config.to_dict()
+    each, peak = flops_of(cfg, config, TOKENS["length"], 2, cfg.objective.num_passes)
     # 2 x (4 attention matrices, of which two are half as wide; 3 of the MLP; the head) + 2 x 2 x 16 x 16 of attention's pairs
     forward = 2 * (3 * 16 * 16 + 3 * 16 * 16 + 16 * 40) + 2 * 2 * 16 * 16
     assert each == pytest.approx(passes * forward) and peak == 2 * 989e12

@@ -10,7 +10,7 @@ from raylm.core.errors import ArtifactError, ConfigError, DataError, TrainingErr
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
 from raylm.train.config import Train
-from raylm.train.stage import check_profile, prepared, run
+from raylm.train.stage import prepared, run
 from tests.model.tiny import tiny_checkpoint
 from tests.rows import counting_rows, make_rows
 from tests.stages import context
@@ -152,12 +152,6 @@ def test_no_rows_are_refused(root, workers):
     cfg = config(rows="nothing")
     with pytest.raises(DataError, match="no training rows"):
         run(cfg, context(root, "empty", cfg, workers))
-
-
-@pytest.mark.parametrize("profile", [{"steps": (2, 12)}, {"steps": (2, 3), "ranks": [2]}])
-def test_a_profile_that_would_never_be_written_is_refused(profile):
-    with pytest.raises(ConfigError, match="are to be profiled"):
-        check_profile(config(watch={"profile": profile}))
 
 
 def test_a_start_that_will_not_do_is_refused_before_ranks_start(root, tmp_path):

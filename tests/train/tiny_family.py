@@ -16,8 +16,8 @@ from raylm.model.load import auto_class
 from raylm.parallel.assemble import assemble
 from raylm.train.config import Train
 from raylm.train.learner import start_model
-from raylm.train.setup import Setup
 from raylm.trainer.export import write_streamed
+from raylm.trainer.setup import Setup
 
 # one set of sizes for all: each family reads those that it knows
 SIZES = {

@@ -16,7 +16,7 @@ from raylm.data.schedule import Mixed
 from raylm.data.shards import read_parquet, shard_name, write_arrow, write_parquet
 from raylm.parallel.mesh import Mesh
 from raylm.parallel.strategies.ddp import Ddp
-from raylm.train.documents import documents_of_step, name_documents
+from raylm.trainer.documents import documents_of_step, name_documents
 from raylm.trainer.history import History
 from raylm.trainer.ledger import LEDGER, Ledger
 from tests.parallel.loops import make_loop

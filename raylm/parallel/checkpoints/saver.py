@@ -133,12 +133,17 @@ class Saver:
         self._copy = self._stager.stage(self._engine.state())
         return time.perf_counter() - started, before
 
-    def write(self, facts: dict[str, Any], beside: Sequence[Beside] = ()) -> None:
-        """Write what `copy` copied, in the background. `facts` goes into done.json, its `held_out_loss` says how good it is."""
-        step = self._engine.done
+    def write(self, facts: dict[str, Any], beside: Sequence[Beside] = (), number: int | None = None) -> None:
+        """Write what `copy` copied, in the background.
+
+        Args:
+            facts: what done.json says; its `held_out_loss` is how good the state is.
+            number: of the checkpoint; the engine's optimizer steps where a run counts by nothing else.
+        """
+        number = self._engine.done if number is None else number
         state, self._copy = self._copy, None
-        work = (state, folder_of(self._work, step), {**facts, "step": step}, beside)
-        self._flight = _Flight(step, facts.get(MEASURED), self._threads.apply_async(self._write, work))
+        work = (state, folder_of(self._work, number), {**facts, "step": self._engine.done}, beside)
+        self._flight = _Flight(number, facts.get(MEASURED), self._threads.apply_async(self._write, work))
 
     def poll(self) -> Saved | None:
         """How the save that runs ended; None while it runs, and when none does. Every rank must call, as often as the others.
@@ -167,7 +172,7 @@ class Saver:
 
     @property
     def newest(self) -> int:
-        """Step of the newest whole checkpoint; 0 where there is none."""
+        """Number of the newest whole checkpoint; 0 where there is none."""
         return max(self._whole, default=0)
 
     def is_best(self, loss: float) -> bool:

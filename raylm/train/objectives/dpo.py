@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from raylm.train.objectives.objective import Loss, Objective
+from raylm.train.objectives.objective import Objective
+from raylm.trainer.loss import Loss
 
 if TYPE_CHECKING:
     from raylm.data.batch import Batch

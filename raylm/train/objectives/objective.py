@@ -8,20 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from raylm.core.config import Config
+from raylm.trainer.loss import Loss
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from raylm.data.batch import Batch
     from raylm.model.scores import Inputs, Scores
-
-
-class Loss(NamedTuple):
-    """Sums over a micro batch, never means: the loop divides by the weight of the whole global batch."""
-
-    total: torch.Tensor
-    metrics: dict[str, torch.Tensor]
 
 
 class Passes(NamedTuple):

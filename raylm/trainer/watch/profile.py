@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from raylm.core.config import Config
+from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 
 FOLDER = "profile"
@@ -44,6 +45,16 @@ class Profile(Config):
         if not 0 <= steps[0] <= steps[1]:
             raise ValueError("steps are [first, last]")
         return steps
+
+
+def check_profile(asked: Profile | None, steps: int, world: int) -> None:
+    """Raises ConfigError when what is to be profiled would never come: a trace is written after its last step."""
+    if asked and (asked.steps[1] >= steps or max(asked.ranks, default=0) >= world):
+        raise ConfigError(
+            f"steps {asked.steps[0]} to {asked.steps[1]} of ranks {asked.ranks} are to be profiled",
+            where="watch.profile",
+            next=f"name steps below {steps} and ranks below {world}",
+        )
 
 
 class Profiler:

@@ -15,7 +15,7 @@ def main() -> None:
     from raylm.train.batches import Batches
     from raylm.train.config import Train
     from raylm.train.loop import Loop
-    from raylm.train.setup import Setup
+    from raylm.trainer.setup import Setup
 
     numbers, device = work.WORK, work.device()
     cfg = Train.model_validate(

@@ -13,7 +13,7 @@ import torch
 from raylm.parallel.group.heartbeat import NoHeartbeat
 from raylm.train.config import Train
 from raylm.train.learner import train
-from raylm.train.setup import Setup
+from raylm.trainer.setup import Setup
 from tests.parallel.group.elastic_run import KEYS
 
 

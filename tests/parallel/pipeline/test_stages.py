@@ -119,7 +119,7 @@ def planted(rank, world):
         loop, _ = make_loop(Fsdp(), Path(work), micro=1, mesh={"pipeline": 2})
     micros = loop.batches.at(0)
     inputs, weight = loop.losses.inputs(micros, 0)
-    loop.engine.accumulate(inputs, loop.losses.loss_of(micros, inputs, weight, 0))
+    loop.engine.accumulate(inputs, loop.share_of(lambda: loop.losses.loss_of(micros, inputs), weight, 0))
     if rank == 0:
         next(p for p in loop.engine.model.parameters()).grad.to_local().fill_(float("nan"))
     return loop.engine.step().finite

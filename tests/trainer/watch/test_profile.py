@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
-from raylm.trainer.watch.profile import Profile, Profiler, peaks_of, shares_of
+from raylm.trainer.watch.profile import Profile, Profiler, check_profile, peaks_of, shares_of
 from tests.parallel.on_ranks import on_ranks
 
 
@@ -120,3 +121,9 @@ def test_memory_peak_of_a_large_tensor(tmp_path):
 def test_steps_are_in_order():
     with pytest.raises(ValueError, match=r"\[first, last\]"):
         Profile(steps=(3, 2))
+
+
+@pytest.mark.parametrize("profile", [{"steps": (2, 12)}, {"steps": (2, 3), "ranks": [2]}])
+def test_a_profile_that_would_never_be_written_is_refused(profile):
+    with pytest.raises(ConfigError, match="are to be profiled"):
+        check_profile(Profile(**profile), steps=12, world=2)

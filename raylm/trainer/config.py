@@ -1,0 +1,51 @@
+"""What may be asked of every stage that updates weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from raylm.model.adapter import Lora
+from raylm.model.balance import Balance
+from raylm.parallel.config import ParallelConfig
+from raylm.trainer.spikes import Spikes
+from raylm.trainer.watch.watch import Watch
+
+if TYPE_CHECKING:
+    from raylm.parallel.checkpoints.steps import Keeping
+
+
+class TrainerConfig(ParallelConfig):
+    """A stage that updates weights: `train` and `rl`."""
+
+    placement = ParallelConfig.placement | {
+        "max_skipped", "watch", "spikes", "save_every", "keep", "keep_every", "max_failed_saves",
+    }  # fmt: skip
+
+    adapter: Lora | None = None
+    """Train small matrices beside frozen weights; the checkpoint has them folded in, and apart in `adapter/`."""
+    balance: Balance | None = None
+    """How experts are kept evenly busy, in models that have them."""
+    seed: int = 0
+    """Seed of new weights, of the order of rows or prompts, of dropout and of every draw."""
+    max_skipped: int | None = Field(default=0, ge=0)
+    """Steps with a NaN or infinite gradient that are skipped before training stops; not read where there are `spikes`."""
+    spikes: Spikes | None = None
+    """What is done about losses and gradients far above the usual, before they move weights."""
+    watch: Watch = Watch()
+    """Where metrics go, what is reported, what is looked at operation by operation."""
+    save_every: int = Field(default=50, gt=0)
+    """Steps (of RL: iterations) between step checkpoints."""
+    keep: int = Field(default=2, gt=0)
+    """Number of newest step checkpoints that are kept."""
+    keep_every: int | None = Field(default=None, gt=0)
+    """Steps (of RL: iterations) between step checkpoints that are kept for good: they stay in the artifact's `steps/`."""
+    max_failed_saves: int = Field(default=3, gt=0)
+    """Step checkpoints in a row that could not be written before training stops; a full disk stops it at once."""
+
+    def keeping(self) -> Keeping:
+        """Which step checkpoints of a run stay."""
+        from raylm.parallel.checkpoints.steps import Keeping
+
+        return Keeping(self.keep, 0, self.keep_every)
