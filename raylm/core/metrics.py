@@ -1,4 +1,4 @@
-"""Takes (step, values), leaves metrics.jsonl and a live line with rate and ETA."""
+"""Step metrics: metrics.jsonl, and a live line with rate and ETA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a number of cores, leaves Ray running on this machine; a start that a busy machine was too slow for is tried again."""
+"""Starts Ray on this machine; a start that timed out on a busy machine is tried again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAST_WORDS = re.compile(r"(?:^| )[CEF] |error|exception|timed out|failed", re.IG
 
 
 class _TooSlow:
-    """Keeps what a `with` block raised if it says that Ray's node did not start in time; anything else goes on."""
+    """Catches the error of a `with` block if it says that Ray's node did not start in time; others propagate."""
 
     def __init__(self) -> None:
         self.cause: BaseException | None = None
@@ -44,7 +44,7 @@ def start_node(num_cpus: int, object_store_bytes: int) -> None:
     import ray
 
     def start() -> None:
-        # the address is said aloud: plain ray.init() would attach to any cluster that happens to run here
+        # an explicit address: plain ray.init() would attach to any cluster that happens to run here
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -70,10 +70,10 @@ def again(start: Callable[[], None], tidy: Callable[[], None]) -> None:
             return
         tidy()
         if number < TRIES:
-            told = (
+            notice = (
                 f"Ray's node did not start in time ({_first_line(slow.cause)}); is the machine busy? try {number + 1} of {TRIES}"
             )
-            print(f"  {told}", file=sys.stderr, flush=True)
+            print(f"  {notice}", file=sys.stderr, flush=True)
             time.sleep(PAUSE_S * number)
     raise PlacementError(
         f"Ray's node did not start in {TRIES} tries: {_first_line(slow.cause)}\n{last_words(_logs())}",
@@ -84,15 +84,15 @@ def again(start: Callable[[], None], tidy: Callable[[], None]) -> None:
 
 def last_words(logs: str, lines: int = 3) -> str:
     """What raylet and GCS wrote last, with the name of each log: errors where there are any."""
-    told = []
+    excerpts = []
     for name in ("raylet.out", "raylet.err", "gcs_server.out", "gcs_server.err", "dashboard_agent.log"):
         path = os.path.join(logs, name)
         if logs and os.path.isfile(path):
             with open(path, errors="replace") as file:
                 text = [line.rstrip() for line in file if line.strip()]
             picked = [line for line in text if LAST_WORDS.search(line)][-lines:] or text[-1:]
-            told += [f"    {name}: {line[:400]}" for line in picked]
-    return "\n".join(told) or "    no log was written"
+            excerpts += [f"    {name}: {line[:400]}" for line in picked]
+    return "\n".join(excerpts) or "    no log was written"
 
 
 def _logs() -> str:
@@ -104,7 +104,7 @@ def _logs() -> str:
 
 
 def _end_what_is_left() -> None:
-    """A start that failed leaves its processes behind, and Ray no word of them."""
+    """End processes that a failed start left behind; Ray keeps no record of them."""
     import psutil
     import ray
 

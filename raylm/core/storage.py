@@ -1,4 +1,4 @@
-"""Takes any fsspec URI, leaves a folder whose files appear whole or not at all."""
+"""Folders on disks and in object stores (any fsspec URI), whose files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raylm.core.errors import StorageError
-from raylm.core.stores import Spoken, Store
+from raylm.core.stores import Store, StoreCall
 
 HALF_WRITTEN = ".writing-"
 
@@ -50,7 +50,7 @@ class Folder:
     def make(self) -> Folder:
         """Create the folder. Raises StorageError when that is not allowed or the disk is full."""
         if self.is_local:
-            with _said(self.uri):
+            with _storage_errors(self.uri):
                 os.makedirs(self.uri, exist_ok=True)
         return self
 
@@ -58,7 +58,7 @@ class Folder:
         """Whether the file or folder `name` is there."""
         if self.is_local:
             return os.path.exists(self.path(name))
-        # fsspec's HTTP answers "no" where nobody answers, unless it is told to be strict
+        # fsspec's HTTP answers "no" where no server answers, unless it is strict
         strict = {"strict": True} if self.uri.startswith(("http://", "https://")) else {}
         return bool(self._fs.exists(self.path(name), **strict))
 
@@ -90,7 +90,7 @@ class Folder:
         """
         target = self.path(name)
         where = os.path.dirname(target) if self.is_local else tempfile.gettempdir()
-        with _said(target):
+        with _storage_errors(target):
             if self.is_local:
                 os.makedirs(where, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=HALF_WRITTEN, dir=where)
@@ -133,11 +133,11 @@ class Folder:
         if self.is_local:
             return Path(self.path(name))
         key = f"{self.path(name)} {self._version(name)}"
-        # what lies here is trusted like the bucket: nobody else may write into it
+        # this cache is trusted like the bucket: no other user may write to it
         cache = Path(tempfile.gettempdir()) / f"raylm-cache-{os.getuid()}"
         at = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
         if not at.exists():
-            with _said(str(at)):
+            with _storage_errors(str(at)):
                 cache.mkdir(mode=0o700, parents=True, exist_ok=True)
                 with _alone(at.with_suffix(".lock")):
                     self._fetch(name, at)
@@ -154,9 +154,9 @@ class Folder:
         os.rename(part, at)
 
     def link(self, name: str, to: Folder) -> None:
-        """Have the folder `name` in `to` as well, a folder of the same disk or bucket; on disks that can, its bytes stay one."""
+        """Copy the folder `name` to `to`, a folder of the same disk or bucket; as hard links where the disk has them."""
         if self.is_local:
-            with _said(to.uri):
+            with _storage_errors(to.uri):
                 shutil.copytree(self.path(name), to.path(name), copy_function=_linked)
             return
         for file in (self / name).files():
@@ -169,7 +169,7 @@ class Folder:
             if self._fs.exists(path):
                 self._fs.rm(path, recursive=True)
         elif os.path.isdir(path):
-            # in one step: half of a folder must not be taken for a whole one
+            # in one step: a half-removed folder must not look like a whole one
             gone = f"{os.path.dirname(path)}/{HALF_WRITTEN}{os.path.basename(path)}-{os.getpid()}"
             os.rename(path, gone)
             shutil.rmtree(gone)
@@ -179,7 +179,7 @@ class Folder:
     def digest(self, name: str) -> str:
         """Hex digest (blake2b, 16 bytes) of the file `name`."""
         hashed = hashlib.blake2b(digest_size=16)
-        spoken = contextlib.nullcontext() if self.is_local else Spoken(self.uri)
+        spoken = contextlib.nullcontext() if self.is_local else StoreCall(self.uri)
         with spoken, open(self.path(name), "rb") if self.is_local else self._fs.open(self.path(name), "rb") as file:
             while block := file.read(1 << 20):
                 hashed.update(block)
@@ -196,7 +196,7 @@ class Folder:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Of the processes of this machine that come here with the same `lock`, one at a time; its end frees it, kill -9 too."""
+    """Exclusive lock of a file among the processes of this machine; the end of the process releases it, kill -9 too."""
     import fcntl
 
     with open(lock, "w") as file:
@@ -205,8 +205,8 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _said(where: str) -> Iterator[None]:
-    """Turns a refusal of the disk into words."""
+def _storage_errors(where: str) -> Iterator[None]:
+    """Turns errors of the disk (full, not writable) into StorageErrors."""
     try:
         yield
     except OSError as cause:

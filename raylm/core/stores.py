@@ -1,4 +1,4 @@
-"""Takes an address behind fsspec, leaves its filesystem, which refuses in words and says when it keeps one waiting."""
+"""fsspec filesystems whose errors become StorageErrors, and which report a long wait for an answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from raylm.core.errors import RaylmError, StorageError
 
-SAID_AFTER_S = 3.0
+NOTICE_AFTER_S = 3.0
 
 _ACCESS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_ENDPOINT_URL for a store that is not Amazon's), "
@@ -26,7 +26,7 @@ _ALIASES = {"s3a": "s3", "gcs": "gs"}
 # packages of addresses whose driver is not always there
 _DRIVERS = {"abfs": "adlfs", "az": "adlfs", "adl": "adlfs", "sftp": "paramiko", "ssh": "paramiko", "smb": "smbprotocol"}
 
-# stores that have answered this process: what waits there later is work, not a search for a way in
+# stores that have answered this process: later waits there are for data, not for a connection
 _ANSWERED: set[str] = set()
 
 
@@ -42,7 +42,7 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        with Spoken(uri, asks=False):
+        with StoreCall(uri, asks=False):
             from fsspec.core import url_to_fs
 
             # it logs the traceback of what it raises as well; a handler of the user's own still gets that
@@ -56,18 +56,18 @@ class Store:
         method: Callable[..., Any] = found
 
         def spoken(*args: Any, **options: Any) -> Any:
-            with Spoken(self._uri):
+            with StoreCall(self._uri):
                 return method(*args, **options)
 
         return spoken
 
 
-class Spoken:
-    """Around a call into a store's library: whatever it raises becomes a StorageError that names `uri`, and a first answer
-    that is long in coming is said. Libraries try again for up to a minute where nobody answers.
+class StoreCall:
+    """Context of a call into a store's library: its errors become StorageErrors that name `uri`, and a long wait for the first
+    answer is reported. Libraries retry for up to a minute where no server answers.
 
     Args:
-        asks: whether a call that succeeds has had an answer from the store.
+        asks: whether a successful call means that the store has answered.
     """
 
     def __init__(self, uri: str, *, asks: bool = True) -> None:
@@ -75,9 +75,9 @@ class Spoken:
         self._store = "/".join(uri.split("/")[:3])
         self._timer: threading.Timer | None = None
 
-    def __enter__(self) -> Spoken:
+    def __enter__(self) -> StoreCall:
         if self._store not in _ANSWERED:
-            self._timer = threading.Timer(SAID_AFTER_S, self._say)
+            self._timer = threading.Timer(NOTICE_AFTER_S, self._say)
             self._timer.daemon = True
             self._timer.start()
         return self
@@ -88,7 +88,7 @@ class Spoken:
         if error is None and self._asks:
             _ANSWERED.add(self._store)
         elif isinstance(error, Exception) and not isinstance(error, RaylmError):
-            # no cause: these libraries' own chains are pages long, and their sentence is in ours
+            # no cause: these libraries' own chains are pages long, and their message is part of ours
             raise _in_words(error, self._uri) from None
 
     def _say(self) -> None:

@@ -1,4 +1,4 @@
-"""Takes a job that was submitted to a cluster, leaves it if its artifacts and its stages have a place there."""
+"""Checks a job submitted to a cluster: that its artifacts are kept, and that all nodes see them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def unseen(folder: Folder) -> tuple[list[str], list[str]]:
     try:
         # a process for each answer: an idle one may stand in a folder that another node's unpacking removed
         remote = ray.remote(num_cpus=0, max_calls=1)(_sees)
-        asked = [
+        probes = [
             (
                 node["NodeManagerAddress"],
                 remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
@@ -89,8 +89,8 @@ def unseen(folder: Folder) -> tuple[list[str], list[str]]:
             for node in ray.nodes()
             if node["Alive"] and node["NodeID"] != mine and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
         ]
-        ray.wait([answer for _, answer in asked], num_returns=len(asked), timeout=SEEN_S) if asked else None
-        for address, answer in asked:
+        ray.wait([answer for _, answer in probes], num_returns=len(probes), timeout=SEEN_S) if probes else None
+        for address, answer in probes:
             try:
                 if not ray.get(answer, timeout=0.1):
                     blind.append(address)

@@ -1,4 +1,4 @@
-"""Takes a TOML file and overrides, leaves a checked config, or errors that name file and line."""
+"""Reads job files: TOML and overrides to a checked config, or errors that name file and line."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def check(kind: type[ConfigT], data: dict[str, Any], source: Source) -> ConfigT:
 
 
 def _in_words(error: Any) -> str:
-    """A mistake as a sentence of ours where pydantic's own says little to somebody who writes TOML."""
+    """The message of a mistake, reworded where pydantic's own is of little help to an author of TOML."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "missing":
         return "this key is needed"

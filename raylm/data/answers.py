@@ -1,4 +1,4 @@
-r"""Takes a text and a true answer, leaves whether the text says it; numbers are compared by their exact value.
+r"""Whether a text gives the true answer; numbers are compared by their exact value.
 
 Where a text marks its answer (`\boxed{42}`, `#### 42`), only what is marked counts.
 """
@@ -40,10 +40,10 @@ def same(one: str, other: str) -> bool:
 
 def last_number_is(text: str, answer: str) -> bool | None:
     """Whether the last numbers of both are the same; None when `answer` has none."""
-    said, wanted = numbers(final(text)), numbers(final(answer))
+    given, wanted = numbers(final(text)), numbers(final(answer))
     if not wanted:
         return None
-    return bool(said) and said[-1].same(wanted[-1])
+    return bool(given) and given[-1].same(wanted[-1])
 
 
 def final(text: str) -> str:

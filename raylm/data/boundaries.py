@@ -1,4 +1,4 @@
-"""Takes the `starts` of a packed row, leaves its documents as kernels and masks want them.
+"""Document boundaries of a packed row, from its `starts`, in the forms that kernels and masks need.
 
 Shapes: D documents in the row, T tokens.
 """

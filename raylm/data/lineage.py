@@ -1,4 +1,4 @@
-"""Takes a row of a tokenize artifact, leaves the documents in it; takes a document's id, leaves its rows.
+"""Lineage: the documents in a row of a tokenize artifact, and the rows of a document.
 
 Beside each `train-00003.arrow` lies `index-train-00003.parquet`, with a line for every document of that shard.
 """

@@ -1,4 +1,4 @@
-"""Takes work units and a function, leaves each unit done once and marked: Ray Data runs them, a rerun skips the marked.
+"""Resumable parallel passes: Ray Data runs a function over work units, each finished one is marked, a rerun skips the marked.
 
 units -> [mark is there and fits?] -> ray.data map: work(unit) -> files, then mark -> marks, in unit order
 """
@@ -28,7 +28,7 @@ LOOK_S = 5.0
 def run_marked(
     ctx: Context, name: str, units: list[Plain], work: Callable[[int, Plain], Plain], workers: WorkerSpec, unit: str = "units"
 ) -> list[Plain]:
-    """Do what is not marked yet; leaves every unit's mark, in order.
+    """Do the units that are not marked yet; returns every unit's mark, in order.
 
     Args:
         name: of this pass; its marks are `{name}-00012.json` in `ctx.work`.
@@ -77,7 +77,7 @@ def read_mark(folder: Folder, name: str, at: int, plain: Plain) -> Plain | None:
 def _there(folder: Folder, name: str, at: int, plain: Plain) -> Plain:
     mark = read_mark(folder, name, at, plain)
     if mark is None:
-        # without it the unit's files would be missing, and nobody would be told
+        # without it the unit's files would be missing without any error
         gone = folder.path(f"{name}-{at:05d}.json")
         raise StorageError("the mark of a finished unit is gone", where=gone, next="run the same command again")
     return mark
@@ -85,7 +85,7 @@ def _there(folder: Folder, name: str, at: int, plain: Plain) -> Plain:
 
 @contextmanager
 def _words(ctx: Context, name: str, workers: WorkerSpec) -> Iterator[Patience]:
-    """Says what is waited for where no unit is worked on, beside the loop that waits: Ray Data tells no one."""
+    """Reports what is waited for while no unit is worked on, in a thread: Ray Data reports nothing."""
     patience, over = Patience(ctx.stage), threading.Event()
 
     def look() -> None:
@@ -94,7 +94,7 @@ def _words(ctx: Context, name: str, workers: WorkerSpec) -> Iterator[Patience]:
                 patience.look({"worker": workers.model_copy(update={"count": 1})})
 
     looker = threading.Thread(target=look, name="raylm-room", daemon=True)
-    # on a cluster of our own nobody else takes the cores
+    # on a cluster of our own no other job takes the cores
     if ctx.workers.submitted:
         for file in ctx.work.files():
             if file.endswith(BEGUN):
@@ -113,18 +113,18 @@ def _is_begun(folder: Folder, file: str) -> bool:
 
 
 def _marked(ctx: Context, name: str, work: Callable[[int, Plain], Plain]) -> Callable[[Plain], Plain]:
-    folder, tells = ctx.work, ctx.workers.submitted
+    folder, is_submitted = ctx.work, ctx.workers.submitted
 
     def one(row: Plain) -> Plain:
         at, plain = int(row["at"]), json.loads(row["unit"])
-        if tells:
+        if is_submitted:
             folder.write(f"{name}-{at:05d}{BEGUN}", "")
         try:
-            made = work(at, plain)
+            result = work(at, plain)
         except RaylmError as cause:
             # as a row: Ray Data keeps only the text of an exception
             return {"at": at, "error": pickle.dumps(cause)}
-        folder.write_json(f"{name}-{at:05d}.json", {"unit": digest_of(plain), **made})
+        folder.write_json(f"{name}-{at:05d}.json", {"unit": digest_of(plain), **result})
         return {"at": at, "error": b""}
 
     return one

@@ -1,4 +1,4 @@
-"""Takes the messages of a row as others write them, leaves role and content of each, and what is not to be learned."""
+"""Normalizes the messages of chat rows: role and content of each turn, and which turns are not trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from raylm.core.errors import DataError
 
 Message = dict[str, Any]
-"""role and content; `weight` is there, and 0, where what the assistant says is not to be learned."""
+"""role and content; and `weight` 0 on turns of the assistant that are not trained on."""
 Dialogue = list[Message]
 
 _ROLES = {
@@ -25,7 +25,7 @@ _ROLES = {
     "function": "tool",
 }
 _KNOWN = ("user", "assistant", "system", "tool", "developer")
-# keys of a message that carry content which role and content do not hold: half a message would be another one
+# keys with content beside role and content: a message without it would be a different message
 _UNREAD = (
     "tool_calls",
     "tool_call_id",

@@ -1,4 +1,4 @@
-r"""Takes text, leaves the numbers that stand in it, exact: integers of any size, decimals, fractions, powers, percents.
+r"""Exact numbers in text: integers of any size, decimals, fractions, powers, percents.
 
 A number is compared as it is written and never as a float: 9007199254740993 is not 9007199254740992, 1/2 is 0.5, 1e3 is
 1,000, -3 is not 3, and the 3 in 13, v3, 3.5 or 3/4 is no number of its own.
@@ -87,7 +87,7 @@ def as_plain(text: str) -> str:
 
 
 def _value(match: re.Match[str]) -> Fraction | tuple[bool, str, int] | None:
-    """None where nothing can be said: a zero below the line, a power that is too large."""
+    """None where there is no value: a denominator of zero, a power that is too large."""
     minus = ("-" in (match["sign"] or "")) != (match["sign_after"] is not None)
     if match["digits"]:
         tens = int(match["e"] or match["ten"] or 0)

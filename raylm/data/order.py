@@ -1,4 +1,4 @@
-"""Takes a seed and positions of an endless walk over rows, leaves row numbers: the same for any number of ranks, kept nowhere.
+"""Stateless shuffled order: row numbers from a seed and a position, the same for any number of ranks.
 
 position --> epoch = position // rows, offset = position % rows --> keyed permutation of [0, rows) at that offset
 """
@@ -27,10 +27,10 @@ def batch_indices(num_rows: int, batch: int, step: int, seed: int) -> list[int]:
 def walk(positions: np.ndarray, num_rows: int, seed: int, stream: int = 0) -> np.ndarray:
     """Row numbers, int64, at `positions` (uint64) of a walk that goes through all rows once per epoch.
 
-    Time and memory grow with the positions asked for, not with `num_rows` (up to 2**62).
+    Time and memory grow with the number of positions, not with `num_rows` (up to 2**62).
 
     Args:
-        stream: walks over several sets of rows with one seed are told apart by it.
+        stream: distinguishes walks over several sets of rows with one seed.
     """
     import numpy as np
 

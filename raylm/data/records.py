@@ -1,4 +1,4 @@
-"""Takes rows in any of TRL's dataset shapes, leaves documents, dialogues, pairs and prompts."""
+"""Rows in any of TRL's dataset shapes as documents, dialogues, pairs and prompts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
-from raylm.data.beside import EMPTY, QUESTION, SYSTEM, check_columns, may_be_asked
 from raylm.data.messages import Dialogue, messages, plain, string
+from raylm.data.unread_columns import EMPTY, QUESTION, SYSTEM, check_columns, possible_question
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("id", "source", "start", "end", "text", "record", "meta")
-GROUND_TRUTHS = ("answer", "ground_truth", "ground_truth", "solution")
+GROUND_TRUTHS = ("answer", "truth", "ground_truth", "solution")
 
 # a row with one of these is structured: it is kept whole, and `text` is only its readable form
 STRUCTURED = ("messages", "conversations", "prompt", "chosen", "instruction")
@@ -125,8 +125,8 @@ def read_row(row: Any, text_column: str | None, source: str, start: int, end: in
         return Rejected("empty", where)
     if not structured:
         return document(source, start, end, text, None, meta_of(row, (column,))) if _is_utf8(text) else _not_unicode(where)
-    made = document(source, start, end, text, row, meta_of(row, _SHAPE))
-    return made if _is_utf8(text) and _is_utf8(made["record"]) else _not_unicode(where)
+    result = document(source, start, end, text, row, meta_of(row, _SHAPE))
+    return result if _is_utf8(text) and _is_utf8(result["record"]) else _not_unicode(where)
 
 
 def _is_utf8(text: str) -> bool:
@@ -155,7 +155,7 @@ def as_text(row: Mapping[str, Any]) -> str:
 def as_dialogue(row: Mapping[str, Any]) -> Dialogue:
     """Messages of a row: `messages`, ShareGPT `conversations`, Alpaca, prompt + completion, or prompt + chosen.
 
-    A turn of the assistant that the row says is not to be learned has `weight` 0.
+    A turn of the assistant that the row excludes from training has `weight` 0.
 
     Raises:
         DataError: no such columns, a column of another shape, or one that says what the turns do not (`check_columns`);
@@ -165,20 +165,20 @@ def as_dialogue(row: Mapping[str, Any]) -> Dialogue:
         if row.get(column) is not None:
             return _checked(row, _led(row, messages(row[column], column)), (column,))
     if row.get("instruction") is not None and row.get("output") is not None:
-        said = [{"role": "assistant", "content": string(row["output"], "output")}]
-        return _checked(row, _led(row, _asked(row, "instruction") + said), ("instruction", "input", "output", "history"))
+        answer = [{"role": "assistant", "content": string(row["output"], "output")}]
+        return _checked(row, _led(row, _prompt(row, "instruction") + answer), ("instruction", "input", "output", "history"))
     for column in ("completion", "chosen"):
         if row.get(column) is not None:
             source = _source(row)
             if source is None and isinstance(row[column], str):
                 if column == "chosen" and isinstance(row.get("rejected"), str):
-                    asked, chosen, _ = as_pair(row)
-                    return asked + chosen
+                    prompt, chosen, _ = as_pair(row)
+                    return prompt + chosen
                 raise _missing("prompt", row)
-            said = messages(row[column], column, "assistant")
-            if column == "chosen" and _repeats(row, source, said):
-                return _checked(row, _led(row, said), (column, "prompt"))
-            return _checked(row, _led(row, _asked(row, source) + said), (column, *_read(source)))
+            answer = messages(row[column], column, "assistant")
+            if column == "chosen" and _repeats(row, source, answer):
+                return _checked(row, _led(row, answer), (column, "prompt"))
+            return _checked(row, _led(row, _prompt(row, source) + answer), (column, *_read(source)))
     raise _missing("messages", row)
 
 
@@ -194,38 +194,38 @@ def as_pair(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, Dialogue]:
         if row.get(column) is None:
             raise _missing(column, row)
     source, answers = _source(row), (row["chosen"], row["rejected"])
-    said = next((column for column in ("messages", "conversations") if row.get(column) is not None), None)
-    if source is None and said is None and all(isinstance(answer, str) for answer in answers):
+    dialogue_column = next((column for column in ("messages", "conversations") if row.get(column) is not None), None)
+    if source is None and dialogue_column is None and all(isinstance(answer, str) for answer in answers):
         return _parted(row)
     chosen, rejected = (messages(answer, name, "assistant") for answer, name in zip(answers, ("chosen", "rejected"), strict=True))
     read = ["chosen", "rejected", *_read(source)]
     if source is not None and not _repeats(row, source, chosen):
-        asked = _asked(row, source)
-    elif said is not None and chosen[0]["role"] == "assistant":
-        asked = messages(row[said], said)
-        if asked[-1]["role"] == "assistant":
+        prompt = _prompt(row, source)
+    elif dialogue_column is not None and chosen[0]["role"] == "assistant":
+        prompt = messages(row[dialogue_column], dialogue_column)
+        if prompt[-1]["role"] == "assistant":
             raise _missing("prompt", row)
     else:
         shared = _shared(chosen, rejected)
-        asked, chosen, rejected, read = chosen[:shared], chosen[shared:], rejected[shared:], ["chosen", "rejected", "prompt"]
-    if not asked:
+        prompt, chosen, rejected, read = chosen[:shared], chosen[shared:], rejected[shared:], ["chosen", "rejected", "prompt"]
+    if not prompt:
         raise _missing("prompt", row)
-    asked = _led(row, asked)
-    _checked(row, [*asked, *chosen, *rejected], read)
-    return plain(asked), _whole(chosen, "chosen"), _whole(rejected, "rejected")
+    prompt = _led(row, prompt)
+    _checked(row, [*prompt, *chosen, *rejected], read)
+    return plain(prompt), _whole(chosen, "chosen"), _whole(rejected, "rejected")
 
 
 def as_unpaired(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, bool]:
-    """(prompt, completion, label): an answer of which is known whether it is wanted. `label` is a bool, nothing like one."""
+    """(prompt, completion, label): an answer with a label whether it is good; `label` must be a bool."""
     source = _source(row)
     for column in (source or "prompt", "completion", "label"):
         if row.get(column) is None:
             raise _missing(column, row)
     if not isinstance(row["label"], bool):
         raise DataError("wrong_shape: label", next="label must be true or false")
-    asked, said = _led(row, _asked(row, source)), messages(row["completion"], "completion", "assistant")
-    _checked(row, asked + said, ("completion", "label", *_read(source)))
-    return plain(asked), _whole(said, "completion"), row["label"]
+    prompt, completion = _led(row, _prompt(row, source)), messages(row["completion"], "completion", "assistant")
+    _checked(row, prompt + completion, ("completion", "label", *_read(source)))
+    return plain(prompt), _whole(completion, "completion"), row["label"]
 
 
 def as_prompt(row: Mapping[str, Any]) -> tuple[Dialogue, str | None]:
@@ -234,7 +234,7 @@ def as_prompt(row: Mapping[str, Any]) -> tuple[Dialogue, str | None]:
     if source != "prompt" and any(row.get(key) is not None for key in ("messages", "conversations", "chosen", "completion")):
         source = None
     if source is not None:
-        prompt = _checked(row, _led(row, _asked(row, source)), _read(source))
+        prompt = _checked(row, _led(row, _prompt(row, source)), _read(source))
     else:
         prompt = as_dialogue(row)
         while prompt and prompt[-1]["role"] == "assistant":
@@ -258,7 +258,7 @@ def is_held_out(id: str, share: float) -> bool:
 
 
 def _source(row: Mapping[str, Any]) -> str | None:
-    """The column that holds what is asked, where no dialogue does."""
+    """The column that holds the prompt, where no dialogue does."""
     return next((column for column in ("prompt", "instruction", *QUESTION) if row.get(column) is not None), None)
 
 
@@ -267,8 +267,8 @@ def _read(source: str | None) -> tuple[str, ...]:
     return () if source is None else (source, "history", "input") if source == "instruction" else (source, "history")
 
 
-def _asked(row: Mapping[str, Any], source: str | None) -> Dialogue:
-    """What is asked, behind the questions and answers of `history` (LLaMA-Factory: those answers are learned, too)."""
+def _prompt(row: Mapping[str, Any], source: str | None) -> Dialogue:
+    """The prompt, preceded by the questions and answers of `history` (as in LLaMA-Factory, those answers are trained on too)."""
     if source is None:
         return []
     if source == "prompt":
@@ -313,7 +313,7 @@ def _checked(row: Mapping[str, Any], turns: Dialogue, read: Sequence[str]) -> Di
 
 
 def _whole(turns: Dialogue, column: str) -> Dialogue:
-    """An answer that is judged whole: no turn of it can be left unlearned."""
+    """An answer that is judged as a whole: no turn of it may be excluded from training."""
     if any("weight" in turn for turn in turns):
         raise DataError(f"unread_key: {column}.weight", next="an answer that is compared counts whole")
     return turns
@@ -322,16 +322,16 @@ def _whole(turns: Dialogue, column: str) -> Dialogue:
 def _parted(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, Dialogue]:
     """A pair of plain answers that begin with the prompt."""
     answers = (row["chosen"], row["rejected"])
-    if not all(answers) or may_be_asked(row, ("chosen", "rejected", *SYSTEM)):
+    if not all(answers) or possible_question(row, ("chosen", "rejected", *SYSTEM)):
         raise _missing("prompt", row)
     shared = _shared(*answers)
     shared -= answers[0][:shared].endswith(" ") and answers[0][shared] != answers[1][shared]
     if not shared:
         raise _missing("prompt", row)
-    asked = _led(row, [{"role": "user", "content": answers[0][:shared]}])
+    prompt = _led(row, [{"role": "user", "content": answers[0][:shared]}])
     chosen, rejected = ([{"role": "assistant", "content": answer[shared:]}] for answer in answers)
-    _checked(row, [*asked, *chosen, *rejected], ("chosen", "rejected"))
-    return asked, chosen, rejected
+    _checked(row, [*prompt, *chosen, *rejected], ("chosen", "rejected"))
+    return prompt, chosen, rejected
 
 
 def _repeats(row: Mapping[str, Any], source: str | None, answer: Dialogue) -> bool:

@@ -1,4 +1,4 @@
-"""Takes shares of parts over a run, leaves which part each draw comes from and how often that part was drawn before.
+"""The schedule of a data mixture: which part each draw comes from, and how often that part was drawn before.
 
 phases -> earliest due first, one period of draws -> table; draw t -> part, ordinal --walk--> row of the part
 """
@@ -84,7 +84,7 @@ class Schedule:
         return index, self._segments[index], draw - self._segments[index].start
 
     def _build(self, phase: int, end: int | None, period: int, counts: list[int]) -> None:
-        """Append the phase's segments; `counts` goes along to the phase's end."""
+        """Append the phase's segments; `counts` is advanced to the phase's end."""
         at, seen, chunks = self._starts[phase], dict[tuple[int, ...], int](), list[list[int]]()
         # the last periods before a change look ahead to what is due behind it, and so are not repeats of the earlier ones
         while end is None or end - at > 3 * period:
@@ -117,7 +117,7 @@ class Schedule:
         self._segments.append(_Segment(start, drawn, before, tuple(base)))
 
     def _draw(self, phase: int, first: int, end: int, counts: list[int]) -> list[int]:
-        """Parts of the draws from `first` to `end - 1`, one after the other; `counts` goes along."""
+        """Parts of the draws from `first` to `end - 1`, one after the other; `counts` is advanced."""
         due = [self._due(phase, part, count) for part, count in enumerate(counts)]
         shares = [self._share(phase, part, first) for part in range(self._num_parts)]
         weights, found = self._weights[phase], []

@@ -1,4 +1,4 @@
-"""Takes tables of rows, leaves shard files with the same bytes every time; gives them back as rows."""
+"""Shard files: tables written with the same bytes every time, and random access to their rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shard_name(prefix: str, index: int, ending: str) -> str:
 
 
 def write_parquet(folder: Folder, name: str, table: pa.Table) -> int:
-    """Write Documents as zstd Parquet, in one step; leaves the file's bytes."""
+    """Write Documents as zstd Parquet, in one step; returns the file's size in bytes."""
     import pyarrow.parquet as pq
 
     with folder.writing(name) as path:
@@ -59,7 +59,7 @@ def map_arrow(path: Path | str) -> pa.Table:
 
 
 class Rows:
-    """Random access by row number over all shards of one split. A shard is mapped when a row of it is first asked for.
+    """Random access by row number over all shards of one split. A shard is mapped when a row of it is first read.
 
     Args:
         folder: of the artifact.
@@ -124,7 +124,7 @@ class _Column:
 
 
 def _view(array: Any) -> Any:
-    """Numbers without nulls as numpy, without a copy; Arrow's own way imports pandas first, which takes up to a second."""
+    """Numbers without nulls as numpy, without a copy; Arrow's own method imports pandas, which takes up to a second."""
     import numpy as np
 
     if len(array.buffers()) < 2:

@@ -1,4 +1,4 @@
-"""Takes rows and the partition that each belongs to, leaves them grouped by partition over all tasks: a shuffle by files.
+"""A shuffle by files: rows of all tasks, grouped by partition.
 
 task 0 -> one file, a batch per partition --.
 task 1 -> one file, a batch per partition ---+--> gather(partition): its batch of every file, in task order
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-# what is fetched with every piece that is asked for: s3fs would take 50 MB, the batches of all other partitions
+# block size of remote reads: s3fs would fetch 50 MB, the batches of all other partitions
 _REMOTE_BLOCK = 256 << 10
 
 
 def scatter(folder: Folder, name: str, task: int, table: pa.Table, part: np.ndarray, num_parts: int) -> int:
-    """Write the rows of one task, cut by partition; rows of a partition keep their order.
+    """Write the rows of one task, grouped by partition; rows of a partition keep their order.
 
     Args:
         part: int[N], the partition 0 <= p < num_parts of each row.

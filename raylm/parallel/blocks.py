@@ -1,4 +1,4 @@
-"""Takes a model, leaves its transformer blocks: what is cut, recomputed and compiled one by one."""
+"""The transformer blocks of a model: the units of sharding, activation checkpointing and compilation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The transformer blocks: what the model's class itself says must not be split over devices."""
+    """The transformer blocks: the modules that the model's class lists as not to be split over devices."""
     names = set(getattr(model, "_no_split_modules", None) or ())
     if not names:
         # peft wraps the model, so the class that knows lies further in
@@ -20,7 +20,7 @@ def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def runs(model: torch.nn.Module) -> list[list[torch.nn.Module]]:
-    """The blocks in runs that pass without a break: all of them, or those of each pipeline stage that this rank holds."""
+    """The blocks in consecutive runs: all of them, or those of each pipeline stage that this rank holds."""
     for module in model.modules():
         stages: Any = getattr(module, "stages", None)
         if stages is not None:
@@ -29,8 +29,8 @@ def runs(model: torch.nn.Module) -> list[list[torch.nn.Module]]:
 
 
 def separate_experts(model: torch.nn.Module) -> str | None:
-    """Name of the first group of experts that learn and are modules of their own: one to which no token is sent has no gradient.
-    Most families hold all experts of a layer in one tensor."""
+    """Name of the first group of trained experts that are modules of their own: one that gets no token has no gradient. Most
+    families hold all experts of a layer in one tensor."""
     import torch
 
     kinds = (torch.nn.ModuleList, torch.nn.ModuleDict)

@@ -1,15 +1,16 @@
-"""Takes activations on ranks that share matrices, leaves them summed, gathered or cut, with the gradient that belongs to each.
+"""Collectives on activations with autograd: how tensor and sequence parallel ranks enter and leave sharded regions.
 
-            forward                        backward
-enter       identity                       sum over ranks
-leave       sum over ranks                 identity
-gather      join the ranks' tokens         sum over ranks, keep own tokens
-reduce      sum over ranks, keep own       join the ranks' tokens
-cut         keep own tokens                join the ranks' tokens
-join        join the ranks' tokens         keep own tokens
+                              forward                      backward
+copy_to_region                identity                     all-reduce
+reduce_from_region            all-reduce                   identity
+gather_from_sequence          all-gather of tokens         reduce-scatter of tokens
+reduce_scatter_to_sequence    reduce-scatter of tokens     all-gather of tokens
+scatter_to_sequence           keep own tokens              all-gather of tokens
+gather_from_region            all-gather of tokens         keep own tokens
 
-`enter` and `leave` are f and g of Megatron (https://arxiv.org/abs/1909.08053), `gather` and `reduce` its sequence parallel pair
-(https://arxiv.org/abs/2205.05198). Shapes: B rows, T tokens, S tokens of one rank (T / ranks, rounded up), D width.
+Names as in Megatron-LM (there `copy_to_tensor_model_parallel_region`, ...): the first two are f and g of
+https://arxiv.org/abs/1909.08053, the next two the sequence parallel pair of https://arxiv.org/abs/2205.05198.
+Shapes: B rows, T tokens, S tokens of one rank (T / ranks, rounded up), D width.
 """
 
 from __future__ import annotations
@@ -21,62 +22,62 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 
 
-def enter(values: torch.Tensor, group: Any) -> torch.Tensor:
-    """What is the same on all ranks goes into a part that each computes differently: gradients add up. Weights too."""
-    return _Enter.apply(values, group)
+def copy_to_region(values: torch.Tensor, group: Any) -> torch.Tensor:
+    """Values (or weights) that are equal on all ranks enter a part that each rank computes differently: gradients add up."""
+    return _CopyToRegion.apply(values, group)
 
 
-def leave(values: torch.Tensor, group: Any) -> torch.Tensor:
-    """Each rank's part of a sum becomes the sum."""
-    return _Leave.apply(values, group)
+def reduce_from_region(values: torch.Tensor, group: Any) -> torch.Tensor:
+    """Sum of the ranks' partial results."""
+    return _ReduceFromRegion.apply(values, group)
 
 
-def gather(values_BSD: torch.Tensor, tokens: int, group: Any) -> torch.Tensor:
-    """Own tokens become all `tokens` [B, T, D], for a part that each rank computes differently."""
-    return _Gather.apply(values_BSD, tokens, group)
+def gather_from_sequence(values_BSD: torch.Tensor, tokens: int, group: Any) -> torch.Tensor:
+    """All `tokens` [B, T, D] from own tokens, for a part that each rank computes differently."""
+    return _GatherFromSequence.apply(values_BSD, tokens, group)
 
 
-def reduce(values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
-    """Each rank's part of a sum [B, T, D] becomes the sum of own tokens [B, S, D]."""
-    return _Reduce.apply(values_BTD, group)
+def reduce_scatter_to_sequence(values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
+    """Own tokens [B, S, D] of the sum of the ranks' partial results [B, T, D]."""
+    return _ReduceScatterToSequence.apply(values_BTD, group)
 
 
-def cut(values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
-    """Own tokens [B, S, D] of what is the same on all ranks; the last ranks' are filled up with zeros."""
-    return _Cut.apply(values_BTD, group)
+def scatter_to_sequence(values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
+    """Own tokens [B, S, D] of values that are equal on all ranks; the last ranks' are padded with zeros."""
+    return _ScatterToSequence.apply(values_BTD, group)
 
 
-def join(values_BSD: torch.Tensor, tokens: int, group: Any) -> torch.Tensor:
-    """Own tokens become all `tokens` [B, T, D], for a part that is the same on all ranks."""
-    return _Join.apply(values_BSD, tokens, group)
+def gather_from_region(values_BSD: torch.Tensor, tokens: int, group: Any) -> torch.Tensor:
+    """All `tokens` [B, T, D] from own tokens, for a part that all ranks compute alike."""
+    return _GatherFromRegion.apply(values_BSD, tokens, group)
 
 
-def _summed(values: torch.Tensor, group: Any) -> torch.Tensor:
-    return _awaited(functional.all_reduce(values.contiguous(), "sum", group))
+def _all_reduce(values: torch.Tensor, group: Any) -> torch.Tensor:
+    return _wait(functional.all_reduce(values.contiguous(), "sum", group))
 
 
-def _joined(values_BSD: torch.Tensor, tokens: int, group: Any) -> torch.Tensor:
-    return _awaited(functional.all_gather_single(values_BSD.contiguous(), 1, group))[:, :tokens]
+def _all_gather(values_BSD: torch.Tensor, tokens: int, group: Any) -> torch.Tensor:
+    return _wait(functional.all_gather_single(values_BSD.contiguous(), 1, group))[:, :tokens]
 
 
-def _filled(values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
+def _padded(values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
     missing = -values_BTD.shape[1] % dist.get_world_size(group)
     return torch.nn.functional.pad(values_BTD, (0, 0, 0, missing)) if missing else values_BTD
 
 
 def _own(values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
-    return _filled(values_BTD, group).chunk(dist.get_world_size(group), 1)[dist.get_rank(group)].contiguous()
+    return _padded(values_BTD, group).chunk(dist.get_world_size(group), 1)[dist.get_rank(group)].contiguous()
 
 
-def _own_sum(values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
-    return _awaited(functional.reduce_scatter_single(_filled(values_BTD, group).contiguous(), "sum", 1, group))
+def _reduce_scatter(values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
+    return _wait(functional.reduce_scatter_single(_padded(values_BTD, group).contiguous(), "sum", 1, group))
 
 
-def _awaited(values: torch.Tensor) -> torch.Tensor:
+def _wait(values: torch.Tensor) -> torch.Tensor:
     return functional.wait_tensor(values)
 
 
-class _Enter(torch.autograd.Function):
+class _CopyToRegion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, group: Any) -> torch.Tensor:
         ctx.group = group
@@ -84,42 +85,42 @@ class _Enter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _summed(gradient, ctx.group), None
+        return _all_reduce(gradient, ctx.group), None
 
 
-class _Leave(torch.autograd.Function):
+class _ReduceFromRegion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, group: Any) -> torch.Tensor:
-        return _summed(values, group)
+        return _all_reduce(values, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         return gradient, None
 
 
-class _Gather(torch.autograd.Function):
+class _GatherFromSequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values_BSD: torch.Tensor, tokens: int, group: Any) -> torch.Tensor:
         ctx.group = group
-        return _joined(values_BSD, tokens, group)
+        return _all_gather(values_BSD, tokens, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _own_sum(gradient, ctx.group), None, None
+        return _reduce_scatter(gradient, ctx.group), None, None
 
 
-class _Reduce(torch.autograd.Function):
+class _ReduceScatterToSequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
         ctx.group, ctx.tokens = group, values_BTD.shape[1]
-        return _own_sum(values_BTD, group)
+        return _reduce_scatter(values_BTD, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _joined(gradient, ctx.tokens, ctx.group), None
+        return _all_gather(gradient, ctx.tokens, ctx.group), None
 
 
-class _Cut(torch.autograd.Function):
+class _ScatterToSequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values_BTD: torch.Tensor, group: Any) -> torch.Tensor:
         ctx.group, ctx.tokens = group, values_BTD.shape[1]
@@ -127,14 +128,14 @@ class _Cut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _joined(gradient, ctx.tokens, ctx.group), None
+        return _all_gather(gradient, ctx.tokens, ctx.group), None
 
 
-class _Join(torch.autograd.Function):
+class _GatherFromRegion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values_BSD: torch.Tensor, tokens: int, group: Any) -> torch.Tensor:
         ctx.group = group
-        return _joined(values_BSD, tokens, group)
+        return _all_gather(values_BSD, tokens, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""Takes transformer blocks, leaves them compiled: each once, for all of its kind share the code."""
+"""torch.compile per transformer block: blocks of one kind share their code."""
 
 from __future__ import annotations
 

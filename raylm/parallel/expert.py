@@ -1,6 +1,6 @@
-"""Takes a model with experts and a rank's place, leaves each rank its share of the experts; tokens travel to them and back.
+"""Expert parallelism: each rank holds a share of the experts; tokens are dispatched to them and combined by all-to-all.
 
-tokens --(k experts each)--> copies in order of experts --all to all--> the experts' ranks --all to all--> weighted sum
+tokens --(k experts each)--> copies in order of experts --all-to-all--> the experts' ranks --all-to-all--> weighted sum
 
 Shapes: T tokens of this rank, K experts per token, N experts, E ranks that share them, D width, R rows that arrive here.
 """
@@ -15,24 +15,24 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from raylm.core.errors import ConfigError
-from raylm.parallel.collectives import enter
+from raylm.parallel.collectives import copy_to_region
 from raylm.parallel.mesh import Grid
 
 
 def spread_experts(model: torch.nn.Module, grid: Grid) -> None:
-    """Leave each rank of `grid.mesh.expert` N / E whole experts of every layer; names stay, parameters become DTensors.
+    """Keep N / E whole experts of every layer on each rank of `grid.mesh.expert`; names stay, parameters become DTensors.
 
     Raises:
-        ConfigError: the model has no experts, they do not divide, or they are laid out in another way than [N, out, in].
+        ConfigError: the model has no experts, ranks do not divide them, or their weights are not [N, out, in].
     """
     config: Any = model.config
     sparse = grid.sparse()
     mesh = sparse["expert"] if grid.mesh.tensor == 1 else sparse["expert", "tensor"]
     ranks = grid.mesh.expert
-    found = [(name, module) for name, module in model.named_modules() if _is_experts(module)]
-    if not found:
+    experts_by_name = [(name, module) for name, module in model.named_modules() if _is_experts(module)]
+    if not experts_by_name:
         raise ConfigError(f"mesh.expert = {ranks}: a model of type {config.model_type!r} has no experts to share")
-    for name, module in found:
+    for name, module in experts_by_name:
         experts: Any = module
         if getattr(experts, "is_transposed", False) or getattr(experts, "has_bias", False) or not experts.has_gate:
             raise ConfigError(
@@ -85,8 +85,8 @@ def _share(whole: torch.nn.Parameter, mesh: Any) -> torch.nn.Parameter:
     # a copy: a view would keep the whole in memory
     local = local.detach().chunk(mesh.size(0), 0)[mesh.get_local_rank(0)].clone()
     places = [Shard(0), Replicate()][: mesh.ndim]
-    made = DTensor.from_local(local, mesh, places, run_check=False, shape=whole.shape, stride=whole.stride())
-    return torch.nn.Parameter(made, requires_grad=whole.requires_grad)
+    sharded = DTensor.from_local(local, mesh, places, run_check=False, shape=whole.shape, stride=whole.stride())
+    return torch.nn.Parameter(sharded, requires_grad=whole.requires_grad)
 
 
 @cache
@@ -95,7 +95,7 @@ def _spread_class(kind: type) -> type:
 
 
 def _forward(self: Any, hidden_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
-    """What the chosen experts make of each token, weighted and summed [T, D]."""
+    """The weighted sum of the chosen experts' outputs for each token [T, D]."""
     group, ranks = self.expert_group, dist.get_world_size(self.expert_group)
     expert_C = expert_TK.flatten()
     order_C = expert_C.argsort(stable=True)
@@ -106,14 +106,14 @@ def _forward(self: Any, hidden_TD: torch.Tensor, expert_TK: torch.Tensor, weight
 
     weights = (_held(self, "gate_up_proj"), _held(self, "down_proj"))
     copies_CD = hidden_TD.to(weights[0].dtype)[order_C // expert_TK.shape[1]]
-    rows_RD = _Exchange.apply(copies_CD, *sizes, group)
-    # rows come rank by rank, experts want theirs side by side
+    rows_RD = _AllToAll.apply(copies_CD, *sizes, group)
+    # rows arrive rank by rank, experts need theirs side by side
     place_N = torch.arange(arriving_EN.shape[1], device=hidden_TD.device).repeat(ranks)
     order_R = place_N.repeat_interleave(arriving_EN.flatten()).argsort(stable=True)
-    made_RD = _apart(self, rows_RD[order_R], arriving_EN.sum(0), *weights)
-    made_CD = _Exchange.apply(made_RD[order_R.argsort()], *reversed(sizes), group)
-    made_TKD = made_CD[order_C.argsort()].view(*expert_TK.shape, -1)
-    return (made_TKD * weight_TK[..., None]).sum(1).to(hidden_TD.dtype)
+    out_RD = _by_expert(self, rows_RD[order_R], arriving_EN.sum(0), *weights)
+    out_CD = _AllToAll.apply(out_RD[order_R.argsort()], *reversed(sizes), group)
+    out_TKD = out_CD[order_C.argsort()].view(*expert_TK.shape, -1)
+    return (out_TKD * weight_TK[..., None]).sum(1).to(hidden_TD.dtype)
 
 
 def _held(self: Any, name: str) -> torch.Tensor:
@@ -121,43 +121,45 @@ def _held(self: Any, name: str) -> torch.Tensor:
     local = self._parameters[name].to_local()
     across = getattr(self, "across", None)
     # tensor ranks with tokens of their own: the gradient is the sum over them
-    return enter(local, across.group) if across is not None and across.sequence and local.requires_grad else local
+    return copy_to_region(local, across.group) if across is not None and across.sequence and local.requires_grad else local
 
 
-def _apart(self: Any, rows_RD: torch.Tensor, count_N: torch.Tensor, up_NID: torch.Tensor, down_NDI: torch.Tensor) -> torch.Tensor:
-    """Each expert on its rows, which lie side by side."""
+def _by_expert(
+    self: Any, rows_RD: torch.Tensor, count_N: torch.Tensor, up_NID: torch.Tensor, down_NDI: torch.Tensor
+) -> torch.Tensor:
+    """Each expert's outputs on its rows, which are side by side."""
     from torch.nn.functional import grouped_mm, linear
 
     if len(rows_RD) and _fits_grouped(rows_RD, down_NDI):
         ends_N = count_N.cumsum(0, dtype=torch.int32)
         wide = grouped_mm(rows_RD, up_NID.transpose(1, 2), offs=ends_N)
         return grouped_mm(self._apply_gate(wide), down_NDI.transpose(1, 2), offs=ends_N)
-    # an expert without rows computes too: its gradient is zero and not absent, for FSDP's ranks meet over it
+    # an expert without rows computes too: its gradient must be zero and not absent, as FSDP reduces it over ranks
     parts = rows_RD.split(count_N.tolist())
-    made = [linear(self._apply_gate(linear(part, up)), down) for part, up, down in zip(parts, up_NID, down_NDI, strict=True)]
-    return torch.cat(made)
+    outputs = [linear(self._apply_gate(linear(part, up)), down) for part, up, down in zip(parts, up_NID, down_NDI, strict=True)]
+    return torch.cat(outputs)
 
 
 def _fits_grouped(rows_RD: torch.Tensor, down_NDI: torch.Tensor) -> bool:
-    """Whether the kernel for all experts at once takes these: rows of whole 16 bytes, GPUs from Ampere on."""
+    """Whether the grouped kernel supports these: rows of whole 16 bytes, GPUs from Ampere on."""
     whole = all(size * rows_RD.element_size() % 16 == 0 for size in down_NDI.shape[1:])
     return whole and not (rows_RD.is_cuda and torch.cuda.get_device_capability(rows_RD.device) < (8, 0))
 
 
-class _Exchange(torch.autograd.Function):
-    """Rows to the ranks of their experts, `leaving` many to each and `arriving` many from each; gradients the way back."""
+class _AllToAll(torch.autograd.Function):
+    """Sends rows to the ranks of their experts, `leaving` many to each and `arriving` many from each; gradients in reverse."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, leaving: list[int], arriving: list[int], group: Any) -> torch.Tensor:
-        ctx.way_back = (arriving, leaving, group)
-        return _exchanged(rows, leaving, arriving, group)
+        ctx.reverse = (arriving, leaving, group)
+        return _all_to_all(rows, leaving, arriving, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return _exchanged(gradient, *ctx.way_back), None, None, None
+        return _all_to_all(gradient, *ctx.reverse), None, None, None
 
 
-def _exchanged(rows: torch.Tensor, leaving: list[int], arriving: list[int], group: Any) -> torch.Tensor:
-    made = rows.new_empty(sum(arriving), rows.shape[1])
-    dist.all_to_all_single(made, rows.contiguous(), arriving, leaving, group=group)
-    return made
+def _all_to_all(rows: torch.Tensor, leaving: list[int], arriving: list[int], group: Any) -> torch.Tensor:
+    received = rows.new_empty(sum(arriving), rows.shape[1])
+    dist.all_to_all_single(received, rows.contiguous(), arriving, leaving, group=group)
+    return received

@@ -1,4 +1,4 @@
-"""Takes a model, leaves its norms, rotary positions and gated layers computed by fused kernels where these run (Liger)."""
+"""Fused kernels (Liger) for norms, rotary positions and gated layers, where they run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ FUSED = {"rope": True, "rms_norm": True, "layer_norm": True, "swiglu": True, "ge
 OWN = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 
 
-def fuse_kernels(model: Any, asked: str, device: str) -> bool:
-    """Take Liger's kernels (https://arxiv.org/abs/2410.10989) in place; names and weights stay. Returns whether it did.
+def fuse_kernels(model: Any, requested: str, device: str) -> bool:
+    """Patch in Liger's kernels (https://arxiv.org/abs/2410.10989); names and weights stay. Returns whether it did.
 
     Args:
-        asked: `liger`, or `auto`: where they run.
+        requested: `liger`, or `auto`: where they run.
 
     Raises:
-        ConfigError: they were asked for by name and do not run.
+        ConfigError: they were requested by name and do not run.
     """
     lacks = _lacking(model, device)
-    if lacks and asked == "liger":
+    if lacks and requested == "liger":
         raise ConfigError(f"kernels = 'liger' cannot run: {lacks}", next="set kernels = 'auto'")
     if lacks:
         return False

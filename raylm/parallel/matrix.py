@@ -1,4 +1,4 @@
-"""Takes what a layout combines, leaves whether that is proven, refused (and why), and the table that the docs show.
+"""The support matrix: which combinations of a layout are proven or refused, and the table that the docs show.
 
 The cells are data, `matrix.toml`: each names a combination, its status and the test that proves it.
 """
@@ -28,25 +28,25 @@ class Cell(NamedTuple):
 @lru_cache
 def cells() -> tuple[Cell, ...]:
     """All cells of `matrix.toml`, in order."""
-    found = tomllib.loads((Path(__file__).parent / "matrix.toml").read_text())["cell"]
-    return tuple(Cell(frozenset(one["of"]), one["status"], one.get("proof", ""), one.get("why", "")) for one in found)
+    entries = tomllib.loads((Path(__file__).parent / "matrix.toml").read_text())["cell"]
+    return tuple(Cell(frozenset(one["of"]), one["status"], one.get("proof", ""), one.get("why", "")) for one in entries)
 
 
 def features(cfg: Any) -> set[str]:
-    """What a stage that learns combines: strategy, dimensions above 1, and the keys that change how it computes."""
-    found = {cfg.strategy.kind, cfg.dtype, cfg.optimizer.kind}
-    found |= {name for name in DIMENSIONS if getattr(cfg.mesh, name) > 1}
-    found |= {name for name in ("adapter", "balance", "document_mask", "compile", "ema") if getattr(cfg, name, None)}
-    found |= {f"{name}_{getattr(cfg, name)}" for name in ("activation_checkpointing", "attention") if getattr(cfg, name, None)}
+    """What a training stage combines: strategy, dimensions above 1, and the keys that change how it computes."""
+    combined = {cfg.strategy.kind, cfg.dtype, cfg.optimizer.kind}
+    combined |= {name for name in DIMENSIONS if getattr(cfg.mesh, name) > 1}
+    combined |= {name for name in ("adapter", "balance", "document_mask", "compile", "ema") if getattr(cfg, name, None)}
+    combined |= {f"{name}_{getattr(cfg, name)}" for name in ("activation_checkpointing", "attention") if getattr(cfg, name, None)}
     if objective := getattr(cfg, "objective", None):
-        found.add(objective.kind)
+        combined.add(objective.kind)
     if not getattr(cfg.optimizer, "elementwise", True):
-        found.add("whole_tensors")
+        combined.add("whole_tensors")
     if cfg.mesh.tensor > 1 and cfg.mesh.sequence:
-        found.add("sequence")
+        combined.add("sequence")
     if cfg.mesh.pipeline > 1:
-        found.add(cfg.mesh.schedule)
-    return found
+        combined.add(cfg.mesh.schedule)
+    return combined
 
 
 def refusal(combined: set[str]) -> str | None:
@@ -72,8 +72,8 @@ def as_markdown() -> str:
     """The matrix as a table, for the docs."""
     lines = ["| combination | status | proof or reason |", "|---|---|---|"]
     for cell in cells():
-        told = f"`{cell.proof}`" if cell.status == "works" else cell.why
-        lines.append(f"| {' x '.join(sorted(cell.of, key=_place))} | {cell.status} | {told} |")
+        proof = f"`{cell.proof}`" if cell.status == "works" else cell.why
+        lines.append(f"| {' x '.join(sorted(cell.of, key=_place))} | {cell.status} | {proof} |")
     return "\n".join(lines) + "\n"
 
 

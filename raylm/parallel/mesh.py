@@ -1,10 +1,10 @@
-"""Takes the sizes of a layout's dimensions, leaves where each rank stands and the groups in which it meets the others.
+"""The device mesh: sizes of the parallel dimensions, each rank's coordinates, process groups.
 
     rank = ((((pipeline * replicas + replica) * shards + shard) * context + c) * tensor + t)        tensor innermost
 
 data     replicas x shards: ranks that read different rows
-shard    shards x context: ranks among which FSDP cuts weights (context ranks hold the same rows, so they may share the cut)
-expert   cuts the experts' dimension out of shard: shard = expert_shard x expert
+shard    shards x context: ranks over which FSDP shards weights (context ranks hold the same rows, so they take part)
+expert   part of the shard dimension: shard = expert_shard x expert
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from raylm.core.errors import ConfigError
 
 
 class Mesh(Config):
-    """Dimensions of the layout beside plain data parallelism; what is left of the ranks reads different rows."""
+    """Sizes of the parallel dimensions; the ranks that these leave over are data parallel."""
 
     renamed = {"exchange": "context_method"}
 
     tensor: int = Field(default=1, gt=0)
     """Ranks that share each matrix (tensor parallel); with `sequence` also the tokens between matrices."""
     sequence: bool = True
-    """Cut the sequence over the tensor ranks where no matrix is (sequence parallel): less memory, the same traffic."""
+    """Shard the sequence over the tensor ranks where no matrix is (sequence parallel): less memory, the same communication."""
     context: int = Field(default=1, gt=0)
     """Ranks that share each row's tokens, attention included (context parallel): for long rows."""
     context_method: Literal["auto", "ring", "ulysses"] = "auto"
-    """How context ranks attend: keys pass around a ring, or heads are exchanged for tokens (ulysses: context divides heads)."""
+    """How context ranks attend: keys pass around a ring, or an all-to-all shards heads (ulysses: context must divide heads)."""
     pipeline: int = Field(default=1, gt=0)
     """Stages of consecutive blocks (pipeline parallel)."""
     schedule: Literal["1f1b", "interleaved", "zero_bubble"] = "1f1b"
@@ -39,18 +39,18 @@ class Mesh(Config):
     expert: int = Field(default=1, gt=0)
     """Ranks that share the experts of each block (expert parallel); a part of the data and context ranks."""
     replicas: int = Field(default=1, gt=0)
-    """Groups that hold the whole model each, cut inside the group (hybrid sharding); 1 cuts over all ranks."""
+    """Groups that hold the whole model each, sharded inside the group (hybrid sharding); 1 shards over all ranks."""
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Mesh:
         for key, of in (("context_method", "context"), ("schedule", "pipeline"), ("virtual", "pipeline")):
-            said = getattr(self, key)
-            if getattr(self, of) == 1 and said != type(self).model_fields[key].default:
-                raise ValueError(f"{key} = {said!r} is of {of} ranks, of which there is one: say {of} = 2 or more")
+            value = getattr(self, key)
+            if getattr(self, of) == 1 and value != type(self).model_fields[key].default:
+                raise ValueError(f"{key} = {value!r} is of {of} ranks, of which there is one: set {of} = 2 or more")
         return self
 
     def refused(self, world: int) -> str | None:
-        """Why `world` ranks cannot be laid out so; None when they can."""
+        """Why `world` ranks cannot form this mesh; None when they can."""
         inner = self.tensor * self.context * self.pipeline
         if world % inner:
             return f"{world} ranks are no multiple of tensor x context x pipeline = {inner}"
@@ -63,7 +63,7 @@ class Mesh(Config):
         return None
 
     def build(self, rank: int, world: int, device: str = "cpu") -> Grid:
-        """The place of `rank` among `world`. Raises ConfigError when they cannot be laid out so.
+        """The place of `rank` among `world`. Raises ConfigError when they cannot form this mesh.
 
         Outside a process group (`world` 1) there are no groups, and every dimension must be 1.
         """
@@ -111,7 +111,7 @@ class Grid:
         return self.torch(*names)._flatten(name) if len(names) > 1 else self.torch(*names)
 
     def shard(self) -> Any:
-        """What FSDP cuts over: [shards x context], or [replicas, shards x context] with hybrid sharding."""
+        """The mesh that FSDP shards over: [shards x context], or [replicas, shards x context] with hybrid sharding."""
         inner = self.flat("shard", "shards", "context")
         if self.mesh.replicas == 1:
             return inner

@@ -1,7 +1,7 @@
-"""Takes a model that rank 0 alone builds or loads, leaves every rank with its own piece of it: nobody else holds the whole.
+"""Model initialization over ranks: rank 0 builds or loads the model, every rank gets its shard, no other rank holds the whole.
 
 rank 0      make() -> weights ------------------ one block of rows after the other ----+
-others             -> skeleton (no memory) -> layout cuts it -> weight_loader: own pieces <-----+
+others             -> skeleton (meta device) -> layout shards it -> weight_loader: own shards <-+
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Start(NamedTuple):
     """A model before its first step."""
 
     model: Any
-    """The model; with `weight_loader` its parameters have no memory (meta)."""
+    """The model; with `weight_loader` its parameters are on the meta device."""
     weight_loader: WeightLoader | None
-    """Gives them memory and weights. None on a single rank, whose model is whole."""
+    """Allocates and fills them. None on a single rank, whose model is whole."""
 
 
 class WeightLoader:
-    """Gives parameters without memory their memory and their part of rank 0's weights.
+    """Allocates parameters that are on the meta device and fills them with their part of rank 0's weights.
 
     Args:
         weights: on rank 0 each parameter under all its names (tied ones have several), None on others.
@@ -41,21 +41,21 @@ class WeightLoader:
         self.weights, self.device = weights, torch.device(device)
 
     def close(self) -> None:
-        """Let the weights go: every model is filled."""
+        """Drop the weights: every model is filled."""
         self.weights = None
 
     def __call__(self, model: torch.nn.Module, kept: Any = None) -> None:
         """Every rank must call.
 
         Args:
-            model: a skeleton or a part of one (a pipeline's stage), as it is or cut into DTensors.
-            kept: where parameters shall lie, `device` when None.
+            model: a skeleton or a part of one (a pipeline's stage), as it is or sharded into DTensors.
+            kept: device of the parameters, `device` when None.
         """
         sent: list[Any] = [self.weights and [(names, tuple(p.shape), p.dtype) for names, p in self.weights.items()]]
         dist.broadcast_object_list(sent, src=0)
         own = _with_memory(model, self.device if kept is None else kept)
         for names, shape, dtype in sent[0]:
-            # tied parameters are one under several names; a pipeline's last stage may know the second alone
+            # tied parameters are one under several names; a pipeline's last stage may have the second alone
             mine = {id(own[name]): own.pop(name) for name in names if name in own}
             whole = self.weights[names].detach() if self.weights else None
             for start, stop in _blocks(shape, dtype):
@@ -90,7 +90,7 @@ def begin(make: Callable[[], torch.nn.Module], rank: int, world: int, device: An
             model = make()
             weights, sent[0] = _by_names(model), skeleton_of(model)
         except RaylmError as cause:
-            # the others wait for the skeleton: they must hear that there is none
+            # the others wait for the skeleton: they must learn that there is none
             sent[0] = cause
     dist.broadcast_object_list(sent, src=0)
     if isinstance(sent[0], RaylmError):
@@ -103,27 +103,27 @@ def skeleton_of(model: torch.nn.Module) -> torch.nn.Module:
     empty = {
         id(p): torch.nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad) for p in model.parameters()
     }
-    # a deep copy takes what it finds in its memo for copied: tied parameters stay tied
+    # deepcopy treats what is in its memo as copied: tied parameters stay tied
     return copy.deepcopy(model, dict(empty))
 
 
 def bounds(parameter: torch.Tensor) -> list[tuple[int, int]]:
-    """First index and length of this rank's piece in each dimension of the whole parameter."""
-    found = [(0, size) for size in parameter.shape]
+    """First index and length of this rank's shard in each dimension of the whole parameter."""
+    pieces = [(0, size) for size in parameter.shape]
     if not isinstance(parameter, DTensor):
-        return found
+        return pieces
     mesh = parameter.device_mesh
     coordinate: Any = mesh.get_coordinate()
-    # tensor and expert ranks cut first and are the mesh's last dimensions; FSDP cuts what they left
+    # tensor and expert ranks shard first and are the mesh's last dimensions; FSDP shards what they left
     for at in reversed(range(mesh.ndim)):
         place: Any = parameter.placements[at]
         if place.is_replicate():
             continue
-        start, length = found[place.dim]
+        start, length = pieces[place.dim]
         size = -(-length // mesh.size(at))
         before = min(coordinate[at] * size, length)
-        found[place.dim] = (start + before, min(size, length - before))
-    return found
+        pieces[place.dim] = (start + before, min(size, length - before))
+    return pieces
 
 
 def _by_names(model: torch.nn.Module) -> dict[tuple[str, ...], torch.Tensor]:
@@ -134,16 +134,16 @@ def _by_names(model: torch.nn.Module) -> dict[tuple[str, ...], torch.Tensor]:
 
 
 def _with_memory(model: torch.nn.Module, device: Any) -> dict[str, torch.nn.Parameter]:
-    """Replace every parameter that has no memory; returns the new ones by all their names."""
-    made: dict[int, torch.nn.Parameter] = {}
+    """Replace every parameter on the meta device; returns the new ones by all their names."""
+    allocated: dict[int, torch.nn.Parameter] = {}
     own: dict[str, torch.nn.Parameter] = {}
     for prefix, module in model.named_modules():
         for name, p in module._parameters.items():
             if p is None or not p.is_meta:
                 continue
-            if id(p) not in made:
-                made[id(p)] = torch.nn.Parameter(torch.empty_like(p, device=device), requires_grad=p.requires_grad)
-            module._parameters[name] = own[f"{prefix}.{name}" if prefix else name] = made[id(p)]
+            if id(p) not in allocated:
+                allocated[id(p)] = torch.nn.Parameter(torch.empty_like(p, device=device), requires_grad=p.requires_grad)
+            module._parameters[name] = own[f"{prefix}.{name}" if prefix else name] = allocated[id(p)]
     return own
 
 
@@ -156,7 +156,7 @@ def _blocks(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[int, i
 
 
 def _take(parameter: torch.nn.Parameter, rows: torch.Tensor, start: int) -> None:
-    """Copy what of `rows`, which begin at row `start` of the whole, belongs to this rank's piece."""
+    """Copy the part of `rows` (from row `start` of the whole on) that belongs to this rank's shard."""
     local = (parameter.to_local() if isinstance(parameter, DTensor) else parameter).detach()
     if not parameter.dim():
         local.copy_(rows[0])

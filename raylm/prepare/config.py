@@ -1,4 +1,4 @@
-"""Takes the `prepare` table of a job, leaves what may be asked of it."""
+"""Config of the `prepare` stage."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ class Prepare(StageConfig):
         # documents of an earlier stage, and cards of others, may bring columns of their own
         kinds = [getattr(card, "kind", "") for card in (*self.sources(), *self.steps, *sweeps)]
         known = "custom" not in kinds and "documents" not in kinds
-        made: dict[str, Any] = dict.fromkeys(COLUMNS)
+        columns: dict[str, Any] = dict.fromkeys(COLUMNS)
         reads: list[tuple[Any, tuple[Any, ...]]] = [(card, getattr(card, "reads", ())) for card in self.steps]
         reads += [(card, (getattr(card, "column", None), getattr(card, "per", None))) for card in sweeps]
         for card, names in reads:
-            if known and (missing := [name for name in names if name and name not in made and "." not in name]):
+            if known and (missing := [name for name in names if name and name not in columns and "." not in name]):
                 raise ValueError(f"{card.kind} reads {missing[0]!r}, which no step before it makes")
             for name in card.columns() if hasattr(card, "columns") else ():
-                if made.get(name, card) != card:
+                if columns.get(name, card) != card:
                     raise ValueError(f"{card.kind} would write over the column {name!r}: give its column another name")
-                made[name] = card
+                columns[name] = card
         return self
 
     def sources(self) -> list[Config]:

@@ -1,4 +1,4 @@
-"""Takes the shards of a stage that is under way, leaves what a sweep over all of them needs: rows, passes, decisions.
+"""The corpus of a running prepare stage as sweeps (dedup, select) see it: rows, parallel passes, decisions.
 
 shards --sweep 0--> decisions --sweep 1--> decisions ... --> written once, at the end
 
@@ -39,7 +39,7 @@ class Shard(NamedTuple):
 
 
 class Swept(NamedTuple):
-    """What a sweep leaves. `parts`: how many tasks decided; `facts`: counts and examples for manifest and report."""
+    """Result of a sweep. `parts`: how many tasks decided; `facts`: counts and examples for manifest and report."""
 
     parts: int
     facts: dict[str, Any]
@@ -61,7 +61,7 @@ class View:
         from raylm.data.sources.parquet import parquet_file
 
         shard = self.shards[at]
-        # behind a URI the columns asked for are read where they lie: copies of all shards would fill a worker's disk
+        # behind a URI the wanted columns are read remotely: copies of all shards would fill a worker's disk
         with parquet_file(shard.folder.path(shard.name)) as file:
             wanted = None if columns is None else list(columns)
             table = file.read(wanted if wanted is None else _held(wanted, file.schema_arrow.names))
@@ -94,7 +94,7 @@ def _held(wanted: list[str], names: list[str]) -> list[str]:
 
 
 class Corpus:
-    """What a sweep is handed.
+    """The documents of a stage, and parallel passes over them, for a sweep.
 
     Args:
         view: the stage's own shards.
@@ -123,8 +123,8 @@ class Corpus:
         return self._ctx.open(ref)
 
     def parts(self, row_bytes: float, num_rows: int | None = None, least: int | None = None) -> int:
-        """How many partitions keep each of them small: `least` (else one per worker) or more. What is decided must not
-        hang on this number."""
+        """How many partitions keep each of them small: `least` (else one per worker) or more. Decisions must not depend on
+        this number."""
         size = row_bytes * (self.view.num_rows if num_rows is None else num_rows)
         return max(self.workers.count if least is None else least, int(-(-size // _PART_BYTES)))
 
@@ -143,7 +143,7 @@ class Corpus:
 
 
 def decide(view: View, scratch: Folder, task: int, decisions: pa.Table) -> None:
-    """Write what one task decided, cut by shard. Rows of an earlier corpus must not be among them."""
+    """Write what one task decided, partitioned by shard. Rows of an earlier corpus must not be among them."""
     import numpy as np
 
     own = view.shards[view.num_earlier :]
@@ -154,7 +154,7 @@ def decide(view: View, scratch: Folder, task: int, decisions: pa.Table) -> None:
 
 def decisions_schema() -> pa.Schema:
     """Columns of decisions: row; reason; because (id of another document, or null); score (how alike, or null);
-    cuts (flat starts and ends, in bytes of the text: the document stays without them; null: the document goes)."""
+    cuts (flat starts and ends, in bytes of the text, which are removed from the document; null: the document is dropped)."""
     import pyarrow as pa
 
     return pa.schema(

@@ -1,4 +1,4 @@
-"""Takes the host of a URL as somebody wrote it, leaves the one way to write it: what URLs are compared by."""
+"""Normal form of URL hosts, so that different spellings of a host compare equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the path or URI of a file, leaves the entries of the list in it, plain or .gz."""
+"""Reads lists, one entry per line, from a path or URI, plain or .gz."""
 
 from __future__ import annotations
 

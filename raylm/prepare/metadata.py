@@ -1,4 +1,4 @@
-"""Takes the metadata of documents and the name of a key, leaves its values: also of keys inside, as `metadata.url`."""
+"""Values of documents' metadata by key; a dotted key such as `metadata.url` goes into objects."""
 
 from __future__ import annotations
 

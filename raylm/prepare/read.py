@@ -1,6 +1,6 @@
-"""Takes one work unit, leaves its documents in shards: read, then every step in order. Runs in a worker.
+"""The first pass of a prepare stage, run in workers: reads a work unit, applies every step in order, writes shards.
 
-source -> table -> step -> step -> ... -> shards of the unit;   rows that go on the way are counted with their reason
+source -> table -> step -> step -> ... -> shards of the unit;   dropped rows are counted with their reason
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _SHOWN_COLUMNS = 50
 # large the file it came from and however short its documents
 _SHARD_BYTES = 128 << 20
 _LINES_BYTES = 32 << 20
-# of messages: who speaks, and what a part of one is; no words of anybody
+# keys of messages whose values are roles and types, not text to clean
 _TAGS = frozenset({"role", "from", "type"})
-# why a row that was read well may be no document; any other reason says that it could not be read
+# reasons for which a row that was read well is no document; any other reason means that it could not be read
 _USUAL = frozenset({"empty", "row_too_long", "http_status", "not_html", "no_main_text"})
 _SCORES = "add the score card that makes it before this filter"
 
 
 class Losses:
-    """Rows that were dropped: counted by source and reason, the first few shown, all of them written if asked.
+    """Dropped rows: counted by source and reason, the first few kept as examples, all of them written on request.
 
     Args:
         folder: where they are written, as `{name}-000.jsonl` and so on, a JSON line each; None writes nothing.
@@ -56,7 +56,7 @@ class Losses:
     def unreadable(self, row: Rejected) -> None:
         """A raw row that never became a document."""
         source = row.where.rpartition(":")[0] or row.where
-        # rows with keys of their own would fill the mark
+        # bounded: rows that each have keys of their own would fill the mark
         if len(self.columns) < _SHOWN_COLUMNS:
             self.columns.update(row.columns[:_SHOWN_COLUMNS])
         self.unread[source] += row.reason not in _USUAL
@@ -65,14 +65,14 @@ class Losses:
     def add(self, table: pa.Table, reasons: list[str], step: Any = None) -> None:
         """Documents that a step dropped; one reason per row. A step that can `explain` adds what it saw."""
         more = step.explain(table) if hasattr(step, "explain") else [{}] * table.num_rows
-        self.say(table, reasons, more)
+        self.add_explained(table, reasons, more)
 
-    def say(self, table: pa.Table, reasons: list[str], more: list[dict[str, Any]]) -> None:
-        """`add`, with what is to be said beside place, id and the beginning of the text of each row."""
+    def add_explained(self, table: pa.Table, reasons: list[str], more: list[dict[str, Any]]) -> None:
+        """`add`, with more facts of each row than place, id and the beginning of its text."""
         rows = table.select(["id", "source", "start", "text"]).to_pylist()
         for row, reason, besides in zip(rows, reasons, more, strict=True):
-            said = {"where": f"{row['source']}:{row['start']}", "id": row["id"], "text": row["text"][:_SHOWN_CHARS]}
-            self._add(row["source"], reason, said | besides)
+            example = {"where": f"{row['source']}:{row['start']}", "id": row["id"], "text": row["text"][:_SHOWN_CHARS]}
+            self._add(row["source"], reason, example | besides)
 
     def plain(self) -> Plain:
         """As JSON values for a mark."""
@@ -91,12 +91,12 @@ class Losses:
             self._folder.write(self.files[-1], "\n".join([*self.lines, ""]))
         self.lines, self._held_bytes = [], 0
 
-    def _add(self, source: str, reason: str, said: dict[str, Any]) -> None:
+    def _add(self, source: str, reason: str, example: dict[str, Any]) -> None:
         self.by_source.setdefault(source, Counter())[reason] += 1
         if len(held := self.examples.setdefault(reason, [])) < EXAMPLES:
-            held.append(said)
+            held.append(example)
         if self._folder:
-            self.lines.append(json.dumps({"reason": reason, **said}, ensure_ascii=False))
+            self.lines.append(json.dumps({"reason": reason, **example}, ensure_ascii=False))
             self._held_bytes += len(self.lines[-1])
             # one unit may be a file of any size, and nearly all of it may be dropped
             if self._held_bytes >= _LINES_BYTES:
@@ -104,7 +104,7 @@ class Losses:
 
 
 def read_unit(cfg: Prepare, target: Folder, at: int, plain: Plain) -> Plain:
-    """One unit to its shards in `target`; leaves the mark."""
+    """Write one unit's shards to `target`; returns its mark."""
     card: Any = resolve(cfg.sources()[plain["source"]])
     steps, clock, cleaned = steps_of(cfg), defaultdict[str, float](float), {}
     losses, writer = Losses(target if cfg.keep_rejected else None, f"rejected-{at:06d}"), Shards(target, at)
@@ -135,7 +135,7 @@ def read_unit(cfg: Prepare, target: Folder, at: int, plain: Plain) -> Plain:
 
 
 def take_step(step: Any, table: pa.Table, losses: Losses, cleaned: dict[str, Counter[str]]) -> pa.Table:
-    """One card's work on one table: what a cleaner, a score or a filter does is told by the method that it has."""
+    """Apply one card to one table; the method it has (`clean`, `score`, `judge`) says what kind of step it is."""
     import pyarrow as pa
 
     if not table.num_rows:
@@ -151,7 +151,7 @@ def take_step(step: Any, table: pa.Table, losses: Losses, cleaned: dict[str, Cou
     if missing := [name for name in getattr(step, "reads", ()) if name not in table.column_names and "." not in name]:
         raise DataError(f"{step.kind} reads the column {missing[0]!r}, which the documents do not have", next=_SCORES)
     if hasattr(step, "counts"):
-        # what a filter could not look at is said too
+        # rows that a filter could not check are counted too
         cleaned.setdefault(step.kind, Counter()).update(step.counts(table))
     keep, reasons = step.judge(table)
     if keep.all():
@@ -162,13 +162,13 @@ def take_step(step: Any, table: pa.Table, losses: Losses, cleaned: dict[str, Cou
 
 
 def _clean(step: Any, table: pa.Table, losses: Losses, counts: Counter[str]) -> pa.Table:
-    """Texts of plain rows; of structured rows every string in them, and the text anew from that."""
+    """Clean the texts of plain rows; of structured rows every string, and rebuild the text from them."""
     import pyarrow as pa
 
     texts, records = table["text"].to_pylist(), table["record"].to_pylist()
-    made = step.clean(texts)
-    counts.update(made.counts)
-    cleaned = list(made.texts)
+    result = step.clean(texts)
+    counts.update(result.counts)
+    cleaned = list(result.texts)
     lost = [""] * len(texts)
     for at, record in enumerate(records):
         if record is None:
@@ -179,7 +179,7 @@ def _clean(step: Any, table: pa.Table, losses: Losses, counts: Counter[str]) -> 
             records[at], cleaned[at] = json.dumps(row, ensure_ascii=False, sort_keys=True), as_text(row)
             lost[at] = "" if cleaned[at].strip() else f"empty_after_{step.kind}"
         except DataError:
-            # what chosen and rejected began with alike, say, is gone
+            # for example, the prompt that chosen and rejected shared is gone
             lost[at] = f"broken_by_{step.kind}"
     for name, values in (("text", cleaned), ("record", records)):
         table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.large_string()))
@@ -207,7 +207,7 @@ class Shards:
         self._folder, self._unit, self._held, self._bytes = folder, unit, [], 0
 
     def add(self, table: pa.Table) -> None:
-        """Take a table; write a shard when enough is held."""
+        """Add a table; a shard is written when enough rows are buffered."""
         if table.num_rows:
             self._held.append(table)
             self._bytes += table.nbytes
@@ -227,7 +227,7 @@ class Shards:
 
 
 def write_shard(folder: Folder, name: str, table: pa.Table) -> Plain:
-    """Write one shard; leaves what a mark says of it."""
+    """Write one shard; returns its facts for the mark."""
     import numpy as np
 
     write_parquet(folder, name, table)

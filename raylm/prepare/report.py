@@ -1,4 +1,4 @@
-"""Takes the totals of a prepare stage, leaves report.html: what went in, what was lost and why, what is left."""
+"""report.html of a prepare stage: what was read, what was dropped and why, what is left."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHOWN_SOURCES, _SHOWN_REASONS = 50, 8
-# of the rows, those that could not be read, above which it is said aloud
+# share of unreadable rows above which a warning is printed
 _UNREAD_SHARE = 0.1
 _SHOWN_EXAMPLES, _SHOWN_REASONS_WITH_EXAMPLES = 3, 40
-# what is read of the final shards: a page must not cost a pass over the corpus
+# rows and shards that the report reads: it must not cost a pass over the corpus
 _SAMPLED_SHARDS, _SAMPLED_ROWS = 16, 20_000
 _SEARCHED_ROWS = 5_000_000
 _BINS, _SHOWN_VALUES = 24, 15
@@ -60,22 +60,24 @@ def write_report(out: Folder, stage: str, total: dict[str, Any]) -> None:
         ("What was dropped, by example", _examples(out, total)),
         ("Time", _time(total["seconds"], rows_in)),
     ]
-    said = f"prepare · {page.number(rows_in)} rows read, {seconds:,.0f} s of work over all workers"
-    out.write(REPORT, page.page(stage, said, parts))
+    subtitle = f"prepare · {page.number(rows_in)} rows read, {seconds:,.0f} s of work over all workers"
+    out.write(REPORT, page.page(stage, subtitle, parts))
 
 
 def unread_rows(total: dict[str, Any]) -> str | None:
-    """What is to be said when more than a tenth of the rows never became documents: how many, and what was dropped for what."""
+    """A warning when more than a tenth of the rows could not be read: how many, and the counts of all drop reasons; else None."""
     unread = sum(total["unread"].values())
     if unread <= _UNREAD_SHARE * total["rows_in"]:
         return None
     ranked = sorted(total["dropped"].items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_REASONS]
-    said = ", ".join(f"{reason} {count:,}" for reason, count in ranked)
-    return f"{unread:,} of {total['rows_in']:,} rows ({unread / total['rows_in']:.0%}) could not be read; dropped in all: {said}"
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in ranked)
+    return (
+        f"{unread:,} of {total['rows_in']:,} rows ({unread / total['rows_in']:.0%}) could not be read; dropped in all: {listed}"
+    )
 
 
-def say_unread(stage: str, total: dict[str, Any]) -> None:
-    """Print `unread_rows`, if there is something to be said."""
+def print_unread(stage: str, total: dict[str, Any]) -> None:
+    """Print the warning of `unread_rows`, if there is one."""
     if unread := unread_rows(total):
         line = f"{stage}: {unread}\n  next: `keep_rejected = true` writes these rows; look at the source's kind and columns"
         Console(stderr=True).print(Text(line, "bold red"), soft_wrap=True)
@@ -145,8 +147,8 @@ def _left(out: Folder, total: dict[str, Any]) -> str:
             words.append(page.heading(name) + page.bars([(value[:60], count) for value, count in rows], len(values)))
         else:
             drawn.append(page.columns(_histogram(values), name))
-    said = page.note(f"Columns are shown by {sampled.num_rows:,} documents, spread over the shards.")
-    return page.charts(drawn) + "".join(words) + said
+    caption = page.note(f"Columns are shown by {sampled.num_rows:,} documents, spread over the shards.")
+    return page.charts(drawn) + "".join(words) + caption
 
 
 def _power(k: int) -> str:
@@ -212,17 +214,17 @@ def _examples(out: Folder, total: dict[str, Any]) -> str:
     """The first few of each reason; of a duplicate, the document that stayed beside it."""
     examples = dict(sorted(total["examples"].items(), key=lambda item: -total["dropped"].get(item[0], 0)))
     shown = {reason: places[:_SHOWN_EXAMPLES] for reason, places in list(examples.items())[:_SHOWN_REASONS_WITH_EXAMPLES]}
-    wanted = {said["because"] for places in shown.values() for said in places if "because" in said}
+    wanted = {example["because"] for places in shown.values() for example in places if "because" in example}
     keepers = _texts(out, total["shards"], wanted)
     parts = []
     for reason, places in shown.items():
-        inner = "".join(_example(said, keepers) for said in places)
+        inner = "".join(_example(example, keepers) for example in places)
         parts.append(page.heading(f"{reason} · {total['dropped'].get(reason, 0):,}") + inner)
     return "".join(parts)
 
 
-def _example(said: dict[str, Any], keepers: dict[str, tuple[str, str]]) -> str:
-    where, lost, because = str(said["where"]), said.get("text"), said.get("because")
+def _example(example: dict[str, Any], keepers: dict[str, tuple[str, str]]) -> str:
+    where, lost, because = str(example["where"]), example.get("text"), example.get("because")
     if lost is None:
         return page.note(where)
     if because in keepers:

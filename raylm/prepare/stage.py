@@ -1,4 +1,5 @@
-"""Takes raw rows, leaves Documents: read and cleaned unit by unit, then compared and chosen over all of them.
+"""The `prepare` stage: raw rows to Documents. Rows are read and cleaned unit by unit, then compared and selected over all of
+them.
 
 sources --> units --> [read, steps] --> shards --> [sweep of dedup, select]* --> decisions
                                           '----------------------------------------+--> [write] --> manifest, report
@@ -23,7 +24,7 @@ from raylm.data.marks import Plain, run_marked
 from raylm.prepare.config import Prepare, steps_of
 from raylm.prepare.corpus import Corpus, Shard, View, apply, content_of
 from raylm.prepare.read import EXAMPLES, Losses, read_unit, write_shard
-from raylm.prepare.report import say_unread, write_report
+from raylm.prepare.report import print_unread, write_report
 
 # rows of a source from which on the share that is lost says something: to dedup, to decontamination, to reading
 _ALARM_ROWS, _ALARM_CONTAMINATED, _ALARM_UNREAD = 100, 20, 10
@@ -64,7 +65,7 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
     _settle(ctx.out, target, [name for mark in read for name in mark["rejected"]] if sweeps else [], total)
     ctx.out.write_json("sources.json", total["by_source"])
     write_report(ctx.out, ctx.stage, total)
-    say_unread(ctx.stage, total)
+    print_unread(ctx.stage, total)
     metrics = {key: total[key] for key in ("rows_in", "rows", "bytes")} | {"dropped": sum(total["dropped"].values())}
     metrics |= _unseen(total)
     return ctx.commit(Documents, facts=_facts(total), metrics=metrics | {"seconds": total["seconds"]}, rows=total["shards"])
@@ -114,7 +115,7 @@ def _write(cfg: Prepare, view: View, out: Folder, at: int, plain: Plain) -> Plai
         gone = decisions.filter(decisions["cuts"].is_null())
         lost = table.take(pa.array(gone["row"].to_numpy() - shard.first))
         why = gone.select(["because", "score"]).to_pylist()
-        losses.say(lost, gone["reason"].to_pylist(), [{k: v for k, v in said.items() if v is not None} for said in why])
+        losses.add_explained(lost, gone["reason"].to_pylist(), [{k: v for k, v in one.items() if v is not None} for one in why])
         kept = apply(kept, decisions)
     kept = kept.drop_columns(["row"])
     shards = [write_shard(out, shard.name, kept)] if kept.num_rows else []
@@ -206,9 +207,9 @@ def _alarm_of_reading(cfg: Prepare, total: dict[str, Any]) -> None:
         rows = total["rows_in"] if source == "all sources" else sum(total["by_source"][source].values())
         if rows >= least and count > cfg.max_source_loss * rows:
             reasons = total["dropped"] if source == "all sources" else total["by_source"][source]
-            said = ", ".join(f"{reason} {n:,}" for reason, n in sorted(reasons.items()) if reason != "kept")
+            listed = ", ".join(f"{reason} {n:,}" for reason, n in sorted(reasons.items()) if reason != "kept")
             raise DataError(
-                f"{count:,} of {rows:,} are {what} ({said}); max_source_loss is {cfg.max_source_loss:.0%}",
+                f"{count:,} of {rows:,} are {what} ({listed}); max_source_loss is {cfg.max_source_loss:.0%}",
                 where=source,
                 next="look at the examples with keep_rejected, and at the source's kind and columns; raise max_source_loss if it "
                 "is right, and run again: work is kept",
@@ -257,7 +258,7 @@ def _nothing_left(total: dict[str, Any]) -> DataError:
 
 
 def _settle(out: Folder, read: Folder, moved: list[str], total: dict[str, Any]) -> None:
-    """Bring the lines of what reading dropped beside the rest; what an earlier attempt on other files left goes."""
+    """Move the files of rows that reading dropped to the output; those of an earlier attempt on other files are removed."""
     for name in moved:
         out.write(name, read.read(name))
     ours = {*total["shards"], *total["rejected"]}

@@ -1,4 +1,4 @@
-"""Takes a `kind`, leaves the card of what is done with each document: a cleaner, a score or a filter."""
+"""Steps: the union of all cards that process documents one by one: cleaners, scores and filters."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Takes a text, leaves its words: what lists and evaluation sets are compared by."""
+"""Words of a text as lists and evaluation sets are compared."""
 
 from __future__ import annotations
 

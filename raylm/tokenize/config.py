@@ -1,4 +1,4 @@
-"""Takes the `tokenize` table of a job, leaves what may be asked of it."""
+"""Config of the `tokenize` stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a tokenizer, leaves the fastest way to encode texts with it that gives Hugging Face's ids.
+"""The fastest encoder of a tokenizer whose ids are proven equal to Hugging Face's.
 
 tokenizer -> gigatoken reads its JSON? -> probes and the shard's own texts: equal ids? -> gigatoken, else tokenizers
 
@@ -32,7 +32,7 @@ PROBES = (
 
 
 class Encoder:
-    """Texts to ids. `name` is the way taken: `gigatoken` or `tokenizers`; `reason` says why it is not the first.
+    """Texts to ids. `name` is the backend: `gigatoken` or `tokenizers`; `reason` says why it is not gigatoken.
 
     No special token is added, and one that a text spells is text.
     """
@@ -59,7 +59,7 @@ class Encoder:
 
 
 def encoder(tokenizer: Any, texts: Sequence[str] = ()) -> Encoder:
-    """The way to encode with a fast transformers tokenizer.
+    """The encoder of a fast transformers tokenizer.
 
     Args:
         texts: of what is to be encoded; some are compared before gigatoken is trusted with the rest.
@@ -72,7 +72,7 @@ def encoder(tokenizer: Any, texts: Sequence[str] = ()) -> Encoder:
     if fast is None:
         return Encoder(tokenizer, None, reason)
     for text in [*PROBES, *_spelled(tokenizer), *_some(texts)]:
-        # an odd text takes the slow way whatever comes out here, and must not take all others with it
+        # an odd text is encoded by tokenizers in any case, and must not force all others to be
         if not _equal(backend, fast, text) and not _is_odd(text):
             return Encoder(tokenizer, None, f"other ids for {text[:40]!r}")
     return Encoder(tokenizer, fast, "")

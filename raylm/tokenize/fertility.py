@@ -1,4 +1,4 @@
-"""Takes texts and their tokens, leaves how many tokens a word costs and how many bytes a token holds, by source."""
+"""Fertility by source: tokens per word, and bytes per token."""
 
 from __future__ import annotations
 

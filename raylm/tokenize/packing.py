@@ -1,4 +1,4 @@
-"""Takes the lengths of documents, leaves where each of them lies in rows of a fixed length: in one piece or in several.
+"""Packing: where documents, whole or in pieces, are placed in rows of a fixed length.
 
 Shapes: D documents, P pieces, R rows.
 """
@@ -62,7 +62,7 @@ def best_fit(sizes: np.ndarray, length: int, buffer: int, lead: int = 0) -> Layo
     pieces: list[tuple[int, int, int, int, int]] = []
     whole: list[tuple[int, int, int]] = []  # (tokens with lead, document, offset), shortest first, oldest first
     rests: list[tuple[int, int, int]] = []
-    num_documents, coming, num_rows = len(sizes), 0, 1
+    num_documents, next_document, num_rows = len(sizes), 0, 1
     row, used = 0, 0
     lengths: list[int] = sizes.tolist()
 
@@ -79,9 +79,9 @@ def best_fit(sizes: np.ndarray, length: int, buffer: int, lead: int = 0) -> Layo
             insort(whole, (left, document, 0))
 
     while True:
-        while coming < num_documents and len(whole) + len(rests) < buffer:
-            enter(coming)
-            coming += 1
+        while next_document < num_documents and len(whole) + len(rests) < buffer:
+            enter(next_document)
+            next_document += 1
         if not whole and not rests:
             break
         gap = length - used
@@ -156,9 +156,9 @@ def gather(tokens: np.ndarray, begins: np.ndarray, layout: Layout, lead_token: i
     sizes = layout.size + leads
     ends = np.cumsum(sizes)
     source = begins[layout.document] + layout.offset - leads - (ends - sizes)
-    made = tokens[np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(source, sizes)]
-    made[(ends - sizes)[leads > 0]] = lead_token
-    return made
+    gathered = tokens[np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(source, sizes)]
+    gathered[(ends - sizes)[leads > 0]] = lead_token
+    return gathered
 
 
 def row_starts(layout: Layout) -> tuple[np.ndarray, np.ndarray]:

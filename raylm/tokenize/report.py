@@ -1,4 +1,4 @@
-"""Takes the facts and rows of a tokenize stage, leaves report.html: what the rows hold, and how the tokenizer cuts text."""
+"""report.html of a tokenize stage: what the rows contain, and how the tokenizer splits text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_report(
         *([("bytes per token", f"{facts['bytes_per_token']:.3f}")] if "bytes_per_token" in facts else []),
     ]
     steps = sorted((int(k), count) for k, count in (lengths or {}).items())
-    told = {name: value for name, value in facts.items() if name not in ("rows", "dropped")}
+    other_facts = {name: value for name, value in facts.items() if name not in ("rows", "dropped")}
     lost = lost_documents(facts)
     parts = [
         *([("Rows are lost", page.note(lost))] if lost else []),
@@ -64,27 +64,27 @@ def write_report(
         ("Dropped documents", page.bars(sorted(facts["dropped"].items(), key=lambda item: -item[1])[:30])),
         ("Rows as a model sees them", _rows(out, tokenizer, train)),
         ("Vocabulary", _vocabulary(tokenizer)),
-        ("Facts", page.facts(told)),
+        ("Facts", page.facts(other_facts)),
         ("Time", page.table(["step", "seconds"], [(name, round(spent, 2)) for name, spent in (seconds or {}).items()])),
     ]
-    said = f"tokenize · form {facts['form']}, rows of up to {facts['length']:,} tokens"
-    out.write(REPORT, page.page(stage, said, parts))
+    subtitle = f"tokenize · form {facts['form']}, rows of up to {facts['length']:,} tokens"
+    out.write(REPORT, page.page(stage, subtitle, parts))
 
 
 def lost_documents(facts: dict[str, Any]) -> str | None:
-    """What is to be said when more than a tenth of the documents gave no row: how many, and why."""
+    """A warning when more than a tenth of the documents gave no row: how many, and why; else None."""
     reasons = {reason: count for reason, count in facts["dropped"].items() if reason not in _NO_DOCUMENT}
     lost, documents = sum(reasons.values()), sum(facts["documents"].values())
     if lost <= _LOST_SHARE * documents:
         return None
     ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    said = ", ".join(f"{reason} {count:,}" for reason, count in ranked[:_SHOWN_REASONS])
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in ranked[:_SHOWN_REASONS])
     more = f", and {len(ranked) - _SHOWN_REASONS} more" if len(ranked) > _SHOWN_REASONS else ""
-    return f"{lost:,} of {documents:,} documents ({lost / documents:.0%}) gave no row: {said}{more}"
+    return f"{lost:,} of {documents:,} documents ({lost / documents:.0%}) gave no row: {listed}{more}"
 
 
-def say_lost(stage: str, facts: dict[str, Any]) -> None:
-    """Print `lost_documents`, if there is something to be said."""
+def print_lost(stage: str, facts: dict[str, Any]) -> None:
+    """Print the warning of `lost_documents`, if there is one."""
     if lost := lost_documents(facts):
         line = f"{stage}: {lost}\n  next: raylm/tokenize/README.md says what a row must have; `raylm show` lists all reasons"
         Console(stderr=True).print(Text(line, "bold red"), soft_wrap=True)
@@ -131,9 +131,9 @@ def _vocabulary(tokenizer: Any) -> str:
     words = [(vocab[word], len(word), tokenizer.decode([vocab[word]])) for word in longest]
     merges = model.get("merges") or []
     chosen = sorted({len(merges) * at // _SHOWN_MERGES for at in range(_SHOWN_MERGES)}) if merges else []
-    said = [(at, *(merges[at].split(" ", 1) if isinstance(merges[at], str) else merges[at])) for at in chosen]
+    merge_rows = [(at, *(merges[at].split(" ", 1) if isinstance(merges[at], str) else merges[at])) for at in chosen]
     return (
         page.columns(steps, "length of tokens as the vocabulary spells them (of byte-level ones: in bytes)")
         + page.fold("the longest tokens", page.table(["id", "length", "token"], words))
-        + page.fold("merges, from the first to the last", page.table(["rank", "left", "right"], said))
+        + page.fold("merges, from the first to the last", page.table(["rank", "left", "right"], merge_rows))
     )

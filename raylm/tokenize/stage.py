@@ -1,4 +1,4 @@
-"""Takes Documents, leaves Tokens, Dialogues, Pairs, Unpaired or Prompts, and the tokenizer that made them.
+"""The `tokenize` stage: Documents to Tokens, Dialogues, Pairs, Unpaired or Prompts, with the tokenizer that made them.
 
 tokenizer: trained or taken -> every document shard on its own: split, encode, write (marked) -> manifest
 """
@@ -21,7 +21,7 @@ from raylm.data.shards import read_parquet, shard_name, write_arrow, write_parqu
 from raylm.tokenize import tokenizers
 from raylm.tokenize.config import Tokenize
 from raylm.tokenize.fertility import fertility, rates
-from raylm.tokenize.report import say_lost, write_report
+from raylm.tokenize.report import print_lost, write_report
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,16 +70,16 @@ def run(cfg: Tokenize, ctx: Context) -> Artifact:
         "vocab_size": facts["vocab_size"],
         "dropped": sum(dropped.values()),
     }
-    made = ctx.commit(KINDS[cfg.makes().kind], facts=facts, metrics=metrics, rows=rows)
-    say_lost(ctx.stage, facts)
-    return made
+    artifact = ctx.commit(KINDS[cfg.makes().kind], facts=facts, metrics=metrics, rows=rows)
+    print_lost(ctx.stage, facts)
+    return artifact
 
 
 def _tokenize(cfg: Tokenize, source: Folder, out: Folder, at: int, plain: Plain) -> Plain:
     """One document shard to one shard per split; runs in a worker."""
     import pyarrow as pa
 
-    # as many shards at once as there are workers: threads on top would fight for the same cores
+    # as many shards at once as there are workers: threads on top would compete for the same cores
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = tokenizers.load((out / tokenizers.FOLDER).local())
     table = read_parquet(source, plain["path"])
@@ -87,14 +87,14 @@ def _tokenize(cfg: Tokenize, source: Folder, out: Folder, at: int, plain: Plain)
     dropped, indices, mark = Counter[str](), [], {}
     for split in SPLITS:
         mask = held_out if split == "held_out" else pa.array([not held for held in held_out.to_pylist()], pa.bool_())
-        made = cfg.form.rows(tokenizer, table.filter(mask))
+        result = cfg.form.rows(tokenizer, table.filter(mask))
         name = shard_name(split, at, "arrow")
-        if made.table.num_rows:
-            write_parquet(out, index_name(name), made.index)
-            write_arrow(out, name, made.table)
-        dropped.update(made.dropped)
-        indices.append(made.index)
-        mark[split] = {"shard": name, "rows": made.table.num_rows, "sums": {**made.sums, "rows": made.table.num_rows}}
+        if result.table.num_rows:
+            write_parquet(out, index_name(name), result.index)
+            write_arrow(out, name, result.table)
+        dropped.update(result.dropped)
+        indices.append(result.index)
+        mark[split] = {"shard": name, "rows": result.table.num_rows, "sums": {**result.sums, "rows": result.table.num_rows}}
     mark["dropped"] = {reason: count for reason, count in dropped.items() if count}
     return mark | _costs(table, pa.concat_tables(indices))
 

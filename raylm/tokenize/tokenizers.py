@@ -1,4 +1,4 @@
-"""Takes the name of a tokenizer, or documents to train one on, leaves it in a folder and loads it from there."""
+"""Places a tokenizer in an artifact's folder, copied or trained there, and loads it."""
 
 from __future__ import annotations
 

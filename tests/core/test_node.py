@@ -1,4 +1,4 @@
-"""Takes starts that fail as Ray's do, proves which are tried again and what is said at the end."""
+"""Failed starts of Ray: which are tried again, and the error at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes processes and nodes, proves that what can never fit is refused in words and that a long wait speaks."""
+"""Cluster capacity: what can never fit is refused, and a long wait is reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from raylm.core.room import Patience, asks, fits, refusal, shortage
         ([0], [], True),
     ],
 )
-def test_processes_lie_on_one_node_each(nodes, kinds, fit):
+def test_processes_are_on_one_node_each(nodes, kinds, fit):
     assert fits([{"CPU": float(has)} for has in nodes], [({"CPU": float(ask)}, count) for ask, count in kinds]) is fit
 
 
@@ -35,7 +35,7 @@ def test_cores_and_gpus_are_needed_on_the_same_node():
     assert fits([{"CPU": 8.0}, {"CPU": 1.0, "GPU": 8.0}], [({"CPU": 1.0, "GPU": 1.0}, 1), ({"CPU": 4.0}, 2)])
 
 
-def test_many_ranks_are_laid_out_in_no_time():
+def test_many_ranks_are_placed_in_no_time():
     assert fits([{"GPU": 8.0, "CPU": 64.0}] * 500, [({"GPU": 1.0, "CPU": 4.0}, 3999), ({"GPU": 1.0, "CPU": 8.0}, 1)])
     assert not fits([{"GPU": 8.0, "CPU": 64.0}] * 500, [({"GPU": 1.0, "CPU": 4.0}, 4000), ({"GPU": 1.0, "CPU": 8.0}, 1)])
 
@@ -46,7 +46,7 @@ def test_what_asks_for_nothing_is_no_bundle():
 
 
 @pytest.mark.ray
-def test_refusals_and_waits_name_what_is_asked_and_what_there_is(workers, capsys, monkeypatch):
+def test_refusals_and_waits_name_what_is_requested_and_what_there_is(workers, capsys, monkeypatch):
     import ray
 
     workers.ensure()

@@ -83,7 +83,7 @@ def test_what_a_killed_writer_left_is_no_file(tmp_path):
     assert Folder(tmp_path).files() == []
 
 
-def test_a_missing_file_is_said(folder):
+def test_a_missing_file_is_reported(folder):
     with pytest.raises(StorageError, match="no such file"):
         folder.read("none")
 
@@ -97,7 +97,7 @@ def test_a_write_that_fails_leaves_nothing(folder):
     assert folder.files() == ["kept"]
 
 
-def test_a_full_disk_is_said_in_words(tmp_path):
+def test_a_full_disk_is_a_storage_error(tmp_path):
     folder = Folder(tmp_path)
     with pytest.raises(StorageError, match="disk is full") as caught, folder.writing("big"):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -106,7 +106,7 @@ def test_a_full_disk_is_said_in_words(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-def test_a_really_full_device_is_said_in_words(tmp_path):
+def test_a_really_full_device_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="disk is full"), Folder(tmp_path).writing("big"), open("/dev/full", "w") as full:
         full.write("x" * 100_000)
         full.flush()

@@ -1,4 +1,4 @@
-"""Addresses: whatever a store's library raises ends as one sentence that names the address, and a long wait is said."""
+"""Stores: any error of a store's library becomes one sentence that names the address, and a long wait is reported."""
 
 from __future__ import annotations
 
@@ -104,15 +104,15 @@ def test_show_plan_and_run_say_it_and_exit_with_1(uri, said, tmp_path, monkeypat
         assert "Traceback" not in told
 
 
-def test_a_first_answer_that_is_long_in_coming_is_said_once(monkeypatch, capsys):
-    monkeypatch.setattr(stores, "SAID_AFTER_S", 0.01)
+def test_a_long_wait_for_the_first_answer_is_reported_once(monkeypatch, capsys):
+    monkeypatch.setattr(stores, "NOTICE_AFTER_S", 0.01)
     with pytest.raises(StorageError):
         Folder("breaking://type/a").exists()
     assert capsys.readouterr().err == (
         "waiting for breaking://type to answer; its library tries for up to a minute (Ctrl-C ends)\n"
     )
-    with stores.Spoken("breaking://type/a"):
+    with stores.StoreCall("breaking://type/a"):
         pass
-    with stores.Spoken("breaking://type/b"):
+    with stores.StoreCall("breaking://type/b"):
         time.sleep(0.05)
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Takes a job as `ray job submit` runs it, proves that it is refused where its artifacts would be lost or not seen."""
+"""Submitted jobs: refused where their artifacts would be lost or not visible to all nodes."""
 
 from __future__ import annotations
 

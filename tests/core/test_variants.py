@@ -1,4 +1,4 @@
-"""Takes checkpoints of every make, proves that a reference accepts what its stage can use and refuses the rest in words."""
+"""Variants of checkpoints: a reference accepts what its stage can use, and refuses the rest by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes more work than there are cores, proves that a task's wait is told as one, and its result and errors come through."""
+"""More work than cores: a waiting task is reported as one, and its result and errors come through."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes texts and true answers, proves which texts say them."""
+"""Which texts give the true answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes mixture tables, proves exact shares after any draw, epochs per part, phases, and what a table may not say."""
+"""Mixture tables: exact shares after any draw, epochs per part, phases, and what a table may not say."""
 
 from __future__ import annotations
 

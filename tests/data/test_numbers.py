@@ -1,4 +1,4 @@
-"""Takes numbers as people write them, proves that they are read exactly, whole, and in no time however long they are."""
+"""Numbers as people write them: they are read exactly, whole, and in no time however long they are."""
 
 from __future__ import annotations
 

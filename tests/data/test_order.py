@@ -1,4 +1,4 @@
-"""Takes seeds and steps, proves that the order is a permutation in every epoch, looks random, and is the same for ever."""
+"""Shuffled order: a permutation in every epoch, random to the eye, and fixed for ever."""
 
 from __future__ import annotations
 

@@ -56,6 +56,7 @@ def test_implicit_prompt_of_equal_answers_leaves_the_answers():
     ("row", "ground_truth"),
     [
         ({"prompt": "q", "answer": "x"}, "x"),
+        ({"prompt": "q", "truth": "x"}, "x"),
         ({"prompt": [USER], "solution": 3}, "3"),
         ({"messages": [USER, GOOD]}, None),
         ({"prompt": "q", "ground_truth": ["a", "b"]}, '["a", "b"]'),

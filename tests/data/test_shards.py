@@ -64,7 +64,7 @@ def test_rows_come_back_by_number_also_after_pickling(tmp_path):
     assert len(Rows.open(str(tmp_path), "held_out")) == 0
 
 
-def test_a_shard_is_mapped_when_a_row_of_it_is_asked_for(tmp_path):
+def test_a_shard_is_mapped_when_a_row_of_it_is_read(tmp_path):
     rows = Rows.open(_artifact(tmp_path).uri, "train")
     for name in ("train-00000.arrow", "train-00003.arrow"):
         (tmp_path / name).unlink()

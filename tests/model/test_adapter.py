@@ -1,4 +1,4 @@
-"""Takes a tiny model with adapters, proves merging and file format against peft."""
+"""A tiny model with adapters: merging and file format against peft."""
 
 from __future__ import annotations
 

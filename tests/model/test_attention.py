@@ -154,7 +154,7 @@ def test_models_that_cannot_are_left_as_they_are():
     )
 
 
-def test_a_rung_asked_by_name_is_the_one_that_runs():
+def test_a_backend_requested_by_name_is_the_one_that_runs():
     model = model_of("llama")
     install(model, "sdpa")
     assert model.config._attn_implementation == "raylm_sdpa" and installed(model)

@@ -1,4 +1,4 @@
-"""Takes routers, proves the loss on uneven load by hand and against transformers, and that the bias follows the load."""
+"""Balancing of routers: the loss by hand and against transformers, and the bias follows the load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes weights, proves that what is written loads in transformers and that nothing half-written is left."""
+"""Written weights load in transformers, and nothing half-written is left."""
 
 from __future__ import annotations
 

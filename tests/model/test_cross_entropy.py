@@ -1,4 +1,4 @@
-"""Takes every way of the cross-entropy, proves scores and gradients against float64 from torch's own functions."""
+"""Every method of the cross-entropy: scores and gradients against float64 from torch's own functions."""
 
 from __future__ import annotations
 

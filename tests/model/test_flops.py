@@ -1,4 +1,4 @@
-"""Takes tiny networks, proves that FLOPs are what torch counts while they run forward and backward."""
+"""Tiny networks: FLOPs are what torch counts while they run forward and backward."""
 
 from __future__ import annotations
 

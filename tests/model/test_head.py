@@ -1,4 +1,4 @@
-"""Takes models with their head asked, proves every backend against transformers' logits: tied, masked, peft, encoder-decoder."""
+"""Log-probabilities from the head: every backend against transformers' logits: tied, masked, peft, encoder-decoder."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_model_still_gives_logits():
     assert head_of(model) is model.lm_head and "lm_head.weight" in model.state_dict()
 
 
-def test_a_masked_language_model_and_an_encoder_decoder_are_asked_alike():
+def test_a_masked_language_model_and_an_encoder_decoder_give_log_probabilities_alike():
     tokens = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     bert: Any = Bert(hidden_size=32, num_layers=1, num_heads=2).build(tokens, 0).eval()
     t5 = T5(hidden_size=32, num_layers=1, num_heads=2).build(tokens, 0).eval()
@@ -213,7 +213,7 @@ def test_a_bias_that_encoder_decoders_add_to_their_logits_is_part_of_them():
         assert model.final_logits_bias.equal(bias)
 
 
-def test_what_fails_behind_the_output_layer_is_said_in_words():
+def test_what_fails_behind_the_output_layer_is_reported_in_words():
     """ESM adds a bias of its own there, which is wider than an answer."""
     from transformers import EsmConfig, EsmForMaskedLM
 

@@ -1,4 +1,4 @@
-"""Takes folders that hold no whole model, proves that each is told apart in words, from the heads of its files alone."""
+"""Folders that hold no complete model: each is named for what it is, from file headers alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes models of many kinds, proves that those whose tokens see what they must not are found out."""
+"""Leak detection: models whose tokens see what they must not are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes configs of models, proves how long their sequences may be, which tokens they know and which end an answer."""
+"""Limits of models: sequence lengths, known tokens, end tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes folders and facts of rows, proves what is loaded and what is refused in words."""
+"""Loading models: what is loaded, and what is refused with which words."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from tests.model.tiny import tiny_checkpoint, tiny_composite, tiny_model
 from tests.stages import context
 
 
-def test_a_model_is_loaded_as_stored_or_as_asked(tmp_path):
+def test_a_model_is_loaded_as_stored_or_as_requested(tmp_path):
     tiny_model(vocab=70, hidden=32, layers=1).to(torch.bfloat16).save_pretrained(tmp_path)
     assert next(load_model(str(tmp_path)).parameters()).dtype == torch.bfloat16
     assert next(load_model(str(tmp_path), "float32").parameters()).dtype == torch.float32
 
 
-def test_what_is_no_model_is_said_with_its_place(tmp_path):
+def test_what_is_no_model_is_reported_with_its_place(tmp_path):
     with pytest.raises(ArtifactError, match="no model could be loaded") as caught:
         load_model(str(tmp_path))
     assert caught.value.where == str(tmp_path)
@@ -123,7 +123,7 @@ def test_a_tensor_that_no_part_of_the_model_takes_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("told", [{"num_attention_heads": 3}, {"model_type": "unheard_of"}, {"num_hidden_layers": "two"}])
-def test_a_config_that_contradicts_itself_is_told_in_words(tmp_path, told):
+def test_a_config_that_contradicts_itself_is_refused_in_words(tmp_path, told):
     config = transformers.AutoConfig.for_model("olmo2", **{key: value for key, value in DECODER.items() if key != "head_dim"})
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     file = tmp_path / "config.json"

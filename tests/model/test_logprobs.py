@@ -1,4 +1,4 @@
-"""Takes padded rows, proves their log-probabilities by hand and against transformers."""
+"""Padded rows: their log-probabilities by hand and against transformers."""
 
 from __future__ import annotations
 

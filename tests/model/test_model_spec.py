@@ -1,4 +1,4 @@
-"""Takes config.json dicts, proves what is counted of networks that raylm does not build itself."""
+"""Model specs from config.json: counts for networks that raylm does not build itself."""
 
 from __future__ import annotations
 

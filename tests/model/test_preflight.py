@@ -1,4 +1,4 @@
-"""Takes checkpoints of many kinds with something wrong in each, proves that they are refused by name, without loading them."""
+"""Checkpoints of many kinds with something wrong in each: they are refused by name, without loading them."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_an_expert_that_others_of_its_layer_have_is_missed(tmp_path):
         ({"architectures": ["ViTForImageClassification"], "model_type": "vit"}, None),
     ],
 )
-def test_kinds_of_models_are_told_by_config_json(config, kind):
+def test_kinds_of_models_are_recognized_by_config_json(config, kind):
     assert kind_of(config) == kind
 
 

@@ -1,4 +1,4 @@
-"""Takes two tokenizers, proves when rows of one may be read by a model of the other."""
+"""Which rows of one tokenizer a model of another may read."""
 
 from __future__ import annotations
 

@@ -72,6 +72,6 @@ def test_a_real_llama_vocabulary_keeps_its_class_habits(tmp_path):
     assert type(found).__name__ == "LlamaTokenizer" and found("ab ab")["input_ids"] == [1, vocab["\u2581ab"], vocab["\u2581ab"]]
 
 
-def test_what_cannot_be_read_is_said(tmp_path):
+def test_what_cannot_be_read_is_reported(tmp_path):
     with pytest.raises(DataError, match="cannot load a tokenizer"):
         load(tmp_path)

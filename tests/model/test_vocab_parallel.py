@@ -1,4 +1,4 @@
-"""Takes a vocabulary cut over ranks, proves that scores and gradients are those of the whole one."""
+"""A vocabulary cut over ranks: scores and gradients are those of the whole one."""
 
 from __future__ import annotations
 

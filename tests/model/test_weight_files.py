@@ -1,4 +1,4 @@
-"""Takes tensors one by one, proves that files are bounded, that transformers loads them, and that little is held at a time."""
+"""Tensors one by one: files are bounded, transformers loads them, and little is held at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a folder, leaves a tiny Llama with a byte-level BPE tokenizer and a chat template in it."""
+"""A tiny Llama with a byte-level BPE tokenizer and a chat template, written to a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes nothing, leaves what one run of two gloo ranks found: imports are paid once for all tests of this folder."""
+"""The results of one run of two gloo ranks: imports are paid once for all tests of this folder."""
 
 from __future__ import annotations
 

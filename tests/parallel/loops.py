@@ -1,4 +1,4 @@
-"""Takes a strategy and a folder, leaves a training loop over fixed rows: what the tests of one and of two ranks run."""
+"""A training loop over fixed rows, which the tests of one and of two ranks run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a function, leaves what it returned on each of several gloo ranks. Ranks are forked from a process that has torch."""
+"""Runs a function on several gloo ranks. Ranks are forked from a process that has imported torch."""
 
 from __future__ import annotations
 

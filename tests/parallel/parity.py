@@ -1,4 +1,4 @@
-"""Takes a layout, leaves what it did with fixed rows beside what one rank did: losses, gradient norms, weights."""
+"""A layout trained on fixed rows beside one rank: losses, gradient norms, weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a strategy, leaves what a model did whose experts are modules of their own, some of which a batch does not meet."""
+"""Training of a model whose experts are modules of their own, some of which a batch sends no token to."""
 
 from __future__ import annotations
 

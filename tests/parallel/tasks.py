@@ -1,4 +1,4 @@
-"""Takes ranks, leaves what tests of the rank group ask of them."""
+"""Tasks that the tests of the rank group run on ranks."""
 
 from __future__ import annotations
 

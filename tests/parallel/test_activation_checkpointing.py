@@ -1,4 +1,4 @@
-"""Takes models whose blocks forget, proves that they learn the same to the digit and hold less."""
+"""Activation checkpointing: the same losses to the digit, with less memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_full_keeps_less_than_selective_and_that_less_than_all():
 
 @pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=repr)
 @pytest.mark.parametrize("how", HOW)
-def test_recompute_on_two_ranks(how, strategy):
+def test_checkpointing_on_two_ranks(how, strategy):
     assert_parity(2, strategy, activation_checkpointing=how)
 
 

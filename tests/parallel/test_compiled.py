@@ -1,4 +1,4 @@
-"""Takes compiled blocks, proves that they learn the same. In ranks of their own: compilers keep state in a process."""
+"""Compiled blocks: they learn the same. In ranks of their own: compilers keep state in a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes what one rank and two ranks did with the same rows, proves that it was the same, and that a resume repeats it."""
+"""One rank and two ranks on the same rows: the same losses, and a resume repeats them."""
 
 from __future__ import annotations
 

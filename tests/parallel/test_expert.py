@@ -1,4 +1,4 @@
-"""Takes models with experts, proves that sharing the experts changes where they lie and nothing of what is learned."""
+"""Expert parallelism: it changes where experts are, and nothing of what is learned."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_rank_has_one_expert():
     [{"num_experts": 4}, {"num_experts": 6}],
     ids=["whole experts cut", "slices of experts cut"],
 )
-def test_shared_experts_are_cut_by_fsdp(sizes):
+def test_shared_experts_are_sharded_by_fsdp(sizes):
     assert_parity(4, Fsdp(reshard=False), model=DEEPSEEK | sizes, mesh={"expert": 2})
 
 

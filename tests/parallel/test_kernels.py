@@ -1,4 +1,4 @@
-"""Takes a model on a CPU, proves that fused kernels are refused by name and passed over otherwise."""
+"""Fused kernels on a CPU: refused when required, otherwise not used."""
 
 from __future__ import annotations
 

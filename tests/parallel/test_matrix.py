@@ -1,4 +1,4 @@
-"""Takes the support matrix, proves that its proofs exist, that it is asked, and that the docs say the same."""
+"""The support matrix: its proofs exist, it is applied, and the docs show the same table."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_pairs_without_a_proof_are_refused(monkeypatch):
     assert refusal({"fsdp", "context"}) is None
 
 
-def test_three_dimensions_that_no_single_test_has_seen_are_told_apart():
+def test_three_dimensions_that_no_single_test_has_seen_are_reported():
     assert not unproven({"fsdp", "replicas"})
     assert unproven({"fsdp", "replicas", "tensor", "context", "pipeline", "expert"})
 

@@ -1,4 +1,4 @@
-"""Takes sizes of dimensions, proves where ranks stand, what they average over, and which layouts are a mistake."""
+"""Meshes: the coordinates of ranks, what gradients are averaged over, and which sizes are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_tensor_ranks_are_neighbours_and_pipeline_ranks_far_apart():
         ({"expert": 4}, 6, "6 ranks of one replica are no multiple of expert = 4"),
     ],
 )
-def test_ranks_that_cannot_be_laid_out(table, world, said):
+def test_ranks_that_form_no_mesh(table, world, said):
     with pytest.raises(ConfigError, match=said):
         Mesh(**table).build(0, world)
 

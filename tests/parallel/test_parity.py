@@ -1,4 +1,4 @@
-"""Takes strategies and layouts, proves that each trains as one rank does, to the digit."""
+"""Strategies and layouts: each trains as one rank does, to the digit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes linear layers in float8, proves them near bfloat16, forward and backward, and that a model learns with them."""
+"""Float8 linear layers: close to bfloat16, forward and backward, and a model learns with them."""
 
 from __future__ import annotations
 

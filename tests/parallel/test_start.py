@@ -1,4 +1,4 @@
-"""Takes a model that rank 0 alone builds, proves that every layout starts from exactly its weights, and gives them back whole."""
+"""A model that rank 0 alone builds: every layout starts from exactly its weights, and gives them back whole."""
 
 from __future__ import annotations
 

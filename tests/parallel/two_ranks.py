@@ -1,4 +1,4 @@
-"""Takes a rank and a folder, leaves on file everything that the tests want to know of two gloo ranks."""
+"""One run of two gloo ranks that writes all that the tests check to a file."""
 
 from __future__ import annotations
 

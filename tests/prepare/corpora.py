@@ -1,4 +1,4 @@
-"""Takes texts, leaves a corpus cut into shards as a stage under way has it: what a sweep is tested on."""
+"""A small corpus in shards, as sweeps of a running stage see it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes documents, leaves those that do not shout: somebody else's filter."""
+"""A custom filter of another package: drops documents that are all upper case."""
 
 from typing import Literal
 

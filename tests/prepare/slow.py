@@ -1,4 +1,4 @@
-"""Takes documents, leaves them all, late: time for a test to kill the driver."""
+"""A custom filter that keeps every document, slowly: time for a test to kill the driver."""
 
 import time
 from typing import Literal

@@ -21,7 +21,7 @@ def _cleaned(step, *rows):
     return read.take_step(step, made, losses, {}), losses
 
 
-def test_a_cleaner_changes_what_is_said_and_not_who_says_it():
+def test_a_cleaner_changes_contents_and_not_roles():
     turns = [("user", "Why is the sky blue today?"), ("assistant", "Because light is scattered.\nMenu")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
     table, _ = _cleaned(C4Lines(), row)
@@ -46,7 +46,7 @@ class Blank:
         return Cleaned([text.replace("x. ", "") for text in texts], {})
 
 
-def test_shards_and_dropped_lines_are_cut_by_all_that_they_hold(tmp_path, monkeypatch):
+def test_shards_and_files_of_dropped_rows_are_bounded_by_all_that_they_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "_SHARD_BYTES", 100_000)
     monkeypatch.setattr(read, "_LINES_BYTES", 20_000)
     rows = [{"text": "x" if at % 2 else "kept", "url": f"http://a.org/{at:060d}"} for at in range(4000)]
@@ -75,7 +75,7 @@ def test_rows_with_keys_of_their_own_do_not_fill_the_mark():
 
 
 @pytest.mark.parametrize("size", [0, 1])
-def test_nothing_asked_for_nothing_written(tmp_path, size):
+def test_nothing_is_written_by_default(tmp_path, size):
     losses = read.Losses(Folder(tmp_path) if size else None, "rejected")
     losses.close()
     assert losses.files == [] and list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import pytest
 from raylm.core.artifact import REPORT, Documents
 from raylm.data.shards import read_parquet, write_parquet
 from raylm.prepare.config import Prepare
-from raylm.prepare.report import say_unread, write_report
+from raylm.prepare.report import print_unread, write_report
 from tests.prepare.corpora import table_of
 from tests.stages import context, run_stage
 
@@ -114,11 +114,11 @@ def test_a_stage_that_selects_writes_its_report(tmp_path, workers):
     assert "<h2>Sweep 0-dsir</h2>" in shown and "not_selected · 32" in shown
 
 
-def test_more_than_a_tenth_that_could_not_be_read_is_said(capsys):
+def test_more_than_a_tenth_that_could_not_be_read_is_reported(capsys):
     total = {"rows_in": 40, "unread": {"a": 3, "b": 1}, "dropped": {"short": 9, "unread_key: tools": 4}}
-    say_unread("chats", total)
+    print_unread("chats", total)
     assert capsys.readouterr().err == ""
-    say_unread("chats", total | {"unread": {"a": 5}})
+    print_unread("chats", total | {"unread": {"a": 5}})
     said = capsys.readouterr().err
     assert "chats: 5 of 40 rows (12%) could not be read; dropped in all: short 9, unread_key: tools 4" in said
     assert "next: `keep_rejected = true`" in said

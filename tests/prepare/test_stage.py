@@ -62,7 +62,7 @@ def test_rows_are_filtered_counted_and_kept_with_their_reasons(tmp_path, workers
     assert sum(entry.rows or 0 for entry in made.manifest.files) == 2
 
 
-def test_duplicates_are_the_same_for_any_cut_and_any_number_of_workers(tmp_path, workers):
+def test_duplicates_are_the_same_for_any_sharding_and_number_of_workers(tmp_path, workers):
     for name in "abc":
         _lines(tmp_path / "in" / f"{name}.jsonl", *({"text": f"text {(at * ord(name)) % 17}"} for at in range(40)))
     source = {"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl"}
@@ -79,7 +79,7 @@ def test_duplicates_are_the_same_for_any_cut_and_any_number_of_workers(tmp_path,
     assert payload(made[1]) == payload(made[2])
 
 
-def test_a_source_that_dedup_all_but_wipes_out_stops_the_stage_until_told(tmp_path, workers):
+def test_a_source_that_dedup_all_but_wipes_out_stops_the_stage_until_allowed(tmp_path, workers):
     _lines(tmp_path / "in" / "a.jsonl", *({"text": "the same everywhere"} for _ in range(150)))
     _lines(tmp_path / "in" / "b.jsonl", {"text": "another"})
     table = {"source": {"kind": "jsonl", "glob": f"{tmp_path}/in/*.jsonl"}, "dedup": [{"kind": "exact"}]}

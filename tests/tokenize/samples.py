@@ -1,4 +1,4 @@
-"""Takes nothing, leaves small documents and a tokenizer trained on them."""
+"""Small documents and a tokenizer trained on them."""
 
 from pathlib import Path
 

@@ -58,7 +58,7 @@ def test_specials_that_a_text_spells_are_text(tmp_path):
         assert ids.min() >= 6
 
 
-def test_characters_that_the_libraries_see_differently_go_the_slow_way(tmp_path):
+def test_characters_that_the_libraries_see_differently_are_left_to_tokenizers(tmp_path):
     # U+088F is a letter since Unicode 17: gigatoken keeps "a\u088f" together, tokenizers cuts it
     texts = ["a\u088f" * 20] * 50
     card = Bpe(vocab_size=400)
@@ -73,7 +73,7 @@ def test_characters_that_the_libraries_see_differently_go_the_slow_way(tmp_path)
         assert _rows(encode(["plain", *texts, "naïve"])) == _slow(coder, ["plain", *texts, "naïve"])
 
 
-def test_another_way_is_taken_and_said(tmp_path):
+def test_the_fallback_is_taken_and_reported(tmp_path):
     made = encoder(_unreadable(tmp_path))
     assert made.name == "tokenizers" and made.reason.startswith("gigatoken cannot read it")
     assert _rows(made([*PROBES, *TEXTS])) == _slow(_unreadable(tmp_path), [*PROBES, *TEXTS])

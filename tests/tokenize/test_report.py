@@ -8,7 +8,7 @@ import pytest
 from raylm.core.artifact import REPORT
 from raylm.core.storage import Folder
 from raylm.data.shards import write_arrow
-from raylm.tokenize.report import lost_documents, say_lost, write_report
+from raylm.tokenize.report import lost_documents, print_lost, write_report
 
 EVIL = "<script>alert(1)</script>"
 
@@ -63,12 +63,12 @@ def test_prompts_do_not_count_and_packed_rows_do(tmp_path, tokenizer):
         assert "crop_share" in made and "3.250" in made
 
 
-def test_more_than_a_tenth_lost_is_said_with_its_reasons(capsys):
+def test_more_than_a_tenth_lost_is_reported_with_its_reasons(capsys):
     facts = {"documents": {"train": 90, "held_out": 10}, "dropped": {"too_long": 4, "unread_key: tools": 6, "partial_row": 50}}
     assert lost_documents(facts) is None
-    say_lost("sft", facts)
+    print_lost("sft", facts)
     assert capsys.readouterr().err == ""
     facts["dropped"]["too_long"] = 14
     assert lost_documents(facts) == "20 of 100 documents (20%) gave no row: too_long 14, unread_key: tools 6"
-    say_lost("sft", facts)
+    print_lost("sft", facts)
     assert "sft: 20 of 100 documents (20%) gave no row: too_long 14" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Takes models that lie in pieces on ranks, proves that what is exported is whole: it is read again, and says the same."""
+"""Export of models that are sharded over ranks: what is written is whole and loads again."""
 
 from __future__ import annotations
 

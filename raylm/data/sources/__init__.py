@@ -1,4 +1,4 @@
-"""Takes a `kind`, leaves the card that reads raw rows of that kind."""
+"""Sources: the closed set of cards, by `kind`, that read raw rows."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Takes Arrow IPC files and streams, leaves one document per row."""
+"""The `arrow` source: Arrow IPC files and streams, one document per row."""
 
 from __future__ import annotations
 

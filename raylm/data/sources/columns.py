@@ -1,4 +1,4 @@
-"""Takes a batch of raw Arrow columns, leaves documents and the rows that are none, without a Python object per text."""
+"""Documents from batches of raw Arrow columns, without a Python object per text."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _checked(texts: pa.Array, max_row_bytes: int) -> tuple[pa.Array, np.ndarray]
 
 
 def _not_utf8(texts: pa.Array) -> np.ndarray:
-    """Which rows hold bytes that are no UTF-8: Parquet says `string` and nobody checks."""
+    """Which rows hold bytes that are no UTF-8: Parquet's `string` type is not checked by writers."""
     import numpy as np
     import pyarrow as pa
 
@@ -146,10 +146,11 @@ def _listed(array: pa.Array) -> list[Any]:
 def _by_row(raw: pa.RecordBatch, source: str, numbers: Sequence[int], max_row_bytes: int) -> tuple[pa.Table, list[Rejected]]:
     rows, lost = [], []
     for number, row in zip(numbers, _values(raw), strict=True):
-        made = Rejected("invalid_utf8", f"{source}:{number}") if row is None else read_row(row, None, source, number, number + 1)
-        if isinstance(made, dict) and len((made["record"] or made["text"]).encode()) > max_row_bytes:
-            made = Rejected("row_too_long", f"{source}:{number}")
-        (lost if isinstance(made, Rejected) else rows).append(made)
+        where = f"{source}:{number}"
+        result = Rejected("invalid_utf8", where) if row is None else read_row(row, None, source, number, number + 1)
+        if isinstance(result, dict) and len((result["record"] or result["text"]).encode()) > max_row_bytes:
+            result = Rejected("row_too_long", where)
+        (lost if isinstance(result, Rejected) else rows).append(result)
     return table_of(rows), lost
 
 

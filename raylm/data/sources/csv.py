@@ -1,4 +1,4 @@
-"""Takes CSV files, plain or compressed, leaves one document per row."""
+"""The `csv` source: CSV files, plain or compressed, one document per row."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Csv(Config):
                 yield schema().empty_table(), [Rejected("unreadable_file", f"{span.source}:{at[0]}")]
 
     def _file(self, span: Span, at: list[int]) -> Iterator[tuple[pa.Table, list[Rejected]]]:
-        """`at[0]` is moved to the row that comes next, for whoever has to tell where a file broke."""
+        """`at[0]` is kept at the number of the next row, for the error that names where a file broke."""
         names = self._header(span.path)
         if not names:
             return
@@ -104,7 +104,7 @@ class Csv(Config):
         block = min(max(self.max_row_bytes, _MIN_BLOCK), 1 << 30)
         yield from arrow.open_csv(
             file,
-            # one thread: only then does Arrow tell the number of a wrong row
+            # one thread: only then does Arrow give the number of a wrong row
             arrow.ReadOptions(use_threads=False, block_size=block, column_names=names, skip_rows_after_names=1),
             arrow.ParseOptions(
                 delimiter=self.delimiter, quote_char=self.quote, newlines_in_values=True, invalid_row_handler=note

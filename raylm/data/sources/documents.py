@@ -1,4 +1,4 @@
-"""Takes Documents that an earlier stage made, leaves them as they are, scores and all."""
+"""The `documents` source: Documents of earlier stages, with their scores."""
 
 from __future__ import annotations
 

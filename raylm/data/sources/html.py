@@ -1,4 +1,4 @@
-"""Takes saved web pages, leaves one document per page: its main text."""
+"""The `html` source: saved web pages, one document per page."""
 
 from __future__ import annotations
 

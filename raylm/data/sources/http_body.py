@@ -1,4 +1,4 @@
-"""Takes the body of an HTTP response as it was stored, leaves the page: what the bytes are decides, headers only help.
+"""Decodes stored HTTP bodies (chunks, compression) by their bytes; headers are only hints.
 
 Archives hold bodies that a crawler unpacked without changing the headers, and packed ones whose headers were lost.
 """
@@ -28,7 +28,7 @@ def unpacked(body: bytes, transfer: str, coding: str, max_bytes: int, is_cut: bo
         DataError: `undecodable_body`, or `row_too_long`.
     """
     body = _joined(body, "chunked" in transfer.lower(), is_cut)
-    said = {name.strip() for name in coding.lower().split(",")}
+    codings = {name.strip() for name in coding.lower().split(",")}
     for _ in range(_LAYERS):
         if body.startswith(_GZIP):
             body = _inflated(body, 31, max_bytes, is_cut)
@@ -38,9 +38,9 @@ def unpacked(body: bytes, transfer: str, coding: str, max_bytes: int, is_cut: bo
             return body
         elif len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0:
             body = _inflated(body, 15, max_bytes, is_cut)
-        elif said & {"deflate", "br"} and not _is_text(body):
-            body = _inflated(body, -15, max_bytes, is_cut) if "deflate" in said else _from_brotli(body, max_bytes)
-        elif said & {"gzip", "x-gzip", "zstd", "compress"} and not _is_text(body):
+        elif codings & {"deflate", "br"} and not _is_text(body):
+            body = _inflated(body, -15, max_bytes, is_cut) if "deflate" in codings else _from_brotli(body, max_bytes)
+        elif codings & {"gzip", "x-gzip", "zstd", "compress"} and not _is_text(body):
             raise _undecodable()
         else:
             return body
@@ -56,8 +56,8 @@ def _is_text(body: bytes) -> bool:
     return not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", body[:1024])
 
 
-def _joined(body: bytes, is_said: bool, is_cut: bool) -> bytes:
-    """The chunks of a body put together; a body that is none of chunks as it is."""
+def _joined(body: bytes, is_chunked: bool, is_cut: bool) -> bytes:
+    """The chunks of a body put together; a body without chunks as it is."""
     parts, at = [], 0
     while found := _CHUNK.match(body, at):
         size = int(found[1], 16)
@@ -71,7 +71,7 @@ def _joined(body: bytes, is_said: bool, is_cut: bool) -> bytes:
             at += 1
         else:
             break
-    if not is_said or (not parts and not _CHUNK.match(body)):
+    if not is_chunked or (not parts and not _CHUNK.match(body)):
         return body
     if parts and is_cut:
         return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Takes a data set of Hugging Face's `datasets`, on disk or on the hub, leaves one document per row."""
+"""The `hugging_face` source: a data set of Hugging Face's `datasets`, on disk or on the hub, one document per row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a JSON file that is no JSON Lines (one array, or objects over several lines), leaves its rows one by one."""
+"""Streams the rows of JSON files that are not JSON Lines: one array, or objects over several lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes JSON Lines files, plain or compressed, leaves one document per line; of a JSON array one per element."""
+"""The `jsonl` source: JSON Lines files, plain or compressed, one document per line; of a JSON array one per element."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Jsonl(Config):
                 stream = Unpacked(file, span.path) if is_packed(span.path) else None
                 for start, end, value in values_in(io.BufferedReader(stream) if stream else file, self.max_row_bytes):
                     where = f"{span.source}:{start}"
-                    made = Rejected("row_too_long", where) if value is None else self._row(span.source, start, value)
-                    yield made if isinstance(made, dict | Rejected) else Rejected("invalid_json", f"{span.source}:{end}")
+                    row = Rejected("row_too_long", where) if value is None else self._row(span.source, start, value)
+                    yield row if isinstance(row, dict | Rejected) else Rejected("invalid_json", f"{span.source}:{end}")
                 if stream and stream.broken:
                     yield Rejected(stream.broken, f"{span.source}:{stream.at}")
         except OSError:
@@ -70,9 +70,9 @@ class Jsonl(Config):
 
     def _rows(self, source: str, start: int, line: bytes) -> Iterator[dict[str, Any] | Rejected]:
         """The row of a line; several where objects stand on it one after the other."""
-        made = self._row(source, start, line)
-        if made is not None:
-            yield made
+        whole = self._row(source, start, line)
+        if whole is not None:
+            yield whole
             return
         for at, end, value in values_in(io.BytesIO(line), self.max_row_bytes):
             row = self._row(source, start + at, value or b"")
@@ -89,7 +89,7 @@ class Jsonl(Config):
             if exact and (self.text_column or not is_structured(row)):
                 return read_row(row, self.text_column, source, start, start + len(line))
         except orjson.JSONDecodeError:
-            pass  # a byte order mark, NaN, half a surrogate pair, or an error whose reason is told below
+            pass  # a byte order mark, NaN, half a surrogate pair, or an error whose reason is found below
         where = f"{source}:{start}"
         try:
             row = json.loads(line.decode("utf-8-sig" if start == 0 else "utf-8"))
@@ -121,4 +121,4 @@ def _is_array(span: Span) -> bool:
                 return is_spread(file.read(HEAD_BYTES))
             return is_spread(io.BufferedReader(Unpacked(file, span.path)).read(HEAD_BYTES))
     except OSError:
-        return False  # it is told where the file is read
+        return False  # reading the file reports the error

@@ -1,4 +1,4 @@
-"""Takes a part of a file, plain or compressed, leaves its lines with the place of each."""
+"""Lines of a part of a file, plain or compressed, with their positions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lines_in(span: Span, max_bytes: int) -> Iterator[tuple[int, bytes] | Rejecte
                 if not stream.resume():
                     return
     except OSError:
-        # rows before the break have been given; what follows in this file is lost, and said so
+        # rows before the break have been given; the rest of this file is lost, and counted
         yield Rejected("unreadable_file", f"{span.source}:{span.start}")
 
 

@@ -1,4 +1,4 @@
-"""Takes a gzip or zstd file, leaves its bytes, and goes on behind a member that is broken."""
+"""Reads gzip and zstd files as one stream of bytes that continues after a broken member."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Unpacked(io.RawIOBase):
     Args:
         path: says by its ending which compression it is.
         start, end: members that begin in this range of the file are read.
-        accepts: told the first bytes of a member that was searched for; whether it is one.
+        accepts: called with the first bytes of a candidate member; whether it is one.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Unpacked(io.RawIOBase):
         self.at = start
         """Where in the file the member being read, or broken, begins."""
         self.members: deque[tuple[int, int]] = deque()
-        """(position in the stream, position in the file) of every member begun; for whoever asked by setting `track`."""
+        """(position in the stream, position in the file) of every member begun; recorded when `track` is set."""
         self.track = False
         self._file, self._kind, self._end, self._accepts = file, path[path.rindex(".") :], end, accepts
         self._in, self._in_at, self._out, self._out_at = b"", start, b"", 0

@@ -1,4 +1,4 @@
-"""Takes Parquet files, leaves one document per row."""
+"""The `parquet` source: Parquet files, one document per row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes this Python installation, leaves text that every one carries: language reference, docstrings, sources."""
+"""The `python_library` source: text that every Python installation has: language reference, docstrings, sources."""
 
 from __future__ import annotations
 

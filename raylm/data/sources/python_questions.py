@@ -1,4 +1,4 @@
-"""Takes this Python installation, leaves questions about the kind of its public names, with a right and a wrong answer.
+"""The `python_questions` source: questions about the kind of Python's public names, with a right and a wrong answer.
 
 Recipe: every public name at the top level of a standard library module is a function, a class, an exception, a
 constant or a module; its definition says which. Each kind gets the same number of rows; rare kinds are asked about

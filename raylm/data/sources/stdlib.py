@@ -1,4 +1,4 @@
-"""Takes this Python installation, leaves its standard library's modules and the names they define."""
+"""The modules of this Python's standard library and the names they define."""
 
 from __future__ import annotations
 

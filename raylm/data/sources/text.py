@@ -1,4 +1,4 @@
-"""Takes .txt files, leaves one document per file, per paragraph between blank lines, or per line."""
+"""The `text` source: .txt files, one document per file, per paragraph between blank lines, or per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a glob, leaves the files it matches as work units of about equal size, and a unit's rows as tables."""
+"""Work units: the files that a glob matches, split or grouped to about equal size, and a unit's rows as tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import digest_of
 from raylm.core.errors import DataError
-from raylm.core.stores import Spoken
+from raylm.core.stores import StoreCall
 from raylm.data.records import Rejected, schema
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Unit(NamedTuple):
     columns: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values; `unit_of` is the way back."""
+        """As JSON values; `unit_of` is the inverse."""
         return {"spans": [list(span) for span in self.spans], "max_bytes": self.max_bytes, "columns": list(self.columns)}
 
 
@@ -57,7 +57,7 @@ def matched(glob: str) -> list[Span]:
     """Every file that `glob` matches (`**` too, a folder means all in it), whole, sorted by name.
 
     Raises:
-        DataError: none does, a name is no UTF-8, or nobody says how large a file is.
+        DataError: none does, a name is no UTF-8, or the size of a file is unknown.
     """
     spans = list(_matched_remote(glob) if "://" in glob else _matched_local(os.path.expanduser(glob)))
     if not spans:
@@ -147,7 +147,7 @@ def rows_of(batches: Iterable[tuple[pa.Table, list[Rejected]]]) -> Iterator[dict
 
 
 def _matched_remote(glob: str) -> Iterator[Span]:
-    with Spoken(glob):
+    with StoreCall(glob):
         import fsspec
 
         fs, pattern = fsspec.core.url_to_fs(glob)
@@ -155,7 +155,7 @@ def _matched_remote(glob: str) -> Iterator[Span]:
         found = fs.glob(pattern, detail=True)
     for path, info in found.items():
         if info["type"] == "file" and info["size"] is None:
-            # taken for empty it would be lost without a word
+            # treated as empty it would be lost silently
             raise DataError("the server does not say how large this file is", where=str(path), next="name a copy on a disk")
         if info["type"] == "file":
             name = fs.unstrip_protocol(path)
@@ -173,6 +173,6 @@ def _matched_local(glob: str) -> Iterator[Span]:
             if not name.isascii() and name != name.encode("utf-8", "replace").decode():
                 # the name stands in every id and mark
                 raise DataError("the name of a file is no UTF-8", where=ascii(name), next="rename it")
-            # workers may run in another folder, so the path is absolute; the id of a row hangs on what the user wrote
+            # workers may run in another folder, so the path is absolute; the id of a row depends on what the user wrote
             path = os.path.abspath(name)
             yield Span(name if path == name else path, name, 0, found.st_size)

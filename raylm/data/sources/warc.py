@@ -1,4 +1,4 @@
-"""Takes WARC and WET archives, leaves one document per page.
+"""The `warc` source: WARC and WET archives, one document per page.
 
 file -> members (packed.py) -> records (fastwarc) -> [HTTP, HTML] -> main text
 """
@@ -94,7 +94,7 @@ def _document(card: Any, record: _Record, source: str, max_bytes: int) -> dict[s
 
 
 def _page(record: _Record, max_bytes: int) -> tuple[bytes, str | None, str]:
-    """(HTML, charset that the server said, its content type). Raises DataError with the reason to count."""
+    """(HTML, charset that the server declared, its content type). Raises DataError with the reason to count."""
     from fastwarc.warc import WarcRecord, WarcRecordType
 
     content_type = record.headers.get("content-type", "")
@@ -120,7 +120,7 @@ def _page(record: _Record, max_bytes: int) -> tuple[bytes, str | None, str]:
 
 
 def _html(page: bytes, content_type: str) -> bytes:
-    """The page; where nobody said what it is, its first bytes must look like HTML."""
+    """The page; without a declared content type its first bytes must look like HTML."""
     if not _is_html(content_type) or (not content_type and not page[:1024].lstrip(_BEFORE_MARKUP).startswith(b"<")):
         raise DataError("not_html")
     return page
@@ -175,7 +175,7 @@ class _Reading:
             yield self._placed(held, at, None)
 
     def _ending(self, held: _Record | Rejected | None, at: int | None) -> Iterator[_Record | Rejected]:
-        """What is said of a break, and of the last record in front of it."""
+        """The last record before the end or a break, and the reason of the break."""
         stream, source = self._stream, self._span.source
         if stream is None:
             # no header stands where one should: either the file ends in one, or the length of the record before is wrong
@@ -204,7 +204,7 @@ class _Reading:
         return (b"\r\n\r\nWARC/").startswith(self._file.read(9))
 
     def _taken(self, record: Any) -> _Record | Rejected | None:
-        """What is read of a record; its place comes later. None for a type that holds no document."""
+        """The content of a record; its byte range is set later. None for a type that holds no document."""
         headers = {name.lower(): value for name, value in record.headers.items()}
         kind = headers.get("warc-type", "").lower()
         if kind not in ("response", "resource", "conversion"):

@@ -1,4 +1,4 @@
-"""Takes a model's tensors, leaves Megatron's classic checkpoint, one torch file a rank, and reads it back.
+"""Megatron's classic checkpoint format, one torch file per rank: written from a model's tensors, and read.
 
 release/mp_rank_TT[_PPP][_EEE]/model_optim_rng.pt + latest_checkpointed_iteration.txt, as get_checkpoint_name of
 https://github.com/NVIDIA/Megatron-LM/blob/main/megatron/training/checkpointing.py names them. `release` and not an iteration:
@@ -39,7 +39,7 @@ class Inert:
 
 
 def rank_folder(layout: Layout, tensor: int, pipeline: int, expert: int) -> str:
-    """Name of a rank's folder; dimensions of one rank are not told."""
+    """Name of a rank's folder; dimensions of one rank are left out."""
     stage = f"_{pipeline:03d}" if layout.pipeline > 1 else ""
     return f"mp_rank_{tensor:02d}{stage}" + (f"_{expert:03d}" if layout.expert > 1 else "")
 
@@ -120,20 +120,20 @@ class Classic:
             raise ArtifactError(f"no mp_rank_*/{FILE} here", where=str(folder), next="name Megatron's --save folder")
         self._files: dict[str, dict[str, Any]] = {}
         self._used: dict[tuple[str, str], set[str]] = {}
-        said = vars(self._file(found[0]).get("args") or Inert())
-        if "tensor_model_parallel_size" not in said:
-            raise ArtifactError("the files do not tell how they are cut: no args in them", where=str(folder / found[0] / FILE))
+        args = vars(self._file(found[0]).get("args") or Inert())
+        if "tensor_model_parallel_size" not in args:
+            raise ArtifactError("the files do not say how they are sharded: no args in them", where=str(folder / found[0] / FILE))
         self.layout = Layout(
-            tensor=said["tensor_model_parallel_size"],
-            pipeline=said.get("pipeline_model_parallel_size") or 1,
-            virtual=said.get("virtual_pipeline_model_parallel_size") or 1,
-            expert=said.get("expert_model_parallel_size") or 1,
+            tensor=args["tensor_model_parallel_size"],
+            pipeline=args.get("pipeline_model_parallel_size") or 1,
+            virtual=args.get("virtual_pipeline_model_parallel_size") or 1,
+            expert=args.get("expert_model_parallel_size") or 1,
         )
         wanted = self.layout.tensor * self.layout.pipeline * self.layout.expert
         if len(found) != wanted:
-            raise ArtifactError(f"{len(found)} ranks' files, the checkpoint was cut for {wanted}", where=str(folder))
-        if said.get("expert_tensor_parallel_size") not in (None, self.layout.tensor):
-            raise ArtifactError("experts cut over other tensor ranks than the rest cannot be read", where=str(folder))
+            raise ArtifactError(f"{len(found)} ranks' files, the checkpoint was sharded for {wanted}", where=str(folder))
+        if args.get("expert_tensor_parallel_size") not in (None, self.layout.tensor):
+            raise ArtifactError("experts sharded over other tensor ranks than the rest cannot be read", where=str(folder))
 
     def weights(self, shape: Shape) -> Iterator[tuple[str, torch.Tensor]]:
         """Tensors by Hugging Face's names, block after block. Raises ArtifactError when one is missing or has no place."""

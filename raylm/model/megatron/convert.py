@@ -1,4 +1,4 @@
-"""Takes a checkpoint in Hugging Face's layout, leaves it in Megatron's, or the other way round; a plain copy of weights.
+"""Converts checkpoints between Hugging Face's and Megatron's layouts; weights are copied bit for bit.
 
 Hugging Face --(one tensor at a time)--> join --> cut over ranks --> mp_rank files, or one distributed checkpoint
 Megatron     --(mapped files)--> uncut --> split --> safetensors of bounded size + config and tokenizer from hf/ or `like`
@@ -32,7 +32,7 @@ PATTERNS = (*NAMES, "tokenizer*", "vocab*", "chat_template*", "*.model")
 
 
 def to_megatron(folder: str, out: str, layout: Layout, form: str = "torch", say: Callable[[str], None] = print) -> None:
-    """Write the checkpoint in `folder` to `out`, cut by `layout`. Dtypes are kept, weights are bit-equal.
+    """Write the checkpoint in `folder` to `out`, sharded by `layout`. Dtypes are kept, weights are bit-equal.
 
     Args:
         form: `torch` (files of ranks, read by --ckpt-format torch) or `torch_dist`.
@@ -108,10 +108,10 @@ def _newest(folder: Path) -> Path:
     """The folder of the checkpoint that Megatron would load; `folder` itself where it is one."""
     if not (folder / TRACKER).is_file():
         return folder
-    said = (folder / TRACKER).read_text().strip()
-    found = folder / ("release" if said == "release" else f"iter_{int(said):07d}")
+    iteration = (folder / TRACKER).read_text().strip()
+    found = folder / ("release" if iteration == "release" else f"iter_{int(iteration):07d}")
     if not found.is_dir():
-        raise ArtifactError(f"{TRACKER} names {said}, there is no {found.name}/", where=str(folder))
+        raise ArtifactError(f"{TRACKER} names {iteration}, there is no {found.name}/", where=str(folder))
     return found
 
 

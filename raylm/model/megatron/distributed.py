@@ -1,4 +1,4 @@
-"""Takes a model's tensors, leaves Megatron's distributed checkpoint (`torch_dist`), which any layout loads, and reads it back.
+"""Megatron's distributed checkpoint format (`torch_dist`), which loads at any layout: written, and read.
 
 release/{*.distcp, .metadata, common.pt, metadata.json}: tensors by torch.distributed.checkpoint under the names of
 megatron-core's `sharded_state_dict` (https://github.com/NVIDIA/Megatron-LM, megatron/core/dist_checkpointing). Blocks that
@@ -81,7 +81,7 @@ def write_distributed(
 
 
 class _Streamed(SavePlanner):
-    """Writes tensors that are made when their turn comes."""
+    """Writes tensors that are computed only when they are written."""
 
     def __init__(self, tensors: list[tuple[Place, Callable[[], torch.Tensor]]]) -> None:
         self._tensors = tensors
@@ -131,13 +131,13 @@ class Distributed:
         """Tensors by Hugging Face's names, one after the other. Raises ArtifactError when one is missing or has no place."""
         known, used = self._reader.read_metadata().state_dict_metadata, set()
         for part in parts_of(shape):
-            ways = [place_of(part, shape, spec, stacked) for stacked in (True, False) for spec in ("te", "local")]
-            place = next((way for way in ways if way.name in known), None)
+            candidates = [place_of(part, shape, spec, stacked) for stacked in (True, False) for spec in ("te", "local")]
+            place = next((candidate for candidate in candidates if candidate.name in known), None)
             if place is None:
-                raise ArtifactError(f"no tensor {ways[0].name} or {ways[2].name}", where=str(self._folder))
+                raise ArtifactError(f"no tensor {candidates[0].name} or {candidates[2].name}", where=str(self._folder))
             used.add(place.name)
             yield from split(part, self._read(place, known[place.name]), shape).items()
-        tensors = {name for name, said in known.items() if hasattr(said, "chunks") and "_extra_state" not in name}
+        tensors = {name for name, entry in known.items() if hasattr(entry, "chunks") and "_extra_state" not in name}
         # names of the model begin so; optimizer states lie beside them
         left = {name for name in tensors - used if name.split(".")[0] in ("decoder", "embedding", "output_layer")}
         if left:
@@ -147,16 +147,16 @@ class Distributed:
                 next="name the model's own config with --like",
             )
 
-    def _read(self, place: Place, said: Any) -> torch.Tensor:
-        if tuple(said.size[: len(place.of)]) != place.of:
+    def _read(self, place: Place, entry: Any) -> torch.Tensor:
+        if tuple(entry.size[: len(place.of)]) != place.of:
             raise ArtifactError(
-                f"{place.name} is {tuple(said.size)}, the config says {place.of} of them", where=str(self._folder)
+                f"{place.name} is {tuple(entry.size)}, the config says {place.of} of them", where=str(self._folder)
             )
-        inner = said.size[len(place.of) :]
-        tensor = torch.empty((*(1 for _ in place.at), *inner), dtype=said.properties.dtype)
+        inner = entry.size[len(place.of) :]
+        tensor = torch.empty((*(1 for _ in place.at), *inner), dtype=entry.properties.dtype)
         offsets = torch.Size((*place.at, *(0 for _ in inner)))
         chunk = ChunkStorageMetadata(offsets=offsets, sizes=tensor.shape)
-        planner = _Part(LoadPlan(create_read_items_for_chunk_list(place.name, said, [chunk])), tensor)
+        planner = _Part(LoadPlan(create_read_items_for_chunk_list(place.name, entry, [chunk])), tensor)
         load({}, storage_reader=self._reader, planner=planner, no_dist=True)
         return tensor.reshape(inner)
 
@@ -171,7 +171,7 @@ class _Part(LoadPlanner):
         """Nothing: the plan is known."""
 
     def create_local_plan(self) -> LoadPlan:
-        """What was asked for."""
+        """The plan as it is."""
         return self._plan
 
     def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:

@@ -1,4 +1,4 @@
-"""Takes a model's shape, leaves Megatron's tensors: name, where each comes from in Hugging Face's layout, how it is cut.
+"""The tensors of a Megatron checkpoint: name, sources in Hugging Face's layout, sharding.
 
 Names are those of megatron-core's GPTModel (https://github.com/NVIDIA/Megatron-LM, megatron/core/models/gpt). In
 `linear_qkv` each query group's queries stand before its key and its value; `linear_fc1` is all of the gate, then all of up;

@@ -1,4 +1,4 @@
-"""Takes a transformers config, leaves the numbers by which Megatron lays the model out, and its arguments."""
+"""The shape of a model as Megatron needs it, and Megatron's arguments, from a transformers config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a folder of safetensors, leaves its tensors by name, each read when it is asked for."""
+"""The tensors of a folder of safetensors by name, read one by one."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Stored:
             raise ArtifactError(f"no {SINGLE} and no {INDEX} here", where=str(folder), next="name a checkpoint's folder")
 
     def check(self, wanted: Iterable[str], ignored: Iterable[str]) -> None:
-        """Raises ArtifactError when a wanted tensor is not there, or one is there that nobody wants."""
+        """Raises ArtifactError when a wanted tensor is missing, or there is one that is not wanted."""
         names, wanted = set(self._places), set(wanted)
-        for said, which in (("missing", wanted - names), ("of no known place", names - wanted - set(ignored))):
+        for problem, which in (("missing", wanted - names), ("of no known place", names - wanted - set(ignored))):
             if which:
-                raise ArtifactError(f"tensors {said}: {', '.join(sorted(which)[:4])}", where=str(self._folder))
+                raise ArtifactError(f"tensors {problem}: {', '.join(sorted(which)[:4])}", where=str(self._folder))
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, on the CPU, as it is stored."""

@@ -1,8 +1,8 @@
-"""Takes queries, keys, values cut along tokens, leaves attention with keys and values passed from rank to rank around a ring.
+"""Ring attention: queries stay on their rank, keys and values pass from rank to rank.
 
-Ring attention (https://arxiv.org/abs/2310.01889): each rank keeps its queries, merges what they make of each block of keys by the
-log-sum-exp of its scores, and needs memory for its own tokens alone. In the backward pass the gradients of keys travel with them.
-A row is cut into 2 C pieces; rank r has pieces r and 2 C - 1 - r, so that every rank sees as many keys (zig-zag).
+Ring attention (https://arxiv.org/abs/2310.01889): each rank keeps its queries, merges the outputs over blocks of keys by the
+log-sum-exp of their scores, and needs memory for its own tokens alone. In the backward pass the gradients of keys travel with
+them. A row is split into 2 C pieces; rank r has pieces r and 2 C - 1 - r, so that every rank sees as many keys (zig-zag).
 
 Shapes: B rows, H query heads, G key and value heads, t tokens of a rank, K size of a head, C ranks.
 """
@@ -23,7 +23,7 @@ CHUNK = 1024
 
 
 class Ring(NamedTuple):
-    """Where pieces of a row lie."""
+    """How a row is split over the ranks of a ring."""
 
     group: Any
     length: int
@@ -46,13 +46,13 @@ class Ring(NamedTuple):
     @uncompiled
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, call: Call) -> torch.Tensor:
         """[B, H, t, K] from [B, H, t, K] and twice [B, G, t, K]."""
-        made: Any = _Attend.apply(query, key, value, self, call)
-        return made
+        out: Any = _Attend.apply(query, key, value, self, call)
+        return out
 
     def blocks(self, of: int, call: Call, device: torch.device) -> Iterator[tuple[slice, slice, Block]]:
-        """Queries of this rank, keys of rank `of` and what is seen, for each pair of pieces where anything is.
+        """Queries of this rank, keys of rank `of` and their block, for each pair of pieces where a query sees a key.
 
-        Slices count through the tokens of a rank.
+        Slices are positions among the tokens of a rank.
         """
         size = self.length // (2 * self.group.size())
         limited = self.document_BT is not None or call.window is not None
@@ -67,8 +67,8 @@ class Ring(NamedTuple):
                             q_at, k_at = half * size - queries, other * size - keys
                             yield slice(q + q_at, q_end + q_at), slice(k + k_at, k_end + k_at), block
 
-    def passed_on(self, x: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
-        """Start to send `x` to the next rank; what comes from the one before, and what to wait for."""
+    def send_receive(self, x: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
+        """Start sending `x` to the next rank; returns the buffer for the previous rank's, and the works to wait for."""
         ranks, rank = self.group.size(), self.group.rank()
         got = torch.empty_like(x)
         after, before = (dist.get_global_rank(self.group, (rank + by) % ranks) for by in (1, -1))
@@ -111,11 +111,11 @@ class _Attend(torch.autograd.Function):
         held = torch.stack((key, value))
         ranks, rank = ring.group.size(), ring.group.rank()
         for step in range(ranks):
-            coming = ring.passed_on(held) if step < ranks - 1 else None
+            incoming = ring.send_receive(held) if step < ranks - 1 else None
             for q, k, block in ring.blocks((rank - step) % ranks, call, query.device):
                 _merge(out[:, :, q], lse[:, :, q], *forward(query[:, :, q], held[0][:, :, k], held[1][:, :, k], block))
-            if coming is not None:
-                held = _arrived(*coming)
+            if incoming is not None:
+                held = _arrived(*incoming)
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.ring, ctx.call = ring, call
@@ -128,24 +128,24 @@ class _Attend(torch.autograd.Function):
         wide = lse.dtype
         dq = torch.zeros(query.shape, dtype=wide, device=query.device)
         held = torch.stack((key, value))
-        # gradients of the keys held now; they go around with their keys, one step later, and home at the end
+        # gradients of the keys held now; they follow their keys one step later, and arrive home at the end
         dheld = torch.zeros(held.shape, dtype=wide, device=query.device)
         ranks, rank = ring.group.size(), ring.group.rank()
         for step in range(ranks):
-            coming = ring.passed_on(held) if step < ranks - 1 else None
+            incoming = ring.send_receive(held) if step < ranks - 1 else None
             for q, k, block in ring.blocks((rank - step) % ranks, call, query.device):
                 seen = (query[:, :, q], held[0][:, :, k], held[1][:, :, k])
-                made = backward(upstream[:, :, q], *seen, out[:, :, q], lse[:, :, q].contiguous(), block)
-                for total, part in zip((dq[:, :, q], dheld[0][:, :, k], dheld[1][:, :, k]), made, strict=True):
+                gradients = backward(upstream[:, :, q], *seen, out[:, :, q], lse[:, :, q].contiguous(), block)
+                for total, part in zip((dq[:, :, q], dheld[0][:, :, k], dheld[1][:, :, k]), gradients, strict=True):
                     total += part
-            dheld = _arrived(*ring.passed_on(dheld))
-            if coming is not None:
-                held = _arrived(*coming)
+            dheld = _arrived(*ring.send_receive(dheld))
+            if incoming is not None:
+                held = _arrived(*incoming)
         return dq.to(query.dtype), dheld[0].to(key.dtype), dheld[1].to(value.dtype), None, None
 
 
 def _merge(out: torch.Tensor, lse: torch.Tensor, new_out: torch.Tensor, new_lse: torch.Tensor) -> None:
-    """Take the output over more keys into `out` and `lse`, in place."""
+    """Merge the output over more keys into `out` and `lse`, in place."""
     both = torch.logaddexp(lse, new_lse)
     out.mul_((lse - both).exp_()[..., None]).add_(new_out * (new_lse - both).exp_()[..., None])
     lse.copy_(both)

@@ -1,4 +1,4 @@
-"""Takes some queries and some keys and values of a row, leaves what the queries make of these keys alone, to be merged.
+"""Attention of some queries over one block of keys and values, with the log-sum-exp that merges blocks.
 
 In a block every query sees every key, or it is a square on the diagonal (causal), or it has a mask. Kernels: torch's flash
 attention for CPUs, and for CUDA in half precision; without one, the plain formulas over a part of the queries at a time.
@@ -17,7 +17,7 @@ QUERIES = 512
 
 
 class Block(NamedTuple):
-    """What is seen in one block."""
+    """Which keys the queries of one block see."""
 
     causal: bool
     scale: float

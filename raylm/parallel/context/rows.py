@@ -1,4 +1,4 @@
-"""Takes a model and the inputs of whole rows, leaves the scores of whole rows, made by ranks that share each row's tokens.
+"""Context parallelism: ranks share the tokens of each row; the model's scores are those of whole rows.
 
     inputs [B, T] --cut--> t = T / C tokens on each rank --model, attention across ranks--> scores [B, t] --join--> [B, T]
 
@@ -70,7 +70,7 @@ class Context:
         import torch
         from torch.nn.functional import pad
 
-        from raylm.parallel.collectives import join as joined
+        from raylm.parallel.collectives import gather_from_region as joined
 
         if strange := set(inputs.feed) - FED:
             raise ConfigError(f"mesh.context cannot cut {', '.join(sorted(strange))}", next="take a causal objective")

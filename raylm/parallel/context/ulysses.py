@@ -1,4 +1,4 @@
-"""Takes queries, keys, values cut along tokens, leaves attention with heads exchanged for tokens: every rank attends whole rows.
+"""Ulysses attention: an all-to-all turns shards of tokens into shards of heads, so that every rank attends over whole rows.
 
 Ulysses (https://arxiv.org/abs/2309.14509): one all-to-all before and one after attention, ranks must divide query heads.
 
@@ -49,7 +49,7 @@ class _HeadsForTokens(torch.autograd.Function):
 
 
 class _TokensForHeads(torch.autograd.Function):
-    """The way back."""
+    """[B, H / C, T, K] of all tokens -> [B, H, t, K] of all heads."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Takes a pipeline's schedule, ranks and micro batches, leaves the share of time in which a rank has nothing to do. No torch."""
+"""The bubble of a pipeline schedule: the idle share of a step. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the stages of one rank, laid over data ranks by a strategy, leaves the engine's verbs over a whole pipeline.
+"""The engine of a pipeline: accumulate, forward, export and state over all its stages.
 
 accumulate: pipeline_schedule -> pipeline runtime -> gradients averaged over data ranks -> gradients of a tied embedding added up
 Losses and metrics exist where the last stage is, and are told to the others.

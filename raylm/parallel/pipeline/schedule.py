@@ -1,4 +1,4 @@
-"""Takes a schedule, ranks and micro batches, leaves the order in which each rank of a pipeline computes, sends and receives.
+"""Pipeline schedules: the order in which each rank computes, sends and receives.
 
     1f1b          one stage per rank; as soon as a backward pass can run it does, so few activations wait
     interleaved   `virtual` stages per rank, stage s on rank s % ranks: the bubble shrinks by `virtual`
@@ -21,7 +21,7 @@ COST = {"forward": 1, "backward": 2, "input": 1, "weight": 1}
 
 
 class Action(NamedTuple):
-    """One thing that a rank does; `stage` is the one that computes, sends or receives."""
+    """One action of a rank; `stage` is the one that computes, sends or receives."""
 
     what: What
     stage: int
@@ -46,10 +46,9 @@ def place(schedule: Schedule, ranks: int, virtual: int = 2) -> list[int]:
 
 @lru_cache(maxsize=64)
 def pipeline_schedule(schedule: Schedule, ranks: int, micros: int, virtual: int = 2, *, learn: bool = True) -> PipelineSchedule:
-    """What each rank does, sends and receives among it.
+    """The actions of each rank, sends and receives included.
 
-    A receive stands where the sender sends, in one order for all ranks: transports that make a sender wait for its receiver
-    cannot lock up.
+    A receive is placed where its sender sends, in one order for all ranks: no deadlock where a send waits for its receive.
 
     Args:
         learn: with backward passes.
@@ -61,13 +60,13 @@ def pipeline_schedule(schedule: Schedule, ranks: int, micros: int, virtual: int 
         orders = _zero_bubble(ranks, micros)
     else:
         orders = [_one_f_one_b(ranks, micros, len(at) // ranks, rank) for rank in range(ranks)]
-    return _with_traffic(orders, at)
+    return _with_communication(orders, at)
 
 
 def _one_f_one_b(ranks: int, micros: int, virtual: int, rank: int) -> list[Action]:
     """1F1B, with `virtual` > 1 interleaved: micro batches pass in groups through all stages of a rank.
 
-    Groups hold `ranks` micro batches; what is over is spread among them, for a short last group would stall.
+    Groups hold `ranks` micro batches; the remainder is spread among them, as a short last group would stall.
     """
     count = max(1, micros // ranks)
     groups = [range(micros * g // count, micros * (g + 1) // count) for g in range(count)]
@@ -85,8 +84,8 @@ def _one_f_one_b(ranks: int, micros: int, virtual: int, rank: int) -> list[Actio
 def _zero_bubble(ranks: int, micros: int) -> list[list[Action]]:
     """Greedy in time: gradients of inputs first, then forward passes (of the later stage first), then gradients of weights.
 
-    A rank holds activations of at most 2 * ranks + 2 passes, one micro batch more than the paper's ZB-V: the freedom makes up
-    for being greedy.
+    A rank holds activations of at most 2 * ranks + 2 passes, one micro batch more than the paper's ZB-V, which makes up for
+    being greedy.
     """
     num_stages, room = 2 * ranks, 2 * ranks + 2
     ended: dict[tuple[str, int, int], int] = {}
@@ -129,10 +128,10 @@ def _zero_bubble(ranks: int, micros: int) -> list[list[Action]]:
     return orders
 
 
-def _with_traffic(orders: list[list[Action]], at: list[int]) -> PipelineSchedule:
-    """The same orders with what they send and receive, by time."""
+def _with_communication(orders: list[list[Action]], at: list[int]) -> PipelineSchedule:
+    """The same orders with sends and receives inserted, by time."""
     todo = [deque(order) for order in orders]
-    made: list[list[Action]] = [[] for _ in orders]
+    ordered: list[list[Action]] = [[] for _ in orders]
     clock = [0] * len(orders)
     ended: dict[tuple[str, int, int], int] = {}
 
@@ -147,12 +146,12 @@ def _with_traffic(orders: list[list[Action]], at: list[int]) -> PipelineSchedule
         begin, rank = min(able)
         action = todo[rank].popleft()
         clock[rank] = begin + COST[action.what]
-        made[rank].append(action)
+        ordered[rank].append(action)
         if action.what == "weight":
             continue
         kind, to = ("hidden", action.stage + 1) if action.what == "forward" else ("gradient", action.stage - 1)
         ended[("forward" if kind == "hidden" else "gradient", action.stage, action.micro)] = clock[rank]
         if 0 <= to < len(at) and at[to] != rank:
-            made[rank].append(Action(f"send_{kind}", action.stage, action.micro))  # type: ignore[arg-type]
-            made[at[to]].append(Action(f"receive_{kind}", to, action.micro))  # type: ignore[arg-type]
-    return PipelineSchedule(tuple(map(tuple, made)), max(clock))
+            ordered[rank].append(Action(f"send_{kind}", action.stage, action.micro))  # type: ignore[arg-type]
+            ordered[at[to]].append(Action(f"receive_{kind}", to, action.micro))  # type: ignore[arg-type]
+    return PipelineSchedule(tuple(map(tuple, ordered)), max(clock))

@@ -1,4 +1,4 @@
-"""Takes a model and a rank's place in a pipeline, leaves the blocks of this rank's stages, under their Hugging Face names.
+"""Splits a model into pipeline stages; blocks keep their Hugging Face names.
 
 stage 0: embedding, blocks | ... | last stage: blocks, norm, head
 

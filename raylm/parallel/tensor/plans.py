@@ -1,14 +1,14 @@
-"""Takes a family of models, leaves how each of its modules lies over tensor ranks: patterns of module names and styles.
+"""Tensor parallel plans: how the modules of each model family are sharded, as module name patterns with styles.
 
-column      rows of the weight (outputs) are cut: each rank makes its own heads or channels
-row         columns of the weight (inputs) are cut; outputs are summed over ranks
-summed      whole on every rank, each computes something else with it: gradients are summed
-tokens      whole on every rank; with sequence parallel each rank has its own tokens there: gradients are summed then
-whole       whole on every rank, all compute the same with it
-embedding   the vocabulary is cut
-head        the vocabulary is cut, and log-probabilities are normalized over ranks
-block       tokens are cut before the first and joined after the last of these (sequence parallel)
-enter       what it is given becomes whole on every rank (column and summed modules stand inside; not where experts do)
+column      rows of the weight (outputs) are sharded: each rank computes its own heads or channels
+row         columns of the weight (inputs) are sharded; outputs are summed over ranks
+summed      replicated, but each rank computes something else with it: gradients are summed
+tokens      replicated; with sequence parallel each rank has its own tokens there: gradients are summed then
+whole       replicated, all ranks compute the same with it
+embedding   the vocabulary is sharded
+head        the vocabulary is sharded, and log-probabilities are normalized over ranks
+block       tokens are scattered before the first and gathered after the last of these (sequence parallel)
+input       its input is gathered on every rank (column and summed modules are inside; not where experts are)
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from raylm.core.errors import ConfigError
 ENDS = {"model.embed_tokens": "embedding", "lm_head": "head", "model.norm": "whole"}
 DENSE = {
     **ENDS,
-    "model.layers.*.self_attn": "enter",
+    "model.layers.*.self_attn": "input",
     "model.layers.*.self_attn.[qkv]_proj": "column",
     "model.layers.*.self_attn.[qk]_norm": "summed",
     "model.layers.*.self_attn.o_proj": "row",
-    "model.layers.*.mlp": "enter",
+    "model.layers.*.mlp": "input",
     "model.layers.*.mlp.gate_proj": "column",
     "model.layers.*.mlp.up_proj": "column",
     "model.layers.*.mlp.down_proj": "row",
@@ -38,7 +38,7 @@ EXPERTS = {
     "model.layers.*.mlp.experts": "tokens",
     "model.layers.*.mlp.shared_experts.*_proj": "tokens",
 }
-# what is squeezed is whole on every rank, and opened for its own heads alone
+# latent vectors are replicated, and projected up for a rank's own heads alone
 LATENT = {
     "model.layers.*.self_attn.q_proj": "column",
     "model.layers.*.self_attn.q_a_proj": "summed",
@@ -69,7 +69,7 @@ def plan_of(config: Any, ranks: int) -> dict[str, str]:
     if kind not in FAMILIES:
         raise ConfigError(
             f"no tensor parallel plan for models of type {kind!r}, only for {', '.join(FAMILIES)}",
-            next="set mesh.tensor = 1; strategy fsdp cuts any model",
+            next="set mesh.tensor = 1; strategy fsdp shards any model",
         )
     for name in DIVIDED:
         size = getattr(config, name, None)
@@ -86,7 +86,7 @@ def style_of(name: str, plan: dict[str, str]) -> str | None:
     style = next((style for pattern, style in plan.items() if pattern.count(".") == depth and fnmatch(place, pattern)), None)
     if not adapter:
         return style
-    # y = W x + B A x: A of a column is whole and B is cut like W; of a row A is cut like W and B is whole
+    # y = W x + B A x: A of a column is replicated and B is sharded like W; of a row A is sharded like W and B is replicated
     inside = {"column": ("summed", "column"), "row": ("row", "tokens")}
     if style not in inside or not matrix.startswith(("A.", "B.")):
         return None

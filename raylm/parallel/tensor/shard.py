@@ -1,13 +1,13 @@
-"""Takes a model and a rank's place, leaves each matrix cut over the tensor ranks and the model as it was to its callers.
+"""Tensor parallelism: shards a model's matrices over ranks; callers see the model unchanged.
 
-               ranks see all tokens            sequence: own tokens only
-embedding      sum over ranks
-first block                                    cut
-norms          as they are                     gradients summed
-enter          gradients summed                gather (gradients: summed, own kept)
+               ranks have all tokens           sequence parallel: own tokens only
+embedding      all-reduce
+first block                                    scatter_to_sequence
+norms          replicated                      replicated, gradients summed
+input          copy_to_region                  gather_from_sequence
 column         own heads, own channels
-row            sum over ranks                  reduce (sum, own kept)
-last block                                     join
+row            reduce_from_region              reduce_scatter_to_sequence
+last block                                     gather_from_region
 head           log-probabilities over all ranks' words
 
 Weights become DTensors, so that names, checkpoints and FSDP know which part a rank holds; computing is on local tensors.
@@ -25,15 +25,22 @@ from torch.nn.functional import embedding, linear
 from raylm.core.errors import ConfigError
 from raylm.model.vocab_parallel import Part
 from raylm.parallel.blocks import runs
-from raylm.parallel.collectives import cut, enter, gather, join, leave, reduce
+from raylm.parallel.collectives import (
+    copy_to_region,
+    gather_from_region,
+    gather_from_sequence,
+    reduce_from_region,
+    reduce_scatter_to_sequence,
+    scatter_to_sequence,
+)
 from raylm.parallel.mesh import Grid
 from raylm.parallel.tensor.plans import plan_of, style_of
 
-CUT = {"column": 0, "row": 1, "embedding": 0, "head": 0}
+SHARD_DIM = {"column": 0, "row": 1, "embedding": 0, "head": 0}
 
 
 class Across:
-    """The tensor ranks, and how many tokens the rows of the running forward pass have."""
+    """The tensor parallel ranks, and the number of tokens of the rows in the running forward pass."""
 
     def __init__(self, mesh: Any, sequence: bool) -> None:
         self.mesh, self.sequence, self.group = mesh, sequence, mesh.get_group()
@@ -41,7 +48,7 @@ class Across:
 
 
 def shard_matrices(model: torch.nn.Module, grid: Grid) -> None:
-    """Cut `model` in place over `grid.mesh.tensor` ranks; parameters may be without memory (meta).
+    """Shard `model` in place over `grid.mesh.tensor` ranks; parameters may be on the meta device.
 
     Raises:
         ConfigError: the family has no plan, a size does not divide, or a module with weights is not in the plan.
@@ -52,30 +59,30 @@ def shard_matrices(model: torch.nn.Module, grid: Grid) -> None:
     seen: dict[int, torch.nn.Parameter] = {}
     for name, module in list(model.named_modules()):
         style = style_of(name, plan)
-        if style == "enter":
-            # experts work on single tokens: what is cut stays cut
+        if style == "input":
+            # experts work on single tokens: scattered tokens stay scattered
             if not hasattr(module, "experts"):
-                module.register_forward_pre_hook(_enter_hook(across), with_kwargs=True)
+                module.register_forward_pre_hook(_input_hook(across), with_kwargs=True)
         elif any(p is not None for p in module._parameters.values()):
             if style is None:
                 raise ConfigError(
-                    f"the tensor parallel plan of {config.model_type!r} does not say how {name} ({type(module).__name__}) is cut",
+                    f"the tensor parallel plan of {config.model_type!r} does not shard {name} ({type(module).__name__})",
                     next="set mesh.tensor = 1",
                 )
-            _lay(module, style, across, seen)
+            _shard_module(module, style, across, seen)
     for run in runs(model) if across.sequence else ():
-        run[0].register_forward_pre_hook(_cut_hook(across), with_kwargs=True)
-        run[-1].register_forward_hook(_join_hook(across))
+        run[0].register_forward_pre_hook(_scatter_hook(across), with_kwargs=True)
+        run[-1].register_forward_hook(_gather_hook(across))
 
 
-def _lay(module: Any, style: str, across: Across, seen: dict[int, torch.nn.Parameter]) -> None:
-    """Make DTensors of the module's parameters (tied ones stay tied) and a class of it that computes with their local parts."""
+def _shard_module(module: Any, style: str, across: Across, seen: dict[int, torch.nn.Parameter]) -> None:
+    """Turn the module's parameters into DTensors (tied ones stay tied); its class then computes with their local shards."""
     for name, whole in list(module._parameters.items()):
         if whole is None:
             continue
         if id(whole) not in seen:
             # the bias of a row is added after the sum
-            seen[id(whole)] = _part(whole, CUT.get(style) if whole.dim() > CUT.get(style, 0) else None, across.mesh)
+            seen[id(whole)] = _shard(whole, SHARD_DIM.get(style) if whole.dim() > SHARD_DIM.get(style, 0) else None, across.mesh)
         module._parameters[name] = seen[id(whole)]
     if style == "tokens":
         style = "summed" if across.sequence else "whole"
@@ -87,30 +94,30 @@ def _lay(module: Any, style: str, across: Across, seen: dict[int, torch.nn.Param
         module.vocab_parallel = part
 
 
-def _part(whole: torch.nn.Parameter, dim: int | None, mesh: Any) -> torch.nn.Parameter:
-    """This rank's part of a parameter, cut along `dim` (None: all of it)."""
+def _shard(whole: torch.nn.Parameter, dim: int | None, mesh: Any) -> torch.nn.Parameter:
+    """This rank's shard of a parameter along `dim` (None: all of it)."""
     local = whole.detach()
     if dim is not None:
         # a copy: a view would keep the whole in memory
         local = local.chunk(mesh.size(), dim)[mesh.get_local_rank()].clone(memory_format=torch.contiguous_format)
     placement = Replicate() if dim is None else Shard(dim)
-    made = DTensor.from_local(local, mesh, [placement], run_check=False, shape=whole.shape, stride=whole.stride())
-    return torch.nn.Parameter(made, requires_grad=whole.requires_grad)
+    sharded = DTensor.from_local(local, mesh, [placement], run_check=False, shape=whole.shape, stride=whole.stride())
+    return torch.nn.Parameter(sharded, requires_grad=whole.requires_grad)
 
 
 @cache
 def _local_class(kind: type, style: str, names: tuple[str, ...]) -> type:
-    """`kind` with properties in front of its parameters: they give the local part of what is cut over tensor ranks alone."""
+    """`kind` with properties for its parameters, which give the local shard where only the tensor ranks shard them."""
 
     def reader(name: str) -> property:
         def read(self: Any) -> torch.Tensor | None:
             kept = self._parameters[name]
-            # FSDP reads its own pieces, which lie on more than the tensor mesh, by this name too
+            # FSDP reads its own shards, on a mesh of more than the tensor ranks, by this name too
             if not isinstance(kept, DTensor) or kept.device_mesh.ndim > 1:
                 return kept
             local: Any = kept.to_local()
             summed = style == "summed" or (style == "row" and name == "bias" and self.across.sequence)
-            return enter(local, self.across.group) if summed and local.requires_grad else local
+            return copy_to_region(local, self.across.group) if summed and local.requires_grad else local
 
         return property(read)
 
@@ -122,9 +129,13 @@ def _local_class(kind: type, style: str, names: tuple[str, ...]) -> type:
 
 
 def _row_forward(self: Any, own_BTD: torch.Tensor) -> torch.Tensor:
-    made = linear(own_BTD, self.weight)
-    made = reduce(made, self.across.group) if self.across.sequence else leave(made, self.across.group)
-    return made if self.bias is None else made + self.bias
+    out_BTD = linear(own_BTD, self.weight)
+    out_BTD = (
+        reduce_scatter_to_sequence(out_BTD, self.across.group)
+        if self.across.sequence
+        else reduce_from_region(out_BTD, self.across.group)
+    )
+    return out_BTD if self.bias is None else out_BTD + self.bias
 
 
 def _embedding_forward(self: Any, tokens_BT: torch.Tensor) -> torch.Tensor:
@@ -135,14 +146,14 @@ def _embedding_forward(self: Any, tokens_BT: torch.Tensor) -> torch.Tensor:
     if padding is not None:
         padding = padding - self.vocab_parallel.offset
         padding = padding if 0 <= padding < len(weight_VD) else None
-    found_BTD = embedding(place_BT.where(mine_BT, 0), weight_VD, padding) * mine_BT[..., None]
-    return leave(found_BTD, self.across.group)
+    rows_BTD = embedding(place_BT.where(mine_BT, 0), weight_VD, padding) * mine_BT[..., None]
+    return reduce_from_region(rows_BTD, self.across.group)
 
 
 def _head_forward(self: Any, hidden_BTD: torch.Tensor) -> torch.Tensor:
     """All logits, for a caller that does not ask the head for log-probabilities."""
-    logits_BTV = linear(enter(hidden_BTD, self.across.group), self.weight, self.bias)
-    return join(logits_BTV.transpose(1, 2), self.out_features, self.across.group).transpose(1, 2)
+    logits_BTV = linear(copy_to_region(hidden_BTD, self.across.group), self.weight, self.bias)
+    return gather_from_region(logits_BTV.transpose(1, 2), self.out_features, self.across.group).transpose(1, 2)
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any], change: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -151,19 +162,19 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any], change: Any) -> tuple[
     return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
 
-def _enter_hook(across: Across) -> Any:
+def _input_hook(across: Across) -> Any:
     def hook(module: Any, args: Any, kwargs: Any) -> Any:
         if across.sequence:
-            return _first(args, kwargs, lambda own_BSD: gather(own_BSD, across.tokens, across.group))
-        return _first(args, kwargs, lambda hidden_BTD: enter(hidden_BTD, across.group))
+            return _first(args, kwargs, lambda own_BSD: gather_from_sequence(own_BSD, across.tokens, across.group))
+        return _first(args, kwargs, lambda hidden_BTD: copy_to_region(hidden_BTD, across.group))
 
     return hook
 
 
-def _cut_hook(across: Across) -> Any:
+def _scatter_hook(across: Across) -> Any:
     def own(hidden_BTD: torch.Tensor) -> torch.Tensor:
         across.tokens = hidden_BTD.shape[1]
-        return cut(hidden_BTD, across.group)
+        return scatter_to_sequence(hidden_BTD, across.group)
 
     def hook(module: Any, args: Any, kwargs: Any) -> Any:
         return _first(args, kwargs, own)
@@ -171,10 +182,10 @@ def _cut_hook(across: Across) -> Any:
     return hook
 
 
-def _join_hook(across: Across) -> Any:
-    def hook(module: Any, args: Any, made: Any) -> Any:
-        if isinstance(made, tuple):
-            return (join(made[0], across.tokens, across.group), *made[1:])
-        return join(made, across.tokens, across.group)
+def _gather_hook(across: Across) -> Any:
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (gather_from_region(output[0], across.tokens, across.group), *output[1:])
+        return gather_from_region(output, across.tokens, across.group)
 
     return hook

@@ -1,4 +1,4 @@
-"""Takes a `kind`, leaves the card that cleans texts that way."""
+"""Cleaners: the closed set of cards, by `kind`, that change the text of documents."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Takes texts, leaves the lines of them that C4 keeps."""
+"""The `c4_lines` cleaner: keeps the lines of a text that pass C4's line rules."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class C4Lines(Config):
         return kept
 
     def _reason(self, line: str, counts: Counter[str]) -> tuple[str, str]:
-        """Why a line goes ("" when it stays), and the line without citations."""
+        """Why a line is dropped ("" when it is kept), and the line without citations."""
         words, lower = line.split(), line.lower()
         if len(line) > self.max_word_chars and any(len(word) > self.max_word_chars for word in words):
             return "c4_long_word", line

@@ -1,4 +1,4 @@
-"""Takes texts, leaves the one thing that every cleaner answers."""
+"""What every cleaner returns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Cleaned(NamedTuple):
-    """One text per text given; `counts` says what was changed, by a short word. "" means that nothing is left of it."""
+    """One text per input text, "" where nothing is left of it; `counts`: changes by a short name."""
 
     texts: list[str]
     counts: dict[str, int]

@@ -1,4 +1,4 @@
-"""Takes texts, leaves them in one Unicode form with one kind of line end and no invisible characters."""
+"""The `normalize` cleaner: one Unicode form, one kind of line end, no invisible characters."""
 
 from __future__ import annotations
 

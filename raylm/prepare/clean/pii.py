@@ -1,4 +1,4 @@
-"""Takes texts, leaves them with placeholders where a person's address, number or account stood."""
+"""The `pii` cleaner: replaces personal addresses, phone numbers and account numbers by placeholders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raylm.prepare.clean.cleaned import Cleaned
 from raylm.prepare.clean.top_level import TOP_LEVEL
 
 Kind = Literal["email", "iban", "card", "ssn", "ip", "phone"]
-Found = Iterator[tuple[int, int]]
+Spans = Iterator[tuple[int, int]]
 
 # Every regex begins with the sign it searches for and looks back from there: a look-back first would be tried at each letter.
 # Before it, bytes are searched for the shape that a kind cannot be without: digits become 0, capitals A, spaces -.
@@ -88,18 +88,18 @@ _NAMED = re.compile(
 
 
 class Pii(Config):
-    """Puts placeholders in the place of personal data that has a form: counted by kind.
+    """Replaces personal data that has a fixed format by placeholders, counted by kind.
 
-    Checked are what a form alone would get wrong: top-level domains (email: no name of a file), checksums (card: Luhn and the
-    issuers' prefixes; iban: mod 97 and the country's length) and whether an address is public (ip). Names and postal
-    addresses have no form and stay.
+    Where the format alone is not enough, more is checked: top-level domains (email: no name of a file), checksums (card: Luhn
+    and the issuers' prefixes; iban: mod 97 and the country's length) and whether an address is public (ip). Names and postal
+    addresses have no fixed format and stay.
     """
 
     kind: Literal["pii"] = "pii"
     kinds: list[Kind] = Field(default=["email", "iban", "card", "ip", "phone"], min_length=1)
-    """What is looked for. `ssn` (United States) is off: in other countries its form means something else."""
+    """What is looked for. `ssn` (United States) is off: in other countries its format means something else."""
     placeholder: str = "<{kind}>"
-    """What is put in its place; `{kind}` stands for the kind."""
+    """Replacement; `{kind}` stands for the kind."""
 
     def clean(self, texts: list[str]) -> Cleaned:
         """The texts with placeholders."""
@@ -121,7 +121,7 @@ class Pii(Config):
         return text
 
 
-def _emails(text: str, shape: bytes) -> Found:
+def _emails(text: str, shape: bytes) -> Spans:
     at, done = text.find("@") if b"@" in shape else -1, 0
     while at >= 0:
         domain = _domain_at(text, at)
@@ -138,9 +138,9 @@ def _domain_at(text: str, at: int) -> re.Match[str] | None:
     domain = _DOMAIN.match(text, at)
     # an ASCII domain that letters of another script follow may be the beginning of one in that script
     wide = _WIDE_DOMAIN.match(text, at) if domain is None or not text[domain.end() : domain.end() + 1].isascii() else None
-    for found in (wide, domain):
-        if found and _is_top_level(found[1]) and not _NO_DOMAIN.match(text, found.end()):
-            return found
+    for match in (wide, domain):
+        if match and _is_top_level(match[1]) and not _NO_DOMAIN.match(text, match.end()):
+            return match
     return None
 
 
@@ -171,39 +171,39 @@ def _local_start(text: str, lowest: int, at: int) -> int:
     return at if text[at - 1] == "." or tail else start
 
 
-def _ibans(text: str, shape: bytes) -> Found:
-    return (found.span() for found in _IBAN.finditer(text) if _is_iban(found[0])) if b"AA00" in shape else iter(())
+def _ibans(text: str, shape: bytes) -> Spans:
+    return (match.span() for match in _IBAN.finditer(text) if _is_iban(match[0])) if b"AA00" in shape else iter(())
 
 
-def _cards(text: str, shape: bytes) -> Found:
+def _cards(text: str, shape: bytes) -> Spans:
     if any(form in shape for form in _CARD_SHAPES):
-        for found in _CARD.finditer(text):
-            if _is_card(re.sub(r"\D", "", found[0])):
-                yield found.span()
+        for match in _CARD.finditer(text):
+            if _is_card(re.sub(r"\D", "", match[0])):
+                yield match.span()
 
 
-def _ssns(text: str, shape: bytes) -> Found:
-    return (found.span() for found in _SSN.finditer(text)) if _SSN_SHAPE in shape else iter(())
+def _ssns(text: str, shape: bytes) -> Spans:
+    return (match.span() for match in _SSN.finditer(text)) if _SSN_SHAPE in shape else iter(())
 
 
-def _ips(text: str, shape: bytes) -> Found:
+def _ips(text: str, shape: bytes) -> Spans:
     spans: list[tuple[int, int]] = []
     if b"0.0" in shape:
-        spans += [found.span() for found in _IPV4.finditer(text) if _is_ipv4(text, found)]
+        spans += [match.span() for match in _IPV4.finditer(text) if _is_ipv4(text, match)]
     if b"0" in shape and text.count(":") > 1:
-        spans += [found.span() for found in _IPV6.finditer(text) if _is_public(found[0])]
+        spans += [match.span() for match in _IPV6.finditer(text) if _is_public(match[0])]
     return iter(sorted(spans))
 
 
-def _phones(text: str, shape: bytes) -> Found:
+def _phones(text: str, shape: bytes) -> Spans:
     spans: list[tuple[int, int]] = []
     if b"+0" in shape:
-        spans += [found.span() for found in _INTERNATIONAL.finditer(text) if _is_dialled(found[0])]
+        spans += [match.span() for match in _INTERNATIONAL.finditer(text) if _is_dialled(match[0])]
     if b"000-0000" in shape or b"000.0000" in shape:
-        spans += [found.span() for found in _NANP.finditer(text)]
+        spans += [match.span() for match in _NANP.finditer(text)]
     # it begins with the 0 that is dialled before an area
     if b"0" in shape and (" 0" in text or ":0" in text or "(0" in text):
-        spans += [found.span(1) for found in _NAMED.finditer(text)]
+        spans += [match.span(1) for match in _NAMED.finditer(text)]
     end = 0
     for span in sorted(spans):
         if span[0] >= end:
@@ -211,7 +211,7 @@ def _phones(text: str, shape: bytes) -> Found:
             end = span[1]
 
 
-_FINDERS: dict[str, Callable[[str, bytes], Found]] = {
+_FINDERS: dict[str, Callable[[str, bytes], Spans]] = {
     "email": _emails,
     "iban": _ibans,
     "card": _cards,
@@ -245,15 +245,15 @@ def _is_card(digits: str) -> bool:
     return known and (sum(map(int, digits[::-2])) + sum(n - 9 if n > 9 else n for n in doubled)) % 10 == 0
 
 
-def _is_ipv4(text: str, found: re.Match[str]) -> bool:
+def _is_ipv4(text: str, match: re.Match[str]) -> bool:
     # four single digits number versions and sections far more often than machines; the others are names of X.500
     if (
-        len(found[0]) == 7
-        or found[0].startswith(("2.5.4.", "2.5.29."))
-        or _NO_ADDRESS.search(text[max(found.start() - 12, 0) : found.start()])
+        len(match[0]) == 7
+        or match[0].startswith(("2.5.4.", "2.5.29."))
+        or _NO_ADDRESS.search(text[max(match.start() - 12, 0) : match.start()])
     ):
         return False
-    return _is_public(found[0])
+    return _is_public(match[0])
 
 
 def _is_public(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Takes texts, leaves them without the damage of wrong decoding: mojibake, stray entities, control characters."""
+"""The `repair` cleaner: undoes damage of wrong decoding: mojibake, stray entities, control characters."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
 _AROUND = 3
 _LINE = re.compile("[^\n]*\n|[^\n]+")
 _ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
-# words to count by, for ftfy's names of its steps
-_SAID = {
+# names of the counts, for ftfy's names of its steps
+_COUNT_NAMES = {
     "unescape_html": "entities",
     "remove_control_chars": "control_characters",
     "remove_terminal_escapes": "terminal_escapes",
@@ -30,13 +30,13 @@ _SAID = {
 class Repair(Config):
     """ftfy (https://ftfy.readthedocs.io) on damage alone: quotes, ligatures and widths stay as the author wrote them.
 
-    Only lines that look damaged are handed to it; what it would do to the others is nothing. Counted are texts in which
-    something was repaired: encoding, entities, control_characters, terminal_escapes.
+    Only lines that look damaged are passed to it, as it would not change the others. Counted are texts in which something was
+    repaired: encoding, entities, control_characters, terminal_escapes.
     """
 
     kind: Literal["repair"] = "repair"
     entities: bool = True
-    """Decode HTML entities, in texts without a `<`: where there is markup they are meant."""
+    """Decode HTML entities, in texts without a `<`: in markup they are intended."""
 
     def clean(self, texts: list[str]) -> Cleaned:
         """The texts repaired."""
@@ -73,7 +73,7 @@ def _line(line: str, config: Any, done: set[str]) -> str:
 
     fixed = ftfy.fix_and_explain(line, config)
     if fixed.text != line:
-        done.update(_SAID.get(step.parameter, "encoding") for step in fixed.explanation or ())
+        done.update(_COUNT_NAMES.get(step.parameter, "encoding") for step in fixed.explanation or ())
     return fixed.text
 
 

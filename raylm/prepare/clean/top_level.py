@@ -1,9 +1,9 @@
 # ruff: noqa: RUF001
-"""The top-level domains of the Internet (https://www.iana.org/domains/root/db): what tells an address from a file."""
+"""The top-level domains of the Internet (https://www.iana.org/domains/root/db): they tell an address from a file name."""
 
 from __future__ import annotations
 
-# what documents write for a domain of nobody (RFC 2606)
+# reserved names that documents use as examples (RFC 2606)
 _RESERVED = "example"
 _ASCII = """
 aaa aarp abb abbott abbvie abc able abogado abudhabi ac academy accenture accountant accountants aco actor ad ads adult ae aeg

@@ -1,4 +1,4 @@
-"""Takes a `kind`, leaves the card that compares documents that way."""
+"""Deduplication: the closed set of cards, by `kind`, that compare documents with each other."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Takes all documents, leaves the first of each group that reads the same, or that comes from the same address."""
+"""The `exact` dedup: keeps the first of the documents that have the same content, or the same URL."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pydantic import Field
 
 from raylm.core.config import Config, DocumentsRef
 from raylm.core.storage import Folder
-from raylm.data.beside import QUESTION, SYSTEM
 from raylm.data.marks import Plain
 from raylm.data.records import GROUND_TRUTHS, STRUCTURED
 from raylm.data.shuffle import gather, scatter
+from raylm.data.unread_columns import QUESTION, SYSTEM
 from raylm.prepare.corpus import Corpus, Swept, View, decide, drops
 from raylm.prepare.hosts import one_host
 from raylm.prepare.metadata import value_of
@@ -141,7 +141,7 @@ def _digest(text: str) -> bytes:
 
 
 def _keys(card: Exact, view: View, scratch: Folder, parts: int, at: int, plain: Plain) -> Plain:
-    """One shard's keys, cut by range; runs in a worker."""
+    """One shard's keys, partitioned by range; runs in a worker."""
     import numpy as np
     import pyarrow as pa
 

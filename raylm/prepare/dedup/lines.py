@@ -1,4 +1,4 @@
-"""Takes all documents, leaves them without the lines or paragraphs that others had before.
+"""The `lines` dedup: removes lines or paragraphs that other documents have too.
 
 shards -> [hash every line] -> by hash -> [which are repeated] -> by shard -> [cut] -> decisions
 """
@@ -52,7 +52,7 @@ class Lines(Config):
     min_line_chars: int = Field(default=16, ge=1)
     """Shorter lines (in characters, as they are compared) are never cut: a closing brace is no duplicate."""
     min_chars: int = Field(default=1, ge=1)
-    """A document of which fewer characters than this are left goes."""
+    """A document of which fewer characters than this are left is dropped."""
     against: list[DocumentsRef] = Field(default_factory=list)
     """Earlier corpora: their lines come first and they stay as they are."""
 
@@ -84,7 +84,7 @@ class Lines(Config):
 
 
 def _keys(card: Lines, view: View, scratch: Folder, parts: int, at: int, plain: Plain) -> Plain:
-    """The hashes of one shard's lines, cut by range; runs in a worker."""
+    """The hashes of one shard's lines, partitioned by range; runs in a worker."""
     import numpy as np
     import pyarrow as pa
 
@@ -113,7 +113,7 @@ def _repeated(card: Lines, view: View, scratch: Folder, groups: int, at: int, pl
     lost = many & (row >= 0) if card.keep == "none" else many & (row >= 0) & (place > 0)
     gone = pa.table({"row": row[lost], "number": number[lost]})
     scatter(scratch, "gone", at, gone, group_of(view, row[lost], groups), groups)
-    # of each repeated line that is cut anywhere, the first place that goes
+    # of each repeated line that is cut anywhere, the first place where it is cut
     first = np.flatnonzero(lost)
     first = first[np.unique(hashes[first], return_index=True)[1]]
     most = first[np.lexsort((number[first], row[first], -times[first]))][:_EXAMPLES]

@@ -1,4 +1,4 @@
-"""Takes all documents, leaves of those that say nearly the same the first: MinHash bands find them, exact Jaccard decides."""
+"""The `min_hash` dedup: drops near duplicates. MinHash bands find candidates, exact Jaccard similarity decides."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class MinHash(Config):
     """Drops near duplicates (Broder 1997; FineWeb, https://arxiv.org/abs/2406.17557, has 14 bands of 8 and no comparison).
 
     Documents are sets of word n-grams. Those that share a band of MinHash values are linked, and what is linked, over any
-    number of steps, is a cluster. Within a cluster, in the order of the sources, a document goes when it is really
-    similar to one that stayed; so no document goes for a neighbour's neighbour. Structured rows count by their text.
+    number of steps, is a cluster. Within a cluster, in the order of the sources, a document is dropped when it is really
+    similar to a kept one; so none is dropped for a neighbour's neighbour. Structured rows count by their text.
     Documents without a word are never compared.
     """
 
@@ -45,10 +45,10 @@ class MinHash(Config):
     """MinHash values of a band. Of pairs with similarity s the share 1 - (1 - s^rows)^bands is linked: with 20 x 8 69% at
     0.7, 97% at 0.8, all but 1 in 70,000 at 0.9."""
     verify: bool = True
-    """Compare what is linked exactly. Without it all of a cluster but the first goes, which drops documents that are no
-    duplicates."""
+    """Compare what is linked exactly. Without it all of a cluster but the first is dropped, documents that are no duplicates
+    among them."""
     similarity: float = Field(default=0.7, gt=0, le=1)
-    """From which Jaccard similarity on a document goes."""
+    """Jaccard similarity from which on a document is dropped."""
     max_cluster: int = Field(default=10_000, ge=2)
     """A larger cluster is cut into groups of so many, in order, each compared within itself."""
     max_keepers: int = Field(default=1000, ge=1)
@@ -56,7 +56,7 @@ class MinHash(Config):
     against: list[DocumentsRef] = Field(default_factory=list)
     """Earlier corpora: what is similar to one of their documents is dropped here, and they stay as they are."""
     measure_recall: int = Field(default=0, ge=0)
-    """Compare about so many documents all with all, and say which share of pairs of 0.8 and more was found."""
+    """Compare about so many documents all with all, and report which share of pairs of 0.8 and more was found."""
 
     @property
     def shingling(self) -> Shingling:

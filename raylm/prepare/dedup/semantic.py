@@ -1,4 +1,4 @@
-"""Takes all documents, leaves one of each group that means nearly the same, as an encoder sees it.
+"""The `semantic` dedup: drops documents whose embedding is close to that of a document which is kept.
 
 shards -> [vectors, sample] -> [k-means of the sample] -> by cluster -> [nearest that stays] -> decisions
 """
@@ -38,8 +38,8 @@ class Semantic(Config):
     Vectors are held in 16-bit floats. A task holds one shard's text and vectors, the sample (2 bytes a number; 6 while
     clusters are fitted), or the keys of one partition (60 bytes a row); its vectors are read block by block.
 
-    Which documents go does not hang on partitions or workers. With `model`, the vectors themselves differ in their last
-    bits with the documents that share a batch: pairs right at the threshold may fall on either side of it.
+    Which documents are dropped does not depend on partitions or workers. With `model`, the vectors themselves differ in their
+    last bits with the documents that share a batch: pairs right at the threshold may fall on either side of it.
     """
 
     placement = frozenset({"batch_tokens"})
@@ -64,13 +64,13 @@ class Semantic(Config):
     max_tokens: int = Field(default=512, gt=0)
     """A longer text is seen by its beginning."""
     batch_tokens: int = Field(default=16384, gt=0)
-    """Tokens that go through the model at a time, padding included."""
+    """Tokens per batch, padding included."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Numbers the model computes in; `auto` takes those it is stored in."""
+    """Dtype of the computation; `auto`: the one that the weights are stored in."""
     seed: int = Field(default=0, ge=0)
     """Of the sample, of the clusters' beginnings and of the planes."""
     against: list[DocumentsRef] = Field(default_factory=list)
-    """Earlier corpora: what is like theirs goes here too, and they stay as they are."""
+    """Earlier corpora: documents like theirs are dropped here too, and they stay as they are."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -86,8 +86,8 @@ class Semantic(Config):
 
         view, scratch = corpus.joined(self.against), corpus.scratch
         card = self if self.model is None else self.model_copy(update={"model": address(self.model, corpus.open)})
-        made = corpus.over_shards("vectors", view, partial(_vectors, card, view, scratch))
-        width = max(mark["width"] for mark in made)
+        vector_marks = corpus.over_shards("vectors", view, partial(_vectors, card, view, scratch))
+        width = max(mark["width"] for mark in vector_marks)
         fitted = corpus.map("clusters", [{"width": width}], partial(_clusters, self, view, scratch), "fits")
         parts = corpus.parts(2 * width + _ROW_BYTES, view.num_rows)
         corpus.over_shards("buckets", view, partial(_buckets, view, scratch, parts), of=parts)
@@ -99,7 +99,7 @@ class Semantic(Config):
             parts,
             {
                 "dropped": sum(mark["dropped"] for mark in done),
-                "without_vector": sum(mark["empty"] for mark in made),
+                "without_vector": sum(mark["empty"] for mark in vector_marks),
                 "clusters": fitted[0]["clusters"],
                 "clusters_split": fitted[0]["split"],
                 "largest_bucket": max(mark["largest"] for mark in done),
@@ -170,10 +170,10 @@ def _clusters(card: Semantic, view: View, scratch: Folder, at: int, plain: Plain
     sample = np.concatenate([np.zeros((0, width), np.float16), *(one for piece in pieces for one in _matrix(piece, width))])
     # a corpus without a single vector still has a cluster, which stays empty
     centroids = fit(sample, card.num_clusters(view.num_rows), card.seed) if len(sample) else np.zeros((1, width), np.float32)
-    made = planned(sample, view.num_rows, centroids, card.max_cluster, card.seed)
+    clusters = planned(sample, view.num_rows, centroids, card.max_cluster, card.seed)
     with scratch.writing(_CLUSTERS) as path, open(path, "wb") as file:
-        np.savez(file, **made._asdict())
-    return {"clusters": len(centroids), "split": int((made.num_planes > 0).sum())}
+        np.savez(file, **clusters._asdict())
+    return {"clusters": len(centroids), "split": int((clusters.num_planes > 0).sum())}
 
 
 def _buckets(view: View, scratch: Folder, parts: int, at: int, plain: Plain) -> Plain:
@@ -235,7 +235,7 @@ def _nearest(card: Semantic, view: View, scratch: Folder, at: int, plain: Plain)
 
 
 def _fetcher(column: pa.ChunkedArray):
-    """Reads float32[n, D] vectors by place out of the mapped chunks: no more than those asked for are held."""
+    """Reads float32[n, D] vectors by position out of the mapped chunks: only the requested ones are held."""
     import numpy as np
 
     width = column.type.list_size
@@ -243,10 +243,10 @@ def _fetcher(column: pa.ChunkedArray):
     ends = np.cumsum([len(chunk) for chunk in chunks])
 
     def fetch(places: np.ndarray) -> np.ndarray:
-        made, held = np.empty((len(places), width), np.float32), np.searchsorted(ends, places, side="right")
+        vectors, held = np.empty((len(places), width), np.float32), np.searchsorted(ends, places, side="right")
         for at in np.unique(held):
             mine = held == at
-            made[mine] = chunks[at][places[mine] - (ends[at] - len(chunks[at]))]
-        return made
+            vectors[mine] = chunks[at][places[mine] - (ends[at] - len(chunks[at]))]
+        return vectors
 
     return fetch

@@ -1,4 +1,4 @@
-"""Takes all documents, leaves them without the long passages that others had before, word for word.
+"""The `substring` dedup: removes long passages that an earlier document has, word for word.
 
 shards -> [anchors] -> by hash -> [which are repeated] -> by shard -> [words around them] -> by hash -> [runs] -> by shard
        -> [cut] -> decisions
@@ -58,7 +58,7 @@ class Substring(Config):
     within: bool = False
     """Cut what a document repeats of itself too, when the places are `min_words` words apart or more."""
     min_chars: int = Field(default=1, ge=1)
-    """A document of which fewer characters than this are left goes."""
+    """A document of which fewer characters than this are left is dropped."""
     against: list[DocumentsRef] = Field(default_factory=list)
     """Earlier corpora: their text comes first and they stay as they are."""
 
@@ -102,7 +102,7 @@ class Substring(Config):
 
 
 def _anchors(card: Substring, view: View, scratch: Folder, parts: int, at: int, plain: Plain) -> Plain:
-    """The anchors of one shard, cut by range of their hashes; runs in a worker."""
+    """The anchors of one shard, partitioned by range of their hashes; runs in a worker."""
     import pyarrow as pa
 
     from raylm.prepare.dedup.spans.words import anchors_of

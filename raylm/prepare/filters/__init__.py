@@ -1,4 +1,4 @@
-"""Takes a `kind`, leaves the card that judges documents that way."""
+"""Filters: the closed set of cards, by `kind`, that drop documents."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Takes any score column, leaves the documents whose value lies in a range or is one of some words."""
+"""The `between` filter: keeps documents whose score lies in a range, or whose label is one of a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the `statistics` columns, leaves the documents that C4's rules about whole pages keep."""
+"""The `c4_quality` filter: C4's rules about whole pages, over the `statistics` columns."""
 
 from __future__ import annotations
 

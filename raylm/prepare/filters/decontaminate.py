@@ -1,4 +1,4 @@
-"""Takes documents and evaluation sets, leaves the documents that hold no question and no answer of theirs."""
+"""The `decontaminate` filter: drops documents that contain a question or an answer of evaluation sets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 AnySet = Annotated[Annotated[DocumentsRef, Tag("ref")] | Annotated[AnySource, Tag("table")], Discriminator(ref_or_table)]
 _SHOWN_CHARS = 200
-# what is the same in every dialogue of a set
+# roles whose turns are the same in every dialogue of a set
 _COMMON_ROLES = ("system", "developer")
 
 
@@ -74,15 +74,15 @@ class Decontaminate(Config):
     def explain(self, table: pa.Table) -> list[dict[str, Any]]:
         """What each dropped document shares: `set`, `item` (its place there), `part`, `share` of its runs, `shared` text."""
         index = _built(self.model_dump_json()).index
-        said = []
+        explanations = []
         for found in index.matches(_texts(table)):
             if not found:
-                said.append({})
+                explanations.append({})
                 continue
             best = index.best(found, self.ngram)
             place = {"set": best.part.where.rpartition(":")[0], "item": best.part.where, "part": best.part.name}
-            said.append({**place, "share": round(best.share, 4), "shared": best.text[:_SHOWN_CHARS]})
-        return said
+            explanations.append({**place, "share": round(best.share, 4), "shared": best.text[:_SHOWN_CHARS]})
+        return explanations
 
     def facts(self) -> dict[str, int]:
         """How many questions and answers are looked for, and how many are too short for that."""
@@ -202,12 +202,12 @@ def _spoken(text: str, record: dict[str, Any]) -> str:
         return text
     if all(turn["role"] not in _COMMON_ROLES for turn in turns):
         return text
-    said = [turn["content"] for turn in turns if turn["role"] not in _COMMON_ROLES]
+    contents = [turn["content"] for turn in turns if turn["role"] not in _COMMON_ROLES]
     # of pairs and prompts the answers, which `turns` may not hold
     for key in ("completion", "chosen", "rejected"):
         value = record.get(key)
-        said += [value] if isinstance(value, str) else [turn["content"] for turn in value or () if _is_spoken(turn)]
-    return "\n\n".join(said)
+        contents += [value] if isinstance(value, str) else [turn["content"] for turn in value or () if _is_spoken(turn)]
+    return "\n\n".join(contents)
 
 
 def _is_spoken(turn: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Takes the `statistics` columns, leaves the documents that FineWeb's own rules keep."""
+"""The `fineweb_quality` filter: FineWeb's own rules, over the `statistics` columns."""
 
 from __future__ import annotations
 

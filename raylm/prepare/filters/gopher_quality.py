@@ -1,4 +1,4 @@
-"""Takes the `statistics` columns, leaves the documents that Gopher's quality rules keep."""
+"""The `gopher_quality` filter: Gopher's quality rules, over the `statistics` columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the `statistics` columns, leaves the documents that do not say the same over and over."""
+"""The `gopher_repetition` filter: Gopher's rules about repetition, over the `statistics` columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes documents, leaves those of a sensible length."""
+"""The `length` filter: drops documents that are too short or too long."""
 
 from __future__ import annotations
 

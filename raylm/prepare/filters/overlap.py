@@ -1,4 +1,4 @@
-"""Takes the parts of evaluation items, leaves an index that finds runs of their words in documents.
+"""An index of evaluation items that finds runs of their words (n-gram overlap) in documents.
 
 Words are hashed once; the hash of every run of k words comes from sums over all words before it, so each k costs two
 operations a word. A table of bits lets nearly all runs go; what is left is looked up, then compared word by word: a
@@ -120,11 +120,11 @@ class Index:
     def _runs_of(self, numbers: list[int], length: int) -> _Runs:
         hashes, parts, starts = [], [], []
         for number in numbers:
-            made = _hashes(*_sums(self._parts[number].words), length)
-            first = min(self._parts[number].shared, len(made) - 1)
-            hashes.append(made[first:])
-            parts.append(np.full(len(made) - first, number, dtype=np.int32))
-            starts.append(np.arange(first, len(made), dtype=np.int32))
+            run_hashes = _hashes(*_sums(self._parts[number].words), length)
+            first = min(self._parts[number].shared, len(run_hashes) - 1)
+            hashes.append(run_hashes[first:])
+            parts.append(np.full(len(run_hashes) - first, number, dtype=np.int32))
+            starts.append(np.arange(first, len(run_hashes), dtype=np.int32))
         flat, owners, places = np.concatenate(hashes), np.concatenate(parts), np.concatenate(starts)
         order = np.argsort(flat, kind="stable")
         common = np.zeros(len(flat), dtype=bool)
@@ -148,14 +148,14 @@ class Index:
 
 def _beside(common: np.ndarray, owners: np.ndarray, length: int) -> np.ndarray:
     """Runs of which more than half is in a common run beside them, unless nothing else of their part is left."""
-    made = np.zeros(len(common), dtype=bool)
+    covered = np.zeros(len(common), dtype=bool)
     for number in np.unique(owners[common]):
         start, end = np.searchsorted(owners, [number, number + 1])
         reach = (length - 1) // 2
         near = np.convolve(common[start:end], np.ones(2 * reach + 1, dtype=int))[reach : reach + end - start] > 0
         if not near.all():
-            made[start:end] = near
-    return made
+            covered[start:end] = near
+    return covered
 
 
 def _sums(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Takes rules over score columns, leaves the verdicts: which rows stay, and the first rule that drops each of the others."""
+"""Threshold rules over score columns: which rows are kept, and the first rule that drops each of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes documents with an address, leaves those whose address is on no list."""
+"""The `url_list` filter: drops documents whose URL or domain is on a block list."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _lists(paths: tuple[str, ...], domains: tuple[str, ...], urls: tuple[str, ..
 
 
 def _plain(url: str) -> str:
-    """A URL less what does not tell pages apart; its host as `one_host` has it, its path as it is."""
+    """A URL without what does not distinguish pages; its host as `one_host` has it, its path as it is."""
     rest = _SCHEME.sub("", _BREAKS.sub("", url.strip())).partition("#")[0]
     host = re.split(r"[/?\\]", rest, maxsplit=1)[0]
     path = rest[len(host) :].rstrip("/")

@@ -1,4 +1,4 @@
-"""Takes a mask and reasons, leaves the one thing that every filter answers."""
+"""What every filter returns."""
 
 from __future__ import annotations
 

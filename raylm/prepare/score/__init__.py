@@ -1,4 +1,4 @@
-"""Takes a `kind`, leaves the card that scores documents that way."""
+"""Scores: the closed set of cards, by `kind`, that add columns to documents."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Takes UTF-8 bytes and py3langid's byte automaton, leaves a score per language: its Python loop, compiled."""
+"""py3langid's byte automaton, compiled: a score per language from UTF-8 bytes."""
 
 from __future__ import annotations
 

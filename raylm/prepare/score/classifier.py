@@ -1,4 +1,4 @@
-"""Takes documents, leaves what a sequence classifier says of each: a value, or probabilities of labels."""
+"""The `classifier` score: a sequence classification model's value, or its probabilities of labels."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Classifier(Config):
     max_tokens: int = Field(default=512, gt=0)
     """A longer text is judged by its beginning."""
     batch_tokens: int = Field(default=16384, gt=0)
-    """Tokens that go through the model at a time, padding included."""
+    """Tokens per batch, padding included."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Numbers the model computes in; `auto` takes those it is stored in."""
+    """Dtype of the computation; `auto`: the one that the weights are stored in."""
 
     def columns(self) -> tuple[str, ...]:
         """Names of what `score` adds."""

@@ -1,4 +1,4 @@
-"""Takes documents, leaves the number that a model behind an OpenAI-compatible endpoint gives each."""
+"""The `endpoint` score: a number that a model behind an OpenAI-compatible endpoint gives each document."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Endpoint(Config):
     model: str
     """Name of the model there."""
     prompt: str = _PROMPT
-    """What is asked; `{text}` stands for the document."""
+    """The prompt; `{text}` stands for the document."""
     pattern: str = r"(?i)score:\s*\**(-?\d+(?:\.\d+)?)"
     """Regular expression whose first group is the number; of several matches the last one counts."""
     min: float = 0.0
@@ -116,12 +116,12 @@ class Endpoint(Config):
         key = os.environ.get(self.key)
         answers: list[Answer] = []
         with Client(self.url, self.model, key, deadline_s=self.deadline_s, concurrency=self.concurrency, hint=remedy) as client:
-            asked = [self._messages(text) for text in table["text"].to_pylist()]
-            with contextlib.closing(client.ask_each(asked, temperature=0.0, max_tokens=self.max_tokens)) as replies:
+            conversations = [self._messages(text) for text in table["text"].to_pylist()]
+            with contextlib.closing(client.ask_each(conversations, temperature=0.0, max_tokens=self.max_tokens)) as replies:
                 for reply in replies:
                     answers.append(Answer(math.nan, reply.failed) if reply.failed else self._number(reply.text))
                     if len(answers) == _JUDGED_ROWS and all(answer.failed == "unanswered" for answer in answers):
-                        # nobody is there: the rest of the batch would wait for hours
+                        # no endpoint answers: the rest of the batch would wait for hours
                         break
         failed = [answer.failed for answer in answers]
         lost = sum(map(bool, failed))

@@ -1,4 +1,4 @@
-"""Takes documents, leaves what a fastText classifier says of each. Opt-in: fastText is in no lock of raylm."""
+"""The `fast_text` score: label and probability of a fastText classifier. Opt-in: fastText is in no lock of raylm."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class FastText(Config):
 
 
 def _probability(labels: Any, shares: Any, wanted: str | None) -> float:
-    """Of the label asked for, or else of the first; NaN for a text of which the model says nothing.
+    """Of the wanted label, or else of the first; NaN for a text without any label.
 
     fastText's sums pass 1 by a rounding.
     """

@@ -1,4 +1,4 @@
-"""Takes documents, leaves the language of each and how sure that is."""
+"""The `language` score: the language of each document, and its probability."""
 
 from __future__ import annotations
 

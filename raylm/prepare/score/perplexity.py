@@ -1,4 +1,4 @@
-"""Takes documents, leaves how well a small causal model foresees each: bits per byte and perplexity."""
+"""The `perplexity` score: bits per byte and perplexity of each document under a causal model."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Perplexity(Config):
     max_tokens: int = Field(default=1024, gt=1)
     """A longer text is scored by its beginning."""
     batch_tokens: int = Field(default=4096, gt=0)
-    """Tokens that go through the model at a time, padding included; each costs four bytes for each token of the vocabulary."""
+    """Tokens per batch, padding included; each costs four bytes for each token of the vocabulary."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Numbers the model computes in; `auto` takes those it is stored in."""
+    """Dtype of the computation; `auto`: the one that the weights are stored in."""
 
     def columns(self) -> tuple[str, ...]:
         """Names of what `score` adds."""
@@ -83,16 +83,16 @@ class Perplexity(Config):
             raise ConfigError("its tokenizer does not say which bytes a token stands for", where=self.model)
         starts = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
         texts = [head(text, self.max_tokens) for text in texts]
-        made = tokenizer(
+        encoded = tokenizer(
             texts,
             add_special_tokens=False,
             truncation=True,
             max_length=self.max_tokens - len(starts),
             return_offsets_mapping=True,
         )
-        rows = [np.array([*starts, *ids], dtype=np.int64) for ids in made["input_ids"]]
+        rows = [np.array([*starts, *ids], dtype=np.int64) for ids in encoded["input_ids"]]
         sizes = np.zeros(len(rows))
-        for at, places in enumerate(made["offset_mapping"]):
+        for at, places in enumerate(encoded["offset_mapping"]):
             if places:
                 # without a token in front the first one is given
                 sizes[at] = len(texts[at][0 if starts else places[0][1] : places[-1][1]].encode())

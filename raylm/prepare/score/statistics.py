@@ -1,4 +1,4 @@
-"""Takes documents, leaves the statistics that the Gopher, C4, FineWeb and NeMo Curator rules ask for, as columns of one pass.
+"""The `statistics` score: the columns that the Gopher, C4, FineWeb and NeMo Curator rules need, in one pass.
 
 Thresholds come later: filters and `between` read the columns, so that another threshold costs no second look at the text.
 
@@ -89,7 +89,7 @@ class Statistics(Config):
         return words
 
     def columns(self) -> tuple[str, ...]:
-        """`num_chars` and the columns of the families asked for."""
+        """`num_chars` and the columns of the configured families."""
         return ("num_chars", *(name for family in self.families for name in COLUMNS[family]))
 
     def score(self, table: pa.Table) -> dict[str, np.ndarray]:
@@ -107,8 +107,8 @@ class Statistics(Config):
         from raylm.prepare.score.kernels.shares import statistics
 
         data, offsets = _buffers(table)
-        made = statistics(count_documents(data, offsets, self.stop_words))
-        return {name: made[name] for name in self.columns()}
+        values = statistics(count_documents(data, offsets, self.stop_words))
+        return {name: values[name] for name in self.columns()}
 
 
 def _buffers(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Takes the name of a scoring model and texts, leaves the model where workers find it and the texts in batches by length."""
+"""Where the weights of scoring models are found, and batches of texts by length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHARS_PER_TOKEN = 16
 
 
 def address(ref: str, open: Callable[[str], Artifact]) -> str:
-    """Where the weights lie that `ref` names: a stage's or artifact's folder, any other folder or URI, a hub name as it is.
+    """Where the weights are that `ref` names: a stage's or artifact's folder, any other folder or URI, a hub name as it is.
 
     Args:
         open: the context's; it looks for the stage of that name, or else for an artifact at that very place.

@@ -1,4 +1,4 @@
-"""Takes documents, leaves how many of a list's words stand in each, and which share of its words that is."""
+"""The `word_list` score: how many entries of a list occur in each document, and the share of its words they cover."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class WordList(Config):
         import numpy as np
 
         entries = _entries(self.path, tuple(self.words))
-        found = [_found(text, entries) for text in table["text"].to_pylist()]
+        counted = [_count(text, entries) for text in table["text"].to_pylist()]
         count, share = self.columns()
         return {
-            count: np.array([entry for entry, _ in found], dtype=np.int32),
-            share: np.array([covered for _, covered in found], dtype=np.float32),
+            count: np.array([entry for entry, _ in counted], dtype=np.int32),
+            share: np.array([covered for _, covered in counted], dtype=np.float32),
         }
 
 
@@ -78,7 +78,7 @@ def _entries(path: str | None, words: tuple[str, ...]) -> _Entries:
     return _Entries(frozenset(phrases), ordered)
 
 
-def _found(text: str, entries: _Entries) -> tuple[int, float]:
+def _count(text: str, entries: _Entries) -> tuple[int, float]:
     words = words_of(text)
     if entries.firsts.isdisjoint(words):
         return 0, 0.0

@@ -1,4 +1,4 @@
-"""Takes a `kind`, leaves the card that chooses documents that way."""
+"""Selection: the closed set of cards, by `kind`, that choose documents over the whole corpus."""
 
 from typing import Annotated
 

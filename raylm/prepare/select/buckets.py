@@ -1,4 +1,4 @@
-"""Takes a score column, leaves a share of the documents of each range of scores: the best whole, of the rest a part."""
+"""The `buckets` selection: keeps a share of the documents of each range of scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raylm.core.config import Config
 from raylm.data.marks import Plain
 from raylm.prepare.corpus import Corpus, Swept, View, drops
 from raylm.prepare.select.lots import lots, points
-from raylm.prepare.select.quota import Ranks, by_shard, column_of, cuts_at, num_tasks, rank_rows, sortable, value_of
+from raylm.prepare.select.quota import Ranks, by_shard, column_of, num_tasks, rank_rows, sortable, thresholds_at, value_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,8 +77,8 @@ class Buckets(Config):
         marks = rank_rows(corpus, partial(_rank, self), (self.column,))
         total = sum(sum(bins.values()) for mark in marks for bins in mark["bins"].values())
         number = self.num_buckets or 1
-        found = cuts_at(corpus, marks, {"": [total * at // number for at in range(1, number)]} if total else {})
-        return [value_of(cut.key) for cut in found.get("", []) if cut] or [0.0] * (number - 1)
+        thresholds = thresholds_at(corpus, marks, {"": [total * at // number for at in range(1, number)]} if total else {})
+        return [value_of(threshold.key) for threshold in thresholds.get("", []) if threshold] or [0.0] * (number - 1)
 
 
 def _scores(card: Buckets, table: pa.Table) -> np.ndarray:
@@ -97,7 +97,7 @@ def _rank(card: Buckets, table: pa.Table) -> Ranks:
 
 
 def _judge(card: Buckets, edges: list[float], view: View, at: int) -> tuple[pa.Table, Plain]:
-    """What of one shard goes; runs in a worker."""
+    """Which rows of one shard are dropped; runs in a worker."""
     import numpy as np
     import pyarrow as pa
 
@@ -107,10 +107,10 @@ def _judge(card: Buckets, edges: list[float], view: View, at: int) -> tuple[pa.T
     bucket = np.searchsorted(np.array(edges, dtype=np.float32), scores, side="right")
     bucket[missing] = 0
     keep = (points(lots(table["id"].to_pylist(), card.kind, card.seed)) < np.array(card.shares)[bucket]) & ~missing
-    said = {
+    counts = {
         "documents": table.num_rows,
         "no_score": int(missing.sum()),
         "all": np.bincount(bucket[~missing], minlength=len(card.shares)).tolist(),
         "kept": np.bincount(bucket[keep], minlength=len(card.shares)).tolist(),
     }
-    return pa.concat_tables([drops(row[missing], "no_score"), drops(row[~keep & ~missing], "not_selected")]), said
+    return pa.concat_tables([drops(row[missing], "no_score"), drops(row[~keep & ~missing], "not_selected")]), counts

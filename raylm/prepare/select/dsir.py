@@ -1,4 +1,4 @@
-"""Takes documents as they should be, leaves those of the corpus that are most like them: importance resampling.
+"""The `dsir` selection: draws documents that resemble a target corpus, by importance resampling.
 
 target --> counts of n-grams --.
 corpus --> counts of n-grams ---+--> log p(target) / p(corpus) of each document, + Gumbel noise --> the first ones stay

@@ -1,4 +1,4 @@
-"""Takes ids of documents, leaves a lot for each: drawn by a hash, so the same in every run and for every cut into shards."""
+"""Random numbers of documents, drawn by a hash of their ids: the same in every run and for any sharding."""
 
 from __future__ import annotations
 

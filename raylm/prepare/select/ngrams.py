@@ -1,4 +1,4 @@
-"""Takes texts, leaves counts of hashed words and pairs of words, and the sum of their weights in each text.
+"""Counts of hashed words and word pairs over texts, and the sum of their weights in each text.
 
 Words are as in DSIR (Xie et al. 2023, https://arxiv.org/abs/2302.03169): lower case, runs of letters, digits and _, and
 runs of what is neither that nor space.
@@ -44,14 +44,14 @@ def ngrams(texts: Any, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=1)
 def _classes() -> np.ndarray:
     """uint8 per code point: what the re module takes it for."""
-    made = np.full(0x110000, OTHER, dtype=np.uint8)
+    classes = np.full(0x110000, OTHER, dtype=np.uint8)
     for point in range(0x110000):
         char = chr(point)
         if char.isalnum() or char == "_":
-            made[point] = WORD
+            classes[point] = WORD
         elif char.isspace():
-            made[point] = SPACE
-    return made
+            classes[point] = SPACE
+    return classes
 
 
 @numba.njit(cache=True, inline="always")

@@ -1,8 +1,8 @@
-"""Takes a rank for every row, leaves decisions: the first rows up to a quota stay, exactly, over all shards.
+"""Exact top-k over all shards: keeps the rows that rank first, up to a quota.
 
 shards --> [key, weight, group of each row] --> sums by the key's highest digits --> ... by its last --> cut --> [decide]
 
-A driver sees sums and never rows; equal keys are told apart by their row numbers, which no cut into shards changes.
+The driver sees sums and never rows; equal keys are ordered by row number, which does not depend on the sharding.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _SHOWN_GROUPS = 50
 
 
 class Ranks(NamedTuple):
-    """Rows as they stand in line. `keys` uint32[N], the smallest first; `weights` int64[N]; `groups` a name per row, or
-    None where all stand in one line; `missing` bool[N], rows that cannot be ranked, or None."""
+    """Ranks of rows. `keys` uint32[N], the smallest first; `weights` int64[N]; `groups` a name per row, or None for a single
+    group; `missing` bool[N], rows that cannot be ranked, or None."""
 
     keys: np.ndarray
     weights: np.ndarray
@@ -40,8 +40,8 @@ class Ranks(NamedTuple):
     missing: np.ndarray | None = None
 
 
-class Cut(NamedTuple):
-    """Where a line is cut: smaller keys stay, and of equal ones as much weight as `ties` allows each shard."""
+class Threshold(NamedTuple):
+    """Where a group's ranking ends: smaller keys stay, and of equal ones as much weight as `ties` allows each shard."""
 
     key: int
     ties: dict[int, int]
@@ -57,8 +57,8 @@ def keep_first(corpus: Corpus, rank: Callable[[pa.Table], Ranks], columns: tuple
     marks = rank_rows(corpus, rank, columns)
     weights = _summed(marks)
     wanted = {group: [quota(sum(sums.values()))] for group, sums in weights.items()}
-    found = {group: cuts[0] for group, cuts in cuts_at(corpus, marks, wanted).items()}
-    done = by_shard(corpus, partial(_judge, corpus.scratch, found))
+    thresholds = {group: ends[0] for group, ends in thresholds_at(corpus, marks, wanted).items()}
+    done = by_shard(corpus, partial(_judge, corpus.scratch, thresholds))
     facts: dict[str, Any] = {name: sum(mark[name] for mark in done) for name in ("documents", "kept", "no_score")}
     kept = Counter[str]()
     for mark in done:
@@ -70,34 +70,34 @@ def keep_first(corpus: Corpus, rank: Callable[[pa.Table], Ranks], columns: tuple
 
 
 def rank_rows(corpus: Corpus, rank: Callable[[pa.Table], Ranks], columns: tuple[str, ...]) -> list[Plain]:
-    """Rank all rows; leaves the marks, with sums of weights by group and highest digit."""
+    """Rank all rows; returns the marks, with sums of weights by group and highest digit."""
     work = partial(_rank, rank, corpus.view, corpus.scratch, columns)
     return corpus.over_shards("ranks", corpus.view, work)
 
 
-def cuts_at(corpus: Corpus, marks: list[Plain], wanted: dict[str, list[int]]) -> dict[str, list[Cut | None]]:
-    """Where the lines reach each wanted weight, the marks being those of `rank_rows`; None where a line is not that long."""
+def thresholds_at(corpus: Corpus, marks: list[Plain], wanted: dict[str, list[int]]) -> dict[str, list[Threshold | None]]:
+    """The keys at which groups reach each wanted weight, from the marks of `rank_rows`; None where a group weighs less."""
     places = [(group, at, 0, weight) for group, weights in wanted.items() for at, weight in enumerate(weights)]
-    found: dict[str, list[Cut | None]] = {group: [None] * len(weights) for group, weights in wanted.items()}
+    thresholds: dict[str, list[Threshold | None]] = {group: [None] * len(weights) for group, weights in wanted.items()}
     done = 0
     for number, width in enumerate(_DIGITS):
         if number and places:
-            asked = sorted({(group, prefix) for group, _, prefix, _ in places})
-            work = partial(_digits, corpus.scratch, done, width, asked)
-            marks = corpus.over_shards(f"digits-{number}", corpus.view, work, asked=digest_of(asked))
+            prefixes = sorted({(group, prefix) for group, _, prefix, _ in places})
+            work = partial(_digits, corpus.scratch, done, width, prefixes)
+            marks = corpus.over_shards(f"digits-{number}", corpus.view, work, prefixes=digest_of(prefixes))
         sums = _summed(marks)
         places = [narrowed for place in places if (narrowed := _narrowed(place, sums[place[0]], width))]
         done += width
     for group, at, key, left in places:
-        found[group][at] = Cut(key, _ties(marks, group, key, left))
-    return found
+        thresholds[group][at] = Threshold(key, _ties(marks, group, key, left))
+    return thresholds
 
 
 def by_shard(corpus: Corpus, judge: Callable[[View, int], tuple[pa.Table, Plain]]) -> list[Plain]:
-    """Decide shard by shard, many shards to a task; leaves what `judge` says of each shard beside its decisions."""
+    """Decide shard by shard, many shards to a task; returns the counts that `judge` gives beside its decisions."""
     tasks = num_tasks(corpus)
     marks = corpus.over_parts("decide", tasks, partial(_decide, corpus.view, corpus.scratch, judge))
-    return [said for mark in marks for said in mark["said"]]
+    return [counts for mark in marks for counts in mark["counts"]]
 
 
 def num_tasks(corpus: Corpus) -> int:
@@ -120,7 +120,7 @@ def column_of(table: pa.Table, name: str, kind: str) -> pa.ChunkedArray:
 
 
 def sortable(values: np.ndarray) -> np.ndarray:
-    """uint32[N] in the order of the values, which are taken as float32 (no NaN); `value_of` is the way back."""
+    """uint32[N] in the order of the values, which are taken as float32 (no NaN); `value_of` is the inverse."""
     import numpy as np
 
     # + 0.0: minus zero is zero
@@ -154,12 +154,12 @@ def _rank(
     return {"bins": _bins(rows, 0, _DIGITS[0], None)}
 
 
-def _digits(scratch: Folder, done: int, width: int, asked: list[tuple[str, int]], at: int, plain: Plain) -> Plain:
-    """One shard's sums by the next digit, of the keys that begin as asked; runs in a worker."""
-    return {"bins": _bins(gather(scratch, "ranks", [at], 0), done, width, asked)}
+def _digits(scratch: Folder, done: int, width: int, prefixes: list[tuple[str, int]], at: int, plain: Plain) -> Plain:
+    """One shard's sums by the next digit, of the keys with these prefixes; runs in a worker."""
+    return {"bins": _bins(gather(scratch, "ranks", [at], 0), done, width, prefixes)}
 
 
-def _bins(rows: pa.Table, done: int, width: int, asked: list[tuple[str, int]] | None) -> dict[str, dict[str, int]]:
+def _bins(rows: pa.Table, done: int, width: int, prefixes: list[tuple[str, int]] | None) -> dict[str, dict[str, int]]:
     """{group: {the first done + width bits of the key: sum of weights}}."""
     import numpy as np
     import pyarrow.compute as pc
@@ -169,9 +169,9 @@ def _bins(rows: pa.Table, done: int, width: int, asked: list[tuple[str, int]] | 
     taken = done + width
     heads = (codes.astype(np.uint64) << np.uint64(taken)) | (rows["key"].to_numpy() >> np.uint32(32 - taken))
     weights = rows["weight"].to_numpy()
-    if asked is not None:
+    if prefixes is not None:
         number = {name: code for code, name in enumerate(names)}
-        wanted = np.array([(number[name] << done) | prefix for name, prefix in asked if name in number], dtype=np.uint64)
+        wanted = np.array([(number[name] << done) | prefix for name, prefix in prefixes if name in number], dtype=np.uint64)
         there = np.isin(heads >> np.uint64(width), wanted)
         heads, weights = heads[there], weights[there]
     found, inverse = np.unique(heads, return_inverse=True)
@@ -220,8 +220,8 @@ def _ties(marks: list[Plain], group: str, key: int, left: int) -> dict[int, int]
     return ties
 
 
-def _judge(scratch: Folder, cuts: dict[str, Cut | None], view: View, at: int) -> tuple[pa.Table, Plain]:
-    """What of one shard goes; runs in a worker."""
+def _judge(scratch: Folder, thresholds: dict[str, Threshold | None], view: View, at: int) -> tuple[pa.Table, Plain]:
+    """Which rows of one shard are dropped; runs in a worker."""
     import numpy as np
     import pyarrow as pa
 
@@ -229,25 +229,25 @@ def _judge(scratch: Folder, cuts: dict[str, Cut | None], view: View, at: int) ->
     names, codes = _coded(rows["group"])
     row, keys, weights = (rows[name].to_numpy() for name in ("row", "key", "weight"))
     missing = rows["missing"].to_numpy(zero_copy_only=False)
-    found = [cuts.get(name) for name in names]
-    # past every key where a line is not cut
-    ends = np.array([1 << 32 if cut is None else cut.key for cut in found], dtype=np.int64)[codes]
+    by_code = [thresholds.get(name) for name in names]
+    # past every key where all of a group stays
+    ends = np.array([1 << 32 if threshold is None else threshold.key for threshold in by_code], dtype=np.int64)[codes]
     keep = (keys < ends) & ~missing
     ties = np.flatnonzero((keys == ends) & ~missing)
     for code in np.unique(codes[ties]).tolist():
-        here, cut = ties[codes[ties] == code], found[code]
-        if cut is not None:
-            keep[here[np.cumsum(weights[here]) <= cut.ties.get(at, -1)]] = True
+        here, threshold = ties[codes[ties] == code], by_code[code]
+        if threshold is not None:
+            keep[here[np.cumsum(weights[here]) <= threshold.ties.get(at, -1)]] = True
     sums = np.zeros(len(names), dtype=np.int64)
     np.add.at(sums, codes[keep], weights[keep])
-    said = {
+    counts = {
         "documents": len(row),
         "kept": int(keep.sum()),
         "no_score": int(missing.sum()),
         "groups": dict(zip(names, sums.tolist(), strict=True)),
     }
     gone = [drops(row[missing], "no_score"), drops(row[~keep & ~missing], "not_selected")]
-    return pa.concat_tables(gone), said
+    return pa.concat_tables(gone), counts
 
 
 def _decide(view: View, scratch: Folder, judge: Callable[[View, int], tuple[pa.Table, Plain]], task: int, plain: Plain) -> Plain:
@@ -255,6 +255,6 @@ def _decide(view: View, scratch: Folder, judge: Callable[[View, int], tuple[pa.T
     import pyarrow as pa
 
     first, end = (len(view.shards) * at // plain["of"] for at in (task, task + 1))
-    made = [judge(view, at) for at in range(first, end)]
-    decide(view, scratch, task, pa.concat_tables([decisions_schema().empty_table(), *(gone for gone, _ in made)]))
-    return {"said": [said for _, said in made]}
+    judged = [judge(view, at) for at in range(first, end)]
+    decide(view, scratch, task, pa.concat_tables([decisions_schema().empty_table(), *(gone for gone, _ in judged)]))
+    return {"counts": [counts for _, counts in judged]}

@@ -1,4 +1,4 @@
-"""Takes a share or an amount, leaves that much of the documents, drawn by a hash of their ids."""
+"""The `sample` selection: a random share, number or amount of documents, drawn by a hash of their ids."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _rank(card: Sample, table: pa.Table) -> Ranks:
 
 
 def _judge(card: Sample, view: View, at: int) -> tuple[pa.Table, Plain]:
-    """What of one shard goes; runs in a worker."""
+    """Which rows of one shard are dropped; runs in a worker."""
     import numpy as np
 
     table = view.table(at, ("id", "source"))
@@ -86,9 +86,9 @@ def _judge(card: Sample, view: View, at: int) -> tuple[pa.Table, Plain]:
     rest = 1.0 if card.share is None else card.share
     shares = np.array([rest if pattern is None else card.shares[pattern] for pattern in patterns], dtype=np.float64)
     keep = points(lots(table["id"].to_pylist(), card.kind, card.seed)) < shares[coded.indices.to_numpy()]
-    said = {
+    counts = {
         "documents": table.num_rows,
         "kept": int(keep.sum()),
         "fits": {pattern: 1 for pattern in patterns if pattern is not None},
     }
-    return drops(table["row"].to_numpy()[~keep], "not_selected"), said
+    return drops(table["row"].to_numpy()[~keep], "not_selected"), counts

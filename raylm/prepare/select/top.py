@@ -1,4 +1,4 @@
-"""Takes a score column, leaves the documents that score highest, up to a share, a number or an amount of text."""
+"""The `top` selection: the documents with the highest scores, up to a share, a number or an amount of text."""
 
 from __future__ import annotations
 

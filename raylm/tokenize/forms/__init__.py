@@ -1,4 +1,4 @@
-"""Takes a `kind`, leaves the card that makes rows of that form."""
+"""Forms: the closed set of cards, by `kind`, that turn documents into rows of tokens."""
 
 from typing import Annotated
 

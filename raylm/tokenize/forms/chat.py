@@ -1,4 +1,4 @@
-"""Takes a tokenizer with a chat template, leaves dialogues as tokens, with the places of what the assistant is to learn.
+"""Chat rendering: dialogues as token ids by a tokenizer's chat template, with a mask on what the assistant says.
 
 turns -> text, as transformers' apply_chat_template renders them -> spans of the trained turns in it -> tokens, mask
 """
@@ -22,11 +22,11 @@ Span = tuple[int, int]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # what a template may raise on a row that it was not written for; that row is dropped
 _FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
-_SAID = "\ue0f2"
+_PLACEHOLDER = "\ue0f2"
 
 
 class Chat:
-    """One tokenizer's way to write dialogues. Its template is rendered a fixed number of times per dialogue."""
+    """Renders dialogues by one tokenizer's template, a fixed number of times per dialogue."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._template: str = tokenizer.get_chat_template()
@@ -42,7 +42,7 @@ class Chat:
         specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         either = "|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or "(?!)"
         self._special, self._closing = re.compile(either), re.compile(rf"\s*(?:{either})\s*")
-        self._learn_prompt()
+        self._read_template()
 
     def prompt(self, turns: Dialogue) -> list[int]:
         """Token ids of turns that wait for an answer, up to where the assistant begins to speak."""
@@ -77,32 +77,32 @@ class Chat:
             mask[first:last] = [1] * (last - first)
         return [token for token, _ in encoding], mask
 
-    def answers(self, asked: Dialogue, *said: Dialogue) -> tuple[list[int], list[list[int]]]:
+    def answers(self, question: Dialogue, *replies: Dialogue) -> tuple[list[int], list[list[int]]]:
         """(token ids of the prompt, token ids of each answer to it): prompt + answer is the rendered dialogue."""
-        prompt, _ = self._render(plain(asked), prompt=True)
+        prompt, _ = self._render(plain(question), prompt=True)
         texts, starts = [], set()
-        for answer in said:
-            turns = plain(asked + answer)
-            text, _, found = self._placed(turns)
+        for answer in replies:
+            turns = plain(question + answer)
+            text, _, placed = self._placed(turns)
             start = len(prompt)
             if not text.startswith(prompt):
-                first = next((place for place in found if place.turn == len(asked) and place.role == "assistant"), None)
+                first = next((place for place in placed if place.turn == len(question) and place.role == "assistant"), None)
                 if first is None:
                     raise DataError("template_not_prefix")
-                start = self._span(turns, first, found, text)[0]
+                start = self._span(turns, first, placed, text)[0]
             texts.append(text)
             starts.add(text[:start])
         if len(starts) != 1:
             raise DataError("template_not_prefix")
         prompt = starts.pop()
         before = self._encode(prompt, ())
-        made = []
+        answers = []
         for text in texts:
             whole = self._encode(text, ())
             if whole[: len(before)] != before:
                 whole = self._joined(before + self._encode(text[len(prompt) :], ()), whole)
-            made.append(whole[len(before) :])
-        return before, made
+            answers.append(whole[len(before) :])
+        return before, answers
 
     def check_end(self) -> None:
         """Raises DataError where the template writes nothing behind an answer: a model could not learn where to stop."""
@@ -125,7 +125,7 @@ class Chat:
         import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        if not safe and any(self._special.search(said) for turn in turns for said in turn.values()):
+        if not safe and any(self._special.search(value) for turn in turns for value in turn.values()):
             raise DataError("special_token_in_text")
         try:
             rendered: Any = render_jinja_template(
@@ -142,22 +142,22 @@ class Chat:
         texts, spans = rendered
         return texts[0], sorted(spans[0]) if tracked else None
 
-    def _learn_prompt(self) -> None:
-        """What stands behind a user's words when the assistant is to speak, the generation prompt in it, and an answer's end."""
+    def _read_template(self) -> None:
+        """Find out what the template writes behind a user's words before an answer, the generation prompt, an answer's end."""
         self._behind_user, self._prompt, self._tail = None, "", ""
-        asked = [{"role": "user", "content": _SAID}]
-        for turns in (asked, [{"role": "system", "content": "x"}, *asked]):
+        question = [{"role": "user", "content": _PLACEHOLDER}]
+        for turns in (question, [{"role": "system", "content": "x"}, *question]):
             try:
                 waiting, closed = (self._render(turns, prompt=prompt, safe=True)[0] for prompt in (True, False))
-                answered = self._render([*turns, {"role": "assistant", "content": _SAID}], safe=True)[0]
+                answered = self._render([*turns, {"role": "assistant", "content": _PLACEHOLDER}], safe=True)[0]
             except DataError:
                 continue
-            if not all(_SAID in text for text in (waiting, closed, answered)):
+            if not all(_PLACEHOLDER in text for text in (waiting, closed, answered)):
                 continue
-            self._behind_user, behind = (text.rpartition(_SAID)[2] for text in (waiting, closed))
+            self._behind_user, behind = (text.rpartition(_PLACEHOLDER)[2] for text in (waiting, closed))
             shared = next((at for at, (one, other) in enumerate(zip(self._behind_user, behind, strict=False)) if one != other),
                           min(len(behind), len(self._behind_user)))  # fmt: skip
-            self._prompt, self._tail = self._behind_user[shared:], answered.rpartition(_SAID)[2]
+            self._prompt, self._tail = self._behind_user[shared:], answered.rpartition(_PLACEHOLDER)[2]
             return
 
     def _span(self, turns: Dialogue, place: Place, found: Sequence[Place], text: str) -> Span:
@@ -179,7 +179,7 @@ class Chat:
         return begin, self._close(text, place, following, [*tails, self._tail])
 
     def _start(self, text: str, edge: int, begin: int, before: Place | None) -> int | None:
-        """Behind the generation prompt that stands between `edge` and `begin`; None where there is none."""
+        """The end of the generation prompt between `edge` and `begin`; None where there is none."""
         if before and before.role == "user" and self._behind_user and text.startswith(self._behind_user, edge, begin):
             return edge + len(self._behind_user)
         # the generation prompt of some templates opens a `<think>` block that a written answer has not, or has closed
@@ -190,7 +190,7 @@ class Chat:
         return None
 
     def _close(self, text: str, place: Place, following: int, tails: Sequence[str]) -> int:
-        """The end of a turn behind which another one stands: as the last one is closed, else by the special token there."""
+        """The end of a turn that another one follows: closed as the last turn is, else by the special token there."""
         for end in (place.kept, place.end):
             for tail in tails:
                 if tail and text.startswith(tail, end, following):
@@ -206,11 +206,11 @@ class Chat:
         """Tokens and their characters, none of them on both sides of one of the `edges`."""
         encoding = self._backend.encode(text, add_special_tokens=False)
         offsets = encoding.offsets
-        made = list(zip(encoding.ids, offsets, strict=True))
+        tokens = list(zip(encoding.ids, offsets, strict=True))
         reach = partial(bisect_right, [end for _, end in offsets])
         cuts = [edge for edge in edges if (at := reach(edge)) < len(offsets) and offsets[at][0] < edge]
         if not cuts:
-            return made
+            return tokens
         parted = []
         for begin, end in pairwise((0, *cuts, len(text))):
             part = self._backend.encode(text[begin:end], add_special_tokens=False)
@@ -227,9 +227,9 @@ class Chat:
 
 
 def _check_marks(marks: Sequence[Span], found: Sequence[Place], answers: Sequence[tuple[Place, Span]]) -> None:
-    """Raise DataError where a mark holds words of somebody else, or words of no turn though its turn has some.
+    """Raise DataError where a mark covers words of another role, or no words of its turn though that turn has some.
 
-    transformers counts a mark inside a macro, or a `set` block, from a wrong place.
+    transformers computes wrong offsets for a mark inside a macro, or a `set` block.
     """
     spoken = [place for place in found if place.begin < place.end]
     for begin, end in marks:
@@ -247,7 +247,7 @@ def _is_marked(place: Place, marks: Sequence[Span]) -> bool:
 
 def _without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
     """The spans less what is in the others."""
-    made = list(spans)
+    rest = list(spans)
     for low, high in others:
-        made = [part for begin, end in made for part in ((begin, min(end, low)), (max(begin, high), end)) if part[0] < part[1]]
-    return made
+        rest = [part for begin, end in rest for part in ((begin, min(end, low)), (max(begin, high), end)) if part[0] < part[1]]
+    return rest

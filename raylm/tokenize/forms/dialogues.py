@@ -1,4 +1,4 @@
-"""Takes documents that hold dialogues, leaves them rendered, with a mask on what the assistant says."""
+"""The `dialogues` form: rendered dialogues with a loss mask on the assistant's tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raylm.core.errors import DataError
 from raylm.data.records import as_dialogue
 from raylm.tokenize.forms.chat import Chat
 from raylm.tokenize.forms.form import Form
-from raylm.tokenize.forms.rows import Made, check_template, each_row, fit, index
+from raylm.tokenize.forms.rows import FormRows, check_template, each_row, fit, index
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +38,7 @@ class Dialogues(Form):
         check_template(tokenizer, "dialogues")
         Chat(tokenizer).check_end()
 
-    def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
+    def rows(self, tokenizer: Any, documents: pa.Table) -> FormRows:
         """Columns: id, source, tokens, mask (1 on the assistant's tokens, those that end its turns included).
 
         Packed: tokens, mask, starts (where each dialogue begins); the index says which they are. Sums then also have
@@ -55,18 +55,18 @@ class Dialogues(Form):
             fit(self.length, tokens)
             return {"tokens": tokens, "mask": mask}
 
-        made = each_row(documents, make, {"tokens": pa.list_(pa.int32()), "mask": pa.list_(pa.uint8())})
-        made.sums["answer_tokens"] = sum(map(sum, made.table["mask"].to_pylist()))
-        return made if self.packing is None else self._packed(made)
+        result = each_row(documents, make, {"tokens": pa.list_(pa.int32()), "mask": pa.list_(pa.uint8())})
+        result.sums["answer_tokens"] = sum(map(sum, result.table["mask"].to_pylist()))
+        return result if self.packing is None else self._packed(result)
 
-    def _packed(self, made: Made) -> Made:
+    def _packed(self, result: FormRows) -> FormRows:
         import numpy as np
         import pyarrow as pa
 
         from raylm.tokenize import packing
 
-        table = made.table.combine_chunks()
-        sizes = np.array(made.index["num_tokens"], dtype=np.int64)
+        table = result.table.combine_chunks()
+        sizes = np.array(result.index["num_tokens"], dtype=np.int64)
         layout = packing.first_fit_decreasing(sizes, self.length)
         begins = np.cumsum(sizes) - sizes
         bounds = pa.array(np.append(0, np.cumsum(layout.row_sizes())), pa.int32())
@@ -76,9 +76,9 @@ class Dialogues(Form):
         }
         starts, cuts = packing.row_starts(layout)
         columns["starts"] = pa.ListArray.from_arrays(pa.array(cuts), pa.array(starts))
-        made.sums.update(packing.shares(sizes, layout, self.length))
-        places = index(made.index, list(range(len(sizes))), sizes, layout)
-        return made._replace(table=pa.table(columns), index=places)
+        result.sums.update(packing.shares(sizes, layout, self.length))
+        places = index(result.index, list(range(len(sizes))), sizes, layout)
+        return result._replace(table=pa.table(columns), index=places)
 
 
 def _flat(table: pa.Table, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Takes documents that hold preferences, leaves the prompt and two answers as tokens."""
+"""The `pairs` form: preference pairs, a prompt and two answers as tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raylm.core.errors import DataError
 from raylm.data.records import as_pair
 from raylm.tokenize.forms.chat import Chat
 from raylm.tokenize.forms.form import Form
-from raylm.tokenize.forms.rows import Made, check_template, each_row, fit
+from raylm.tokenize.forms.rows import FormRows, check_template, each_row, fit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,15 +32,15 @@ class Pairs(Form):
         check_template(tokenizer, "pairs")
         Chat(tokenizer).check_end()
 
-    def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
+    def rows(self, tokenizer: Any, documents: pa.Table) -> FormRows:
         """Columns: id, source, prompt, chosen, rejected; prompt + chosen is the rendered dialogue, its end token included."""
         import pyarrow as pa
 
         chat = Chat(tokenizer)
 
         def make(row: Any) -> dict[str, Any]:
-            asked, good, bad = as_pair(row)
-            prompt, (chosen, rejected) = chat.answers(asked, good, bad)
+            question, good, bad = as_pair(row)
+            prompt, (chosen, rejected) = chat.answers(question, good, bad)
             if chosen == rejected:
                 raise DataError("chosen_is_rejected")
             fit(self.length, prompt + chosen, prompt + rejected)

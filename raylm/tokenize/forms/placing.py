@@ -1,4 +1,4 @@
-"""Takes turns and a chat template, leaves the rendered text and the place of each turn's words in it.
+"""Finds the words of each turn in the text that a chat template rendered.
 
 turns -> rendered twice, plain and with a mark inside each turn -> equal but for the marks? -> places
 
@@ -24,7 +24,7 @@ _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 _THOUGHT = "</think>"
 # where the mark of a turn stands, and whether an empty answer has one. A template may look at how a text begins or ends, a mark
 # in the middle may part a word that it looks for, and it may treat an empty answer differently from one that says something
-_WAYS = ((0.5, True), (1.0, True), (0.5, False))
+_MARK_POSITIONS = ((0.5, True), (1.0, True), (0.5, False))
 
 
 class Place(NamedTuple):
@@ -47,11 +47,11 @@ def places(render: Render, turns: Dialogue, text: str) -> list[Place]:
         render: renders turns as `text` was rendered from these.
 
     Raises:
-        DataError: a turn's words are not in the text, or the text cannot be told apart from the marks.
+        DataError: a turn's words are not in the text, or the text contains the mark characters.
     """
     if _OPEN in text:
         raise DataError("private_use_character", next=f"{_OPEN!r} and {_CLOSE!r} cannot stand in a message")
-    for share, empties in _WAYS:
+    for share, empties in _MARK_POSITIONS:
         marks = [_mark(turn, number, share, empties) for number, turn in enumerate(turns)]
         try:
             marked = render([{**turn, "content": mark[0]} for turn, mark in zip(turns, marks, strict=True)])
@@ -61,21 +61,21 @@ def places(render: Render, turns: Dialogue, text: str) -> list[Place]:
             break
     else:
         raise DataError("template_reads_text", next="this template renders a turn by what it says; its words cannot be placed")
-    found: dict[int, int] = {}
+    starts: dict[int, int] = {}
     removed = 0
     for mark in _MARK.finditer(marked):
         number = int(mark[1])
-        if number in found:
+        if number in starts:
             raise DataError(f"template_repeats: {turns[number]['role'][:40]}")
-        found[number] = mark.start() - removed
+        starts[number] = mark.start() - removed
         removed += len(mark[0])
-    made = [_place(turns, number, mark[1], found, text) for number, mark in enumerate(marks) if mark[1] is not None]
-    spoken = [place for place in sorted(made, key=lambda place: place.end) if place.role not in ("system", "developer")]
+    placed = [_place(turns, number, mark[1], starts, text) for number, mark in enumerate(marks) if mark[1] is not None]
+    spoken = [place for place in sorted(placed, key=lambda place: place.end) if place.role not in ("system", "developer")]
     if any(one.turn > other.turn for one, other in pairwise(spoken)):
         raise DataError("template_reorders_turns")
-    made.sort(key=lambda place: place.end)
-    _check_thoughts(turns, made, text)
-    return made
+    placed.sort(key=lambda place: place.end)
+    _check_thoughts(turns, placed, text)
+    return placed
 
 
 class _Words(NamedTuple):
@@ -100,9 +100,9 @@ def _mark(turn: dict[str, str], number: int, share: float, empties: bool) -> tup
     return content[:cut] + mark + content[cut:], words
 
 
-def _place(turns: Dialogue, number: int, words: _Words, found: dict[int, int], text: str) -> Place:
+def _place(turns: Dialogue, number: int, words: _Words, starts: dict[int, int], text: str) -> Place:
     role = turns[number]["role"]
-    at = found.get(number)
+    at = starts.get(number)
     for left, right in (words[:2], (_escaped(words.left), _escaped(words.right))):
         if at is not None and text.startswith(right, at) and text.endswith(left, 0, at):
             end = at + len(right)
@@ -114,23 +114,23 @@ def _place(turns: Dialogue, number: int, words: _Words, found: dict[int, int], t
 
 
 def _escaped(words: str) -> str:
-    """As a template writes what a tool has said into JSON."""
+    """As a template writes a tool's message into JSON."""
     return json.dumps(words, ensure_ascii=False)[1:-1]
 
 
-def _check_thoughts(turns: Dialogue, made: Sequence[Place], text: str) -> None:
+def _check_thoughts(turns: Dialogue, placed: Sequence[Place], text: str) -> None:
     """Raise DataError where words before a turn's last `</think>` are lost: thoughts of turns before the last question may be."""
-    asked = max((number for number, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
+    last_question = max((number for number, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
     before = 0
-    for place in made:
-        said, seen = turns[place.turn]["content"], text[before : place.begin]
+    for place in placed:
+        content, seen = turns[place.turn]["content"], text[before : place.begin]
         before = place.end
-        if place.role != "assistant" or _THOUGHT not in said:
+        if place.role != "assistant" or _THOUGHT not in content:
             continue
-        for part in said.split(_THOUGHT)[:-1]:
+        for part in content.split(_THOUGHT)[:-1]:
             spoken, opened, thought = part.partition("<think>")
             spoken, thought = (spoken, thought) if opened else ("", part)
-            if spoken.strip() not in seen or (place.turn > asked and thought.strip() not in seen):
+            if spoken.strip() not in seen or (place.turn > last_question and thought.strip() not in seen):
                 raise DataError(
                     "template_leaves_out: thinking", next="this template drops <think> blocks; take one that keeps them"
                 )

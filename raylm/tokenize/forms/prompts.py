@@ -1,4 +1,4 @@
-"""Takes documents that hold prompts, leaves them rendered up to where the assistant begins, with the ground truth."""
+"""The `prompts` form: prompts rendered up to where the assistant begins, with the ground truth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from raylm.data.records import as_prompt
 from raylm.tokenize.forms.chat import Chat
 from raylm.tokenize.forms.form import Form
-from raylm.tokenize.forms.rows import Made, check_template, each_row, fit
+from raylm.tokenize.forms.rows import FormRows, check_template, each_row, fit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +31,7 @@ class Prompts(Form):
         """Raises DataError when the tokenizer has no chat template."""
         check_template(tokenizer, "prompts")
 
-    def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
+    def rows(self, tokenizer: Any, documents: pa.Table) -> FormRows:
         """Columns: id, source, tokens, messages (JSON), ground_truth (for rewards; null where the row has none)."""
         import pyarrow as pa
 

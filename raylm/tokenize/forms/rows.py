@@ -1,4 +1,4 @@
-"""Takes documents and a way to make a row of one, leaves what all forms share: the rows, what was dropped, the index."""
+"""What all forms share: the record of rows they return, one row per document, the document index."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from raylm.tokenize.packing import Layout
 
 
-class Made(NamedTuple):
+class FormRows(NamedTuple):
     """Rows of one shard and split. `sums` are counts that add up over shards."""
 
     table: pa.Table
     dropped: Counter[str]
     sums: Counter[str]
     index: pa.Table
-    """One line per document that was not dropped, with its places in the rows (`raylm.data.lineage`)."""
+    """One line per document that was not dropped, with its positions in the rows (`raylm.data.lineage`)."""
 
 
 def each_row(
     documents: pa.Table, make: Callable[[Mapping[str, Any]], dict[str, Any]], columns: Mapping[str, pa.DataType]
-) -> Made:
-    """One row per document: id, source, and the `columns` that `make` leaves.
+) -> FormRows:
+    """One row per document: id, source, and the `columns` that `make` returns.
 
     Where `make` raises DataError the document is dropped and counted under its `what`. Columns of int32 lists are tokens
     and counted as such.
@@ -53,14 +53,14 @@ def each_row(
     every, none = np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64)
     places = index(documents, kept, sizes, Layout(every, none, every, none, sizes, len(rows)))
     sums = Counter(documents=len(documents), tokens=int(sizes.sum()))
-    return Made(pa.Table.from_pylist(rows, schema=schema), dropped, sums, places)
+    return FormRows(pa.Table.from_pylist(rows, schema=schema), dropped, sums, places)
 
 
 def index(documents: pa.Table, kept: list[int], sizes: np.ndarray, layout: Layout) -> pa.Table:
     """The document index of a shard.
 
     Args:
-        kept: positions in `documents` of those that `sizes` (tokens) and `layout` speak of.
+        kept: positions in `documents` of those that `sizes` (tokens) and `layout` are about.
     """
     import numpy as np
     import pyarrow as pa
@@ -68,15 +68,15 @@ def index(documents: pa.Table, kept: list[int], sizes: np.ndarray, layout: Layou
     from raylm.data.lineage import index_schema
 
     schema = index_schema()
-    made = documents.take(pa.array(kept, pa.int64()))
-    meta = made["meta"] if "meta" in made.column_names else pa.nulls(len(kept), pa.large_string())
+    indexed = documents.take(pa.array(kept, pa.int64()))
+    meta = indexed["meta"] if "meta" in indexed.column_names else pa.nulls(len(kept), pa.large_string())
     order = np.lexsort((layout.offset, layout.document))
     bounds = pa.array(np.searchsorted(layout.document[order], np.arange(len(kept) + 1)), pa.int32())
     positions = layout.position + layout.leads()
     places = [
         pa.ListArray.from_arrays(bounds, pa.array(values[order], pa.int32())) for values in (layout.row, positions, layout.size)
     ]
-    columns = [*(made[name] for name in ("id", "source", "start", "end")), meta, pa.array(sizes, pa.int32()), *places]
+    columns = [*(indexed[name] for name in ("id", "source", "start", "end")), meta, pa.array(sizes, pa.int32()), *places]
     return pa.table([column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema)
 
 

@@ -1,4 +1,4 @@
-"""Takes documents, leaves full rows of tokens: each document closed by the end token, cut as `packing` says."""
+"""The `text` form: packed rows for pretraining, each document closed by the end token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from raylm.core.errors import DataError
 from raylm.tokenize.forms.form import Form
-from raylm.tokenize.forms.rows import Made, index
+from raylm.tokenize.forms.rows import FormRows, index
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,7 @@ class Text(Form):
         if self.repeat_bos and tokenizer.bos_token_id is None:
             raise DataError("this tokenizer has no bos token to repeat", where=tokenizer.name_or_path, next="drop repeat_bos")
 
-    def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
+    def rows(self, tokenizer: Any, documents: pa.Table) -> FormRows:
         """Columns: tokens int32 (`length` of them; one row of best_fit may have fewer, with repeat_bos some one less),
         starts (positions at which a document, or its next part, begins in the row).
 
@@ -79,7 +79,7 @@ class Text(Form):
         texts = documents["text"].to_pylist()
         bos = tokenizer.bos_token_id if self.repeat_bos else None
         opening = document_opening(tokenizer) or ([] if bos is None else [bos])
-        flat, sizes, way = _documents(tokenizer, texts, opening)
+        flat, sizes, encoder_name = _documents(tokenizer, texts, opening)
         if self.packing == "crop":
             layout = packing.crop(sizes, self.length)
         else:
@@ -98,10 +98,10 @@ class Text(Form):
             "lost_tokens": lost,
             "bytes": _bytes(tokenizer, texts, sizes, len(flat) - lost, len(opening)),
         }
-        counts[f"encoded_by_{way}"] = len(texts)
+        counts[f"encoded_by_{encoder_name}"] = len(texts)
         sums = Counter(documents=len(texts), **counts, **packing.shares(sizes, layout, self.length))
-        made = index(documents, list(range(len(texts))), sizes, layout)
-        return Made(table, Counter(partial_row=int(lost > 0)), sums, made)
+        index_table = index(documents, list(range(len(texts))), sizes, layout)
+        return FormRows(table, Counter(partial_row=int(lost > 0)), sums, index_table)
 
 
 def document_opening(tokenizer: Any) -> list[int]:

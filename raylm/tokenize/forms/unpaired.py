@@ -1,4 +1,4 @@
-"""Takes documents that hold judged answers, leaves the prompt, the answer and the judgement."""
+"""The `unpaired` form: a prompt, one answer, and a label that says whether the answer is good."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raylm.core.errors import DataError
 from raylm.data.records import as_unpaired
 from raylm.tokenize.forms.chat import Chat
 from raylm.tokenize.forms.form import Form
-from raylm.tokenize.forms.rows import Made, check_template, each_row, fit
+from raylm.tokenize.forms.rows import FormRows, check_template, each_row, fit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,21 +32,21 @@ class Unpaired(Form):
         check_template(tokenizer, "unpaired rows")
         Chat(tokenizer).check_end()
 
-    def rows(self, tokenizer: Any, documents: pa.Table) -> Made:
+    def rows(self, tokenizer: Any, documents: pa.Table) -> FormRows:
         """Columns: id, source, prompt, completion (its end token included), label (true: a good answer)."""
         import pyarrow as pa
 
         chat = Chat(tokenizer)
 
         def make(row: Any) -> dict[str, Any]:
-            asked, said, good = as_unpaired(row)
-            prompt, (completion,) = chat.answers(asked, said)
+            question, answer, good = as_unpaired(row)
+            prompt, (completion,) = chat.answers(question, answer)
             if not completion:
                 raise DataError("no_answer")
             fit(self.length, prompt + completion)
             return {"prompt": prompt, "completion": completion, "label": good}
 
         tokens = pa.list_(pa.int32())
-        made = each_row(documents, make, {"prompt": tokens, "completion": tokens, "label": pa.bool_()})
-        made.sums["good"] = sum(made.table["label"].to_pylist())
-        return made
+        result = each_row(documents, make, {"prompt": tokens, "completion": tokens, "label": pa.bool_()})
+        result.sums["good"] = sum(result.table["label"].to_pylist())
+        return result

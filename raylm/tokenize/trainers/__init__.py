@@ -1,4 +1,4 @@
-"""Takes a `kind`, leaves the card that trains a tokenizer of that kind."""
+"""Tokenizer trainers: the closed set of cards, by `kind`."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Takes counts of pre-tokens, leaves a byte-level BPE tokenizer."""
+"""The `bpe` trainer: a byte-level BPE tokenizer from counts of pre-tokens."""
 
 from __future__ import annotations
 

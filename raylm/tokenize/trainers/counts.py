@@ -1,4 +1,4 @@
-"""Takes Documents, leaves how often each pre-token occurs in their train split: 64-bit, exact, in bounded memory.
+"""Counts of pre-tokens over the train split of Documents: 64-bit, exact, in bounded memory.
 
 documents shard -> WordTable, spilled by hash partition (marked) -> partition: add up over shards (marked) -> most frequent
 """
@@ -91,11 +91,11 @@ def count_words(
     marks = run_marked(ctx, "count", units, work, workers, "shards")
     runs = [[at, mark["runs"]] for at, mark in enumerate(marks)]
     # a partition keeps max_words of its own, and so all that are among the most frequent of the whole
-    found = digest_of([runs, units])
-    merged = [{"part": part, "runs": found, "max_words": max_words} for part in range(parts)]
-    made = run_marked(ctx, "add", merged, partial(_add, folder, runs), workers, "partitions")
+    runs_digest = digest_of([runs, units])
+    merged = [{"part": part, "runs": runs_digest, "max_words": max_words} for part in range(parts)]
+    added = run_marked(ctx, "add", merged, partial(_add, folder, runs), workers, "partitions")
     top = None
-    for part, mark in enumerate(made):
+    for part, mark in enumerate(added):
         if mark["rows"]:
             table = map_arrow(folder.local(shard_name("added", part, "arrow")))
             top = most_frequent(table if top is None else _concat([top, table]), max_words)
@@ -103,7 +103,7 @@ def count_words(
         raise DataError("no text to train a tokenizer on: the train split is empty", where=documents.uri)
     sums = [sum(mark[name] for mark in marks) for name in ("tokens", "bytes")]
     columns = (top["word"].combine_chunks(), top["count"].combine_chunks())
-    return Counted(*columns, sum(mark["words"] for mark in made), *sums)
+    return Counted(*columns, sum(mark["words"] for mark in added), *sums)
 
 
 def count_texts(texts: list[str], pattern: Pattern, most: int = MOST_IN_TASK) -> Counted:

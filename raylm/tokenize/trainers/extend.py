@@ -1,4 +1,4 @@
-"""Takes a BPE tokenizer and counts of pre-tokens, leaves it with more merges behind its own: what it had keeps its ids."""
+"""The `extend` trainer: appends merges to a BPE tokenizer; existing tokens keep their ids."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Extend(Config):
         return self
 
     def cut(self, at: Path) -> Pattern | None:
-        """How the base in the folder `at` cuts text; None when nothing is to be counted.
+        """The pre-tokenization pattern of the base in the folder `at`; None when nothing is to be counted.
 
         Raises:
-            DataError: it is no byte-level BPE tokenizer, or cuts text in another way than gpt2 and gpt4.
+            DataError: it is no byte-level BPE tokenizer, or its pattern is neither gpt2 nor gpt4.
         """
         from raylm.tokenize.trainers.pattern import recognize
 

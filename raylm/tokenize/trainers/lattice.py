@@ -1,4 +1,4 @@
-"""Takes words and pieces with log-probabilities, leaves how often each piece is used: the compiled part of Unigram training.
+"""The compiled part of Unigram training: how often each piece is used, over all segmentations or in the best one.
 
 All sums run over words in their order on one thread, so that the same counts give the same scores to the last bit.
 """
@@ -84,7 +84,7 @@ def _add_logs(left, right):
 
 
 @numba.njit(cache=True)
-def _expect(text, words, counts, data, bounds, slots, scores, longest, found):
+def _expect(text, words, counts, data, bounds, slots, scores, longest, uses):
     most = 0
     for word in range(len(words) - 1):
         most = max(most, words[word + 1] - words[word])
@@ -111,7 +111,7 @@ def _expect(text, words, counts, data, bounds, slots, scores, longest, found):
             for end in range(begin + 1, min(size, begin + longest) + 1):
                 piece = seen[begin, end - begin - 1]
                 if piece >= 0:
-                    found[piece] += counts[word] * np.exp(forward[begin] + scores[piece] + backward[end] - total)
+                    uses[piece] += counts[word] * np.exp(forward[begin] + scores[piece] + backward[end] - total)
 
 
 @numba.njit(cache=True)
@@ -129,7 +129,7 @@ def _viterbi(text, start, size, data, bounds, slots, scores, longest, skip, scor
 
 
 @numba.njit(cache=True)
-def _best(text, words, counts, data, bounds, slots, scores, longest, found):
+def _best(text, words, counts, data, bounds, slots, scores, longest, uses):
     most = 0
     for word in range(len(words) - 1):
         most = max(most, words[word + 1] - words[word])
@@ -138,21 +138,21 @@ def _best(text, words, counts, data, bounds, slots, scores, longest, found):
         end = words[word + 1] - words[word]
         _viterbi(text, words[word], end, data, bounds, slots, scores, longest, -1, score, last, length)
         while end > 0:
-            found[last[end]] += counts[word]
+            uses[last[end]] += counts[word]
             end -= length[end]
 
 
 @numba.njit(cache=True)
 def _without(data, bounds, slots, scores, longest):
     score, last, length = np.empty(longest + 1), np.empty(longest + 1, np.int32), np.empty(longest + 1, np.int32)
-    made, ends = np.empty(len(data), np.int32), np.zeros(len(bounds), np.int64)
+    segments, ends = np.empty(len(data), np.int32), np.zeros(len(bounds), np.int64)
     used = 0
     for piece in range(len(bounds) - 1):
         end = bounds[piece + 1] - bounds[piece]
         _viterbi(data, bounds[piece], end, data, bounds, slots, scores, longest, piece, score, last, length)
         while end > 0 and last[end] >= 0:
-            made[used] = last[end]
+            segments[used] = last[end]
             used += 1
             end -= length[end]
         ends[piece + 1] = used
-    return made[:used], ends
+    return segments[:used], ends

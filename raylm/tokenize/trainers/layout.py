@@ -1,4 +1,4 @@
-"""Takes a trained `tokenizers.Tokenizer`, leaves it with our special tokens and chat template, in transformers' folder layout."""
+"""Saves a trained `tokenizers.Tokenizer` in transformers' folder layout, with raylm's special tokens and chat template."""
 
 from __future__ import annotations
 

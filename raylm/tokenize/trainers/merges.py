@@ -1,4 +1,4 @@
-"""Takes words as symbols with their counts, leaves the merges of byte-pair encoding, most frequent pair first.
+"""Learns the merges of byte-pair encoding from words with counts, most frequent pair first.
 
 pairs -> heap -> pop the most frequent -> new token -> merge it in the words that have it -> changed pair counts -> heap
 
@@ -37,7 +37,7 @@ class Words:
         return _key(self.symbols[:-1][inside], self.symbols[1:][inside]), word[1:][inside]
 
     def merge(self, pair: Pair, new: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Put `new` for `pair` in the words `at`; leaves (keys, +1 or -1, word numbers) of pairs that came and went."""
+        """Replace `pair` by `new` in the words `at`; returns (keys, +1 or -1, word numbers) of new and vanished pairs."""
         room = 4 * int(self.lengths[at].sum())
         keys, signs, words = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int32)
         size = _merge(self.symbols, self.starts, self.lengths, at, pair[0], pair[1], new, keys, signs, words)
@@ -63,7 +63,7 @@ def learn(
     serial = 0
 
     def note(keys: np.ndarray, signs: np.ndarray | None, at: np.ndarray) -> None:
-        """Add pairs to the counts, and those that came to the heap."""
+        """Add pairs to the counts, and new ones to the heap."""
         nonlocal serial
         order = np.argsort(keys, kind="stable")
         keys, at = keys[order], at[order]
@@ -72,8 +72,8 @@ def learn(
         for key, delta in zip(keys[new].tolist(), np.add.reduceat(deltas, new).tolist(), strict=True):
             counts[key] = counts.get(key, 0) + delta
         if signs is not None:
-            came = signs[order] > 0
-            keys, at = keys[came], at[came]
+            appeared = signs[order] > 0
+            keys, at = keys[appeared], at[appeared]
         # a word stands once in the list of a pair, however often it has the pair
         once = np.empty(len(keys), bool)
         once[:1], once[1:] = True, (keys[1:] != keys[:-1]) | (at[1:] != at[:-1])
@@ -118,7 +118,7 @@ def _key(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True)
 def _merge(symbols, starts, lengths, at, left, right, new, keys, signs, words):
-    made = 0
+    changes = 0
     for word in at:
         start, length = starts[word], lengths[word]
         write, read = start, start
@@ -127,14 +127,14 @@ def _merge(symbols, starts, lengths, at, left, right, new, keys, signs, words):
             if read + 1 < stop and symbols[read] == left and symbols[read + 1] == right:
                 if write > start:
                     before = np.int64(symbols[write - 1]) << 32
-                    keys[made], signs[made], words[made] = before | left, -1, word
-                    keys[made + 1], signs[made + 1], words[made + 1] = before | new, 1, word
-                    made += 2
+                    keys[changes], signs[changes], words[changes] = before | left, -1, word
+                    keys[changes + 1], signs[changes + 1], words[changes + 1] = before | new, 1, word
+                    changes += 2
                 if read + 2 < stop:
                     after = np.int64(symbols[read + 2])
-                    keys[made], signs[made], words[made] = (np.int64(right) << 32) | after, -1, word
-                    keys[made + 1], signs[made + 1], words[made + 1] = (np.int64(new) << 32) | after, 1, word
-                    made += 2
+                    keys[changes], signs[changes], words[changes] = (np.int64(right) << 32) | after, -1, word
+                    keys[changes + 1], signs[changes + 1], words[changes + 1] = (np.int64(new) << 32) | after, 1, word
+                    changes += 2
                 symbols[write] = new
                 read += 2
             else:
@@ -142,4 +142,4 @@ def _merge(symbols, starts, lengths, at, left, right, new, keys, signs, words):
                 read += 1
             write += 1
         lengths[word] = write - start
-    return made
+    return changes

@@ -1,4 +1,4 @@
-"""Takes the name of a pre-tokenization pattern, leaves its regular expression, and the character classes it speaks of."""
+"""Pre-tokenization patterns: their regular expressions, and the character classes these use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Pattern(NamedTuple):
 
     @classmethod
     def of(cls, name: PatternName, digits: int | None) -> Pattern:
-        """The pattern with its own way with numbers (gpt2: any length, gpt4: 3), or with `digits` at most."""
+        """The pattern with its default number of digits (gpt2: any length, gpt4: 3), or with `digits` at most."""
         return cls(name, digits if digits is not None else {"gpt2": 0, "gpt4": 3}[name])
 
     def regex(self) -> str:
@@ -50,12 +50,12 @@ class Pattern(NamedTuple):
 def recognize(tokenizer: Any) -> Pattern | None:
     """The pattern by which a `tokenizers.Tokenizer` cuts text before it spells bytes; None when it is none of ours.
 
-    NFC before it is let pass: text is counted as it stands, which is NFC nearly always.
+    NFC before it is accepted: text is counted as it is, which is NFC nearly always.
     """
-    made = json.loads(tokenizer.to_str())
-    if made["normalizer"] not in (None, {"type": "NFC"}) or made["pre_tokenizer"] is None:
+    spec = json.loads(tokenizer.to_str())
+    if spec["normalizer"] not in (None, {"type": "NFC"}) or spec["pre_tokenizer"] is None:
         return None
-    *before, last = made["pre_tokenizer"].get("pretokenizers", [made["pre_tokenizer"]])
+    *before, last = spec["pre_tokenizer"].get("pretokenizers", [spec["pre_tokenizer"]])
     if last["type"] != "ByteLevel" or last["add_prefix_space"]:
         return None
     if not before:
@@ -70,7 +70,7 @@ def recognize(tokenizer: Any) -> Pattern | None:
 def classes() -> np.ndarray:
     """uint8[0x110000]: OTHER, LETTER, NUMBER or SPACE of every code point, as `tokenizers`' own regular expressions say.
 
-    Asked of the library and not of `unicodedata`, whose version of Unicode may be another. Takes 0.6 s, once in a process.
+    Taken from the library and not from `unicodedata`, whose version of Unicode may differ. Takes 0.6 s, once in a process.
     """
     import numpy as np
     from tokenizers import Regex, pre_tokenizers

@@ -1,4 +1,4 @@
-"""Takes UTF-8 text in one buffer, leaves where its pre-tokens end and how often each occurs: the compiled part of counting.
+"""The compiled part of counting: where the pre-tokens of UTF-8 text end, and how often each occurs.
 
 Follows the two regular expressions of pattern.py by hand: every position is matched by some alternative, so a text is
 cut without gaps. Tests hold it equal to `tokenizers` on random Unicode.
@@ -111,13 +111,13 @@ def token_end(data, at, end, classes, four, digits):
 @numba.njit(cache=True)
 def hash_bytes(data, start, end):
     """A 64-bit hash of data[start:end], its high bits well mixed: they choose the partition."""
-    made = np.uint64(end - start) * _MUL
+    value = np.uint64(end - start) * _MUL
     for at in range(start, end):
-        made = (made ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
-        made ^= made >> np.uint64(29)
-    made ^= made >> np.uint64(32)
-    made *= _MUL
-    return made ^ (made >> np.uint64(29))
+        value = (value ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
+        value ^= value >> np.uint64(29)
+    value ^= value >> np.uint64(32)
+    value *= _MUL
+    return value ^ (value >> np.uint64(29))
 
 
 @numba.njit(cache=True)
@@ -138,21 +138,21 @@ def count_tokens(data, bounds, text, at, classes, four, digits, slots, hashes, e
         end = bounds[t + 1]
         while at < end:
             stop = token_end(data, at, end, classes, four, digits)
-            made = hash_bytes(data, at, stop)
+            hashed = hash_bytes(data, at, stop)
             size = stop - at
-            slot = made & mask
+            slot = hashed & mask
             while True:
                 entry = slots[slot] - 1
                 if entry < 0:
                     if used == len(hashes) or ends[used] + size > len(arena):
                         return t, at, used
-                    hashes[used], counts[used] = made, 1
+                    hashes[used], counts[used] = hashed, 1
                     arena[ends[used] : ends[used] + size] = data[at:stop]
                     ends[used + 1] = ends[used] + size
                     used += 1
                     slots[slot] = used
                     break
-                if hashes[entry] == made and ends[entry + 1] - ends[entry] == size:
+                if hashes[entry] == hashed and ends[entry + 1] - ends[entry] == size:
                     same = True
                     for k in range(size):
                         if arena[ends[entry] + k] != data[at + k]:

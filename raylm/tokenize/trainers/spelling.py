@@ -1,4 +1,4 @@
-"""Takes counted pre-tokens, leaves them as symbols of a byte-level vocabulary, and a tokenizer around a model of such symbols."""
+"""Pre-tokens as symbols of a byte-level vocabulary, and a tokenizer around a model of such symbols."""
 
 from __future__ import annotations
 

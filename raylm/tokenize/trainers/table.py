@@ -1,4 +1,4 @@
-"""Takes texts as Arrow columns, leaves a table of pre-tokens and their counts, in bounded memory."""
+"""A table of pre-tokens and their counts, in bounded memory."""
 
 from __future__ import annotations
 

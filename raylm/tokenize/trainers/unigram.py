@@ -1,4 +1,4 @@
-"""Takes counts of pre-tokens, leaves a byte-level Unigram tokenizer: of all segmentations the likeliest wins."""
+"""The `unigram` trainer: a byte-level Unigram tokenizer, which picks the most likely segmentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raylm.tokenize.trainers.counts import Counted
     from raylm.tokenize.trainers.lattice import Pieces
 
-# as sentencepiece: pieces that are expected less often go at once, pruning leaves a tenth more than is asked for
+# as sentencepiece: pieces with a lower expected count are dropped at once, pruning leaves a tenth more than the target
 _FEWEST, _MARGIN = 0.5, 1.1
 
 

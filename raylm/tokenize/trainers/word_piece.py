@@ -1,4 +1,4 @@
-"""Takes counts of pre-tokens, leaves a byte-level WordPiece tokenizer: the longest piece from the left wins."""
+"""The `word_piece` trainer: a byte-level WordPiece tokenizer, which takes the longest piece from the left."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def test_the_body_decides_whatever_the_headers_say(transfer, coding):
         assert unpacked(chunked(body), transfer, coding, 1 << 20) == PAGE
 
 
-def test_deflate_without_a_header_of_its_own_and_brotli_have_to_be_said():
+def test_deflate_without_a_header_of_its_own_and_brotli_have_to_be_declared():
     assert unpacked(raw_deflate(PAGE), "", "deflate", 1 << 20) == PAGE
     assert unpacked(BROTLI, "", "br", 1 << 20) == b"<b>hi"
 

@@ -199,7 +199,7 @@ def test_an_array_gives_its_elements_however_it_is_written(tmp_path, ending, ind
     assert json.loads(content[kept[3]["start"] : kept[3]["end"]]) == rows[3] and len({row["id"] for row in kept}) == 30
 
 
-def test_bad_elements_are_counted_and_a_cut_array_is_told(tmp_path):
+def test_bad_elements_and_a_truncated_array_are_counted(tmp_path):
     (tmp_path / "a.json").write_bytes(b'[{"text": "one"}, {"text": oops}, 5, {"text": "two"}, {"text": NaN}, {"text": "th')
     kept, lost = _read(Jsonl(glob=str(tmp_path)))
     assert [row["text"] for row in kept] == ["one", "two"]

@@ -37,7 +37,7 @@ def test_frames_without_content_are_skipped():
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
-def test_each_broken_member_is_told_and_the_others_are_given(ending):
+def test_each_broken_member_is_reported_and_the_others_are_given(ending):
     parts = [bytes(f"{at} " * 50, "ascii") for at in range(6)]
     members = [PACK[ending](part) for part in parts]
     places = [sum(map(len, members[:at])) for at in range(6)]

@@ -26,7 +26,7 @@ def test_parts_can_be_switched_off():
         PythonLibrary(topics=False, docstrings=False, sources=False).units()
 
 
-def test_docstrings_lie_where_they_say():
+def test_byte_ranges_hold_the_docstrings():
     rows = _read(PythonLibrary(topics=False, sources=False, max_bytes=200_000))
     path = {span.source: span.path for span in stdlib.modules()}
     for row in rows[:50]:

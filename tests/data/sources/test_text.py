@@ -20,7 +20,7 @@ def test_a_file_is_a_document(tmp_path):
     assert [row["text"] for row in _read(Text(glob=str(tmp_path / "*.txt")))] == ["one\n\ntwo\n", "drei ü"]
 
 
-def test_paragraphs_lie_where_they_say(tmp_path):
+def test_byte_ranges_hold_the_paragraphs(tmp_path):
     content = "\n\none\nmore\n\n\n  \ntwo ü\n\nthree\n\n"
     (tmp_path / "a.txt").write_text(content)
     rows = _read(Text(glob=str(tmp_path), by="paragraph"))

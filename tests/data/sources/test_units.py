@@ -35,7 +35,7 @@ def test_files_are_matched_in_order_and_nothing_else_is(tmp_path):
         matched(f"{tmp_path}/*.csv")
 
 
-def test_a_name_that_no_id_could_hold_is_said(tmp_path):
+def test_a_name_that_no_id_could_hold_is_refused(tmp_path):
     with open(os.fsencode(tmp_path) + b"/\xff.txt", "w"):
         pass
     with pytest.raises(DataError, match=r"udcff.txt': the name of a file is no UTF-8"):

@@ -173,14 +173,14 @@ def test_a_record_that_lies_about_its_length_costs_itself(tmp_path, length):
     assert urls(kept) == [0] and [row.reason for row in lost] == ["invalid_record", "unreadable_file"]
 
 
-def test_what_is_no_archive_is_said(tmp_path):
+def test_what_is_no_archive_is_counted(tmp_path):
     assert [row.reason for row in read(tmp_path, b"<html>" * 100, "a.warc")[1]] == ["unreadable_file"]
     assert [row.reason for row in read(tmp_path, b"<html>" * 100)[1]] == ["corrupt_member"]
     assert [row.reason for row in read(tmp_path, gzip.compress(b"<html>" * 100), "c.warc.gz")[1]] == ["invalid_record"]
     assert read(tmp_path, b"", "d.warc.gz") == ([], [])
 
 
-def test_the_exact_extractor_may_be_asked_for(tmp_path):
+def test_the_exact_extractor_may_be_chosen(tmp_path):
     text = "This paragraph is long enough to be taken for the text of an article by everyone. " * 5
     content = gzip.compress(record(OK + PAGE.format(text)))
     assert read(tmp_path, content, extract={"kind": "trafilatura"})[0][0]["text"].split() == text.split()

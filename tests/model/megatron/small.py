@@ -1,4 +1,4 @@
-"""Takes a family, leaves a tiny random checkpoint of it in Hugging Face's layout."""
+"""Tiny random checkpoints of several families, in Hugging Face's layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes files of ranks, proves names, numbers of blocks, and that a stranger's file is read without running its code."""
+"""Files of ranks: names, numbers of blocks, and a stranger's file is read without running its code."""
 
 from __future__ import annotations
 
@@ -98,5 +98,5 @@ def test_a_missing_rank_or_tensor_is_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"no tensor decoder.layers.0.mlp.linear_fc2.weight"):
         from_megatron(str(tmp_path / "mt"), str(tmp_path / "back"))
     path.unlink()
-    with pytest.raises(ArtifactError, match="1 ranks' files, the checkpoint was cut for 2"):
+    with pytest.raises(ArtifactError, match="1 ranks' files, the checkpoint was sharded for 2"):
         from_megatron(str(tmp_path / "mt"), str(tmp_path / "back"))

@@ -1,4 +1,4 @@
-"""Takes tiny checkpoints through Megatron's layouts and back, proves that nothing is lost, invented or rounded."""
+"""Tiny checkpoints through Megatron's layouts and back: nothing is lost, invented or rounded."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_dense_blocks_among_sparse_ones(tmp_path, form):
     assert all(path.stat().st_size < 50_000 for path in (tmp_path / "back").glob("*.safetensors"))
 
 
-def test_commands_both_ways_name_the_next_one(tmp_path, capsys):
+def test_commands_in_both_directions_name_the_next_one(tmp_path, capsys):
     source, there, back = small_checkpoint(tmp_path / "hf", "llama"), tmp_path / "mt", tmp_path / "back"
     cut = ["--tensor", "2", "--pipeline", "2"]
     assert main(["convert", str(source), "--to", "megatron", str(there), *cut]) == 0

@@ -1,4 +1,4 @@
-"""Takes tensors small enough to write down, proves how they are joined and cut; an independent reader takes them apart."""
+"""Tensors small enough to write down: how they are joined and cut; an independent reader takes them apart."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def test_rows_columns_and_a_padded_vocabulary():
     assert Layout(tensor=2, divisible=128).padded(50257) == 50432
 
 
-def test_a_cut_holds_no_memory_of_the_rest():
+def test_a_shard_holds_no_memory_of_the_rest():
     whole = torch.zeros(8, 64)
     assert cut(part("linear_proj.weight"), whole, 2, 0, 8).untyped_storage().nbytes() == whole.nbytes // 2

@@ -1,4 +1,4 @@
-"""Takes a shape, leaves the facts that every family's tests ask of it."""
+"""Facts of a built model that the tests of every family check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes BERT shapes, proves that they are counted and built as written."""
+"""BERT shapes: they are counted and built as written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes DeepSeek-V3 shapes, proves that latent attention and experts are counted and built as written."""
+"""DeepSeek-V3 shapes: latent attention and experts are counted and built as written."""
 
 from __future__ import annotations
 

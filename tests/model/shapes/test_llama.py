@@ -1,4 +1,4 @@
-"""Takes Llama shapes, proves that they are counted and built as written."""
+"""Llama shapes: they are counted and built as written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes Qwen2 shapes, proves that biases of queries, keys and values are counted and built."""
+"""Qwen2 shapes: biases of queries, keys and values are counted and built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes Qwen3 shapes, proves that norms of queries and keys are counted and built."""
+"""Qwen3 shapes: norms of queries and keys are counted and built."""
 
 from __future__ import annotations
 

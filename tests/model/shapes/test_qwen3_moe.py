@@ -1,4 +1,4 @@
-"""Takes Qwen3 shapes with experts, proves that they are counted, with all experts and with those a token meets."""
+"""Qwen3 shapes with experts: they are counted, with all experts and with those a token meets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes shapes, proves what all have in common: seeds obeyed, vocabulary from the rows, mistakes refused."""
+"""Shapes: what all have in common: seeds obeyed, vocabulary from the rows, mistakes refused."""
 
 from __future__ import annotations
 

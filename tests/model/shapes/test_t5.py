@@ -1,4 +1,4 @@
-"""Takes T5 shapes, proves that they are counted and built as written."""
+"""T5 shapes: they are counted and built as written."""
 
 from __future__ import annotations
 

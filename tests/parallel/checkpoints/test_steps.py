@@ -1,4 +1,4 @@
-"""Takes engines, disks and a bucket, proves what a step checkpoint promises: whole or nothing, off the step's path, anywhere."""
+"""Step checkpoints: complete or not counted, written off the step's path, on disks and in buckets."""
 
 from __future__ import annotations
 

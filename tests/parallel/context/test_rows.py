@@ -1,4 +1,4 @@
-"""Takes rows cut along their tokens over ranks, proves attention against one rank's, and training against one rank's."""
+"""Context parallelism: attention and training over rows sharded by token, against one rank."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def refusals(rank: int, world: int) -> list[str]:
     ]
 
 
-def test_what_cannot_be_cut_is_refused():
+def test_what_cannot_be_sharded_is_refused():
     found = on_ranks(2, refusals)[0]
     assert "2 context ranks do not divide 3 heads" in found[0] and 'mesh.context_method = "ring"' in found[0]
     assert found[1] == "nothing was refused"

@@ -1,4 +1,4 @@
-"""Takes a folder, leaves what a train stage did on a cluster of two nodes that loses one in mid-run and later gets another.
+"""A train stage on a cluster of two nodes that loses one in mid-run and later gets another; its results, in a folder.
 
 Run as a process of its own (`python -m tests.parallel.group.elastic_run FOLDER`): a process has one Ray cluster.
 """

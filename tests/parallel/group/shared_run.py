@@ -1,4 +1,4 @@
-"""Takes a folder, leaves what two jobs of three cores each did on one cluster of two nodes and four cores; a program of its own.
+"""Two jobs of three cores each on one cluster of two nodes and four cores; their results, in a folder.
 
 Run as `python -m tests.parallel.group.shared_run main FOLDER`; it starts the cluster, and itself twice as a submitted job.
 """

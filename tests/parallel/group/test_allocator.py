@@ -1,4 +1,4 @@
-"""Takes the environment of a rank's process, proves that memory which a step gave back is what the next step gets."""
+"""The allocator of rank processes: memory that a step freed is used by the next step."""
 
 from __future__ import annotations
 

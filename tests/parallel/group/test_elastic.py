@@ -1,4 +1,4 @@
-"""Takes a cluster that loses a node and gets another, proves that training goes on at the sizes the mesh allows, unchanged."""
+"""A cluster that loses a node and gets another: training goes on at the sizes the mesh allows, unchanged."""
 
 from __future__ import annotations
 

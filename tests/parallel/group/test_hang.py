@@ -1,4 +1,4 @@
-"""Takes signs of life, proves who is blamed; takes ranks that stop, proves that they are found, examined, ended and named."""
+"""Hang detection: which rank is blamed; ranks that stop are found, examined, ended and named."""
 
 from __future__ import annotations
 

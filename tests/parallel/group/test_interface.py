@@ -1,4 +1,4 @@
-"""Takes interfaces and addresses, proves that gloo and NCCL are bound where Ray's address lies."""
+"""Network interfaces: gloo and NCCL are bound to the one with Ray's address."""
 
 from __future__ import annotations
 

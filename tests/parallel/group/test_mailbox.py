@@ -1,4 +1,4 @@
-"""Takes groups that come and go, proves which deaths the mailbox counts, and that a run that gets no further ends."""
+"""Groups that start and end: which deaths the mailbox counts, and that a run without progress ends."""
 
 from __future__ import annotations
 

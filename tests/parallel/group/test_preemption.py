@@ -1,4 +1,4 @@
-"""Takes files, URLs and signals, proves what counts as a notice to leave and what does not."""
+"""Preemption notices: which files, URLs and signals count as one."""
 
 from __future__ import annotations
 

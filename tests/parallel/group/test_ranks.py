@@ -1,4 +1,4 @@
-"""Takes a group of two ranks, proves that it keeps state, keeps order, survives exceptions and replaces the dead."""
+"""A group of two ranks: it keeps state, keeps order, survives exceptions and replaces the dead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes one cluster and two jobs, each of which fits and both of which do not, proves that the second waits with a word and
+"""One cluster and two jobs, each of which fits and both of which do not: the second waits with a word and
 then has all its places, keeps them when a rank dies, and gives them back."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Takes an optimizer card, leaves what it did to a small model in a few steps."""
+"""A few steps of an optimizer card on a small model."""
 
 from __future__ import annotations
 

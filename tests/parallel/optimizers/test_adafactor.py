@@ -1,4 +1,4 @@
-"""Takes Adafactor, proves what it holds, its update against torch's own, its resume, and that shards do what whole
+"""Adafactor: what it holds, its update against torch's own, its resume, and shards do what whole
 matrices do."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Takes steps, proves their learning rates by hand, and which weights decay."""
+"""Learning rates by hand, and which weights decay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes gradients on one rank and on meshes, proves that there is one norm, and that it is torch's."""
+"""Gradients on one rank and on meshes: there is one norm, and it is torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes 8-bit AdamW, proves that it is bitsandbytes' own, that its state is portable and exact, and its memory."""
+"""8-bit AdamW: it is bitsandbytes' own, its state is portable and exact, and its memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes weights that move, proves their average by hand, that it is cut as they are, saved, and what is measured and exported."""
+"""Weights that move: their average by hand, it is cut as they are, saved, and what is measured and exported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes Lion, proves its update by hand, its resume, and that shards do what whole matrices do."""
+"""Lion: its update by hand, its resume, and shards do what whole matrices do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes Muon, proves which parameters it takes, its update by hand, its resume, and that shards do what whole matrices do."""
+"""Muon: which parameters it takes, its update by hand, its resume, and shards do what whole matrices do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bubble: published formula against the pipeline_schedule that is really run."""
+"""The bubble: the published formula against the schedule that is run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_by_hand():
 @pytest.mark.parametrize(("schedule", "virtual"), [("1f1b", 1), ("interleaved", 2), ("interleaved", 3)])
 @pytest.mark.parametrize("ranks", [2, 3, 4, 7])
 @pytest.mark.parametrize("micros", [1, 2, 5, 8, 13, 28])
-def test_the_formula_is_what_the_timetable_takes(schedule, virtual, ranks, micros):
+def test_the_formula_is_what_the_schedule_takes(schedule, virtual, ranks, micros):
     busy = 3 * micros * virtual
     assert bubble(schedule, ranks, micros, virtual) == pytest.approx(
         1 - busy / pipeline_schedule(schedule, ranks, micros, virtual).span

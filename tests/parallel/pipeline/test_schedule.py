@@ -1,4 +1,4 @@
-"""Timetables: every pass once, in an order that can run, few activations held, no transport that waits can lock up."""
+"""Schedules: every pass once, in an executable order, few activations held, and no deadlock under blocking sends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_one_f_one_b_by_hand():
     assert found == [["f0", "f1", "b0", "f2", "b1", "b2"], ["f0", "b0", "f1", "b1", "f2", "b2"]]
 
 
-def test_stages_lie_in_rounds_or_in_a_v():
+def test_stages_are_placed_round_robin_or_in_a_v():
     assert place("1f1b", 3) == [0, 1, 2]
     assert place("interleaved", 2, virtual=3) == [0, 1, 0, 1, 0, 1]
     assert place("zero_bubble", 3) == [0, 1, 2, 2, 1, 0]

@@ -1,4 +1,4 @@
-"""Pipelines: the cut, and every schedule and composition against one rank."""
+"""Pipelines: the split into stages, and every schedule and composition against one rank."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_stages_of_replicas():
     ],
     ids=["sequence", "ddp", "zero_bubble"],
 )
-def test_stages_of_cut_matrices(strategy, mesh):
+def test_stages_of_sharded_matrices(strategy, mesh):
     assert_parity(4, strategy, mesh={"pipeline": 2, "tensor": 2, **mesh}, micro=1, model={**FOUR, "num_kv_heads": 2})
 
 
@@ -204,7 +204,7 @@ def test_what_is_computed_again(activation_checkpointing, schedule):
     )
 
 
-def test_what_is_computed_again_of_cut_matrices():
+def test_what_is_computed_again_of_sharded_matrices():
     mesh = {"pipeline": 2, "tensor": 2, "schedule": "interleaved"}
     assert_parity(4, Fsdp(), mesh=mesh, micro=1, activation_checkpointing="full", model={**FOUR, "num_kv_heads": 2})
 

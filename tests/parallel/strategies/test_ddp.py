@@ -1,4 +1,4 @@
-"""Takes two ranks of DDP, proves when they talk and that both strategies train alike."""
+"""DDP on two ranks: when gradients are reduced, and that it trains as FSDP does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.parallel.on_ranks import on_ranks
 from tests.parallel.sparse import trained
 
 
-def test_gradients_are_exchanged_once_a_step_with_the_last_micro_batch(two_ranks):
+def test_gradients_are_reduced_once_a_step_with_the_last_micro_batch(two_ranks):
     assert two_ranks["ddp exchanges"] == [0, 1]
 
 

@@ -1,4 +1,4 @@
-"""Takes ZeRO's stages on gloo ranks, proves that they train as one rank does, and that FSDP reads what they write."""
+"""ZeRO's stages on gloo ranks: they train as one rank does, and FSDP reads what they write."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_only_zero_3_offloads_parameters():
 
 
 @pytest.mark.parametrize("key", ["tensor", "pipeline", "expert", "replicas"])
-def test_layouts_that_cut_more_than_data_are_refused(key):
+def test_layouts_that_shard_more_than_data_are_refused(key):
     with pytest.raises(ConfigError, match=f"the mesh asks for {key}"):
         Deepspeed().wrap(torch.nn.Linear(2, 2), Mesh(**{key: 2}).build(0, 2), Recipe(AdamW(), 1))
 

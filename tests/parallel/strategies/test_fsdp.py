@@ -1,4 +1,4 @@
-"""Takes two ranks of FSDP2, proves that whole weights come back and that adapters may lie over bfloat16 weights."""
+"""FSDP2 on two ranks: whole weights are gathered, and adapters work over bfloat16 weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_transformer_block_is_a_group_of_its_own_also_under_peft():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_one_process_without_a_group_computes_in_the_asked_dtype(dtype):
+def test_one_process_without_a_group_computes_in_the_requested_dtype(dtype):
     from raylm.model.scores import causal
     from raylm.parallel.engine import Recipe
     from raylm.parallel.mesh import Mesh
@@ -98,7 +98,7 @@ def gradients(model):
 
 
 @pytest.mark.parametrize("world, mesh", [(2, {}), (4, {"replicas": 2})])
-def test_gradients_of_earlier_micro_batches_lie_cut(world, mesh):
+def test_gradients_of_earlier_micro_batches_are_sharded(world, mesh):
     for held, trained in on_ranks(world, held_between_micro_batches, True, mesh):
         # rows that do not divide are filled up
         assert 0 < held < 0.6 * trained

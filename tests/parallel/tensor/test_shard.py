@@ -1,4 +1,4 @@
-"""Takes tensor and sequence parallel layouts, proves that each trains as one rank does."""
+"""Tensor and sequence parallel layouts: each trains as one rank does."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_four_tensor_ranks_share_more_ranks_than_tokens():
 
 @BOTH
 @pytest.mark.parametrize("how", ["full", "selective"])
-def test_tensor_with_recompute(how, sequence):
+def test_tensor_with_activation_checkpointing(how, sequence):
     assert_parity(2, Ddp(), mesh={"tensor": 2, "sequence": sequence}, model=HEADS, activation_checkpointing=how)
 
 
@@ -94,7 +94,7 @@ def test_a_step_checkpoint_goes_on_under_every_layout(tmp_path):
     assert goes_on(0, 1, Ddp(), str(one), {}, 2) == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_cannot_be_cut_is_refused_in_words():
+def test_what_cannot_be_sharded_is_refused_in_words():
     from transformers import GPT2Config, LlamaConfig
 
     sizes: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "intermediate_size": 64}
@@ -111,7 +111,7 @@ def test_names_find_their_style_also_below_adapters():
     at = "base_model.model.model.layers.3.self_attn"
     expected = {
         "model.layers.3": "block",
-        "model.layers.3.self_attn": "enter",
+        "model.layers.3.self_attn": "input",
         "model.layers.3.self_attn.q_proj": "column",
         "model.layers.3.self_attn.q_norm": "summed",
         "model.layers.3.input_layernorm": "tokens",

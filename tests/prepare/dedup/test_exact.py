@@ -70,7 +70,7 @@ def test_the_same_address_is_the_same_document(tmp_path, workers):
     assert same_url("http://[broken/x") == "http://[broken/x"
 
 
-def test_any_cut_and_any_number_of_workers_decide_alike(tmp_path, workers):
+def test_any_sharding_and_number_of_workers_decide_alike(tmp_path, workers):
     draw = np.random.default_rng(0)
     table = table_of([f"text {draw.integers(60)}" for _ in range(300)])
     seen: set[str] = set()
@@ -83,7 +83,7 @@ def test_any_cut_and_any_number_of_workers_decide_alike(tmp_path, workers):
     assert made[0] == made[1] == made[2]
 
 
-def test_what_an_earlier_corpus_holds_goes_and_the_earlier_one_stays(tmp_path, workers, monkeypatch):
+def test_what_an_earlier_corpus_holds_is_dropped_and_the_earlier_one_is_kept(tmp_path, workers, monkeypatch):
     from raylm.core.artifact import Documents
     from raylm.data.shards import write_parquet
     from tests.stages import context

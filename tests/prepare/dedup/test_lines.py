@@ -131,7 +131,7 @@ def test_nothing_to_cut(tmp_path, workers, texts):
 
 
 @pytest.mark.ray
-def test_any_cut_decides_alike_and_a_pass_that_was_lost_is_done_again(tmp_path, workers):
+def test_any_sharding_decides_alike_and_a_pass_that_was_lost_is_done_again(tmp_path, workers):
     table, card = table_of(_random(np.random.default_rng(1))), Lines(min_line_chars=3)
     made = []
     for cuts, count in [(1, 1), (2, 2), (7, 4)]:

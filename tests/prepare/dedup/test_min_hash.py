@@ -79,7 +79,7 @@ def test_it_goes_because_of_the_most_similar_that_stays(tmp_path, workers):
     assert first["documents"][0][1:] == [None, None] and first["size"] == len(first["documents"]) and len(facts["examples"]) <= 20
 
 
-def test_any_cut_and_any_number_of_workers_decide_alike(tmp_path, workers):
+def test_any_sharding_and_number_of_workers_decide_alike(tmp_path, workers):
     table, card = table_of(articles(40, copies=5)), MinHash(measure_recall=100, max_cluster=3)
     made = []
     for at, (cuts, count, parts) in enumerate([(1, 1, 1), (2, 2, 2), (7, 4, 7)]):
@@ -135,7 +135,7 @@ def test_kill_9_of_a_worker_in_each_pass_changes_nothing(tmp_path, workers):
     assert killed == decided(corpus_of(tmp_path / "whole", table, 1, workers), card)
 
 
-def test_what_an_earlier_corpus_holds_goes_and_the_earlier_one_stays(tmp_path, workers):
+def test_what_an_earlier_corpus_holds_is_dropped_and_the_earlier_one_is_kept(tmp_path, workers):
     from raylm.core.artifact import Documents
     from raylm.data.shards import write_parquet
     from tests.stages import context

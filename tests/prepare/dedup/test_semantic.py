@@ -136,7 +136,7 @@ def test_few_or_no_vectors(tmp_path, workers, missing):
 
 
 @pytest.mark.ray
-def test_any_cut_decides_alike_and_a_lost_pass_is_done_again(tmp_path, workers):
+def test_any_sharding_decides_alike_and_a_lost_pass_is_done_again(tmp_path, workers):
     table = _with_vectors(_planted(np.random.default_rng(3)))
     card = Semantic(column="embedding", clusters=6, sample=120, max_cluster=30)
     made = []

@@ -129,7 +129,7 @@ def test_nothing_to_cut(tmp_path, workers, texts):
 
 
 @pytest.mark.ray
-def test_any_cut_decides_alike_under_a_cap_too_and_a_lost_pass_is_done_again(tmp_path, workers):
+def test_any_sharding_decides_alike_under_a_cap_too_and_a_lost_pass_is_done_again(tmp_path, workers):
     table, card = table_of(_random(np.random.default_rng(5), 90)), Substring(min_words=5, max_occurrences=2)
     made = []
     for cuts, count in [(1, 1), (2, 2), (7, 4)]:

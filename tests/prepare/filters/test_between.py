@@ -36,7 +36,7 @@ def test_strings():
 @pytest.mark.parametrize(
     "fields", [{}, {"min": 1.0, "any_of": ("x",)}, {"min": 2.0, "max": 1.0}], ids=["nothing", "both", "empty range"]
 )
-def test_what_cannot_be_asked(fields):
+def test_invalid_options_are_refused(fields):
     with pytest.raises(ValidationError, match="between"):
         Between(column="score", **fields)
 

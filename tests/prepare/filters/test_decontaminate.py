@@ -51,7 +51,7 @@ def test_questions_and_answers(exam):
     assert card.facts() == {"questions": 2, "answers": 1, "short_questions": 1, "short_answers": 2}
 
 
-def test_what_is_said_of_it(exam):
+def test_what_the_report_shows_of_it(exam):
     card = Decontaminate(against=[exam])
     said = card.explain(
         table_of([f"x {QUESTION} y", "at sixty miles per hour so it has gone two hundred and forty, yes", "clean"])

@@ -115,7 +115,7 @@ def test_a_slow_answer_counts_as_none(server):
     assert scored(card(server, deadline_s=0.3), ["slow say Score: 3"]) == ([None], ["unanswered"])
 
 
-def test_nobody_listens(server):
+def test_no_endpoint_answers(server):
     gone = card(server, url="http://127.0.0.1:9/v1", deadline_s=0.3)
     assert scored(gone, ["a"]) == ([None], ["unanswered"])
     with pytest.raises(DataError, match="20 of 20 documents have no score: 20 unanswered"):

@@ -24,7 +24,7 @@ def test_edges_by_hand(tmp_path, workers):
     assert [row["scores"] for row in facts["buckets"]] == ["below 0.5", "0.5 to 0.8", "0.8 and up"]
 
 
-def test_quantiles_are_exact_for_any_cut(tmp_path, workers):
+def test_quantiles_are_exact_for_any_sharding(tmp_path, workers):
     scores = np.random.default_rng(0).normal(size=200).astype(np.float32)
     table = _table(scores)
     card = Buckets(column="score", num_buckets=4, shares=[0.0, 0.25, 0.5, 1.0])

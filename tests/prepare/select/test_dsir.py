@@ -31,7 +31,7 @@ def _target(root):
     ctx.commit(Documents, facts={}, rows={"documents-000000-00000.parquet": 30})
 
 
-def test_documents_like_the_target_stay_for_any_cut(tmp_path, workers):
+def test_documents_like_the_target_are_kept_for_any_sharding(tmp_path, workers):
     prose, code = _texts(_PROSE, 20, 1), _texts(_CODE, 60, 2)
     texts = [text for at in range(20) for text in (code[3 * at], prose[at], code[3 * at + 1], code[3 * at + 2])]
     table, made = table_of(texts), []

@@ -20,7 +20,7 @@ TEXTS = [
 ]
 
 
-def test_counts_and_weights_are_those_of_the_slow_way():
+def test_counts_and_weights_are_those_of_the_slow_reference():
     weights = np.random.default_rng(0).normal(size=NUM_BUCKETS)
     bags = [bag_of(text) for text in TEXTS]
     sums, counts = ngrams(pa.chunked_array([TEXTS[:3], TEXTS[3:]]), weights)

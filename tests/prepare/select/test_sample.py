@@ -16,7 +16,7 @@ def _rows(found):
     return [row["row"] for row in found]
 
 
-def test_a_share_is_the_same_for_any_cut(tmp_path, workers):
+def test_a_share_is_the_same_for_any_sharding(tmp_path, workers):
     table = table_of(TEXTS)
     drawn = points(lots(table["id"].to_pylist(), "sample", 3))
     made = [

@@ -33,7 +33,7 @@ def _lost(scores, weights, budget):
     return sorted(gone)
 
 
-def test_a_share_stays_for_any_cut_with_ties(tmp_path, workers):
+def test_a_share_is_kept_for_any_sharding_with_ties(tmp_path, workers):
     scores = np.random.default_rng(0).integers(-4, 4, 90).astype(float).tolist()
     table = _table(scores)
     made = []
@@ -65,7 +65,7 @@ def test_each_language_has_its_own_line_and_rows_without_a_score_go(tmp_path, wo
     assert facts["groups"] == {name: {"all": 2, "kept": 1} for name in ("en", "de", "")}
 
 
-def test_what_cannot_be_ranked_is_said(tmp_path, workers):
+def test_what_cannot_be_ranked_is_reported(tmp_path, workers):
     with pytest.raises(DataError, match="reads the column 'quality', which the documents do not have"):
         decided(corpus_of(tmp_path, _table([1.0]), 1, workers), Top(column="quality", share=0.5))
     with pytest.raises(ValueError, match="one of share, num_documents and num_bytes"):

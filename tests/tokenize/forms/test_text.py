@@ -66,7 +66,7 @@ def test_best_fit_keeps_every_token_of_every_document(tmp_path, repeat_bos):
 
 
 @pytest.mark.parametrize("packing", ["crop", "best_fit"])
-def test_the_index_says_what_a_document_is_and_where_it_lies(tmp_path, packing):
+def test_the_index_says_what_a_document_is_and_where_its_tokens_are(tmp_path, packing):
     import pyarrow as pa
 
     coder = tokenizer(tmp_path)

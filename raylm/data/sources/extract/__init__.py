@@ -1,4 +1,4 @@
-"""Takes a `kind`, leaves the card that finds the main text of an HTML page."""
+"""Text extraction: the closed set of cards, by `kind`, that find the main text of an HTML page."""
 
 from typing import Annotated
 

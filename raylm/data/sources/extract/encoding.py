@@ -1,4 +1,4 @@
-"""Takes bytes of a page and what is said of their encoding, leaves the text, or a refusal: what is said counts when it fits.
+"""Decodes web pages: finds the encoding of a page from its bytes and from what was declared.
 
 bytes -> mark | UTF-16 | UTF-8 -> what was declared, where the text it gives reads like a language -> statistics, likewise
 """
@@ -41,7 +41,7 @@ _PAIRS = frozenset({"cp949", "gb18030", "big5hkscs", "euc_jp"})
 _HEAD, _FEW = 4096, 30
 _HIGH = bytes(range(0x80, 0x100))
 _LANGUAGE = re.compile(rb"<html[^>]{0,400}?\blang\s*=\s*[\"']?([A-Za-z]{2})", re.IGNORECASE)
-# by the page's language, what its readers' computers wrote when nothing is said
+# by the page's language, the usual encoding of pages that declare none
 _OF_LANGUAGE = {
     **dict.fromkeys(("pl", "cs", "sk", "hu", "sl", "hr", "ro", "bs", "sq"), "cp1250"),
     **dict.fromkeys(("lt", "lv", "et"), "cp1257"),
@@ -56,21 +56,21 @@ _READABLE, _BETTER, _WELL = 0.5, 0.06, 0.92
 def decoded(page: bytes, charset: str | None = None) -> str:
     """A page as text; a character that is cut off at its end is left out.
 
-    A byte order mark decides. Bytes that are sound UTF-8 are UTF-8, whatever was said: text of another encoding hardly ever
-    is by chance. Else what the server said counts, then the page's own `meta`, where the bytes are sound in that
-    encoding and give a text that reads like one; then the encoding whose text reads best.
+    A byte order mark decides. Bytes that are valid UTF-8 are UTF-8, whatever was declared: text of another encoding hardly
+    ever is by chance. Else the server's charset counts, then the page's own `meta`, where the bytes are valid in that
+    encoding and the text reads like a language; then the encoding whose text reads best.
 
     Raises:
         DataError: `undecodable`: no encoding gives a text, or UTF-8 has broken characters.
     """
     for mark, codec in _MARKS:
         if page.startswith(mark):
-            return _found(_strict(page[len(mark) :], codec))
+            return _required(_strict(page[len(mark) :], codec))
     if b"\0" in page[:_HEAD]:
-        return _found(_wide(page))
-    said = [label for label in (charset, _meta(page)) if label]
+        return _required(_wide(page))
+    labels = [label for label in (charset, _meta(page)) if label]
     if page.isascii():
-        return _seven_bits(page, said)
+        return _seven_bits(page, labels)
     text = _strict(page, "utf-8")
     if text is not None:
         return text
@@ -79,10 +79,10 @@ def decoded(page: bytes, charset: str | None = None) -> str:
     # of text in another encoding some pairs are sound by chance, far from half
     if sum(char > "\x7f" for char in damaged) >= 2 * broken:
         raise DataError("undecodable", next="it is UTF-8 with broken characters")
-    return _found(_most_readable(page, list(_declared(said))))
+    return _required(_most_readable(page, list(_declared(labels))))
 
 
-def _found(text: str | None) -> str:
+def _required(text: str | None) -> str:
     if text is None or "\0" in text:
         raise DataError("undecodable", next="no encoding gives a text of these bytes")
     return text
@@ -105,27 +105,27 @@ def _wide(page: bytes) -> str | None:
     return None if min(even, odd) > least else decoded(page.replace(b"\0", b""))
 
 
-def _seven_bits(page: bytes, said: list[str]) -> str:
+def _seven_bits(page: bytes, labels: list[str]) -> str:
     """ASCII, or an encoding that hides in it."""
-    codec = next((_SEVEN_BITS[label.lower()] for label in said if label.lower() in _SEVEN_BITS), None)
+    codec = next((_SEVEN_BITS[label.lower()] for label in labels if label.lower() in _SEVEN_BITS), None)
     if b"\x1b$" in page or b"\x1b(" in page:
         codec = "iso2022_kr" if b"\x1b$)C" in page else codec or "iso2022_jp_ext"
-    return page.decode() if codec is None else _found(_strict(page, codec))
+    return page.decode() if codec is None else _required(_strict(page, codec))
 
 
 def _meta(page: bytes) -> str | None:
-    """What the page says of itself in its first kilobytes."""
+    """The charset that the page declares in its first kilobytes."""
     found = re.search(
         rb"<(?:meta|\?xml)[^>]{0,300}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:\-]{2,40})", page[:_HEAD], re.IGNORECASE
     )
     return found[1].decode() if found else None
 
 
-def _declared(said: list[str]) -> Iterator[str]:
-    """The codecs that are meant by what was said; UTF-8 is ruled out already."""
+def _declared(labels: list[str]) -> Iterator[str]:
+    """The codecs of declared charsets; UTF-8 is ruled out already."""
     from resiliparse.parse.encoding import map_encoding_to_html5
 
-    for label in said:
+    for label in labels:
         codec = map_encoding_to_html5(label, fallback_utf8=False)
         codec = _LARGER.get(codec or "", codec)
         try:

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001
-"""Takes a text, leaves how much it reads like a language: whether its letters are the frequent ones, where letters stand.
+"""How much a text reads like a language: whether its letters are frequent ones, and where letters belong.
 
 Bytes read in a wrong encoding nearly always give characters, but rare ones, capitals inside words, or signs between letters.
 """
@@ -112,7 +112,7 @@ def _expected(word: str, wide: list[str], latin: frozenset[str], codec: str) -> 
 
 
 def _misplaced(word: str, at: int, char: str) -> bool:
-    """Letters of one language that another encoding has in the place of another language's, told by where they stand."""
+    """Letters of one language at the code of another language's in another encoding, recognized by their position."""
     return (char in "ìòù" and at < len(word) - 1) or (char == "þ" and at > 0)
 
 

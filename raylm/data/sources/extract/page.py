@@ -1,4 +1,4 @@
-"""Takes the bytes of a page, leaves its main text as an extraction card finds it."""
+"""The main text of a web page given as bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main_text(card: Any, page: bytes, charset: str | None = None) -> str:
 
     Args:
         card: its `extract(html)` gives the text.
-        charset: what the server said.
+        charset: declared by the server.
 
     Raises:
         DataError: `what` is the reason to count: no_main_text, undecodable or extraction_failed.
@@ -28,7 +28,7 @@ def main_text(card: Any, page: bytes, charset: str | None = None) -> str:
 
 
 def sound(text: str) -> str:
-    """The text. Raises DataError where somebody before us read it in a wrong encoding and wrote U+FFFD for its letters."""
+    """The text. Raises DataError where it was decoded wrongly before and has U+FFFD for its letters."""
     if text.count("\ufffd") > _LOST_SHARE * len(text):
         raise DataError("undecodable")
     return text

@@ -1,4 +1,4 @@
-"""Takes an HTML page, leaves its main text, fast."""
+"""The `resiliparse` extractor: fast."""
 
 from __future__ import annotations
 

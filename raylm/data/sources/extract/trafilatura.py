@@ -1,4 +1,4 @@
-"""Takes an HTML page, leaves its main text, as exactly as rules can tell it."""
+"""The `trafilatura` extractor: slower and more exact."""
 
 from __future__ import annotations
 

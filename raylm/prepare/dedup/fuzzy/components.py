@@ -1,4 +1,4 @@
-"""Takes pairs of rows, leaves for each row the smallest row that a chain of pairs leads to.
+"""Connected components: the smallest row number that each row is connected with, from pairs of rows.
 
 edges --> large star --> [settled?] -- no --> small star --> (again)
                               '------ yes --> stars: every row beside the smallest of its component
@@ -88,10 +88,10 @@ def large_star(node: np.ndarray, other: np.ndarray) -> tuple[Pairs, int]:
 
 @njit(nogil=True, cache=True)
 def _spread(rows):
-    made = np.empty(len(rows), np.uint64)
+    hashes = np.empty(len(rows), np.uint64)
     for at in range(len(rows)):
-        made[at] = mixed(np.uint64(rows[at]))
-    return made
+        hashes[at] = mixed(np.uint64(rows[at]))
+    return hashes
 
 
 def owner(rows: np.ndarray, parts: int) -> np.ndarray:
@@ -134,16 +134,16 @@ def settle(corpus: Corpus, sent: int, parts: int, **facts: Any) -> tuple[str, in
 
 def _large(scratch: Folder, at: int, sent: int, parts: int, task: int, plain: Plain) -> Plain:
     edges = gather(scratch, f"large-{at}", range(sent), plain["part"])
-    made, unsettled = large_star(edges["node"].to_numpy(), edges["other"].to_numpy())
-    send(scratch, f"small-{at}", task, contract(*made), parts, both=False)
+    new_edges, unsettled = large_star(edges["node"].to_numpy(), edges["other"].to_numpy())
+    send(scratch, f"small-{at}", task, contract(*new_edges), parts, both=False)
     return {"unsettled": unsettled}
 
 
 def _small(scratch: Folder, at: int, parts: int, task: int, plain: Plain) -> Plain:
     """All edges that end in a larger node meet here. Its union-find joins what a small star would, and more."""
     edges = gather(scratch, f"small-{at}", range(parts), plain["part"])
-    made = contract(edges["node"].to_numpy(), edges["other"].to_numpy())
-    send(scratch, f"large-{at + 1}", task, made, parts, both=True)
+    new_edges = contract(edges["node"].to_numpy(), edges["other"].to_numpy())
+    send(scratch, f"large-{at + 1}", task, new_edges, parts, both=True)
     return {}
 
 

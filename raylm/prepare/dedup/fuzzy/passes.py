@@ -1,4 +1,4 @@
-"""Takes shards and what the pass before left, leaves files for the next pass: the work of MinHash, task by task.
+"""The passes of MinHash, task by task: each reads shards and the files of the pass before, and writes files for the next.
 
 shards -- sign --> keys -- edges --> pairs of rows -- components --> groups -- send --> sets -- verify --> decisions
 
@@ -31,7 +31,7 @@ EXAMPLES, _SHOWN = 20, 10
 def sign(
     shingling: Shingling, bands: int, rows: int, sample: int, view: View, scratch: Folder, parts: int, at: int, plain: Plain
 ) -> Plain:
-    """One shard: (key, row) of each band of each document, cut by range of the key; and its documents of the sample."""
+    """One shard: (key, row) of each band of each document, partitioned by range of the key; and its documents of the sample."""
     table = view.table(at, ("id", "text"))
     signed = band_keys(table["text"], shingling.ngram, bands, rows, shingling.fold)
     row = table["row"].to_numpy()
@@ -46,7 +46,7 @@ def sign(
 
 
 def edges(scratch: Folder, shards: int, parts: int, task: int, plain: Plain) -> Plain:
-    """One range of keys: every row of a key beside the smallest one, then only what connects them."""
+    """One range of keys: edges from every row of a key to the smallest one, reduced to those that connect them."""
     table = gather(scratch, "keys", range(shards), plain["part"])
     key, row = table["key"].to_numpy(), table["row"].to_numpy()
     order = np.argsort(key)
@@ -55,25 +55,25 @@ def edges(scratch: Folder, shards: int, parts: int, task: int, plain: Plain) -> 
     counts = np.diff(np.append(starts, len(key)))
     first = np.repeat(np.minimum.reduceat(row, starts), counts) if len(key) else row
     linked = row != first
-    made = contract(row[linked], first[linked])
-    send(scratch, "large-0", task, made, parts, both=True)
-    return {"edges": len(made[0])}
+    links = contract(row[linked], first[linked])
+    send(scratch, "large-0", task, links, parts, both=True)
+    return {"edges": len(links[0])}
 
 
 def groups(max_cluster: int, view: View, scratch: Folder, stars: tuple[str, int], parts: int, task: int, plain: Plain) -> Plain:
-    """One partition of nodes: its components as groups, cut by shard."""
+    """One partition of nodes: its components as groups, partitioned by shard."""
     name, tasks = stars
     table = gather(scratch, name, range(tasks), plain["part"])
-    made = groups_of(table["node"].to_numpy(), table["other"].to_numpy(), plain["part"], parts, max_cluster)
-    row, group = made.pop("row"), made.pop("group")
+    result = groups_of(table["node"].to_numpy(), table["other"].to_numpy(), plain["part"], parts, max_cluster)
+    row, group = result.pop("row"), result.pop("group")
     ends = np.array([shard.first + shard.rows for shard in view.shards])
     shard = np.searchsorted(ends, row, side="right")
     scatter(scratch, "groups", task, pa.table({"row": row, "group": group}), shard, len(ends))
-    return {**made, "grouped": len(row)}
+    return {**result, "grouped": len(row)}
 
 
 def send_sets(shingling: Shingling | None, view: View, scratch: Folder, tasks: int, parts: int, at: int, plain: Plain) -> Plain:
-    """One shard: the documents that are in groups, as sets of shingles (None: not compared, no sets), cut by group."""
+    """One shard: the documents that are in groups, as sets of shingles (None: not compared, no sets), partitioned by group."""
     members = gather(scratch, "groups", range(tasks), at)
     row, group = members["row"].to_numpy(), members["group"].to_numpy()
     order = np.argsort(row)
@@ -91,7 +91,7 @@ def send_sets(shingling: Shingling | None, view: View, scratch: Folder, tasks: i
 
 
 def verify(similarity: float | None, max_keepers: int, view: View, scratch: Folder, task: int, plain: Plain) -> Plain:
-    """One partition of groups: who goes, because of whom; without a similarity all but the first."""
+    """One partition of groups: which documents are dropped, and because of which; without a similarity all but the first."""
     table = gather(scratch, "sets", range(len(view.shards)), plain["part"])
     row, group = table["row"].to_numpy(), table["group"].to_numpy()
     order = np.lexsort((row, group))
@@ -123,7 +123,7 @@ def _flat(column: pa.ChunkedArray) -> Any:
 
 
 def _examples(group: np.ndarray, gone: np.ndarray, ids: list[str], because: list[str], scores: np.ndarray | None) -> list[Plain]:
-    """The first groups that lose a document; each row as (id, id of the one it goes for or null, similarity or null)."""
+    """The first groups that lose a document; each row as (id, id of the kept one it is like or null, similarity or null)."""
     shown = []
     for first in np.unique(group[gone])[:EXAMPLES].tolist():
         start, end = np.searchsorted(group, [first, first + 1])

@@ -1,4 +1,4 @@
-"""Takes a sample of documents and what was decided, leaves which share of its near duplicates was found.
+"""Recall of near-duplicate removal, measured on a sample of documents that is compared all with all.
 
 The sample is drawn by content: a document is in it when a hash of its smallest shingle is below a limit, so that near
 duplicates are in it together with the probability of their similarity, and independently of the bands.
@@ -17,7 +17,7 @@ from raylm.prepare.corpus import DECISIONS, View
 from raylm.prepare.dedup.fuzzy.verify import jaccard
 from raylm.prepare.dedup.fuzzy.words import Shingling
 
-# recall is told of pairs at least this similar
+# recall is measured over pairs at least this similar
 SIMILAR = 0.8
 # in a list of documents that share a shingle each is compared with so many before it: the pairs stay bounded
 _BEFORE = 32
@@ -51,11 +51,11 @@ def _candidates(shingles, places, before):
 
 @njit(nogil=True, cache=True)
 def _scores(pairs, ends, values):
-    made = np.empty(len(pairs))
+    similarities = np.empty(len(pairs))
     for at in range(len(pairs)):
         one, other = pairs[at] >> 32, pairs[at] & 0xFFFFFFFF
-        made[at] = jaccard(values, ends[one], ends[one + 1], ends[other], ends[other + 1], -1.0)
-    return made
+        similarities[at] = jaccard(values, ends[one], ends[one + 1], ends[other], ends[other + 1], -1.0)
+    return similarities
 
 
 def similar_pairs(ends: np.ndarray, values: np.ndarray, least: float, before: int = _BEFORE) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +77,7 @@ def similar_pairs(ends: np.ndarray, values: np.ndarray, least: float, before: in
 
 
 def measure(view: View, scratch: Folder, parts: int, task: int, plain: Plain) -> Plain:
-    """Pairs of the sample, and how many of them did not both stay. Pairs within an earlier corpus do not count."""
+    """Similar pairs of the sample, and how many of them lost a document. Pairs within an earlier corpus do not count."""
     table = gather(scratch, "sample", range(len(view.shards)), 0)
     row = table["row"].to_numpy()
     sets = pa.concat_arrays(table["set"].chunks)

@@ -1,4 +1,4 @@
-"""Takes texts, leaves the MinHash band keys of each: documents that share one are candidates.
+"""MinHash signatures: the band keys of each text. Documents that share a key are candidates.
 
 A document of similarity s to another shares at least one of b bands of r rows with it with probability 1 - (1 - s^r)^b.
 """
@@ -66,15 +66,15 @@ def smallest(shingles, count, slopes, shifts, least):
 
 
 @njit(nogil=True, cache=True)
-def _band_keys(data, offsets, ngram, rows, kinds, folds, weights, slopes, shifts, words, found, keys, sizes, draws):
+def _band_keys(data, offsets, ngram, rows, kinds, folds, weights, slopes, shifts, words, shingles, keys, sizes, draws):
     bands = keys.shape[1]
     least = np.empty(len(slopes), np.uint64)
     for at in range(len(offsets) - 1):
         count = words_of(data, offsets[at], offsets[at + 1], kinds, folds, words)
-        count = shingles_of(words, count, ngram, weights, found)
+        count = shingles_of(words, count, ngram, weights, shingles)
         sizes[at] = count
-        draws[at] = mixed(found[:count].min()) if count else _TOP
-        smallest(found, count, slopes, shifts, least)
+        draws[at] = mixed(shingles[:count].min()) if count else _TOP
+        smallest(shingles, count, slopes, shifts, least)
         for band in range(bands):
             key = mixed(np.uint64(band + 1) * _STEP)
             for of in range(band * rows, (band + 1) * rows):
@@ -100,12 +100,12 @@ def band_keys(texts: pa.ChunkedArray, ngram: int, bands: int, rows: int, fold: F
     kinds, folds = fold_table(*fold)
     slopes, shifts = permutations(bands * rows)
     size = len(texts)
-    made = Signed(np.empty((size, bands), np.uint64), np.empty(size, np.int64), np.empty(size, np.uint64))
+    signed = Signed(np.empty((size, bands), np.uint64), np.empty(size, np.int64), np.empty(size, np.uint64))
     first = 0
     for data, offsets in buffers(texts):
         here = slice(first, first + len(offsets) - 1)
-        words, found = scratch(offsets)
-        out = (made.keys[here], made.sizes[here], made.draws[here])
-        _band_keys(data, offsets, ngram, rows, kinds, folds, multipliers(), slopes, shifts, words, found, *out)
+        words, shingles = scratch(offsets)
+        out = (signed.keys[here], signed.sizes[here], signed.draws[here])
+        _band_keys(data, offsets, ngram, rows, kinds, folds, multipliers(), slopes, shifts, words, shingles, *out)
         first = here.stop
-    return made
+    return signed

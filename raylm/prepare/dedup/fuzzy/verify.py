@@ -1,7 +1,8 @@
-"""Takes groups of documents as sets of shingles, leaves who goes and because of whom: the exact Jaccard similarity decides.
+"""Verification of candidate groups: the exact Jaccard similarity of shingle sets decides which documents are dropped, and because
+of which other.
 
-In row order each document is compared with those that stayed so far. It goes when one is similar enough, because of the
-most similar; else it stays and the next ones are compared with it too. So nobody goes for a neighbour's neighbour.
+In row order each document is compared with those kept so far. It is dropped when one is similar enough, because of the most
+similar; else it is kept and the next ones are compared with it too. So no document is dropped for a neighbour's neighbour.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ def jaccard(values, one, one_end, other, other_end, floor):
 
 @njit(nogil=True, cache=True)
 def judge(ends, values, groups, rows, similarity, max_keepers):
-    """Who goes, and who is how similar to whom.
+    """Which documents are dropped, and the similarity to the most similar kept one.
 
     Args:
         ends: int64[N + 1], values: uint64[M]: the set of each document, sorted.
         groups, rows: int64[N], sorted by group, then by row; documents of negative rows stay in any case.
-        similarity: from which on a document goes.
+        similarity: from which on a document is dropped.
         max_keepers: with how many of the first that stayed in its group a document is compared.
 
     Returns:
-        int64[N] the most similar of those (a place, -1 without one), float64[N] how similar, bool[N] whether it goes.
+        int64[N] the most similar of those (a place, -1 without one), float64[N] how similar, bool[N] whether it is dropped.
     """
     size = len(groups)
     nearest, scores = np.full(size, -1, np.int64), np.zeros(size)

@@ -1,4 +1,4 @@
-"""Takes UTF-8 bytes, leaves 64-bit hashes of word n-grams: what two documents are compared by.
+"""Words of UTF-8 text as they are compared, and 64-bit hashes of word n-grams (shingles).
 
 Words are folded so that spelling does not hide a copy: lower case, NFD without marks, punctuation a space. What stands where
 scripts put no spaces between words is a word by itself, character by character; format characters (soft hyphen, joiners,
@@ -108,7 +108,7 @@ def random_words(seed: int, size: int) -> np.ndarray:
 
 @njit(nogil=True, cache=True, inline="always")
 def mixed(value: np.uint64) -> np.uint64:
-    """SplitMix64's last steps: every bit of the result hangs on every bit of the value."""
+    """SplitMix64's last steps: every bit of the result depends on every bit of the value."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

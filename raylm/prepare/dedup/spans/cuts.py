@@ -1,4 +1,4 @@
-"""Takes byte ranges of documents that are to go, leaves decisions: a cut, or a drop when too little is left."""
+"""Decisions from byte ranges to remove: ranges are cut out, or the document is dropped when too little is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Cuts:
     """Decisions about the documents of one task.
 
     Args:
-        reason: of a document that goes because fewer than `min_chars` characters are left of it.
+        reason: of a document that is dropped because fewer than `min_chars` characters are left of it.
     """
 
     def __init__(self, reason: str, min_chars: int) -> None:
@@ -58,13 +58,13 @@ class Cuts:
 
 def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Ascending ranges as disjoint ones that do not touch."""
-    made: list[tuple[int, int]] = []
+    disjoint: list[tuple[int, int]] = []
     for start, end in ranges:
-        if made and start <= made[-1][1]:
-            made[-1] = (made[-1][0], max(end, made[-1][1]))
+        if disjoint and start <= disjoint[-1][1]:
+            disjoint[-1] = (disjoint[-1][0], max(end, disjoint[-1][1]))
         else:
-            made.append((start, end))
-    return made
+            disjoint.append((start, end))
+    return disjoint
 
 
 def _tidied(data: bytes, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

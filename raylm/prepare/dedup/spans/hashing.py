@@ -1,4 +1,4 @@
-"""Takes bytes, leaves 64-bit hashes of them: FNV-1a, its bits mixed at the end."""
+"""A 64-bit hash of bytes, built byte by byte: FNV-1a, its bits mixed at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a view and row numbers, leaves where those rows lie and the plain texts of a shard as bytes."""
+"""The plain texts of a shard as bytes, and which shard, or group of shards, a row number is in."""
 
 from __future__ import annotations
 

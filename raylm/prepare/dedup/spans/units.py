@@ -1,4 +1,4 @@
-"""Takes texts as bytes, leaves their lines or paragraphs: where they lie, and a hash of each as it is compared."""
+"""Lines and paragraphs of texts given as bytes: their positions, and a hash of each in normal form."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Units(NamedTuple):
 def units_of(texts: Texts, paragraphs: bool) -> Units:
     """All lines, or all paragraphs: lines in a row with no blank line between them."""
     size = _cut_units(texts.data, texts.offsets, paragraphs, np.empty((5, 0), np.int64))
-    made = np.empty((5, size), np.int64)
-    _cut_units(texts.data, texts.offsets, paragraphs, made)
-    return Units(*made)
+    units = np.empty((5, size), np.int64)
+    _cut_units(texts.data, texts.offsets, paragraphs, units)
+    return Units(*units)
 
 
 def hashes_of(data: np.ndarray, units: Units) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Takes texts as bytes, leaves their words and the anchors among them: k-grams of words chosen by what they say.
+"""Words of texts given as bytes, and anchors among them: word k-grams chosen by their content (winnowing).
 
 Anchors are winnowed (Schleimer, Wilkerson, Aiken 2003, https://theory.stanford.edu/~aiken/publications/papers/sigmod03.pdf):
 of every `window` neighbouring k-grams the one with the smallest hash is taken, the rightmost of equal ones.

@@ -1,4 +1,4 @@
-"""Takes a sample of unit vectors, leaves clusters; takes vectors and clusters, leaves the bucket of each vector."""
+"""K-means clusters of unit vectors, and the bucket that each vector belongs to."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def planned(sample: np.ndarray, num_rows: int, centroids: np.ndarray, most: int,
 def nearest(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(label int64[N], similarity float32[N]) of the nearest centroid, the first of equal ones."""
     labels, near = np.zeros(len(vectors), np.int64), np.zeros(len(vectors), np.float32)
-    # blocks of one shape: what a row gives must not hang on how many others come with it
+    # blocks of one shape: the result of a row must not depend on how many others are in its block
     block = np.zeros((_BLOCK, vectors.shape[1]), np.float32)
     for start in range(0, len(vectors), _BLOCK):
         size = min(_BLOCK, len(vectors) - start)

@@ -1,4 +1,4 @@
-"""Takes texts and an encoder, or a column of vectors, leaves unit vectors in 16-bit floats."""
+"""Unit vectors in 16-bit floats, from texts and an encoder, or from a column of vectors."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _loaded(path: str, dtype: str, device: str) -> tuple[Any, Any]:
 
     from raylm.model.load import load_as, load_tokenizer
 
-    # asked for are hidden states: output layers of any kind may be left over, and a pooler be missing
+    # only hidden states are needed: output layers of any kind may be left over, and a pooler be missing
     heads = r"^(lm_head|cls|predictions|score|classifier|qa_outputs|vocab_\w+|mlm_\w+)\."
     model = load_as(AutoModel, path, dtype, unread=heads, absent=r"(^|\.)pooler\.")
     return load_tokenizer(path), model.to(device).eval()

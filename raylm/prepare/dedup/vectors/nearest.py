@@ -1,4 +1,4 @@
-"""Takes vectors in an order, leaves for each the earlier one that it is most like, among those that stay."""
+"""The nearest kept vector before each vector, in order: what the `semantic` dedup decides by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROUNDING = 1e-4
 
 
 def nearest_kept(fetch: Callable[[np.ndarray], np.ndarray], size: int, similarity: float) -> tuple[np.ndarray, np.ndarray]:
-    """Goes through vectors in order: one that is as alike as `similarity` to one that stayed, goes; else it stays.
+    """Go through vectors in order: one whose cosine to a kept one is at least `similarity` is dropped, else it is kept.
 
     Holds three blocks of 1024 vectors, however many there are; every kept one is read once per block.
 
@@ -20,7 +20,7 @@ def nearest_kept(fetch: Callable[[np.ndarray], np.ndarray], size: int, similarit
         fetch: float32[n, D] unit vectors for int64[n] places.
 
     Returns:
-        (other int64[N], score float32[N]): place of the one it goes for, -1 when it stays; similarity to the kept one
+        (other int64[N], score float32[N]): place of the one it is dropped for, -1 when kept; similarity to the kept one
         before it that is most alike, -1 for the first.
     """
     other, score = np.full(size, -1, np.int64), np.full(size, -1, np.float32)

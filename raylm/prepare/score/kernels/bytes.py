@@ -1,4 +1,4 @@
-"""Takes a place in a text's UTF-8 bytes, leaves what stands there: a code point, a hash, a phrase."""
+"""Primitives of the text kernels over UTF-8 bytes: code points, hashes, phrases, URLs."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def room_for(count):
 
 @inner
 def phrase_at(data, low, high, i, first, phrases):
-    """(meaning, first byte) of a phrase that the byte at i gives away, ASCII letters in any case; (255, i) when there is none.
+    """(meaning, first byte) of the phrase that the byte at i is the mark of, ASCII letters in any case; (255, i) when none is.
 
     The first of the table wins: what C4 knows stands before what only NeMo Curator knows.
     """

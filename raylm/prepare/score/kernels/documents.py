@@ -1,4 +1,4 @@
-"""Takes the buffers of an Arrow text column, leaves one row of whole counts per text.
+"""Counts of every text of an Arrow column: the kernel that runs all others, text by text.
 
 scan (words, tokens, breaks, phrases) -> tally of bytes -> lines -> paragraphs -> n-grams of tokens and of words
 """

@@ -1,5 +1,4 @@
-"""Takes one scanned text, leaves what the rules count by line: at every line break (Gopher, C4), at line feeds (FineWeb,
-NeMo Curator, mC4, Gopher's repetition)."""
+"""Counts by line: at every line break (Gopher, C4), and at line feeds (FineWeb, NeMo Curator, mC4, Gopher's repetition rules)."""
 
 from __future__ import annotations
 

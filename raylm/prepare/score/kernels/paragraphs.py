@@ -1,5 +1,5 @@
-"""Takes the lines of one text, leaves what the rules count by paragraph: between runs of line feeds in the stripped text
-(Gopher) and between double line feeds (NeMo Curator's blocks)."""
+"""Counts by paragraph: between runs of line feeds in the stripped text (Gopher), and between double line feeds (NeMo Curator's
+blocks)."""
 
 from __future__ import annotations
 

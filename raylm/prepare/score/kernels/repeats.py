@@ -1,4 +1,4 @@
-"""Takes the running hash sums of words or tokens, leaves which n-grams of 2 to 10 stand in the text more than once.
+"""Repeated n-grams of 2 to 10 words or tokens in one text, from running sums of hashes.
 
 An n-gram can only repeat where its first n - 1 words do, so each length looks at what is left of the one before: one full pass
 over the 2-grams, then a few positions. Nothing is kept as a string.

@@ -1,4 +1,4 @@
-"""Takes a size, leaves the arrays that the text kernels fill for one text and use again for the next."""
+"""Buffers of the text kernels, reused from text to text, and the record of counts."""
 
 from __future__ import annotations
 

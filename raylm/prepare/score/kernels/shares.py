@@ -1,4 +1,4 @@
-"""Takes whole counts per text, leaves the named statistics of the rules: shares, ratios and means as columns."""
+"""The named statistics of the rules, computed from counts: ratios and means as columns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ def statistics(c: Counts) -> Columns:
 
     A share of nothing is 0, but where NeMo Curator scores an empty text 1.
     """
-    made: Columns = {"num_chars": c.chars}
+    columns: Columns = {"num_chars": c.chars}
     for family in (_gopher, _fineweb, _c4, _nemo):
-        made |= family(c)
+        columns |= family(c)
     return {
-        name: column.astype(np.int32 if np.issubdtype(column.dtype, np.integer) else np.float32) for name, column in made.items()
+        name: column.astype(np.int32 if np.issubdtype(column.dtype, np.integer) else np.float32)
+        for name, column in columns.items()
     }
 
 
@@ -28,7 +29,7 @@ def _share(part: np.ndarray, whole: np.ndarray, of_nothing: float = 0.0) -> np.n
 
 def _gopher(c: Counts) -> Columns:
     """Rae et al. 2021, section A1.1, as datatrove counts it; words are tokens, lines end at any line break."""
-    made = {
+    columns = {
         "num_words": c.token_words,
         # a character that is a word has no length to judge by
         "mean_word_chars": np.where(
@@ -46,10 +47,10 @@ def _gopher(c: Counts) -> Columns:
         "dup_paragraph_char_share": _share(c.repeated_paragraph_chars, c.chars),
     }
     for n in (2, 3, 4):
-        made[f"top_{n}gram_char_share"] = _share(c[Counts._fields.index("token_top") + n - 2], c.chars)
+        columns[f"top_{n}gram_char_share"] = _share(c[Counts._fields.index("token_top") + n - 2], c.chars)
     for n in range(5, 11):
-        made[f"dup_{n}gram_char_share"] = _share(c[Counts._fields.index("token_again") + n - 5], c.chars)
-    return made
+        columns[f"dup_{n}gram_char_share"] = _share(c[Counts._fields.index("token_again") + n - 5], c.chars)
+    return columns
 
 
 def _fineweb(c: Counts) -> Columns:
@@ -85,7 +86,7 @@ def _c4(c: Counts) -> Columns:
 
 def _nemo(c: Counts) -> Columns:
     """The 28 scores of NeMo Curator's English heuristics, in the order of its pipeline; words stand between white space."""
-    made = {
+    columns = {
         "nemo_non_alphanumeric_share": _share(c.chars - c.plain_chars, c.chars, 1.0),
         "nemo_symbol_word_share": _share(c.symbol_words, c.words),
         "nemo_digit_share": _share(c.digits, c.chars, 1.0),
@@ -107,9 +108,9 @@ def _nemo(c: Counts) -> Columns:
     }
     for n in (2, 3, 4):
         top = _share(c[Counts._fields.index("word_top") + n - 2], c.chars)
-        made[f"nemo_top_{n}gram_char_share"] = np.where(c.words < n, 1.0, top)
+        columns[f"nemo_top_{n}gram_char_share"] = np.where(c.words < n, 1.0, top)
     for n in range(5, 11):
         covered = _share(c[Counts._fields.index("word_covered") + n - 5], c.chars)
-        made[f"nemo_dup_{n}gram_char_share"] = np.where(c.words < n, 1.0, covered)
-    made["nemo_bullet_line_share"] = _share(c.bullet_text_lines, c.text_lines)
-    return made
+        columns[f"nemo_dup_{n}gram_char_share"] = np.where(c.words < n, 1.0, covered)
+    columns["nemo_bullet_line_share"] = _share(c.bullet_text_lines, c.text_lines)
+    return columns

@@ -1,4 +1,4 @@
-"""Takes Python's Unicode data and the phrases of the rules, leaves the look-up tables of the text kernels."""
+"""Look-up tables of the text kernels, from Python's Unicode data and the phrases of the rules."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Takes one word (what stands between white space), leaves its tokens: punctuation split off at both ends and where English
-splits inside (hyphens between letters, contractions)."""
+"""Tokens of one word (what stands between white space): punctuation split off at both ends, and where English splits inside
+(hyphens between letters, contractions)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes one text's bytes, leaves its words, its tokens, its line breaks and its phrases: the one pass over text."""
+"""The one scan over a text's bytes: words, tokens, line breaks and phrases."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def page(text, codec, head=""):
 
 @pytest.mark.parametrize("codec", TEXTS)
 @pytest.mark.parametrize("said", [None, "utf-8", "no-such-name"])
-def test_what_was_not_declared_or_declared_as_utf_8_is_told_by_its_letters(codec, said):
+def test_what_was_not_declared_or_declared_as_utf_8_is_recognized_by_its_letters(codec, said):
     assert TEXTS[codec] in decoded(page(TEXTS[codec], codec), said)
 
 
@@ -45,7 +45,7 @@ def test_a_wrong_name_of_another_encoding_does_not_make_other_letters(codec, sai
     assert TEXTS[codec] in decoded(page(TEXTS[codec], codec, f'<meta charset="{said}">'))
 
 
-def test_the_server_may_be_wrong_where_the_page_is_right_and_the_other_way_round():
+def test_the_server_may_be_wrong_where_the_page_is_right_and_vice_versa():
     head = '<meta http-equiv="Content-Type" content="text/html; charset={}">'
     assert KOREAN in decoded(page(KOREAN, "cp949", head.format("euc-kr")), "utf-8")
     assert KOREAN in decoded(page(KOREAN, "cp949", head.format("utf-8")), "euc-kr")

@@ -63,7 +63,7 @@ def graphs():
 
 
 @pytest.mark.parametrize(("edges"), [pytest.param(edges, id=name) for name, edges in graphs()])
-def test_labels_are_those_of_a_walk_for_any_cut(tmp_path, edges):
+def test_labels_are_those_of_a_walk_for_any_partitioning(tmp_path, edges):
     wanted = plain_labels(edges)
     for tasks, parts in ((1, 1), (2, 2), (3, 7)):
         labels, rounds = components(tmp_path / f"{tasks}", edges, tasks, parts)
@@ -81,7 +81,7 @@ def test_a_large_star_by_hand():
     assert large_star(np.array([1, 1, 2, 3]), np.array([2, 3, 1, 1]))[1] == 0
 
 
-def test_groups_are_cut_in_row_order():
+def test_groups_are_split_in_row_order():
     node = np.array([2, 3, 4, 5, 11])
     made = groups_of(node, np.array([1, 1, 1, 1, 10]), 0, 1, cap=2)
     assert made["row"].tolist() == [1, 2, 3, 4, 10, 11] and made["group"].tolist() == [1, 1, 3, 3, 10, 10]

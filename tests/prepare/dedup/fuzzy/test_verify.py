@@ -48,7 +48,7 @@ def test_who_goes_is_the_rule_read_slowly():
                 keepers.setdefault(group, []).append(at)
 
 
-def test_nobody_goes_for_a_neighbours_neighbour():
+def test_no_document_is_dropped_for_a_neighbours_neighbour():
     chain = [set(range(at, at + 20)) for at in (0, 3, 6, 9)]
     nearest, scores, gone = judge(*flat(chain), np.zeros(4, np.int64), np.arange(4), 0.7, 10)
     assert gone.tolist() == [False, True, False, True] and nearest.tolist()[1] == 0 and nearest.tolist()[3] == 2

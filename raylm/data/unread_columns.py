@@ -1,7 +1,7 @@
-"""Takes a structured row and the turns read from it, refuses it where another column changes what a model should learn.
+"""Refuses structured rows with a column that is not read although it changes what a model should learn.
 
-A column that nothing reads is harmless metadata (id, source, url, score) unless its name is one under which datasets keep
-what belongs into the rendering or the loss, it holds something, and the turns do not say the same already.
+An unread column is harmless metadata (id, source, url, score) unless its name is one under which data sets keep what belongs in
+the rendered dialogue or in the loss, it is not empty, and the turns do not contain the same text already.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from raylm.data.messages import Dialogue
 
 SYSTEM = ("system", "system_prompt", "system_message")
 QUESTION = ("question", "query")
-# names under which the text stands that says what an answer answers
-_ASKED = (
+# names of columns with the question, or with context of it
+_QUESTION_COLUMNS = (
     *SYSTEM, *QUESTION, "prompt", "instruction", "instructions", "input", "history", "context", "contexts", "document",
     "documents", "passage", "passages", "background", "knowledge", "persona", "personas",
 )  # fmt: skip
@@ -29,15 +29,15 @@ _LOSS = (
     "weight", "weights", "loss_weight", "sample_weight", "train", "training", "trainable", "loss", "mask", "loss_mask",
     "input_ids", "labels", "completion_mask", "prompt_mask", "assistant_mask", "assistant_masks",
 )  # fmt: skip
-# a column of JSON holds nothing in several ways
+# values of an empty column, also as JSON
 EMPTY = (None, "", "[]", "{}", "null", [], {})
-_UNREAD = frozenset((*_ASKED, *_THOUGHT, *_TEMPLATE, *_LOSS))
+_UNREAD = frozenset((*_QUESTION_COLUMNS, *_THOUGHT, *_TEMPLATE, *_LOSS))
 _WEIGHED = frozenset(_LOSS)
 _FAMILIES = re.compile(
     r"((available_)?(tool|function)s?(_(call|choice|definition|schema|spec|list|json)s?)?|apis"
     r"|(image|img|picture|photo|video|audio)s?(_?(url|path|file|byte|data|base64|list|token)s?)?_?\d*|pixel_values|attachments)"
 )
-# plain names of what is about a row, not in it: beside them, a prompt may be what two answers begin with alike
+# names of metadata: beside these alone, the prompt may be the common beginning of two answers
 _ABOUT = re.compile(
     r"(.*_)?(id|idx|index|uuid|hash|source|origin|dataset|url|uri|link|path|file|filename|lang|language|license|licence|split"
     r"|subset|category|domain|topic|task_type|type|tag|tags|label|model|generator|annotator|author|user_name|date|time"
@@ -47,7 +47,7 @@ _ABOUT = re.compile(
 
 
 def check_columns(row: Mapping[str, Any], read: Container[str], turns: Dialogue) -> None:
-    """Raise DataError(unread_key: column) when the row says more than `turns`, which were made of the columns `read`."""
+    """Raise DataError(unread_key: column) when a column not in `read` has content that `turns` lack."""
     for column, value in row.items():
         if column in read or value in EMPTY:
             continue
@@ -59,8 +59,8 @@ def check_columns(row: Mapping[str, Any], read: Container[str], turns: Dialogue)
         raise DataError(f"unread_key: {column}", next=f"render {column} into the messages, or leave the column out")
 
 
-def may_be_asked(row: Mapping[str, Any], but: Container[str]) -> str | None:
-    """A column, none of `but`, whose text may be what the row's answers answer."""
+def possible_question(row: Mapping[str, Any], but: Container[str]) -> str | None:
+    """A column, none of `but`, whose text may be the question that the row's answers are about."""
     for column, value in row.items():
         if column not in but and isinstance(value, (str, list, tuple, Mapping)) and value:
             name = str(column).strip().lower().replace("-", "_").replace(" ", "_")
