@@ -1,4 +1,4 @@
-"""Takes `python -m raylm ...`, leaves what `raylm ...` leaves."""
+"""`python -m raylm`: the same as the command `raylm`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Takes an endpoint's address and key, leaves a conversation in the terminal; needs neither torch nor ray."""
+"""`raylm chat`: a conversation with an endpoint in the terminal; needs neither torch nor ray."""
 
 from __future__ import annotations
 

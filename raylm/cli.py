@@ -1,4 +1,4 @@
-"""Takes a command line, leaves an exit code: thin, every command calls one function and ends by naming the next one."""
+"""The command line. Thin: every command calls one function and ends by naming the next command."""
 
 from __future__ import annotations
 

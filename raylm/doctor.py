@@ -1,4 +1,4 @@
-"""Takes this machine, leaves a table in words: what is there, what is missing, the command that mends it."""
+"""`raylm doctor`: what this machine has, what is missing, and the command that installs it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Takes a job and one of its training stages, leaves what is known of its model and rows before anything runs, as a forecast;
-and of cards, models and prompts what can be refused by then."""
+"""What is known of a training stage's model and rows before anything runs, as a forecast; and the checks of cards, models and
+prompts that are possible then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a job file, leaves its artifacts: reads it, type-checks its chain, walks it. The one place that names all stages."""
+"""Jobs: reads a job file, checks the types of its chain, runs its stages. The only module that names all stages."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Takes the tokenize stages of a job, leaves a few of their rows as text: what is learned, what is only read, where documents
-begin."""
+"""Rows of tokenize stages as text: what is trained on, what is only read, where documents begin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a stage of a job, refuses the weights it names that cannot be what it needs; reads heads of files, no torch."""
+"""Checks the weights that a stage starts from against what it needs; reads file headers only, no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes jobs and artifacts, leaves what a person reads of them: the plan, an artifact's page, its lineage both ways."""
+"""The output of `raylm plan` and `raylm show`: the plan, an artifact and its lineage."""
 
 from __future__ import annotations
 

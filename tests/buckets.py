@@ -1,4 +1,4 @@
-"""Takes nothing, leaves a local S3 server that every S3 client of this process, and of those it starts, finds."""
+"""A local S3 server that every S3 client of this process, and of those it starts, finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes nothing, leaves the one local Ray cluster that all Ray tests share."""
+"""The one local Ray cluster that all Ray tests share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a block that reads hostile input, leaves it be when it ends at all: what is not linear in such input takes hours."""
+"""A deadline for code that reads hostile input: what is not linear in such input takes hours."""
 
 from __future__ import annotations
 

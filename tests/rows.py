@@ -1,4 +1,4 @@
-"""Takes hand-made rows, leaves the artifact that a tokenize stage would have made of them."""
+"""Artifacts of hand-made rows, as a tokenize stage would write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a stage's table, leaves its context or its artifact: what `raylm run` does for one stage, without the rest of a job."""
+"""The context and the artifact of one stage, as `raylm run` makes them, without the rest of a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a small HTTP server that streams, proves what the terminal chat sends and shows."""
+"""The terminal chat: what it sends to a small streaming HTTP server, and what it shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes jobs, proves what is known of a stage before it runs, what is suggested, and what is refused."""
+"""Estimates: what is known of a stage before it runs, what is suggested, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes jobs whose stages begin with weights that will not do, proves that planning says so."""
+"""Stages that start from unsuitable weights: planning refuses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a `stage = "compress"` table, leaves what may be asked of compression."""
+"""Config of the `compress` stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model or its files, leaves which share of the parameters is rounded, and what stays as it is by name."""
+"""Coverage of a quantized model: the share of the parameters that is rounded, and the names of those that are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a Checkpoint, leaves a smaller one: measures, rounds and writes on one worker, records both sizes."""
+"""The `compress` stage: measures, rounds and writes a Checkpoint on one worker, and records both sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a folder of payload, leaves it with a manifest that says what it is and how it was made."""
+"""Artifacts: folders of payload with a manifest that says what they are and how they were made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes plain tables, leaves frozen, checked, fingerprinted configs."""
+"""Base class of configs: frozen, checked, fingerprinted."""
 
 from __future__ import annotations
 

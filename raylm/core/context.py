@@ -1,4 +1,4 @@
-"""Takes a stage's place in a run, leaves the few things a stage may ask for: inputs, workers, a log, a commit."""
+"""What a running stage may use: its inputs, workers, log, output folder and commit."""
 
 from __future__ import annotations
 

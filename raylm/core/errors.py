@@ -1,4 +1,4 @@
-"""Takes what went wrong, where, and what to type next; leaves one tree of errors that say all three."""
+"""The tree of errors; each says what went wrong, where, and what to type next."""
 
 from __future__ import annotations
 

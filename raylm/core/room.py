@@ -1,4 +1,4 @@
-"""Takes what processes ask for, leaves whether a cluster can hold them, their places on a shared one, and words for a wait."""
+"""Cluster capacity: whether a cluster can hold the processes of a stage, their placement, and the message of a wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a wish for workers, leaves a Ray cluster that is ours (or the one that `ray job submit` gave us) and what it holds."""
+"""Workers: starts or joins the Ray cluster, and holds actors that several stages use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a `rows = {kind = "mixture", ...}` table and the sizes of its parts, leaves the schedule by which rows are drawn."""
+"""Mixtures: several sets of rows, drawn by exact shares according to a schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a `stage = "evaluate"` table, leaves what may be asked of evaluation."""
+"""Config of the `evaluate` stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes rows of one tokenizer, leaves the same text in another's tokens, with the bytes that each row stands for."""
+"""Encodes rows of one tokenizer with another, with the number of text bytes of each row."""
 
 from __future__ import annotations
 

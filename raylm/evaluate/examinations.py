@@ -1,4 +1,4 @@
-"""Takes models and tasks, leaves marks: what is finished already is not asked again, what fails costs its model alone."""
+"""Runs all models on all tasks; finished pairs are marked and not run again, a failure costs its model alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model, a task and its rows, leaves a grade that means what it says, or an error in words."""
+"""Runs one model on one task: a grade, or an error that says why there is none."""
 
 from __future__ import annotations
 

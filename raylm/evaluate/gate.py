@@ -1,4 +1,4 @@
-"""Takes measured values and limits, leaves the reasons why a model must not be served."""
+"""The gate: measured values against limits, and the reasons why a model must not be served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes one model, leaves what tasks may ask of it: log-probabilities (transformers) and answers (vLLM)."""
+"""One model under evaluation: log-probabilities (transformers) and generated answers (vLLM)."""
 
 from __future__ import annotations
 

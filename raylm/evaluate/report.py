@@ -1,4 +1,4 @@
-"""Takes grades and the curves of the road, leaves one page that shows them: report.html with its picture inside."""
+"""report.html of an evaluate stage: grades, and the training curves that led there."""
 
 from __future__ import annotations
 

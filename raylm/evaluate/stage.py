@@ -1,4 +1,4 @@
-"""Takes Checkpoints, leaves a Report: every model on every task, compressors beside them, the curves of the road."""
+"""The `evaluate` stage: every model on every task, general-purpose compressors for comparison, training curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes queries, keys, values and the boundaries of documents, leaves what causal attention makes of them on this device.
+"""Installs raylm's attention in a model: causal attention within documents, on any device.
 
 backends: varlen (flash kernels over document lengths) | flex | segments (document by document) | sdpa (with a mask)
 

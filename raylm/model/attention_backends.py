@@ -1,4 +1,4 @@
-"""Takes queries, keys, values of whole rows, leaves their causal attention by the fastest way that this device has.
+"""Attention backends: causal attention over whole rows, by the fastest one that runs here.
 
 Shapes: B rows, T tokens, H query heads, G key and value heads, K size of a head. Every backend takes [B, H, T, K], twice
 [B, G, T, K] and a Call, and returns [B, H, T, K].

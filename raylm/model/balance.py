@@ -1,4 +1,4 @@
-"""Takes what routers decide in a step, leaves an even load of experts: an auxiliary loss, a bias, and the load that was.
+"""Load balancing of experts: an auxiliary loss, a bias, and the measured load.
 
 forward: hooks see logits and choices of each router --> term: the row-wise loss of the micro batch, choices counted
 end of the step: choices of all ranks --> max_expert_load; the bias of experts with too much to do falls, of others it rises

@@ -1,4 +1,4 @@
-"""Takes weights, a config and a tokenizer, leaves a folder that transformers, vLLM and everybody else can load."""
+"""Writes a folder of weights, config and tokenizer that transformers and vLLM can load."""
 
 from __future__ import annotations
 

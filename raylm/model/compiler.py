@@ -1,4 +1,4 @@
-"""Takes a device, leaves whether torch.compile can make kernels for it."""
+"""Whether torch.compile can generate kernels for a device."""
 
 from __future__ import annotations
 

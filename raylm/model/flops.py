@@ -1,4 +1,4 @@
-"""Takes a transformers config.json as a dict, leaves the floating point operations of training on its rows. No torch.
+"""Floating point operations of training a model, from its config.json. No torch.
 
 forward = 2 x weights that a token passes + 2 x (query . key and weight . value) of attention
 backward = 2 x forward: one product for the gradient of the input, one for that of the weight

@@ -1,4 +1,4 @@
-"""Takes a folder of Hugging Face's layout, leaves what config.json and the heads of its safetensors files say; no torch."""
+"""Reads config.json and the headers of safetensors files in a folder. No torch."""
 
 from __future__ import annotations
 

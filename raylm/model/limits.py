@@ -1,4 +1,4 @@
-"""Takes a model's config.json, leaves what its prompts must keep to: positions, vocabulary, end tokens, tokenizer."""
+"""Limits of a model from its config.json: positions, vocabulary, end tokens, tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a reference to weights (a stage, a folder, a hub name), leaves a transformers model and its tokenizer."""
+"""Loads a transformers model and its tokenizer from a stage, a folder or a hub name."""
 
 from __future__ import annotations
 

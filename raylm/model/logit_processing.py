@@ -1,4 +1,4 @@
-"""Takes a model, leaves what it makes of its logits after the output layer, and how it is brought to leave them alone.
+"""What a model does to its logits after the output layer (scaling, soft caps), and how to switch that off.
 
 Gemma caps logits, Cohere and Granite scale them, BART and its kin add a vector. Read from transformers' own forward functions: a
 setting of the same name means something else, or nothing, in other families.

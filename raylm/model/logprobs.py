@@ -1,4 +1,4 @@
-"""Takes padded token rows, leaves the model's log-probability of each token.
+"""Log-probabilities of the tokens of padded rows.
 
 Shapes: B rows, T tokens, V vocabulary.
 """

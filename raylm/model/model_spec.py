@@ -1,4 +1,4 @@
-"""Takes a transformers config.json as a dict, leaves what the network is made of: matrices, attentions, embeddings, vectors.
+"""Model specs: the matrices, attentions, embeddings and vectors of a network, from its config.json.
 
 No torch: `raylm plan` counts parameters and FLOPs from it, of shapes as of checkpoints that are loaded.
 """

@@ -1,4 +1,4 @@
-"""Takes a folder of weights and what a stage needs of them, refuses in words what it cannot use; no torch.
+"""Checks a folder of weights against what a stage needs, and refuses what cannot be used. No torch.
 
 config.json: what kind of model it is, whether it is quantized; files: all there and whole; tensors: those that config.json means
 """

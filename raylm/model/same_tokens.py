@@ -1,4 +1,4 @@
-"""Takes rows and the tokenizers of rows and model, leaves why the model would read other text in them."""
+"""Whether a model reads rows of another tokenizer as the same text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the address of a tokenizer, leaves it as its own tokenizer.json writes it: the one door for every stage.
+"""Loads tokenizers exactly as their tokenizer.json is written; every stage uses this module.
 
 tokenizer.json -> transformers' class -> does it cut text as the file does? -> yes: that class; no: the file's own parts
 

@@ -1,4 +1,4 @@
-"""Takes tensors one after the other, leaves safetensors files of bounded size and their index, as Hugging Face names them."""
+"""Writes tensors one by one into safetensors files of bounded size with an index, as Hugging Face names them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes transformer blocks, leaves them forgetting what they computed: the backward pass computes it again.
+"""Activation checkpointing: transformer blocks recompute their activations in the backward pass.
 
 full        a block keeps its input alone: least memory, one more forward pass (a third more work)
 selective   a block also keeps what matrix products and attention returned: no product is made twice, all between them is

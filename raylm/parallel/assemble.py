@@ -1,4 +1,4 @@
-"""Takes a model on every rank and a layout, leaves the engine that trains it.
+"""Assembles the engine of a model: pipeline split, tensor plan, experts, compile, strategy.
 
 fused kernels -> pipeline split -> tensor plan -> experts -> float8
 -> activation checkpointing -> compile -> strategy (ddp, fsdp, deepspeed)

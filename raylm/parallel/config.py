@@ -1,4 +1,4 @@
-"""Takes the keys that training and RL share, leaves how a model lies over ranks and how it is updated."""
+"""Config that training and RL share: the layout of a model over ranks, and its optimizer."""
 
 from __future__ import annotations
 

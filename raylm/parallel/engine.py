@@ -1,4 +1,4 @@
-"""Takes a wrapped model and an optimizer, leaves the few verbs a loop needs: accumulate, step, measure, sum, weights, state."""
+"""The engine of a wrapped model and its optimizer: accumulate, step, measure, stream weights, save and restore state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes transformer blocks, leaves their matrix products in float8: bfloat16 around them, float32 masters behind.
+"""Float8 matrix products in transformer blocks: bfloat16 around them, float32 master weights.
 
 Each operand has one scale, its largest value over the format's, found anew for each product (dynamic, per tensor:
 https://arxiv.org/abs/2209.05433). Values and weights are e4m3, gradients e5m2, which has the wider range.

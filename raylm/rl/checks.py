@@ -1,5 +1,4 @@
-"""Takes an rl stage and what is known of its prompts and model, leaves what of it cannot go well: said by `raylm plan` where it
-is known then, and by the stage before anything starts."""
+"""Checks of an rl stage before it starts: what in its prompts, model and settings cannot work."""
 
 from __future__ import annotations
 

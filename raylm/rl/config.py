@@ -1,4 +1,4 @@
-"""Takes a `stage = "rl"` table, leaves what may be asked of reinforcement learning."""
+"""Config of the `rl` stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes what each iteration gave, leaves its metrics, and ends a run in words when its iterations teach nothing."""
+"""Metrics of RL iterations; a run whose iterations have no signal is ended with a reason."""
 
 from __future__ import annotations
 

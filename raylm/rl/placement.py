@@ -1,5 +1,5 @@
-"""Takes an rl config and workers, leaves two of the parties that the loop talks to: generators and trainer. Only this file
-and reward_workers.py know which process each of them lives in."""
+"""The parties of the RL loop, generators and trainer, and their placement. Only this file and reward_workers.py know in which
+process each of them runs."""
 
 from __future__ import annotations
 

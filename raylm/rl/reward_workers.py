@@ -1,4 +1,4 @@
-"""Takes prompts and completions, leaves rollouts: rewards run in a process that can be killed and made again."""
+"""Reward workers: rewards run in processes that can be killed and restarted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes prompts and weights, leaves a Checkpoint that earns more reward: resolves inputs, runs the loop, records it."""
+"""The `rl` stage: resolves prompts and weights, runs the loop, records the Checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes samples on every rank, leaves updated weights: the trainer's tasks, run by a group of ranks that keeps its state."""
+"""The trainer of RL: tasks that update the weights on a rank group, which keeps its state."""
 
 from __future__ import annotations
 

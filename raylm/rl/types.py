@@ -1,4 +1,4 @@
-"""Takes nothing, leaves the records that pass through the RL loop: prompt, rollout, sample.
+"""Records of the RL loop: prompt, rollout, sample.
 
 Tokens travel as the generator drew them; text is never tokenized again.
 """

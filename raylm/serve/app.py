@@ -1,4 +1,4 @@
-"""Takes a checkpoint's address, leaves a Ray Serve application: replicas that each run vLLM behind the front door.
+"""The Ray Serve application: replicas that each run vLLM behind the front door.
 
     client -> Serve proxy -> replica: FrontDoor -> vLLM's OpenAI app -> AsyncLLM -> engine core (a process of its own)
 

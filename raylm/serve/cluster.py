@@ -1,4 +1,4 @@
-"""Takes a Serve application, leaves it running behind a port of this cluster, or says in words why it is not."""
+"""Deploys a Serve application on this cluster and waits until it is ready, or says why it is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the `[stages.x]` table of a serve stage, leaves what is served, where it listens and how it scales."""
+"""Config of the `serve` stage."""
 
 from __future__ import annotations
 

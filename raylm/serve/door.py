@@ -1,4 +1,4 @@
-"""Takes vLLM's HTTP app, leaves one door before it: who comes in, how much they may ask, and how failures are told.
+"""The front door of vLLM's HTTP app: authentication, limits, and one form of errors.
 
 key, route -> whole body -> guards -> what it asks -> app -> answer, or the envelope
 """

@@ -1,4 +1,4 @@
-"""Takes a running endpoint and what transformers expects of it, leaves a verdict and a few answers."""
+"""Compares a running endpoint with transformers' answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a call into vLLM, lets nothing out of it but its value or a plain error.
+"""Calls into vLLM: only their value, or a plain error, gets out.
 
 An exception travels to Serve's controller and proxy by pickle, and whoever unpickles a class of vLLM imports vLLM and torch
 first: minutes on a small machine, in the two processes that keep everything going.

@@ -1,4 +1,4 @@
-"""Takes Serve's HTTP proxy, closes its own pages and gives its failures the one shape.
+"""Configures Serve's HTTP proxy: closes its own pages, gives its errors the common form.
 
 The proxy runs in a process of Serve's, before any replica: it answers when there is no replica, or when one dies.
 """

@@ -1,4 +1,4 @@
-"""Takes the served checkpoint, leaves what transformers makes of it: prompt tokens and greedy tokens to compare with."""
+"""Reference answers of a served checkpoint: prompt tokens and greedy tokens from transformers."""
 
 from __future__ import annotations
 

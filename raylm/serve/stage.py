@@ -1,4 +1,4 @@
-"""Takes a checkpoint, leaves an endpoint that answers, that was compared with transformers, and whose door is keyed.
+"""The `serve` stage: an endpoint that answers, is compared with transformers, and requires keys.
 
 gate -> port -> deploy ----------------------> ready -> compare -> ask -> commit
                   \\-> reference (transformers) --------/

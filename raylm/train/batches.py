@@ -1,4 +1,4 @@
-"""Takes rows and a step number, leaves this rank's micro batches of that step: a pure function, so resume needs no state."""
+"""The micro batches of a rank at a step, a pure function of rows and step: resuming needs no state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a `stage = "train"` table, leaves what may be asked of training."""
+"""Config of the `train` stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a train stage, leaves a learning rate for it: the stage's own model, rows and batch, under a rate that only grows.
+"""`raylm find-lr`: a learning rate range test with a train stage's own model, rows and batch.
 
 The learning-rate range test (https://arxiv.org/abs/1506.01186): the loss falls fastest a little below the rate that is too
 large. Nothing of the stage's artifact is touched; curve and figures lie in a folder of their own.

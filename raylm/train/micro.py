@@ -1,4 +1,4 @@
-"""Takes an engine and an objective, leaves how many rows of full length one forward and backward pass may hold.
+"""Finds how many rows of full length fit in one forward and backward pass.
 
 Two small passes are measured; memory grows linearly in rows, so the line through both says how many fit.
 """

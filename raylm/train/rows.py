@@ -1,4 +1,4 @@
-"""Takes the `rows` of a train stage, leaves what they name: one artifact or several mixed, checked, opened and accounted for."""
+"""The rows of a train stage: one artifact or a mixture, checked and opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a train config and the facts of its rows, leaves the size of the run: rows of a batch and number of steps.
+"""The size of a training run: rows per batch and number of steps.
 
 The batch is global and in rows or tokens; ranks, mesh and micro batch are derived and change neither it nor the learning rate.
 """

@@ -1,4 +1,4 @@
-"""Takes rows and weights, leaves a Checkpoint: resolves inputs, hands the run to a group of ranks, records what they say."""
+"""The `train` stage: resolves inputs, hands the run to a rank group, records the Checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes rows that a step consumed, leaves the names of the documents in them: what an error, and a reader of a ledger, asks."""
+"""The documents in the rows of a step, for error messages and readers of the ledger."""
 
 from __future__ import annotations
 

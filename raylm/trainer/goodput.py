@@ -1,4 +1,4 @@
-"""Takes the times at which rows arrive and histories are cut, leaves what restarts cost: lost steps, lost seconds, goodput."""
+"""Goodput: lost steps and lost seconds of restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes what each step leaves behind, leaves it in files between step checkpoints, so that going back cuts it off.
+"""History of a run between step checkpoints: rows on disk that a rewind removes.
 
 work/history/00000000-00000050.jsonl    rows of the steps [0, 50)     written with the checkpoint of step 50
 """

@@ -1,4 +1,4 @@
-"""Takes the rows that every rank read for each step, leaves `ledger.parquet`: what the run really consumed, checked.
+"""The ledger: `ledger.parquet` records and checks which rows a run consumed.
 
 ranks --add--> memory --gather, with a step checkpoint--> work/ledger/*.parquet --finish--> ledger.parquet
 """

@@ -1,4 +1,4 @@
-"""Takes loss and gradient norm of every step, leaves what to do with it: take, skip, roll back, stop; and where the data stands.
+"""Handling of loss and gradient norm spikes: accept, skip, roll back or stop, and the position in the data.
 
     loss, norm --robust z over the last good steps--> spike?  skip --patience--> rollback --rollbacks--> stop
     position(step) = step + offset; every decision is on file before it is carried out, so that no restart forgets it

@@ -1,4 +1,4 @@
-"""Takes a card, leaves a tiny checkpoint rounded by it, and its logits beside those of the original."""
+"""A tiny checkpoint rounded by a card, and its logits beside those of the original."""
 
 from __future__ import annotations
 

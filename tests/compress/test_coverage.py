@@ -1,4 +1,4 @@
-"""Takes tiny models of many families, proves that their matrices are rounded, or that the model is refused by name and share."""
+"""Coverage on tiny models of many families: matrices are rounded, or the model is refused by name and share."""
 
 from __future__ import annotations
 

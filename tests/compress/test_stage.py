@@ -1,4 +1,4 @@
-"""Takes a tiny Checkpoint, proves the compress stage: fewer bytes, loadable in transformers and in vLLM, lineage kept."""
+"""The compress stage: fewer bytes, loadable in transformers and in vLLM, lineage kept."""
 
 from __future__ import annotations
 

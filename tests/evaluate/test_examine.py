@@ -1,4 +1,4 @@
-"""Takes one tiny model and hand-made rows, proves that a grade is of these rows, or is refused in words."""
+"""One tiny model and hand-made rows: a grade is of these rows, or is refused in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes measured values and limits, proves which of them keep a model from being served."""
+"""Measured values and limits: which of them keep a model from being served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes artifacts and grades, proves the road that is found and the page that is written."""
+"""The evaluation report: the road it finds, and the page it writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes two tiny models and rows of every kind, proves one whole report through Ray and vLLM."""
+"""Two tiny models and rows of every kind: one whole report through Ray and vLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes checkpoints and machines of several makes, proves what an engine computes in, before any engine starts."""
+"""The dtype of engines, for checkpoints and machines of several kinds, before any engine starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a tiny checkpoint and one held generator, proves its tokens and log-probabilities against transformers."""
+"""A tiny checkpoint and one held generator: its tokens and log-probabilities against transformers."""
 
 from __future__ import annotations
 

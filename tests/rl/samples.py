@@ -1,4 +1,4 @@
-"""Takes a strategy, leaves what a trainer reports of three updates with hand-made samples, on one rank or two."""
+"""Three updates of a trainer with hand-made samples, on one rank or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a completion, leaves the share of letters in it: a reward that anything can learn."""
+"""A custom reward: the share of letters in a completion, which any model can learn."""
 
 from __future__ import annotations
 

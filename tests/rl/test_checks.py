@@ -1,4 +1,4 @@
-"""Takes jobs whose cards, prompts and model do not fit together, proves that they are refused before anything starts."""
+"""Jobs whose cards, prompts and model do not fit together: they are refused before anything starts."""
 
 from __future__ import annotations
 

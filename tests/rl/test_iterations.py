@@ -1,4 +1,4 @@
-"""Takes iterations that teach something or nothing, proves which are counted, said, and end a run."""
+"""Iterations with and without signal: which are counted and reported, and when the run ends."""
 
 from __future__ import annotations
 

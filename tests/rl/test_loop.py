@@ -1,4 +1,4 @@
-"""Takes trainer and generators that are lost, and rewards that say nothing, proves what the loop does again and when it ends."""
+"""Lost trainers and generators, and rewards without a signal: what the loop repeats, and when it ends."""
 
 from __future__ import annotations
 

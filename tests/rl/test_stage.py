@@ -1,4 +1,4 @@
-"""Takes prompts and a tiny model, proves the rl stage through Ray and vLLM: weights in step, deaths and resumes unseen."""
+"""The rl stage through Ray and vLLM: weights in step, deaths and resumes without effect."""
 
 from __future__ import annotations
 

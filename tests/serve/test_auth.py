@@ -1,4 +1,4 @@
-"""Takes the front door alone, proves by plain ASGI calls who is let in and what those outside hear."""
+"""The front door alone: by plain ASGI calls who is let in and what those outside hear."""
 
 from __future__ import annotations
 

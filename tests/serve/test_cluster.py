@@ -1,4 +1,4 @@
-"""Takes stages that must not start, proves that they say why and start nothing."""
+"""Stages that must not start: they say why and start nothing."""
 
 from __future__ import annotations
 

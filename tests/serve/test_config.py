@@ -1,4 +1,4 @@
-"""Takes tables of a serve stage, proves what is refused and what is no part of identity."""
+"""Tables of a serve stage: what is refused and what is no part of identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes answers of an endpoint and of transformers, proves which differences are near-ties and which are another model."""
+"""Answers of an endpoint and of transformers: which differences are near-ties and which are another model."""
 
 from __future__ import annotations
 

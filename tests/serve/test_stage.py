@@ -1,4 +1,4 @@
-"""Takes a tiny checkpoint, starts the endpoint once, and proves what clients and strangers get from it."""
+"""A tiny endpoint, started once: what clients with and without a key get from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a job's folder and a way to die, leaves a run of its train stage that died so in mid-run; a program of its own.
+"""A run of a train stage that is killed in a given way in mid-run; a program of its own.
 
 driver    the process itself is killed after step 5
 host      a cluster of two machines with a rank on each; one is switched off after step 5, another one joins

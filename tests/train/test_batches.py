@@ -1,4 +1,4 @@
-"""Takes rows and steps, proves that every rank gets its share, no row counts twice and order depends on seed and step alone."""
+"""Batches of ranks: every rank gets its share, no row counts twice, the order depends on seed and step alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a table of model families, proves of each that loss, gradient, export and adapter are transformers' and peft's own."""
+"""Model families: loss, gradient, export and adapter of each are those of transformers and peft."""
 
 from __future__ import annotations
 

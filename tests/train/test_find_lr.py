@@ -1,4 +1,4 @@
-"""Takes curves with a known best rate and a tiny stage, proves what the range test suggests, leaves alone and writes."""
+"""Curves with a known best rate and a tiny stage: what the range test suggests, leaves alone and writes."""
 
 from __future__ import annotations
 

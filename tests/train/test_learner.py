@@ -1,4 +1,4 @@
-"""Takes models of several kinds, proves what is refused before the first step, and how much work a token is said to be."""
+"""Models of several kinds: what is refused before the first step, and how much work a token is said to be."""
 
 from __future__ import annotations
 

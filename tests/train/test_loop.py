@@ -1,4 +1,4 @@
-"""Takes a tiny model and fixed rows, proves the loop without Ray: golden losses, skips, measuring, resuming."""
+"""A tiny model and fixed rows: the loop without Ray: golden losses, skips, measuring, resuming."""
 
 from __future__ import annotations
 

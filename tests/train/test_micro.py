@@ -1,4 +1,4 @@
-"""Takes engines and budgets, proves that micro batches found by measuring fit, on every rank the same."""
+"""Engines and budgets: micro batches found by measuring fit, on every rank the same."""
 
 from __future__ import annotations
 

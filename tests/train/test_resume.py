@@ -1,4 +1,4 @@
-"""Takes runs that were cut off, proves that going on repeats them: bit for bit at equal size, to 1e-6 at any other."""
+"""Resumed runs: bit for bit the same at equal size, to 1e-6 at any other."""
 
 from __future__ import annotations
 

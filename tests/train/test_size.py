@@ -1,4 +1,4 @@
-"""Takes batches and lengths in rows, tokens, steps and epochs, proves what they come to, by hand."""
+"""The size of runs given in rows, tokens, steps and epochs, by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes hand-made rows, proves the train stage through Ray: what it leaves, what a dead rank costs, what it refuses."""
+"""The train stage through Ray, on hand-made rows: its results, what a dead rank costs, what is refused."""
 
 from __future__ import annotations
 

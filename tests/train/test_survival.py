@@ -1,4 +1,4 @@
-"""Takes runs that lose a rank, their driver or a machine to kill -9, proves that nothing of it is seen in what they leave."""
+"""Runs that lose a rank, their driver or a machine to kill -9: their results are the same."""
 
 from __future__ import annotations
 

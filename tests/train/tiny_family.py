@@ -1,4 +1,4 @@
-"""Takes a family of transformers (a model_type and a few sizes), leaves a tiny model on disk and what raylm makes of it."""
+"""A tiny model of a transformers family (a model_type and a few sizes) on disk, and as raylm trains it."""
 
 from __future__ import annotations
 

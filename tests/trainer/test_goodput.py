@@ -1,4 +1,4 @@
-"""Takes rows at known times, proves the arithmetic of lost steps, lost seconds and goodput."""
+"""Goodput: lost steps and lost seconds by hand."""
 
 from __future__ import annotations
 

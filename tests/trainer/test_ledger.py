@@ -1,4 +1,4 @@
-"""Takes what ranks read, proves that the ledger holds exactly that, rewinds, is checked, and names documents."""
+"""The ledger: holds exactly what ranks read, rewinds, is checked, and names documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes planted NaN and garbage rows, proves the ladder: skip, roll back and pass over, stop; and that no restart forgets."""
+"""Spikes: planted NaN and garbage rows are skipped, rolled back and passed over, or end the run; restarts keep count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model, leaves it with 4-bit integer weights in groups; activations stay as they are (W4A16)."""
+"""The `int4` method: 4-bit integer weights in groups, activations unchanged (W4A16)."""
 
 from __future__ import annotations
 

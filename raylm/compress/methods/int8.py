@@ -1,4 +1,4 @@
-"""Takes a model, leaves it with 8-bit integer weights and activations (W8A8)."""
+"""The `int8` method: 8-bit integer weights and activations (W8A8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model, a scheme and measured activation ranges, leaves it with rounded weights (compressed-tensors)."""
+"""Rounds a model's weights by a compressed-tensors scheme and measured activation ranges."""
 
 from __future__ import annotations
 

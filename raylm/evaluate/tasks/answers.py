@@ -1,4 +1,4 @@
-"""Takes held-out prompts with a ground_truth, leaves the share of greedy answers that say it."""
+"""The `answers` task: the share of greedy answers that give the ground truth."""
 
 from __future__ import annotations
 

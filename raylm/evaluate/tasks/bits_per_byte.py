@@ -1,4 +1,4 @@
-"""Takes held-out token rows, leaves how many bits the model needs for a byte of their text, beside gzip and xz."""
+"""The `bits_per_byte` task on held-out token rows, beside gzip and xz."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes held-out dialogues, leaves the model's loss on what the assistant says."""
+"""The `dialogue_loss` task: the loss on the assistant's tokens of held-out dialogues."""
 
 from __future__ import annotations
 

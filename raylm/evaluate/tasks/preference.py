@@ -1,4 +1,4 @@
-"""Takes held-out preference pairs, leaves how often the model finds the chosen answer likelier than the rejected one."""
+"""The `preference` task: how often the chosen answer is more likely than the rejected one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a few numbers, leaves an untrained DeepSeek-V3."""
+"""An untrained DeepSeek-V3 of a given shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a few numbers, leaves an untrained Llama."""
+"""An untrained Llama of a given shape."""
 
 from __future__ import annotations
 

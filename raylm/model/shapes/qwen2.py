@@ -1,4 +1,4 @@
-"""Takes a few numbers, leaves an untrained Qwen2."""
+"""An untrained Qwen2 of a given shape."""
 
 from __future__ import annotations
 

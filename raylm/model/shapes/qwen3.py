@@ -1,4 +1,4 @@
-"""Takes a few numbers, leaves an untrained Qwen3."""
+"""An untrained Qwen3 of a given shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a few numbers, leaves an untrained Qwen3 with experts."""
+"""An untrained Qwen3 with experts, of a given shape."""
 
 from __future__ import annotations
 

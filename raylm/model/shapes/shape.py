@@ -1,4 +1,4 @@
-"""Takes a few numbers, leaves an untrained network of that shape: what all families have."""
+"""What all shapes of untrained models have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a few numbers, leaves an untrained T5."""
+"""An untrained T5 of a given shape."""
 
 from __future__ import annotations
 

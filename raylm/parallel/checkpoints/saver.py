@@ -1,4 +1,4 @@
-"""Takes an engine at a step, leaves a step checkpoint that is whole or does not count, while training goes on.
+"""Saves step checkpoints in the background; one that is not complete does not count.
 
 copy()   state -> CPU memory                 the step waits for this alone
 write()  in a thread, with a gloo group of its own: what lies beside gathered -> shards, each rank its own -> done.json

@@ -1,4 +1,4 @@
-"""Takes a folder of step checkpoints, leaves what lies in it: which are whole, which may go; and an engine with one of them.
+"""Step checkpoints in a folder: which are complete, which are removed, and loading one into an engine.
 
 work/step-00000040/   .metadata, shards of every rank, done.json     done.json is written last: without it, nothing is there
 """

@@ -1,4 +1,4 @@
-"""Takes a model cut over ranks, leaves its whole tensors one after the other: nobody holds more than one at a time."""
+"""Gathers the whole tensors of a sharded model one by one; no rank holds more than one at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a function, leaves its result from a group of ranks that Ray Train started and keeps alive between stages.
+"""The driver of a rank group: runs functions on ranks that Ray Train started and that stay alive between stages.
 
     driver                         mailbox (actor)                 ranks 0..n-1 (one TorchTrainer.fit)
     group.call(f, args) -- post -->  task 7  -- next() ----------> f(ranks, *args)

@@ -1,5 +1,5 @@
-"""Takes the sizes a mesh allows, leaves a Ray Train run whose groups have only those: smaller when a node dies, larger later.
-On a cluster of its own a run goes without the processes that Ray Train keeps for clusters that outlive it; on a shared one a
+"""Elastic Ray Train runs, whose groups have only sizes that the mesh allows: smaller when a node dies, larger later.
+On a cluster of its own a run does without the processes that Ray Train keeps for clusters that outlive it; on a shared one a
 group of one size runs in places that its stage reserved.
 
 Ray Train's elastic policy counts resources alone, and resizes by ending the group where it stands

@@ -1,4 +1,4 @@
-"""Takes the signs of life of all ranks, leaves which of them holds the others up, in what, and a hang report of the group.
+"""Hang detection: which rank holds up the others and in what operation, and the hang report of the group.
 
     rank: heartbeat thread --(marks, phase, step)--> mailbox --> driver: stands_still(beats, hang_s)
     found: every rank tells its stacks and open collectives; a silent one is looked at from its host; then all are ended

@@ -1,4 +1,4 @@
-"""Takes what a rank does, leaves its signs of life with the mailbox and the driver's orders with the rank. One thread."""
+"""The heartbeat thread of a rank: reports to the mailbox what the rank does, and receives the driver's orders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the address by which Ray knows this machine, leaves gloo and NCCL bound to the network interface that has it."""
+"""Binds gloo and NCCL to the network interface that has Ray's address."""
 
 from __future__ import annotations
 

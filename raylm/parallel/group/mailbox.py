@@ -1,4 +1,4 @@
-"""Takes tasks from a driver, rows, results and signs of life from ranks; leaves each with whom it is for."""
+"""The mailbox of a rank group: an actor that passes tasks to ranks, and rows, results and heartbeats to the driver."""
 
 from __future__ import annotations
 

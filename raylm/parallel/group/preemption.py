@@ -1,4 +1,4 @@
-"""Takes SIGTERM, a drained node, a notice file or URL, or the driver's word; leaves one reason for this rank to leave.
+"""Preemption notices: SIGTERM, a drained node, a notice file or URL, or the driver's order.
 
 A rank that has a reason says so in the reduction of its next step; all ranks then write a step checkpoint and leave together.
 """

@@ -1,4 +1,4 @@
-"""Takes tasks from the mailbox on one rank of a group, leaves it their rows and results."""
+"""The loop of one rank of a group: takes tasks from the mailbox, returns rows and results."""
 
 from __future__ import annotations
 

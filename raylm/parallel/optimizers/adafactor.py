@@ -1,4 +1,4 @@
-"""Takes a model's parameters, leaves Adafactor over them: second moments of matrices as a row and a column."""
+"""The `adafactor` optimizer: second moments of matrices as a row and a column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model's parameters, leaves AdamW over them: torch's own, or bitsandbytes' with 8-bit moments."""
+"""The `adamw` optimizer: torch's own, or bitsandbytes' with 8-bit moments."""
 
 from __future__ import annotations
 

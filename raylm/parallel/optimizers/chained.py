@@ -1,4 +1,4 @@
-"""Takes two optimizers over different parameters of one model, leaves one that steps, saves and loads as a whole."""
+"""Two optimizers over different parameters of one model that step, save and load as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes parameters with gradients, leaves their global norm and gradients no longer than allowed."""
+"""Gradient clipping by the global norm, over all layouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes parameter groups (whole tensors or shards), leaves bitsandbytes' 8-bit AdamW over what of them lies on this rank.
+"""bitsandbytes' 8-bit AdamW over the local shards of parameters.
 
 Its state is saved as 32-bit moments by parameter, so a step checkpoint goes on under any layout and under 32-bit AdamW. The
 way back is exact on the same layout.

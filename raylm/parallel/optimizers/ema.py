@@ -1,4 +1,4 @@
-"""Takes an engine's trainable weights, leaves their exponential moving average beside them, cut over ranks as they are."""
+"""An exponential moving average of the trained weights, sharded as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes parameter groups, leaves Adafactor's update of them, also where a matrix is cut over ranks.
+"""The update of Adafactor as a torch optimizer, also for sharded matrices.
 
 torch's own cannot run on cut matrices: it works in place on sums that are not whole yet.
 """

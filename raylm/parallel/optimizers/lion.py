@@ -1,4 +1,4 @@
-"""Takes a model's parameters, leaves Lion over them: the sign of a momentum, one moment in place of two."""
+"""The `lion` optimizer: the sign of a momentum; one moment per weight."""
 
 from __future__ import annotations
 

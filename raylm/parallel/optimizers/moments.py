@@ -1,4 +1,4 @@
-"""Takes an optimizer that has not stepped yet, leaves it with the state of step 0, so that a checkpoint can hold it."""
+"""Creates the state of an optimizer before its first step, so that a checkpoint can hold it."""
 
 from __future__ import annotations
 

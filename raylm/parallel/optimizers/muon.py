@@ -1,4 +1,4 @@
-"""Takes a model's parameters, leaves Muon over its hidden matrices and AdamW over the rest."""
+"""The `muon` optimizer: Muon for hidden matrices, AdamW for the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a step number, leaves the learning rate of that step; and sorts parameters by whether they decay."""
+"""Learning rate schedules, and which parameters have weight decay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes parameter groups, leaves Lion's update of them as an optimizer of torch."""
+"""The update of Lion as a torch optimizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model, leaves it replicated: every rank holds all of it, gradients are averaged."""
+"""The `ddp` strategy: every rank holds the whole model, gradients are averaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model, leaves it under DeepSpeed's ZeRO: optimizer, gradients, weights cut over the ranks, or moved to the host."""
+"""The `deepspeed` strategy: DeepSpeed's ZeRO shards optimizer, gradients and weights, or offloads them to the host."""
 
 from __future__ import annotations
 

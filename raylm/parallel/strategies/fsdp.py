@@ -1,4 +1,4 @@
-"""Takes a model, leaves it sharded: every rank holds a slice of weights, gradients and optimizer (FSDP2)."""
+"""The `fsdp` strategy: every rank holds a shard of weights, gradients and optimizer state (FSDP2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model and DeepSpeed's settings, leaves an engine whose weights, gradients and optimizer lie under ZeRO."""
+"""The engine of a model under DeepSpeed's ZeRO."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model under ZeRO, leaves its tensors by Hugging Face's names; and puts such tensors back.
+"""Reads and writes the tensors of a model under ZeRO by their Hugging Face names.
 
 ZeRO keeps cuts: each rank holds a run of numbers of long vectors, into which all matrices were laid one behind the other.
 A step checkpoint keeps rows, as FSDP does, so that any strategy on any number of ranks can read it:

@@ -1,4 +1,4 @@
-"""Takes scored groups of completions, leaves advantages within each group and a clipped policy loss (GRPO).
+"""The `grpo` algorithm: advantages within each group of completions, and a clipped policy loss.
 
 Shapes: B completions, T tokens of prompt and completion.
 """

@@ -1,4 +1,4 @@
-"""Takes a completion and the true answer, leaves whether the completion says it and nothing else of its kind."""
+"""The `answer` reward: whether a completion gives the ground truth and no other answer."""
 
 from __future__ import annotations
 

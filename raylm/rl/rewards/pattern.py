@@ -1,4 +1,4 @@
-"""Takes a completion, leaves whether all of it has the asked form."""
+"""The `pattern` reward: whether a whole completion matches a regular expression."""
 
 from __future__ import annotations
 

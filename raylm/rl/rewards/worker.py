@@ -1,4 +1,4 @@
-"""Takes rewards, prompts and completions, leaves a finite score for each completion, or why it has none; a process of its own."""
+"""The process of a reward worker: a finite score for each completion, or the reason why it has none."""
 
 from __future__ import annotations
 

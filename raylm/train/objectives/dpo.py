@@ -1,4 +1,4 @@
-"""Takes preference pairs, leaves the loss that widens the margin of chosen over rejected (DPO)."""
+"""The `dpo` objective: direct preference optimization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes token rows, hides some tokens, leaves the cross-entropy of what was hidden (BERT)."""
+"""The `masked_lm` objective: cross-entropy of masked tokens (BERT)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes token rows with a loss mask, leaves the cross-entropy of each next token."""
+"""The `next_token` objective: cross-entropy of each next token."""
 
 from __future__ import annotations
 

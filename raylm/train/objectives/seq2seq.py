@@ -1,4 +1,4 @@
-"""Takes token rows or dialogues, leaves the cross-entropy of what an encoder-decoder is to write (T5)."""
+"""The `seq2seq` objective: cross-entropy of an encoder-decoder's target (T5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model's config.json and a layout, leaves the bytes of activations that a rank keeps for its backward pass. No torch.
+"""Forecast of activation memory per rank, from a model's config.json and the layout. No torch.
 
 Counted from what autograd keeps of transformers' blocks under fused attention, per token of a dense block:
 

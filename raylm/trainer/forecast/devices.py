@@ -1,4 +1,4 @@
-"""Takes the name of an accelerator, leaves what it can do: peak, memory, links, price. Data lies in `devices.toml`."""
+"""Accelerators: peak FLOPS, memory, links, price; data in `devices.toml`."""
 
 from __future__ import annotations
 

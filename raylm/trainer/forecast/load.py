@@ -1,4 +1,4 @@
-"""Takes a model's config.json and a layout, leaves how many numbers lie on the rank that holds the most. No torch."""
+"""Numbers of weights per rank, on the rank with the most, from a model's config.json and the layout. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a stage that learns, its model's config.json and its rows' length, leaves the bytes on its fullest rank. No torch."""
+"""Forecast of the memory of the fullest rank of a training stage. No torch."""
 
 from __future__ import annotations
 

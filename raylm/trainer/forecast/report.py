@@ -1,4 +1,4 @@
-"""Takes a train stage and what is known of its model and rows, leaves the lines that `raylm plan` prints of it. No torch.
+"""The forecast of a training stage as lines of `raylm plan`. No torch.
 
 Raises PlanError for what cannot fit the device that the stage names.
 """

@@ -1,4 +1,4 @@
-"""Takes a stage that learns, its model's config.json and a device, leaves seconds per step and where they go. No torch.
+"""Forecast of seconds per step, and where they go. No torch.
 
 compute    FLOPs over the peak, times the share that large matrix products reach in practice
 exchange   bytes over the links: what cannot hide behind compute is added

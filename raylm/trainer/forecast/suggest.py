@@ -1,4 +1,4 @@
-"""Takes a stage that learns and a number of ranks, leaves the layouts that fit its memory, fastest first. No torch."""
+"""Layouts that fit in memory for a number of ranks, fastest first. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes rows of metrics as they come, leaves what is wrong with a run, once each, in words and on request to a URL."""
+"""Alerts: problems of a run found in its metrics, reported once each, and to a URL on request."""
 
 from __future__ import annotations
 

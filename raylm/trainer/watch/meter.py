@@ -1,4 +1,4 @@
-"""Takes the phases of a rank's step, leaves what they cost: seconds, memory, utilisation, losses by part of a mixture."""
+"""Measures the phases of a rank's steps: seconds, memory, utilisation, losses by part of a mixture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes steps and ranks to look at, leaves traces of them and what they say in words. Runs on ranks.
+"""Profiles chosen steps and ranks, and summarizes the traces. Runs on ranks.
 
 traces open in https://ui.perfetto.dev; the words say how much of the steps is compute, communication, and neither,
 and how far memory rose

@@ -1,4 +1,4 @@
-"""Takes the metrics rows of a run, leaves report.html: curves, what happened when, facts."""
+"""report.html of a training run: curves, events, facts."""
 
 from __future__ import annotations
 

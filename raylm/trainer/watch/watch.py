@@ -1,4 +1,4 @@
-"""Takes a `watch` table and the rows of a run, leaves them where they are to be seen. Runs at the driver."""
+"""Passes the metric rows of a run to sinks, alerts and the progress line. Runs at the driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a tiny model, proves 4-bit rounding in groups, and that a group that does not divide is refused."""
+"""The `int4` method: rounding in groups, and a group size that does not divide is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a tiny model, proves 8-bit rounding: half a scale per weight, measured activations, logits near the original's."""
+"""The `int8` method: half a scale of error per weight, measured activations, logits near the original's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes answers and ground_truths, proves which of them are right."""
+"""Answers and ground truths: which of them are right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a model that knows nothing, proves its bits per byte by hand, and those of gzip and xz."""
+"""A model that knows nothing: its bits per byte by hand, and those of gzip and xz."""
 
 from __future__ import annotations
 

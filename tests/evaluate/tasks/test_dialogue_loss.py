@@ -1,4 +1,4 @@
-"""Takes dialogues, proves that the loss is transformers' own on what the assistant says."""
+"""Dialogues: the loss is transformers' own on what the assistant says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes pairs, proves that the likelier answer wins and a tie counts half."""
+"""Pairs: the likelier answer wins and a tie counts half."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes somebody else's optimizer, proves that it trains, is forecast and is refused as one of ours is."""
+"""A custom optimizer: it trains, is forecast and is refused as raylm's own are."""
 
 from __future__ import annotations
 

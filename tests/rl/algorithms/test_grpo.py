@@ -1,4 +1,4 @@
-"""Takes scored groups and log-probabilities, proves advantages and loss by hand and against TRL's formulas."""
+"""Scored groups and log-probabilities: advantages and loss by hand and against TRL's formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes completions and ground_truths, proves which of them earn the reward of a right answer."""
+"""The `answer` reward: which completions give the ground truth."""
 
 from __future__ import annotations
 

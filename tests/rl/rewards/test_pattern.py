@@ -1,4 +1,4 @@
-"""Takes completions, proves that only those that match as a whole earn the reward."""
+"""Completions: only those that match as a whole earn the reward."""
 
 from __future__ import annotations
 

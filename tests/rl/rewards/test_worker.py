@@ -1,4 +1,4 @@
-"""Takes rewards that people write, some of them badly, proves which scores come out and which reasons where none does."""
+"""Reward workers with custom rewards, some of them faulty: scores, and reasons where there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes preference pairs, proves the loss by hand and against TRL's trainer on the same model, reference and pairs."""
+"""The `dpo` objective: the loss by hand and against TRL's trainer on the same model, reference and pairs."""
 
 from __future__ import annotations
 

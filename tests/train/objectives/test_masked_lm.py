@@ -1,4 +1,4 @@
-"""Takes rows, proves what is hidden, the loss against transformers, and that ranks and micro batches change no draw."""
+"""The `masked_lm` objective: which tokens are masked, the loss against transformers, the same draws on any ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes rows with a mask, proves the cross-entropy against transformers and by hand."""
+"""The `next_token` objective: the cross-entropy against transformers and by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes rows, proves that spans change places with sentinels, and the loss against transformers."""
+"""The `seq2seq` objective: spans are replaced by sentinels, and the loss against transformers."""
 
 from __future__ import annotations
 

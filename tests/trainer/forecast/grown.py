@@ -1,4 +1,4 @@
-"""Takes a layout, leaves how much memory a rank really took to train it, in a process of its own, beside the forecast."""
+"""The memory that a rank takes to train a layout, measured in a process of its own, beside the forecast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes layouts, proves that the forecast of memory is what autograd keeps and what a process really grows by, within a tenth."""
+"""The forecast of memory: activations as autograd keeps them, and what a process really grows by, within a tenth."""
 
 from __future__ import annotations
 

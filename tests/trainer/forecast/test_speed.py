@@ -1,4 +1,4 @@
-"""Takes layouts of published runs, proves that forecasts of tokens per second and memory come near, and by hand what they say.
+"""The forecast of speed and memory: near the figures of published runs.
 
 Figures: torchtitan's benchmark pages (Llama 3 8B on 8 and 128 H100s, 70B on 256, 405B on 512; 4,096 to 8,192 tokens, selective
 or full activation checkpointing, float8 where said), MosaicML llm-foundry's benchmark page (1B and 7B on 8, 70B on 128 H100s).

@@ -1,4 +1,4 @@
-"""Takes a stage and a device, proves that suggested layouts fit, are ordered and can be pasted; and what is refused."""
+"""A stage and a device: suggested layouts fit, are ordered and can be pasted; and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes nothing, leaves metrics rows of a run that falls, with a run's name for sinks."""
+"""Metrics rows of a run whose loss falls, with a run's name for sinks."""
 
 from __future__ import annotations
 

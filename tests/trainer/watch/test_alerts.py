@@ -1,4 +1,4 @@
-"""Takes rows with planted trouble, proves that each is reported once, in words, and sent to a URL."""
+"""Rows with planted trouble: each is reported once, in words, and sent to a URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a loop over a mixture, proves what each row tells: costs, and losses by part that add up to the whole."""
+"""The meter: costs of each step, and losses by part that add up to the whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes profiled steps, proves shares by hand and what real traces say of operators, of a late rank and of memory."""
+"""Profiles: shares by hand, and what real traces show of operators, of a late rank and of memory."""
 
 from __future__ import annotations
 

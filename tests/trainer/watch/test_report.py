@@ -1,4 +1,4 @@
-"""Takes rows, proves that the report holds curves and what happened, and survives odd numbers."""
+"""The training report: curves and events, robust to odd numbers."""
 
 from __future__ import annotations
 

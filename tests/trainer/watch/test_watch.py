@@ -1,4 +1,4 @@
-"""Takes a run with sinks, proves that a sink which fails is dropped and told of once, and a missing package is found at once."""
+"""Sinks of a run: a failing sink is dropped and reported once, a missing package is found at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes rows of metrics, leaves a run of MLflow: sent to a tracking server over its REST interface, or as its folder of files.
+"""The `mlflow` sink: an MLflow run, on a tracking server or as a folder of files.
 
 Neither needs MLflow's package, which asks for older versions of what raylm stands on. Sources:
 https://mlflow.org/docs/latest/rest-api.html, https://mlflow.org/docs/latest/tracking/backend-stores.html

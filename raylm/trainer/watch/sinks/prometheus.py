@@ -1,4 +1,4 @@
-"""Takes rows of metrics, leaves them as gauges that Prometheus reads from Ray's own metrics port."""
+"""The `prometheus` sink: metrics as gauges on Ray's metrics port."""
 
 from __future__ import annotations
 

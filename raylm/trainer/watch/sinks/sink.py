@@ -1,4 +1,4 @@
-"""Takes nothing, leaves what every sink of metrics has: it is opened by a run, written to by the row, closed at the end."""
+"""What every metrics sink has: opened by a run, written row by row, closed at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes rows of metrics, leaves TensorBoard's event files in the artifact's `tensorboard/`."""
+"""The `tensorboard` sink: event files in the artifact's `tensorboard/`."""
 
 from __future__ import annotations
 

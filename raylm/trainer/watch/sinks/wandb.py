@@ -1,4 +1,4 @@
-"""Takes rows of metrics, leaves a run of Weights & Biases: sent, or kept in the artifact's `wandb/` to be sent later."""
+"""The `wandb` sink: a Weights & Biases run, sent, or kept in the artifact's `wandb/` to be sent later."""
 
 from __future__ import annotations
 

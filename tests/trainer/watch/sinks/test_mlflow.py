@@ -1,4 +1,4 @@
-"""Takes rows, proves MLflow's folder of files and what its REST interface is sent, by a real HTTP server."""
+"""The `mlflow` sink: its folder of files, and its REST calls to a real HTTP server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes gauges, proves that Prometheus' text has them on Ray's metrics port, and that the board shows only what there is."""
+"""The `prometheus` sink: gauges are on Ray's metrics port, and the board shows only existing ones."""
 
 from __future__ import annotations
 

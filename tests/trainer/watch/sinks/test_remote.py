@@ -1,4 +1,4 @@
-"""Takes a run whose folder is remote, proves that files of sinks are there after the close, and that a resumed run loses none."""
+"""A run whose folder is remote: files of sinks are there after the close, and a resumed run loses none."""
 
 from __future__ import annotations
 

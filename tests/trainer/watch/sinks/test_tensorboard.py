@@ -1,4 +1,4 @@
-"""Takes rows, proves that TensorBoard's own reader finds them."""
+"""The `tensorboard` sink: TensorBoard's own reader reads its files."""
 
 from tests.trainer.watch.rows import falling, run
 

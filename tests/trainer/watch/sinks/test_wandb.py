@@ -1,4 +1,4 @@
-"""Takes rows, proves that an offline run of Weights & Biases holds them."""
+"""The `wandb` sink: an offline run holds the metrics."""
 
 from __future__ import annotations
 
