@@ -278,7 +278,7 @@ def _input_entry(job: Job, ref: Reference) -> InputEntry:
             raise ArtifactError(f"{name}: this is {wrong[0]}", where=found.uri, next=wrong[1])
         return InputEntry(name=name, uri=found.uri, fingerprint=found.fingerprint, kind=found.kind, content=found.content)
     if ref.value in job.stages or "Checkpoint" not in ref.kinds:
-        raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri, next="run the stage that makes it")
+        raise ArtifactError("no manifest.json: nothing finished is here", where=folder.uri, next="run the stage that makes it")
     # weights that raylm did not make: a folder or hub name of Hugging Face's layout is its own fingerprint
     return InputEntry(name=name, uri=ref.value, fingerprint=digest_of(ref.value), kind="Checkpoint")
 

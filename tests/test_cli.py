@@ -90,7 +90,7 @@ def test_show_walks_the_lineage_both_ways(tmp_path, capsys):
     assert main(["show", str(tmp_path / "t" / "tokens")]) == 0
     assert "documents: Documents" in capsys.readouterr().out
     assert main(["show", str(tmp_path)]) == 1
-    assert "nothing finished lies here" in capsys.readouterr().err
+    assert "nothing finished is here" in capsys.readouterr().err
 
 
 def test_chat_wants_an_endpoint(tmp_path, capsys):
@@ -104,7 +104,7 @@ def test_chat_with_an_address_where_nothing_answers_is_one_sentence(tmp_path, ca
     assert main(["chat", "http://127.0.0.1:9/v1"]) == 1
     assert "Nothing answers at http://127.0.0.1:9/v1" in capsys.readouterr().out
     assert main(["chat", str(tmp_path)]) == 1
-    assert "nothing finished lies here" in capsys.readouterr().err
+    assert "nothing finished is here" in capsys.readouterr().err
 
 
 def test_help_names_every_command():

@@ -178,7 +178,7 @@ def open_artifact(folder: Folder) -> Artifact:
         ArtifactError: no manifest, an unreadable one, or a payload file that is missing or has another size.
     """
     if not folder.exists(MANIFEST):
-        raise ArtifactError("no manifest.json: nothing finished lies here", where=folder.uri, next="run the stage that makes it")
+        raise ArtifactError("no manifest.json: nothing finished is here", where=folder.uri, next="run the stage that makes it")
     try:
         manifest = Manifest.model_validate(folder.read_json(MANIFEST))
         artifact = KINDS[manifest.kind](folder, manifest)

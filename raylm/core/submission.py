@@ -47,7 +47,7 @@ def check(workers: Workers, folder: Folder, stages: dict[str, StageConfig]) -> N
         print(f"  {', '.join(silent)} did not say within {SEEN_S:.0f} s whether {folder.uri} is seen there", file=sys.stderr)
     if blind:
         raise ConfigError(
-            f"{folder.uri} lies on this machine alone: {', '.join(blind)} {'does' if len(blind) == 1 else 'do'} not see it",
+            f"{folder.uri} is on this machine alone: {', '.join(blind)} {'does' if len(blind) == 1 else 'do'} not see it",
             where="root",
             next="--set root=/shared/... (a folder that all nodes see) or --set root=s3://...",
         )

@@ -75,7 +75,7 @@ class ParallelConfig(StageConfig):
             raise ValueError(reason)
         if self.mesh.tensor > 1 and self.cross_entropy in ("fused", "plain"):
             raise ValueError(
-                f"cross_entropy = {self.cross_entropy!r} is for whole vocabularies, mesh.tensor cuts it: say chunked, or auto"
+                f"cross_entropy = {self.cross_entropy!r} is for whole vocabularies, mesh.tensor shards it: set chunked, or auto"
             )
         if (self.workers.least or 1) not in range(1, self.workers.count + 1):
             raise ValueError(f"workers.least = {self.workers.least} is not from 1 to workers.count = {self.workers.count}")

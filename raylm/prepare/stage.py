@@ -242,7 +242,7 @@ def _facts(total: dict[str, Any]) -> dict[str, Any]:
         "sources": len(sources),
         "dropped": total["dropped"],
         "dropped_by_source": {source: sources[source] for source in sorted(worst)},
-        "dropped_examples": {reason: [said["where"] for said in places] for reason, places in total["examples"].items()},
+        "dropped_examples": {reason: [example["where"] for example in places] for reason, places in total["examples"].items()},
         "cleaned": total["cleaned"],
         "steps": total["steps"],
         "sweeps": total["sweeps"],
@@ -251,7 +251,7 @@ def _facts(total: dict[str, Any]) -> dict[str, Any]:
 
 def _nothing_left(total: dict[str, Any]) -> DataError:
     reasons = ", ".join(f"{reason} {count}" for reason, count in total["dropped"].items()) or "the files are empty"
-    places = "; ".join(f"{reason} at {said[0]['where']}" for reason, said in total["examples"].items())
+    places = "; ".join(f"{reason} at {examples[0]['where']}" for reason, examples in total["examples"].items())
     columns = f"; the rows have the columns {', '.join(total['columns'])}" if total["columns"] else ""
     remedy = "set text_column to a column that exists" if columns else "look at the places named, or loosen the filters"
     return DataError(f"no row is left of {total['rows_in']}: {reasons}{columns}", where=places or None, next=remedy)

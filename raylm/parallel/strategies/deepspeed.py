@@ -104,7 +104,7 @@ def _check_layout(grid: Grid) -> None:
     cut = [name for name in ("tensor", "pipeline", "expert", "replicas") if getattr(mesh, name) > 1]
     if cut:
         raise ConfigError(
-            f"deepspeed cuts over data ranks alone, the mesh asks for {', '.join(cut)}",
+            f"deepspeed shards over data ranks alone, the mesh has {', '.join(cut)}",
             where="mesh",
             next='strategy.kind = "fsdp", or drop these keys',
         )

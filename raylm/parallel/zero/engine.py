@@ -124,14 +124,14 @@ def _check(model: torch.nn.Module, recipe: Recipe, settings: dict[str, Any]) -> 
     spec: Any = recipe.optimizer
     if spec is not None and not spec.elementwise:
         raise ConfigError(
-            "deepspeed lays matrices into vectors and cuts these, so the optimizer must treat each number by itself",
+            "deepspeed flattens matrices into vectors and shards these, so the optimizer must treat each number by itself",
             where=f"optimizer.kind = {spec.kind}",
             next='optimizer.kind = "adamw" (32 bits) or "lion", or strategy.kind = "fsdp"',
         )
     if recipe.ema:
         raise ConfigError("deepspeed keeps no moving average of weights", where="ema", next='strategy.kind = "fsdp"')
     if settings["zero_optimization"]["stage"] == 3 and not all(p.is_floating_point() for p in model.parameters()):
-        raise ConfigError("zero 3 cannot cut quantized weights", where="strategy.zero", next="strategy.zero = 2")
+        raise ConfigError("zero 3 cannot shard quantized weights", where="strategy.zero", next="strategy.zero = 2")
 
 
 def _library(device: torch.device) -> Any:

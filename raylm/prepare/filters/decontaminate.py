@@ -117,7 +117,7 @@ def _built(plain: str) -> _Built:
         raise DataError("the evaluation sets have nothing to look for", where="decontaminate.against", next=remedy)
     index = Index(parts, card.ngram, card.max_item_share)
     if index.num_common == len(parts):
-        raise DataError("all evaluation items say the same", where="decontaminate.against", next="raise max_item_share")
+        raise DataError("all evaluation items have the same text", where="decontaminate.against", next="raise max_item_share")
     if index.num_common:
         counts["common"] = index.num_common
     return _Built(index, counts)

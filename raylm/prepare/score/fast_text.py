@@ -86,7 +86,7 @@ def _loaded(path: str) -> tuple[Any, frozenset[str]]:
         ) from cause
     folder, name = parted(path)
     if not folder.exists(name):
-        raise ArtifactError("no fastText model lies here", where=path)
+        raise ArtifactError("there is no fastText model here", where=path)
     try:
         model = fasttext.load_model(str(folder.local(name)))
     except ValueError as cause:

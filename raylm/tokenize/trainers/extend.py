@@ -58,7 +58,7 @@ class Extend(Config):
         found = recognize(backend)
         if found is None or json.loads(backend.to_str())["model"]["type"] != "BPE":
             raise DataError(
-                "only a byte-level BPE tokenizer that cuts text as GPT-2 or GPT-4 can be extended",
+                "only a byte-level BPE tokenizer that splits text as GPT-2 or GPT-4 can be extended",
                 where=self.base,
                 next="take another base, or train a tokenizer",
             )
@@ -99,7 +99,7 @@ class Extend(Config):
             cuts = [[part for part, _ in backend.pre_tokenizer.pre_tokenize_str(text)] for text in (word, f" {word}")]
             if len(cuts[0]) != 1:
                 raise DataError(
-                    f"{word!r} cannot be one token: the tokenizer cuts it into {len(cuts[0])} pre-tokens", where=self.base
+                    f"{word!r} cannot be one token: the tokenizer splits it into {len(cuts[0])} pre-tokens", where=self.base
                 )
             spelled += [cut[0] for cut in cuts if len(cut) == 1]
         return _encoded(backend, spelled, np.ones(len(spelled), np.int64))

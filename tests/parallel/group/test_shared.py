@@ -26,5 +26,5 @@ def test_two_jobs_on_a_cluster_for_one_do_not_lock_each_other_up(tmp_path):
     assert told["before"]["interface"]
     assert told["state"] == "REMOVED"
     # a folder that exists on the driver's side alone
-    assert re.search(r"lies on this machine alone: \S+ does not see it\n  next: --set root=/shared/", told["refused"])
+    assert re.search(r"is on this machine alone: \S+ does not see it\n  next: --set root=/shared/", told["refused"])
     assert not list(tmp_path.iterdir())

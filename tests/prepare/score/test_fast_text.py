@@ -16,7 +16,7 @@ HERE = importlib.util.find_spec("fasttext") is not None
 def test_absent_or_without_a_model(tmp_path):
     _loaded.cache_clear()
     if HERE:
-        with pytest.raises(ArtifactError, match="no fastText model lies here"):
+        with pytest.raises(ArtifactError, match="there is no fastText model here"):
             FastText(model=str(tmp_path / "none.bin")).score(TABLE)
     else:
         with pytest.raises(ConfigError, match=r"fastText is not installed(.|\n)*pip install fasttext-numpy2-wheel"):
