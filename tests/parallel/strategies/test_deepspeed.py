@@ -245,7 +245,7 @@ def test_only_zero_3_offloads_parameters():
 
 @pytest.mark.parametrize("key", ["tensor", "pipeline", "expert", "replicas"])
 def test_layouts_that_shard_more_than_data_are_refused(key):
-    with pytest.raises(ConfigError, match=f"the mesh asks for {key}"):
+    with pytest.raises(ConfigError, match=f"the mesh has {key}"):
         Deepspeed().wrap(torch.nn.Linear(2, 2), Mesh(**{key: 2}).build(0, 2), Recipe(AdamW(), 1))
 
 
