@@ -97,9 +97,8 @@ def last_words(logs: str, lines: int = 3) -> str:
 
 def _logs() -> str:
     """Folder of the logs of the newest node that this process tried to start; Ray names sessions by its process id."""
-    from ray._common.utils import get_default_ray_temp_dir
-
-    found = glob.glob(os.path.join(get_default_ray_temp_dir(), f"session_*_{os.getpid()}", "logs"))
+    at = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))
+    found = glob.glob(os.path.join(at, "ray", f"session_*_{os.getpid()}", "logs"))
     return max(found, key=os.path.getmtime, default="")
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from raylm.core.errors import ConfigError
+from raylm.model.transformers_private import attention_of, has_attention_backends
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,7 @@ class Across(Protocol):
 def refused(model: Any) -> str | None:
     """Why `model` cannot attend through this file; None when it can."""
     config: Any = model.config.get_text_config()
-    if not getattr(model, "_supports_attention_backend", False):
+    if not has_attention_backends(model):
         return "its attention cannot be exchanged"
     if config.is_encoder_decoder or any(getattr(module, "is_causal", True) is False for module in model.modules()):
         return "it attends in both directions"
@@ -83,14 +84,14 @@ def install(model: Any, backend: str = "auto") -> None:
             )
         return
     name = NAME if backend == "auto" else f"{NAME}_{backend}"
-    if model.config._attn_implementation != name:
+    if attention_of(model) != name:
         AttentionInterface.register(name, partial(attend, backend=backend))
         model.set_attn_implementation(name)
 
 
 def installed(model: Any) -> bool:
     """Whether `model` attends through this file."""
-    return str(model.config._attn_implementation).split("_")[0] == NAME
+    return attention_of(model).split("_")[0] == NAME
 
 
 def attend(

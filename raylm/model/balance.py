@@ -15,6 +15,7 @@ from pydantic import Field
 
 from raylm.core.config import Config
 from raylm.core.errors import ConfigError
+from raylm.model.transformers_private import recorded_routers
 
 if TYPE_CHECKING:
     import torch
@@ -101,11 +102,10 @@ class Balancer:
                 bias_N += self._balance.bias_rate * (load_N.mean() - load_N).sign().to(bias_N)
 
     def _hook(self, layer: int) -> Any:
-        import torch
+        from raylm.model.torch_private import in_backward
 
         def hook(router: Any, args: Any, made: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
-            # a forward pass inside a backward pass is a recomputation of one that was seen
-            if self._counted is not None and torch._C._current_graph_task_id() == -1:
+            if self._counted is not None and not in_backward():
                 self._seen[layer] = (made[0], made[2])
 
         return hook
@@ -154,7 +154,7 @@ def balancer_of(model: Any, balance: Balance | None) -> Balancer | None:
 def _routers(model: Any) -> list[Any]:
     """Modules that transformers records router logits of, where they return (logits, weights, choices)."""
     for module in model.modules():
-        recorded = (getattr(module, "_can_record_outputs", None) or {}).get("router_logits")
+        recorded = recorded_routers(module)
         if recorded is not None and recorded.index == 0 and recorded.layer_name is None:
             return [router for router in model.modules() if isinstance(router, recorded.target_class)]
     return []

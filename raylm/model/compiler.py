@@ -10,13 +10,8 @@ from importlib.util import find_spec
 def compiler_missing(device: str) -> str | None:
     """What torch.compile lacks on `device`, in words; None where it has all it needs."""
     if device == "cpu":
-        from torch._inductor import config
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
+        from raylm.model.torch_private import missing_cpp_compilers
 
-        try:
-            get_cpp_compiler()
-        except InvalidCxxCompiler:
-            return f"no C++ compiler among {', '.join(str(name) for name in config.cpp.cxx if name)}"
-        return None
+        missing = missing_cpp_compilers()
+        return f"no C++ compiler among {', '.join(missing)}" if missing else None
     return None if find_spec("triton") else "no triton, which compiles kernels for GPUs"

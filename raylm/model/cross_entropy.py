@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from raylm.model.torch_private import assert_on_device
+
 
 class Announced(NamedTuple):
     """The loss will be `scale * sum(weight_N * (-logprob_N + z_loss * lse_N ** 2))`; the backward pass brings the scale."""
@@ -96,9 +98,7 @@ class _Announced(torch.autograd.Function):
         scale = -(by_logprob_N * weight_N).sum() / weight_N.square().sum().clamp_min(1e-30)
         # a NaN passes: the norm of the gradients will tell
         far = (by_logprob_N + scale * weight_N).abs().sum() > 1e-3 * by_logprob_N.abs().sum()
-        torch.ops.aten._assert_async.msg(
-            ~far, "the loss is not the weighted sum of log-probabilities that its objective announced"
-        )
+        assert_on_device(~far, "the loss is not the weighted sum of log-probabilities that its objective announced")
         ctx.sums = None  # they are scaled in place: a second backward pass must fail, not return twice the scale
         return *sums.scaled(scale), None, None, None
 

@@ -21,6 +21,7 @@ from raylm.model.preflight import (
     kind_of,
     refuse_tensors,
 )
+from raylm.model.transformers_private import model_classes
 
 if TYPE_CHECKING:
     import torch
@@ -92,11 +93,11 @@ def auto_class(config: Any) -> Any:
 
     kinds = {"masked": ("MaskedLM",), "seq2seq": ("Seq2SeqLM",)}.get(kind_of_model(config) or "", ("CausalLM", "ImageTextToText"))
     autos = [getattr(transformers, f"AutoModelFor{name}") for name in kinds]
-    known = [each for each in autos if type(config) in each._model_mapping]
+    known = [each for each in autos if type(config) in model_classes(each)]
     if not known:
         raise ArtifactError(f"model_type {config.model_type!r} is no language model that transformers knows")
     made = set(getattr(config, "architectures", None) or ())
-    return next((each for each in known if each._model_mapping[type(config)].__name__ in made), known[0])
+    return next((each for each in known if model_classes(each)[type(config)].__name__ in made), known[0])
 
 
 def load_config(path: str) -> Any:

@@ -10,6 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from raylm.model.transformers_private import ignored_on_save
+
 if TYPE_CHECKING:
     import torch
 
@@ -43,7 +45,7 @@ def write_weights(
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    ignored = set(plain._keys_to_ignore_on_save or ())
+    ignored = ignored_on_save(plain)
     tied, sizes = Tied(dict(plain.all_tied_weights_keys or {})), Counter[str]()
 
     def stored() -> Iterator[tuple[str, torch.Tensor]]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raylm.model.transformers_private import unsplit_classes
+
 if TYPE_CHECKING:
     import torch
 
 
 def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
     """The transformer blocks: the modules that the model's class lists as not to be split over devices."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
+    names = unsplit_classes(model)
     if not names:
         # peft wraps the model, so the class that knows lies further in
-        names = {name for module in model.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
+        names = {name for module in model.modules() for name in unsplit_classes(module)}
     # an encoder's embeddings may not be split either, but their matrix is tied to the output layer, outside
     names = {name for name in names if not name.endswith("Embeddings")}
     return [module for module in model.modules() if type(module).__name__ in names]

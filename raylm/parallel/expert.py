@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from raylm.core.errors import ConfigError
+from raylm.model.transformers_private import apply_gate
 from raylm.parallel.collectives import copy_to_region
 from raylm.parallel.mesh import Grid
 
@@ -133,10 +134,10 @@ def _by_expert(
     if len(rows_RD) and _fits_grouped(rows_RD, down_NDI):
         ends_N = count_N.cumsum(0, dtype=torch.int32)
         wide = grouped_mm(rows_RD, up_NID.transpose(1, 2), offs=ends_N)
-        return grouped_mm(self._apply_gate(wide), down_NDI.transpose(1, 2), offs=ends_N)
+        return grouped_mm(apply_gate(self, wide), down_NDI.transpose(1, 2), offs=ends_N)
     # an expert without rows computes too: its gradient must be zero and not absent, as FSDP reduces it over ranks
     parts = rows_RD.split(count_N.tolist())
-    outputs = [linear(self._apply_gate(linear(part, up)), down) for part, up, down in zip(parts, up_NID, down_NDI, strict=True)]
+    outputs = [linear(apply_gate(self, linear(part, up)), down) for part, up, down in zip(parts, up_NID, down_NDI, strict=True)]
     return torch.cat(outputs)
 
 

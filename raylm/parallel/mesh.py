@@ -108,7 +108,9 @@ class Grid:
 
     def flat(self, name: str, *names: str) -> Any:
         """DeviceMesh of one dimension, called `name`, over all of `names`."""
-        return self.torch(*names)._flatten(name) if len(names) > 1 else self.torch(*names)
+        from raylm.model.torch_private import flatten_mesh
+
+        return flatten_mesh(self.torch(*names), name) if len(names) > 1 else self.torch(*names)
 
     def shard(self) -> Any:
         """The mesh that FSDP shards over: [shards x context], or [replicas, shards x context] with hybrid sharding."""

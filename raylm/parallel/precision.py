@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from raylm.core.errors import ConfigError
+from raylm.model.torch_private import scaled_mm
 
 # the kernels take sizes in these steps
 STEP = 16
@@ -79,7 +80,7 @@ def product(left_MK: torch.Tensor, right_KN: torch.Tensor, of_left: torch.dtype 
     # the kernels read the left operand by rows and the right one by columns
     right = right.t().contiguous().t()
     scales = (of_left_scale, of_right_scale)
-    return torch.ops.aten._scaled_mm(left.contiguous(), right, *scales, out_dtype=left_MK.dtype)
+    return scaled_mm(left.contiguous(), right, *scales, out_dtype=left_MK.dtype)
 
 
 def _rounded(values: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -71,6 +71,28 @@ def test_no_circles():
         visit(name, ())
 
 
+# beside `*_private.py`: what these use of DeepSpeed, fsspec and py3langid stands nowhere else
+PRIVATE = ("parallel/zero/state.py", "core/storage.py", "prepare/score/language.py")
+# methods of named tuples, dicts of torch's modules, and the end of a process
+USUAL = {"_replace", "_asdict", "_fields", "_parameters", "_buffers", "_exit"}
+
+
+def test_private_interfaces_of_libraries_stand_in_one_file_each():
+    trees = {path: ast.parse(path.read_text()) for path in SOURCES}
+    nodes = [(path, node) for path, tree in trees.items() for node in ast.walk(tree)]
+    own = {node.name for _, node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))}
+    own |= {node.attr for _, node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    own |= {node.target.id for _, node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    for path, node in nodes:
+        if path.name.endswith("_private.py") or str(path.relative_to(ROOT / "raylm")) in PRIVATE:
+            continue
+        names = [node.attr] if isinstance(node, ast.Attribute) else []
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(("raylm", "__")):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        private = [name for name in names if name == "_internal" or (name[:1] == "_" and name[:2] != "__" and name != "_")]
+        assert not set(private) - own - USUAL, f"{path.relative_to(ROOT)}:{node.lineno} uses {private}"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=module)
 def test_files_and_functions_are_short(path):
     text = path.read_text()

@@ -136,9 +136,9 @@ def writer(at: Folder) -> Any:
         from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
         return FileSystemWriter(at.uri)
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
+    from raylm.model.torch_private import fsspec_writer
 
-    return FsspecWriter(at.uri)
+    return fsspec_writer(at.uri)
 
 
 def _reader(at: Folder) -> Any:
@@ -146,9 +146,9 @@ def _reader(at: Folder) -> Any:
         from torch.distributed.checkpoint.filesystem import FileSystemReader
 
         return FileSystemReader(at.uri)
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
+    from raylm.model.torch_private import fsspec_reader
 
-    return FsspecReader(at.uri)
+    return fsspec_reader(at.uri)
 
 
 def _step_of(name: str) -> int:

@@ -12,6 +12,13 @@ from typing import NamedTuple
 
 import torch
 
+from raylm.model.torch_private import (
+    flash_attention,
+    flash_attention_backward,
+    flash_attention_cpu,
+    flash_attention_cpu_backward,
+)
+
 QUERIES = 512
 """Queries whose scores the plain formulas hold at once."""
 
@@ -34,13 +41,9 @@ def forward(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, block: 
         return _plain_forward(query, key, value, block)
     key, value = _repeated(query, key, value)
     if query.is_cuda:
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention(
-            query, key, value, 0.0, block.causal, False, scale=block.scale
-        )[:2]
+        out, lse = flash_attention(query, key, value, 0.0, block.causal, False, scale=block.scale)[:2]
         return out.float(), lse
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, block.causal, attn_mask=_additive(query, block), scale=block.scale
-    )
+    out, lse = flash_attention_cpu(query, key, value, 0.0, block.causal, attn_mask=_additive(query, block), scale=block.scale)
     if block.seen_BQK is not None:
         lse = lse.masked_fill(~block.seen_BQK.any(-1)[:, None], -torch.inf)
     return out.to(lse.dtype), lse
@@ -66,11 +69,11 @@ def backward(
     key, value = _repeated(query, key, value)
     if query.is_cuda:
         lengths, none = (query.shape[2], key.shape[2]), torch.zeros(2, dtype=torch.uint64, device=query.device)
-        dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_backward(
+        dq, dk, dv = flash_attention_backward(
             upstream, query, key, value, out, lse, None, None, *lengths, 0.0, block.causal, none, none[:0], scale=block.scale
         )
     else:
-        dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        dq, dk, dv = flash_attention_cpu_backward(
             upstream,
             query,
             key,

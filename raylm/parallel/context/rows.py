@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raylm.core.errors import ConfigError
 from raylm.model.attention import NAME, installed, refused_documents
 from raylm.model.scores import Inputs, Scores
+from raylm.model.transformers_private import attention_of
 from raylm.parallel.mesh import Grid
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Context:
         reason = refused_documents(model) or (None if installed(model) else "it does not attend through raylm")
         if reason is None and self.ring and getattr(config, "attention_dropout", 0.0):
             reason = "its attention drops out, which a ring cannot"
-        if reason is None and self.ring and model.config._attn_implementation != NAME:
+        if reason is None and self.ring and attention_of(model) != NAME:
             reason = "a ring attends by its own kernels, `attention` names others"
         if reason:
             raise ConfigError(f"mesh.context cannot cut this model's rows: {reason}", where=where, next="leave mesh.context at 1")

@@ -14,23 +14,25 @@ from typing import Any, ClassVar
 
 import ray
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import get_env_vars_to_propagate
-from ray.train.v2._internal.execution.callback import WorkerCallback
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.scaling_policy import (
-    ElasticScalingPolicy,
-    FixedScalingPolicy,
-    NoopDecision,
-    ResizeDecision,
-)
-from ray.train.v2._internal.execution.worker_group import DefaultPlacementGroupHandle, PlacementGroupHandle, WorkerGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylm.parallel.group.hang import answer_signals
 from raylm.parallel.group.interface import bind_interface
 from raylm.parallel.group.preemption import Notice
+from raylm.parallel.group.ray_private import (
+    DatasetsCallback,
+    DefaultPlacementGroupHandle,
+    ElasticScalingPolicy,
+    FixedScalingPolicy,
+    NoopDecision,
+    PlacementGroupCleanerCallback,
+    PlacementGroupHandle,
+    ResizeDecision,
+    TrainController,
+    WorkerCallback,
+    WorkerGroup,
+    get_env_vars_to_propagate,
+)
 
 RESIZE_S = 60.0
 """Seconds between two looks for room for a larger group."""

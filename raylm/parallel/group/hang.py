@@ -151,13 +151,9 @@ def num_collectives() -> int:
 def _recordings(entries: bool = True) -> list[dict[str, Any]]:
     import json
 
-    from torch._C import _distributed_c10d as c10d
+    from raylm.model.torch_private import flight_records
 
-    dumps = []
-    for name in ("_dump_fr_trace_json", "_dump_nccl_trace_json"):
-        if dump := getattr(c10d, name, None):
-            dumps.append(json.loads(dump(includeCollectives=entries, onlyActive=False) or b"{}"))
-    return dumps
+    return [json.loads(record or b"{}") for record in flight_records(entries)]
 
 
 def _collective(entry: dict[str, Any]) -> str:

@@ -84,8 +84,7 @@ def announced(at: str) -> bool:
 
 def _drained() -> str:
     """Ray drains a node of this group (spot notice of the autoscaler, `ray drain-node`): Ray Train tells every worker."""
-    from ray.train.v2._internal.execution.context import get_train_context
+    from raylm.parallel.group.ray_private import preempted_ranks
 
-    # ray.train.get_preemption_info() is a collective of all workers, too dear for every step; this is what it broadcasts
-    info = get_train_context().preemption_context.preemption_info
-    return f"Ray takes away the node of ranks {info.preempted_ranks}" if info else ""
+    ranks = preempted_ranks()
+    return f"Ray takes away the node of ranks {ranks}" if ranks is not None else ""

@@ -24,6 +24,8 @@ def clip_grad_norm(parameters: Iterable[Any], limit: float, grid: Grid | None = 
     """
     import torch
 
+    from raylm.model.torch_private import foreach_mul_
+
     groups: dict[tuple[Any, tuple[int, ...]], list[torch.Tensor]] = defaultdict(list)
     grads = []
     for parameter in parameters:
@@ -46,8 +48,7 @@ def clip_grad_norm(parameters: Iterable[Any], limit: float, grid: Grid | None = 
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)
     for device in {grad.device for grad in grads}:
         # not a branch on the norm: that would make the host wait for the device
-        multiply: Any = torch._foreach_mul_  # pyright: ignore[reportPrivateImportUsage]
-        multiply([grad for grad in grads if grad.device == device], scale.to(device, torch.float32))
+        foreach_mul_([grad for grad in grads if grad.device == device], scale.to(device, torch.float32))
     return float(norm)
 
 
@@ -66,8 +67,9 @@ def _square(grads: list[torch.Tensor], mesh: Any, cut: tuple[int, ...]) -> torch
     """Sum of squares in float64 over what all ranks of these dimensions hold."""
     import torch
 
-    norms: Any = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateImportUsage]
-    total = torch.linalg.vector_norm(torch.stack(norms).double()) ** 2
+    from raylm.model.torch_private import foreach_norm
+
+    total = torch.linalg.vector_norm(torch.stack(foreach_norm(grads)).double()) ** 2
     if cut:
         total = total.to(mesh.device_type)
         for dim in cut:

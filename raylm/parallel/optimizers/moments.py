@@ -13,11 +13,11 @@ def begin_moments(optimizer: torch.optim.Optimizer) -> None:
 
     Torch makes it by a step without effect, and counts that: the corrections of a moment's bias would be a step ahead.
     """
-    from torch.distributed.checkpoint.state_dict import _init_optim_state
+    from raylm.model.torch_private import init_optimizer_state
 
     if optimizer.state:
         return
-    _init_optim_state(optimizer)
+    init_optimizer_state(optimizer)
     made = optimizer.state_dict()
     for each in made["state"].values():
         if "step" in each:

@@ -165,16 +165,13 @@ class PipelineEngine(Engine):
         """Average gradients over the data ranks, and add up those of a weight that two stages have a copy of."""
         import torch
         import torch.distributed as dist
-        from torch.distributed.fsdp import fully_shard
+
+        from raylm.model.torch_private import reduce_fsdp_gradients
 
         if self._cut:
             self._hold(False)
-            # as torch.distributed.pipelining does: passes of several micro batches overlap, so FSDP's own hooks come too early
-            state: Any = fully_shard.state(self.model)  # type: ignore[attr-defined]
-            for one in state._state_ctx.all_states:
-                for group in one._fsdp_param_groups:
-                    group.post_backward()
-            state._root_post_backward_final_callback()
+            # passes of several micro batches overlap, so FSDP's own hooks come too early
+            reduce_fsdp_gradients(self.model)
         elif self.grid.averaged > 1:
             group = self.grid.group("replicas", "shards", "context")
             for parameter in self.model.parameters():

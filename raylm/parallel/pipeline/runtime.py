@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
 from raylm.core.errors import TrainingError
+from raylm.model.torch_private import backward_of_input, backward_of_weight
 from raylm.parallel.pipeline.schedule import Action
 
 SelectStage = Callable[[int, int], None]
@@ -112,14 +112,14 @@ class PipelineRuntime:
             self._weight_inputs[stage, micro] = output, gradient
             return
         output_gradients = None if gradient is None else [gradient]
-        (input_gradient, *_), groups = stage_backward_input([output], output_gradients, [hidden], iter(self._weights or ()))
+        (input_gradient, *_), groups = backward_of_input([output], output_gradients, [hidden], iter(self._weights or ()))
         self._weight_inputs[stage, micro] = groups
         self._put("gradient", stage, stage - 1, micro, _or_zeros(input_gradient, hidden))
 
     def _weight(self, stage: int, micro: int) -> None:
         pending = self._weight_inputs.pop((stage, micro))
         if stage > 0:
-            stage_backward_weight(iter(self._weights or ()), pending)
+            backward_of_weight(iter(self._weights or ()), pending)
         elif pending[0].requires_grad:
             torch.autograd.backward(*pending)
 

@@ -40,11 +40,11 @@ class Ddp(Strategy):
 
     def _replicated(self, model: torch.nn.Module, grid: Grid) -> torch.nn.Module:
         """The same with matrices that are cut over tensor ranks, which DistributedDataParallel does not know."""
-        from torch.distributed._composable.replicate_with_fsdp import replicate
+        from raylm.model.torch_private import replicate
 
         mesh = grid.flat("replicas_shards_context", "replicas", "shards", "context")
         for part in (*blocks(model), model):
-            replicate(part, mesh=mesh)
+            replicate(part, mesh)
         return model
 
 

@@ -111,7 +111,7 @@ class ZeroEngine(Engine):
 
         Without an update it goes on to clear gradients, and hands out weights that are what they were.
         """
-        if self._is_taken(float(self.model.optimizer._global_grad_norm)):
+        if self._is_taken(self._held.grad_norm()):
             self._held.update()
 
     def _is_taken(self, norm: float) -> bool:

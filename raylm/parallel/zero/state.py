@@ -33,6 +33,10 @@ class Partitioned(NamedTuple):
     grid: Grid
     device: torch.device
 
+    def grad_norm(self) -> float:
+        """Norm of the whole gradient, before it is clipped."""
+        return float(self.zero._global_grad_norm)
+
 
 def stream(held: Partitioned) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors by name on rank 0's CPU, none elsewhere; trained ones as their float32 masters. Every rank must iterate."""
