@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from raylm import __version__
+from raylm.convert import add_options
 from raylm.core.errors import RaylmError
 
 
@@ -109,19 +110,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from raylm.model.megatron.convert import from_megatron, to_megatron
-    from raylm.model.megatron.shape import Layout
+    from raylm import convert
 
-    folder, out = arguments.folder, arguments.out
-    if arguments.source:
-        from_megatron(folder, out, arguments.like)
-        print(f"next: name {out} as `model` of a train, rl, compress, evaluate or serve stage")
-        return 0
-    cut = Layout(arguments.tensor, arguments.pipeline, arguments.virtual, arguments.expert, arguments.divisible, arguments.spec)
-    to_megatron(folder, out, cut, arguments.format)
-    flags = f"--load {shlex.quote(out)} --ckpt-format {arguments.format} --use-checkpoint-args --finetune"
-    print(f"next: in Megatron-LM, add to pretrain_gpt.py: {flags}")
-    return 0
+    return convert.run(arguments)
 
 
 def _find_lr(arguments: argparse.Namespace) -> int:
@@ -196,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("what", metavar="URI|JOB", help="folder of an artifact, or a job file")
     show.add_argument("--step", metavar="N", type=int, help="of a trained checkpoint: the documents that step N learned from")
     _command(commands, "doctor", _doctor, "what this machine has, what is missing and the command that mends it")
-    _add_convert(commands)
+    add_options(_command(commands, "convert", _convert, "write a checkpoint in another format, or read one of another program"))
     find = _command(commands, "find-lr", _find_lr, "try growing learning rates on a train stage and suggest one")
     find.add_argument("job", metavar="JOB", help="a job file; what the stage reads has been made")
     find.add_argument("stage", metavar="STAGE", help="a train stage")
@@ -212,26 +203,6 @@ def _parser() -> argparse.ArgumentParser:
     for taker in (plan, run, chat):
         taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")
     return parser
-
-
-def _add_convert(commands: Any) -> None:
-    convert = _command(commands, "convert", _convert, "write a checkpoint in Megatron's layout, or one of Megatron's in ours")
-    convert.add_argument("folder", metavar="FOLDER", help="a checkpoint's folder, or with --from what Megatron saved")
-    convert.add_argument("out", metavar="OUT", help="a new folder")
-    way = convert.add_mutually_exclusive_group(required=True)
-    way.add_argument("--to", choices=["megatron"], help="what is written")
-    way.add_argument("--from", dest="source", choices=["megatron"], help="what is read")
-    for flag, told in (
-        ("tensor", "tensor-parallel ranks"),
-        ("pipeline", "pipeline ranks"),
-        ("virtual", "model chunks on each pipeline rank"),
-        ("expert", "expert-parallel ranks"),
-    ):
-        convert.add_argument(f"--{flag}", metavar="N", type=int, default=1, help=f"number of {told}")
-    convert.add_argument("--divisible", metavar="N", type=int, default=128, help="pad the vocabulary to N times --tensor")
-    convert.add_argument("--format", choices=["torch", "torch_dist"], default="torch", help="Megatron's --ckpt-format")
-    convert.add_argument("--spec", choices=["te", "local"], default="te", help="layers of Transformer Engine, or local ones")
-    convert.add_argument("--like", metavar="FOLDER", help="with --from: config and tokenizer; OUT/hf of --to without it")
 
 
 def _command(commands: Any, name: str, function: Any, help: str) -> argparse.ArgumentParser:

@@ -34,6 +34,7 @@ def write_checkpoint(
     tokenizer: str,
     extra: Callable[[Path], None] | None = None,
     start: str = "",
+    keep_dtypes: bool = True,
 ) -> None:
     """Write config.json, safetensors, generation config and tokenizer files to `out`, each whole or not at all.
 
@@ -41,16 +42,17 @@ def write_checkpoint(
         config: the transformers config of the model.
         weights: full tensors by Hugging Face name, or one after the other (`Engine.stream`): few are held at a time then.
         tokenizer: folder (or hub name) of the tokenizer.
-        extra: writes more files into the folder it is given.
+        extra: writes more files into the folder it is given, or checks what is there.
         start: address of the weights that these were made from. Kept of it: the dtype of each tensor, generation_config.json,
             files of its processor.
+        keep_dtypes: False writes tensors in their own dtype, whatever that of `start` is.
     """
     import torch
 
     # a fresh model without memory knows how its class is stored; the trained one may be sharded or full of adapters
     with torch.device("meta"):
         plain: Any = auto_class(config).from_config(config)
-    dtypes, usual = _dtypes(start)
+    dtypes, usual = _dtypes(start if keep_dtypes else "")
     # inside the work folder: what a kill leaves of it is no payload
     near = (out / WORK).make().uri if out.is_local else None
     with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=near) as at:

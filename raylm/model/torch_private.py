@@ -1,4 +1,4 @@
-"""What raylm uses of torch's private interfaces, all in one place; tests/model/test_torch_internals.py names the version."""
+"""What raylm uses of torch's private interfaces, all in one place; tests/model/test_torch_private.py names the version."""
 
 from __future__ import annotations
 

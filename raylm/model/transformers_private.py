@@ -1,4 +1,4 @@
-"""What raylm reads of transformers' private attributes, all in one place; tests/model/test_transformers_internals.py names the
+"""What raylm reads of transformers' private attributes, all in one place; tests/model/test_transformers_private.py names the
 version."""
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +12,9 @@ from safetensors.torch import load_file
 
 from raylm.compress.config import Compress
 from raylm.compress.coverage import layers_to_round
-from raylm.compress.stage import TOLD, Told, compress
-from raylm.core.artifact import WORK, Tokens
+from raylm.compress.stage import compress
+from raylm.core.artifact import Tokens
 from raylm.core.errors import ConfigError, DataError
-from raylm.core.storage import Folder
 from tests.model.tiny import tiny_checkpoint, tiny_model, tiny_tokenizer
 from tests.rows import counting_rows, make_rows
 
@@ -40,10 +38,6 @@ def saved(model: Any, folder: Any) -> str:
     model.save_pretrained(folder)
     tiny_tokenizer(300).save_pretrained(folder)
     return str(folder)
-
-
-def told_in(out: Path) -> Told:
-    return Told(**Folder(out / WORK).read_json(TOLD))
 
 
 EXPERTS: dict[str, Callable[[], Any]] = {
@@ -108,16 +102,15 @@ def test_dense_families_are_rounded_and_load_as_they_were_written(tmp_path, fami
     fields = FIELDS.get(family, {})
     model = made(family, **fields)
     folder = saved(model, tmp_path / "model")
-    compress(Compress(stage="compress", model=folder, method=method), folder, None, str(tmp_path / "out"))
-    done = told_in(tmp_path / "out")
+    done = compress(Compress(stage="compress", model=folder, method=method), folder, None, str(tmp_path / "out")).facts
     head = model.get_output_embeddings()
     kept = {id(weight) for weight in (model.get_input_embeddings().weight, head.weight)}
     count = sum(weight.numel() for weight in model.parameters())
     matrices = sum(w.numel() for n, w in model.named_parameters() if w.dim() == 2 and id(w) not in kept and "embed" not in n)
-    assert done.rounded_share == pytest.approx(matrices / count, abs=1e-3)
+    assert done["rounded_share"] == pytest.approx(matrices / count, abs=1e-3)
     ignored = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["ignore"]
     assert ignored == [name for name, module in model.named_modules() if module is head]
-    assert sum(done.left.values()) == pytest.approx(1 - done.rounded_share, abs=0.02)
+    assert sum(done["left"].values()) == pytest.approx(1 - done["rounded_share"], abs=0.02)
     stored = load_file(tmp_path / "out" / "model.safetensors")
     whole = [tensor for tensor in stored.values() if tensor.is_floating_point()]
     assert {tensor.dtype for tensor in whole} == {torch.float32 if method is INT8 else torch.bfloat16}
@@ -125,12 +118,11 @@ def test_dense_families_are_rounded_and_load_as_they_were_written(tmp_path, fami
 
 def test_a_change_of_dtype_is_not_told_as_compression(tmp_path):
     folder = str(tiny_checkpoint(tmp_path / "model", vocab=300, layers=1))
-    before, after = compress(Compress(stage="compress", model=folder, method=INT4), folder, None, str(tmp_path / "out"))
-    done = told_in(tmp_path / "out")
-    assert (done.dtype_before, done.dtype) == ("float32", "bfloat16")
-    assert done.size_ratio == pytest.approx(before / 2 / after, abs=1e-3)
+    done = compress(Compress(stage="compress", model=folder, method=INT4), folder, None, str(tmp_path / "out"))
+    assert (done.facts["dtype_before"], done.facts["dtype"]) == ("float32", "bfloat16")
+    assert done.metrics["size_ratio"] == pytest.approx(done.metrics["bytes_before"] / 2 / done.metrics["bytes_after"], abs=1e-3)
     # 19,200 of 72,640 parameters are the embedding, which stays in 16 bits; the rest has 4 and a scale for each 32
-    assert 1.5 < done.size_ratio < 4
+    assert 1.5 < done.metrics["size_ratio"] < 4
 
 
 @pytest.mark.parametrize("method", [INT8, INT4], ids=["int8", "int4"])

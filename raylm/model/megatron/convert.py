@@ -42,8 +42,6 @@ def to_megatron(folder: str, out: str, layout: Layout, form: str = "torch", say:
         ArtifactError: tensors are missing, or would be lost.
     """
     source, into = Path(on_this_machine(folder)), Folder(out)
-    if into.files():
-        raise ArtifactError("this folder is not empty", where=into.uri, next="name a new one")
     if form == "torch_dist" and not into.is_local:
         raise ConfigError("a distributed checkpoint is written to a disk", where=into.uri, next="copy it to the bucket then")
     config = _config(source)
@@ -76,8 +74,6 @@ def from_megatron(folder: str, out: str, like: str | None = None, max_bytes: int
         ArtifactError: tensors are missing, or have no place in the model that the config describes.
     """
     source, into = Path(on_this_machine(folder)), Folder(out)
-    if into.files():
-        raise ArtifactError("this folder is not empty", where=into.uri, next="name a new one")
     described = Path(on_this_machine(like)) if like else source / BESIDE
     if not (described / "config.json").is_file():
         raise ArtifactError("no config.json here", where=str(described), next="name a folder of the same model with --like")

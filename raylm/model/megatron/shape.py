@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from pydantic import Field
+
+from raylm.core.config import Config
 from raylm.core.errors import ConfigError
 
 FAMILIES = ("llama", "qwen2", "qwen3", "qwen3_moe")
@@ -30,16 +33,20 @@ class Shape(NamedTuple):
     """Inner widths of feed-forward layers: of dense blocks, of experts."""
 
 
-class Layout(NamedTuple):
-    """How the checkpoint is cut. `virtual` is the number of model chunks on each pipeline rank."""
+class Layout(Config):
+    """How the checkpoint is sharded."""
 
-    tensor: int = 1
-    pipeline: int = 1
-    virtual: int = 1
-    expert: int = 1
-    divisible: int = 128
+    tensor: int = Field(default=1, gt=0)
+    """Number of tensor-parallel ranks."""
+    pipeline: int = Field(default=1, gt=0)
+    """Number of pipeline ranks."""
+    virtual: int = Field(default=1, gt=0)
+    """Number of model chunks on each pipeline rank."""
+    expert: int = Field(default=1, gt=0)
+    """Number of expert-parallel ranks."""
+    divisible: int = Field(default=128, gt=0)
     """The vocabulary is padded to a multiple of this times `tensor` (--make-vocab-size-divisible-by)."""
-    spec: str = "te"
+    spec: Literal["te", "local"] = "te"
     """`te`: names of Transformer Engine's fused layers (--transformer-impl transformer_engine); `local`: those without."""
 
     def padded(self, vocab: int) -> int:

@@ -1,4 +1,4 @@
-"""What raylm uses of Ray Train's private interfaces, all in one place; tests/parallel/group/test_ray_internals.py names the
+"""What raylm uses of Ray Train's private interfaces, all in one place; tests/parallel/group/test_ray_private.py names the
 version, and the private methods that `elastic` overrides."""
 
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback

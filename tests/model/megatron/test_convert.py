@@ -46,7 +46,9 @@ def test_there_and_back_is_bit_equal(tmp_path, family, dtype, layout, form):
 @pytest.mark.parametrize("form", ["torch", "torch_dist"])
 def test_dense_blocks_among_sparse_ones(tmp_path, form):
     source = small_checkpoint(tmp_path / "hf", "qwen3_moe", mlp_only_layers=[0, 2])
-    to_megatron(str(source), str(tmp_path / "mt"), Layout(2, 2, 1, 2, 8), form, say=lambda line: None)
+    to_megatron(
+        str(source), str(tmp_path / "mt"), Layout(tensor=2, pipeline=2, expert=2, divisible=8), form, say=lambda line: None
+    )
     from_megatron(str(tmp_path / "mt"), str(tmp_path / "back"), max_bytes=40_000)
     assert_equal(tmp_path / "back", source)
     assert (tmp_path / "back" / "model.safetensors.index.json").is_file()
