@@ -40,6 +40,8 @@ def features(cfg: Any) -> set[str]:
     combined |= {f"{name}_{getattr(cfg, name)}" for name in ("activation_checkpointing", "attention") if getattr(cfg, name, None)}
     if objective := getattr(cfg, "objective", None):
         combined.add(objective.kind)
+    if getattr(getattr(cfg, "adapter", None), "use_dora", False):
+        combined.add("dora")
     if not getattr(cfg.optimizer, "elementwise", True):
         combined.add("whole_tensors")
     if cfg.mesh.tensor > 1 and cfg.mesh.sequence:

@@ -43,6 +43,8 @@ def test_a_refused_layout_is_a_mistake_in_the_job():
         table(strategy={"kind": "ddp"}, mesh={"replicas": 2}, workers={"count": 2})
     with pytest.raises(ValueError, match="cross_entropy = 'plain' is for whole vocabularies"):
         table(mesh={"tensor": 2}, workers={"count": 2}, cross_entropy="plain")
+    with pytest.raises(ValueError, match="dora x tensor: the norm of a matrix row"):
+        table(mesh={"tensor": 2}, workers={"count": 2}, adapter={"use_dora": True})
     with pytest.raises(ValueError, match="deepspeed x ema"):
         table(strategy={"kind": "deepspeed"}, ema=0.99, workers={"count": 2})
     with pytest.raises(ValueError, match="3 ranks are no multiple of tensor x context x pipeline = 2"):

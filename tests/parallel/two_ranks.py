@@ -29,6 +29,8 @@ def gather(rank: int, folder: str, port: int) -> None:
         found[f"{name} micro 3"] = whole(strategy, at / f"{name}-3", rank, micro=3)
         found[f"{name} dpo"] = whole(strategy, at / f"{name}-dpo", rank, kind="Pairs", objective={"kind": "dpo"})
         found[f"{name} lora"] = whole(strategy, at / f"{name}-lora", rank, adapter=Lora(rank=2))
+        dora = Lora(rank=2, use_dora=True, use_rslora=True)
+        found[f"{name} dora"] = whole(strategy, at / f"{name}-dora", rank, adapter=dora)
         found[f"{name} resumed"] = resumed(strategy, at / name, rank)
         found[f"{name} nan"] = nan_on_one_rank(strategy, at / f"{name}-nan", rank)
         found[f"{name} learner"] = learn(strategy, at / f"{name}-rl", rank, 2)

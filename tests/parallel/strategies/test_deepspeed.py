@@ -42,6 +42,7 @@ CASES: dict[str, tuple[Deepspeed, dict[str, Any]]] = {
     "zero 1 lora": (Deepspeed(zero=1), LORA),
     "zero 2 lora": (Deepspeed(zero=2), LORA),
     "zero 3 lora": (Deepspeed(zero=3), LORA),
+    "zero 3 dora": (Deepspeed(zero=3), {"adapter": {"rank": 2, "use_dora": True}}),
     "zero 3 lora dpo": (Deepspeed(zero=3), LORA | DPO | {"lr": 0.03}),
     "zero 1, many micro batches": (Deepspeed(zero=1), {"micro": 1}),
     "zero 2, small buckets": (Deepspeed(zero=2, bucket=1500), {"micro": 1}),
