@@ -88,18 +88,14 @@ class Pool:
         import ray
 
         seeds = seeds if seeds is not None else [sampling.seed + index for index in range(len(prompts))]
-        room = max(1, MOST_SEQUENCES // sampling.n)
         owed, found = deque(range(len(prompts))), dict[int, list[Completion]]()
         running: dict[Any, tuple[int, int]] = {}
         try:
             while owed or running:
-                busy = Counter(dict.fromkeys(range(len(self._actors)), 0))
-                busy.update(place for place, _ in running.values())
-                while owed and (place := min(busy, key=lambda one: busy[one])) is not None and busy[place] < room:
+                for place in self._free(running, len(owed), max(1, MOST_SEQUENCES // sampling.n)):
                     index = owed.popleft()
                     asked = self._actors[place].generate.remote(prompts[index], sampling, seeds[index], self.hang_s)
                     running[asked] = (place, index)
-                    busy[place] += 1
                 done, _ = ray.wait(list(running), timeout=self.hang_s)
                 lost = self._collect(done, running, found) if done else self._silent({place for place, _ in running.values()})
                 for place, cause in lost.items():
@@ -129,6 +125,17 @@ class Pool:
 
         for actor in self._actors:
             ray.kill(actor)
+
+    def _free(self, running: dict[Any, tuple[int, int]], most: int, room: int) -> list[int]:
+        """Places for up to `most` further requests, at each turn the one with the fewest; none gets more than `room`."""
+        busy = Counter(dict.fromkeys(range(len(self._actors)), 0))
+        busy.update(place for place, _ in running.values())
+        places: list[int] = []
+        while len(places) < most and min(busy.values()) < room:
+            place = min(busy, key=busy.__getitem__)
+            busy[place] += 1
+            places.append(place)
+        return places
 
     def _collect(self, done: list[Any], running: dict[Any, tuple[int, int]], found: dict[int, Any]) -> dict[int, GeneratorLost]:
         """Take over what is done; which generators were lost."""
