@@ -119,6 +119,7 @@ def _find_lr(arguments: argparse.Namespace) -> int:
     from raylm import job
     from raylm.core.config import did_you_mean
     from raylm.core.errors import ConfigError
+    from raylm.core.room import total
     from raylm.core.workers import Workers
     from raylm.train import find_lr
     from raylm.train.config import Train
@@ -127,7 +128,7 @@ def _find_lr(arguments: argparse.Namespace) -> int:
     cfg = loaded.stages.get(stage)
     if not isinstance(cfg, Train):
         raise ConfigError(f"{stage!r} is no train stage of this job.{did_you_mean(stage, loaded.stages)}", where=arguments.job)
-    workers = Workers(wanted_cpus=cfg.cpus() + 2)
+    workers = Workers(wanted_cpus=total(cfg.roles()) + 2)
     ctx = job.aside(loaded, stage, "find_lr", workers)
     try:
         found = find_lr.find(cfg, ctx, arguments.steps, arguments.lowest, arguments.highest)

@@ -18,6 +18,7 @@ from raylm.core.artifact import MANIFEST, WORK, Artifact, InputEntry, open_artif
 from raylm.core.config import ENDPOINT, Config, Makes, Reference, StageConfig, did_you_mean, digest_of, references
 from raylm.core.context import Context
 from raylm.core.errors import ArtifactError, ConfigError, DriftError, PlanError, RaylmError, StageError
+from raylm.core.room import total
 from raylm.core.storage import Folder
 from raylm.core.workers import Workers
 from raylm.evaluate.config import Evaluate
@@ -169,7 +170,7 @@ def run(
                 where=job.folder(step.name).uri,
                 next=f"add --rebuild {step.name} to begin it anew, or rename the stage to keep both",
             )
-    workers = Workers(wanted_cpus=sum(sorted(step.config.cpus() for step in steps)[-2:]) + 2)
+    workers = Workers(wanted_cpus=sum(sorted(total(step.config.roles()) for step in steps)[-2:]) + 3)
     made: dict[str, Artifact] = {}
     with _locked(Folder(job.root) / job.name):
         for step in steps:
@@ -252,14 +253,16 @@ def _hold_and_warm(step: Step, later: list[Step], workers: Workers) -> None:
     """Close what no coming stage asks for, start what the next one asks for. GPUs are not held for later: what waits for
     its turn on one would keep this stage from having it. Nor is anything on a cluster that others use too."""
     if workers.submitted:
-        # a train stage takes its ranks and nothing else, so those of the stage before may be its own
-        workers.keep({"serve"} | ({"ranks"} if isinstance(step.config, Train) else set()))
+        # a stage of one role takes that and nothing else, so the processes of the stage before may be its own
+        own = set(step.config.roles())
+        workers.keep({"replicas"} | (own if len(own) == 1 else set()))
         return
-    gpus = any(coming.config.workers.gpus > 0 for coming in (step, *later))
-    modules = [importlib.import_module(f"raylm.{coming.config.stage}.stage") for coming in (step, *later)]
-    workers.keep({prefix for each in modules[: 1 if gpus else None] for prefix in getattr(each, "HOLDS", ())})
-    if later and not gpus and hasattr(modules[1], "warm"):
-        modules[1].warm(later[0].config, workers)
+    roles = [coming.config.roles() for coming in (step, *later)]
+    gpus = any(role.gpus for each in roles for role in each.values())
+    workers.keep({name for each in roles[: 1 if gpus else None] for name in each})
+    if later and not gpus:
+        module = importlib.import_module(f"raylm.{later[0].config.stage}.stage")
+        getattr(module, "warm", lambda cfg, workers: None)(later[0].config, workers)
 
 
 def _identity_on_disk(folder: Folder) -> dict[str, Any] | None:

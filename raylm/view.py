@@ -14,6 +14,7 @@ from rich.table import Table
 from raylm.core.artifact import MANIFEST, Artifact, open_artifact
 from raylm.core.config import ENDPOINT, Config
 from raylm.core.errors import ArtifactError
+from raylm.core.room import asks, peak
 from raylm.core.storage import Folder
 from raylm.data.mixture import Mixture, refs_of
 from raylm.estimate import check, engine_formats, estimate
@@ -33,13 +34,13 @@ def plan(job: Job, steps: list[Step]) -> None:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for column in ("stage", "verb", "takes", "makes", "workers", "state"):
+    for column in ("stage", "verb", "takes", "makes", "roles", "state"):
         table.add_column(column, overflow="fold")
     for step in steps:
         takes = list(dict.fromkeys(ref.value for ref in step.inputs)) or [_source(step.config)]
         shown = ", ".join(takes[:2]) + (f" +{len(takes) - 2}" if len(takes) > 2 else "")
         state = "starts each time" if step.makes == ENDPOINT else STATES[step.state]
-        table.add_row(step.name, step.config.stage, shown, str(step.makes), _workers(step.config), state)
+        table.add_row(step.name, step.config.stage, shown, str(step.makes), _roles(step.config), state)
     console = Console()
     console.print(table)
     for step in steps:
@@ -49,11 +50,12 @@ def plan(job: Job, steps: list[Step]) -> None:
             console.print(f"  {step.name}: {line}", highlight=False)
         for difference in step.drift:
             console.print(f"  {step.name}: {difference}   (--rebuild {step.name}, or rename the stage)", highlight=False)
-    peak = max(steps, key=lambda step: step.config.cpus())
-    gpus = max(step.config.workers.count * step.config.workers.gpus for step in steps)
+    peaks = {step.name: peak(step.config.roles()) for step in steps}
+    fullest = max(peaks, key=lambda name: peaks[name]["CPU"])
+    gpus = max(each["GPU"] for each in peaks.values())
     todo = sum(step.state in ("new", "unfinished") for step in steps)
     console.print(
-        f"{todo} stages to do; at most {peak.config.cpus():g} CPUs ({peak.name}) and {gpus:g} GPUs. Nothing was started.",
+        f"{todo} stages to do; at most {peaks[fullest]['CPU']:g} CPUs ({fullest}) and {gpus:g} GPUs. Nothing was started.",
         highlight=False,
     )
 
@@ -165,9 +167,15 @@ def _artifacts_in(folder: Folder) -> list[Artifact]:
     return sorted(found, key=lambda artifact: artifact.manifest.made_at)
 
 
-def _workers(cfg: AnyStage) -> str:
-    spec = cfg.workers
-    return f"{spec.count}x {spec.cpus:g} CPU" + (f", {spec.gpus:g} GPU" if spec.gpus else "")
+def _roles(cfg: AnyStage) -> str:
+    """`2x 1 CPU ranks, 1x 1 CPU, 1 GPU generator`; of a stage with one role without its name."""
+    roles = {name: role for name, role in cfg.roles().items() if asks(role) or role.colocate_with}
+    shown = []
+    for name, role in roles.items():
+        has = ", ".join(f"{value:g} {what}" for what, value in asks(role).items()) or f"on {role.colocate_with}"
+        also = f" on {role.nodes} nodes" if role.nodes else ""
+        shown.append(f"{role.count}x {has}{also}" + (f" {name}" if len(roles) > 1 else ""))
+    return "; ".join(shown)
 
 
 def _source(cfg: AnyStage) -> str:

@@ -24,7 +24,7 @@ DEADLINE_S = 24 * 3600.0
 
 def run(cfg: Compress, ctx: Context) -> Checkpoint:
     """Compress on one worker. Raises ConfigError when method or format does not fit the model's shape."""
-    ctx.workers.check_room({"worker": cfg.workers}, ctx.stage)
+    ctx.workers.check_room(cfg.roles(), ctx.stage)
     rows: Tokens | Dialogues | None = None
     if cfg.calibration:
         found = ctx.open(cfg.calibration)

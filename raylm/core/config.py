@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from raylm.core.errors import ConfigError
@@ -111,6 +111,25 @@ class Reference:
         return f"{self.by} needs {kinds}" if self.by else f"{kinds} is needed"
 
 
+class Role(Config):
+    """One party of a stage: processes of one size that do one thing (ranks, generators, replicas, workers)."""
+
+    count: int = 1
+    """Processes, at their most."""
+    least: int | None = None
+    """Processes with which the stage can begin; all of them where it does not say less."""
+    cpus: float = 1.0
+    """CPU cores that each process reserves."""
+    gpus: float = 0.0
+    """GPUs that each process reserves."""
+    nodes: int | None = None
+    """Machines over which the processes are spread; as few as possible where it does not say."""
+    colocate_with: str | None = None
+    """The role in whose places these processes live: they share its cores and GPUs and ask for none of their own."""
+    phase: int = 0
+    """Roles of different phases are not at work at the same time."""
+
+
 class WorkerSpec(Config):
     """How many processes a stage gets and what each of them holds."""
 
@@ -122,6 +141,8 @@ class WorkerSpec(Config):
     """CPU cores that each worker reserves."""
     gpus: float = 0.0
     """GPUs that each worker reserves."""
+    nodes: int | None = Field(default=None, ge=1)
+    """Machines over which the workers are spread; as few as possible when it is not said."""
     device: str | None = None
     """Kind of GPU (h100, h200, b200, a100, ...): `raylm plan` tells speed and cost on it and refuses what cannot fit, and
     train tells the share of its peak that is used (mfu)."""
@@ -132,6 +153,10 @@ class WorkerSpec(Config):
     """Train and rl: seconds in which no process moves, after which the one that holds the others is found and all are ended."""
     preemption_notice: str | None = None
     """Train: a file that appears, or a URL that answers, shortly before a spot machine is taken away."""
+
+    def role(self, **changes: Any) -> Role:
+        """What these processes ask a cluster for."""
+        return Role(**{"count": self.count, "cpus": self.cpus, "gpus": self.gpus, "nodes": self.nodes, **changes})
 
 
 class StageConfig(Config):
@@ -157,13 +182,9 @@ class StageConfig(Config):
         """What the stage reads that is no artifact, in a word each: a part of its identity, so that a change is seen."""
         return {}
 
-    def together(self) -> list[dict[str, WorkerSpec]]:
-        """Processes by their part (ranks, generator, workers) that must run at the same time, for each phase of the stage."""
-        return [{"workers": self.workers}]
-
-    def cpus(self) -> float:
-        """CPU cores that the stage reserves at its peak."""
-        return self.workers.count * self.workers.cpus
+    def roles(self) -> dict[str, Role]:
+        """The parties of the stage by name. Plan, room check, reservations and what is held between stages read them."""
+        return {"workers": self.workers.role()}
 
 
 class CustomCard(Config):

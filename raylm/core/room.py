@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from raylm.core.config import WorkerSpec
+from raylm.core.config import Role
 from raylm.core.errors import PlacementError
 
 SAY_S = 20.0
@@ -15,9 +15,37 @@ SELDOM_S = 600.0
 QUEUE_S = 24 * 3600.0
 """Seconds that a stage waits for other jobs of a shared cluster to make room."""
 
-Parts = dict[str, WorkerSpec]
-"""Processes by their part in a stage (ranks, generator, workers): those that must run at the same time."""
+Roles = dict[str, Role]
+"""The parties of a stage by name (ranks, generator, workers)."""
 Resources = dict[str, float]
+
+
+class Places(NamedTuple):
+    """Bundles of a placement group that one role has: `first`, `first` + 1, ..."""
+
+    group: Any
+    first: int
+
+
+def phases(roles: Roles) -> list[Roles]:
+    """Roles that must be there at the same time, for each phase, at the numbers of processes with which the stage can begin."""
+    found: dict[int, Roles] = {}
+    for name, role in roles.items():
+        found.setdefault(role.phase, {})[name] = role.model_copy(update={"count": role.least or role.count})
+    return [found[phase] for phase in sorted(found)]
+
+
+def peak(roles: Roles) -> Resources:
+    """CPU and GPU that a stage holds at its fullest phase, with all processes."""
+    by_phase: dict[int, Roles] = {}
+    for name, role in roles.items():
+        by_phase.setdefault(role.phase, {})[name] = role
+    return {what: max(_total(each, what) for each in by_phase.values()) for what in ("CPU", "GPU")}
+
+
+def total(roles: Roles) -> float:
+    """CPU cores of all roles: what stays from one phase to the next holds its own."""
+    return _total(roles, "CPU")
 
 
 class Patience:
@@ -40,49 +68,54 @@ class Patience:
         """Whether it is time to speak."""
         return time.monotonic() - self._began >= self._say_at
 
-    def look(self, parts: Parts, also: str = "") -> None:
-        """Speak, if it is time, of what `parts` ask for and what the cluster has free."""
+    def look(self, roles: Roles, also: str = "") -> None:
+        """Speak, if it is time, of what `roles` ask for and what the cluster has free."""
         if self.is_long:
             waited = time.monotonic() - self._began
             self._say_at = min(2 * self._say_at, self._say_at + SELDOM_S)
-            print(f"  {self._what} {shortage(parts)}{also} ({waited:.0f} s)", file=sys.stderr, flush=True)
+            print(f"  {self._what} {shortage(roles)}{also} ({waited:.0f} s)", file=sys.stderr, flush=True)
 
 
 class Reservation:
-    """Places for all parts of a stage on a cluster that others use too, had all at once or not at all.
+    """Places for all roles of a stage on a cluster that others use too, had all at once or not at all.
 
     Two jobs that each held some of what they need would wait for the rest of it from each other, for ever.
 
     Args:
-        parts: bundles lie in their order, `count` for each part.
+        roles: bundles lie in their order, `count` for each of them.
         what: who reserves, for the words of the wait.
 
     Raises:
         PlacementError: there was no room for `QUEUE_S`.
     """
 
-    def __init__(self, parts: Parts, what: str) -> None:
+    def __init__(self, roles: Roles, what: str) -> None:
         from ray.util.placement_group import placement_group, remove_placement_group
 
-        self.parts = parts
-        self.group = placement_group([asks(spec) for spec in parts.values() for _ in range(spec.count)], strategy="PACK")
+        self.roles = roles
+        spread = any((role.nodes or 1) > 1 for role in roles.values())
+        bundles = [asks(role) for role in roles.values() for _ in range(role.count)]
+        self.group = placement_group(bundles, strategy="SPREAD" if spread else "PACK")
         patience, until = Patience(what), time.monotonic() + QUEUE_S
         while not self.group.wait(1.0):
-            patience.look(parts)
+            patience.look(roles)
             if time.monotonic() > until:
                 remove_placement_group(self.group)
-                raise PlacementError(f"{what} {shortage(parts)} since {QUEUE_S:.0f} s", next="run it when the cluster has room")
+                raise PlacementError(f"{what} {shortage(roles)} since {QUEUE_S:.0f} s", next="run it when the cluster has room")
 
-    def has(self, part: str, spec: WorkerSpec) -> bool:
-        """Whether `part` has places here, of the size that `spec` asks for."""
-        return part in self.parts and _size(self.parts[part]) == _size(spec)
+    def has(self, name: str, role: Role) -> bool:
+        """Whether the role `name` has places here, of the size that `role` asks for."""
+        return name in self.roles and _size(self.roles[name]) == _size(role)
 
-    def strategy(self, part: str, place: int = 0) -> Any:
-        """Where Ray puts the process of `part` that has this `place` among its `count`."""
+    def places(self, name: str) -> Places:
+        """The bundles of the role `name`."""
+        return Places(self.group, sum(role.count for role in list(self.roles.values())[: list(self.roles).index(name)]))
+
+    def strategy(self, name: str, number: int = 0) -> Any:
+        """Where Ray puts process `number` of the role `name`."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        first = sum(spec.count for spec in list(self.parts.values())[: list(self.parts).index(part)])
-        return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=first + place)
+        return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=self.places(name).first + number)
 
     def end(self) -> None:
         """Give the places back; what still runs in them is ended."""
@@ -105,19 +138,30 @@ def nodes() -> list[Node]:
     return [Node(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def refusal(parts: Parts, what: str) -> PlacementError | None:
-    """Why the cluster can never hold all of `parts` at once, with what was asked and what there is; None when it can."""
+def refusal(roles: Roles, what: str) -> PlacementError | None:
+    """Why the cluster can never hold the roles of one of the phases, with what was asked and what there is; None when it can."""
     there = nodes()
+    return next(filter(None, (_refusal(together, what, there) for together in phases(roles))), None)
+
+
+def _refusal(roles: Roles, what: str, there: list[Node]) -> PlacementError | None:
     for name in ("CPU", "GPU"):
-        need, has = _total(parts, name), sum(node.has.get(name, 0.0) for node in there)
+        need, has = _total(roles, name), sum(node.has.get(name, 0.0) for node in there)
         if need > has + 1e-6:
             return PlacementError(
-                f"{what} asks for {need:g} {name} at once ({_of(parts, name)}), the whole cluster has {has:g}",
+                f"{what} asks for {need:g} {name} at once ({_of(roles, name)}), the whole cluster has {has:g}",
                 next="lower the `workers` table (or `generator`, or `replicas`), or start a larger cluster",
             )
-    if fits([node.has for node in there], [(asks(spec), spec.count) for spec in parts.values()]):
+    for name, role in roles.items():
+        able = sum(_times(node.has, asks(role), 1) >= 1 for node in there)
+        if role.nodes and able < role.nodes:
+            return PlacementError(
+                f"{what} asks for {role.nodes} machines for its {name}, {able} of this cluster could hold one of them",
+                next="lower workers.nodes, or start a larger cluster",
+            )
+    if fits([node.has for node in there], [(asks(role), role.count) for role in roles.values()]):
         return None
-    asked = "; ".join(f"{part}: {spec.count} x {_words(asks(spec))}" for part, spec in parts.items())
+    asked = "; ".join(f"{name}: {role.count} x {_words(asks(role))}" for name, role in roles.items() if asks(role))
     return PlacementError(
         f"{what} has no place on these nodes: a process lies on one node ({asked}), and they have "
         + "; ".join(f"{node.address}: {_words(node.has) or 'neither CPU nor GPU'}" for node in there),
@@ -125,19 +169,19 @@ def refusal(parts: Parts, what: str) -> PlacementError | None:
     )
 
 
-def shortage(parts: Parts) -> str:
+def shortage(roles: Roles) -> str:
     """`waits for 3 CPUs (2 ranks, 1 generator): 1 of 4 CPU free`."""
-    needs = [(name, _total(parts, name)) for name in ("CPU", "GPU")]
-    asked = " and ".join(f"{need:g} {name}{'s' if need != 1 else ''} ({_of(parts, name)})" for name, need in needs if need)
+    needs = [(name, _total(roles, name)) for name in ("CPU", "GPU")]
+    asked = " and ".join(f"{need:g} {name}{'s' if need != 1 else ''} ({_of(roles, name)})" for name, need in needs if need)
     return f"waits for {asked}: {free()}"
 
 
-def is_short(parts: Parts) -> bool:
-    """Whether less is free than `parts` ask for."""
+def is_short(roles: Roles) -> bool:
+    """Whether less is free than `roles` ask for."""
     import ray
 
     has = ray.available_resources()
-    return any(_total(parts, name) > has.get(name, 0.0) + 1e-6 for name in ("CPU", "GPU"))
+    return any(_total(roles, name) > has.get(name, 0.0) + 1e-6 for name in ("CPU", "GPU"))
 
 
 def free() -> str:
@@ -164,25 +208,27 @@ def fits(there: list[Resources], kinds: list[tuple[Resources, int]]) -> bool:
     return False
 
 
-def asks(spec: WorkerSpec) -> Resources:
-    """What one process reserves."""
-    return {name: value for name, value in (("CPU", spec.cpus), ("GPU", spec.gpus)) if value}
+def asks(role: Role) -> Resources:
+    """What one process reserves; nothing where it lives in the places of another role."""
+    if role.colocate_with:
+        return {}
+    return {name: value for name, value in (("CPU", role.cpus), ("GPU", role.gpus)) if value}
 
 
 def _times(node: Resources, ask: Resources, most: int) -> int:
     return min([int((node.get(name, 0.0) + 1e-6) // value) for name, value in ask.items()], default=most)
 
 
-def _size(spec: WorkerSpec) -> tuple[int, float, float]:
-    return spec.count, spec.cpus, spec.gpus
+def _size(role: Role) -> tuple[int, float, float]:
+    return role.count, role.cpus, role.gpus
 
 
-def _total(parts: Parts, name: str) -> float:
-    return sum(spec.count * asks(spec).get(name, 0.0) for spec in parts.values())
+def _total(roles: Roles, name: str) -> float:
+    return sum(role.count * asks(role).get(name, 0.0) for role in roles.values())
 
 
-def _of(parts: Parts, name: str) -> str:
-    return ", ".join(f"{spec.count} {part}" for part, spec in parts.items() if asks(spec).get(name))
+def _of(roles: Roles, name: str) -> str:
+    return ", ".join(f"{role.count} {what}" for what, role in roles.items() if asks(role).get(name))
 
 
 def _words(has: Resources) -> str:

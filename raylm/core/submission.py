@@ -38,9 +38,8 @@ def check(workers: Workers, folder: Folder, stages: dict[str, StageConfig]) -> N
     here = os.getcwd()
     workers.ensure()
     for name, cfg in stages.items():
-        for together in cfg.together():
-            if error := refusal(together, name):
-                raise error
+        if error := refusal(cfg.roles(), name):
+            raise error
     blind, silent = unseen(folder)
     stand_in(here)
     if silent:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from raylm.core.config import WorkerSpec
+from raylm.core.config import Role, WorkerSpec
 from raylm.core.errors import PlacementError
 from raylm.core.node import start_node
-from raylm.core.room import Parts, Patience, Reservation, asks, free, refusal
+from raylm.core.room import Patience, Reservation, Roles, asks, free, refusal
 
 Held = TypeVar("Held")
 
@@ -69,32 +69,35 @@ class Workers:
                 start_node(max(os.cpu_count() or 1, math.ceil(self._wanted_cpus)), _object_store_bytes())
         self._started = True
 
-    def check_room(self, parts: Parts, what: str) -> None:
-        """Raises PlacementError, in words, when the cluster can never hold all of `parts` at once."""
+    def check_room(self, roles: Roles, what: str) -> None:
+        """Raises PlacementError, in words, when the cluster can never hold what one phase of `roles` asks for."""
         self.ensure()
-        if error := refusal(parts, what):
+        if error := refusal(roles, what):
             raise error
 
-    def reserve(self, parts: Parts, what: str) -> Reservation | None:
-        """Places for `parts` on a shared cluster, all or none; waits for them. What was held in other places is closed first:
+    def reserve(self, roles: Roles, what: str) -> Reservation | None:
+        """Places for `roles` on a shared cluster, all or none; waits for them. What was held in other places is closed first:
         a job that holds some of a cluster while it waits for more can stop another that does the same.
 
         Returns:
             None on a cluster of our own, whose cores may be shared by several small workers, and for what asks for nothing.
         """
-        self.check_room(parts, what)
-        wanted = {part: spec for part, spec in parts.items() if asks(spec)}
+        self.check_room(roles, what)
+        wanted = {name: role for name, role in roles.items() if asks(role)}
         if not self.submitted or not wanted:
             return None
-        if self._reserved is None or not all(self._reserved.has(part, spec) for part, spec in wanted.items()):
+        if self._reserved is None or not all(self._reserved.has(name, role) for name, role in wanted.items()):
             self.give_back()
             self._reserved = Reservation(wanted, what)
         return self._reserved
 
-    def place(self, part: str, spec: WorkerSpec, what: str, number: int = 0) -> Any:
-        """Ray's scheduling strategy for process `number` of `part`; all are reserved now unless the stage did so before."""
-        reserved = self.reserve({part: spec}, what)
-        return reserved.strategy(part, number) if reserved else "DEFAULT"
+    def place(self, name: str, role: Role, what: str, number: int = 0) -> Any:
+        """Ray's scheduling strategy for process `number` of the role `name`; all are reserved now unless the stage did so
+        before."""
+        if role.colocate_with:
+            return self._reserved.strategy(role.colocate_with, number) if self._reserved else "DEFAULT"
+        reserved = self.reserve({name: role}, what)
+        return reserved.strategy(name, number) if reserved else "DEFAULT"
 
     def hold(self, key: str, make: Callable[[], Held], close: Callable[[Held], None]) -> Held:
         """What is held under `key`, made now if nothing is. The next stage that asks for the same key gets the same thing."""
@@ -108,11 +111,11 @@ class Workers:
         return any(key.startswith(prefix) for key in self._held)
 
     def keep(self, prefixes: set[str]) -> None:
-        """Close what no coming stage asks for: a rank group or an engine that only waits holds memory."""
+        """Close what has no role in a coming stage: a rank group or an engine that only waits holds memory."""
         for key in list(self._held):
             if not any(key.startswith(prefix) for prefix in prefixes):
                 self.release(key)
-        if self._reserved and not all(self.holds(part) for part in self._reserved.parts):
+        if self._reserved and not all(self.holds(name) for name in self._reserved.roles):
             self.give_back()  # places of which some are left empty would be missed by others
 
     def release(self, prefix: str = "") -> None:
@@ -121,15 +124,15 @@ class Workers:
         for key in closed:
             thing, close = self._held.pop(key)
             close(thing)
-        if closed and self._reserved and not any(self.holds(part) for part in self._reserved.parts):
+        if closed and self._reserved and not any(self.holds(name) for name in self._reserved.roles):
             self.give_back()
 
     def give_back(self) -> None:
         """End the reservation, and what is held in its places."""
         reserved, self._reserved = self._reserved, None
         if reserved:
-            for part in reserved.parts:
-                self.release(part)
+            for name in reserved.roles:
+                self.release(name)
             reserved.end()
 
     def stop(self) -> None:
@@ -182,7 +185,7 @@ def finish_task(task: Any, spec: WorkerSpec, timeout_s: float, what: str) -> Any
     for announcement in (True, False):
         while not ray.wait([task], timeout=min(1.0, timeout_s), fetch_local=False)[0]:
             if announcement:
-                patience.look({"worker": spec.model_copy(update={"count": 1})})
+                patience.look({"worker": spec.role(count=1)})
             if time.monotonic() > until:
                 raise _late(timeout_s, what)
         found = ray.get(next(task))

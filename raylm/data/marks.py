@@ -46,7 +46,7 @@ def run_marked(
         done = len(units) - len(todo)
         bar.to(done)
         if todo:
-            ctx.workers.check_room({"workers": workers}, ctx.stage)
+            ctx.workers.check_room({"workers": workers.role()}, ctx.stage)
             with _words(ctx, name, workers) as patience:
                 for _ in _through_ray([(at, units[at]) for at in todo], _marked(ctx, name, work), workers):
                     patience.again()
@@ -91,7 +91,7 @@ def _words(ctx: Context, name: str, workers: WorkerSpec) -> Iterator[Patience]:
     def look() -> None:
         while not over.wait(LOOK_S):
             if patience.is_long and not any(_is_begun(ctx.work, file) for file in ctx.work.files()):
-                patience.look({"worker": workers.model_copy(update={"count": 1})})
+                patience.look({"worker": workers.role(count=1)})
 
     looker = threading.Thread(target=look, name="raylm-room", daemon=True)
     # on a cluster of our own no other job takes the cores

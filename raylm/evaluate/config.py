@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import CustomCard, Makes, Refers, StageConfig, WorkerSpec, did_you_mean
+from raylm.core.config import CustomCard, Makes, Refers, Role, StageConfig, did_you_mean
 from raylm.core.variants import GENERATES, LANGUAGE_MODELS
 from raylm.evaluate.tasks import AnyTask
 from raylm.inference.config import GeneratorSpec
@@ -51,9 +51,6 @@ class Evaluate(StageConfig):
         asks = [task.kind for task in self.tasks if "generate" in getattr(task, "needs", ())]
         return {"models": Refers((), GENERATES, f"task {asks[0]}")} if asks else {}
 
-    def together(self) -> list[dict[str, WorkerSpec]]:
-        """Workers that grade, then the generator."""
-        return [*super().together(), {"generator": self.generator.workers()}]
-
-    def cpus(self) -> float:
-        return super().cpus() + self.generator.count * self.generator.cpus
+    def roles(self) -> dict[str, Role]:
+        # log-probabilities first, then answers
+        return {**super().roles(), "generator": self.generator.role(phase=1)}

@@ -64,7 +64,7 @@ class Examinations:
             if not numbers:
                 continue
             if not running:
-                self._ctx.workers.check_room({"workers": self._cfg.workers}, self._ctx.stage)
+                self._ctx.workers.check_room(self._cfg.roles(), self._ctx.stage)
             tasks = [(number, self._cards[number], self._rows(number)) for number in numbers]
             fresh = self._fresh if model == UNTRAINED else None
             try:

@@ -14,7 +14,6 @@ from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examinations import Examinations
 from raylm.evaluate.gate import failures
 
-HOLDS = ("generator",)
 Grades = dict[str, dict[str, float]]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
-from raylm.core.config import Config, WorkerSpec
+from raylm.core.config import Config, Role
 
 
 class GeneratorSpec(Config):
@@ -20,6 +22,6 @@ class GeneratorSpec(Config):
     """Seconds in which a request gets no token, or a part of the weights is not taken, after which a generator is ended and a
     fresh one goes on; a start may take an hour, or this if it is longer."""
 
-    def workers(self) -> WorkerSpec:
-        """What it asks a cluster for."""
-        return WorkerSpec(count=self.count, cpus=self.cpus, gpus=self.gpus)
+    def role(self, **changes: Any) -> Role:
+        """What they ask a cluster for."""
+        return Role(**{"count": self.count, "cpus": self.cpus, "gpus": self.gpus, **changes})

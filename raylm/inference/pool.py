@@ -211,7 +211,7 @@ def hold_pool(workers: Workers, spec: GeneratorSpec) -> Pool:
         import ray
 
         options = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_restarts": 0}
-        where = workers.place(PART, spec.workers(), "the generators", place)
+        where = workers.place(PART, spec.role(), "the generators", place)
         return ray.remote(Generator).options(**options, scheduling_strategy=where).remote(gpu=spec.gpus > 0)
 
     pool = workers.hold(key, lambda: Pool(make, spec.count), Pool.close)

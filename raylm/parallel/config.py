@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import StageConfig, WorkerSpec
+from raylm.core.config import Role, StageConfig
 from raylm.parallel.matrix import features, refusal
 from raylm.parallel.mesh import Mesh
 from raylm.parallel.optimizers import AnyOptimizer
@@ -65,9 +65,8 @@ class ParallelConfig(StageConfig):
         least = self.workers.least or self.workers.count
         return tuple(size for size in range(least, self.workers.count + 1) if self.mesh.refused(size) is None)
 
-    def together(self) -> list[dict[str, WorkerSpec]]:
-        """The ranks, at their smallest number."""
-        return [{"ranks": self.workers.model_copy(update={"count": self.sizes()[0]})}]
+    def roles(self) -> dict[str, Role]:
+        return {"ranks": self.workers.role(least=self.sizes()[0])}
 
     @model_validator(mode="after")
     def _can_be_laid_out(self) -> ParallelConfig:

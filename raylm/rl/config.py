@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Makes, PromptsRef, Refers, WorkerSpec
+from raylm.core.config import Makes, PromptsRef, Refers, Role
 from raylm.inference.config import GeneratorSpec
 from raylm.parallel.config import ParallelConfig
 from raylm.parallel.optimizers import AnyOptimizer
@@ -60,9 +60,5 @@ class RL(ParallelConfig):
     def makes(self) -> Makes:
         return Makes("Checkpoint", "causal")
 
-    def together(self) -> list[dict[str, WorkerSpec]]:
-        """The ranks, at their smallest number, and the generator."""
-        return [super().together()[0] | {"generator": self.generator.workers()}]
-
-    def cpus(self) -> float:
-        return super().cpus() + self.generator.count * self.generator.cpus + 1
+    def roles(self) -> dict[str, Role]:
+        return {**super().roles(), "generator": self.generator.role(), "rewards": Role(cpus=0.0)}

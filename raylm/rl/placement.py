@@ -7,6 +7,7 @@ from typing import Any
 
 from raylm.core.context import Context
 from raylm.core.errors import GroupLost, StageError
+from raylm.core.room import phases
 from raylm.inference.generator import Completion, Sampling
 from raylm.inference.pool import Send, hold_pool
 from raylm.inference.weight_transfer import Sent
@@ -52,7 +53,7 @@ class Trainer:
     def __init__(self, cfg: RL, ctx: Context, setup: trainer.Setup) -> None:
         self._cfg, self._setup = cfg, setup
         # ranks and generator together: two jobs that each hold one and wait for the other would wait for ever
-        (together,) = cfg.together()
+        (together,) = phases(cfg.roles())
         ctx.workers.reserve(together, ctx.stage)
         if len(cfg.sizes()) > 1:
             # ranks of several sizes are no part of a reservation: there was room for the fewest, they take what is left now

@@ -31,7 +31,7 @@ class RewardWorkers:
 
     def __init__(self, cfg: RL, workers: Workers) -> None:
         self._cards, self._timeout_s, self._workers = list(cfg.rewards), cfg.reward_timeout_s, workers
-        self._key = f"reward_worker:{digest_of([card.identity() for card in cfg.rewards])}"
+        self._key = f"rewards:{digest_of([card.identity() for card in cfg.rewards])}"
         self._any, self._worn = False, 0
 
     def score(self, prompts: list[Prompt], completions: list[list[Completion]]) -> list[Rollout]:

@@ -23,8 +23,6 @@ from raylm.rl.reward_workers import RewardWorkers
 from raylm.rl.trainer import NEEDS, Setup
 from raylm.rl.types import Prompt
 
-HOLDS = ("ranks", "generator", "reward_worker")
-
 
 def warm(cfg: RL, workers: Workers) -> None:
     """Start the trainer's ranks while the stage before still runs."""

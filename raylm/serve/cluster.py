@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from raylm.core.errors import PlacementError, StageError
-from raylm.core.room import Patience, is_short
+from raylm.core.room import Patience, is_short, phases
 from raylm.core.workers import Workers
 from raylm.serve.app import NAME
 from raylm.serve.config import Serve
 from raylm.serve.door import DTYPE, SERVED
 
-HELD = "serve"
+HELD = "replicas"
 POLL_S = 0.25
 
 
@@ -87,7 +87,7 @@ def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float, stage: str) 
     """
     from ray import serve
 
-    patience, (replicas,) = Patience(stage), cfg.together()
+    patience, (replicas,) = Patience(stage), phases(cfg.roles())
     while True:
         found = serve.status().applications.get(NAME)
         status = found.status.value if found else "NOT_STARTED"

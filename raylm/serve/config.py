@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import ENDPOINT, Config, Makes, Refers, ReportRef, StageConfig, WorkerSpec
+from raylm.core.config import ENDPOINT, Config, Makes, Refers, ReportRef, Role, StageConfig
 from raylm.core.variants import GENERATES
 from raylm.serve.guards import AnyGuard
 
@@ -110,13 +110,8 @@ class Serve(StageConfig):
     def makes(self) -> Makes:
         return ENDPOINT
 
-    def together(self) -> list[dict[str, WorkerSpec]]:
-        """The smallest number of engines that answers."""
-        return [{"replicas": self.workers.model_copy(update={"count": self.replicas.min or 1})}]
-
-    def cpus(self) -> float:
-        """CPU cores at the largest number of engines."""
-        return self.replicas.max * self.workers.cpus
+    def roles(self) -> dict[str, Role]:
+        return {"replicas": self.workers.role(count=self.replicas.max, least=self.replicas.min or 1)}
 
 
 def is_loopback(host: str) -> bool:

@@ -26,7 +26,6 @@ from raylm.serve import app, cluster, parity, reference, serving
 from raylm.serve.auth import key_digest
 from raylm.serve.config import Serve
 
-HOLDS = ("serve",)
 KEY_FILE = "key"
 NUM_PROBES = 8
 
@@ -57,7 +56,7 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
 
 def _serve(cfg: Serve, ctx: Context) -> Endpoint:
     cluster.check_port(cfg, ctx.workers, ctx.stage)
-    ctx.workers.check_room(cfg.together()[0], ctx.stage)
+    ctx.workers.check_room(cfg.roles(), ctx.stage)
     uri, fingerprint = _model(cfg, ctx)
     # key and manifest of an earlier endpoint: not before it is sure that it does not answer any more
     ctx.out.remove()

@@ -22,7 +22,6 @@ from raylm.trainer.setup import Setup
 from raylm.trainer.watch.profile import check_profile
 
 # what of the workers' held things this stage uses
-HOLDS = ("ranks",)
 # metrics on the terminal's line
 SHOWN = ("loss", "tokens_per_s", "mfu", "memory_gb")
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from raylm.core import room
-from raylm.core.config import WorkerSpec
-from raylm.core.room import Patience, asks, fits, refusal, shortage
+from raylm.core.config import Role
+from raylm.core.room import Patience, asks, fits, peak, phases, refusal, shortage, total
+from raylm.evaluate.config import Evaluate
+from raylm.rl.config import RL
+from raylm.serve.config import Serve
 
 
 @pytest.mark.parametrize(
@@ -41,8 +44,8 @@ def test_many_ranks_are_placed_in_no_time():
 
 
 def test_what_asks_for_nothing_is_no_bundle():
-    assert asks(WorkerSpec(cpus=0)) == {}
-    assert asks(WorkerSpec(cpus=2, gpus=0.5)) == {"CPU": 2, "GPU": 0.5}
+    assert asks(Role(cpus=0)) == {}
+    assert asks(Role(cpus=2, gpus=0.5)) == {"CPU": 2, "GPU": 0.5}
 
 
 @pytest.mark.ray
@@ -51,11 +54,11 @@ def test_refusals_and_waits_name_what_is_requested_and_what_there_is(workers, ca
 
     workers.ensure()
     has = int(ray.cluster_resources()["CPU"])
-    assert refusal({"ranks": WorkerSpec(count=has - 1), "generator": WorkerSpec()}, "policy") is None
-    said = str(refusal({"ranks": WorkerSpec(count=has), "generator": WorkerSpec()}, "policy"))
+    assert refusal({"ranks": Role(count=has - 1), "generator": Role()}, "policy") is None
+    said = str(refusal({"ranks": Role(count=has), "generator": Role()}, "policy"))
     assert f"policy asks for {has + 1} CPU at once ({has} ranks, 1 generator), the whole cluster has {has}" in said
-    assert "asks for 1 GPU at once (1 ranks), the whole cluster has 0" in str(refusal({"ranks": WorkerSpec(gpus=1)}, "policy"))
-    parts = {"ranks": WorkerSpec(count=2), "generator": WorkerSpec()}
+    assert "asks for 1 GPU at once (1 ranks), the whole cluster has 0" in str(refusal({"ranks": Role(gpus=1)}, "policy"))
+    parts = {"ranks": Role(count=2), "generator": Role()}
     assert shortage(parts).startswith("waits for 3 CPUs (2 ranks, 1 generator): ")
     assert shortage(parts).endswith(f" of {has} CPU free")
     monkeypatch.setattr(room, "SAY_S", 0.0)
@@ -67,3 +70,37 @@ def test_refusals_and_waits_name_what_is_requested_and_what_there_is(workers, ca
     patience.again()
     patience.look(parts)
     assert not capsys.readouterr().err
+
+
+ROLES = {
+    "ranks": Role(count=4, least=2, gpus=1),
+    "generator": Role(gpus=1, colocate_with="ranks"),
+    "workers": Role(count=3, phase=1),
+    "replicas": Role(count=8, cpus=0.5, phase=1),
+}
+
+
+def test_roles_of_a_phase_are_there_together_and_colocated_ones_ask_for_nothing():
+    first, second = phases(ROLES)
+    assert list(first) == ["ranks", "generator"] and list(second) == ["workers", "replicas"]
+    assert first["ranks"].count == 2, "the fewest with which it can begin"
+    assert asks(first["generator"]) == {}
+    assert peak(ROLES) == {"CPU": 7.0, "GPU": 4.0} and total(ROLES) == 11.0
+
+
+def test_every_stage_says_its_roles():
+    rl = RL(stage="rl", prompts="p", model="m", rewards=[{"kind": "answer"}], iterations=1, generator={"count": 2, "gpus": 1})
+    assert {name: (role.count, role.gpus) for name, role in rl.roles().items()} == {
+        "ranks": (1, 0.0), "generator": (2, 1.0), "rewards": (1, 0.0),
+    }  # fmt: skip
+    asked = Evaluate(stage="evaluate", models=["m"], tasks=[{"kind": "preference", "rows": "r"}])
+    assert [list(together) for together in phases(asked.roles())] == [["workers"], ["generator"]]
+    served = Serve(model="m", replicas={"min": 0, "max": 3}, workers={"cpus": 2, "nodes": 3})
+    assert served.roles() == {"replicas": Role(count=3, least=1, cpus=2, nodes=3)}
+
+
+@pytest.mark.ray
+def test_machines_that_are_not_there_are_asked_for_in_vain(workers):
+    workers.ensure()
+    said = str(refusal({"ranks": Role(count=2, nodes=2)}, "base"))
+    assert "base asks for 2 machines for its ranks, 1 of this cluster could hold one of them" in said

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from raylm.core.config import ENDPOINT
+from raylm.core.room import peak
 from raylm.serve.config import Replicas, Serve, is_loopback
 
 
@@ -45,4 +46,4 @@ def test_replicas_are_ordered():
 
 def test_it_makes_an_endpoint_and_counts_its_cores():
     cfg = Serve(model="sft", replicas=Replicas(max=4))
-    assert (cfg.makes(), cfg.cpus()) == (ENDPOINT, 4.0)
+    assert (cfg.makes(), peak(cfg.roles())["CPU"]) == (ENDPOINT, 4.0)

@@ -22,6 +22,7 @@ from typing import Any
 
 from raylm.core.config import WorkerSpec
 from raylm.core.errors import PlacementError
+from raylm.core.room import Places
 from raylm.core.storage import Folder
 from raylm.core.workers import Workers, wait_for
 from raylm.parallel.group.allocator import allocator
@@ -30,6 +31,8 @@ from raylm.parallel.group.mailbox import START_S, Mailbox
 from raylm.parallel.group.ranks import AGAIN, serve_tasks
 from raylm.parallel.group.watch import Watch
 
+RANKS = "ranks"
+"""Role of the ranks that a stage trains with."""
 STOP_S = 30.0
 """Seconds that a stopped run waits for its ranks' last checkpoint."""
 
@@ -37,11 +40,13 @@ STOP_S = 30.0
 class RankGroup:
     """Ranks that wait for tasks. Made by `hold_ranks`; the next stage with the same `workers` table gets the same group."""
 
-    def __init__(self, spec: WorkerSpec, sizes: tuple[int, ...], alone: bool, reserved: Any = None) -> None:
+    def __init__(
+        self, spec: WorkerSpec, sizes: tuple[int, ...], alone: bool, reserved: Places | None = None, role: str = RANKS
+    ) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._spec, self._sizes, self._alone, self._reserved = spec, sizes, alone, reserved
+        self._spec, self._sizes, self._alone, self._reserved, self._role = spec, sizes, alone, reserved, role
         remote: Any = ray.remote(Mailbox)
         self._mailbox = remote.options(
             num_cpus=0,
@@ -80,7 +85,7 @@ class RankGroup:
         import ray
 
         self._task += 1
-        watch = Watch(self._mailbox, self._spec, aside, self._sizes[0], self._alone, self._reserved)
+        watch = Watch(self._mailbox, self._spec, aside, self._sizes[0], self._alone, self._reserved, self._role)
         ray.get(self._mailbox.post.remote(self._task, [ray.put((function, args))], run, step))
         with _interruptible():
             try:
@@ -172,28 +177,29 @@ class RankGroup:
             self._failure = cause
 
 
-def warm_ranks(workers: Workers, spec: WorkerSpec, sizes: tuple[int, ...] | None = None) -> None:
+def warm_ranks(workers: Workers, spec: WorkerSpec, sizes: tuple[int, ...] | None = None, role: str = RANKS) -> None:
     """Start the group for `spec` ahead of its stage, unless a stage still works with another one."""
-    if not workers.holds("ranks:"):
-        hold_ranks(workers, spec, sizes)
+    if not workers.holds(f"{role}:"):
+        hold_ranks(workers, spec, sizes, role)
 
 
-def hold_ranks(workers: Workers, spec: WorkerSpec, sizes: tuple[int, ...] | None = None) -> RankGroup:
+def hold_ranks(workers: Workers, spec: WorkerSpec, sizes: tuple[int, ...] | None = None, role: str = RANKS) -> RankGroup:
     """The group for `spec`, started now if none is held; starting goes on in the background until the first `call`.
 
     Args:
         sizes: numbers of ranks that the group may have, ascending; `spec.count` alone when it is not given.
+        role: what the group is in its stage. Groups of several roles live side by side, one of each.
     """
     sizes = sizes or (spec.count,)
-    workers.check_room({"ranks": spec.model_copy(update={"count": sizes[0]})}, "the group of ranks")
-    key = f"ranks:{','.join(map(str, sizes))}:{spec.cpus}:{spec.gpus}:{spec.preemption_notice}"
+    workers.check_room({role: spec.role(count=sizes[0])}, f"the group of {role}")
+    key = f"{role}:{','.join(map(str, sizes))} x {spec.cpus:g} CPU, {spec.gpus:g} GPU, {spec.nodes}, {spec.preemption_notice};"
     if not workers.holds(key):
-        workers.release("ranks:")  # one group at a time: another one would hold what this one needs
+        workers.release(f"{role}:")  # another one of the same role would hold what this one needs
 
     def start() -> RankGroup:
         # a group that may shrink and grow takes what it finds; one of a fixed size has places that stay its own
-        reserved = workers.reserve({"ranks": spec}, "the group of ranks") if len(sizes) == 1 else None
-        return RankGroup(spec, sizes, alone=not workers.submitted, reserved=reserved.group if reserved else None)
+        reserved = workers.reserve({role: spec.role()}, f"the group of {role}") if len(sizes) == 1 else None
+        return RankGroup(spec, sizes, not workers.submitted, reserved.places(role) if reserved else None, role)
 
     group = workers.hold(key, start, RankGroup.close)
     if group._failure or not group._thread.is_alive():

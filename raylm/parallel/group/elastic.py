@@ -86,7 +86,7 @@ class Trainer(TorchTrainer):
     Args:
         alone: whether the cluster begins and ends with this run. Each process that only waits takes its share of a laptop's
             cores: a dozen of them are a tenth of two.
-        reserved: placement group whose first bundles are the ranks'; None where Ray Train makes one for each group.
+        reserved: `Places` of the ranks; None where Ray Train makes a placement group for each group.
     """
 
     def __init__(self, *args: Any, sizes: tuple[int, ...], mailbox: Any, alone: bool, reserved: Any, **kwargs: Any) -> None:
@@ -120,10 +120,16 @@ class ReservedGroup(WorkerGroup):
     """A group in places that its stage reserved: they stay its own when it dies and begins anew."""
 
     reserved: ClassVar[Any] = None
-    """The placement group; a process has one controller, and that one group at a time."""
+    """The places; a process has one controller, and that one group at a time."""
 
     def _create_placement_group(self, *_: Any) -> PlacementGroupHandle:
-        return KeptHandle(self.reserved)
+        return KeptHandle(self.reserved.group)
+
+    def _create_workers(self, num_workers: int, *args: Any, placement_group_bundle_indices: Any = None, **named: Any) -> Any:
+        # bundles before `first` belong to other roles of the stage
+        own = list(range(self.reserved.first, self.reserved.first + num_workers))
+        indices = placement_group_bundle_indices or own
+        return super()._create_workers(num_workers, *args, placement_group_bundle_indices=indices, **named)
 
 
 class KeptHandle(DefaultPlacementGroupHandle):

@@ -9,7 +9,7 @@ from typing import Any
 
 from raylm.core.config import WorkerSpec
 from raylm.core.errors import PlacementError
-from raylm.core.room import Patience, free, is_short
+from raylm.core.room import Patience, Places, free, is_short
 from raylm.core.storage import Folder
 from raylm.core.workers import wait_for
 from raylm.parallel.group import hang
@@ -28,14 +28,17 @@ class Watch:
         spec: its `hang_s` is how long all ranks may stand still.
         aside: folder of the hang report; a temporary one when it is None.
         least: ranks without which no group starts.
+        role: their role in the stage.
         alone, reserved: as for `Trainer`.
     """
 
-    def __init__(self, mailbox: Any, spec: WorkerSpec, aside: Folder | None, least: int, alone: bool, reserved: Any) -> None:
+    def __init__(
+        self, mailbox: Any, spec: WorkerSpec, aside: Folder | None, least: int, alone: bool, reserved: Places | None, role: str
+    ) -> None:
         self._mailbox, self._spec, self._aside, self._alone, self._reserved = mailbox, spec, aside, alone, reserved
         self._looked = self._seen = time.monotonic()
         self._before: Hang | None = None
-        self._ranks, self._patience = {"ranks": spec.model_copy(update={"count": least})}, Patience("the group of ranks")
+        self._ranks, self._patience = {role: spec.role(count=least)}, Patience(f"the group of {role}")
 
     def look(self) -> None:
         """Look, if it is time. Raises PlacementError when no group came, or the ranks hang again in the same place."""
@@ -61,7 +64,7 @@ class Watch:
 
         if self._reserved is None:
             return not self._alone and is_short(self._ranks)
-        return placement_group_table(self._reserved)["state"] != "CREATED"
+        return placement_group_table(self._reserved.group)["state"] != "CREATED"
 
     def _end(self, beats: list[Beat]) -> None:
         """Examine the group and end it; Ray Train starts a new one."""

@@ -13,6 +13,7 @@ from tests.bench.pretrain import work
 
 
 def main() -> None:
+    from raylm.core.room import total
     from raylm.core.workers import Workers
     from raylm.train.config import Train
     from raylm.train.stage import run
@@ -38,7 +39,7 @@ def main() -> None:
             "workers": {"count": world, "cpus": (os.cpu_count() or 1) / world},
         }
     )  # fmt: skip
-    workers = Workers(wanted_cpus=cfg.cpus())
+    workers = Workers(wanted_cpus=total(cfg.roles()))
     ctx: Any = context(root, f"model-{time.time_ns()}", cfg, workers)
     seen: list[tuple[float, float]] = []
     log = ctx.log

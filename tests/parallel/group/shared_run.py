@@ -28,11 +28,11 @@ def where(ranks: Any) -> dict[str, Any]:
 
 def holds() -> None:
     """Reserve what an rl stage does, say so, and give it back."""
-    from raylm.core.config import WorkerSpec
+    from raylm.core.config import Role
     from raylm.core.workers import Workers
 
     workers = Workers()
-    workers.reserve({"ranks": WorkerSpec(count=2), "generator": WorkerSpec()}, "first")
+    workers.reserve({"ranks": Role(count=2), "generator": Role()}, "first")
     print("held", flush=True)
     time.sleep(5)
     workers.stop()
@@ -43,8 +43,9 @@ def runs(root: str) -> None:
     import ray
 
     from raylm.core import room, submission
-    from raylm.core.config import WorkerSpec
+    from raylm.core.config import Role, WorkerSpec
     from raylm.core.errors import ConfigError
+    from raylm.core.room import phases
     from raylm.core.storage import Folder
     from raylm.core.workers import Workers
     from raylm.parallel.group.driver import hold_ranks
@@ -61,7 +62,9 @@ def runs(root: str) -> None:
         submission.check(workers, Folder("/proc/self/fd/900"), {"policy": cfg})
     except ConfigError as cause:
         refused = str(cause)
-    reserved = workers.reserve(cfg.together()[0], "second")
+    (together,) = phases(cfg.roles())
+    # the ranks' places are not the first ones
+    reserved = workers.reserve({name: together[name] for name in ("generator", "ranks")}, "second")
     assert reserved is not None
     free = ray.available_resources().get("CPU", 0.0)
     group = hold_ranks(workers, spec)
@@ -69,7 +72,7 @@ def runs(root: str) -> None:
     os.kill(before["pid"], signal.SIGKILL)  # the new group begins in the places of the old one
     after = group.call(where)
     generator: Any = ray.remote(where_alone)
-    place = workers.place("generator", WorkerSpec(), "second")
+    place = workers.place("generator", Role(), "second")
     assert ray.get(generator.options(num_cpus=1, scheduling_strategy=place).remote(), timeout=30) == reserved.group.id.hex()
     workers.release("ranks:")
     until = time.monotonic() + 20

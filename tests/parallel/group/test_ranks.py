@@ -106,3 +106,15 @@ def test_sigterm_at_the_driver_leaves_a_checkpoint_and_the_same_group(group, tmp
 def test_more_ranks_than_the_cluster_has_room_for_are_refused_in_words(workers):
     with pytest.raises(PlacementError, match="asks for 999 CPU"):
         hold_ranks(workers, WorkerSpec(count=999))
+
+
+def test_groups_of_two_roles_live_side_by_side(group, workers):
+    pids = group.pids()
+    critic = hold_ranks(workers, WorkerSpec(), role="critic")
+    try:
+        assert critic.call(tasks.count, "a critic") == (1, 1)
+        assert group.call(tasks.count, "beside a critic")[1] == 2 and group.pids() == pids
+        assert hold_ranks(workers, WorkerSpec(), role="critic") is critic
+    finally:
+        workers.release("critic:")
+    assert group.pids() == pids

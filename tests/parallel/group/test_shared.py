@@ -17,7 +17,7 @@ def test_two_jobs_on_a_cluster_for_one_do_not_lock_each_other_up(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    assert re.search(r"second waits for 3 CPUs \(2 ranks, 1 generator\): 1 of 4 CPU free", told["said"])
+    assert re.search(r"second waits for 3 CPUs \(1 generator, 2 ranks\): 1 of 4 CPU free", told["said"])
     # all places at once, none beside them, the same ones after a rank's death, given back with the last thing in them
     assert told["free"] == 1
     assert told["before"]["place"] == told["after"]["place"] == told["held"]
