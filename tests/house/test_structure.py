@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,17 @@ def module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = {module(source) for source in SOURCES}
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Modules of raylm that a file imports, inside functions and under TYPE_CHECKING too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "raylm":
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            known = {module(source) for source in SOURCES}
-            found |= {name if name in known else str(node.module) for name in names}
+            found |= {name if name in MODULES else str(node.module) for name in names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "raylm"}
     return found

@@ -1,6 +1,7 @@
 """Imported once by the process from which ranks are forked: what every rank needs and what is slow to import."""
 
 import pandas
+import peft
 import pyarrow.compute
 import pyarrow.parquet
 import pytest
@@ -13,4 +14,4 @@ import raylm.train.config
 import raylm.train.loop
 import tests.parallel.loops
 
-__all__ = ["pandas", "pyarrow", "pytest", "raylm", "tests", "torch", "transformers"]
+__all__ = ["pandas", "peft", "pyarrow", "pytest", "raylm", "tests", "torch", "transformers"]

@@ -64,6 +64,8 @@ def test_a_killed_rank(root, workers):
     assert_as_undisturbed(root, "rank")
 
 
+# a job whose driver is killed in training: tests/flow/test_road.py; the same ledger and bits after a resume: test_resume.py
+@pytest.mark.long
 def test_a_killed_driver(root, workers):
     done = survive("driver", str(root), "driver")
     assert done.returncode == -signal.SIGKILL, done.stderr

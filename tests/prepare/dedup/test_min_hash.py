@@ -121,6 +121,8 @@ def _die_once(work, flag, at, plain):
 
 
 @pytest.mark.slow
+# what a pass left is gone on with in `test_stopped_after_a_pass_it_resumes_there`; prepare's own test kills workers
+@pytest.mark.long
 def test_kill_9_of_a_worker_in_each_pass_changes_nothing(tmp_path, workers):
     class Deadly(Cut):
         of = 2
