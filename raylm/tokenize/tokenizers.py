@@ -65,7 +65,7 @@ def _train(cfg: Tokenize, ctx: Context, documents: Documents, at: Path) -> dict[
     trainer: Any = cfg.tokenizer
     if base := getattr(trainer, "base", None):
         _fetch(base, ctx, at)
-    pattern = trainer.cut(at)
+    pattern = trainer.pre_tokenization(at)
     if pattern is None:
         trainer.train(None, at)
         return {}

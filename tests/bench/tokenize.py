@@ -48,7 +48,7 @@ def train(texts: list[str], at: Path) -> dict[str, float]:
 
     card, part = Bpe(vocab_size=VOCAB_SIZE), texts[::10]
     started = time.perf_counter()
-    counted = count_texts(part, card.cut(at))
+    counted = count_texts(part, card.pre_tokenization(at))
     middle = time.perf_counter()
     card.train(counted, at)
     counting, merging = middle - started, time.perf_counter() - middle

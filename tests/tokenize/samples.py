@@ -36,7 +36,7 @@ def documents_of(root: Path, name: str, num_shards: int, texts=TEXTS):
 def tokenizer(at: Path, **fields):
     """A BPE tokenizer with 320 entries."""
     card = Bpe(**{"vocab_size": 320, **fields})
-    card.train(count_texts(TEXTS, card.cut(at)), at)
+    card.train(count_texts(TEXTS, card.pre_tokenization(at)), at)
     return load(at)
 
 

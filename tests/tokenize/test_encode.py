@@ -62,7 +62,7 @@ def test_characters_that_the_libraries_see_differently_are_left_to_tokenizers(tm
     # U+088F is a letter since Unicode 17: gigatoken keeps "a\u088f" together, tokenizers cuts it
     texts = ["a\u088f" * 20] * 50
     card = Bpe(vocab_size=400)
-    card.train(count_texts(["a\u088f !\u088f" * 30], card.cut(tmp_path)), tmp_path)
+    card.train(count_texts(["a\u088f !\u088f" * 30], card.pre_tokenization(tmp_path)), tmp_path)
     coder = load(tmp_path)
     odd = odd_characters()
     assert odd[0x88F] and not odd[[ord(character) for character in "aé日🦜\u0301\u00a0"]].any()
@@ -78,7 +78,7 @@ def test_the_fallback_is_taken_and_reported(tmp_path):
     assert made.name == "tokenizers" and made.reason.startswith("gigatoken cannot read it")
     assert _rows(made([*PROBES, *TEXTS])) == _slow(_unreadable(tmp_path), [*PROBES, *TEXTS])
     card = Unigram(vocab_size=400)
-    card.train(count_texts(TEXTS, card.cut(tmp_path)), tmp_path)
+    card.train(count_texts(TEXTS, card.pre_tokenization(tmp_path)), tmp_path)
     coder = load(tmp_path)
     assert encoder(coder).name == "tokenizers" and _rows(encoder(coder)(TEXTS)) == _slow(coder, TEXTS)
 

@@ -24,7 +24,7 @@ class Bpe(Config):
     vocab_size: int = Field(default=2048, ge=300)
     """Entries at most: 6 special tokens, 256 bytes, and merges."""
     pattern: PatternName = "gpt2"
-    """How text is cut before it is merged: gpt2 or gpt4 (as Llama 3; contractions in any case, line breaks apart)."""
+    """How text is split before it is merged: gpt2 or gpt4 (as Llama 3; contractions in any case, line breaks apart)."""
     digits: Literal[1, 3] | None = None
     """Most digits in one token: 1 splits numbers into digits, 3 into groups; absent: gpt2 any length, gpt4 3.
 
@@ -36,8 +36,8 @@ class Bpe(Config):
     max_words: int = Field(default=5_000_000, ge=1)
     """Distinct pre-tokens that are trained on, the most frequent ones; about 400 bytes of memory each."""
 
-    def cut(self, at: Path) -> Pattern:
-        """How text is cut into the pre-tokens that are counted."""
+    def pre_tokenization(self, at: Path) -> Pattern:
+        """The pattern that splits text into the pre-tokens that are counted."""
         return Pattern.of(self.pattern, self.digits)
 
     def train(self, counted: Counted, at: Path) -> None:
@@ -54,4 +54,4 @@ class Bpe(Config):
             vocab={token: id for id, token in enumerate(tokens)},
             merges=[(tokens[left], tokens[right]) for left, right in merges],
         )
-        save(byte_level(model, self.cut(at)), at)
+        save(byte_level(model, self.pre_tokenization(at)), at)

@@ -46,7 +46,7 @@ class Extend(Config):
             raise ValueError("give either vocab_size_added or words")
         return self
 
-    def cut(self, at: Path) -> Pattern | None:
+    def pre_tokenization(self, at: Path) -> Pattern | None:
         """The pre-tokenization pattern of the base in the folder `at`; None when nothing is to be counted.
 
         Raises:

@@ -19,7 +19,7 @@ _GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|{number}| ?[^\s\
 
 
 class Pattern(NamedTuple):
-    """How text is cut into pre-tokens, which no merge crosses.
+    """How text is split into pre-tokens, which no merge crosses.
 
     `digits`: most digits in one pre-token, 0 for any number of them.
     """
@@ -48,7 +48,7 @@ class Pattern(NamedTuple):
 
 
 def recognize(tokenizer: Any) -> Pattern | None:
-    """The pattern by which a `tokenizers.Tokenizer` cuts text before it spells bytes; None when it is none of ours.
+    """The pattern by which a `tokenizers.Tokenizer` splits text before it spells bytes; None when it is none of ours.
 
     NFC before it is accepted: text is counted as it is, which is NFC nearly always.
     """

@@ -55,7 +55,7 @@ def buffers(words: pa.Array) -> tuple[Any, Any]:
 
 
 def byte_level(model: Any, pattern: Pattern) -> Any:
-    """A `tokenizers.Tokenizer` that cuts text by the pattern and spells it in bytes."""
+    """A `tokenizers.Tokenizer` that splits text by the pattern and spells it in bytes."""
     from tokenizers import Tokenizer, decoders
 
     tokenizer = Tokenizer(model)

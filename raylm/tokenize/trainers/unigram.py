@@ -32,7 +32,7 @@ class Unigram(Config):
     vocab_size: int = Field(default=2048, ge=300)
     """Entries at most: 6 special tokens, 256 bytes, and pieces."""
     pattern: PatternName = "gpt2"
-    """How text is cut before pieces are found in it: gpt2 or gpt4."""
+    """How text is split before pieces are found in it: gpt2 or gpt4."""
     digits: Literal[1, 3] | None = None
     """Most digits in one token; absent: gpt2 any length, gpt4 3."""
     seeds: float = Field(default=4.0, ge=1.1)
@@ -46,8 +46,8 @@ class Unigram(Config):
     max_words: int = Field(default=1_000_000, ge=1)
     """Distinct pre-tokens that are trained on, the most frequent ones."""
 
-    def cut(self, at: Path) -> Pattern:
-        """How text is cut into the pre-tokens that are counted."""
+    def pre_tokenization(self, at: Path) -> Pattern:
+        """The pattern that splits text into the pre-tokens that are counted."""
         return Pattern.of(self.pattern, self.digits)
 
     def train(self, counted: Counted, at: Path) -> None:
@@ -63,7 +63,7 @@ class Unigram(Config):
         # no text is cut into a special token: a score that never wins
         scores = [(token, 2 * pieces[-1][1] - 1000) for token in SPECIALS]
         scores += [("".join(spelled[byte] for byte in piece), score) for piece, score in pieces]
-        save(byte_level(models.Unigram(scores), self.cut(at)), at)
+        save(byte_level(models.Unigram(scores), self.pre_tokenization(at)), at)
 
     def _learn(self, counted: Counted) -> list[tuple[bytes, float]]:
         """Pieces and their scores, likeliest first."""

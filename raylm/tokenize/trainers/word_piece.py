@@ -30,7 +30,7 @@ class WordPiece(Config):
     vocab_size: int = Field(default=2048, ge=600)
     """Entries at most: 6 special tokens, 256 bytes at the beginning of a word, 256 within, and merged pieces."""
     pattern: PatternName = "gpt2"
-    """How text is cut before pieces are found in it: gpt2 or gpt4."""
+    """How text is split before pieces are found in it: gpt2 or gpt4."""
     digits: Literal[1, 3] | None = None
     """Most digits in one token; absent: gpt2 any length, gpt4 3."""
     min_count: int = Field(default=2, ge=1)
@@ -40,8 +40,8 @@ class WordPiece(Config):
     max_words: int = Field(default=5_000_000, ge=1)
     """Distinct pre-tokens that are trained on, the most frequent ones."""
 
-    def cut(self, at: Path) -> Pattern:
-        """How text is cut into the pre-tokens that are counted."""
+    def pre_tokenization(self, at: Path) -> Pattern:
+        """The pattern that splits text into the pre-tokens that are counted."""
         return Pattern.of(self.pattern, self.digits)
 
     def train(self, counted: Counted, at: Path) -> None:
@@ -66,7 +66,7 @@ class WordPiece(Config):
             continuing_subword_prefix=TIE,
             max_input_chars_per_word=_LONGEST,
         )
-        tokenizer = byte_level(model, self.cut(at))
+        tokenizer = byte_level(model, self.pre_tokenization(at))
         parts = pre_tokenizers.Split(Regex(f".{{1,{_LONGEST}}}"), "isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([tokenizer.pre_tokenizer, parts])
         tokenizer.decoder = decoders.Sequence([decoders.Replace(TIE, ""), decoders.ByteLevel()])

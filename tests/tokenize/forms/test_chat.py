@@ -146,7 +146,7 @@ def test_tokens_are_parted_where_one_would_hold_the_header_and_the_answer(plain,
     from raylm.tokenize.trainers.counts import count_texts
 
     card = Bpe(vocab_size=300, pattern="gpt4")
-    card.train(count_texts(["a\n\nb\n\nc\n\nd"] * 40, card.cut(tmp_path)), tmp_path)
+    card.train(count_texts(["a\n\nb\n\nc\n\nd"] * 40, card.pre_tokenization(tmp_path)), tmp_path)
     coder, chat = chat_of(load(tmp_path), CHATML)
     assert len(coder.encode("\n\n", add_special_tokens=False)) == 1
     tokens, mask = chat.dialogue(said("\nx", "y"))

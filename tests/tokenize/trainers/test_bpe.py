@@ -39,10 +39,10 @@ def test_the_merges_are_the_librarys(tmp_path, pattern, vocab_size):
 
     texts = [*TEXTS, *(path.read_text() for path in sorted(Path(json.__file__).parent.parent.glob("[a-d]*.py")))]
     card = Bpe(vocab_size=vocab_size, pattern=pattern)
-    card.train(count_texts(texts, card.cut(tmp_path)), tmp_path)
+    card.train(count_texts(texts, card.pre_tokenization(tmp_path)), tmp_path)
     made = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
     theirs = Tokenizer(models.BPE())
-    theirs.pre_tokenizer = card.cut(tmp_path).pre_tokenizer()
+    theirs.pre_tokenizer = card.pre_tokenization(tmp_path).pre_tokenizer()
     options = {"special_tokens": [*SPECIALS], "initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet())}
     theirs.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, show_progress=False, **options))
     assert made == json.loads(theirs.to_str())["model"] and len(made["vocab"]) == vocab_size
@@ -51,7 +51,7 @@ def test_the_merges_are_the_librarys(tmp_path, pattern, vocab_size):
 @pytest.mark.parametrize(("fields", "most"), [({"digits": 1}, 1), ({"digits": 3}, 3), ({"pattern": "gpt4"}, 3), ({}, 9)])
 def test_digits(tmp_path, fields, most):
     card = Bpe(vocab_size=400, **fields)
-    card.train(count_texts(["123456789 123456789"] * 50, card.cut(tmp_path)), tmp_path)
+    card.train(count_texts(["123456789 123456789"] * 50, card.pre_tokenization(tmp_path)), tmp_path)
     vocab = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]
     assert max(sum(character.isdigit() for character in token) for token in vocab) == most
 

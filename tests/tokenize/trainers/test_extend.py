@@ -22,7 +22,7 @@ DOMAIN = [f"Acetylsalicylic acid inhibits cyclooxygenase-{at % 3} in thrombocyte
 
 def _extend(at, texts=DOMAIN, **fields):
     card = Extend(base="x/y", **fields)
-    pattern = card.cut(at)
+    pattern = card.pre_tokenization(at)
     card.train(None if pattern is None else count_texts(texts, pattern), at)
     return load(at)
 
@@ -73,7 +73,7 @@ def test_the_same_files_every_time(tmp_path):
 
 @pytest.mark.parametrize("card", [Unigram(vocab_size=400), WordPiece(vocab_size=600)])
 def test_what_cannot_be_extended(tmp_path, card):
-    card.train(count_texts(TEXTS, card.cut(tmp_path)), tmp_path)
+    card.train(count_texts(TEXTS, card.pre_tokenization(tmp_path)), tmp_path)
     with pytest.raises(DataError, match="only a byte-level BPE tokenizer"):
         _extend(tmp_path, vocab_size_added=5)
 

@@ -25,7 +25,7 @@ WORDS = {b"abc": 3, b"abcab": 2, b"c": 5, b"cabca": 1}
 
 def _train(at: Path, **fields):
     card = Unigram(**{"vocab_size": 320, **fields})
-    card.train(count_texts(TEXTS, card.cut(at)), at)
+    card.train(count_texts(TEXTS, card.pre_tokenization(at)), at)
 
 
 def _segmentations(word):

@@ -12,7 +12,7 @@ from tests.tokenize.samples import TEXTS
 
 def _train(at, texts=TEXTS, **fields):
     card = WordPiece(**{"vocab_size": 700, **fields})
-    card.train(count_texts(texts, card.cut(at)), at)
+    card.train(count_texts(texts, card.pre_tokenization(at)), at)
     return load(at)
 
 
@@ -28,7 +28,7 @@ def test_as_good_as_the_librarys_trainer(tmp_path):
     from tokenizers import Tokenizer, models, trainers
 
     theirs = Tokenizer(models.WordPiece(unk_token=PAD))
-    theirs.pre_tokenizer = WordPiece().cut(tmp_path).pre_tokenizer()
+    theirs.pre_tokenizer = WordPiece().pre_tokenization(tmp_path).pre_tokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=300, show_progress=False, continuing_subword_prefix=TIE, min_frequency=2)
     theirs.train_from_iterator(TEXTS, trainer)
     merged = [token for token in theirs.get_vocab() if len(token.removeprefix(TIE)) > 1]
