@@ -54,15 +54,47 @@ def chunked(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What `plain` returns, from the logits of some tokens at a time. Sums of gradients are float32."""
     kind = hidden_ND.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
-        bias_V = None if bias_V is None else bias_V.to(dtype)
+    hidden_ND, weight_VD, bias_V = as_computed(hidden_ND, weight_VD, bias_V)
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden_ND, weight_VD, bias_V))
     with torch.autocast(kind, enabled=False):
         if learns and announced:
             return _Announced.apply(hidden_ND, weight_VD, bias_V, target_N, options, announced)
         return _Recomputed.apply(hidden_ND, weight_VD, bias_V, target_N, options)
+
+
+@torch.no_grad()
+def top_k(
+    hidden_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    target_N: torch.Tensor,
+    options: LossOptions,
+    count: int,
+) -> torch.Tensor:
+    """What `plain` returns, then ids and log-probabilities of the `count` likeliest tokens, float32 [N, 2 + 2 * count], from the
+    logits of some tokens at a time. Has no gradient."""
+    kind = hidden_ND.device.type
+    hidden_ND, weight_VD, bias_V = as_computed(hidden_ND, weight_VD, bias_V)
+    found_NC = hidden_ND.new_empty(len(hidden_ND), 2 + 2 * count, dtype=torch.float32)
+    with torch.autocast(kind, enabled=False):
+        for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
+            wide_CV, _ = _scaled(logits_CV, options)
+            lse_C1 = wide_CV.logsumexp(1, keepdim=True)
+            top_CK, id_CK = wide_CV.topk(count, 1)
+            logprob_C1 = wide_CV.gather(1, target_N[at, None]) - lse_C1
+            found_NC[at] = torch.cat([logprob_C1, lse_C1, id_CK.float(), top_CK - lse_C1], 1)
+    return found_NC
+
+
+def as_computed(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The operands of an output layer in the dtype that autocast computes them in."""
+    kind = hidden.device.type
+    if not torch.is_autocast_enabled(kind):
+        return hidden, weight, bias
+    dtype = torch.get_autocast_dtype(kind)
+    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def chunk_tokens(vocab: int, device: torch.device) -> int:

@@ -1,4 +1,7 @@
-"""Takes a model's output layer, leaves one that answers with log-probabilities of given targets and never holds all logits.
+"""A model's output layer that answers with what is asked of it, in place of logits, and never holds all logits.
+
+vocabulary head   log-probability of a given target and log-sum-exp, and where asked the likeliest tokens
+value head        one number: a reward or a critic's value (a layer with one output)
 
 backends: plain (all logits at once) | chunked (some tokens' logits at a time) | fused (chunked, with kernels of torch.compile)
 
@@ -11,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import ConfigError
-from raylm.model.logit_processing import change_of
+from raylm.model.logit_processing import Change, change_of
 
 if TYPE_CHECKING:
     import torch
@@ -20,17 +23,36 @@ if TYPE_CHECKING:
 CHANGED = "the model changes what its output layer returns, or has another one"
 
 
-class Asked(NamedTuple):
-    """A question to the head."""
+class Asks(NamedTuple):
+    """What is asked of a head, at each position that counts."""
 
+    values: bool = False
+    """The answer of a value head. Otherwise, of a vocabulary: log-probability of the target, and log-sum-exp."""
+    top_k: int = 0
+    """Beside these the ids and log-probabilities of so many likeliest tokens; then nothing has a gradient."""
+    temperature: float = 1.0
+    """Logits are divided by it, as a sampler does."""
+    linear: bool = False
+    """The loss will be `-(logprob_BT * weight_BT).sum()` (with `z_loss`: plus that times the weighted sum of `lse_BT ** 2`)
+    times a number: gradients are made together with the scores."""
+    z_loss: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Numbers of one answer: a value, or (log-probability, log-sum-exp, K ids, K log-probabilities)."""
+        return 1 if self.values else 2 + 2 * self.top_k
+
+
+LOGPROBS = Asks()
+
+
+class Question(NamedTuple):
+    """What a head is asked in one forward pass."""
+
+    asks: Asks
     target_BT: torch.Tensor
     weight_BT: torch.Tensor
-    """Targets with weight 0 are not computed; the answer there is 0."""
-    linear: bool
-    """Whether the loss will be linear in the log-probabilities with these weights."""
-    temperature: float
-    z_loss: float
-    """With `linear`: weight of the squared log-sum-exp, which the loss adds for each target that counts."""
+    """Where it is 0 nothing is computed; the answer there is 0."""
     backend: str
 
 
@@ -53,25 +75,27 @@ def head_of(model: Any) -> Any:
         raise ConfigError(f"{type(bare).__name__} has no linear output layer", next="take another model")
     askable: Any = head
     askable.__class__ = _asked_class(type(head))
-    askable.asked, askable.change, askable.proven = None, change_of(bare), False
+    askable.asked, askable.proven = None, False
+    askable.change = Change() if head.out_features == 1 else change_of(bare)
     return askable
 
 
-def ask_head(head: Any, asked: Asked, call: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """What `call`, the model's forward pass, returns while `head` is asked: (log-probability, log-sum-exp), [B, T, 2].
+def ask_head(head: Any, question: Question, call: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What `call`, the model's forward pass, returns while `head` is asked: float32 [B, T, `Asks.width`].
 
     Raises:
-        ConfigError: that is not what the head answered, and so worth nothing. Looked at once.
+        ConfigError: the head has no such answer, or what came is not what it answered, and so worth nothing. Looked at once.
     """
     import torch
 
-    head.asked, head.answered = asked, None
+    _check(head, question.asks)
+    head.asked, head.answered = question, None
     try:
         with head.change.left_out():
-            answer_BT2 = call()
+            answer_BTC = call()
         if not head.proven:
             given = head.answered
-            if given is None or not _same(given, answer_BT2):
+            if given is None or not _same(given, answer_BTC):
                 raise ConfigError(f"{CHANGED}: its loss cannot be computed", next="take another model")
             head.proven = True
     except RuntimeError as cause:
@@ -82,7 +106,16 @@ def ask_head(head: Any, asked: Asked, call: Callable[[], torch.Tensor]) -> torch
         raise ConfigError(f"{CHANGED}: its loss cannot be computed ({reason})", next="take another model") from cause
     finally:
         head.asked = head.answered = None
-    return answer_BT2
+    return answer_BTC
+
+
+def _check(head: Any, asks: Asks) -> None:
+    if asks.values and head.out_features > 1:
+        raise ConfigError("values are asked of a model without a value head", next="name a reward model")
+    if not asks.values and head.out_features == 1:
+        raise ConfigError("log-probabilities are asked of a model with a value head", next="name a language model")
+    if asks.top_k > head.out_features:
+        raise ConfigError(f"the {asks.top_k} likeliest of {head.out_features} tokens are asked for")
 
 
 def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -95,55 +128,62 @@ def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 def _asked_class(kind: type) -> type:
     def forward(self: Any, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        asked: Asked | None = self.asked
-        if asked is None:
+        question: Question | None = self.asked
+        if question is None:
             return kind.forward(self, hidden_BTD)
-        answer_BT2 = _answer(self, hidden_BTD, asked)
+        answer_BTC = _answer(self, hidden_BTD, question, kind)
         if not self.proven:
-            self.answered = answer_BT2
-        return answer_BT2
+            self.answered = answer_BTC
+        return answer_BTC
 
     return type(f"Asked{kind.__name__}", (kind,), {"forward": forward})
 
 
-def _answer(head: Any, hidden_BTD: torch.Tensor, asked: Asked) -> torch.Tensor:
-    """(log-probability, log-sum-exp) of each target that counts, float32 [B, T, 2]."""
-
-    hidden_ND, target_N, weight_N = hidden_BTD.flatten(0, 1), asked.target_BT.flatten(), asked.weight_BT.flatten()
+def _answer(head: Any, hidden_BTD: torch.Tensor, question: Question, kind: type) -> torch.Tensor:
+    """The answer at each position that counts, float32 [B, T, C]."""
+    asks, target_BT = question.asks, question.target_BT
+    hidden_ND, target_N, weight_N = hidden_BTD.flatten(0, 1), target_BT.flatten(), question.weight_BT.flatten()
     counting_N = weight_N.nonzero()[:, 0]
     whole = len(counting_N) == len(weight_N)
     if not whole:
         hidden_ND, target_N, weight_N = (each.index_select(0, counting_N) for each in (hidden_ND, target_N, weight_N))
-    answer_N2 = _scores(head, hidden_ND, target_N, weight_N, asked)
+    if asks.values:
+        answer_NC = kind.forward(head, hidden_ND).float()
+    else:
+        answer_NC = _scores(head, hidden_ND, target_N, weight_N, asks, question.backend)
     if not whole:
-        answer_N2 = answer_N2.new_zeros(asked.target_BT.numel(), 2).index_copy(0, counting_N, answer_N2)
-    return answer_N2.view(*asked.target_BT.shape, 2)
+        answer_NC = answer_NC.new_zeros(target_BT.numel(), asks.width).index_copy(0, counting_N, answer_NC)
+    return answer_NC.view(*target_BT.shape, asks.width)
 
 
-def _scores(head: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, weight_N: torch.Tensor, asked: Asked) -> torch.Tensor:
+def _scores(
+    head: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, weight_N: torch.Tensor, asks: Asks, backend: str
+) -> torch.Tensor:
     import torch
 
     # a cap is made of what was scaled before: cap * tanh(scale * x / cap) / t = c * tanh(x / c) / (t / scale), c = cap / scale
     scale, cap, more_V = head.change.scale, head.change.cap, head.change.bias_V
-    temperature = asked.temperature / scale
+    temperature = asks.temperature / scale
     bias_V = head.bias if more_V is None else more_V if head.bias is None else head.bias + more_V
     if part := getattr(head, "vocab_parallel", None):
-        from raylm.model.vocab_parallel import scores
+        from raylm.model import vocab_parallel
 
         if cap:
             raise ConfigError("the logits of a vocabulary that is cut over ranks are not capped", next="tensor = 1")
         if more_V is not None:
             raise ConfigError("the model adds a bias after its output layer, which is cut over ranks", next="tensor = 1")
-        rows = (hidden_ND[None], head.weight, head.bias, target_N[None])
-        return scores(*rows, temperature, part.group, part.offset)[0]
-    from raylm.model.cross_entropy import Announced, LossOptions, chunked, plain
+        rows = (hidden_ND, head.weight, head.bias, target_N, temperature, part)
+        return vocab_parallel.top_k(*rows, asks.top_k) if asks.top_k else vocab_parallel.scores(*rows)
+    from raylm.model.cross_entropy import Announced, LossOptions, chunked, plain, top_k
 
-    backend = backend_on(hidden_ND.device.type) if asked.backend == "auto" else asked.backend
+    backend = backend_on(hidden_ND.device.type) if backend == "auto" else backend
     options = LossOptions(temperature, backend == "fused", cap / scale if cap else None)
+    rows = (hidden_ND, head.weight, bias_V, target_N, options)
+    if asks.top_k:
+        return top_k(*rows, asks.top_k)
     if backend == "plain":
-        return torch.stack(plain(hidden_ND, head.weight, bias_V, target_N, options), -1)
-    announced = Announced(weight_N, asked.z_loss) if asked.linear else None
-    return torch.stack(chunked(hidden_ND, head.weight, bias_V, target_N, options, announced), -1)
+        return torch.stack(plain(*rows), -1)
+    return torch.stack(chunked(*rows, Announced(weight_N, asks.z_loss) if asks.linear else None), -1)
 
 
 def check_backend(backend: str, device: str) -> None:

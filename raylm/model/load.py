@@ -69,7 +69,7 @@ def beside(address: str, name: str) -> Path | None:
 
 
 def kind_of_model(config: Any) -> str | None:
-    """`causal`, `masked` (an encoder with an output layer) or `seq2seq`, by a transformers config; None for neither."""
+    """`causal`, `masked` (an encoder with an output layer), `seq2seq` or `reward`, by a transformers config; or None."""
     return kind_of(config.to_dict())
 
 
@@ -91,7 +91,9 @@ def auto_class(config: Any) -> Any:
     """
     import transformers
 
-    kinds = {"masked": ("MaskedLM",), "seq2seq": ("Seq2SeqLM",)}.get(kind_of_model(config) or "", ("CausalLM", "ImageTextToText"))
+    kinds = {"masked": ("MaskedLM",), "seq2seq": ("Seq2SeqLM",), "reward": ("SequenceClassification",)}.get(
+        kind_of_model(config) or "", ("CausalLM", "ImageTextToText")
+    )
     autos = [getattr(transformers, f"AutoModelFor{name}") for name in kinds]
     known = [each for each in autos if type(config) in model_classes(each)]
     if not known:
@@ -118,7 +120,7 @@ def load_config(path: str) -> Any:
     return config
 
 
-def load_model(path: str, dtype: str = "auto", plain: bool = False) -> torch.nn.Module:
+def load_model(path: str, dtype: str = "auto", plain: bool = False, value_head: bool = False) -> torch.nn.Module:
     """Any language model of Hugging Face's layout, of the kind that its config names; safetensors only, no code from the
     checkpoint is run.
 
@@ -126,6 +128,7 @@ def load_model(path: str, dtype: str = "auto", plain: bool = False) -> torch.nn.
         path: a folder or a hub name.
         dtype: `auto` (as stored), `float32`, `bfloat16`.
         plain: its matrices will be updated or rounded: quantized ones will not do.
+        value_head: it may be a reward model too, see `raylm.model.value_head`.
 
     Raises:
         ArtifactError: there is no such model, its files cannot be read, or they are not what config.json says.
@@ -133,9 +136,9 @@ def load_model(path: str, dtype: str = "auto", plain: bool = False) -> torch.nn.
     """
     at = on_this_machine(path)
     if Path(at).is_dir():
-        check_folder(Path(at), Needs(plain=plain))
+        check_folder(Path(at), Needs(plain=plain, value_head=value_head))
     config = load_config(path)
-    check_kind(config.to_dict(), None, path)
+    check_kind(config.to_dict(), None, path, value_head)
     if plain:
         check_plain(config.to_dict(), path)
     return load_as(auto_class(config), path, dtype, config=config)

@@ -18,6 +18,7 @@ _KINDS = {
     "causal": "a language model that predicts the next token",
     "masked": "an encoder that predicts masked tokens",
     "seq2seq": "an encoder-decoder",
+    "reward": "a reward model, which gives one number",
 }
 _LABELS = re.compile(
     r"For(Sequence|Token|Image|Audio|Video)?\w*Classification$|ForQuestionAnswering$|ForMultipleChoice$|Reward\w*$"
@@ -49,6 +50,8 @@ class Needs(NamedTuple):
     """vLLM reads them too."""
     text: bool = False
     """They are of a language model alone, without a vision or audio tower."""
+    value_head: bool = False
+    """A reward model will do too."""
 
 
 def check_folder(folder: Path, needs: Needs | None = None) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def check_folder(folder: Path, needs: Needs | None = None) -> dict[str, Any]:
     """
     needs = needs or Needs()
     config = read_config(folder)
-    check_kind(config, needs.kind, str(folder))
+    check_kind(config, needs.kind, str(folder), needs.value_head)
     if needs.plain:
         check_plain(config, str(folder))
     if needs.text and (parts := [key for key in _TEXT_PARTS if isinstance(config.get(key), dict)]):
@@ -90,8 +93,12 @@ def check_folder(folder: Path, needs: Needs | None = None) -> dict[str, Any]:
 
 
 def kind_of(config: dict[str, Any]) -> str | None:
-    """`causal`, `masked`, `seq2seq`, by config.json; None for what is no language model or says nothing."""
+    """`causal`, `masked`, `seq2seq`, `reward`, by config.json; None for what is no language model or says nothing."""
     made = [str(name) for name in config.get("architectures") or ()]
+    encodes = _ENCODERS.match(str(config.get("model_type"))) and not config.get("is_decoder")
+    labels = config.get("num_labels") or len(config.get("id2label") or ())
+    if labels == 1 and any(name.endswith("ForSequenceClassification") for name in made) and not encodes:
+        return "reward"
     if any(_LABELS.search(name) for name in made):
         return None
     if config.get("is_encoder_decoder"):
@@ -99,9 +106,7 @@ def kind_of(config: dict[str, Any]) -> str | None:
     # what Electra is pretrained as tells real tokens from replaced ones
     if any(name.endswith(("ForMaskedLM", "ForPreTraining")) and name != "ElectraForPreTraining" for name in made):
         return "masked"
-    if _ENCODERS.match(str(config.get("model_type"))) and not config.get("is_decoder"):
-        return None
-    return "causal"
+    return None if encodes else "causal"
 
 
 def variant_in(folder: Path) -> str:
@@ -118,10 +123,14 @@ def variant_in(folder: Path) -> str:
     return kind_of(config) or ""
 
 
-def check_kind(config: dict[str, Any], kind: str | None, where: str) -> None:
-    """Raises ConfigError when config.json describes another kind of model than `kind`, or no language model at all."""
+def check_kind(config: dict[str, Any], kind: str | None, where: str, value_head: bool = False) -> None:
+    """Raises ConfigError when config.json describes another kind of model than `kind`, or no language model at all.
+
+    Args:
+        value_head: a reward model will do too.
+    """
     found = kind_of(config)
-    if found is not None and kind in (None, found):
+    if value_head if found == "reward" else found is not None and kind in (None, found):
         return
     made = ", ".join(config.get("architectures") or ()) or f"model_type {config.get('model_type')}"
     said = f"this is {_KINDS[found]}" if found else "this is an encoder or a classifier, without an output layer over tokens"
@@ -224,6 +233,10 @@ def _check_tensors(config: dict[str, Any], tensors: dict[str, Stored], folder: P
         return
     prefix = "" if any(name.startswith("model.") for name in tensors) else "model."
     stored = {name if name == "lm_head.weight" else prefix + name: tensor for name, tensor in tensors.items()}
+    if kind_of(config) == "reward":
+        del meant["lm_head.weight"]
+        meant["score.weight"] = (1, config["hidden_size"])
+        stored = {name.replace("model.score", "score"): tensor for name, tensor in stored.items()}
     # of two that are tied, one is enough
     tied = {"lm_head.weight", "model.embed_tokens.weight"} if config.get("tie_word_embeddings") else set()
     spared = tied if tied & stored.keys() else set()

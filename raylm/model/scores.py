@@ -1,13 +1,13 @@
-"""Takes a model and the inputs of one forward pass, leaves the log-probability of each target token.
+"""One forward pass: what a model is fed, what is asked of its head, and the scores that come of it.
 
-Shapes: B rows, T tokens, V vocabulary.
+Shapes: B sequences, T tokens, K likeliest tokens, C numbers of one answer.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from raylm.model.head import Asked, ask_head, head_of
+from raylm.model.head import LOGPROBS, Asks, Question, ask_head, head_of
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,9 @@ class Padded(Protocol):
 
     @property
     def tokens_BT(self) -> torch.Tensor: ...
+
+    @property
+    def attend_BT(self) -> torch.Tensor: ...
 
     @property
     def weight_BT(self) -> torch.Tensor: ...
@@ -41,45 +44,76 @@ class Inputs(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What the head says of each target, float32."""
+    """What a head answered at each position, float32; None what was not asked."""
 
-    logprob_BT: torch.Tensor
-    lse_BT: torch.Tensor
+    logprob_BT: Any = None
+    """Log-probability of the target."""
+    lse_BT: Any = None
     """log(sum(exp(logits))), which z-loss holds near 0."""
+    value_BT: Any = None
+    """Of a value head."""
+    top_id_BTK: Any = None
+    """The likeliest tokens, int64, the likeliest first."""
+    top_logprob_BTK: Any = None
+    """Their log-probabilities."""
+
+    @classmethod
+    def of(cls, answer_BTC: torch.Tensor, asks: Asks) -> Scores:
+        """The parts of what `ask_head` returns."""
+        if asks.values:
+            return cls(value_BT=answer_BTC[..., 0])
+        if not asks.top_k:
+            return cls(answer_BTC[..., 0], answer_BTC[..., 1])
+        ids_BTK, logprob_BTK = answer_BTC[..., 2:].chunk(2, -1)
+        # float32 holds whole numbers up to 2^24
+        return cls(answer_BTC[..., 0], answer_BTC[..., 1], None, ids_BTK.long(), logprob_BTK)
+
+    @property
+    def value_B(self) -> torch.Tensor:
+        """The value of each sequence, where one position of each was asked (`last_token`)."""
+        return self.value_BT.sum(1)
 
 
 def causal(batch: Padded) -> Inputs:
-    """Inputs of next-token prediction: position t is asked for token t + 1. The last position is asked for nothing."""
+    """Inputs of next-token prediction: position t is asked for token t + 1. The last position is asked for nothing.
+
+    Of a value head they ask the value in front of each token that counts: what a critic says of the state that led to it.
+    """
     import torch
 
-    from raylm.model.attention import Boundaries
-
-    feed: dict[str, Any] = {"input_ids": batch.tokens_BT}
-    # rows are padded on the right and attention looks left: no token that counts ever sees padding, so no mask is needed
-    if batch.document_BT is not None:
-        feed |= {"position_ids": batch.position_BT, "boundaries": Boundaries(batch.document_BT)}
     target_BT, weight_BT = torch.zeros_like(batch.tokens_BT), torch.zeros_like(batch.weight_BT)
     target_BT[:, :-1], weight_BT[:, :-1] = batch.tokens_BT[:, 1:], batch.weight_BT[:, 1:]
-    return Inputs(feed, target_BT, weight_BT)
+    return Inputs(_feed(batch), target_BT, weight_BT)
 
 
-def ask(
-    model: torch.nn.Module,
-    inputs: Inputs,
-    *,
-    temperature: float = 1.0,
-    linear: bool = False,
-    z_loss: float = 0.0,
-    backend: str = "auto",
-) -> Scores:
+def last_token(batch: Padded) -> Inputs:
+    """Inputs that ask a value head for one value per sequence: at its last real token, as transformers' classifiers do."""
+    import torch
+
+    last_B1 = batch.attend_BT.sum(1, keepdim=True) - 1
+    weight_BT = torch.zeros_like(batch.weight_BT).scatter_(1, last_B1, 1.0)
+    return Inputs(_feed(batch), torch.zeros_like(batch.tokens_BT), weight_BT)
+
+
+def ask(model: torch.nn.Module, inputs: Inputs, asks: Asks = LOGPROBS, backend: str = "auto") -> Scores:
     """Run the model and let its head answer with scores in place of logits.
 
     Args:
-        temperature: logits are divided by it, as a sampler does.
-        linear: the loss will be `-(logprob_BT * weight_BT).sum()` (with `z_loss`: plus that times the weighted sum of
-            `lse_BT ** 2`) times a number: gradients are made together with the scores.
-        backend: way of the cross-entropy, see `raylm.model.head`.
+        backend: of the cross-entropy, see `raylm.model.head`.
     """
-    asked = Asked(inputs.target_BT, inputs.weight_BT, linear, temperature, z_loss, backend)
-    answer_BT2 = ask_head(head_of(model), asked, lambda: model(**inputs.feed, use_cache=False).logits)
-    return Scores(answer_BT2[..., 0], answer_BT2[..., 1])
+    return Scores.of(answer(model, inputs, asks, backend), asks)
+
+
+def answer(model: torch.nn.Module, inputs: Inputs, asks: Asks, backend: str) -> torch.Tensor:
+    """What `ask` makes scores of, float32 [B, T, C]: in one piece, so that ranks can exchange it."""
+    question = Question(asks, inputs.target_BT, inputs.weight_BT, backend)
+    return ask_head(head_of(model), question, lambda: model(**inputs.feed, use_cache=False).logits)
+
+
+def _feed(batch: Padded) -> dict[str, Any]:
+    from raylm.model.attention import Boundaries
+
+    # sequences are padded on the right and attention looks left: no token that counts ever sees padding, so no mask is needed
+    if batch.document_BT is None:
+        return {"input_ids": batch.tokens_BT}
+    return {"input_ids": batch.tokens_BT, "position_ids": batch.position_BT, "boundaries": Boundaries(batch.document_BT)}

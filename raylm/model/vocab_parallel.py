@@ -1,6 +1,6 @@
-"""Takes hidden states and one rank's part of the vocabulary, leaves log-probabilities that are normalized over all ranks.
+"""An output layer whose vocabulary is cut over ranks: log-probabilities normalized over all of them, and the likeliest tokens.
 
-Shapes: B rows, T tokens, N of them, V words of this rank, D width.
+Shapes: N tokens, V words of this rank, D width, K likeliest tokens.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+
+from raylm.model.cross_entropy import as_computed
 
 # logits held at a time: 2^24 float32 are 64 MiB
 CHUNK_LOGITS = 1 << 24
@@ -24,31 +26,52 @@ class Part(NamedTuple):
 
 
 def scores(
-    hidden_BTD: torch.Tensor,
+    hidden_ND: torch.Tensor,
     weight_VD: torch.Tensor,
     bias_V: torch.Tensor | None,
-    target_BT: torch.Tensor,
+    target_N: torch.Tensor,
     temperature: float,
-    group: Any,
-    offset: int,
+    part: Part,
 ) -> torch.Tensor:
-    """(log-probability of the target, log-sum-exp of the logits) in float32 [B, T, 2], the same on all ranks of `group`.
+    """(log-probability of the target, log-sum-exp of the logits) in float32 [N, 2], the same on all ranks of the group.
 
     Some tokens' logits at a time are made, and made again in the backward pass (the scheme of Megatron,
     https://arxiv.org/abs/1909.08053 section 3, in chunks).
 
     Args:
-        hidden_BTD: the same on all ranks; so is its gradient.
-        target_BT: number in the whole vocabulary.
-        offset: number of the first word in `weight_VD`.
+        hidden_ND: the same on all ranks; so is its gradient.
+        target_N: number in the whole vocabulary.
     """
-    kind = hidden_BTD.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        hidden_BTD, weight_VD = hidden_BTD.to(dtype), weight_VD.to(dtype)
-        bias_V = None if bias_V is None else bias_V.to(dtype)
-    made_N2 = _Scores.apply(hidden_BTD.flatten(0, 1), weight_VD, bias_V, target_BT.flatten(), temperature, group, offset)
-    return made_N2.view(*target_BT.shape, 2)
+    return _Scores.apply(*as_computed(hidden_ND, weight_VD, bias_V), target_N, temperature, part.group, part.offset)
+
+
+@torch.no_grad()
+def top_k(
+    hidden_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    target_N: torch.Tensor,
+    temperature: float,
+    part: Part,
+    count: int,
+) -> torch.Tensor:
+    """What `scores` returns, then ids and log-probabilities of the `count` likeliest tokens of the whole vocabulary, float32
+    [N, 2 + 2 * count], the same on all ranks. Has no gradient."""
+    hidden_ND, weight_VD, bias_V = as_computed(hidden_ND, weight_VD, bias_V)
+    place_N, mine_N = _local(target_N, part.offset, len(weight_VD))
+    found_NC = hidden_ND.new_empty(len(hidden_ND), 2 + 2 * count, dtype=torch.float32)
+    for at in _chunks(hidden_ND, weight_VD):
+        logits_NV = _logits(hidden_ND[at], weight_VD, bias_V, temperature)
+        both_N2 = _normalized(logits_NV, place_N[at], mine_N[at], part.group)
+        # no rank has more of the likeliest than `count`
+        top_NK, id_NK = logits_NV.topk(min(count, len(weight_VD)), 1)
+        mine_2NK = torch.stack([top_NK, (id_NK + part.offset).float()])
+        parts = [torch.empty_like(mine_2NK) for _ in range(dist.get_world_size(part.group))]
+        dist.all_gather(parts, mine_2NK, group=part.group)
+        every_NK, id_NK = torch.cat(parts, 2)
+        top_NK, best_NK = every_NK.topk(count, 1)
+        found_NC[at] = torch.cat([both_N2, id_NK.gather(1, best_NK), top_NK - both_N2[:, 1:]], 1)
+    return found_NC
 
 
 class _Scores(torch.autograd.Function):
@@ -67,13 +90,7 @@ class _Scores(torch.autograd.Function):
         made_N2 = hidden_ND.new_empty(len(hidden_ND), 2, dtype=torch.float32)
         for at in _chunks(hidden_ND, weight_VD):
             logits_NV = _logits(hidden_ND[at], weight_VD, bias_V, temperature)
-            top_N = logits_NV.amax(-1)
-            dist.all_reduce(top_N, dist.ReduceOp.MAX, group=group)
-            asked_N = logits_NV.gather(-1, place_N[at, None])[:, 0] * mine_N[at]
-            both_2N = torch.stack([(logits_NV - top_N[:, None]).exp_().sum(-1), asked_N])
-            dist.all_reduce(both_2N, group=group)
-            lse_N = both_2N[0].log() + top_N
-            made_N2[at] = torch.stack([both_2N[1] - lse_N, lse_N], -1)
+            made_N2[at] = _normalized(logits_NV, place_N[at], mine_N[at], group)
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, target_N, made_N2[:, 1].clone())
         ctx.temperature, ctx.group, ctx.offset = temperature, group, offset
         return made_N2
@@ -113,6 +130,17 @@ def _chunks(hidden_ND: torch.Tensor, weight_VD: torch.Tensor) -> list[slice]:
 
 def _logits(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor | None, temperature: float) -> torch.Tensor:
     return torch.nn.functional.linear(hidden_ND, weight_VD, bias_V).float() / temperature
+
+
+def _normalized(logits_NV: torch.Tensor, place_N: torch.Tensor, mine_N: torch.Tensor, group: Any) -> torch.Tensor:
+    """(log-probability of the target, log-sum-exp) over the words of all ranks, [N, 2]."""
+    top_N = logits_NV.amax(-1)
+    dist.all_reduce(top_N, dist.ReduceOp.MAX, group=group)
+    target_N = logits_NV.gather(-1, place_N[:, None])[:, 0] * mine_N
+    both_2N = torch.stack([(logits_NV - top_N[:, None]).exp_().sum(-1), target_N])
+    dist.all_reduce(both_2N, group=group)
+    lse_N = both_2N[0].log() + top_N
+    return torch.stack([both_2N[1] - lse_N, lse_N], -1)
 
 
 def _local(target_N: torch.Tensor, offset: int, words: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raylm.model.scores import Inputs, Scores, ask
+from raylm.model.head import LOGPROBS, Asks
+from raylm.model.scores import Inputs, Scores, answer
 from raylm.parallel.context.rows import Cut, context_of
 from raylm.parallel.mesh import Grid
 from raylm.parallel.optimizers.clip import clip_grad_norm
@@ -97,14 +98,14 @@ class Engine:
         self.bare.eval()
         return self
 
-    def accumulate(self, inputs: Sequence[Inputs], loss: LossOf, **asked: Any) -> dict[str, float]:
+    def accumulate(self, inputs: Sequence[Inputs], loss: LossOf, asks: Asks = LOGPROBS) -> dict[str, float]:
         """Forward and backward passes of one step; gradients add up until `step`.
 
         Args:
             inputs: this rank's micro batches; equally many on every rank, because ranks meet in each.
             loss: called with the number and the scores of each micro batch; its `total` is this rank's share of the
                 global mean (a sum divided by the global weight).
-            asked: options of `raylm.model.scores.ask`: temperature, linear.
+            asks: what the model's head is asked.
 
         Returns:
             The metrics summed over micro batches and ranks.
@@ -113,20 +114,20 @@ class Engine:
         for index, one in enumerate(inputs):
             self._sync_gradients(last=index == len(inputs) - 1)
             with self._compute():
-                made = loss(index, self._ask(one, **asked))
+                made = loss(index, self._ask(one, asks))
             # wrappers average over ranks, so the average is undone here
             self._backward(made.total * self.grid.averaged)
             _add(sums, made.metrics)
         return self._summed(sums)
 
-    def measure(self, inputs: Sequence[Inputs], loss: LossOf, **asked: Any) -> dict[str, float]:
+    def measure(self, inputs: Sequence[Inputs], loss: LossOf, asks: Asks = LOGPROBS) -> dict[str, float]:
         """The metrics of `loss` summed over micro batches and ranks; the model learns nothing and drops nothing out."""
         sums: dict[str, Any] = {}
-        for index, scores in enumerate(self.forward(inputs, **asked)):
+        for index, scores in enumerate(self.forward(inputs, asks)):
             _add(sums, loss(index, scores).metrics)
         return self._summed(sums)
 
-    def forward(self, inputs: Sequence[Inputs], **asked: Any) -> list[Scores]:
+    def forward(self, inputs: Sequence[Inputs], asks: Asks = LOGPROBS) -> list[Scores]:
         """Scores of each micro batch, without gradients and dropout."""
         import torch
 
@@ -137,7 +138,7 @@ class Engine:
             for one in inputs:
                 self.tick()
                 with self._compute():
-                    found.append(self._ask(one, **asked))
+                    found.append(self._ask(one, asks))
         self.model.train(was)
         if not self._drops:
             self.bare.eval()
@@ -260,16 +261,16 @@ class Engine:
             if isinstance(module, FSDPModule):
                 module.reshard()
 
-    def _ask(self, inputs: Inputs, **asked: Any) -> Scores:
+    def _ask(self, inputs: Inputs, asks: Asks) -> Scores:
         part, join = self._share(inputs)
-        return join(self._ask_own(part, **asked))
+        return Scores.of(join(self._answer(part, asks)), asks)
 
     def _share(self, inputs: Inputs) -> Cut:
         """This rank's tokens of its rows: all, where no context ranks share them."""
-        return self.context.cut(inputs) if self.context else Cut(inputs, lambda scores: scores)
+        return self.context.cut(inputs) if self.context else Cut(inputs, lambda answer_BTC: answer_BTC)
 
-    def _ask_own(self, inputs: Inputs, **asked: Any) -> Scores:
-        return ask(self.model, inputs, backend=self._recipe.backend, **asked)
+    def _answer(self, inputs: Inputs, asks: Asks) -> torch.Tensor:
+        return answer(self.model, inputs, asks, self._recipe.backend)
 
     def _sync_gradients(self, last: bool) -> None:
         """Ranks exchange gradients in the last micro batch's backward pass alone, or cut them in each: then replicas wait."""

@@ -10,6 +10,7 @@ from raylm.core.config import Config, resolve
 from raylm.core.storage import Folder
 from raylm.data.batch import pad, share_of
 from raylm.inference.weight_transfer import Sent, send_weights
+from raylm.model.head import Asks
 from raylm.model.leaks import check_documents
 from raylm.model.load import load_model
 from raylm.model.preflight import Needs
@@ -92,7 +93,7 @@ def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[s
         made = algorithm.loss(scores.logprob_BT, *_credits(micros[index], inputs[index]))
         return made._replace(total=made.total / weight)
 
-    sums = engine.accumulate(inputs, loss, temperature=cfg.temperature)
+    sums = engine.accumulate(inputs, loss, Asks(temperature=cfg.temperature))
     ranks.heartbeat.mark("optimizer", engine.done)
     stats = engine.step()
     means = {name: total / weight for name, total in sums.items()}

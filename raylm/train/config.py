@@ -88,5 +88,7 @@ class Train(TrainerConfig):
 
     def narrowed(self) -> dict[str, Refers]:
         objective: Any = self.objective
-        model, by = getattr(objective, "model", ""), f"objective {objective.kind}"
-        return {"rows": Refers(getattr(objective, "rows", ()), by=by), "model": Refers((), (model,) if model else (), by)}
+        # what it leaves can go on too
+        models = tuple(filter(None, (getattr(objective, name, "") for name in ("model", "makes"))))
+        by = f"objective {objective.kind}"
+        return {"rows": Refers(getattr(objective, "rows", ()), by=by), "model": Refers((), models, by)}

@@ -10,6 +10,7 @@ from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
 from raylm.model.leaks import check_causal, check_documents, check_padding
 from raylm.model.load import check_tokenizer, is_composite, kind_of_model, load_tokenizer, text_config
+from raylm.model.value_head import with_value_head
 from raylm.train.batches import Batches
 from raylm.train.loop import Loop
 from raylm.train.micro import find_micro
@@ -111,14 +112,20 @@ def _micro(cfg: Train, setup: Setup, engine: Engine) -> int:
 
 def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
     """The model before its first step: new by shape and seed, or loaded. Raises ConfigError when rows do not fit it."""
+    objective: Any = cfg.objective
+    value_head = objective.makes == "reward"
     if setup.model_path is None:
         assert not isinstance(cfg.model, str)
         model = cfg.model.build(setup.tokens, cfg.seed)
     else:
-        model = load_start(cfg, setup.model_path)
-    objective: Any = cfg.objective
-    if kind_of_model(model.config) != objective.model:
+        model = load_start(cfg, setup.model_path, value_head)
+    if kind_of_model(model.config) not in (objective.model, objective.makes):
         raise ConfigError(f"objective {objective.kind} trains {objective.model} models, {type(model).__name__} is none of these")
+    if value_head:
+        model = with_value_head(model, cfg.seed)
+        if model.config.pad_token_id is None:
+            # who reads the checkpoint finds a row's last token by it
+            model.config.pad_token_id = setup.tokens["pad_token_id"]
     check_tokenizer(model, setup.tokens, setup.rows_uris[0])
     longest, allowed = setup.tokens.get("length", 0), getattr(text_config(model.config), "max_position_embeddings", None)
     if allowed and longest > allowed:

@@ -68,7 +68,7 @@ class Loop(Trainer):
             return {}
         micros = self.held_out.split(self.held_out.first(self.cfg.held_out_rows))
         inputs, weight = self.losses.inputs(micros, step=-1)
-        means = self.measure(inputs, weight, lambda: self.losses.loss_of(micros, inputs), **self.losses.options)
+        means = self.measure(inputs, weight, lambda: self.losses.loss_of(micros, inputs), self.losses.asks)
         return {f"held_out_{name}": mean for name, mean in means.items()}
 
     def step(self, step: int) -> dict[str, Any] | None:
@@ -85,7 +85,7 @@ class Loop(Trainer):
         self._leave_if(leaving, step)
         rows, counted = [row for micro in micros for row in micro.rows], [micro.counted_BT for micro in micros]
         batch = StepInputs(inputs, weight, self.losses.unit, tokens, counted, position, rows)
-        values = self.update(step, batch, lambda: self.losses.loss_of(micros, inputs), **self.losses.options)
+        values = self.update(step, batch, lambda: self.losses.loss_of(micros, inputs), self.losses.asks)
         return values and values | self.losses.parts(values)
 
     def _go_on(self, step: int | None = None) -> None:

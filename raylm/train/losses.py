@@ -13,6 +13,7 @@ from raylm.trainer.watch.meter import Domains
 
 if TYPE_CHECKING:
     from raylm.data.batch import Batch
+    from raylm.model.head import Asks
     from raylm.model.scores import Inputs, Scores
 
 
@@ -27,8 +28,8 @@ class Losses:
         self._objective: Any = cfg.objective
         self.unit: str = self._objective.unit
         """What the weight counts."""
-        self.options: dict[str, Any] = self._objective.asked()
-        """What the loss asks of the model."""
+        self.asks: Asks = self._objective.asks()
+        """What the loss asks of the model's head."""
         self._seed, self._trainer, self._domains = cfg.seed, trainer, domains
 
     def inputs(self, micros: list[Batch], step: int) -> tuple[list[Inputs], float]:

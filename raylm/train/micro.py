@@ -67,11 +67,11 @@ def _bytes_of(engine: Engine, objective: Any, kind: str, length: int, vocab_size
     if engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(engine.device)
         before = torch.cuda.memory_allocated(engine.device)
-        engine.accumulate(inputs, loss, **objective.asked())
+        engine.accumulate(inputs, loss, objective.asks())
         found = torch.cuda.max_memory_allocated(engine.device) - before
     else:
         with _Kept() as kept:
-            engine.accumulate(inputs, loss, **objective.asked())
+            engine.accumulate(inputs, loss, objective.asks())
         found = kept.num_bytes
     engine.clear()
     return found

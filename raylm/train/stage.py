@@ -42,7 +42,12 @@ def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
     model_path = checkpoint_path(ctx, cfg.model) if isinstance(cfg.model, str) else None
     if model_path is not None:
         objective: Any = resolve(cfg.objective)
-        check_start(model_path, Needs(objective.model, plain=True), rows.folder, rows.facts["vocab_size"])
+        check_start(
+            model_path,
+            Needs(objective.model, plain=True, value_head=objective.makes == "reward"),
+            rows.folder,
+            rows.facts["vocab_size"],
+        )
     setup = Setup(
         rows_uris=[part.uri for part in parts],
         num_rows=sizes,

@@ -67,9 +67,14 @@ def build(
     return Built(engine, reference, parameters, config)
 
 
-def load_start(cfg: TrainerConfig, path: str) -> torch.nn.Module:
-    """Weights to start from: frozen ones, beside an adapter, in the dtype of compute, those that are trained in float32."""
-    return load_model(path, "bfloat16" if cfg.adapter and cfg.dtype != "float32" else "float32", plain=True)
+def load_start(cfg: TrainerConfig, path: str, value_head: bool = False) -> torch.nn.Module:
+    """Weights to start from: frozen ones, beside an adapter, in the dtype of compute, those that are trained in float32.
+
+    Args:
+        value_head: a reward model will do too.
+    """
+    dtype = "bfloat16" if cfg.adapter and cfg.dtype != "float32" else "float32"
+    return load_model(path, dtype, plain=True, value_head=value_head)
 
 
 def flops_of(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raylm.core.errors import TrainingError
 from raylm.core.storage import Folder
 from raylm.model.balance import balancer_of
+from raylm.model.head import LOGPROBS, Asks
 from raylm.parallel.checkpoints.saver import Saver
 from raylm.parallel.checkpoints.steps import MEASURED
 from raylm.parallel.engine import Engine
@@ -103,13 +104,15 @@ class Trainer:
         self.course.restore((found or {}).get("course"), self.saver.group)
         return found
 
-    def update(self, step: int, batch: StepInputs, make_loss: Callable[[], LossOf], **asked: Any) -> dict[str, Any] | None:
+    def update(
+        self, step: int, batch: StepInputs, make_loss: Callable[[], LossOf], asks: Asks = LOGPROBS
+    ) -> dict[str, Any] | None:
         """One optimizer step; its metrics, or None when the batch was a spike and nothing was changed. Every rank must call.
 
         Args:
             step: number that the ledger, and a reader, knows it by.
             make_loss: called once, before the first micro batch learns; it may make forward passes of its own.
-            asked: options of `raylm.model.scores.ask`.
+            asks: what the model's head is asked.
         """
         import torch
 
@@ -119,7 +122,7 @@ class Trainer:
         share = self.share_of(make_loss, batch.weight, step)
         if self.balancer:
             self.balancer.begin(batch.counted_BT, self.engine.sum)
-        sums = self.engine.accumulate(batch.inputs, share, **asked)
+        sums = self.engine.accumulate(batch.inputs, share, asks)
         busy = self.balancer.end(self.engine.sum) if self.balancer else {}
         means = {name: total / batch.weight for name, total in sums.items()}
         self.heartbeat.mark("optimizer", step)
@@ -135,16 +138,18 @@ class Trainer:
         cost = self.meter.values(batch.tokens, batch.weight, batch.unit)
         return {**means, **busy, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, **cost}
 
-    def measure(self, inputs: list[Inputs], weight: float, make_loss: Callable[[], LossOf], **asked: Any) -> dict[str, float]:
+    def measure(
+        self, inputs: list[Inputs], weight: float, make_loss: Callable[[], LossOf], asks: Asks = LOGPROBS
+    ) -> dict[str, float]:
         """Means of the loss's metrics under the weights that are exported; the model is left as it was."""
         with self.engine.averages():
-            sums = self.engine.measure(inputs, self.share_of(make_loss, weight, self.engine.done), **asked)
+            sums = self.engine.measure(inputs, self.share_of(make_loss, weight, self.engine.done), asks)
         return {name: total / weight for name, total in sums.items()}
 
-    def forward_reference(self, inputs: Sequence[Inputs], **asked: Any) -> list[Scores]:
+    def forward_reference(self, inputs: Sequence[Inputs], asks: Asks = LOGPROBS) -> list[Scores]:
         """Scores by the frozen start, which of an adapter is the model without it. Every rank must call."""
         with nullcontext() if self.reference else self.engine.bare.disable_adapter():
-            return (self.reference or self.engine).forward(inputs, **asked)
+            return (self.reference or self.engine).forward(inputs, asks)
 
     def share_of(self, make_loss: Callable[[], LossOf], weight: float, step: int) -> LossOf:
         """The loss as this rank's share of the mean over the global batch, as an engine takes it."""

@@ -20,7 +20,7 @@ def one(who: str, vocab: int) -> None:
 
     import torch
 
-    from raylm.model.head import Asked, head_of
+    from raylm.model.head import Asks, Question, head_of
 
     torch.manual_seed(0)
     model = torch.nn.Module()
@@ -38,7 +38,7 @@ def one(who: str, vocab: int) -> None:
         config = SimpleNamespace(vocab_size=vocab, get_text_config=lambda decoder: config)
         model.config, model.get_output_embeddings = config, lambda: head  # type: ignore[assignment]
         asked = head_of(model)
-        asked.asked = Asked(target, weight, linear=True, temperature=1.0, z_loss=0.0, backend="chunked")
+        asked.asked = Question(Asks(linear=True), target, weight, "chunked")
         loss = -(asked(hidden)[..., 0] * weight).sum()
     loss.backward()
     spent = time.perf_counter() - started

@@ -58,7 +58,7 @@ def one(rank: int, world: int, length: int, rows: int) -> dict[str, float]:
             made = objective.loss(scores, inputs[index], micros[index])
             return made._replace(total=made.total / weight)
 
-        loss = engine.accumulate(inputs, of, **objective.asked())["loss"] / weight
+        loss = engine.accumulate(inputs, of, objective.asks())["loss"] / weight
         engine.step()
         cpu.append(time.process_time() - used)
         wall.append(time.perf_counter() - started)

@@ -10,7 +10,7 @@ import torch
 
 from raylm.core.errors import ConfigError
 from raylm.model.compiler import compiler_missing
-from raylm.model.head import backend_on, check_backend, head_of
+from raylm.model.head import Asks, backend_on, check_backend, head_of
 from raylm.model.scores import Inputs, ask
 from raylm.model.shapes.bert import Bert
 from raylm.model.shapes.t5 import T5
@@ -38,7 +38,7 @@ def test_scores_and_gradients_are_those_of_all_logits(backend, linear):
     """The matrix is tied to the embedding: both gradients must add up."""
     ours, theirs = (tiny_model(vocab=70, hidden=32, layers=1) for _ in range(2))
     inputs = asked()
-    scores = ask(ours, inputs, temperature=0.8, linear=linear, z_loss=0.01, backend=backend)
+    scores = ask(ours, inputs, Asks(temperature=0.8, linear=linear, z_loss=0.01), backend)
     logprob_BT, lse_BT = expected(theirs, inputs, 0.8)
     counts = inputs.weight_BT > 0
     for found, right in ((scores.logprob_BT, logprob_BT), (scores.lse_BT, lse_BT)):
@@ -50,11 +50,31 @@ def test_scores_and_gradients_are_those_of_all_logits(backend, linear):
         torch.testing.assert_close(left.grad, right.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_the_likeliest_tokens_are_those_of_all_logits(monkeypatch):
+    """Tied head, and one that caps its logits; in chunks, and in one."""
+    from raylm.model import cross_entropy
+
+    for model in (tiny_model(vocab=70, hidden=32, layers=1), changing("gemma2"), changing("granite")):
+        inputs = asked()
+        counts = inputs.weight_BT > 0
+        logprob_BTV = (model(**inputs.feed).logits.double() / 0.8).log_softmax(-1)
+        top_BTK, id_BTK = logprob_BTV.topk(4)
+        for size in (5, 1024):
+            monkeypatch.setattr(cross_entropy, "chunk_tokens", lambda *_, size=size: size)
+            scores = ask(model, inputs, Asks(top_k=4, temperature=0.8))
+            assert scores.top_id_BTK[counts].equal(id_BTK[counts])
+            torch.testing.assert_close(scores.top_logprob_BTK[counts].double(), top_BTK[counts], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                scores.logprob_BT[counts].double(), expected(model, inputs, 0.8)[0][counts], atol=1e-5, rtol=1e-5
+            )
+            assert not scores.top_logprob_BTK.requires_grad
+
+
 @pytest.mark.parametrize("backend", ["plain", "chunked"])
 def test_rows_without_a_target_pass_through(backend):
     model, inputs = tiny_model(vocab=70, hidden=32, layers=1), asked()
     inputs.weight_BT.zero_()
-    scores = ask(model, inputs, linear=True, backend=backend)
+    scores = ask(model, inputs, Asks(linear=True), backend)
     (scores.logprob_BT * inputs.weight_BT).sum().backward()
     assert float(model.lm_head.weight.grad.abs().max()) == 0
 
@@ -65,7 +85,7 @@ def test_targets_that_do_not_count_need_no_logits(monkeypatch):
     seen, inner = [], cross_entropy.chunked
     monkeypatch.setattr(cross_entropy, "chunked", lambda hidden_ND, *rest: seen.append(len(hidden_ND)) or inner(hidden_ND, *rest))
     inputs = asked()
-    ask(tiny_model(vocab=70, hidden=32, layers=1), inputs, linear=True)
+    ask(tiny_model(vocab=70, hidden=32, layers=1), inputs, Asks(linear=True))
     assert seen == [int(inputs.weight_BT.sum())]
 
 
@@ -121,7 +141,7 @@ def changing(kind):
 def test_what_a_model_makes_of_its_logits_is_made_of_each_chunk(kind, backend, linear):
     ours, theirs, inputs = changing(kind), changing(kind), asked()
     before = ours(**inputs.feed).logits
-    scores = ask(ours, inputs, temperature=0.8, linear=linear, z_loss=0.01, backend=backend)
+    scores = ask(ours, inputs, Asks(temperature=0.8, linear=linear, z_loss=0.01), backend)
     right = expected(theirs, inputs, 0.8)
     assert (
         float(

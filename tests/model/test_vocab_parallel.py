@@ -29,9 +29,13 @@ def of_part(rank: int, world: int, chunk: int, bias: bool) -> list[Any]:
     hidden = given["hidden"].requires_grad_()
     weight = given["weight"].chunk(world)[rank].clone().requires_grad_()
     part_bias = given["bias"].chunk(world)[rank].clone().requires_grad_() if bias else None
-    made = vocab_parallel.scores(hidden, weight, part_bias, given["target"], 0.7, dist.group.WORLD, rank * 30 // world)
-    made.backward(given["upstream"])
-    return [made.detach(), hidden.grad, weight.grad, part_bias.grad if part_bias is not None else None]
+    part = vocab_parallel.Part(dist.group.WORLD, rank * 30 // world)
+    rows = (hidden.flatten(0, 1), weight, part_bias, given["target"].flatten(), 0.7, part)
+    made = vocab_parallel.scores(*rows)
+    made.backward(given["upstream"].flatten(0, 1))
+    # more than one rank holds
+    likeliest = vocab_parallel.top_k(*rows, 12)
+    return [made.detach(), hidden.grad, weight.grad, part_bias.grad if part_bias is not None else None, likeliest]
 
 
 @pytest.mark.parametrize(("chunk", "bias"), [(1, True), (40, False), (1 << 20, True)])
@@ -43,9 +47,12 @@ def test_scores_and_gradients_are_those_of_the_whole_vocabulary(chunk, bias):
     logprob = logits.log_softmax(-1).gather(-1, given["target"][..., None])[..., 0]
     expected = torch.stack([logprob, logits.logsumexp(-1)], -1)
     expected.backward(given["upstream"])
+    expected, (top, ids) = expected.flatten(0, 1), logits.log_softmax(-1).flatten(0, 1).topk(12)
     found = on_ranks(3, of_part, chunk, bias)
-    for made, hidden_grad, _, _ in found:
+    for made, hidden_grad, _, _, likeliest in found:
         assert torch.allclose(made.double(), expected, atol=1e-5)
+        assert torch.allclose(likeliest[:, :2].double(), expected, atol=1e-5)
+        assert likeliest[:, 2:14].long().equal(ids) and torch.allclose(likeliest[:, 14:].double(), top, atol=1e-5)
         assert torch.allclose(hidden_grad.double(), hidden.grad, atol=1e-5)
     assert torch.allclose(torch.cat([one[2] for one in found]).double(), weight.grad, atol=1e-5)
     if bias:

@@ -102,7 +102,7 @@ class Family:
             return found._replace(total=found.total / weight)
 
         run = self.engine.accumulate if learn else self.engine.measure
-        return run([inputs], made, **self.objective.asked())["loss"] / weight
+        return run([inputs], made, self.objective.asks())["loss"] / weight
 
     def export(self) -> Path:
         out = self.folder / "out"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import ConfigError
 from raylm.model.attention import NAME, installed, refused_documents
-from raylm.model.scores import Inputs, Scores
+from raylm.model.scores import Inputs
 from raylm.model.transformers_private import attention_of
 from raylm.parallel.mesh import Grid
 
@@ -33,8 +33,8 @@ class Cut(NamedTuple):
 
     inputs: Inputs
     """This rank's tokens; `feed` has `across`, which carries attention to the other ranks."""
-    join: Callable[[Scores], Scores]
-    """Scores of this rank's tokens -> scores of the whole rows."""
+    join: Callable[[torch.Tensor], torch.Tensor]
+    """What the head answered about this rank's tokens [B, t, C] -> about the whole rows [B, T, C]."""
 
 
 class Context:
@@ -89,9 +89,8 @@ class Context:
         def own(x_BT: torch.Tensor) -> torch.Tensor:
             return pad(x_BT, (0, whole - length))[:, order_T].chunk(self.ranks, 1)[self.rank]
 
-        def join(scores: Scores) -> Scores:
-            whole_BT2 = joined(torch.stack(scores, -1), whole, self.group)[:, order_T.argsort()[:length]]
-            return Scores(whole_BT2[..., 0], whole_BT2[..., 1])
+        def join(answer_BTC: torch.Tensor) -> torch.Tensor:
+            return joined(answer_BTC, whole, self.group)[:, order_T.argsort()[:length]]
 
         feed = {"input_ids": own(tokens_BT), "position_ids": own(position_BT), "across": across}
         return Cut(Inputs(feed, own(inputs.target_BT), own(inputs.weight_BT)), join)

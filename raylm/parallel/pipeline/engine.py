@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from raylm.model.head import LOGPROBS, Asks
 from raylm.model.scores import Inputs, Scores
 from raylm.parallel.engine import Engine, LossOf, Recipe, _add
 from raylm.parallel.mesh import Grid
@@ -36,43 +37,43 @@ class PipelineEngine(Engine):
         line.shared()  # marks the copy, now that the wrapper has made its parameters and before the optimizer sorts them
         super().__init__(model, bare, grid, recipe, autocast=None if self._cut else recipe.compute_dtype())
 
-    def accumulate(self, inputs: Sequence[Inputs], loss: LossOf, **asked: Any) -> dict[str, float]:
+    def accumulate(self, inputs: Sequence[Inputs], loss: LossOf, asks: Asks = LOGPROBS) -> dict[str, float]:
         import torch.distributed as dist
 
         sums: dict[str, Any] = {}
 
-        def last(micro: int, scores: Scores) -> torch.Tensor:
-            made = loss(micro, scores)
+        def last(micro: int, answer_BTC: torch.Tensor) -> torch.Tensor:
+            made = loss(micro, Scores.of(answer_BTC, asks))
             _add(sums, made.metrics)
             return made.total * self.grid.averaged
 
         self._hold(True)
-        self._run(inputs, last, asked, learn=True)
+        self._run(inputs, last, asks, learn=True)
         self._reduce()
         told = [{name: float(value) for name, value in sums.items()}]
         dist.broadcast_object_list(told, group=self._group, group_src=self._line.place[-1])
         return self._summed(told[0])
 
-    def forward(self, inputs: Sequence[Inputs], **asked: Any) -> list[Scores]:
+    def forward(self, inputs: Sequence[Inputs], asks: Asks = LOGPROBS) -> list[Scores]:
         import torch
         import torch.distributed as dist
 
-        found: list[torch.Tensor] = [torch.empty(len(Scores._fields), *one.target_BT.shape, device=self.device) for one in inputs]
+        found = [torch.empty(*one.target_BT.shape, asks.width, device=self.device) for one in inputs]
 
-        def last(micro: int, scores: Scores) -> torch.Tensor:
-            found[micro] = torch.stack(list(scores))
-            return found[micro]
+        def last(micro: int, answer_BTC: torch.Tensor) -> torch.Tensor:
+            found[micro] = answer_BTC.contiguous()
+            return answer_BTC
 
         was = self.model.training
         self.model.eval()
         with torch.no_grad():
-            self._run(inputs, last, asked, learn=False)
+            self._run(inputs, last, asks, learn=False)
         self.model.train(was)
         for module in self._cut:
             module.reshard()
-        for scores in found:
-            dist.broadcast(scores, group=self._group, group_src=self._line.place[-1])
-        return [Scores(*scores) for scores in found]
+        for answer_BTC in found:
+            dist.broadcast(answer_BTC, group=self._group, group_src=self._line.place[-1])
+        return [Scores.of(answer_BTC, asks) for answer_BTC in found]
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
         rank = self.grid.at["pipeline"]
@@ -121,7 +122,7 @@ class PipelineEngine(Engine):
         """Whether rank 0 is in this rank's pipeline."""
         return not any(at for name, at in self.grid.at.items() if name != "pipeline")
 
-    def _run(self, inputs: Sequence[Inputs], last: Any, asked: dict[str, Any], *, learn: bool) -> None:
+    def _run(self, inputs: Sequence[Inputs], last: Any, asks: Asks, *, learn: bool) -> None:
         from raylm.parallel.pipeline.runtime import PipelineRuntime
 
         mesh, rank, line = self.grid.mesh, self.grid.at["pipeline"], self._line
@@ -137,7 +138,7 @@ class PipelineEngine(Engine):
                 one = one._replace(feed={**feed, "inputs_embeds": hidden})
             with self._compute():
                 if line.stages[index].last:
-                    return last(micro, join(self._ask_own(one, **asked))), line.seam()
+                    return last(micro, join(self._answer(one, asks))), line.seam()
                 return self.model(**one.feed, use_cache=False).logits, None
 
         def turn(index: int, micro: int) -> None:

@@ -49,12 +49,15 @@ class PipelineStages:
         spans = balance(len(stack.layers), len(self.place), head_in_blocks(core, stack))
         every = [Stage(i, span, i == 0, i == len(spans) - 1) for i, span in enumerate(spans)]
         self.stages = {stage.index: stage for stage in every if self.place[stage.index] == rank}
-        self.tied = stack.embed_tokens.weight is core.lm_head.weight
+        # a reward model's has one output
+        self._head_name = "lm_head" if hasattr(core, "lm_head") else "score"
+        head = getattr(core, self._head_name)
+        self.tied = stack.embed_tokens.weight is head.weight
         """The head's weight is the embedding's."""
         self.copied = self.tied and self.place[0] != self.place[-1]
         """First and last stage hold a copy each of a weight that is one."""
         found = {id(module): name for name, module in model.named_modules()}
-        self.names = (f"{found[id(stack.embed_tokens)]}.weight", f"{found[id(core.lm_head)]}.weight")
+        self.names = (f"{found[id(stack.embed_tokens)]}.weight", f"{found[id(head)]}.weight")
         """Of the embedding's and the head's weight."""
         self.has_first, self.has_last = 0 in self.stages, len(self.place) - 1 in self.stages
         stack.layers = self._blocks = Blocks(stack.layers, [stage.blocks for stage in self.stages.values()])
@@ -62,11 +65,12 @@ class PipelineStages:
         if not self.has_first:
             stack.embed_tokens = torch.nn.Identity()
         if not self.has_last:
-            stack.norm, core.lm_head = torch.nn.Identity(), Through()
+            stack.norm = torch.nn.Identity()
+            setattr(core, self._head_name, Through())
         elif len(self.stages) > 1:
-            self._ends = [_passing(stack.norm), _passing(core.lm_head)]
+            self._ends = [_passing(stack.norm), _passing(head)]
             # losses make gradients of the head together with the scores, and do so once: halves begin below the head
-            core.lm_head.seamed = mesh.schedule == "zero_bubble"
+            head.seamed = mesh.schedule == "zero_bubble"
         self._core, self._stack = core, stack
         self._across: dict[int, Any] | None = None
 
@@ -74,7 +78,7 @@ class PipelineStages:
         """The parameter of this rank that has a copy on another stage; None where it has none. Ask again after wrapping."""
         if not self.copied or not (self.has_first or self.has_last):
             return None
-        weight = (self._stack.embed_tokens if self.has_first else self._core.lm_head)._parameters["weight"]
+        weight = (self._stack.embed_tokens if self.has_first else self._head)._parameters["weight"]
         if self.has_last:
             # its gradient counts once in the norm, and optimizers treat it as what it is a copy of
             setattr(weight, COPY, self.names[0])
@@ -82,7 +86,12 @@ class PipelineStages:
 
     def seam(self) -> Any:
         """What went into the head in the pass just made, and the leaf that the head took for it; None where the two are one."""
-        return self._core.lm_head.seam if self._ends else None
+        return self._head.seam if self._ends else None
+
+    @property
+    def _head(self) -> Any:
+        # asked anew: wrappers replace modules
+        return getattr(self._core, self._head_name)
 
     def turn(self, model: Any, stage: Stage, tokens: int) -> None:
         """Make `model` compute this stage alone from now on, over rows of `tokens`; also before a backward pass, which may
@@ -162,7 +171,7 @@ def head_in_blocks(core: Any, stack: Any) -> float:
         # stacked experts have a dimension before the matrix
         return sum(p.numel() * (picked / p.shape[0] if p.dim() == 3 else 1.0) for p in module.parameters())
 
-    return passed(core.lm_head) * len(stack.layers) / sum(passed(block) for block in stack.layers)
+    return passed(core.get_output_embeddings()) * len(stack.layers) / sum(passed(block) for block in stack.layers)
 
 
 def _stack(core: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 
 from raylm.core.errors import ConfigError
 
-ENDS = {"model.embed_tokens": "embedding", "lm_head": "head", "model.norm": "whole"}
+ENDS = {"model.embed_tokens": "embedding", "lm_head": "head", "score": "whole", "model.norm": "whole"}
 DENSE = {
     **ENDS,
     "model.layers.*.self_attn": "input",

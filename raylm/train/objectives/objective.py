@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from raylm.data.batch import Batch
+    from raylm.model.head import Asks
     from raylm.model.scores import Inputs, Scores
 
 
@@ -43,7 +44,7 @@ class Objective(Config):
     model: ClassVar[str] = "causal"
     """Variant of the checkpoint it starts from (`raylm.core.variants`)."""
     makes: ClassVar[str] = ""
-    """Variant of the checkpoint it leaves, where that is another."""
+    """Variant of the checkpoint it leaves, where that is another. `reward`: the model gets a value head, unless it has one."""
     drops: ClassVar[bool] = True
     """Whether dropout of the model and its adapter is on while it trains."""
     by_part: ClassVar[bool] = False
@@ -67,9 +68,11 @@ class Objective(Config):
 
         return causal(batch)
 
-    def asked(self) -> dict[str, Any]:
-        """Options of `raylm.model.scores.ask`."""
-        return {}
+    def asks(self) -> Asks:
+        """What the model's head is asked."""
+        from raylm.model.head import Asks
+
+        return Asks()
 
     def weight(self, batch: Batch, inputs: Inputs) -> float:
         """What this micro batch weighs in the global batch: tokens that count, or rows."""
@@ -91,8 +94,10 @@ class TokenLoss(Objective):
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared log-sum-exp of the logits, which keeps them from drifting (PaLM: 1e-4)."""
 
-    def asked(self) -> dict[str, Any]:
-        return {"linear": True, "z_loss": self.z_loss}
+    def asks(self) -> Asks:
+        from raylm.model.head import Asks
+
+        return Asks(linear=True, z_loss=self.z_loss)
 
     def loss(self, scores: Scores, inputs: Inputs, batch: Batch, prepared: Any = None) -> Loss:
         """Sum of -log p over the tokens that count, in nats; the metric `loss` is without z-loss."""

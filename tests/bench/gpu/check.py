@@ -117,7 +117,7 @@ def one_step(engine: Any, objective: Any, micros: list[Any]) -> float:
         made = objective.loss(scores, inputs[index], micros[index])
         return made._replace(total=made.total / weight)
 
-    sums = engine.accumulate(inputs, loss, **objective.asked())
+    sums = engine.accumulate(inputs, loss, objective.asks())
     engine.step()
     if engine.device.type == "cuda":
         torch.cuda.synchronize()

@@ -99,12 +99,12 @@ def nan_on_one_rank(card: Deepspeed, work: Path, rank: int) -> dict[str, Any]:
     engine, before = loop.engine, loop.engine.weights()
     accumulate = engine.accumulate
 
-    def spoiled(inputs, loss, **asked):
+    def spoiled(inputs, loss, *asked):
         def nan(index, scores):
             made = loss(index, scores)
             return made._replace(total=made.total * (float("nan") if rank == 1 else 1.0))
 
-        return accumulate(inputs, nan, **asked)
+        return accumulate(inputs, nan, *asked)
 
     engine.accumulate = spoiled
     bad, after = loop.step(0), engine.weights()

@@ -33,7 +33,7 @@ def test_the_mean_and_its_gradient_are_transformers_own():
     ours, theirs = (Bert(**SHAPE).build(TOKENS, 0) for _ in range(2))
     card, made = MaskedLm(**CARD), padded()
     inputs = card.inputs(made._replace(rows=(11, 12)), 5)
-    loss = card.loss(ask(ours, inputs, **card.asked()), inputs, made).total / inputs.weight_BT.sum()
+    loss = card.loss(ask(ours, inputs, card.asks()), inputs, made).total / inputs.weight_BT.sum()
     labels = made.tokens_BT.masked_fill(inputs.weight_BT == 0, -100)
     expected = theirs(**inputs.feed, labels=labels).loss
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=0)

@@ -24,7 +24,7 @@ def micro(masks=MASKS):
 def loss(model, made, **fields):
     card = NextToken(**fields)
     inputs = card.inputs(made, 0)
-    return card.loss(ask(model, inputs, **card.asked()), inputs, made)
+    return card.loss(ask(model, inputs, card.asks()), inputs, made)
 
 
 def weight(made):

@@ -81,7 +81,7 @@ def test_the_mean_and_its_gradient_are_transformers_own():
     made = pad([np.arange(3, 40), np.arange(50, 70)], [np.ones(37), np.ones(20)], 0)
     card = Seq2Seq(**SPANS)
     inputs = card.inputs(made, 0)
-    loss = card.loss(ask(ours, inputs, **card.asked()), inputs, made).total / inputs.weight_BT.sum()
+    loss = card.loss(ask(ours, inputs, card.asks()), inputs, made).total / inputs.weight_BT.sum()
     labels = inputs.target_BT.masked_fill(inputs.weight_BT == 0, -100)
     feed = {name: value for name, value in inputs.feed.items() if name != "decoder_input_ids"}
     expected = theirs(**feed, labels=labels).loss

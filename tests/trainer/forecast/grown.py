@@ -52,7 +52,7 @@ def measured(rank: int, world: int, keys: dict[str, Any], rows: int, at: str = "
             made = objective.loss(scores, inputs[index], micros[index])
             return made._replace(total=made.total / 1000)
 
-        engine.accumulate(inputs, loss, **objective.asked())
+        engine.accumulate(inputs, loss, objective.asks())
         engine.step()
     grown = _status("VmHWM") - before
     config = json.loads((Path(at) / "config.json").read_text()) if at else cfg.model.config({"vocab_size": 4096})  # type: ignore[union-attr]
