@@ -1,4 +1,7 @@
-"""Rounds a model's weights by a compressed-tensors scheme and measured activation ranges."""
+"""Rounds a model to nearest by compressed-tensors' schemes, scales and packing, with measured activation ranges.
+
+llmcompressor's recipes (GPTQ, AWQ) pin another compressed-tensors than vLLM does: they cannot be in one environment.
+"""
 
 from __future__ import annotations
 

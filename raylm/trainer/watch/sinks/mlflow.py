@@ -1,6 +1,6 @@
 """The `mlflow` sink: an MLflow run, on a tracking server or as a folder of files.
 
-Neither needs MLflow's package, which asks for older versions of what raylm stands on. Sources:
+Neither needs MLflow's package, which sends usage data by default and brings nine more, or the whole server. Sources:
 https://mlflow.org/docs/latest/rest-api.html, https://mlflow.org/docs/latest/tracking/backend-stores.html
 """
 
