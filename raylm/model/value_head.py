@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from raylm.core.errors import ConfigError
+from raylm.model.transformers_private import model_classes
 
 
 def with_value_head(model: Any, seed: int) -> Any:
@@ -28,7 +29,7 @@ def with_value_head(model: Any, seed: int) -> Any:
     if hasattr(model, "score"):
         return _per_token(model)
     config = model.config
-    if type(config) not in Auto._model_mapping or config.get_text_config() is not config:
+    if type(config) not in model_classes(Auto) or config.get_text_config() is not config:
         raise ConfigError(f"there is no value head for models of type {config.model_type!r}", next="take another model")
     config.num_labels = 1
     with torch.device("meta"):
