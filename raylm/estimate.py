@@ -16,6 +16,8 @@ from raylm.parallel import matrix
 from raylm.parallel.optimizers.schedule import Scheduled
 from raylm.parallel.strategies.strategy import Strategy
 from raylm.rl import checks
+from raylm.rl.config import RL
+from raylm.train.config import Train
 from raylm.train.objectives.objective import Objective
 from raylm.trainer.forecast.report import Known, forecast, suggestions
 
@@ -146,24 +148,21 @@ def suggest(job: Job, name: str) -> list[tuple[str, str]]:
     known = _known(job, name) if name in job.stages else None
     if known is None:
         raise PlanError(
-            f"{name!r} is no train stage whose model and rows are known before it runs",
-            next="name a train stage with a shape (or a folder with config.json) and rows of a tokenize stage",
+            f"{name!r} is no train or rl stage whose model and rows are known before it runs",
+            next="name a stage with a shape (or a folder with config.json) and rows or prompts of a tokenize stage",
         )
     return suggestions(job.stages[name], known)
 
 
 def _known(job: Job, name: str) -> Known | None:
-    cfg: Any = job.stages[name]
-    if cfg.stage != "train":
+    cfg = job.stages[name]
+    if not isinstance(cfg, (Train, RL)):
         return None
-    rows = refs_of(cfg.rows)[0]
-    length, vocab = _length(job, rows), _vocabulary(job, rows)
-    config = _config(job, cfg, vocab)
-    if config is None or length is None:
-        return None
-    batch = cfg.batch or max(1, round(cfg.batch_tokens / length))
-    steps = cfg.steps or (max(1, round(cfg.tokens / length / batch)) if cfg.tokens else None)
-    return Known(config, length, batch, steps)
+    rows = refs_of(cfg.rows)[0] if isinstance(cfg, Train) else cfg.prompts
+    length = _length(job, rows)
+    config = _config(job, cfg, _vocabulary(job, rows))
+    size = cfg.planned(length) if length is not None else None
+    return None if config is None or size is None else Known(config, *size)
 
 
 def _config(job: Job, cfg: Any, vocab: int | None) -> dict[str, Any] | None:

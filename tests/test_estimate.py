@@ -10,6 +10,8 @@ from raylm import job
 from raylm.core.errors import PlanError
 from raylm.estimate import _known, engine_formats, estimate, suggest
 from raylm.inference.engine_dtype import Machine
+from raylm.model.adapter import Lora
+from raylm.trainer.forecast.memory import memory_of
 from tests.test_job import write
 
 GPUS = 'workers = {count = 2, gpus = 1, device = "h100"}\n'
@@ -43,8 +45,24 @@ def test_a_device_brings_speed_and_cost_and_suggestions(tmp_path):
     loaded = job.load(write(tmp_path, lambda text: text.replace("batch = 4\n", "batch = 4\n" + GPUS)))
     assert "tokens/s" in estimate(loaded, "base")[-1] and "$" in estimate(loaded, "base")[-1]
     assert all("strategy = {kind = " in toml for _, toml in suggest(loaded, "base"))
-    with pytest.raises(PlanError, match="'docs' is no train stage"):
+    with pytest.raises(PlanError, match="'docs' is no train or rl stage"):
         suggest(loaded, "docs")
+
+
+def test_rl_is_estimated_like_training(tmp_path):
+    rl = (
+        '[stages.prompts]\nstage = "tokenize"\ndocuments = "docs"\ntokenizer = "tokens"\nform = {kind = "prompts", length = 40}\n'
+        '[stages.policy]\nstage = "rl"\nprompts = "prompts"\nmodel = "base"\nrewards = [{kind = "pattern", pattern = "x"}]\n'
+        "iterations = 5\nprompts_per_iteration = 6\nmax_tokens = 20\n" + GPUS
+    )
+    loaded = job.load(write(tmp_path, lambda text: text + rl))
+    known = _known(loaded, "policy")
+    assert (known.length, known.batch, known.steps) == (60, 48, 5)
+    assert "GB per rank" in estimate(loaded, "policy")[1] and "tokens/s" in estimate(loaded, "policy")[2]
+    cfg = loaded.stages["policy"]
+    lean, size = cfg.model_copy(update={"adapter": Lora(rank=2)}), {"length": 60, "micro": 4, "world": 2, "num_micros": 6}
+    trained, frozen = memory_of(cfg, known.config, **size), memory_of(lean, known.config, **size)
+    assert frozen.optimizer < trained.optimizer
 
 
 def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):

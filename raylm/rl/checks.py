@@ -15,8 +15,8 @@ from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
 
 REWARD = {"score": ("prompt", "completion", "ground_truth")}
-ALGORITHM = {"advantages": ("rollouts",), "loss": ("logprob_BT", "old_BT", "advantage_B", "mask_BT")}
-NEEDS = {"reward": ("ground_truth",), "algorithm": ()}
+ALGORITHM = {"advantages": ("experience",), "loss": ("inputs",)}
+NEEDS = {"reward": ("ground_truth",), "algorithm": ("reference",)}
 """What a reward and an algorithm may need, and is provided."""
 FITS = "tokenize with the tokenizer that belongs to the model"
 
@@ -89,7 +89,7 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
     """
     if known.count is not None and known.count < cfg.prompts_per_iteration:
         raise ConfigError(
-            f"a iteration asks {cfg.prompts_per_iteration:,} prompts, {cfg.prompts!r} has {known.count:,}",
+            f"an iteration asks {cfg.prompts_per_iteration:,} prompts, {cfg.prompts!r} has {known.count:,}",
             next="lower prompts_per_iteration",
         )
     if known.num_ground_truths == 0:

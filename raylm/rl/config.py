@@ -8,18 +8,18 @@ from pydantic import Field
 
 from raylm.core.config import Makes, PromptsRef, Refers, Role
 from raylm.inference.config import GeneratorSpec
-from raylm.parallel.config import ParallelConfig
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.rl.algorithms import AnyAlgorithm
 from raylm.rl.algorithms.grpo import Grpo
 from raylm.rl.rewards import AnyReward
+from raylm.trainer.config import TrainerConfig
 
 
-class RL(ParallelConfig):
+class RL(TrainerConfig):
     """prompts + weights -> Checkpoint: draw completions, score them, learn from the scores."""
 
-    placement = ParallelConfig.placement | {"generator", "reward_timeout_s"}
+    placement = TrainerConfig.placement | {"generator", "reward_timeout_s"}
     renamed = {"steps": "iterations", "prompts_per_step": "prompts_per_iteration", "sampler": "generator"}
     figures = ("held_out_reward", "reward", "held_out_finished_share", "held_out_completion_tokens")
 
@@ -46,16 +46,20 @@ class RL(ParallelConfig):
     """Completions per forward pass and rank."""
     held_out_prompts: int = Field(default=64, ge=0)
     """Held-out prompts answered greedily before and after; 0 asks none."""
-    seed: int = 0
-    """Seed of the order of prompts and of every draw."""
     reward_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """Seconds for the completions of one prompt, after which rewards that do not answer are ended; that prompt is unscored."""
     save_every: int = Field(default=10, gt=0)
     """Iterations between step checkpoints."""
-    keep: int = Field(default=2, gt=0)
-    """Number of step checkpoints that are kept."""
+    max_skipped: int | None = Field(default=None, ge=0)
+    """Iterations with a NaN or infinite gradient that are skipped before training stops; three in a row stop it in any case."""
     generator: GeneratorSpec = GeneratorSpec()
     """The vLLM engines that generate completions."""
+
+    def planned(self, length: int) -> tuple[int, int, int] | None:
+        """Tokens of the longest prompt and its completion, completions and number of iterations; None where the algorithm is
+        somebody else's."""
+        group = getattr(self.algorithm, "num_generations", None)
+        return (length + self.max_tokens, self.prompts_per_iteration * group, self.iterations) if group else None
 
     def makes(self) -> Makes:
         return Makes("Checkpoint", "causal")

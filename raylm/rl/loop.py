@@ -1,177 +1,171 @@
-"""The RL loop, on the driver: generators, reward workers and trainer make a better policy.
+"""The RL loop, on the driver.
 
-prompts(step) --> generators.generate --> rewards.score --> algorithm.advantages --> trainer.update
-                      ^                                                        |
-                      +------------ weights, version step + 1 -----------------+
+prompts(iteration) --> generators.generate --> rewards.score --> algorithm.advantages --> trainer.update
+                             ^                                                                  |
+                             +------------------- weights, version -----------------------------+
 
 A lost rank takes the loop back to the newest step checkpoint. A lost generator does not: `inference/pool.py` hands a fresh one
-the trainer's weights and asks again what was asked of the lost one.
+the trainer's weights and asks again what was asked of the lost one. An iteration takes one optimizer step, or none where its
+samples teach nothing; each step makes a new version of the weights.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from raylm.core.config import digest_of, resolve
-from raylm.core.errors import GroupLost, PlacementError
-from raylm.data.order import batch_indices
-from raylm.inference.generator import Completion
+from raylm.core.errors import GroupLost
 from raylm.rl.config import RL
 from raylm.rl.iterations import Iterations, reward_metrics
-from raylm.rl.placement import Generators, Trainer
+from raylm.rl.placement import Generators, TrainerGroup
 from raylm.rl.reward_workers import RewardWorkers
-from raylm.rl.types import Prompt, Rollout
-
-MOST_STARTS = 4
-"""Times that the trainer is built, from a step checkpoint, without a new iteration in between."""
+from raylm.rl.types import Prompt, experience_of
+from raylm.trainer.recorder import Recorder
+from raylm.trainer.spikes import in_words, position_of
 
 
 class Loop:
     """One run of the loop.
 
     Args:
-        prompts, held_out: rows to learn from, and rows to measure on.
-        log, rewind: where metrics rows go, and who is told the iteration from which the loop goes on.
-        flush: sees to it that the rows are on file; called before each save.
+        prompts: those to learn from, by row.
+        held_out: those to measure on.
     """
 
     def __init__(
         self,
         cfg: RL,
         generators: Generators,
-        reward_workers: RewardWorkers,
-        trainer: Trainer,
-        prompts: list[Prompt],
+        rewards: RewardWorkers,
+        trainer: TrainerGroup,
+        prompts: dict[int, Prompt],
         held_out: list[Prompt],
-        log: Callable[..., None],
-        rewind: Callable[[int], None],
-        flush: Callable[[], None],
+        recorder: Recorder,
     ) -> None:
-        self._cfg, self._generators, self._reward_workers, self._trainer = cfg, generators, reward_workers, trainer
-        self._prompts, self._held_out, self._log, self._rewind, self._flush = prompts, held_out, log, rewind, flush
+        self._cfg, self._generators, self._rewards, self._trainer = cfg, generators, rewards, trainer
+        self._prompts, self._held_out, self._recorder = prompts, held_out, recorder
         self._algorithm: Any = resolve(cfg.algorithm)
-        self._before: dict[str, float] = {}
         self._iterations = Iterations()
-        self._starts, self._furthest = 0, -1
+        self._iteration = self._version = 0
+        self._before: dict[str, float] = {}
+        self.decisions: list[dict[str, Any]] = []
+        """What was decided about spikes."""
+        self.parameters = 0
+        """Weights of the model, once it is exported."""
+        self._events: list[str] = []
+        self._unsaved: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, float]:
-        """Go on from the newest step checkpoint to the last iteration; returns held-out metrics, before and after.
+        """Go on from the newest step checkpoint to the last iteration, and export; held-out metrics, before and after.
 
         Raises:
-            StageError: nothing could be scored in a iteration.
-            TrainingError: iteration after iteration, or in the whole run, nothing was learned.
+            StageError: nothing could be scored in an iteration.
+            TrainingError: iteration after iteration, or in the whole run, nothing was learned; or spikes ended it.
             PlacementError: trainer or generator were lost again and again.
         """
-        step = self._restore()
         while True:
-            if step < self._cfg.iterations:
-                step = self._iteration(step)
-                continue
-            self._iterations.check_end()
-            after = self._averaged_measure()
-            if after is not None:
-                return {
-                    **{f"{name}_before": value for name, value in self._before.items()},
-                    **{f"{name}_after": value for name, value in after.items()},
-                }
-            step = self._restore()
+            try:
+                self._go_on(self._trainer.restore())
+                while self._iteration < self._cfg.iterations:
+                    self._iterate()
+                return self._finish()
+            except GroupLost as lost:
+                print(f"  {lost.what}: back to the newest step checkpoint", file=sys.stderr)
 
-    def _iteration(self, step: int) -> int:
-        """One iteration; returns the number of the next, an earlier one when the trainer was lost."""
+    def _iterate(self) -> None:
         clock = [time.perf_counter()]
-        prompts, seeds = self._asked(step)
-        completions = self._generate(prompts, seeds, self._algorithm.num_generations, self._cfg.temperature)
-        if completions is None:
-            return self._restore()
+        position = position_of(self.decisions, self._iteration)
+        prompts = [self._prompts[row] for row in self._trainer.rows_at(position)]
+        # a draw depends on seed, position and row alone: a resumed run draws what the uninterrupted one would have drawn
+        seeds = [int(digest_of([self._cfg.seed, position, prompt.row])[:12], 16) for prompt in prompts]
+        completions = self._generators.generate(prompts, seeds, self._algorithm.num_generations, self._cfg.temperature)
         clock.append(time.perf_counter())
-        rollouts = self._reward_workers.score(prompts, completions)
-        self._iterations.check_scores(rollouts, f"iteration {step}")
+        rollouts = self._rewards.score(prompts, completions)
+        self._iterations.check_scores(rollouts, f"iteration {self._iteration}")
         clock.append(time.perf_counter())
-        samples = self._algorithm.advantages(rollouts)
-        stats = self._trainer.update(samples)
+        experience = experience_of(rollouts, [prompt.row for prompt in prompts], position)
+        experience = self._algorithm.advantages(experience)
+        stats = self._trainer.update(self._iteration, experience)
         clock.append(time.perf_counter())
-        if stats is None or not self._sync(version=step + 1):
-            return self._restore()
+        if "decision" in stats:
+            self._pass_over(stats["decision"])
+            return
+        version = self._version
+        if experience.samples:
+            self._version += 1
+            self._sync()
         clock.append(time.perf_counter())
-        # a iteration whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
-        self._log(step, **reward_metrics(rollouts), samples=len(samples), **stats, **_seconds(clock))
-        if step > self._furthest:
-            self._starts, self._furthest = 0, step
-        self._iterations.count(step, rollouts, len(samples), bool(stats["finite"]))
-        step += 1
-        if step % self._cfg.save_every == 0 or step == self._cfg.iterations:
-            self._flush()
-            self._trainer.save({"before": self._before, "learned": self._iterations.learned})
-        return step
+        # an iteration whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
+        counts = {"samples": len(experience.samples), "version": version}
+        self._record({**reward_metrics(rollouts), **counts, **stats, **_seconds(clock)})
+        self._iterations.count(self._iteration, rollouts, len(experience.samples), bool(stats["finite"]))
+        self._iteration += 1
+        if self._is_due():
+            facts = {"before": self._before, "learned": self._iterations.learned, "version": self._version}
+            self._trainer.save(self._iteration, facts, self._unsaved)
+            self._unsaved = []
 
-    def _asked(self, step: int) -> tuple[list[Prompt], list[int]]:
-        """Prompts and seeds of a iteration."""
-        # a batch that reaches over the end of an epoch may name a row twice; asked once, its group stays one group
-        rows = list(dict.fromkeys(batch_indices(len(self._prompts), self._cfg.prompts_per_iteration, step, self._cfg.seed)))
-        # a draw depends on seed, iteration and row alone: a resumed run draws what the uninterrupted one would have completions
-        return [self._prompts[row] for row in rows], [int(digest_of([self._cfg.seed, step, row])[:12], 16) for row in rows]
+    def _record(self, values: dict[str, Any]) -> None:
+        """The row of this iteration."""
+        if self._events:
+            values["event"], self._events = "; ".join(self._events), []
+        self._recorder.row(self._iteration, values)
+        self._unsaved.append({"step": self._iteration, **values})
 
-    def _generate(
-        self, prompts: list[Prompt], seeds: list[int], num_generations: int, temperature: float
-    ) -> list[list[Completion]] | None:
-        """Completions by the weights of the last `_sync`; None when the trainer was lost and a fresh generator needs them."""
-        try:
-            return self._generators.generate(prompts, seeds, num_generations, temperature)
-        except GroupLost:
-            return None
+    def _is_due(self) -> bool:
+        """Whether a step checkpoint is to be written after this iteration."""
+        cfg, done = self._cfg, self._iteration
+        due = done % cfg.save_every == 0 or (cfg.keep_every is not None and done % cfg.keep_every == 0)
+        # a rollback needs a place to go back to, early on too
+        return due or done == cfg.iterations or (cfg.spikes is not None and done == 1)
 
-    def _sync(self, version: int, averaged: bool = False) -> bool:
-        """Hand the trainer's weights, or their moving averages, to the generators; False when the trainer is lost."""
-        try:
-            self._generators.sync(partial(self._trainer.send, averaged=averaged), version)
-        except GroupLost:
-            return False
-        return True
+    def _pass_over(self, decision: dict[str, Any]) -> None:
+        """The batch of this iteration was a spike: go on with the next one, or back to a step checkpoint and behind it."""
+        self._events.append(in_words(decision))
+        if decision["what"] == "rollback":
+            self._go_on(self._trainer.resume(decision["to"]), rollback=True)
+        else:
+            self.decisions.append(decision)
 
-    def _restore(self) -> int:
-        while True:
-            # a rank that dies between the two takes the trainer with it
-            self._starts += 1
-            if self._starts > MOST_STARTS:
-                raise PlacementError(
-                    f"the trainer was lost {MOST_STARTS} times without a new iteration in between",
-                    next="were its ranks out of memory? lower micro_batch, or give them more",
-                )
-            facts = self._trainer.restore()
-            step = facts["step"] if facts else 0
-            if not self._sync(version=step):
-                continue
-            self._rewind(step)
-            # a checkpoint of before this was counted says nothing of it: it is taken for one that learned
-            self._iterations.go_on_from(facts.get("learned", 1) if facts else 0)
-            before = facts["before"] if facts else self._measure()
-            if before is not None:
-                self._before = before
-                return step
+    def _go_on(self, found: dict[str, Any], rollback: bool = False) -> None:
+        """Go on from what a step checkpoint says; from the start where there was none."""
+        self._iteration, self._version = found["iteration"], found.get("version", 0)
+        self.decisions, self._unsaved = found["decisions"], []
+        self._sync()
+        self._recorder.rewind(self._iteration, rollback)
+        self._iterations.go_on_from(found.get("learned", 0))
+        self._before = found["before"] if "before" in found else self._measure()
 
-    def _averaged_measure(self) -> dict[str, float] | None:
-        """Held-out metrics of what is exported, the moving average where one is kept; None when the trainer is lost."""
-        averaged = self._cfg.ema is not None
-        if averaged and not self._sync(self._cfg.iterations, averaged=True):
-            return None
-        return self._measure()
+    def _finish(self) -> dict[str, float]:
+        """Measure what is exported, the moving averages where they are kept, and export it."""
+        self._iterations.check_end()
+        if self._cfg.ema is not None:
+            self._sync(averaged=True)
+        after = self._measure()
+        self.parameters = self._trainer.export()
+        return {
+            **{f"{name}_before": value for name, value in self._before.items()},
+            **{f"{name}_after": value for name, value in after.items()},
+        }
 
-    def _measure(self) -> dict[str, float] | None:
-        """Mean reward of greedy answers to the held-out prompts; None when the trainer is lost."""
+    def _measure(self) -> dict[str, float]:
+        """Mean reward of greedy answers to the held-out prompts, by the weights that the generators hold."""
         if not self._held_out:
             return {}
-        answers = self._generate(self._held_out, [0] * len(self._held_out), 1, 0.0)
-        if answers is None:
-            return None
-        rollouts: list[Rollout] = self._reward_workers.score(self._held_out, answers)
+        answers = self._generators.generate(self._held_out, [0] * len(self._held_out), 1, 0.0)
+        rollouts = self._rewards.score(self._held_out, answers)
         self._iterations.say(rollouts, "the held-out prompts")
         return {f"held_out_{name}": value for name, value in reward_metrics(rollouts).items()}
 
+    def _sync(self, averaged: bool = False) -> None:
+        """Let the generators hold the trainer's weights, or their moving averages."""
+        self._generators.sync(partial(self._trainer.send, averaged=averaged), self._version)
+
 
 def _seconds(clock: list[float]) -> dict[str, float]:
-    """Where a iteration's time went."""
+    """Where a round's time went."""
     names = ("draw_s", "score_s", "update_s", "sync_s")
     return {name: round(after - before, 3) for name, before, after in zip(names, clock, clock[1:], strict=False)}

@@ -3,10 +3,10 @@ process each of them runs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from raylm.core.context import Context
-from raylm.core.errors import GroupLost, StageError
 from raylm.core.room import phases
 from raylm.inference.generator import Completion, Sampling
 from raylm.inference.pool import Send, hold_pool
@@ -15,7 +15,7 @@ from raylm.model.load import checkpoint_path
 from raylm.parallel.group.driver import RankGroup, hold_ranks
 from raylm.rl import trainer
 from raylm.rl.config import RL
-from raylm.rl.types import Prompt, Sample
+from raylm.rl.types import Experience, Prompt
 
 
 class Generators:
@@ -47,11 +47,11 @@ class Generators:
         self._pool.sync(send, version)
 
 
-class Trainer:
-    """The ranks that update the weights."""
+class TrainerGroup:
+    """The ranks that update the weights. Every method but `restore` raises GroupLost where the group died since then."""
 
     def __init__(self, cfg: RL, ctx: Context, setup: trainer.Setup) -> None:
-        self._cfg, self._setup = cfg, setup
+        self._cfg, self._setup, self._out, self._reached = cfg, setup, ctx.out, -1
         # ranks and generator together: two jobs that each hold one and wait for the other would wait for ever
         (together,) = phases(cfg.roles())
         ctx.workers.reserve(together, ctx.stage)
@@ -61,38 +61,34 @@ class Trainer:
             ctx.workers.reserve({"generator": together["generator"]}, ctx.stage)
         self._group: RankGroup = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
 
-    def restore(self) -> dict[str, Any] | None:
-        """Build the trainer, from the newest step checkpoint if there is one; its facts, or None."""
-        return self._group.call(trainer.build, self._cfg, self._setup)
+    def rows_at(self, position: int) -> list[int]:
+        """Rows of the prompts at `position` of their order."""
+        return self._setup.rows_at(self._cfg, position)
 
-    def update(self, samples: list[Sample]) -> dict[str, float] | None:
-        """One step; None when a rank died since `restore`, and its group began anew without a trainer."""
-        if not samples:
-            return self._group.call(trainer.skip, self._cfg, self._setup)
-        return self._group.call(trainer.update, self._cfg, self._setup, samples)
+    def restore(self) -> dict[str, Any]:
+        """Build the trainer, from the newest step checkpoint if there is one; see `trainer.resume`."""
+        return self._call(trainer.build, self._cfg, self._setup)
+
+    def resume(self, iteration: int) -> dict[str, Any]:
+        """Go back to the step checkpoint of `iteration`."""
+        return self._call(trainer.resume, self._setup, iteration)
+
+    def update(self, iteration: int, experience: Experience) -> dict[str, Any]:
+        """One optimizer step, if there are samples; its metrics, or the `decision` about a spike."""
+        self._reached = iteration
+        return self._call(trainer.update, self._setup, iteration, experience)
 
     def send(self, generators: list[Any], version: int, averaged: bool = False) -> Sent:
-        """Send the weights, or their averages, to generators. Raises GroupLost when a rank died since `restore`."""
-        sent = self._group.call(trainer.send, self._setup, generators, version, self._cfg.generator.hang_s, averaged)
-        if sent is None:
-            raise GroupLost("the ranks that held the weights died", next="the loop goes on from the last step checkpoint")
-        return sent
+        """Send the weights, or their averages, to generators."""
+        return self._call(trainer.send, self._setup, generators, version, self._cfg.generator.hang_s, averaged)
 
-    def save(self, facts: dict[str, Any]) -> None:
-        """One step checkpoint that carries `facts`."""
-        self._group.call(trainer.save, self._cfg, self._setup, facts)
+    def save(self, iteration: int, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """One step checkpoint that carries `facts`, and the metrics rows since the one before."""
+        self._call(trainer.save, self._setup, iteration, facts, rows)
 
-    def export(self) -> None:
-        """Write the checkpoint's files; a group that began anew takes the last iteration's step checkpoint first.
+    def export(self) -> int:
+        """Write the artifact's files; the number of the model's weights."""
+        return self._call(trainer.export, self._setup)
 
-        Raises:
-            StageError: that checkpoint was not whole when the group before was lost.
-        """
-        if not self._group.call(trainer.export, self._setup):
-            step = (self.restore() or {"step": 0})["step"]
-            if step != self._cfg.iterations:
-                raise StageError(
-                    f"the ranks were lost before the step checkpoint of iteration {self._cfg.iterations} was whole",
-                    next=f"run the same command: it goes on from iteration {step}",
-                )
-            self._group.call(trainer.export, self._setup)
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self._group.call(function, *args, aside=self._out, run=self._setup.run, step=self._reached)

@@ -15,7 +15,7 @@ from raylm.rl.rewards.worker import RewardWorker
 from raylm.rl.types import Prompt, Rollout, Score, Unscored
 
 MOST_LOST = 3
-"""Times in a iteration that the rewards' process is lost and made again; what is then left is not asked."""
+"""Times in an iteration that the rewards' process is lost and made again; what is then left is not asked."""
 MOST_LOST_AT_FIRST = 2
 """The same as long as nothing has been scored at all."""
 MOST_WORN = 3

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from uuid import uuid4
 
-from raylm.core.artifact import Checkpoint, Prompts
+from raylm.core.artifact import STEPS, Checkpoint, Prompts
 from raylm.core.config import resolve
 from raylm.core.context import Context
 from raylm.core.errors import ConfigError, DataError
@@ -14,14 +15,20 @@ from raylm.data.answers import ground_truth_of
 from raylm.data.shards import Rows
 from raylm.model.limits import config_of
 from raylm.model.load import check_start, checkpoint_path
+from raylm.parallel.checkpoints.steps import keep_for_good
 from raylm.parallel.group.driver import warm_ranks
 from raylm.rl.checks import check_cards, check_prompts, known_of
 from raylm.rl.config import RL
 from raylm.rl.loop import Loop
-from raylm.rl.placement import Generators, Trainer
+from raylm.rl.placement import Generators, TrainerGroup
 from raylm.rl.reward_workers import RewardWorkers
 from raylm.rl.trainer import NEEDS, Setup
 from raylm.rl.types import Prompt
+from raylm.trainer.recorder import Recorder
+from raylm.trainer.watch.profile import check_profile
+
+# metrics on the terminal's line
+SHOWN = ("reward", "mismatch_kl", "memory_gb")
 
 
 def warm(cfg: RL, workers: Workers) -> None:
@@ -49,36 +56,36 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     held_out = _with_ground_truth(cfg, held_out, prompts.uri)[0][: cfg.held_out_prompts] if held_out else []
     if cfg.prompts_per_iteration > len(train):
         raise ConfigError(
-            f"a iteration asks {cfg.prompts_per_iteration:,} prompts, {len(train):,} of {cfg.prompts!r} can be scored",
+            f"an iteration asks {cfg.prompts_per_iteration:,} prompts, {len(train):,} of {cfg.prompts!r} can be scored",
             next="lower prompts_per_iteration",
         )
     check_start(model_path, NEEDS, prompts.folder, prompts.facts["vocab_size"])
+    check_profile(cfg.watch.profile, cfg.iterations, cfg.workers.count)
     setup = Setup(
-        run=ctx.fingerprint,
+        rows_uris=[prompts.uri],
+        num_rows=[known.count or 0],
+        rows_kind=prompts.kind,
         model_path=model_path,
-        pad_id=prompts.facts["pad_token_id"],
+        tokens=prompts.facts,
+        steps=cfg.iterations,
+        tokenizer_path=model_path,
         out=ctx.out.uri,
         work=ctx.work.uri,
+        run=uuid4().hex,
+        prompt_rows=[prompt.row for prompt in train],
+        length=longest + cfg.max_tokens,
     )
-    with ctx.progress(cfg.iterations, "iterations") as bar:
-
-        def log(step: int, **values: float) -> None:
-            ctx.log(step, **values)
-            bar.to(step + 1, **{name: values[name] for name in ("reward", "mismatch_kl") if name in values})
-
-        trainer = Trainer(cfg, ctx, setup)
-
-        def rewind(step: int) -> None:
-            ctx.rewind([row for row in ctx.metric_rows if row["step"] < step])
-
-        generators, reward_workers = Generators(cfg, ctx, longest), RewardWorkers(cfg, ctx.workers)
-        metrics = Loop(cfg, generators, reward_workers, trainer, train, held_out, log, rewind, ctx.flush).run()
-    trainer.export()
-    rows = ctx.metric_rows
-    metrics |= {"reward_first": rows[0]["reward"], "reward_last": rows[-1]["reward"]}
-    metrics |= {name: total for name, total in _unscored(rows).items() if total}
+    with Recorder(cfg, ctx, cfg.iterations, "iterations", SHOWN) as recorder:
+        trainer = TrainerGroup(cfg, ctx, setup)
+        generators, rewards = Generators(cfg, ctx, longest), RewardWorkers(cfg, ctx.workers)
+        loop = Loop(cfg, generators, rewards, trainer, {prompt.row: prompt for prompt in train}, held_out, recorder)
+        metrics = loop.run()
+    unscored = {name: total for name, total in _unscored(ctx.metric_rows).items() if total}
+    metrics = {**metrics, **recorder.metrics("reward"), **unscored}
     facts = {
         "iterations": cfg.iterations,
+        "parameters": loop.parameters,
+        **({"decisions": loop.decisions} if loop.decisions else {}),
         "prompts": len(train),
         "prompts_without_ground_truth": without,
         "algorithm": cfg.algorithm.kind,
@@ -89,6 +96,8 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
             if key in prompts.facts
         },
     }
+    recorder.report({**facts, **metrics})
+    keep_for_good(ctx.work, ctx.out / STEPS, cfg.keeping())
     return ctx.commit(Checkpoint, variant="causal", facts=facts, metrics=metrics)
 
 

@@ -3,195 +3,222 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from raylm.core.config import Config, resolve
-from raylm.core.storage import Folder
-from raylm.data.batch import pad, share_of
+from raylm.core.config import resolve
+from raylm.core.errors import GroupLost
+from raylm.data.batch import Batch, pad, share_of
+from raylm.data.order import batch_indices
 from raylm.inference.weight_transfer import Sent, send_weights
 from raylm.model.head import Asks
 from raylm.model.leaks import check_documents
-from raylm.model.load import load_model
 from raylm.model.preflight import Needs
 from raylm.model.scores import Inputs, Scores, causal
-from raylm.parallel.assemble import assemble
-from raylm.parallel.checkpoints.saver import Saver
-from raylm.parallel.checkpoints.steps import Keeping
-from raylm.parallel.engine import Engine
-from raylm.parallel.group.hang import LOAD
-from raylm.rl.types import Sample
+from raylm.rl.config import RL
+from raylm.rl.types import Experience, LossInputs, Sample
+from raylm.trainer import setup as base
+from raylm.trainer.build import build as build_engine
+from raylm.trainer.build import flops_of, load_start
+from raylm.trainer.loss import Loss
+from raylm.trainer.trainer import LossOf, StepInputs, Trainer
 
 if TYPE_CHECKING:
     from raylm.parallel.group.ranks import Ranks
-    from raylm.rl.config import RL
 
-STATE = "rl trainer"
+HELD = "trainer"
 # the generator takes weights by the names of a text model, and would not read a head that config.json calls tied
 NEEDS = Needs("causal", plain=True, engine=True, text=True)
 
 
-class Setup(Config):
+class Setup(base.Setup):
     """What the driver resolved for the ranks."""
 
     run: str
-    """Fingerprint of the stage: a group that still holds another stage's trainer must not take it for this one."""
-    model_path: str
-    pad_id: int
-    out: str
-    work: str
+    """Name of this run: a group that still holds another one's trainer must not take it for this one."""
+    prompt_rows: list[int]
+    """Prompts that can be scored."""
+    length: int
+    """Most tokens of a prompt and its completion."""
+
+    def rows_at(self, cfg: RL, position: int) -> list[int]:
+        """Rows of the prompts at `position` of their order."""
+        # a batch that reaches over the end of an epoch may name a row twice; asked once, its group stays one group
+        found = batch_indices(len(self.prompt_rows), cfg.prompts_per_iteration, position, cfg.seed)
+        return [self.prompt_rows[index] for index in dict.fromkeys(found)]
 
 
-class Held(NamedTuple):
-    """What a group of ranks keeps from task to task."""
+@dataclass(kw_only=True)
+class PolicyTrainer(Trainer):
+    """Engine and algorithm of one run on one rank."""
 
-    run: str
-    engine: Engine
+    cfg: RL
+    setup: Setup
+    algorithm: Any
+    parameters: int
     config: Any
-    saver: Saver
+    """The model's config, before the model was laid out."""
+
+    def learn(self, iteration: int, experience: Experience) -> dict[str, Any]:
+        """One optimizer step over all samples, none where there are no samples; its metrics, or the `decision` about a spike."""
+        first = self.engine.grid.rank == 0  # every rank has the whole experience: one of them counts its rows
+        learned = sorted({sample.row for sample in experience.samples})
+        values: dict[str, Any] | None = {"finite": True}
+        if experience.samples:
+            values = self._step(iteration, experience, learned if first else [])
+            if values is None:
+                return {"decision": self.pass_over(iteration, experience.rows)}
+            values["optimizer_steps"] = self.engine.done
+        rest = sorted(set(experience.rows) - set(learned)) if first else []
+        self.ledger.add(iteration, experience.position, rest, trained=False)
+        self.check_skipped(iteration, values, lambda: experience.rows)
+        return values
+
+    def _step(self, iteration: int, experience: Experience, rows: list[int]) -> dict[str, Any] | None:
+        samples, grid = experience.samples, self.engine.grid
+        self.meter.start()
+        self.heartbeat.mark("data", iteration)
+        micros = share_of(samples, grid.data_rank, grid.data_world, self.cfg.micro_batch)
+        batches = [_batch(micro, self.setup.tokens["pad_token_id"], self.engine.device) for micro in micros]
+        inputs = [causal(one) for one in batches]
+        self.meter.read()
+        batch = StepInputs(
+            inputs=inputs,
+            weight=float(sum(len(sample.logprobs) for sample in samples)),
+            unit="completion_tokens",
+            tokens=float(sum(len(sample.tokens) for sample in samples)),
+            counted_BT=[one.counted_BT for one in batches],
+            position=experience.position,
+            rows=rows,
+        )
+
+        asks = Asks(temperature=self.cfg.temperature)
+
+        def make_loss() -> LossOf:
+            references: list[Any] = [None] * len(inputs)
+            if _needs_reference(self.algorithm):
+                references = self.forward_reference(inputs, asks)
+
+            def loss(index: int, scores: Scores) -> Loss:
+                return self.algorithm.loss(_loss_inputs(micros[index], inputs[index], scores, references[index]))
+
+            return loss
+
+        with self.profiler.step(iteration):
+            return self.update(iteration, batch, make_loss, asks)
 
 
-def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any] | None:
-    """Make the engine and load the newest step checkpoint; returns that checkpoint's facts, or None at a fresh start."""
-    # here, because the driver imports this file and needs no torch
-    from raylm.parallel.start import begin
+def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any]:
+    """Make the trainer, from the newest step checkpoint if there is one; returns what `resume` does."""
+    if HELD in ranks.held:
+        ranks.held.pop(HELD).saver.close()
+    algorithm = resolve(cfg.algorithm)
 
-    def make() -> Any:
-        ranks.heartbeat.mark(LOAD)
-        model = load_model(setup.model_path, "float32", plain=True)
+    def load() -> Any:
+        model = load_start(cfg, str(setup.model_path))
         if cfg.mesh.context > 1:
             check_documents(model, "mesh.context")
         return model
 
-    model, weight_loader = begin(make, ranks.rank, ranks.world, ranks.device)
-    ranks.heartbeat.mark("start")
-    # the generator drops nothing out: with dropout the ratio of new to old probability would be noise at equal weights
-    engine = assemble(
-        model.train(), cfg, cfg.iterations, rank=ranks.rank, world=ranks.world, weight_loader=weight_loader
-    ).drop_nothing()
-    if weight_loader:
-        weight_loader.close()
-    engine.tick = ranks.heartbeat.tick
-    if STATE in ranks.held:
-        ranks.held[STATE].saver.close()
-    ranks.held[STATE] = Held(setup.run, engine, model.config, Saver(engine, Folder(setup.work), Keeping(cfg.keep)))
-    return ranks.held[STATE].saver.load()
+    engine, reference, parameters, config = build_engine(ranks, cfg, setup.steps, load, _needs_reference(algorithm))
+    ranks.held[HELD] = PolicyTrainer(
+        cfg=cfg,
+        setup=setup,
+        # the generator drops nothing out: with dropout the ratio of new to old probability would be noise at equal weights
+        engine=engine.drop_nothing(),
+        reference=reference,
+        say=ranks.say,
+        heartbeat=ranks.heartbeat,
+        flops=flops_of(cfg, config.to_dict(), setup.length, ranks.world, 1 + _needs_reference(algorithm)),
+        algorithm=algorithm,
+        parameters=parameters,
+        config=config,
+    )
+    return resume(ranks, setup)
 
 
-def update(ranks: Ranks, cfg: RL, setup: Setup, samples: list[Sample]) -> dict[str, float] | None:
-    """One optimizer step over all samples; None when this group is a fresh one and holds no trainer."""
-    engine = _engine(ranks, setup)
-    if engine is None:
-        return None
-    algorithm: Any = resolve(cfg.algorithm)
-    weight = float(sum(len(sample.logprobs) for sample in samples))
-    micros = share_of(samples, engine.grid.data_rank, engine.grid.data_world, cfg.micro_batch)
-    inputs = [_inputs(micro, setup.pad_id, ranks.device) for micro in micros]
-
-    def loss(index: int, scores: Scores) -> Any:
-        ranks.heartbeat.mark("backward", engine.done)
-        made = algorithm.loss(scores.logprob_BT, *_credits(micros[index], inputs[index]))
-        return made._replace(total=made.total / weight)
-
-    sums = engine.accumulate(inputs, loss, Asks(temperature=cfg.temperature))
-    ranks.heartbeat.mark("optimizer", engine.done)
-    stats = engine.step()
-    means = {name: total / weight for name, total in sums.items()}
-    return {**means, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": stats.finite}
+def resume(ranks: Ranks, setup: Setup, iteration: int | None = None) -> dict[str, Any]:
+    """Go on from the step checkpoint of `iteration`, or the newest: its facts, the iteration (0 at a fresh start) and the
+    decisions about spikes so far."""
+    trainer = _trainer(ranks, setup)
+    found = trainer.resume(iteration) or {}
+    return {**found, "iteration": trainer.saver.newest, "decisions": trainer.course.decisions}
 
 
-def _inputs(micro: list[tuple[Sample, float]], pad_id: int, device: Any) -> Inputs:
-    import numpy as np
-
-    tokens = [np.asarray(sample.tokens) for sample, _ in micro]
-    return causal(pad(tokens, [_mask(sample, counts) for sample, counts in micro], pad_id, device))
+def update(ranks: Ranks, setup: Setup, iteration: int, experience: Experience) -> dict[str, Any]:
+    """See `PolicyTrainer.learn`."""
+    return _trainer(ranks, setup).learn(iteration, experience)
 
 
-def _credits(micro: list[tuple[Sample, float]], inputs: Inputs) -> tuple[Any, Any, Any]:
-    """The generator's log-probabilities [B, T] where their tokens are asked for, advantages [B], mask [B, T]."""
-    import torch
-
-    old_BT = torch.zeros_like(inputs.weight_BT)
-    for row, (sample, _) in enumerate(micro):
-        # token t is asked for at position t - 1
-        old_BT[row, sample.num_prompt - 1 : len(sample.tokens) - 1] = torch.tensor(sample.logprobs)
-    advantage_B = torch.tensor([sample.advantage for sample, _ in micro], device=old_BT.device)
-    return old_BT, advantage_B, inputs.weight_BT
-
-
-def skip(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, float] | None:
-    """Count a iteration without samples (every group scored alike), so that schedule and step numbers go on. Nothing was learned,
-    so there is no loss, gradient or rate to tell."""
-    engine = _engine(ranks, setup)
-    if engine is None:
-        return None
-    engine.done += 1
-    return {"finite": True}
-
-
-def send(
-    ranks: Ranks, setup: Setup, generators: list[Any], version: int, deadline_s: float, averaged: bool = False
-) -> Sent | None:
-    """Send all weights from rank 0 to `generators`, see `send_weights`. None in a fresh group.
+def send(ranks: Ranks, setup: Setup, generators: list[Any], version: int, deadline_s: float, averaged: bool) -> Sent | None:
+    """Send all weights from rank 0 to `generators`, see `send_weights`; rank 0's count.
 
     Args:
         averaged: their moving averages, where these are kept.
     """
-    engine = _engine(ranks, setup)
-    if engine is None:
-        return None
-    sent = None
-    with engine.averages() if averaged else nullcontext():
-        stream = engine.stream()
-        try:
-            if ranks.rank == 0:
-                sent = send_weights(stream, generators, version, deadline_s, tick=ranks.heartbeat.tick)
-        finally:
-            # all ranks must come to the end: they meet in each tensor
-            deque(stream, maxlen=0)
+    stream, sent = _trainer(ranks, setup).weights(averaged), None
+    try:
+        if ranks.rank == 0:
+            sent = send_weights(stream, generators, version, deadline_s, tick=ranks.heartbeat.tick)
+    finally:
+        # all ranks must come to the end: they meet in each tensor
+        deque(stream, maxlen=0)
     return sent
 
 
-def save(ranks: Ranks, cfg: RL, setup: Setup, facts: dict[str, Any]) -> None:
-    """One step checkpoint, written in the background; none in a fresh group, whose next update says that there is no trainer."""
-    held = _held(ranks, setup)
-    if held is not None:
-        _, before = held.saver.copy()
-        if before and before.failure:
-            ranks.say(before.failure.what)
-        held.saver.write(facts)
+def save(ranks: Ranks, setup: Setup, iteration: int, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """One step checkpoint, written in the background.
+
+    Args:
+        facts: what it says beside its tensors.
+        rows: metrics of the iterations since the one before.
+    """
+    trainer = _trainer(ranks, setup)
+    _, before = trainer.saver.copy()
+    if before and before.failure:
+        ranks.say(before.failure.what)
+    trainer.facts |= facts
+    for row in rows:
+        trainer.history.add(row)
+    trainer.write(iteration)
 
 
-def export(ranks: Ranks, setup: Setup) -> bool:
-    """Write the trained weights, or their moving averages, as a checkpoint and let the trainer go; False in a fresh group."""
-    from raylm.trainer.export import write_streamed
-
-    engine = _engine(ranks, setup)
-    if engine is None:
-        return False
-    held = ranks.held.pop(STATE)
-    held.saver.wait()
-    held.saver.check_owner()
-    held.saver.close()
-    with engine.averages():
-        write_streamed(engine, Folder(setup.out), held.config, setup.model_path, base=setup.model_path)
-    return True
+def export(ranks: Ranks, setup: Setup) -> int:
+    """Write ledger and checkpoint, and let the trainer go; the number of the model's weights."""
+    trainer = _trainer(ranks, setup)
+    trainer.saver.wait()
+    trainer.finish(trainer.cfg.iterations, lambda position: setup.rows_at(trainer.cfg, position))
+    trainer.export(trainer.config)
+    return ranks.held.pop(HELD).parameters
 
 
-def _engine(ranks: Ranks, setup: Setup) -> Any:
-    """The engine that `build` made for this run in this group, or None."""
-    held = _held(ranks, setup)
-    return None if held is None else held.engine
+def _trainer(ranks: Ranks, setup: Setup) -> PolicyTrainer:
+    """The trainer that `build` made for this run. Raises GroupLost where this group holds none, or another run's."""
+    trainer = ranks.recall(HELD)
+    if trainer.setup.run != setup.run:
+        raise GroupLost("this group of ranks holds another run's trainer")
+    return trainer
 
 
-def _held(ranks: Ranks, setup: Setup) -> Held | None:
-    held = ranks.held.get(STATE)
-    return None if held is None or held.run != setup.run else held
+def _needs_reference(algorithm: Any) -> bool:
+    return "reference" in getattr(algorithm, "needs", ())
 
 
-def _mask(sample: Sample, counts: float) -> Any:
+def _batch(micro: list[tuple[Sample, float]], pad_id: int, device: Any) -> Batch:
     import numpy as np
 
-    mask = np.zeros(len(sample.tokens), dtype=np.float32)
-    mask[sample.num_prompt :] = counts
-    return mask
+    masks = [np.arange(len(sample.tokens)) >= sample.num_prompt for sample, _ in micro]
+    tokens = [np.asarray(sample.tokens) for sample, _ in micro]
+    return pad(tokens, masks, pad_id, device, row_weights=[weight for _, weight in micro])
+
+
+def _loss_inputs(micro: list[tuple[Sample, float]], inputs: Inputs, scores: Scores, reference: Scores | None) -> LossInputs:
+    import torch
+
+    old_BT, advantage_BT = torch.zeros_like(inputs.weight_BT), torch.zeros_like(inputs.weight_BT)
+    for row, (sample, _) in enumerate(micro):
+        # token t is asked for at position t - 1
+        at = slice(sample.num_prompt - 1, len(sample.tokens) - 1)
+        old_BT[row, at], advantage_BT[row, at] = torch.tensor(sample.logprobs), torch.tensor(sample.advantages)
+    reference_BT = None if reference is None else reference.logprob_BT
+    return LossInputs(scores.logprob_BT, old_BT, reference_BT, advantage_BT, inputs.weight_BT)

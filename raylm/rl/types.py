@@ -1,6 +1,6 @@
-"""Records of the RL loop: prompt, rollout, sample.
+"""Records of the RL loop: prompt, rollout, experience, inputs of a loss.
 
-Tokens travel as the generator drew them; text is never tokenized again.
+Tokens travel as the generator drew them; text is never tokenized again. Shapes: B completions, T tokens of prompt and completion.
 """
 
 from __future__ import annotations
@@ -47,16 +47,49 @@ class Rollout(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What the trainer gets: tokens of prompt and completion, the generator's log-probabilities, one advantage."""
+    """One scored completion, as an algorithm and the trainer see it."""
 
+    row: int
+    """Of its prompt: samples with the same one are a group."""
     tokens: list[int]
+    """Of prompt and completion."""
     num_prompt: int
     logprobs: list[float]
-    advantage: float
+    """The generator's, one per token of the completion."""
+    reward: float
+    advantages: list[float] = []
+    """One per token of the completion, once the algorithm has set them."""
 
 
-class Loss(NamedTuple):
-    """Sums over completion tokens, never means: the trainer divides by the global number of tokens."""
+class Experience(NamedTuple):
+    """What one iteration learns from."""
 
-    total: torch.Tensor
-    metrics: dict[str, torch.Tensor]
+    samples: list[Sample]
+    rows: list[int]
+    """Of all prompts that were asked."""
+    position: int
+    """Place of these prompts in their order."""
+
+
+class LossInputs(NamedTuple):
+    """What an algorithm's loss is computed from; position t holds what belongs to token t + 1."""
+
+    logprob_BT: torch.Tensor
+    """The trainer's, with gradient."""
+    old_BT: torch.Tensor
+    """The generator's."""
+    reference_BT: torch.Tensor | None
+    """The frozen start's, where the algorithm needs them."""
+    advantage_BT: torch.Tensor
+    mask_BT: torch.Tensor
+    """1 on tokens of completions."""
+
+
+def experience_of(rollouts: list[Rollout], rows: list[int], position: int) -> Experience:
+    """One sample of each completion that has a score, without advantages."""
+    samples = [
+        Sample(one.prompt.row, [*one.prompt.tokens, *one.tokens], len(one.prompt.tokens), one.logprobs, one.score.value)
+        for one in rollouts
+        if one.score is not None
+    ]
+    return Experience(samples, rows, position)

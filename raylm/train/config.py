@@ -79,6 +79,11 @@ class Train(TrainerConfig):
             raise ValueError("micro_batch is at least 1, or 'auto'")
         return self
 
+    def planned(self, length: int) -> tuple[int, int, int | None]:
+        """Tokens of the longest row, rows of a global batch, and steps where they do not depend on the number of rows."""
+        batch = self.batch or max(1, round((self.batch_tokens or 0) / length))
+        return length, batch, self.steps or (max(1, round(self.tokens / length / batch)) if self.tokens else None)
+
     def keeping(self) -> Keeping:
         return super().keeping()._replace(best=max(self.keep_best, self.export == "best"))
 

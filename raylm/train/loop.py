@@ -92,8 +92,9 @@ class Loop(Trainer):
         """Go on from the checkpoint of `step`, or the newest; from the start where there is none."""
         found = self.resume(step)
         self.rewind(self.engine.done, rollback=step is not None)
-        # a group that dies before its first checkpoint measures again
-        self.facts |= found if found is not None else {"before": self.evaluate()}
+        if found is None:
+            # a group that dies before its first checkpoint measures again
+            self.facts["before"] = self.evaluate()
 
     def _rows(self, step: int) -> list[int]:
         """Rows of the global batch of `step`."""

@@ -49,7 +49,7 @@ class Ledger:
         self.rewind(0, files=False)
 
     def add(self, step: int, data_step: int, rows: Sequence[int], trained: bool) -> None:
-        """This rank read `rows` at position `data_step` of the data, for optimizer step `step`; `trained`: it was taken."""
+        """This rank read `rows` at position `data_step` of the data, for step `step`; `trained`: weights learned from them."""
         import numpy as np
 
         if self._counts:
@@ -82,7 +82,8 @@ class Ledger:
 
     def put(self) -> None:
         """Write what was gathered; for rank 0."""
-        write_parquet(self._segments.folder, self._segments.name(self._first, self._end), _table(self._merged))
+        if self._end > self._first:  # else the last step's checkpoint wrote it
+            write_parquet(self._segments.folder, self._segments.name(self._first, self._end), _table(self._merged))
         self._first, self._merged = self._end, []
 
     def finish(self, out: Folder, step: int, planned: Callable[[int], Sequence[int]], passed: Sequence[int] = ()) -> int:
@@ -131,7 +132,7 @@ class Ledger:
             if data_step[first] != at:
                 raise self._broken(step[first], f"it read position {data_step[first]} of the data, due was {at}")
             due = np.sort(np.asarray(planned(at), dtype=np.int64))
-            if not np.array_equal(row[first:end], due):
+            if not np.array_equal(np.sort(row[first:end]), due):
                 found, wanted = Counter(row[first:end].tolist()), Counter(due.tolist())
                 more, less = sorted((found - wanted).elements())[:8], sorted((wanted - found).elements())[:8]
                 raise self._broken(step[first], f"rows {more} were read too often, rows {less} were not read")
@@ -161,12 +162,12 @@ def _merged(reads: Sequence[_Read]) -> list[_Read]:
     """One entry for each position of the data, its rows in the order of their numbers: the same for any number of ranks."""
     import numpy as np
 
-    by_place: dict[tuple[int, int], list[_Read]] = {}
+    by_place: dict[tuple[int, int, bool], list[_Read]] = {}
     for read in reads:
-        by_place.setdefault((read.data_step, read.step), []).append(read)
+        by_place.setdefault((read.data_step, read.step, read.trained), []).append(read)
     return [
-        _Read(step, data_step, all(each.trained for each in found), np.sort(np.concatenate([each.rows for each in found])))
-        for (data_step, step), found in sorted(by_place.items())
+        _Read(step, data_step, trained, np.sort(np.concatenate([each.rows for each in found])))
+        for (data_step, step, trained), found in sorted(by_place.items())
     ]
 
 

@@ -65,11 +65,11 @@ class SpikeHandler:
 
     def position(self, step: int) -> int:
         """Number of the batch that `step` reads."""
-        return step + next(offset for at, offset in reversed(self._jumps()) if at <= step)
+        return position_of(self.decisions, step)
 
     def passed(self) -> list[int]:
         """Batches that no step reads any more."""
-        jumps = self._jumps()
+        jumps = _jumps(self.decisions)
         return [
             position for (_, before), (at, offset) in itertools.pairwise(jumps) for position in range(at + before, at + offset)
         ]
@@ -151,13 +151,19 @@ class SpikeHandler:
         back_to = newest if self._card.action == "rollback" and spent < self._card.rollbacks else 0
         return "rollback" if back_to else "stop"
 
-    def _jumps(self) -> list[tuple[int, int]]:
-        """(step, offset from there on), by step: a decision undoes the ones about later steps than its own."""
-        jumps = [(0, 0)]
-        for each in self.decisions:
-            if each["what"] != "stop":
-                jumps = [jump for jump in jumps if jump[0] < each["to"]] + [(each["to"], each["offset"])]
-        return jumps if jumps[0] == (0, 0) else [(0, 0), *jumps]
+
+def position_of(decisions: list[dict[str, Any]], step: int) -> int:
+    """Number of the batch that `step` reads, after these decisions."""
+    return step + next(offset for at, offset in reversed(_jumps(decisions)) if at <= step)
+
+
+def _jumps(decisions: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    """(step, offset from there on), by step: a decision undoes the ones about later steps than its own."""
+    jumps = [(0, 0)]
+    for each in decisions:
+        if each["what"] != "stop":
+            jumps = [jump for jump in jumps if jump[0] < each["to"]] + [(each["to"], each["offset"])]
+    return jumps if jumps[0] == (0, 0) else [(0, 0), *jumps]
 
 
 def in_words(decision: dict[str, Any]) -> str:

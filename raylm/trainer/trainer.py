@@ -102,6 +102,7 @@ class Trainer:
         self.history.rewind(self.saver.newest)
         self.ledger.rewind(self.saver.newest)
         self.course.restore((found or {}).get("course"), self.saver.group)
+        self.facts |= found or {}
         return found
 
     def update(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from raylm.core.errors import GroupLost
 from raylm.data.batch import pad
 from raylm.model.logprobs import token_logprobs
 from raylm.parallel.group.heartbeat import NoHeartbeat
@@ -14,8 +15,10 @@ from raylm.parallel.group.ranks import Ranks
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.rl import trainer
 from raylm.rl.config import RL
-from raylm.rl.types import Sample
+from raylm.rl.types import Experience, Sample
 from tests.model.tiny import tiny_model
+
+NUMBERS = ("loss", "clip_ratio", "mismatch_kl", "nll", "grad_norm", "lr", "finite")
 
 
 def config(**table: Any) -> RL:
@@ -41,8 +44,32 @@ def samples(model: torch.nn.Module, temperature: float = 0.7) -> list[Sample]:
         padded = pad([torch.tensor(tokens)], [[0] * 3 + [1] * (len(tokens) - 3)], 0)
         with torch.no_grad():
             logprobs = token_logprobs(model, padded, temperature)[0, 3:].tolist()
-        made.append(Sample(tokens, 3, logprobs, 1.0 - 0.5 * index))
+        made.append(Sample(index, tokens, 3, logprobs, 0.0, [1.0 - 0.5 * index] * len(logprobs)))
     return made
+
+
+def setup_of(folder: Path, **table: Any) -> trainer.Setup:
+    """A run over the model in `folder`/model."""
+    model = str(folder / "model")
+    usual = {
+        "rows_uris": ["prompts"],
+        "num_rows": [5],
+        "rows_kind": "Prompts",
+        "model_path": model,
+        "tokens": {"pad_token_id": 0},
+        "steps": 3,
+        "tokenizer_path": model,
+        "out": str(folder / "out"),
+        "work": str(folder / "work"),
+        "run": "x",
+        "prompt_rows": list(range(5)),
+        "length": 16,
+    }
+    return trainer.Setup(**usual | table)
+
+
+def experience(samples: list[Sample], position: int = 0) -> Experience:
+    return Experience(samples, list(range(5)), position)
 
 
 def learn(strategy: Any, folder: Path, rank: int, world: int, advantage: float | None = None, **table: Any) -> dict[str, Any]:
@@ -52,14 +79,23 @@ def learn(strategy: Any, folder: Path, rank: int, world: int, advantage: float |
     model.save_pretrained(folder / "model")
     if world > 1:
         torch.distributed.barrier()
-    given = [sample if advantage is None else sample._replace(advantage=advantage) for sample in samples(model)]
-    cfg = config(strategy=strategy, **table)
-    setup = trainer.Setup(run="x", model_path=str(folder / "model"), pad_id=0, out=str(folder / "out"), work=str(folder / "work"))
+    given = samples(model)
+    if advantage is not None:
+        given = [sample._replace(advantages=[advantage] * len(sample.logprobs)) for sample in given]
+    cfg, setup = config(strategy=strategy, **table), setup_of(folder)
     ranks = Ranks(rank, world, torch.device("cpu"), None, NoHeartbeat())
-    fresh = trainer.update(ranks, cfg, setup, given)
-    trainer.build(ranks, cfg, setup)
-    stats = [trainer.update(ranks, cfg, setup, given) for _ in range(3)]
-    other = trainer.update(ranks, cfg, setup.model_copy(update={"run": "y"}), given)
-    skipped = trainer.skip(ranks, cfg, setup)
-    engine = ranks.held[trainer.STATE][1]
-    return {"fresh": fresh, "stats": stats, "other": other, "skipped": skipped, "done": engine.done, "weights": engine.weights()}
+    lost = 0
+    for run in ("x", "y"):
+        try:
+            # in a fresh group, and in one that holds the trainer of another run
+            trainer.update(ranks, setup.model_copy(update={"run": run}), 0, experience(given))
+        except GroupLost:
+            lost += 1
+        if run == "x":
+            trainer.build(ranks, cfg, setup)
+    rows = [trainer.update(ranks, setup, at, experience(given, at)) for at in range(3)]
+    # what is left out differs from run to run: times and memory
+    stats = [{name: row[name] for name in NUMBERS} for row in rows]
+    skipped = trainer.update(ranks, setup, 3, experience([], 3))
+    engine = ranks.held[trainer.HELD].engine
+    return {"lost": lost, "stats": stats, "skipped": skipped, "done": engine.done, "weights": engine.weights()}

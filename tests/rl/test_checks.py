@@ -35,10 +35,10 @@ class Any3:
 
 
 class Groupless:
-    def advantages(self, rollouts):
-        return []
+    def advantages(self, experience):
+        return experience
 
-    def loss(self, logprob_BT, old_BT, advantage_B, mask_BT):
+    def loss(self, inputs):
         return None
 
 
@@ -70,7 +70,7 @@ def test_prompts_of_the_models_own_tokenizer_fit(root):
     ("prompts", "table", "words"),
     [
         ("own", {"max_tokens": 61}, "4 \\+ 61 tokens .* the model has 64 positions"),
-        ("own", {"prompts_per_iteration": 5}, "a iteration asks 5 prompts, 'own' has 4"),
+        ("own", {"prompts_per_iteration": 5}, "an iteration asks 5 prompts, 'own' has 4"),
         ("own", {"model": "small"}, "the tokenizer of 'own' has 300 tokens, the model's embedding 280"),
         ("wild", {}, "a prompt of 'wild' has token 306, the model's embedding 300 rows"),
         ("other_end", {}, "ends texts with token 7, the model with \\[2\\]"),

@@ -8,11 +8,15 @@ import pytest
 
 from raylm.core.errors import GroupLost, PlacementError, StageError, TrainingError
 from raylm.inference.generator import Completion
-from raylm.rl.loop import MOST_STARTS, Loop
+from raylm.rl.loop import Loop
 from raylm.rl.types import Prompt, Rollout, Score, Unscored
 from tests.rl.samples import config
 
-PROMPTS = [Prompt(row, [1, 2], "[]", None) for row in range(3)]
+PROMPTS = {row: Prompt(row, [1, 2], "[]", None) for row in range(3)}
+DECISION = {
+    "what": "skip", "step": 1, "position": 1, "to": 1, "offset": 1, "loss": 9.0, "loss_z": 20.0, "grad_norm": 1.0, "norm_z": 1.0,
+    "rows": [1], "documents": [],
+}  # fmt: skip
 
 
 class Party:
@@ -28,11 +32,19 @@ class Party:
         self.version: int | None = None
         self.completions: list[tuple[int | None, int]] = []
         self.saved: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.rewound: list[int] = []
+        self.asked: list[tuple[int, ...]] = []
+        self.spike = False
 
-    def restore(self) -> dict[str, Any] | None:
+    def restore(self) -> dict[str, Any]:
         self.built += 1
-        self.updates = self.saved[-1]["step"] if self.saved else 0
-        return self.saved[-1] if self.saved else None
+        found = {"decisions": [], "iteration": 0, "version": 0, **(self.saved[-1] if self.saved else {})}
+        self.updates, self.changes = found["iteration"], found["version"]
+        return found
+
+    def rows_at(self, position: int) -> list[int]:
+        return [(position + row) % 3 for row in range(3)]
 
     def _call(self) -> None:
         self.calls += 1
@@ -41,7 +53,7 @@ class Party:
 
     def send(self, actors: Any, version: int, averaged: bool = False) -> None:
         self._call()
-        assert version == self.updates
+        assert version == self.changes
 
     def sync(self, send: Any, version: int) -> None:
         send([], version)
@@ -64,33 +76,40 @@ class Party:
                 found.append(Rollout(prompt, one.tokens, one.logprobs, one.text, True, *either))
         return found
 
-    def update(self, samples: Any) -> dict[str, Any] | None:
+    def update(self, iteration: int, experience: Any) -> dict[str, Any]:
+        self.asked.append(tuple(experience.rows))
         if self.lost is None:
-            return None
-        self.updates += 1
+            # the group counts its deaths
+            raise GroupLost("the ranks died") if self.built < 4 else PlacementError("died without a new step")
+        if self.spike and iteration == 1 and experience.position == 1:
+            return {"decision": DECISION}
+        self.updates, self.changes = self.updates + 1, self.changes + bool(experience.samples)
         return {"finite": self.finite}
 
-    def save(self, facts: dict[str, Any]) -> None:
-        self.saved.append({**facts, "step": self.updates})
+    def save(self, iteration: int, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        self.saved.append({**facts, "iteration": iteration, "rows": [row["step"] for row in rows]})
+
+    def export(self) -> int:
+        return 1
+
+    def row(self, step: int, values: dict[str, Any]) -> None:
+        self.rows.append({"step": step, **values})
+
+    def rewind(self, step: int, rollback: bool) -> None:
+        self.rewound.append(step)
 
 
 def run(party: Any, **table: Any) -> list[dict[str, Any]]:
     """The rows that a run of the loop logs."""
-    rows: list[dict[str, Any]] = []
-    party.rewound = []
-
-    def log(step: int, **values: Any) -> None:
-        rows.append({"step": step, **values})
-
-    Loop(config(**table), party, party, party, PROMPTS, PROMPTS[:1], log, party.rewound.append, lambda: None).run()
-    return rows
+    party.after = Loop(config(**table), party, party, party, PROMPTS, [PROMPTS[0]], party).run()
+    return party.rows
 
 
 def test_a_trainer_that_is_lost_again_and_again_ends_the_run():
     party: Any = Party(lost=None)
-    with pytest.raises(PlacementError, match="without a new iteration"):
+    with pytest.raises(PlacementError, match="without a new step"):
         run(party)
-    assert party.built == MOST_STARTS and party.rewound == [0] * MOST_STARTS
+    assert party.built == 4 and party.rewound == [0] * 4
 
 
 def test_a_trainer_that_is_lost_in_any_phase_goes_on_from_its_last_checkpoint():
@@ -98,11 +117,34 @@ def test_a_trainer_that_is_lost_in_any_phase_goes_on_from_its_last_checkpoint():
     calm: Any = Party()
     rows = run(calm)
     assert calm.calls == 9 and calm.built == 1
-    for at in range(1, 9):
+    for at in range(1, 10):
         party: Any = Party(lost=(at,))
         found = {row["step"]: row for row in run(party)}
         assert list(found) == [row["step"] for row in rows] and party.built == 2
         assert set(party.completions) == set(calm.completions) and party.saved[-1] == calm.saved[-1]
+
+
+def test_iterations_optimizer_steps_and_versions_are_three_numbers():
+    class Sometimes(Party):
+        def one_score(self, place: int) -> Score:
+            return Score(float(place if self.updates != 1 else 0), "")
+
+    party: Any = Sometimes()
+    rows = run(party, iterations=4, save_every=1)
+    assert [(row["step"], row["version"], row["samples"] > 0) for row in rows] == [
+        (0, 0, True), (1, 1, False), (2, 1, True), (3, 2, True),
+    ]  # fmt: skip
+    assert [(each["iteration"], each["version"], each["rows"]) for each in party.saved] == [
+        (1, 1, [0]), (2, 1, [1]), (3, 2, [2]), (4, 3, [3]),
+    ]  # fmt: skip
+
+
+def test_a_spike_passes_over_its_prompts_and_not_over_its_iteration():
+    party: Any = Party()
+    party.spike = True
+    rows = run(party)
+    assert [row["step"] for row in rows] == [0, 1, 2] and "spike at step 1" in rows[1]["event"]
+    assert party.asked == [(0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 1, 2)]
 
 
 def test_an_iteration_in_which_nothing_could_be_scored_ends_the_run():
@@ -142,12 +184,8 @@ def test_what_has_no_score_is_counted_by_reason_and_absent_from_means():
             return Unscored("not_finite", "a score is nan") if place == 0 else Score(float(place), "")
 
     party: Any = Some()
-    rows: list[dict[str, Any]] = []
-
-    def log(step: int, **values: Any) -> None:
-        rows.append(values)
-
-    after = Loop(config(), party, party, party, PROMPTS, PROMPTS[:1], log, lambda step: None, lambda: None).run()
+    rows = run(party)
+    after = party.after
     assert "held_out_reward_after" not in after and after["held_out_unscored_after"] == 1  # one answer to one prompt
     row = rows[0]
     assert (row["unscored"], row["unscored_not_finite"]) == (3, 3)

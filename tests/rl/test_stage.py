@@ -11,6 +11,7 @@ from raylm.core.artifact import Checkpoint, Prompts
 from raylm.core.errors import ConfigError
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
+from raylm.data.shards import read_parquet
 from raylm.inference.generator import Completion
 from raylm.inference.pool import hold_pool
 from raylm.parallel.group.driver import hold_ranks
@@ -18,6 +19,7 @@ from raylm.rl.config import RL
 from raylm.rl.reward_workers import RewardWorkers
 from raylm.rl.stage import read_prompts, run
 from raylm.rl.types import Prompt
+from raylm.trainer.ledger import LEDGER
 from tests.model.tiny import tiny_checkpoint
 from tests.rows import make_rows
 from tests.stages import context
@@ -54,7 +56,8 @@ def root(tmp_path_factory, workers):
     base = context(at, "base")
     tiny_checkpoint(base.out.uri, vocab=300, layers=1)
     base.commit(Checkpoint, facts={})
-    run(config(), context(at, "policy", config(), workers))
+    watched = config(watch={"sinks": [{"kind": "tensorboard"}]})
+    run(watched, context(at, "policy", watched, workers))
     yield at
     workers.release()
 
@@ -80,6 +83,28 @@ def test_the_policy_is_another_and_loads(root):
     assert max(float((new[name] - old[name]).abs().max()) for name in old) > 1e-3
     assert made.metrics["reward_last"] > made.metrics["reward_first"]
     assert made.metrics.keys() >= {"held_out_reward_before", "held_out_reward_after"}
+
+
+def test_a_run_is_watched_and_accounted_for_like_training(root):
+    policy = context(root, "reader").open("policy")
+    assert list((root / "policy").rglob("events.out.tfevents*")) and policy.metrics["goodput"] > 0
+    page = (root / "policy" / "report.html").read_text()
+    assert "first reward" in page and "data:image/png;base64," in page
+    rows = read_metrics(policy.folder)
+    assert [row["version"] for row in rows] == [0, 1, 2, 3] and rows[-1]["optimizer_steps"] == 4
+    assert all(row["tokens_per_s"] > 0 and row["memory_gb"] > 0 for row in rows)
+    ledger = read_parquet(policy.folder, LEDGER).to_pylist()
+    # the third iteration reaches over the end of an epoch and asks one prompt once, which it would have asked twice
+    assert [sum(row["step"] == step for row in ledger) for step in range(4)] == [4, 4, 3, 4]
+    assert any(row["trained"] for row in ledger) and policy.facts["parameters"] > 0
+
+
+def test_an_adapter_reaches_the_generator_merged(root, workers):
+    cfg = config(adapter={"rank": 4}, iterations=2, held_out_prompts=0)
+    made = run(cfg, context(root, "adapted", cfg, workers))
+    rows = read_metrics(made.folder)
+    assert max(abs(row["mismatch_kl"]) for row in rows) < 1e-5 and min(row["grad_norm"] for row in rows) > 0
+    assert made.folder.exists("adapter/adapter_model.safetensors")
 
 
 def test_a_trainer_killed_between_iterations_leaves_no_trace(root, workers):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 
+from raylm.core.errors import TrainingError
+from raylm.core.storage import Folder
+from raylm.data.shards import read_parquet
 from raylm.parallel.group.heartbeat import NoHeartbeat
 from raylm.parallel.group.ranks import Ranks
 from raylm.parallel.strategies.fsdp import Fsdp
 from raylm.rl import trainer
+from raylm.rl.algorithms.grpo import Grpo
+from raylm.trainer.history import History
+from raylm.trainer.ledger import LEDGER
 from tests.model.tiny import tiny_model, tiny_tokenizer
-from tests.rl.samples import config, learn, samples
+from tests.rl.samples import config, experience, learn, samples, setup_of
 
 
 def test_the_first_update_by_hand(tmp_path):
@@ -18,7 +26,7 @@ def test_the_first_update_by_hand(tmp_path):
     found = learn(Fsdp(), tmp_path, 0, 1)["stats"]
     made = samples(tiny_model(vocab=64, hidden=32, layers=1))
     tokens = sum(len(sample.logprobs) for sample in made)
-    assert found[0]["loss"] == pytest.approx(-sum(s.advantage * len(s.logprobs) for s in made) / tokens, abs=1e-5)
+    assert found[0]["loss"] == pytest.approx(-sum(sum(s.advantages) for s in made) / tokens, abs=1e-5)
     assert found[0]["nll"] == pytest.approx(-sum(sum(s.logprobs) for s in made) / tokens, abs=1e-5)
     assert abs(found[0]["mismatch_kl"]) < 1e-6
     assert found[0]["clip_ratio"] == 0.0
@@ -34,14 +42,13 @@ def test_the_size_of_micro_batches_changes_nothing(tmp_path):
 
 def test_a_group_without_this_runs_trainer_says_so(tmp_path):
     found = learn(Fsdp(), tmp_path, 0, 1)
-    assert found["fresh"] is None
-    assert found["other"] is None
+    assert found["lost"] == 2
 
 
 def test_an_iteration_without_samples_counts_and_changes_no_weight(tmp_path):
     found = learn(Fsdp(), tmp_path, 0, 1)
     assert found["skipped"] == {"finite": True}
-    assert found["done"] == 4
+    assert found["done"] == 3, "an iteration is no optimizer step"
 
 
 def test_a_gradient_that_is_not_finite_is_said(tmp_path):
@@ -57,12 +64,11 @@ def test_the_moving_average_is_what_is_exported(tmp_path):
     model = tiny_model(vocab=64, hidden=32, layers=1)
     model.save_pretrained(tmp_path / "model")
     tiny_tokenizer(64).save_pretrained(tmp_path / "model")
-    cfg, ranks = config(strategy=Fsdp(), ema=0.5), Ranks(0, 1, torch.device("cpu"), None, NoHeartbeat())
-    at = {name: str(tmp_path / name) for name in ("out", "work")}
-    setup = trainer.Setup(run="x", model_path=str(tmp_path / "model"), pad_id=0, **at)
+    cfg, ranks = config(strategy=Fsdp(), ema=0.5, iterations=1), Ranks(0, 1, torch.device("cpu"), None, NoHeartbeat())
+    setup = setup_of(tmp_path)
     trainer.build(ranks, cfg, setup)
-    trainer.update(ranks, cfg, setup, samples(model))
-    engine = ranks.held[trainer.STATE].engine
+    trainer.update(ranks, setup, 0, experience(samples(model)))
+    engine = ranks.held[trainer.HELD].engine
     last = engine.weights()
     trainer.export(ranks, setup)
     written = load_file(tmp_path / "out" / "model.safetensors")
@@ -79,8 +85,95 @@ def test_the_trainer_drops_nothing_out(tmp_path):
     assert model.config.resid_pdrop == model.config.attn_pdrop == 0.1
     model.eval().save_pretrained(tmp_path / "model")
     cfg, ranks = config(), Ranks(0, 1, torch.device("cpu"), None, NoHeartbeat())
-    at = {name: str(tmp_path / name) for name in ("out", "work")}
-    setup = trainer.Setup(run="x", model_path=str(tmp_path / "model"), pad_id=0, **at)
+    setup = setup_of(tmp_path)
     trainer.build(ranks, cfg, setup)
-    found = trainer.update(ranks, cfg, setup, samples(model))
+    found = trainer.update(ranks, setup, 0, experience(samples(model)))
     assert abs(found["mismatch_kl"]) < 1e-6 and found["clip_ratio"] == 0.0
+
+
+def built(folder, cfg, **table):
+    """Ranks that hold the trainer of a tiny model, its setup, and samples of that model."""
+    model = tiny_model(vocab=64, hidden=32, layers=1)
+    model.save_pretrained(folder / "model")
+    tiny_tokenizer(64).save_pretrained(folder / "model")
+    ranks, setup = Ranks(0, 1, torch.device("cpu"), None, NoHeartbeat()), setup_of(folder, **table)
+    ranks.say = print
+    trainer.build(ranks, cfg, setup)
+    return ranks, setup, samples(model)
+
+
+class Anchored(Grpo):
+    """Tells how far the trainer is from its start."""
+
+    needs: ClassVar[tuple[str, ...]] = ("reference",)
+
+    def loss(self, inputs):
+        made = super().loss(inputs)
+        apart = ((inputs.logprob_BT - inputs.reference_BT).abs() * inputs.mask_BT).sum().detach()
+        return made._replace(metrics={**made.metrics, "apart": apart})
+
+
+@pytest.mark.parametrize("table", [{}, {"adapter": {"rank": 2}}])
+def test_the_reference_is_the_start_with_an_adapter_and_without(tmp_path, table):
+    cfg = config(algorithm={"kind": "custom", "path": "tests.rl.test_trainer:Anchored"}, **table)
+    ranks, setup, given = built(tmp_path, cfg)
+    assert (ranks.held[trainer.HELD].reference is None) == bool(table)
+    found = [trainer.update(ranks, setup, at, experience(given, at))["apart"] for at in range(2)]
+    assert found[0] < 1e-5 < found[1]
+
+
+def test_generators_get_an_adapter_merged_and_peft_loads_it(tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ranks, setup, given = built(tmp_path, config(adapter={"rank": 2}, iterations=2))
+    for at in range(2):
+        trainer.update(ranks, setup, at, experience(given, at))
+    sent = {name: tensor.clone() for name, tensor in ranks.held[trainer.HELD].weights()}
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert sent.keys() == base.state_dict().keys()
+    changed = [name for name, tensor in base.state_dict().items() if not tensor.equal(sent[name])]
+    assert changed and all("proj" in name for name in changed)
+    trainer.export(ranks, setup)
+    tuned = PeftModel.from_pretrained(base, tmp_path / "out" / "adapter").merge_and_unload().state_dict()
+    assert all(torch.allclose(tuned[name], sent[name], atol=1e-6) for name in changed)
+
+
+def test_a_spike_is_passed_over_and_leaves_weights_and_ledger(tmp_path):
+    cfg = config(spikes={"warmup": 2, "window": 4, "norm_z": 4.0})
+    ranks, setup, given = built(tmp_path, cfg)
+    rows = [trainer.update(ranks, setup, at, experience(given, at)) for at in range(3)]
+    before = {name: tensor.clone() for name, tensor in ranks.held[trainer.HELD].weights()}
+    wild = [sample._replace(advantages=[1e4] * len(sample.logprobs)) for sample in given]
+    decision = trainer.update(ranks, setup, 3, experience(wild, 3))["decision"]
+    assert (decision["what"], decision["to"], decision["rows"]) == ("skip", 3, [0, 1, 2, 3, 4])
+    assert all(tensor.equal(before[name]) for name, tensor in ranks.held[trainer.HELD].weights())
+    found = trainer.update(ranks, setup, 3, experience(given, 4))
+    assert found["optimizer_steps"] == 4 and len(rows) == 3
+
+
+def test_more_gradients_that_are_not_finite_than_allowed_end_the_run(tmp_path):
+    ranks, setup, given = built(tmp_path, config(max_skipped=1))
+    wild = [sample._replace(advantages=[float("nan")] * len(sample.logprobs)) for sample in given]
+    assert not trainer.update(ranks, setup, 0, experience(wild))["finite"]
+    with pytest.raises(TrainingError, match="step 1: gradient norm nan") as caught:
+        trainer.update(ranks, setup, 1, experience(wild, 1))
+    assert "rows [0, 1, 2, 3, 4]" in caught.value.where
+
+
+def test_a_checkpoint_brings_back_iteration_rows_and_ledger(tmp_path):
+    ranks, setup, given = built(tmp_path, config(iterations=4))
+    for at in range(2):
+        trainer.update(ranks, setup, at, experience(given if at else [], at))
+    trainer.save(ranks, setup, 2, {"version": 1, "learned": 1, "before": {}}, [{"step": 0}, {"step": 1, "loss": 0.5}])
+    trainer.update(ranks, setup, 2, experience(given, 2))
+    found = trainer.build(ranks, config(iterations=4), setup)
+    assert (found["iteration"], found["version"], found["step"]) == (2, 1, 1)
+    assert History(Folder(setup.work)).read(2) == [{"step": 0}, {"step": 1, "loss": 0.5}]
+    for at in range(2, 4):
+        trainer.update(ranks, setup, at, experience(given[1:], at))
+    trainer.save(ranks, setup, 4, {}, [{"step": 2}, {"step": 3}])
+    trainer.export(ranks, setup)
+    ledger = read_parquet(Folder(setup.out), LEDGER).to_pylist()
+    learned = [[row["row"] for row in ledger if row["step"] == at and row["trained"]] for at in range(4)]
+    assert learned == [[], [0, 1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]] and len(ledger) == 20

@@ -5,15 +5,13 @@ Shapes: B completions, T tokens of prompt and completion.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from raylm.core.config import Config
-from raylm.rl.types import Loss, Rollout, Sample
-
-if TYPE_CHECKING:
-    import torch
+from raylm.rl.types import Experience, LossInputs, Sample
+from raylm.trainer.loss import Loss
 
 
 class Grpo(Config):
@@ -33,43 +31,31 @@ class Grpo(Config):
     scale_rewards: bool = True
     """Divide advantages by the group's standard deviation (GRPO); false only centres them (Dr. GRPO)."""
 
-    def advantages(self, rollouts: list[Rollout]) -> list[Sample]:
-        """One sample per scored rollout: its score against the mean of its group. Groups of equal scores teach nothing
+    def advantages(self, experience: Experience) -> Experience:
+        """Each reward against the mean of its group, equal for all tokens of a completion. Groups of equal rewards teach nothing
         and are left out."""
-        groups: dict[int, list[Rollout]] = {}
-        for rollout in rollouts:
-            if rollout.score is not None:
-                groups.setdefault(rollout.prompt.row, []).append(rollout)
-        samples = []
+        groups: dict[int, list[Sample]] = {}
+        for sample in experience.samples:
+            groups.setdefault(sample.row, []).append(sample)
+        kept: list[Sample] = []
         for members in groups.values():
-            values = [member.score.value for member in members if member.score]
-            mean = sum(values) / len(values)
-            deviation = (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)) ** 0.5
-            # not `deviation == 0`: the mean of equal scores may be off by a rounding, and that would teach noise
-            if max(values) == min(values):
+            rewards = [member.reward for member in members]
+            # not `deviation == 0`: the mean of equal rewards may be off by a rounding, and that would teach noise
+            if max(rewards) == min(rewards):
                 continue
+            mean = sum(rewards) / len(rewards)
+            deviation = (sum((reward - mean) ** 2 for reward in rewards) / max(len(rewards) - 1, 1)) ** 0.5
             scale = deviation + 1e-4 if self.scale_rewards else 1.0
-            samples += [
-                Sample(
-                    [*member.prompt.tokens, *member.tokens], len(member.prompt.tokens), member.logprobs, (value - mean) / scale
-                )
-                for member, value in zip(members, values, strict=True)
-            ]
-        return samples
+            kept += [one._replace(advantages=[(one.reward - mean) / scale] * len(one.logprobs)) for one in members]
+        return experience._replace(samples=kept)
 
-    def loss(self, logprob_BT: torch.Tensor, old_BT: torch.Tensor, advantage_B: torch.Tensor, mask_BT: torch.Tensor) -> Loss:
-        """Sum over completion tokens of -min(ratio * A, clip(ratio) * A).
-
-        Args:
-            logprob_BT: the trainer's log-probabilities, with gradient.
-            old_BT: the generator's.
-            mask_BT: 1 on completion tokens.
-        """
+    def loss(self, inputs: LossInputs) -> Loss:
+        """Sum over completion tokens of -min(ratio * A, clip(ratio) * A)."""
         import torch
 
+        logprob_BT, old_BT, advantage_BT, mask_BT = inputs.logprob_BT, inputs.old_BT, inputs.advantage_BT, inputs.mask_BT
         ratio_BT = torch.exp((logprob_BT - old_BT).clamp(-20.0, 20.0))
         clipped_BT = ratio_BT.clamp(1.0 - self.clip, 1.0 + self.clip_high)
-        advantage_BT = advantage_B[:, None].expand_as(ratio_BT)
         gain_BT = torch.minimum(ratio_BT * advantage_BT, clipped_BT * advantage_BT)
         total = -(gain_BT * mask_BT).sum()
         with torch.no_grad():

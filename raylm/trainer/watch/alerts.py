@@ -31,13 +31,15 @@ class Alerts(Config):
     spike: float = Field(default=8.0, gt=0)
     """A loss this many robust standard deviations above the median of the last 50."""
     divergence: float = Field(default=0.5, gt=0)
-    """The median loss of 50 steps lies this share above the lowest median before."""
+    """The median loss of 50 steps lies this share above the lowest median before; of RL: the reward below the highest one."""
     straggler: float = Field(default=1.5, gt=1)
     """The slowest rank takes this many times as long before it meets the others as the fastest."""
     straggler_steps: int = Field(default=20, gt=0)
     """Steps in a row that the same rank is a straggler before it is reported; shorter times are counted, and told at the end."""
     data_wait: float = Field(default=0.3, gt=0, lt=1)
     """Share of a step spent waiting for rows."""
+    mismatch_kl: float = Field(default=0.1, gt=0)
+    """KL of generator and trainer in RL: more says that they hold different weights, or compute them differently."""
     webhook: str | None = None
     """URL that gets each alert as JSON: {"run", "step", "kind", "text"} (the text is also what Slack shows)."""
 
@@ -49,6 +51,8 @@ class Alarm:
         self._limits, self._run = limits, run
         self._losses: deque[float] = deque(maxlen=SEEN)
         self._lowest: float | None = None
+        self._rewards: deque[float] = deque(maxlen=SEEN)
+        self._highest: float | None = None
         self._open: set[str] = set()
         self._slow: Counter[int] = Counter()
         self._in_a_row, self._slowest, self._rank, self._steps = 0, 1.0, -1, 0
@@ -65,8 +69,9 @@ class Alarm:
         return new
 
     def _checks(self, row: dict[str, Any]) -> list[tuple[str, str]]:
-        found, loss, limits = [], row.get("loss"), self._limits
-        if isinstance(loss, float) and loss == loss:
+        found, loss, limits = self._policy(row), row.get("loss"), self._limits
+        # the loss of a policy stays near 0, whatever becomes of it
+        if isinstance(loss, float) and loss == loss and "reward" not in row:
             if len(self._losses) == SEEN:
                 middle = statistics.median(self._losses)
                 spread = 1.4826 * statistics.median(abs(each - middle) for each in self._losses) + 1e-6
@@ -83,6 +88,21 @@ class Alarm:
             found.append(("straggler", slow))
         if (waited := row.get("data_wait_s", 0.0) / max(row.get("step_s", 1.0), 1e-9)) > limits.data_wait:
             found.append(("data wait", f"{waited:.0%} of the step is spent waiting for rows: are they on a slow disk?"))
+        return found
+
+    def _policy(self, row: dict[str, Any]) -> list[tuple[str, str]]:
+        """What is wrong with an iteration of RL."""
+        found, limits = [], self._limits
+        if (apart := row.get("mismatch_kl", 0.0)) > limits.mismatch_kl:
+            found.append(("mismatch", f"KL of generator and trainer is {apart:.3g}: do both hold the same weights?"))
+        if "reward" not in row:
+            return found
+        self._rewards.append(row["reward"])
+        if len(self._rewards) == SEEN:
+            middle = statistics.median(self._rewards)
+            if self._highest is not None and middle < self._highest - limits.divergence * abs(self._highest):
+                found.append(("collapse", f"reward is {middle:.4g}, it was {self._highest:.4g}: lower optimizer.lr"))
+            self._highest = middle if self._highest is None else max(self._highest, middle)
         return found
 
     def end(self) -> list[Alert]:

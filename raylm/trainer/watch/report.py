@@ -14,6 +14,8 @@ from raylm.trainer.watch.alerts import Alert
 
 # curves in order; the rest of a row's numbers is not drawn
 CURVES = {
+    "reward": "reward", "completion_tokens": "tokens of a completion", "finished_share": "share of completions that end",
+    "mismatch_kl": "KL of generator and trainer", "clip_ratio": "share of clipped tokens", "unscored": "without a score",
     "loss": "loss", "held_out_loss": "held-out loss", "lr": "learning rate", "grad_norm": "gradient norm",
     "tokens_per_s": "tokens per second", "mfu": "model FLOPs utilisation", "memory_gb": "memory per rank, GB",
     "data_wait_s": "wait for rows, s", "communication_s": "exchange between ranks, s", "accuracy": "accuracy", "margin": "margin",
@@ -26,13 +28,14 @@ def write_report(out: Folder, name: str, rows: list[dict[str, Any]], facts: dict
     """Write `report.html` beside the checkpoint in `out`. It tells times, so it is no part of what the artifact is."""
     if not rows:
         return
-    last = rows[-1]
-    speed = statistics.median(row["tokens_per_s"] for row in rows if "tokens_per_s" in row)
+    # of RL what rises, of training what falls
+    measure = "reward" if "reward" in rows[0] else "loss"
+    speeds = [row["tokens_per_s"] for row in rows if "tokens_per_s" in row]
     figures = [
-        ("steps", page.number(last["step"] + 1)),
-        ("first loss", _short(rows[0]["loss"])),
-        ("last loss", _short(last["loss"])),
-        ("tokens/s", page.number(round(speed))),
+        ("steps", page.number(rows[-1]["step"] + 1)),
+        (f"first {measure}", _short(rows[0].get(measure))),
+        (f"last {measure}", _short(rows[-1].get(measure))),
+        ("tokens/s", page.number(round(statistics.median(speeds))) if speeds else "-"),
         ("alerts", page.number(len(alerts))),
     ]
     events = [(row["step"], row["event"]) for row in rows if "event" in row]

@@ -8,19 +8,29 @@ import pytest
 import torch
 
 from raylm.rl.algorithms.grpo import Grpo
-from raylm.rl.types import Prompt, Rollout, Score
+from raylm.rl.types import LossInputs, Prompt, Rollout, Score, experience_of
 
 
-def group(row, values):
-    prompt = Prompt(row, [1, 2], "[]", None)
-    return [
-        Rollout(prompt, [5, 6, 7], [-1.0, -2.0, -3.0], "x", True, None if value is None else Score(value, "said"))
-        for value in values
+def experience(*groups):
+    """Groups of rewards, of the prompts 0, 1, ...; None has no score."""
+    rollouts = [
+        Rollout(
+            Prompt(row, [1, 2], "[]", None), [5, 6, 7], [-1.0, -2.0, -3.0], "x", True, None if one is None else Score(one, "")
+        )
+        for row, rewards in enumerate(groups)
+        for one in rewards
     ]
+    return experience_of(rollouts, list(range(len(groups))), 0)
 
 
 def advantages(values, **table):
-    return [sample.advantage for sample in Grpo(**table).advantages(group(0, values))]
+    return of_tokens(Grpo(**table).advantages(experience(values)))
+
+
+def of_tokens(found):
+    """The advantage of each sample, which is that of all its tokens."""
+    assert all(sample.advantages == sample.advantages[:1] * 3 for sample in found.samples)
+    return [sample.advantages[0] for sample in found.samples]
 
 
 def test_advantages_by_hand():
@@ -43,12 +53,14 @@ def test_scaling_is_trls():
 @pytest.mark.parametrize("count", [3, 6, 8])
 def test_groups_of_equal_scores_are_left_out(value, count):
     """Also where the mean of equal numbers is not that number: 0.2 + ... eight times is 1.5999999999999999."""
-    assert Grpo().advantages(group(0, [value] * count) + group(1, [0.0, 1.0])) == Grpo().advantages(group(1, [0.0, 1.0]))
+    found = Grpo().advantages(experience([value] * count, [0.0, 1.0]))
+    assert of_tokens(found) == advantages([0.0, 1.0]) and {sample.row for sample in found.samples} == {1}
 
 
 def test_what_has_no_score_is_left_out_and_groups_stay_apart():
-    samples = Grpo(scale_rewards=False).advantages(group(0, [1.0, None, 0.0]) + group(1, [5.0, 7.0]) + group(2, [None, 1.0]))
-    assert [sample.advantage for sample in samples] == [0.5, -0.5, -1.0, 1.0]
+    found = Grpo(scale_rewards=False).advantages(experience([1.0, None, 0.0], [5.0, 7.0], [None, 1.0]))
+    assert of_tokens(found) == [0.5, -0.5, -1.0, 1.0] and found.rows == [0, 1, 2]
+    samples = found.samples
     assert samples[0].tokens == [1, 2, 5, 6, 7]
     assert samples[0].num_prompt == 2
     assert samples[0].logprobs == [-1.0, -2.0, -3.0]
@@ -67,7 +79,8 @@ def test_what_has_no_score_is_left_out_and_groups_stay_apart():
 )
 def test_clipping_on_both_sides_by_hand(ratio, advantage, gain):
     new = torch.tensor([[math.log(ratio), 0.0]], requires_grad=True)
-    found = Grpo().loss(new, torch.zeros(1, 2), torch.tensor([advantage]), torch.tensor([[1.0, 0.0]]))
+    inputs = LossInputs(new, torch.zeros(1, 2), None, torch.tensor([[advantage] * 2]), torch.tensor([[1.0, 0.0]]))
+    found = Grpo().loss(inputs)
     assert float(found.total) == pytest.approx(-gain)
     found.total.backward()
     held = gain == pytest.approx(2 * 1.28) or gain == pytest.approx(-2 * 0.8)
@@ -78,7 +91,7 @@ def test_clipping_on_both_sides_by_hand(ratio, advantage, gain):
 def test_sums_over_the_mask_and_metrics_by_hand():
     new, old = torch.tensor([[0.0, -1.0, -2.0], [0.0, -3.0, -9.0]]), torch.tensor([[0.0, -1.0, -1.9], [0.0, -2.8, 0.0]])
     mask = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
-    found = Grpo().loss(new, old, torch.tensor([1.0, -1.0]), mask)
+    found = Grpo().loss(LossInputs(new, old, None, torch.tensor([[1.0], [-1.0]]).expand(2, 3), mask))
     first, second = math.exp(-0.1), math.exp(-0.2)
     assert float(found.total) == pytest.approx(-(1.0 + first - second), rel=1e-5)
     assert float(found.metrics["nll"]) == pytest.approx(6.0)

@@ -34,6 +34,15 @@ def test_divergence_is_raised_once_while_it_lasts():
     assert [kind for _, kind in raised(rows, spike=1e9)] == ["divergence"]
 
 
+def test_a_policy_is_watched_by_its_reward_and_by_what_generator_and_trainer_agree_on():
+    rows = [{"step": at, "loss": 0.1 * (-1) ** at, "reward": min(at, 100) / 100, "mismatch_kl": 1e-6} for at in range(200)]
+    assert raised(rows) == [], "its loss may go from one side of 0 to the other"
+    for row in rows[120:]:
+        row["reward"] = 0.2
+    rows[7]["mismatch_kl"] = 0.4
+    assert [kind for _, kind in raised(rows)] == ["mismatch", "collapse"]
+
+
 def test_stragglers_waits_and_steps_not_taken():
     rows = falling(5)
     rows[1] |= {"straggler": 2.0, "slowest_rank": 3}
