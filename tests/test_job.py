@@ -60,6 +60,7 @@ def test_stages_run_in_the_order_of_their_references(tmp_path):
     ("old", "new", "kind", "said"),
     [
         ('rows = "tokens"', 'rows = "docs"', PlanError, r"job\.toml:\d+ stages\.base\.rows: 'docs' makes Documents"),
+        ('rows = "tokens"', 'rows = "tokens"\nobjective = {kind = "dpo"}', PlanError, "makes Tokens, objective dpo needs Pairs"),
         ('rows = "tokens"', 'rows = "tokns"', PlanError, r"no stage is called 'tokns'\. Did you mean 'tokens'"),
         ("batch = 4", "bach = 4", ConfigError, r"stages\.base\.bach: unknown key\. Did you mean 'batch'"),
         ("steps = 2", "", ConfigError, "say one of `steps`, `epochs`, `tokens`"),

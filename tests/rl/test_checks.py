@@ -42,6 +42,10 @@ class Groupless:
         return None
 
 
+class Critical(Groupless):
+    kind, num_generations, needs = "critical", 2, ("critic",)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A model of 64 positions and 300 tokens, and prompts that fit it or do not."""
@@ -66,6 +70,11 @@ def test_prompts_of_the_models_own_tokenizer_fit(root):
     assert fits(root, "own", max_tokens=60) == []
 
 
+def test_an_algorithm_that_needs_what_there_is_not_is_refused():
+    with pytest.raises(ConfigError, match="algorithm critical needs critic, which this version has not"):
+        check_cards(config(algorithm={"kind": "custom", "path": f"{__name__}:Critical"}))
+
+
 @pytest.mark.parametrize(
     ("prompts", "table", "words"),
     [
@@ -73,6 +82,7 @@ def test_prompts_of_the_models_own_tokenizer_fit(root):
         ("own", {"prompts_per_iteration": 5}, "an iteration asks 5 prompts, 'own' has 4"),
         ("own", {"model": "small"}, "the tokenizer of 'own' has 300 tokens, the model's embedding 280"),
         ("wild", {}, "a prompt of 'wild' has token 306, the model's embedding 300 rows"),
+        ("own", {"rewards": [{"kind": "answer"}]}, "the reward `answer` needs a ground truth, no prompt of 'own' has one"),
         ("other_end", {}, "ends texts with token 7, the model with \\[2\\]"),
     ],
 )
