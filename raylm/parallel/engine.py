@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.model.head import LOGPROBS, Asks
 from raylm.model.scores import Inputs, Scores, answer
-from raylm.parallel.context.rows import Cut, context_of
+from raylm.parallel.context.rows import ContextShard, context_of
 from raylm.parallel.mesh import Grid
 from raylm.parallel.optimizers.clip import clip_grad_norm
 from raylm.parallel.optimizers.moments import begin_moments
@@ -265,9 +265,9 @@ class Engine:
         part, join = self._share(inputs)
         return Scores.of(join(self._answer(part, asks)), asks)
 
-    def _share(self, inputs: Inputs) -> Cut:
+    def _share(self, inputs: Inputs) -> ContextShard:
         """This rank's tokens of its rows: all, where no context ranks share them."""
-        return self.context.cut(inputs) if self.context else Cut(inputs, lambda answer_BTC: answer_BTC)
+        return self.context.shard(inputs) if self.context else ContextShard(inputs, lambda answer_BTC: answer_BTC)
 
     def _answer(self, inputs: Inputs, asks: Asks) -> torch.Tensor:
         return answer(self.model, inputs, asks, self._recipe.backend)

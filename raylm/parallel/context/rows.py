@@ -1,6 +1,6 @@
 """Context parallelism: ranks share the tokens of each row; the model's scores are those of whole rows.
 
-    inputs [B, T] --cut--> t = T / C tokens on each rank --model, attention across ranks--> scores [B, t] --join--> [B, T]
+    inputs [B, T] --shard--> t = T / C tokens on each rank --model, attention across ranks--> scores [B, t] --join--> [B, T]
 
 Every rank of the context group is fed the same rows and gets the same scores, so that objectives know nothing of it. The
 gradient of `join` is each rank's own part: summed over the ranks it is the gradient of the loss, once.
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 FED = {"input_ids", "position_ids", "boundaries"}
 
 
-class Cut(NamedTuple):
-    """One micro batch, cut."""
+class ContextShard(NamedTuple):
+    """This rank's shard of one micro batch."""
 
     inputs: Inputs
     """This rank's tokens; `feed` has `across`, which carries attention to the other ranks."""
@@ -38,10 +38,10 @@ class Cut(NamedTuple):
 
 
 class Context:
-    """How the tokens of rows lie over the ranks of one context group.
+    """Shards the tokens of rows over the ranks of one context group.
 
     Raises:
-        ConfigError: the model cannot be cut along its tokens, or ranks do not divide its heads where `ulysses` is asked.
+        ConfigError: the model cannot be sharded by token, or ranks do not divide its heads where `ulysses` is configured.
     """
 
     def __init__(self, model: Any, grid: Grid) -> None:
@@ -56,28 +56,30 @@ class Context:
         if reason is None and self.ring and attention_of(model) != NAME:
             reason = "a ring attends by its own kernels, `attention` names others"
         if reason:
-            raise ConfigError(f"mesh.context cannot cut this model's rows: {reason}", where=where, next="leave mesh.context at 1")
+            raise ConfigError(
+                f"mesh.context cannot shard this model's rows: {reason}", where=where, next="leave mesh.context at 1"
+            )
         if not self.ring and heads % self.ranks:
             raise ConfigError(
                 f"{self.ranks} context ranks do not divide {heads} heads", where=where, next='mesh.context_method = "ring"'
             )
 
-    def cut(self, inputs: Inputs) -> Cut:
-        """This rank's tokens of whole rows, which every rank of the group must hand in alike.
+    def shard(self, inputs: Inputs) -> ContextShard:
+        """This rank's tokens of whole rows, which must be the same on every rank of the group.
 
         Raises:
-            ConfigError: the model is fed something else than tokens (a mask, another sequence).
+            ConfigError: the model has other inputs than tokens (a mask, another sequence).
         """
         import torch
         from torch.nn.functional import pad
 
-        from raylm.parallel.collectives import gather_from_region as joined
+        from raylm.parallel.collectives import gather_from_region
 
         if strange := set(inputs.feed) - FED:
-            raise ConfigError(f"mesh.context cannot cut {', '.join(sorted(strange))}", next="take a causal objective")
+            raise ConfigError(f"mesh.context cannot shard {', '.join(sorted(strange))}", next="take a causal objective")
         tokens_BT = inputs.feed["input_ids"]
-        length, share = tokens_BT.shape[1], self.ranks * (2 if self.ring else 1)
-        whole = -(-length // share) * share
+        length, multiple = tokens_BT.shape[1], self.ranks * (2 if self.ring else 1)
+        whole = -(-length // multiple) * multiple
         position_BT = inputs.feed.get("position_ids")
         if position_BT is None:
             position_BT = torch.arange(length, device=tokens_BT.device)[None]
@@ -90,10 +92,10 @@ class Context:
             return pad(x_BT, (0, whole - length))[:, order_T].chunk(self.ranks, 1)[self.rank]
 
         def join(answer_BTC: torch.Tensor) -> torch.Tensor:
-            return joined(answer_BTC, whole, self.group)[:, order_T.argsort()[:length]]
+            return gather_from_region(answer_BTC, whole, self.group)[:, order_T.argsort()[:length]]
 
         feed = {"input_ids": own(tokens_BT), "position_ids": own(position_BT), "across": across}
-        return Cut(Inputs(feed, own(inputs.target_BT), own(inputs.weight_BT)), join)
+        return ContextShard(Inputs(feed, own(inputs.target_BT), own(inputs.weight_BT)), join)
 
 
 class Across:
@@ -129,5 +131,5 @@ class Across:
 
 
 def context_of(model: Any, grid: Grid) -> Context | None:
-    """How rows are cut over the ranks of `grid`; None when they are not."""
+    """How rows are sharded over the context ranks of `grid`; None when they are not."""
     return Context(model, grid) if grid.mesh.context > 1 else None

@@ -56,8 +56,8 @@ class PipelineStages:
         """The head's weight is the embedding's."""
         self.copied = self.tied and self.place[0] != self.place[-1]
         """First and last stage hold a copy each of a weight that is one."""
-        found = {id(module): name for name, module in model.named_modules()}
-        self.names = (f"{found[id(stack.embed_tokens)]}.weight", f"{found[id(head)]}.weight")
+        names_by_id = {id(module): name for name, module in model.named_modules()}
+        self.names = (f"{names_by_id[id(stack.embed_tokens)]}.weight", f"{names_by_id[id(head)]}.weight")
         """Of the embedding's and the head's weight."""
         self.has_first, self.has_last = 0 in self.stages, len(self.place) - 1 in self.stages
         stack.layers = self._blocks = Blocks(stack.layers, [stage.blocks for stage in self.stages.values()])
@@ -75,7 +75,7 @@ class PipelineStages:
         self._across: dict[int, Any] | None = None
 
     def shared(self) -> Any:
-        """The parameter of this rank that has a copy on another stage; None where it has none. Ask again after wrapping."""
+        """The parameter of this rank that has a copy on another stage, or None. Call again after wrapping."""
         if not self.copied or not (self.has_first or self.has_last):
             return None
         weight = (self._stack.embed_tokens if self.has_first else self._head)._parameters["weight"]
@@ -85,7 +85,7 @@ class PipelineStages:
         return weight
 
     def seam(self) -> Any:
-        """What went into the head in the pass just made, and the leaf that the head took for it; None where the two are one."""
+        """The head's input in the last pass, and the leaf that replaced it there; None where the two are one."""
         return self._head.seam if self._ends else None
 
     @property
@@ -93,7 +93,7 @@ class PipelineStages:
         # asked anew: wrappers replace modules
         return getattr(self._core, self._head_name)
 
-    def turn(self, model: Any, stage: Stage, tokens: int) -> None:
+    def select_stage(self, model: Any, stage: Stage, tokens: int) -> None:
         """Make `model` compute this stage alone from now on, over rows of `tokens`; also before a backward pass, which may
         compute again what its forward pass did not keep."""
         self._blocks.running = stage.blocks
@@ -106,7 +106,7 @@ class PipelineStages:
 
 
 class Through(torch.nn.Module):
-    """In place of a head that lies elsewhere."""
+    """Replaces a head that is on another rank."""
 
     def forward(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         # models hand a view to their head; halves of a backward pass are detached in place, which views cannot be
@@ -180,9 +180,9 @@ def _stack(core: Any) -> Any:
     kind = core.config.get_text_config().model_type
     if kind not in FAMILIES:
         raise ConfigError(
-            f"models of type {kind!r} cannot be cut into pipeline stages, only {', '.join(FAMILIES)}",
+            f"models of type {kind!r} cannot be split into pipeline stages, only {', '.join(FAMILIES)}",
             where="mesh.pipeline",
-            next="set mesh.pipeline = 1; strategy fsdp cuts any model",
+            next="set mesh.pipeline = 1; strategy fsdp shards any model",
         )
     return core.model
 
@@ -192,7 +192,7 @@ def _pass(hidden_BTD: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
 
 
 def _passing(module: Any) -> Any:
-    """`module` as one that can be told to pass through what it is given, hooks of wrappers included."""
+    """`module` with a switch that makes it return its input, hooks of wrappers included."""
     kind = type(module)
 
     def call(self: Any, hidden_BTD: torch.Tensor) -> torch.Tensor:
@@ -203,8 +203,8 @@ def _passing(module: Any) -> Any:
             hidden_BTD = hidden_BTD.clone()
             self.seam = hidden_BTD, hidden_BTD.detach().requires_grad_()
             hidden_BTD = self.seam[1]
-        made: torch.Tensor = kind.__call__(self, hidden_BTD)
-        return made
+        output: torch.Tensor = kind.__call__(self, hidden_BTD)
+        return output
 
     module.__class__ = type(kind.__name__, (kind,), {"__call__": call})
     module.passing = module.seamed = False

@@ -217,7 +217,7 @@ def refusals(rank: int, world: int) -> list[str]:
             context = Context(model, Mesh(context=2, context_method=method).build(rank, world))
             if feed is not None:
                 ones = torch.ones(1, 4)
-                context.cut(Inputs({"input_ids": ones.long(), **feed}, ones.long(), ones))
+                context.shard(Inputs({"input_ids": ones.long(), **feed}, ones.long(), ones))
         except ConfigError as error:
             return str(error)
         return "nothing was refused"
@@ -236,5 +236,5 @@ def test_what_cannot_be_sharded_is_refused():
     found = on_ranks(2, refusals)[0]
     assert "2 context ranks do not divide 3 heads" in found[0] and 'mesh.context_method = "ring"' in found[0]
     assert found[1] == "nothing was refused"
-    assert "drops out" in found[2] and "caps attention scores" in found[3] and "cannot cut attention_mask" in found[4]
+    assert "drops out" in found[2] and "caps attention scores" in found[3] and "cannot shard attention_mask" in found[4]
     assert "a ring attends by its own kernels" in found[5]

@@ -167,7 +167,7 @@ def test_a_family_that_is_not_known_is_refused():
 
     with torch.device("meta"):
         model = GraniteForCausalLM(GraniteConfig(num_hidden_layers=2, hidden_size=32, intermediate_size=64))
-    with pytest.raises(ConfigError, match="'granite' cannot be cut into pipeline stages"):
+    with pytest.raises(ConfigError, match="'granite' cannot be split into pipeline stages"):
         PipelineStages(model, Mesh(pipeline=2).build(0, 2))
 
 
