@@ -16,7 +16,7 @@ from raylm.parallel.context.ring_blocks import _plain_forward as plain_forward
 from raylm.parallel.context.rows import Across
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
-from tests.model.test_attention import eager
+from tests.model.attention_cases import eager
 from tests.parallel.on_ranks import on_ranks
 from tests.parallel.parity import assert_parity, trained
 
