@@ -50,7 +50,7 @@ def compress(cfg: Compress, path: str, rows_uri: str | None, out: str) -> Writte
 def _rounded(cfg: Compress, path: str, rows_uri: str | None) -> Rounded:
     model: Any = load_model(path, "auto", plain=True).eval()
     count, before = num_parameters(model), sum(p.numel() * p.element_size() for p in model.parameters())
-    dtype_before = str(model.dtype).removeprefix("torch.")
+    dtype_before = model.dtype
     method: Any = resolve(cfg.method)
     ranges = {}
     if "calibration" in method.needs:

@@ -38,7 +38,6 @@ class CompressedTensors(Config):
             raise ConfigError("compressed_tensors holds rounded weights", next="round them by a compress stage with a `method`")
         model, compressor, count, before, dtype_before = source.rounded
         left: Counter[str] = Counter()
-        sizes: dict[str, float] = {"bytes_before": before}
 
         def finish(at: Path) -> None:
             compressor.update_config(str(at))
@@ -46,15 +45,19 @@ class CompressedTensors(Config):
             if left.total() >= count:
                 raise ConfigError("the method rounded nothing of this model", where=source.path, next="serve it as it is")
             check_reload(model, str(at))
-            sizes["bytes_after"] = weight_bytes(at)
 
         write_checkpoint(out, model.config, model.state_dict(), source.path, finish, start=source.path, keep_dtypes=False)
-        dtype = str(model.dtype).removeprefix("torch.")
+        stored, dtype = (str(each).removeprefix("torch.") for each in (dtype_before, model.dtype))
         share = round(1 - left.total() / count, 4)
         # how many times smaller than the same parameters in `dtype`: what a change of dtype alone saves is not counted
-        plain_bytes = before * model.dtype.itemsize / _itemsize(dtype_before)
-        sizes |= {"size_ratio": round(plain_bytes / sizes["bytes_after"], 3), "rounded_share": share}
-        facts: dict[str, Any] = {"quantized": True, "rounded_share": share, "dtype": dtype, "dtype_before": dtype_before}
+        after, plain_bytes = weight_bytes(out), before * model.dtype.itemsize / dtype_before.itemsize
+        sizes = {
+            "bytes_before": before,
+            "bytes_after": after,
+            "size_ratio": round(plain_bytes / after, 3),
+            "rounded_share": share,
+        }
+        facts: dict[str, Any] = {"quantized": True, "rounded_share": share, "dtype": dtype, "dtype_before": stored}
         facts["left"] = {name: round(size / count, 4) for name, size in left.most_common() if size > count / 1000}
         return Written(self.variant, facts, sizes)
 
@@ -79,9 +82,3 @@ def check_reload(model: Any, folder: str) -> None:
             where=folder,
             next="serve the model as it is; this family cannot be compressed",
         )
-
-
-def _itemsize(dtype: str) -> int:
-    import torch
-
-    return getattr(torch, dtype).itemsize

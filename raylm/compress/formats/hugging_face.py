@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from raylm.compress.formats.source import Source, Written, written_bytes
+from raylm.compress.formats.source import Source, Written, weight_bytes
 from raylm.core.config import Config
 from raylm.core.storage import Folder
 
@@ -28,7 +28,7 @@ class HuggingFace(Config):
         before = sum(p.numel() * p.element_size() for p in model.parameters())
         write_checkpoint(out, model.config, model.state_dict(), source.path, start=source.path, keep_dtypes=self.dtype == "auto")
         facts = {"dtype": str(model.dtype).removeprefix("torch.")}
-        after = written_bytes(out, ".safetensors")
+        after = weight_bytes(out, ".safetensors")
         return Written(kind_of_model(model.config) or "", facts, {"bytes_before": before, "bytes_after": after})
 
     def next_step(self, out: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import ClassVar, Literal
 
-from raylm.compress.formats.source import Source, Written, weight_bytes, written_bytes
+from raylm.compress.formats.source import Source, Written, weight_bytes
 from raylm.core.storage import Folder
 from raylm.model.megatron.shape import Layout
 
@@ -27,8 +27,8 @@ class Megatron(Layout):
 
         to_megatron(source.path, out.uri, self, self.ckpt_format)
         folder = folder_of(source.path)
-        sizes = {"bytes_after": written_bytes(out, (".pt", ".distcp"))}
-        return Written(self.variant, {}, {"bytes_before": weight_bytes(folder) if folder else 0, **sizes})
+        sizes = {"bytes_after": weight_bytes(out, (".pt", ".distcp"))}
+        return Written(self.variant, {}, {"bytes_before": weight_bytes(Folder(folder)) if folder else 0, **sizes})
 
     def read(self, folder: str, out: Folder, like: str | None) -> None:
         """Write Megatron's newest checkpoint in `folder` to `out` in Hugging Face's layout."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from raylm.core.artifact import WORK
 from raylm.core.storage import Folder
 
 
@@ -16,7 +16,8 @@ class Rounded(NamedTuple):
     """Of compressed-tensors: its `update_config` marks a folder."""
     num_parameters: int
     bytes_before: int
-    dtype_before: str
+    dtype_before: Any
+    """The torch.dtype of its weights."""
 
 
 class Source(NamedTuple):
@@ -36,11 +37,7 @@ class Written(NamedTuple):
     metrics: dict[str, float]
 
 
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the safetensors files in the local `folder`."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def written_bytes(out: Folder, ending: str | tuple[str, ...]) -> int:
-    """Bytes of the files in `out` whose names end so."""
-    return sum(out.size(name) for name in out.files() if name.endswith(ending))
+def weight_bytes(folder: Folder, ending: str | tuple[str, ...] = ".safetensors") -> int:
+    """Bytes of the files in `folder` whose names end so, less what an attempt before left in its work folder."""
+    names = [name for name in folder.files() if name.endswith(ending) and not name.startswith(f"{WORK}/")]
+    return sum(map(folder.size, names))
