@@ -53,7 +53,9 @@ def check_starts(name: str, stages: dict[str, Any], folder: Callable[[str], Fold
 def _needs(cfg: Any) -> Needs | None:
     """What each verb asks of weights; None for those that take none, or models of other kinds."""
     if cfg.stage == "train":
-        return Needs(getattr(cfg.objective, "model", None), plain=True)
+        # what trains a reward model goes on with one, too
+        rewards = getattr(cfg.objective, "makes", "") == "reward"
+        return Needs(getattr(cfg.objective, "model", None), plain=True, value_head=rewards)
     return {
         "rl": Needs("causal", plain=True, engine=True, text=True),
         "compress": Needs(plain=True),

@@ -116,10 +116,6 @@ def variant_in(folder: Path) -> str:
     config = read_config(folder)
     if _quantization(config) is not None:
         return "quantized"
-    made = [str(name) for name in config.get("architectures") or ()]
-    one_label = config.get("num_labels") == 1 or len(config.get("id2label") or "") == 1
-    if any(re.search(r"Reward\w*$", name) or (one_label and name.endswith("ForSequenceClassification")) for name in made):
-        return "reward"
     return kind_of(config) or ""
 
 
