@@ -166,6 +166,6 @@ class Loop:
 
 
 def _seconds(clock: list[float]) -> dict[str, float]:
-    """Where a round's time went."""
-    names = ("draw_s", "score_s", "update_s", "sync_s")
+    """Where the time of an iteration went."""
+    names = ("generate_s", "reward_s", "update_s", "sync_s")
     return {name: round(after - before, 3) for name, before, after in zip(names, clock, clock[1:], strict=False)}

@@ -32,8 +32,8 @@ class Loop(Trainer):
     held_out: Batches | None
     log: Callable[..., None]
     rewind: Callable[..., None]
-    """Told the step from which the run goes on, and `rollback` where this group itself went back; rows of earlier steps lie in
-    `History(work)`."""
+    """Called with the step from which the run goes on, and `rollback` where this group itself went back; rows of earlier steps
+    lie in `History(work)`."""
     domains: Domains | None = None
     """Where rows are mixed: tells the losses of the parts apart."""
 

@@ -35,10 +35,10 @@ def name_documents(uris: Sequence[str], rows: Sequence[int]) -> list[str]:
 
 
 def documents_of_step(checkpoint: Artifact, step: int) -> list[dict[str, Any]]:
-    """Documents that optimizer step `step` read: what `raylm.data.lineage` knows of each, and `row`, `rows` and `trained`.
+    """Documents that step `step` (of RL: an iteration) read: what `raylm.data.lineage` knows, and `row`, `rows` and `trained`.
 
     Args:
-        checkpoint: what a train stage made; its manifest says from which rows.
+        checkpoint: what a train or rl stage made; its manifest says from which rows or prompts.
 
     Raises:
         DataError: it has no ledger, or the ledger has no such step.
@@ -46,11 +46,11 @@ def documents_of_step(checkpoint: Artifact, step: int) -> list[dict[str, Any]]:
     import pyarrow.compute as pc
 
     if not checkpoint.folder.exists(LEDGER):
-        raise DataError("this checkpoint has no ledger of rows", where=checkpoint.uri, next="ask one that a train stage made")
+        raise DataError("this checkpoint has no ledger of rows", where=checkpoint.uri, next="name one of train or rl")
     ledger = read_parquet(checkpoint.folder, LEDGER).filter(pc.field("step") == step)
     if not len(ledger):
         raise DataError(f"the ledger has no step {step}", where=checkpoint.folder.path(LEDGER))
-    parts = [entry.uri for entry in checkpoint.manifest.inputs if entry.name.split(".")[0] == "rows"]
+    parts = [entry.uri for entry in checkpoint.manifest.inputs if entry.name.split(".")[0] in ("rows", "prompts")]
     read: dict[int, dict[int, bool]] = {}
     for each in ledger.to_pylist():
         read.setdefault(each["part"], {})[each["row"]] = each["trained"]

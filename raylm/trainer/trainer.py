@@ -72,7 +72,7 @@ class Trainer:
     say: Callable[[str], None] = print
     """Takes one line for people."""
     heartbeat: NoHeartbeat = field(default_factory=NoHeartbeat)
-    """Told each phase."""
+    """Hears each phase."""
     flops: tuple[float | None, float | None] = (None, None)
     """Of a token, forward and backward, and a second's peak of all ranks, where they are known."""
 

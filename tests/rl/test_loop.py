@@ -13,10 +13,11 @@ from raylm.rl.types import Prompt, Rollout, Score, Unscored
 from tests.rl.samples import config
 
 PROMPTS = {row: Prompt(row, [1, 2], "[]", None) for row in range(3)}
-DECISION = {
+SKIP = {
     "what": "skip", "step": 1, "position": 1, "to": 1, "offset": 1, "loss": 9.0, "loss_z": 20.0, "grad_norm": 1.0, "norm_z": 1.0,
     "rows": [1], "documents": [],
 }  # fmt: skip
+ROLLBACK = {**SKIP, "what": "rollback"}
 
 
 class Party:
@@ -35,13 +36,16 @@ class Party:
         self.rows: list[dict[str, Any]] = []
         self.rewound: list[int] = []
         self.asked: list[tuple[int, ...]] = []
-        self.spike = False
+        self.spike: dict[str, Any] | None = None
 
     def restore(self) -> dict[str, Any]:
         self.built += 1
         found = {"decisions": [], "iteration": 0, "version": 0, **(self.saved[-1] if self.saved else {})}
         self.updates, self.changes = found["iteration"], found["version"]
         return found
+
+    def resume(self, iteration: int) -> dict[str, Any]:
+        return {**self.restore(), "decisions": [ROLLBACK]}
 
     def rows_at(self, position: int) -> list[int]:
         return [(position + row) % 3 for row in range(3)]
@@ -82,7 +86,7 @@ class Party:
             # the group counts its deaths
             raise GroupLost("the ranks died") if self.built < 4 else PlacementError("died without a new step")
         if self.spike and iteration == 1 and experience.position == 1:
-            return {"decision": DECISION}
+            return {"decision": self.spike}
         self.updates, self.changes = self.updates + 1, self.changes + bool(experience.samples)
         return {"finite": self.finite}
 
@@ -139,11 +143,13 @@ def test_iterations_optimizer_steps_and_versions_are_three_numbers():
     ]  # fmt: skip
 
 
-def test_a_spike_passes_over_its_prompts_and_not_over_its_iteration():
+@pytest.mark.parametrize(("decision", "rewound"), [(SKIP, [0]), (ROLLBACK, [0, 1])])
+def test_a_spike_passes_over_its_prompts_and_not_over_its_iteration(decision, rewound):
     party: Any = Party()
-    party.spike = True
-    rows = run(party)
+    party.spike = decision
+    rows = run(party, spikes={})
     assert [row["step"] for row in rows] == [0, 1, 2] and "spike at step 1" in rows[1]["event"]
+    assert party.rewound == rewound and party.saved[0]["iteration"] == 1, "a rollback needs a place to go back to"
     assert party.asked == [(0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 1, 2)]
 
 
