@@ -65,7 +65,7 @@ def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> Mo
     ends = 0.0 if adapter else load.ends
     state = optimizer.bytes_per_weight * (trained - ends) + optimizer.bytes_per_end * ends
     # the frozen start is a second model, unless it is this one without its adapter
-    reference = "reference" in getattr(resolve(getattr(cfg, "objective", None)), "needs", ())
+    reference = "reference" in getattr(loss_of(cfg), "needs", ())
     frozen = width * load.weights if adapter else 4.0 * load.weights if reference else 0.0
     return ModelSize(
         blocks=load.blocks + load.experts,
@@ -83,7 +83,12 @@ def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> Mo
     )
 
 
+def loss_of(cfg: Any) -> Any:
+    """The card that says the loss: a train stage's objective, an rl stage's algorithm."""
+    return resolve(getattr(cfg, "objective", None) or getattr(cfg, "algorithm", None))
+
+
 def sequences_of(cfg: Any) -> int:
     """Sequences that a row of the stage becomes: a pair has two."""
-    kinds = getattr(resolve(getattr(cfg, "objective", None)), "rows", ())
+    kinds = getattr(loss_of(cfg), "rows", ())
     return max((ROW_KINDS[kind].sequences for kind in kinds), default=1)

@@ -15,7 +15,7 @@ from raylm.model.flops import flops_per_token
 from raylm.parallel.pipeline.bubble import bubble
 from raylm.parallel.strategies.strategy import ModelSize
 from raylm.trainer.forecast.devices import Device
-from raylm.trainer.forecast.load import sequences_of, size_of
+from raylm.trainer.forecast.load import loss_of, sequences_of, size_of
 
 # share of the dense peak that whole training steps reach when nothing is exchanged: constants for all models and layouts.
 # An 8192^3 product reaches 80 % on Hopper; attention, norms and the optimizer take the rest
@@ -64,7 +64,8 @@ def speed_of(
         PlanError: the device has no 8-bit floats.
     """
     mesh = cfg.mesh
-    passes = getattr(resolve(getattr(cfg, "objective", None)), "num_passes", 1)
+    loss = loss_of(cfg)
+    passes = getattr(loss, "num_passes", 1 + ("reference" in getattr(loss, "needs", ())))
     tokens = batch * length * sequences_of(cfg)
     flops = flops_per_token(config, length) * tokens
     # each pass that prepares a batch is a forward pass more
