@@ -14,7 +14,7 @@ from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.model.load import load_model
 from raylm.parallel.checkpoints.steps import whole_checkpoints
-from raylm.parallel.expert import _apart, _fits_grouped
+from raylm.parallel.expert import _by_expert, _fits_grouped
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from raylm.trainer.export import write_streamed
@@ -61,7 +61,7 @@ def test_each_expert_meets_its_own_rows(width):
         torch.nn.init.normal_(weight, std=0.1)
     rows, counts = torch.randn(7, 32, requires_grad=True), [3, 0, 2, 2]
     assert _fits_grouped(rows, experts.down_proj) == (width == 8)
-    made = _apart(experts, rows, torch.tensor(counts), experts.gate_up_proj, experts.down_proj)
+    made = _by_expert(experts, rows, torch.tensor(counts), experts.gate_up_proj, experts.down_proj)
     number = torch.arange(4).repeat_interleave(torch.tensor(counts))
     # the same by transformers, each row sent to one expert with weight 1
     config._experts_implementation = "eager"
