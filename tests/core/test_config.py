@@ -11,10 +11,12 @@ from raylm.core.config import (
     CustomCard,
     Refers,
     StageConfig,
+    TokensRef,
     WorkerSpec,
     did_you_mean,
     digest_of,
     references,
+    resolved,
 )
 from raylm.core.errors import ConfigError
 
@@ -89,3 +91,17 @@ def test_custom_card_is_imported_or_said_to_be_missing():
     assert made == WorkerSpec(count=3)
     with pytest.raises(ConfigError, match="nowhere"):
         CustomCard(path="raylm.nowhere:X").card()
+
+
+class ReadsTokens(Config):
+    rows: TokensRef = "tokens"
+
+
+def test_what_a_custom_card_names_is_a_reference_too():
+    class Asks(Config):
+        tasks: list[CustomCard]
+
+    named = CustomCard(path=f"{__name__}:ReadsTokens", options={"rows": "web"})
+    found = list(references(Asks(tasks=[named, CustomCard(path="no.such:Card")])))
+    assert [(ref.path, ref.value, ref.kinds) for ref in found] == [(("tasks", "0", "rows"), "web", ("Tokens",))]
+    assert resolved(Asks(tasks=[named])).tasks == [ReadsTokens(rows="web")]
