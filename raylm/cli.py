@@ -146,6 +146,7 @@ def _chat(arguments: argparse.Namespace) -> int:
     from raylm.core.config import ENDPOINT
     from raylm.core.errors import ArtifactError, PlanError
     from raylm.core.storage import Folder
+    from raylm.run_page import page_of
 
     if arguments.what.endswith(".toml"):
         loaded = job.load(arguments.what, arguments.set)
@@ -153,6 +154,7 @@ def _chat(arguments: argparse.Namespace) -> int:
             raise PlanError("a chat needs an endpoint, this job has no serve stage", where=arguments.what)
         _check(loaded, None, arguments.rebuild)
         endpoint = list(job.run(loaded, rebuild=arguments.rebuild, command=_again_of(arguments)).values())[-1]
+        print(f"page of this run: {page_of(loaded)}", flush=True)
     elif arguments.set or arguments.rebuild:
         raise PlanError("--set and --rebuild are for a job file", where=arguments.what)
     elif arguments.what.startswith(("http://", "https://")):

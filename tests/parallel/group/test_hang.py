@@ -11,7 +11,7 @@ import pytest
 from raylm.core.config import WorkerSpec
 from raylm.core.errors import PlacementError
 from raylm.core.storage import Folder
-from raylm.parallel.group import hang
+from raylm.parallel.group import hang, watch
 from raylm.parallel.group.driver import hold_ranks
 from raylm.parallel.group.hang import Beat, blame, stands_still
 from tests.parallel import tasks
@@ -66,7 +66,9 @@ def group(workers):
 
 
 @pytest.mark.ray
-def test_a_stopped_process_is_found_and_the_task_goes_on_in_a_new_group(group, tmp_path, capsys):
+def test_a_stopped_process_is_found_and_the_task_goes_on_in_a_new_group(group, tmp_path, capsys, monkeypatch):
+    # a stopped rank never answers
+    monkeypatch.setattr(watch, "ANSWER_S", 4.0)
     pids, stopped = group.pids(), []
 
     def stop_one(kind, values):

@@ -68,6 +68,8 @@ LONG = {
 }  # fmt: skip
 TRIED = [name for name in CASES if name not in LONG or os.environ.get("RAYLM_LONG")]
 ZERO = [Deepspeed(zero=1), Deepspeed(zero=2), Deepspeed(zero=3), Deepspeed(zero=3, offload=["optimizer", "parameters"])]
+# stage 1 keeps whole gradients and is stage 2 in all else
+INDICES = [pytest.param(0, marks=pytest.mark.long), 1, 2, 3]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,8 @@ def of_two(rank: int, world: int, folder: str) -> dict[str, Any]:
     at = Path(folder)
     found: dict[str, Any] = {name: trained(rank, world, *CASES[name]) for name in TRIED}
     for index, card in enumerate(ZERO):
+        if index == 0 and not os.environ.get("RAYLM_LONG"):
+            continue
         found[f"nan {index}"] = nan_on_one_rank(card, at / f"nan-{index}", rank)
         found[f"clear {index}"] = cleared(card, at / f"clear-{index}")
         found[f"bfloat16 {index}"] = trained(rank, world, card, {"dtype": "bfloat16"})
@@ -173,7 +177,7 @@ def test_two_ranks_train_as_one(two, name):
     assert_same([one[name] for one in two], table)
 
 
-@pytest.mark.parametrize("index", range(len(ZERO)))
+@pytest.mark.parametrize("index", INDICES)
 def test_a_gradient_that_is_not_finite_changes_nothing(two, index):
     for one in two:
         found = one[f"nan {index}"]
@@ -184,13 +188,13 @@ def test_a_gradient_that_is_not_finite_changes_nothing(two, index):
     assert not all(tensor.equal(found["later"][name]) for name, tensor in found["before"].items())
 
 
-@pytest.mark.parametrize("index", range(len(ZERO)))
+@pytest.mark.parametrize("index", INDICES)
 def test_gradients_can_be_forgotten_and_refused(two, index):
     assert_same([one[f"clear {index}"] for one in two], {})
     assert all(len(one[f"clear {index}"]["asked"]) == 1 and one[f"clear {index}"]["asked"][0] > 0.0 for one in two)
 
 
-@pytest.mark.parametrize("index", range(len(ZERO)))
+@pytest.mark.parametrize("index", INDICES)
 def test_bfloat16_over_float32_masters(two, index):
     found, exact = two[0][f"bfloat16 {index}"], two[0]["zero 3"]
     assert losses(found["rows"]) == pytest.approx(losses(exact["rows"]), abs=5e-3)
@@ -198,14 +202,14 @@ def test_bfloat16_over_float32_masters(two, index):
     assert {tensor.dtype for tensor in found["weights"].values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("index", range(len(ZERO)))
+@pytest.mark.parametrize("index", INDICES)
 def test_a_resumed_run_is_the_same_bit_for_bit(two, index):
     found = two[0][f"resumed {index}"]
     assert losses(found["again"]["rows"]) == losses(found["whole"]["rows"])
     assert all(tensor.equal(found["again"]["weights"][name]) for name, tensor in found["whole"]["weights"].items())
 
 
-@pytest.mark.parametrize("index", range(len(ZERO)))
+@pytest.mark.parametrize("index", INDICES)
 def test_the_state_has_the_names_and_shapes_of_fsdp(two, index):
     assert two[0][f"keys {index}"] == two[0]["keys"]
 
