@@ -24,7 +24,7 @@ from raylm.core.page import escape
 from raylm.core.storage import Folder
 
 PAGE, RECORD = "index.html", "stages.json"
-WORDS = {"done": "done", "running": "running", "failed": "failed", "stopped": "goes on", "drift": "other config", "new": "to do"}
+WORDS = {"done": "done", "running": "running", "failed": "failed", "stopped": "stopped", "drift": "other config", "new": "to do"}
 _STYLE = """<style>:root{--done:#3f8f58;--running:#c98a1b;--failed:#c4473a;--new:#98a1ae}
 @media(prefers-color-scheme:dark){:root{--done:#5fb57a;--running:#dfa63f;--failed:#e06c5f;--new:#5c6675}}
 svg.graph{margin:0 auto;min-width:34rem}svg.graph a{text-decoration:none}svg.graph text{font-size:11.5px}
