@@ -10,7 +10,7 @@ from raylm.core.errors import DataError
 from raylm.data.batch import pad
 from raylm.model.limits import positions
 from raylm.model.load import load_model, load_tokenizer
-from raylm.model.logprobs import token_logprobs
+from raylm.model.scores import token_logprobs
 from raylm.model.shapes.shape import Shape
 
 MICRO = 16

@@ -104,6 +104,19 @@ def ask(model: torch.nn.Module, inputs: Inputs, asks: Asks = LOGPROBS, backend: 
     return Scores.of(answer(model, inputs, asks, backend), asks)
 
 
+def token_logprobs(model: torch.nn.Module, batch: Padded, temperature: float = 1.0) -> torch.Tensor:
+    """Log-probability of token t given the tokens before it, float32 [B, T]; 0 at tokens that do not count. What evaluation and
+    perplexity ask: they wait for no kernel to be compiled.
+
+    Args:
+        temperature: logits are divided by it, as a sampler does.
+    """
+    import torch
+
+    scores = ask(model, causal(batch), Asks(temperature=temperature), "chunked")
+    return torch.nn.functional.pad(scores.logprob_BT[:, :-1], (1, 0))
+
+
 def answer(model: torch.nn.Module, inputs: Inputs, asks: Asks, backend: str) -> torch.Tensor:
     """What `ask` makes scores of, float32 [B, T, C]: in one piece, so that ranks can exchange it."""
     question = Question(asks, inputs.target_BT, inputs.weight_BT, backend)

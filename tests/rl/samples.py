@@ -9,7 +9,7 @@ import torch
 
 from raylm.core.errors import GroupLost
 from raylm.data.batch import pad
-from raylm.model.logprobs import token_logprobs
+from raylm.model.scores import token_logprobs
 from raylm.parallel.group.heartbeat import NoHeartbeat
 from raylm.parallel.group.ranks import Ranks
 from raylm.parallel.optimizers.adamw import AdamW

@@ -34,7 +34,7 @@ class Perplexity(Config):
     max_tokens: int = Field(default=1024, gt=1)
     """A longer text is scored by its beginning."""
     batch_tokens: int = Field(default=4096, gt=0)
-    """Tokens per batch, padding included; each costs four bytes for each token of the vocabulary."""
+    """Tokens per batch, padding included."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Dtype of the computation; `auto`: the one that the weights are stored in."""
 
@@ -56,7 +56,7 @@ class Perplexity(Config):
         import torch
 
         from raylm.data.batch import pad
-        from raylm.model.logprobs import token_logprobs
+        from raylm.model.scores import token_logprobs
 
         tokenizer, model = _loaded(self.model, self.dtype, device())
         check_length(self.max_tokens, model.config, self.model)

@@ -1,4 +1,4 @@
-"""Padded rows: their log-probabilities by hand and against transformers."""
+"""Log-probabilities of the tokens of padded rows, by hand and against transformers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raylm.data.batch import pad
-from raylm.model.logprobs import token_logprobs
+from raylm.model.scores import token_logprobs
 from tests.model.tiny import tiny_model
 
 ROWS = [np.array([5, 9, 60]), np.array([7, 8, 9, 10, 11])]
