@@ -21,7 +21,7 @@ class RL(TrainerConfig):
 
     placement = TrainerConfig.placement | {"generator", "reward_timeout_s"}
     renamed = {"steps": "iterations", "prompts_per_step": "prompts_per_iteration", "sampler": "generator"}
-    figures = ("held_out_reward", "reward", "held_out_finished_share", "held_out_completion_tokens")
+    figures = ("held_out_reward", "reward", "held_out_finished_share", "held_out_completion_tokens", "tokens_per_s", "goodput")
 
     stage: Literal["rl"]
     prompts: PromptsRef
