@@ -15,7 +15,7 @@ from raylm.data.shards import Rows
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examine import Mark, Marks, examine, grade_logprobs
 from raylm.evaluate.lm import LM
-from raylm.inference.generator import Sampling
+from raylm.inference.completions import Sampling
 from raylm.inference.pool import hold_pool
 from raylm.model.limits import config_of, positions
 from raylm.model.load import checkpoint_path

@@ -16,9 +16,10 @@ from typing import Any
 from raylm.core.errors import PlacementError
 from raylm.core.workers import Workers
 from raylm.inference.calls import GeneratorLost, answer_of
+from raylm.inference.completions import Completion, Sampling
 from raylm.inference.config import GeneratorSpec
 from raylm.inference.engine_dtype import EngineDtype
-from raylm.inference.generator import Completion, Generator, OtherNetwork, Sampling
+from raylm.inference.generator import Generator, OtherNetwork
 from raylm.inference.weight_transfer import Sent
 
 PART = "generator"

@@ -9,7 +9,7 @@ from raylm.core.config import digest_of
 from raylm.core.errors import RaylmError, StageError
 from raylm.core.workers import Workers
 from raylm.inference.calls import how_it_ended
-from raylm.inference.generator import Completion
+from raylm.inference.completions import Completion
 from raylm.rl.config import RL
 from raylm.rl.rewards.worker import RewardWorker
 from raylm.rl.types import Prompt, Rollout, Score, Unscored

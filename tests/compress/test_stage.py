@@ -9,9 +9,9 @@ from raylm.compress.config import Compress
 from raylm.compress.stage import run
 from raylm.core.artifact import Checkpoint, Tokens
 from raylm.core.errors import ConfigError
+from raylm.inference.completions import Sampling
 from raylm.inference.config import GeneratorSpec
 from raylm.inference.engine_dtype import formats, this_machine
-from raylm.inference.generator import Sampling
 from raylm.inference.pool import hold_pool
 from tests.model.tiny import tiny_checkpoint
 from tests.rows import counting_rows, make_rows

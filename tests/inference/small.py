@@ -9,8 +9,8 @@ from typing import Any
 
 from raylm.core.errors import DataError
 from raylm.inference.buckets import WeightsDigest
+from raylm.inference.completions import Completion, VersionSpan
 from raylm.inference.engine_dtype import EngineDtype
-from raylm.inference.generator import Completion, VersionSpan
 
 
 class Small:

@@ -7,8 +7,9 @@ import pytest
 from raylm.core.errors import ArtifactError, DataError, PlacementError
 from raylm.inference.buckets import pack, weights_digest
 from raylm.inference.calls import answer_of
+from raylm.inference.completions import Sampling, VersionSpan
 from raylm.inference.config import GeneratorSpec
-from raylm.inference.generator import Sampling, VersionSpan, stream
+from raylm.inference.generator import stream
 from raylm.inference.pool import hold_pool
 from raylm.inference.weight_transfer import send_weights
 from tests.model.tiny import tiny_checkpoint, tiny_model

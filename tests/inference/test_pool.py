@@ -7,8 +7,8 @@ import pytest
 
 from raylm.core.errors import DataError, PlacementError
 from raylm.inference import pool as pools
+from raylm.inference.completions import Sampling
 from raylm.inference.config import GeneratorSpec
-from raylm.inference.generator import Sampling
 from raylm.inference.pool import MOST_LOST, Pool, pool_key
 from raylm.inference.weight_transfer import send_weights
 from tests.inference.small import Small
