@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from raylm.core.storage import Folder
+from raylm.model.value_head import with_value_head
 from raylm.parallel.assemble import assemble
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.train.batches import Batches
@@ -23,7 +24,7 @@ TOKENS = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id"
 
 
 def fixed_rows() -> list[dict[str, Any]]:
-    """23 rows of 5 to 12 tokens, as dialogues and as pairs at once; no batch of 5 divides evenly."""
+    """23 rows of 5 to 12 tokens, as dialogues, pairs and judged answers at once; no batch of 5 divides evenly."""
     draw = np.random.default_rng(7)
 
     def tokens(low: int, high: int) -> np.ndarray:
@@ -41,6 +42,8 @@ def fixed_rows() -> list[dict[str, Any]]:
                 "prompt": prompt,
                 "chosen": chosen,
                 "rejected": rejected,
+                "completion": chosen,
+                "label": len(rows) % 3 > 0,
             }
         )
     return rows
@@ -77,16 +80,17 @@ def make_loop(
     if "reference" in cfg.objective.needs and not cfg.adapter:
         frozen = cfg.model.build(TOKENS, cfg.seed + 1)
         reference = assemble(frozen, cfg, steps, rank=place[0], world=place[1], frozen=True)
+    if cfg.objective.makes == "reward":
+        bare = with_value_head(bare, cfg.seed)
     if cfg.adapter:
         bare = cfg.adapter.attach(bare, cfg.seed)
     engine = assemble(bare.train(), cfg, steps, rank=place[0], world=place[1])
     rows = fixed_rows()
     if kind == "Tokens":
         rows = [{"tokens": row["tokens"], "starts": row["starts"]} for row in rows]
-    grid, mask = engine.grid, cfg.document_mask
-    batches = Batches(
-        rows, kind, batch=5, micro=micro, seed=0, pad_id=0, rank=grid.data_rank, world=grid.data_world, document_mask=mask
-    )
+    place = {"rank": engine.grid.data_rank, "world": engine.grid.data_world}
+    more = {"document_mask": cfg.document_mask, "mismatched": "mismatched" in cfg.objective.needs}
+    batches = Batches(rows, kind, batch=5, micro=micro, seed=0, pad_id=0, **place, **more)
     setup = Setup(
         rows_uris=["rows"],
         num_rows=[len(rows)],
