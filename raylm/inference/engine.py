@@ -8,6 +8,9 @@ from typing import Any
 CPU_KV_CACHE_GB = "1"
 """GB of key-value cache on the CPU backend, which would otherwise take 4 GB or half the memory."""
 
+CPU_REQUESTS = 256
+"""Requests that an engine on a CPU works on at once: vLLM's default for batches, which it takes for a server to be half."""
+
 
 def set_environment(gpu: bool) -> None:
     """Set what vLLM reads at import; call it before `import vllm`, and before torch where that is possible.
@@ -61,5 +64,9 @@ def build_engine(
     options |= {"dtype": dtype, "max_model_len": max_len, "enforce_eager": not gpu, "trust_remote_code": False}
     if gpu:
         options["gpu_memory_utilization"] = memory_share
+    else:
+        # a prompt whose tokens are split over two steps ends the engine when its request has a seed: vLLM then winds back the
+        # generator of random numbers, which those of CPUs cannot do (`CPU Generator does not use offset`)
+        options |= {"enable_chunked_prefill": False, "max_num_seqs": CPU_REQUESTS}
     arguments = AsyncEngineArgs(model=model, **options)
     return AsyncLLM.from_engine_args(arguments) if own_process else engine_in_thread(arguments)

@@ -74,6 +74,18 @@ def perturbed(seed):
 
 @pytest.mark.ray
 @pytest.mark.vllm
+def test_more_tokens_at_once_than_a_step_takes(pool):
+    """20,000 tokens of seeded requests: none may be split over two steps, and each gives what it gives alone."""
+    prompts = [[1, 3 + row, *range(40, 140)] for row in range(200)]
+    sampling = Sampling(max_tokens=2, stop_at_eos=False)
+    together = pool.generate(prompts, sampling, list(range(200)))
+    alone = pool.generate(prompts[150:151], sampling, [150])
+    assert together[150][0].tokens == alone[0][0].tokens
+    assert {len(row[0].tokens) for row in together} == {2}
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
 def test_greedy_tokens_equal_transformers(pool, folder):
     found = pool.generate(PROMPTS, GREEDY)
     model = reference(folder)
