@@ -27,7 +27,7 @@ class Scheduled(Config):
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     """Decay after warm-up; `wsd` holds the peak and falls linearly over the last `decay`, so that a run can be made longer."""
     floor: float = Field(default=0.1, ge=0, le=1)
-    """ParallelConfig rate at the last step as a share of the peak."""
+    """Learning rate at the last step as a share of the peak."""
     decay: float = Field(default=0.2, gt=0, le=1)
     """Share of the steps after warm-up over which `wsd` falls."""
     no_decay: list[str] = []
@@ -53,7 +53,7 @@ class Scheduled(Config):
         raise NotImplementedError
 
     def lr_at(self, step: int, steps: int) -> float:
-        """ParallelConfig rate of update `step` (0 is the first) of `steps`."""
+        """Learning rate of update `step` (0 is the first) of `steps`."""
         warmup = self.warmup if self.warmup >= 1 else self.warmup * steps
         if step + 1 <= warmup:
             return self.lr * (step + 1) / math.ceil(warmup)
