@@ -109,26 +109,24 @@ class Examinations:
         """Why there is no grade: model -> task -> reason."""
         found: dict[str, dict[str, str]] = {}
         for (model, number), why in self._failed.items():
-            found.setdefault(model, {})[self._cards[number].kind] = why
+            found.setdefault(model, {})[self._name(number)] = why
         return found
 
     def notes(self) -> list[str]:
         """One line for each grade that is missing, or that has something to be said about it."""
         lines = [f"{model} has no grade in {task}: {why}" for model, tasks in self.missing.items() for task, why in tasks.items()]
         for model in self._models:
-            for number, card in enumerate(self._cards):
+            for number in range(len(self._cards)):
                 mark = self._marks.read(model, number)
                 if mark and mark.note:
-                    lines.append(f"{model} in {card.kind}: {mark.note}")
+                    lines.append(f"{model} in {self._name(number)}: {mark.note}")
         return lines
 
     def _ask_engine(self, model: str, numbers: list[int]) -> None:
         path = checkpoint_path(self._ctx, model)
         longest = 0
         for number in numbers:
-            rows = Rows.open(self._rows(number), "held_out")
-            lengths = [len(rows[at]["tokens"]) for at in range(len(rows))]
-            longest = max(longest, max(lengths, default=0) + self._cards[number].max_tokens)
+            longest = max(longest, self._longest(number) + self._cards[number].max_tokens)
         max_len = min(longest, positions(config_of(path)) or longest)
         pool = hold_pool(self._ctx.workers, self._cfg.generator)
         pool.start(path, max_len=max_len)
@@ -151,8 +149,22 @@ class Examinations:
         numbers = [number for number, card in enumerate(self._cards) if card.needs == needs]
         return [number for number in numbers if self._marks.read(model, number) is None]
 
-    def _rows(self, number: int) -> str:
-        return self._ctx.open(self._cards[number].rows).uri
+    def _name(self, number: int) -> str:
+        """The kind of a task; with its place where another one is of that kind too."""
+        kinds = [getattr(card, "kind", type(card).__name__) for card in self._cards]
+        return kinds[number] if kinds.count(kinds[number]) == 1 else f"{kinds[number]}#{number + 1}"
+
+    def _rows(self, number: int) -> str | None:
+        """Where the rows of a task lie; None for a task that brings its own texts."""
+        rows = getattr(self._cards[number], "rows", None)
+        return None if rows is None else self._ctx.open(rows).uri
+
+    def _longest(self, number: int) -> int:
+        """Tokens of the longest prompt of a task; one that brings its own texts says it (`max_prompt`)."""
+        if (uri := self._rows(number)) is None:
+            return self._cards[number].max_prompt
+        rows = Rows.open(uri, "held_out")
+        return max((len(rows[at]["tokens"]) for at in range(len(rows))), default=0)
 
     def _fail(self, model: str, numbers: list[int], failure: Exception) -> None:
         for number in numbers:

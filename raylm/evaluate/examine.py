@@ -49,29 +49,17 @@ class Marks:
         return f"{task}-{digest_of(model)}.json"
 
 
-def examine(lm: LM, card: Any, uri: str) -> Mark:
+def examine(lm: LM, card: Any, uri: str | None) -> Mark:
     """Ask one task.
 
     Args:
-        uri: the artifact of the task's rows.
+        uri: the artifact of the task's rows; None for a task that brings its own texts.
 
     Raises:
         DataError: the rows are of another tokenizer than the model's, or no finite grade came of them.
     """
-    rows: Any = Rows.open(uri, "held_out")
-    asked = min(getattr(card, "num_rows", ROWS), len(rows))
-    theirs = load_tokenizer(Folder(uri).path("tokenizer"))
-    notes = []
-    if why := other_tokens((rows[at] for at in range(asked)), theirs, lm.tokenizer):
-        if not getattr(card, "text", False):
-            raise DataError(
-                f"the rows are of another tokenizer than the model's: {why}",
-                where=uri,
-                next="tokenize them with `tokenizer` set to this model, for an evaluate stage of its own",
-            )
-        rows = encoded_anew([rows[at]["tokens"] for at in range(asked)], theirs, lm)
-        notes.append("the rows are of another tokenizer; their text was encoded anew with the model's")
-    grades = card.grade(lm, rows)
+    notes: list[str] = []
+    grades = card.grade(lm, None if uri is None else _rows_for(lm, card, uri, notes))
     for name, value in grades.items():
         if not math.isfinite(value):
             raise DataError(f"{name} is {value}: no grade", where=uri, next="look at the model's weights and at the rows")
@@ -79,10 +67,28 @@ def examine(lm: LM, card: Any, uri: str) -> Mark:
     return Mark(grades, "; ".join([*notes, *([f"without {left}"] if left else [])]))
 
 
+def _rows_for(lm: LM, card: Any, uri: str, notes: list[str]) -> Any:
+    """The task's rows in the model's tokens; adds to `notes` where they had to be encoded anew."""
+    rows: Any = Rows.open(uri, "held_out")
+    num_rows = min(getattr(card, "num_rows", ROWS), len(rows))
+    theirs = load_tokenizer(Folder(uri).path("tokenizer"))
+    why = other_tokens((rows[at] for at in range(num_rows)), theirs, lm.tokenizer)
+    if not why:
+        return rows
+    if not getattr(card, "text", False):
+        raise DataError(
+            f"the rows are of another tokenizer than the model's: {why}",
+            where=uri,
+            next="tokenize them with `tokenizer` set to this model, for an evaluate stage of its own",
+        )
+    notes.append("the rows are of another tokenizer; their text was encoded anew with the model's")
+    return encoded_anew([rows[at]["tokens"] for at in range(num_rows)], theirs, lm)
+
+
 def grade_logprobs(
     path: str,
     fresh: tuple[Shape, dict[str, Any], int] | None,
-    tasks: list[tuple[int, Any, str]],
+    tasks: list[tuple[int, Any, str | None]],
     model: str,
     marks: Marks,
 ) -> dict[int, str]:

@@ -7,6 +7,7 @@ import math
 import signal
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from raylm.core.artifact import Dialogues, Pairs, Prompts, Tokens
+from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.evaluate.examine import Marks, examine, grade_logprobs
@@ -175,3 +177,23 @@ def test_a_process_killed_in_the_middle_leaves_the_marks_it_made(root, tmp_path)
     refused = grade_logprobs(str(root / "own"), None, [(1, CARDS["dialogues"], str(root / "dialogues"))], "own", marks)
     assert refused == {}
     assert marks.read("own", 1) == asked(root, "own", "dialogues")
+
+
+class Own(Config):
+    """A task that brings its own texts."""
+
+    needs: ClassVar[str] = "logprobs"
+    better: ClassVar[dict[str, str]] = {"own": "high"}
+    kind: str = "own"
+
+    def grade(self, lm, rows):
+        assert rows is None
+        tokens = [lm.tokenizer.encode(text) for text in TEXTS]
+        masks = [[0] * 8 + [1] * (len(row) - 8) for row in tokens]
+        return {"own": -sum(lm.logprob_sums(tokens, masks)) / sum(map(sum, masks))}
+
+
+def test_a_task_may_bring_its_own_texts(root):
+    by_rows = examine(LM(str(root / "own")), CARDS["dialogues"], str(root / "dialogues"))
+    own = examine(LM(str(root / "own")), Own(), None)
+    assert own.grades["own"] == pytest.approx(by_rows.grades["dialogue_loss"], rel=1e-6)
