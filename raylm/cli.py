@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import signal
 import sys
 from typing import Any
 
 from raylm import __version__
-from raylm.convert import add_options
 from raylm.core.errors import RaylmError
+
+_SECRET = re.compile(r"(^|[._-])(api_?key|key|secret|token|passw(or)?d|credentials?|authorization)$", re.IGNORECASE)
+_IN_URL = re.compile(r"://[^/@\s]+@")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 is done, 1 an error said in words, 2 a wrong command line, 130 stopped by Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser(words[:1] == ["convert"]).parse_args(words)
     try:
         return arguments.command(arguments)
     except RaylmError as error:
@@ -170,7 +174,8 @@ def _chat(arguments: argparse.Namespace) -> int:
     return chat.chat(endpoint.facts["url"], arguments.key or endpoint_key(endpoint), endpoint.facts["model_name"])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(converts: bool = True) -> argparse.ArgumentParser:
+    """The command line; with `converts` also the options of `convert`, which are those of the formats and imported for it."""
     parser = argparse.ArgumentParser(
         prog="raylm",
         description="Takes a language model from raw text to an autoscaled endpoint.",
@@ -190,7 +195,11 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("what", metavar="URI|JOB", help="folder of an artifact, or a job file")
     show.add_argument("--step", metavar="N", type=int, help="of a trained checkpoint: the documents that step N learned from")
     _command(commands, "doctor", _doctor, "what this machine has, what is missing and the command that mends it")
-    add_options(_command(commands, "convert", _convert, "write a checkpoint in another format, or read one of another program"))
+    convert = _command(commands, "convert", _convert, "write a checkpoint in another format, or read one of another program")
+    if converts:
+        from raylm.convert import add_options
+
+        add_options(convert)
     find = _command(commands, "find-lr", _find_lr, "try growing learning rates on a train stage and suggest one")
     find.add_argument("job", metavar="JOB", help="a job file; what the stage reads has been made")
     find.add_argument("stage", metavar="STAGE", help="a train stage")
@@ -222,9 +231,15 @@ def _print_error(error: RaylmError) -> None:
 
 
 def _again_of(arguments: argparse.Namespace) -> str:
-    """`_again`, of parsed arguments: what the page of a run names."""
+    """`_again`, of parsed arguments: what the page of a run names. The page may be passed on: what looks secret is left out."""
     verb, job = ("chat", arguments.what) if hasattr(arguments, "what") else ("run", arguments.job)
-    return shlex.join(["raylm", verb, job, *(word for key in arguments.set for word in ("--set", key))])
+    only = ["--only", arguments.only] if getattr(arguments, "only", None) else []
+    return shlex.join(["raylm", verb, job, *only, *(word for key in arguments.set for word in ("--set", _shown(key)))])
+
+
+def _shown(assignment: str) -> str:
+    key, _, value = assignment.partition("=")
+    return f"{key}=..." if _SECRET.search(key) or _IN_URL.search(value) else assignment
 
 
 def _again(argv: list[str] | None) -> str:

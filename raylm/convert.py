@@ -42,6 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and name what can be done with it."""
     kind = arguments.to or arguments.source
+    if arguments.like and not arguments.source:
+        raise ConfigError("--like is for --from: what is written has its own config and tokenizer", next="drop --like")
     given = {name.removeprefix("key_"): value for name, value in vars(arguments).items() if name.startswith("key_") and value}
     try:
         card = CARDS[kind](**given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from raylm.compress.config import Compress
 from raylm.core.artifact import MANIFEST, open_artifact
 from raylm.core.config import Config, CustomCard, resolved
 from raylm.core.errors import ConfigError, PlanError
@@ -17,9 +18,17 @@ from raylm.parallel.optimizers.schedule import Scheduled
 from raylm.parallel.strategies.strategy import Strategy
 from raylm.rl import checks
 from raylm.rl.config import RL
+from raylm.serve.guards.guard import Guard
 from raylm.train.config import Train
 from raylm.train.objectives.objective import Objective
 from raylm.trainer.forecast.report import Known, forecast, suggestions
+
+CALLED = (
+    ("tasks", "grade", "grade(lm, rows)"),
+    ("method", "apply", "apply(model, ranges)"),
+    ("format", "write", "write(source, out)"),
+)
+"""Methods that cards of these fields are called by."""
 
 
 def estimate(job: Job, name: str) -> list[str]:
@@ -99,6 +108,18 @@ def _check_resolved(job: Job, step: Step) -> None:
             raise ConfigError(
                 f"the custom card is no {name}", where=name, next=f"derive it from {base.__module__}.{base.__name__}"
             )
+    for place, guard in enumerate(getattr(cfg, "guards", ())):
+        if not isinstance(guard, Guard):
+            raise ConfigError(
+                "the custom card is no guard", where=f"guards.{place}", next=f"derive it from {Guard.__module__}.Guard"
+            )
+    for name, method, called in CALLED:
+        found = getattr(cfg, name, None)
+        for card in found if isinstance(found, list) else [found]:
+            if card is not None and not callable(getattr(card, method, None)):
+                raise ConfigError(f"the custom card {type(card).__name__!r} has no method {called}", where=name)
+    if isinstance(step.config, Compress) and (wrong := step.config.misfit()):
+        raise ConfigError(wrong)
     check_references(job, step.name, cfg)
     if hasattr(cfg, "strategy") and (reason := matrix.refusal(matrix.features(cfg))):
         raise ConfigError(reason)

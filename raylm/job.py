@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from raylm import summary
 from raylm.compress.config import Compress
@@ -24,13 +24,14 @@ from raylm.core.workers import Workers
 from raylm.evaluate.config import Evaluate
 from raylm.prepare.config import Prepare
 from raylm.rl.config import RL
-from raylm.run_page import RunPage
+from raylm.run_page import PAGE, RECORD, RunPage
 from raylm.serve import serving
 from raylm.serve.config import Serve
-from raylm.starts import check_starts
+from raylm.starts import check_starts, made_of
 from raylm.tokenize.config import Tokenize
 from raylm.train.config import Train
 
+_TAKEN = {PAGE, RECORD, "run.json"}
 IDENTITY = f"{WORK}/identity.json"
 AnyStage = Annotated[Prepare | Tokenize | Train | RL | Compress | Evaluate | Serve, Field(discriminator="stage")]
 
@@ -46,6 +47,14 @@ class Job(Config):
     """Folder or URI (s3://, gs://) below which all artifacts lie."""
     stages: dict[str, AnyStage]
     """The stages by name, in any order; references between them make the chain."""
+
+    @field_validator("stages")
+    @classmethod
+    def _names_are_folders(cls, stages: dict[str, Any]) -> dict[str, Any]:
+        for name in stages:
+            if not name.strip() or name.startswith(".") or set(name) & {"/", "\\", "\0"} or name in _TAKEN:
+                raise ValueError(f"a stage cannot be called {name!r}: its folder in {{root}}/{{name}} has that name")
+        return stages
 
     def folder(self, stage: str) -> Folder:
         """Where the artifact of `stage` lies."""
@@ -277,8 +286,8 @@ def _input_entry(job: Job, ref: Reference) -> InputEntry:
     folder = job.folder(ref.value) if ref.value in job.stages else Folder(ref.value)
     if folder.exists(MANIFEST):
         found = open_artifact(folder)
-        if wrong := _unfit(ref, found.made):
-            raise ArtifactError(f"{name}: this is {wrong[0]}", where=found.uri, next=wrong[1])
+        if wrong := _unfit(ref, made_of(found)):
+            raise ArtifactError(f"{name}: this holds {wrong[0]}", where=found.uri, next=wrong[1])
         return InputEntry(name=name, uri=found.uri, fingerprint=found.fingerprint, kind=found.kind, content=found.content)
     if ref.value in job.stages or "Checkpoint" not in ref.kinds:
         raise ArtifactError("no manifest.json: nothing finished is here", where=folder.uri, next="run the stage that makes it")

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 from raylm import summary
 from raylm.core import page
 from raylm.core.artifact import KINDS, MANIFEST, METRICS, REPORT, Artifact, Endpoint, Manifest
-from raylm.core.errors import RaylmError
+from raylm.core.errors import RaylmError, StorageError
 from raylm.core.graph import Node, draw
 from raylm.core.page import escape
 from raylm.core.storage import Folder
@@ -65,7 +66,7 @@ class RunPage:
 
     def __init__(self, folder: Folder, steps: Sequence[Any], command: str) -> None:
         self._folder, self._steps, self._command = folder, steps, command
-        self._times: dict[str, dict[str, Any]] = folder.read_json(RECORD) if folder.exists(RECORD) else {}
+        self._times, self._failed = _record(folder), False
         self._began: dict[str, float] = {}
         self._states = {step.name: _state(step, self._times.get(step.name, {})) for step in steps}
         self._made = {step.name: made for step in steps if step.state == "ready" and (made := _manifest(folder / step.name))}
@@ -81,7 +82,7 @@ class RunPage:
         self._made[stage] = made
         known = self._times.get(stage, {})
         if stage in self._began:
-            self._set(stage, "done", started_at=known["started_at"], seconds=self._seconds(stage))
+            self._set(stage, "done", started_at=known.get("started_at", ""), seconds=self._seconds(stage))
         else:
             self._set(stage, "done", **{"seconds": made.manifest.seconds, **{k: v for k, v in known.items() if k != "state"}})
 
@@ -101,12 +102,22 @@ class RunPage:
 
     def write(self) -> None:
         """The page as things stand."""
-        self._folder.write(PAGE, self._html())
+        self._try(lambda: self._folder.write(PAGE, self._html()))
 
     def _set(self, stage: str, state: str, **values: Any) -> None:
         self._states[stage], self._times[stage] = state, {"state": state, **values}
-        self._folder.write_json(RECORD, self._times)
+        # in ASCII: an error may quote half a surrogate pair
+        self._try(lambda: self._folder.write(RECORD, json.dumps(self._times, indent=2) + "\n"))
         self.write()
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """A page that cannot be written must neither fail a stage nor stand in place of the error of one."""
+        try:
+            write()
+        except (RaylmError, OSError, ValueError) as cause:
+            if not self._failed:
+                print(f"the page of this run cannot be written: {type(cause).__name__}: {cause}", file=sys.stderr)
+            self._failed = True
 
     def _seconds(self, stage: str) -> float:
         return round(time.monotonic() - self._began[stage], 2)
@@ -204,6 +215,15 @@ class RunPage:
         """The name of a stage of this run; another place as it is."""
         folder, _, name = uri.rstrip("/").rpartition("/")
         return name if folder == self._folder.uri.rstrip("/") else uri
+
+
+def _record(folder: Folder) -> dict[str, dict[str, Any]]:
+    """What earlier runs left; nothing where it cannot be read."""
+    try:
+        found = folder.read_json(RECORD) if folder.exists(RECORD) else {}
+    except (StorageError, ValueError):
+        return {}
+    return {name: times for name, times in found.items() if isinstance(times, dict)} if isinstance(found, dict) else {}
 
 
 def _state(step: Any, times: dict[str, Any]) -> str:

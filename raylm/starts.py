@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raylm.core.artifact import MANIFEST
+from raylm.core.artifact import MANIFEST, Artifact, Checkpoint
 from raylm.core.config import Makes, references
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
@@ -39,15 +39,24 @@ def check_starts(name: str, stages: dict[str, Any], folder: Callable[[str], Fold
             continue
         if Path(at.path()).is_dir():
             variant = variant_in(Path(at.path()))
-            if variant.startswith(("reward", "export")) and not ref.accepts(Makes("Checkpoint", variant)):
+            fits = not variant or ref.accepts(Makes("Checkpoint", variant))
+            if fits or not variant.startswith(("reward", "export")):
+                check_folder(Path(at.path()), needs)
+            if not fits:
                 words, remedy = refusal(variant, ref.variants)
                 raise ConfigError(f"{name!r} cannot use {words}", where=at.path(), next=remedy)
-            check_folder(Path(at.path()), needs)
             _check_tokenizer(cfg, stages, Path(at.path()))
         elif ref.value.startswith(("/", "./", "../", "~")):
             raise ArtifactError(
                 "there is no such folder", where=ref.value, next="name a folder with config.json and *.safetensors, or a hub name"
             )
+
+
+def made_of(found: Artifact) -> Makes:
+    """What an artifact is. Of a Checkpoint whose manifest is older than variants, config.json knows better than the facts."""
+    if not isinstance(found, Checkpoint) or found.manifest.variant or not found.folder.is_local:
+        return found.made
+    return found.made._replace(variant=variant_in(Path(found.folder.path())) or found.made.variant)
 
 
 def _needs(cfg: Any) -> Needs | None:

@@ -46,7 +46,8 @@ def plan(job: Job, steps: list[Step]) -> None:
     for step in steps:
         if size := _size(job, step):
             console.print(f"  {step.name}: {size}", highlight=False)
-        for line in [*estimate(job, step.name), *engine_formats(job, step.name), *_drawn(job, step), *check(job, step, steps)]:
+        checked = check(job, step, steps)  # first: what it refuses is nothing to forecast
+        for line in [*estimate(job, step.name), *engine_formats(job, step.name), *_drawn(job, step), *checked]:
             console.print(f"  {step.name}: {line}", highlight=False)
         for difference in step.drift:
             console.print(f"  {step.name}: {difference}   (--rebuild {step.name}, or rename the stage)", highlight=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raylm import job
-from raylm.cli import _again, main
+from raylm.cli import _again, _again_of, _parser, main
 from raylm.core.artifact import Documents, Tokens
 from tests.test_job import finish, write
 
@@ -125,3 +125,12 @@ def test_doctor_finds_this_environment_whole(capsys):
     said = capsys.readouterr().out
     assert "ray 2.60.0" in said
     assert "missing" not in said.split()
+
+
+def test_the_page_names_a_command_without_secrets():
+    words = ["run", "j.toml", "--only", "a", "--set", "stages.a.batch_tokens=9", "--set", "stages.a.api_key=abc"]
+    words += ["--set", "stages.a.source.uri=https://me:pw@host/x"]
+    shown = _again_of(_parser().parse_args(words))
+    assert shown == (
+        "raylm run j.toml --only a --set stages.a.batch_tokens=9 --set stages.a.api_key=... --set stages.a.source.uri=..."
+    )

@@ -35,3 +35,8 @@ def test_only_what_can_be_read_stands_behind_from(capsys):
     with pytest.raises(SystemExit):
         main(["convert", "model", "out", "--from", "hugging_face"])
     assert "choose from" in capsys.readouterr().err
+
+
+def test_like_is_for_what_is_read(tmp_path, capsys):
+    assert main(["convert", str(tmp_path), str(tmp_path / "out"), "--to", "hugging_face", "--like", str(tmp_path)]) == 1
+    assert "--like is for --from" in capsys.readouterr().err

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import pytest
 
 from raylm import job
-from raylm.core.errors import PlanError
-from raylm.estimate import _known, engine_formats, estimate, suggest
+from raylm.compress.config import Compress
+from raylm.core.config import Config, card_kind, resolved
+from raylm.core.errors import ConfigError, PlanError
+from raylm.estimate import _known, check, engine_formats, estimate, suggest
+from raylm.evaluate.config import Evaluate
 from raylm.inference.engine_dtype import Machine
 from raylm.model.adapter import Lora
+from raylm.parallel.matrix import features
+from raylm.serve.config import Serve
+from raylm.train.config import Train
+from raylm.train.objectives.objective import Objective
 from raylm.trainer.forecast.memory import memory_of
 from tests.test_job import write
 
@@ -85,3 +93,46 @@ def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
     assert engine_formats(loaded, "api", amd) == engine_formats(loaded, "small", amx) == []
     assert "kernels of GPUs" in engine_formats(loaded, "tiny", old)[0]
     assert "no engine runs smallest" in engine_formats(loaded, "late", old)[0]
+
+
+class Sums(Objective):
+    """An objective without a kind of its own."""
+
+    rows: ClassVar[tuple[str, ...]] = ("Tokens",)
+
+
+class Grades(Config):
+    needs: ClassVar[tuple[str, ...]] = ("generate",)
+
+    def grade(self, lm, rows): ...
+
+
+class Nothing(Config):
+    pass
+
+
+def _custom(name):
+    return {"kind": "custom", "path": f"{__name__}:{name}"}
+
+
+def test_custom_cards_need_no_kind():
+    assert card_kind(Sums()) == "Sums"
+    cfg = Evaluate(stage="evaluate", models=["m"], tasks=[_custom("Grades")])
+    assert resolved(cfg).narrowed()["models"].by == "task Grades"
+    train = Train(stage="train", rows="r", model="m", steps=1, batch=1, objective=_custom("Sums"))
+    assert "Sums" in features(resolved(train)) and resolved(train).narrowed()["rows"].by == "objective Sums"
+
+
+@pytest.mark.parametrize(
+    ("stage", "table", "said"),
+    [
+        (Evaluate, {"models": ["x/m"], "tasks": [_custom("Nothing")]}, "'Nothing' has no method grade"),
+        (Compress, {"model": "x/m", "method": _custom("Nothing")}, "'Nothing' has no method apply"),
+        (Serve, {"model": "x/m", "guards": [_custom("Nothing")]}, "the custom card is no guard"),
+    ],
+)
+def test_cards_that_cannot_be_called_are_refused(tmp_path, stage, table, said):
+    cfg = stage(stage=stage.__name__.lower(), **table)
+    step = job.Step("last", cfg, cfg.makes(), [], "new", [])
+    with pytest.raises(ConfigError, match=said):
+        check(job.Job(name="j", root=str(tmp_path), stages={"last": cfg}), step, [step])

@@ -178,3 +178,11 @@ def test_other_input_files_are_another_computation(tmp_path):
     assert cfg.raw() == before and next(iter(before.values())).startswith("1 files, 3 bytes (")
     (tmp_path / "b.jsonl").write_text("{}\n")
     assert cfg.raw() != before
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", ".lock", "a/b", "index.html", "stages.json", "run.json"])
+def test_a_stage_is_called_what_a_folder_can_be(tmp_path, name):
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace("[stages.docs]", f'[stages."{name}"]').replace('"docs"', f'"{name}"'))
+    with pytest.raises(ConfigError, match="a stage cannot be called"):
+        job.load(path)

@@ -101,3 +101,36 @@ def test_a_page_in_a_bucket_is_written_too(tmp_path):
     RunPage(folder, job.plan(loaded), "").begin("docs")
     assert states(folder)["docs"] == "running"
     assert page_of(loaded) == str(Path(tmp_path, "t", PAGE))
+
+
+@pytest.mark.parametrize("text", ["", "null", "{", "[1]", '{"docs": 3}'])
+def test_a_broken_record_is_begun_anew(tmp_path, text):
+    loaded = job.load(write(tmp_path))
+    folder = Folder(tmp_path / "t")
+    folder.make().write(RECORD, text)
+    RunPage(folder, job.plan(loaded), "").begin("docs")
+    assert states(folder)["docs"] == "running"
+
+
+def test_a_page_that_cannot_be_written_hides_no_error_and_says_so_once(tmp_path, capsys):
+    class Full(Folder):
+        def writing(self, name):
+            raise OSError(28, "No space left on device")
+
+    loaded = job.load(write(tmp_path))
+    page = RunPage(Full(tmp_path / "t"), job.plan(loaded), "")
+    page.begin("docs")
+    with pytest.raises(StageError, match="the stage's own"), page.failing("docs"):
+        raise StageError("the stage's own")
+    page.end("docs", finish(tmp_path, loaded, "docs", Documents) or open_artifact(Folder(tmp_path / "t" / "docs")))
+    assert capsys.readouterr().err.count("the page of this run cannot be written: OSError") == 1
+
+
+def test_half_a_surrogate_pair_can_be_written(tmp_path):
+    loaded = job.load(write(tmp_path))
+    page = RunPage(Folder(tmp_path / "t"), job.plan(loaded), "")
+    page.begin("docs")
+    with pytest.raises(StageError), page.failing("docs"):
+        raise StageError("text \ud800 end")
+    assert states(Folder(tmp_path / "t"))["docs"] == "failed" and "text ? end" in page_text(Folder(tmp_path / "t"))
+    assert Folder(tmp_path / "t").read_json(RECORD)["docs"]["state"] == "failed"

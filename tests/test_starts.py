@@ -9,6 +9,7 @@ import pytest
 from raylm import job
 from raylm.core.artifact import Checkpoint
 from raylm.core.errors import ArtifactError, ConfigError, PlanError
+from raylm.starts import made_of
 from tests.model.tiny import tiny_checkpoint
 from tests.stages import context
 
@@ -111,9 +112,19 @@ def test_a_checkpoint_of_another_make_is_refused_where_it_cannot_be_used(tmp_pat
         ):
             _plan(tmp_path, masked, table.format(model="bert"), tokenizer=start)
     made = context(tmp_path / "other", "rewards").commit(Checkpoint, variant="reward", facts={})
-    with pytest.raises(ArtifactError, match=r"model: this is a reward model.*\(reward\); asked for is causal or quantized"):
+    with pytest.raises(ArtifactError, match=r"model: this holds a reward model.*\(reward\); asked for is causal or quantized"):
         _plan(tmp_path, serve.format(model=made.uri), tokenizer=start)
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(ConfigError, match="'again' cannot use files of gguf for another program"):
         _plan(tmp_path, TRAIN.format(name="again", model=tmp_path / "gguf", more=""), tokenizer=start)
+
+
+def test_config_json_knows_better_than_a_manifest_of_before(tmp_path, start):
+    made = context(tmp_path / "old", "bert")
+    config = json.loads((start / "config.json").read_text())
+    made.out.write_json("config.json", config | {"model_type": "bert", "architectures": ["BertForMaskedLM"]})
+    found = made.commit(Checkpoint, facts={"objective": "next_token"})
+    assert found.made.variant == "causal" and made_of(found).variant == "masked"
+    newer = context(tmp_path / "new", "bert").commit(Checkpoint, variant="reward", facts={})
+    assert made_of(newer) == newer.made

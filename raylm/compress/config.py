@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import contextlib
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +11,8 @@ from raylm.compress.formats import AnyFormat
 from raylm.compress.formats.compressed_tensors import CompressedTensors
 from raylm.compress.methods import AnyMethod
 from raylm.compress.methods.int8 import Int8
-from raylm.core.config import Makes, Refers, StageConfig, resolve
+from raylm.core.config import CustomCard, Makes, Refers, StageConfig, card_kind, resolve
+from raylm.core.errors import ConfigError
 from raylm.core.variants import LANGUAGE_MODELS
 
 
@@ -38,12 +40,25 @@ class Compress(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Compress:
-        if not self.rounds:
-            if unread := sorted({"method", "calibration", "calibration_rows"} & self.model_fields_set):
-                raise ValueError(f"format {self.format.kind} writes weights as they are: drop {', '.join(unread)}")
-        elif self.calibration is None and "calibration" in getattr(self.method, "needs", ()):
-            raise ValueError(f"method {self.method.kind} needs `calibration`: the name of a stage that makes Tokens or Dialogues")
+        # somebody else's cards are imported by `raylm plan`, which says what is wrong with them
+        if not isinstance(self.format, CustomCard) and not isinstance(self.method, CustomCard) and (wrong := self.misfit()):
+            raise ValueError(wrong)
         return self
 
+    def misfit(self) -> str:
+        """What does not go together, "" where all does. Raises ConfigError when a custom card cannot be made."""
+        method: Any = resolve(self.method)
+        if not self.rounds:
+            unread = sorted({"method", "calibration", "calibration_rows"} & self.model_fields_set)
+            return (
+                f"format {card_kind(resolve(self.format))} writes weights as they are: drop {', '.join(unread)}" if unread else ""
+            )
+        if self.calibration is None and "calibration" in getattr(method, "needs", ()):
+            return f"method {card_kind(method)} needs `calibration`: the name of a stage that makes Tokens or Dialogues"
+        return ""
+
     def makes(self) -> Makes:
-        return Makes("Checkpoint", resolve(self.format).variant)
+        # a custom format that cannot be made here says nothing yet
+        with contextlib.suppress(ConfigError):
+            return Makes("Checkpoint", getattr(resolve(self.format), "variant", ""))
+        return Makes("Checkpoint")

@@ -8,7 +8,7 @@ from raylm.compress.config import Compress
 from raylm.compress.formats.source import Rounded, Source, Written
 from raylm.compress.methods.rounding import Ranges, measure_ranges
 from raylm.core.artifact import Checkpoint, Dialogues, Tokens
-from raylm.core.config import resolve
+from raylm.core.config import card_kind, resolve
 from raylm.core.context import Context
 from raylm.core.errors import ConfigError, DataError
 from raylm.core.storage import Folder
@@ -35,7 +35,7 @@ def run(cfg: Compress, ctx: Context) -> Checkpoint:
     written: Written = finish_task(work, cfg.workers, DEADLINE_S, ctx.stage)
     facts = {"base_model": cfg.model, **written.facts}
     if cfg.rounds:
-        facts["method"] = cfg.method.kind
+        facts["method"] = card_kind(cfg.method)
     if ctx.is_stage(cfg.model):
         facts = {**ctx.open(cfg.model).facts, **facts}
     return ctx.commit(Checkpoint, variant=written.variant, facts=facts, metrics=written.metrics)
@@ -53,9 +53,9 @@ def _rounded(cfg: Compress, path: str, rows_uri: str | None) -> Rounded:
     dtype_before = model.dtype
     method: Any = resolve(cfg.method)
     ranges = {}
-    if "calibration" in method.needs:
+    if "calibration" in getattr(method, "needs", ()):
         if rows_uri is None:
-            raise ConfigError(f"method {cfg.method.kind} needs `calibration`: a stage that makes Tokens or Dialogues")
+            raise ConfigError(f"method {card_kind(cfg.method)} needs `calibration`: a stage that makes Tokens or Dialogues")
         ranges = _measure(cfg, model, path, rows_uri)
     return Rounded(model, method.apply(model.cpu(), ranges), count, before, dtype_before)
 

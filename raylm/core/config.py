@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from raylm.core.errors import ConfigError
@@ -33,9 +33,10 @@ class Config(BaseModel):
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise PydanticCustomError("unknown_key", "unknown key.{hint}", {"key": key, "hint": cls._hint(key)})
+            unknown = [key for key in data if key not in cls.model_fields]
+            errors = [PydanticCustomError("unknown_key", "unknown key.{hint}", {"key": k, "hint": cls._hint(k)}) for k in unknown]
+            if errors:
+                raise ValidationError.from_exception_data(cls.__name__, [{"type": error, "input": data} for error in errors])
         return data
 
     @classmethod
@@ -215,6 +216,11 @@ def resolve(card: Any) -> Any:
     return card.card() if isinstance(card, CustomCard) else card
 
 
+def card_kind(card: Any) -> str:
+    """The name of a card for messages and facts: its kind, or its class where somebody else's has none."""
+    return str(getattr(card, "kind", type(card).__name__))
+
+
 def resolved(cfg: Any) -> Any:
     """`cfg` with the cards themselves in place of its custom ones."""
 
@@ -257,9 +263,10 @@ def _references_in(value: Any, mark: Refers, path: tuple[str, ...]) -> Iterator[
     if isinstance(value, str) and mark.kinds:
         yield Reference(path, value, mark.kinds, mark.variants)
     elif isinstance(value, CustomCard):
-        # one that cannot be made here names nothing yet: `raylm plan` says why it cannot
+        # one that cannot be made here names nothing yet, and a plain class never does: `raylm plan` says what is wrong
         with contextlib.suppress(ConfigError):
-            yield from references(value.card(), path)
+            if isinstance(card := value.card(), Config):
+                yield from references(card, path)
     elif isinstance(value, Config):
         yield from references(value, path)
     elif isinstance(value, (list, tuple)):

@@ -35,7 +35,7 @@ _OLD_OBJECTIVES = {"masked_lm": "masked", "seq2seq": "seq2seq"}
 def refusal(variant: str, accepted: tuple[str, ...]) -> tuple[str, str]:
     """What is wrong with a Checkpoint of this variant, and what to do; for a message that begins with its name."""
     family, _, form = variant.partition(":")
-    words, remedy = _WORDS[family]
+    words, remedy = _WORDS.get(family, ("weights of a kind that this version does not know", "name another checkpoint"))
     return f"{words.format(format=form)} ({variant}); asked for is {' or '.join(accepted)}", remedy
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # shards of one split that are mapped at once: Linux lets a process have 65,530 maps
 _MOST_MAPPED = 4096
+_RENAMED = {"truth": "ground_truth"}
 
 
 def shard_name(prefix: str, index: int, ending: str) -> str:
@@ -52,10 +53,12 @@ def write_arrow(folder: Folder, name: str, table: pa.Table) -> int:
 
 
 def map_arrow(path: Path | str) -> pa.Table:
-    """The rows of an Arrow shard on a local disk, memory-mapped."""
+    """The rows of an Arrow shard on a local disk, memory-mapped. Columns that an earlier version wrote have their new names."""
     import pyarrow as pa
 
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    names = [_RENAMED.get(name, name) for name in table.column_names]
+    return table if names == table.column_names or len(set(names)) < len(names) else table.rename_columns(names)
 
 
 class Rows:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import CustomCard, Makes, Refers, Role, StageConfig, did_you_mean
+from raylm.core.config import CustomCard, Makes, Refers, Role, StageConfig, card_kind, did_you_mean
 from raylm.core.variants import GENERATES, LANGUAGE_MODELS
 from raylm.evaluate.tasks import AnyTask
 from raylm.inference.config import GeneratorSpec
@@ -48,7 +48,7 @@ class Evaluate(StageConfig):
         return Makes("Report")
 
     def narrowed(self) -> dict[str, Refers]:
-        asks = [task.kind for task in self.tasks if "generate" in getattr(task, "needs", ())]
+        asks = [card_kind(task) for task in self.tasks if "generate" in getattr(task, "needs", ())]
         return {"models": Refers((), GENERATES, f"task {asks[0]}")} if asks else {}
 
     def roles(self) -> dict[str, Role]:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from raylm.core.artifact import Artifact
+from raylm.core.config import card_kind
 from raylm.core.context import Context
 from raylm.core.errors import RaylmError
 from raylm.core.workers import finish_task, start_task
@@ -151,7 +152,7 @@ class Examinations:
 
     def _name(self, number: int) -> str:
         """The kind of a task; with its place where another one is of that kind too."""
-        kinds = [getattr(card, "kind", type(card).__name__) for card in self._cards]
+        kinds = [card_kind(card) for card in self._cards]
         return kinds[number] if kinds.count(kinds[number]) == 1 else f"{kinds[number]}#{number + 1}"
 
     def _rows(self, number: int) -> str | None:

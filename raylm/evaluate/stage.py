@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raylm.core.artifact import Artifact, Report
-from raylm.core.config import resolve
+from raylm.core.config import card_kind, resolve
 from raylm.core.context import Context
 from raylm.core.errors import DataError, StageError
 from raylm.data.shards import Rows
@@ -30,7 +30,9 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     for card in cards:
         rows = ctx.open(card.rows)
         if not rows.shards("held_out-"):
-            raise DataError(f"task {card.kind} has no held-out rows", where=rows.uri, next="raise held_out of its tokenize stage")
+            raise DataError(
+                f"task {card_kind(card)} has no held-out rows", where=rows.uri, next="raise held_out of its tokenize stage"
+            )
     better = {name: direction for card in cards for name, direction in card.better.items()}
     grades = _compressors(cards, ctx)
     asked = Examinations(cfg, cards, ctx)

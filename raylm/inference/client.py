@@ -7,6 +7,7 @@ ray.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Generator, Iterable, Sequence
@@ -145,11 +146,11 @@ class Retry:
         return None if time.monotonic() + found >= self._until else found
 
 
-def connect(url: str, key: str | None, timeout_s: float) -> Any:
-    """OpenAI's own client, without retries, for what is streamed or inspected."""
+def connect(url: str, key: str | None, timeout_s: float, headers: dict[str, str] | None = None) -> Any:
+    """OpenAI's own client, without retries, for what is streamed or inspected; every request carries `headers`."""
     from openai import OpenAI
 
-    return OpenAI(base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=0)
+    return OpenAI(base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=0, default_headers=headers)
 
 
 def retry_after(cause: Any) -> float | None:
@@ -159,7 +160,8 @@ def retry_after(cause: Any) -> float | None:
     if not wish:
         return None
     try:
-        return max(float(wish), 0.0)
+        seconds = float(wish)
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raylm.core.config import resolve
+from raylm.core.config import card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.model.attention import install
 from raylm.model.head import check_backend
@@ -94,7 +94,9 @@ def assemble(
     if line is None:
         return strategy.wrap(model, grid, recipe)
     if not hasattr(strategy, "parallelize"):
-        raise ConfigError(f"strategy {strategy.kind!r} does not take pipeline stages", next='strategy.kind = "fsdp" or "ddp"')
+        raise ConfigError(
+            f"strategy {card_kind(strategy)!r} does not take pipeline stages", next='strategy.kind = "fsdp" or "ddp"'
+        )
     if getattr(strategy, "offload", False):
         raise ConfigError("a pipeline keeps its weights on devices while micro batches pass", next="drop strategy.offload")
     from raylm.parallel.pipeline.engine import PipelineEngine

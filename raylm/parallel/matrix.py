@@ -11,6 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raylm.core.config import card_kind
+
 # a combination of these must be proven pair by pair; all else is allowed unless a cell refuses it
 STRATEGIES = ("ddp", "fsdp", "deepspeed")
 DIMENSIONS = ("replicas", "tensor", "context", "pipeline", "expert")
@@ -34,12 +36,12 @@ def cells() -> tuple[Cell, ...]:
 
 def features(cfg: Any) -> set[str]:
     """What a training stage combines: strategy, dimensions above 1, and the keys that change how it computes."""
-    combined = {cfg.strategy.kind, cfg.dtype, cfg.optimizer.kind}
+    combined = {card_kind(cfg.strategy), cfg.dtype, card_kind(cfg.optimizer)}
     combined |= {name for name in DIMENSIONS if getattr(cfg.mesh, name) > 1}
     combined |= {name for name in ("adapter", "balance", "document_mask", "compile", "ema") if getattr(cfg, name, None)}
     combined |= {f"{name}_{getattr(cfg, name)}" for name in ("activation_checkpointing", "attention") if getattr(cfg, name, None)}
     if objective := getattr(cfg, "objective", None):
-        combined.add(objective.kind)
+        combined.add(card_kind(objective))
     if getattr(getattr(cfg, "adapter", None), "use_dora", False):
         combined.add("dora")
     if not getattr(cfg.optimizer, "elementwise", True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.artifact import Artifact
-from raylm.core.config import CustomCard, resolve
+from raylm.core.config import CustomCard, card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.model.limits import ends, positions, vocabulary
@@ -68,7 +68,9 @@ def check_cards(cfg: RL) -> None:
         for card in cards:
             if lacking := [need for need in getattr(resolve(card), "needs", ()) if need not in NEEDS[kind]]:
                 raise ConfigError(
-                    f"{kind} {resolve(card).kind} needs {lacking[0]}, which this version has not", where=kind, next="take another"
+                    f"{kind} {card_kind(resolve(card))} needs {lacking[0]}, which this version has not",
+                    where=kind,
+                    next="take another",
                 )
     if isinstance(cfg.algorithm, CustomCard) and not _is_count(getattr(resolve(cfg.algorithm), "num_generations", None)):
         raise ConfigError(
@@ -96,7 +98,7 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
         for card in map(resolve, cfg.rewards):
             if "ground_truth" in getattr(card, "needs", ()):
                 raise ConfigError(
-                    f"the reward `{card.kind}` needs a ground truth, no prompt of {cfg.prompts!r} has one",
+                    f"the reward `{card_kind(card)}` needs a ground truth, no prompt of {cfg.prompts!r} has one",
                     next="give the rows an `answer` column",
                 )
     lines = _check_positions(cfg, known, positions(config))

@@ -7,7 +7,7 @@ from collections import Counter
 from uuid import uuid4
 
 from raylm.core.artifact import STEPS, Checkpoint, Prompts
-from raylm.core.config import resolve
+from raylm.core.config import card_kind, resolve
 from raylm.core.context import Context
 from raylm.core.errors import ConfigError, DataError
 from raylm.core.workers import Workers
@@ -88,7 +88,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         **({"decisions": loop.decisions} if loop.decisions else {}),
         "prompts": len(train),
         "prompts_without_ground_truth": without,
-        "algorithm": cfg.algorithm.kind,
+        "algorithm": card_kind(cfg.algorithm),
         "base_model": cfg.model,
         **{
             key: prompts.facts[key]
@@ -107,7 +107,7 @@ def _with_ground_truth(cfg: RL, prompts: list[Prompt], uri: str) -> tuple[list[P
     left = [prompt for prompt in prompts if all(card.can_score(prompt.ground_truth) for card in cards)]
     if not left:
         raise ConfigError(
-            f"the reward `{cards[0].kind}` needs a ground truth, no prompt has one that it can compare with",
+            f"the reward `{card_kind(cards[0])}` needs a ground truth, no prompt has one that it can compare with",
             where=uri,
             next="give the rows an `answer` column",
         )

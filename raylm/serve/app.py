@@ -40,7 +40,8 @@ TRIALS = 4
 
 
 class Served(NamedTuple):
-    """What a replica needs to know. No secret: of the key only its digest. `dtype` is what the job asks for."""
+    """What a replica needs to know. No secret: of the key, and of what the stage's own
+    requests carry, only digests. `dtype` is what the job asks for."""
 
     model: str
     fingerprint: str
@@ -51,6 +52,7 @@ class Served(NamedTuple):
     gpu: bool
     memory_share: float
     limits: Limits
+    stage_digest: str = ""
 
 
 class Replica:
@@ -90,7 +92,7 @@ class Replica:
         says = {SERVED: served.fingerprint, DTYPE: self._dtype}
         entry = Entry(served.key_digest, says, served.limits.body_bytes, check, is_dead=lambda: engine.errored)
         if self._guards is not None:
-            entry = entry._replace(admit=self._admit)
+            entry = entry._replace(admit=self._admit, stage_digest=served.stage_digest)
         return FrontDoor(app, entry)
 
     async def _admit(self, visit: Visit) -> Refusal | None:

@@ -46,6 +46,12 @@ def _has_key(scope: MutableMapping[str, Any], digest: str) -> bool:
     return hmac.compare_digest(key_digest(key.strip()), digest) and scheme.lower() == "bearer"
 
 
+def is_stage(scope: MutableMapping[str, Any], header: str, digest: str) -> bool:
+    """Whether a request carries the secret of the serve stage that `digest` is of."""
+    sent = [value for name, value in scope["headers"] if name.lower() == header.encode()]
+    return bool(digest) and len(sent) == 1 and hmac.compare_digest(key_digest(sent[0].decode("latin-1")), digest)
+
+
 def key_digest(key: str) -> str:
     """SHA-256 of the key. Keys are random and long, so a plain digest cannot be searched back."""
     return hashlib.sha256(key.encode()).hexdigest()

@@ -20,6 +20,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 SERVED = "x-raylm-served"
 DTYPE = "x-raylm-dtype"
+STAGE = "x-raylm-stage"
 # how long a request whose client left may take to end by itself before it is cancelled
 LEAVE_S = 1.0
 BODY_S = 120.0
@@ -44,6 +45,8 @@ class Entry(NamedTuple):
         body_bytes: most bytes of a request's body.
         check: reads path and body of a request, and raises Refused.
         admit: asks the guards of the endpoint; /health is not asked about.
+        stage_digest: of the secret that requests of the serve stage itself carry in the header STAGE: what compares the endpoint
+            with transformers is no client, and no guard counts it. "" where there is none.
         is_dead: whether the engine behind the door died.
     """
 
@@ -52,6 +55,7 @@ class Entry(NamedTuple):
     body_bytes: int = 4_000_000
     check: Callable[[str, bytes], Awaitable[None]] = _anything
     admit: Callable[[Visit], Awaitable[Refusal | None]] = _anybody
+    stage_digest: str = ""
     is_dead: Callable[[], bool] = lambda: False
 
 
@@ -85,7 +89,7 @@ class FrontDoor:
             raise Refused(Refusal(408, f"The body did not arrive within {BODY_S:g} s.", "timeout")) from late
         if body is None:
             return
-        if scope["path"] not in auth.OPEN:
+        if scope["path"] not in auth.OPEN and not auth.is_stage(scope, STAGE, self._entry.stage_digest):
             visit = Visit(self._entry.key_digest or "", scope["method"], scope["path"], len(body))
             if (refusal := await self._entry.admit(visit)) is not None:
                 raise Refused(refusal)

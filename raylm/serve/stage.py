@@ -25,6 +25,7 @@ from raylm.model.load import on_this_machine
 from raylm.serve import app, cluster, parity, reference, serving
 from raylm.serve.auth import key_digest
 from raylm.serve.config import Serve
+from raylm.serve.door import STAGE
 
 KEY_FILE = "key"
 NUM_PROBES = 8
@@ -65,6 +66,7 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
     likely = engine_dtype(network_of(local), cfg.dtype, cfg.workers.gpus > 0, where=uri).name
     key = _key(cfg, ctx.out)
     digest = key_digest(key.value) if key.value else None
+    own = secrets.token_urlsafe(32)
     served = app.Served(
         model=uri,
         fingerprint=fingerprint,
@@ -75,6 +77,7 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
         gpu=cfg.workers.gpus > 0,
         memory_share=cfg.memory_share,
         limits=cfg.limits,
+        stage_digest=key_digest(own),
     )
     started = time.monotonic()
     cluster.deploy(cfg, ctx.workers, app.application(served, cfg), ctx.stage, lambda: serving.leave(ctx.out))
@@ -85,7 +88,7 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
     if dtype != likely:
         # the replica stands on a machine with other kernels than this one
         expected = reference.expected(local, _probes(cfg), dtype, _may_compare(cfg, local))
-    client = connect(cluster.url(cfg), key.value, parity.REQUEST_S)
+    client = connect(cluster.url(cfg), key.value, parity.REQUEST_S, {STAGE: own})
     verdict = parity.compare(client, cfg.model_name, expected)
     parity.refuse_unequal(verdict, dtype, network.quantized, where=cluster.url(cfg))
     answers = parity.ask(client, cfg, verdict.chat)

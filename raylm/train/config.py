@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from raylm.core.config import Makes, Refers, ref_or_table
+from raylm.core.config import Makes, Refers, card_kind, ref_or_table
 from raylm.core.variants import TRAINABLE
 from raylm.data.mixture import AnyRows
 from raylm.model.shapes import AnyShape
@@ -95,5 +95,5 @@ class Train(TrainerConfig):
         objective: Any = self.objective
         # what it leaves can go on too
         models = tuple(filter(None, (getattr(objective, name, "") for name in ("model", "makes"))))
-        by = f"objective {objective.kind}"
+        by = f"objective {card_kind(objective)}"
         return {"rows": Refers(getattr(objective, "rows", ()), by=by), "model": Refers((), models, by)}

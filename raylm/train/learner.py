@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raylm.core.config import resolve
+from raylm.core.config import card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
@@ -52,7 +52,9 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     """Model, engine and batches of this rank, before the first step."""
     objective = resolve(cfg.objective)
     if setup.rows_kind not in objective.rows:
-        raise ConfigError(f"objective {objective.kind} learns from {' or '.join(objective.rows)}, the rows are {setup.rows_kind}")
+        raise ConfigError(
+            f"objective {card_kind(objective)} learns from {' or '.join(objective.rows)}, the rows are {setup.rows_kind}"
+        )
     if cfg.document_mask and not ROW_KINDS[setup.rows_kind].packed:
         raise ConfigError(
             f"document_mask keeps documents of packed rows apart, {setup.rows_kind} are not packed", next="drop document_mask"
@@ -120,7 +122,9 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
     else:
         model = load_start(cfg, setup.model_path, value_head)
     if kind_of_model(model.config) not in (objective.model, objective.makes):
-        raise ConfigError(f"objective {objective.kind} trains {objective.model} models, {type(model).__name__} is none of these")
+        raise ConfigError(
+            f"objective {card_kind(objective)} trains {objective.model} models, {type(model).__name__} is none of these"
+        )
     if value_head:
         model = with_value_head(model, cfg.seed)
         if model.config.pad_token_id is None:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from raylm.core.artifact import STEPS, Artifact, Checkpoint
-from raylm.core.config import resolve
+from raylm.core.config import card_kind, resolve
 from raylm.core.context import Context
 from raylm.core.workers import Workers
 from raylm.model.load import check_start, checkpoint_path
@@ -81,7 +81,7 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         **drawn(cfg, parts, steps),
         "parameters": result["parameters"],
         **({"decisions": result["decisions"]} if result["decisions"] else {}),
-        "objective": cfg.objective.kind,
+        "objective": card_kind(cfg.objective),
         "base_model": cfg.model if isinstance(cfg.model, str) else None,
         **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts},
     }

@@ -103,3 +103,13 @@ def test_static_activations_need_calibration():
     with pytest.raises(ValueError, match="int8 needs `calibration`"):
         Compress(stage="compress", model="base")
     Compress(stage="compress", model="base", method={"kind": "int8", "activations": "dynamic"})
+
+
+def test_custom_cards_are_not_imported_to_read_a_job():
+    gone = {"kind": "custom", "path": "a_package_of_the_cluster:Card"}
+    for cards in ({"method": gone}, {"format": gone}, {"format": gone, "method": gone}):
+        assert Compress(stage="compress", model="base", **cards).makes().kind == "Checkpoint"
+    with pytest.raises(ConfigError, match="a_package_of_the_cluster"):
+        Compress(stage="compress", model="base", method=gone).misfit()
+    calibrated = {"kind": "custom", "path": "raylm.compress.methods.int8:Int8"}
+    assert "int8 needs `calibration`" in Compress(stage="compress", model="base", method=calibrated).misfit()

@@ -13,6 +13,7 @@ from raylm.core.config import (
     StageConfig,
     TokensRef,
     WorkerSpec,
+    card_kind,
     did_you_mean,
     digest_of,
     references,
@@ -105,3 +106,24 @@ def test_what_a_custom_card_names_is_a_reference_too():
     found = list(references(Asks(tasks=[named, CustomCard(path="no.such:Card")])))
     assert [(ref.path, ref.value, ref.kinds) for ref in found] == [(("tasks", "0", "rows"), "web", ("Tokens",))]
     assert resolved(Asks(tasks=[named])).tasks == [ReadsTokens(rows="web")]
+
+
+class Plain:
+    """A card that is no Config."""
+
+    def score(self, prompt, completion, ground_truth): ...
+
+
+def test_a_card_that_is_no_config_names_nothing():
+    class Asks(Config):
+        rewards: list[CustomCard]
+
+    assert list(references(Asks(rewards=[CustomCard(path=f"{__name__}:Plain")]))) == []
+    assert card_kind(Plain()) == "Plain" and card_kind(CustomCard(path="a:B")) == "custom"
+
+
+def test_all_unknown_keys_of_a_table_are_named_at_once():
+    with pytest.raises(ValidationError) as caught:
+        WorkerSpec(cout=3, notice="/a", gpus=1)
+    assert [error["ctx"]["key"] for error in caught.value.errors()] == ["cout", "notice"]
+    assert "It is called 'preemption_notice' now." in str(caught.value)

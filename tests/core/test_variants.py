@@ -43,3 +43,8 @@ def test_manifests_of_earlier_versions_have_their_variant_in_their_facts(tmp_pat
     assert variant_of_facts({"objective": "dpo"}) == variant_of_facts({}) == "causal"
     new = context(tmp_path, "new").commit(Checkpoint, variant="reward", facts={"objective": "next_token"})
     assert new.made.variant == "reward"
+
+
+def test_a_variant_that_this_version_does_not_know_is_refused_in_words():
+    words, remedy = refusal("diffusion", ("causal",))
+    assert words == "weights of a kind that this version does not know (diffusion); asked for is causal" and remedy

@@ -93,3 +93,15 @@ def test_lists_that_are_empty_in_every_row_are_read(tmp_path):
         writer.write_table(pa.table({"tokens": [[], []]}, schema=pa.schema([("tokens", pa.list_(pa.null()))])))
     column = _Column(map_arrow(path).column("tokens"))
     assert [list(column[0]), list(column[1])] == [[], []]
+
+
+def test_a_column_of_an_earlier_version_has_its_new_name(tmp_path):
+    old = _table(0, 2).rename_columns(["tokens", "starts", "id", "truth"])
+    write_arrow(Folder(tmp_path), "train-00000.arrow", old)
+    write_arrow(Folder(tmp_path), "train-00001.arrow", _table(2, 2))
+    entries = [FileEntry(path=f"train-0000{at}.arrow", bytes=0, digest="", rows=2) for at in (0, 1)]
+    rows = Rows(Folder(tmp_path), "train", entries)
+    assert [rows[at]["ground_truth"] for at in range(4)] == ["yes", None, "yes", None]
+    both = _table(0, 1).append_column("truth", pa.array(["other"]))
+    write_arrow(Folder(tmp_path), "both.arrow", both)
+    assert map_arrow(tmp_path / "both.arrow").column_names == both.column_names

@@ -8,6 +8,7 @@ import threading
 import time
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -100,11 +101,18 @@ def test_pauses_double_and_end_at_the_deadline():
     assert retry.pause(7.0) == 7.0 and retry.pause(61.0) is None
 
 
-@pytest.mark.parametrize("wish, least, most", [("3", 3, 3), (formatdate(time.time() + 60), 40, 61), ("soon", None, None)])
+@pytest.mark.parametrize("wish, least, most", [("3", 3, 3), ("in a minute", 40, 61), ("soon", None, None)])
 def test_retry_after_is_seconds_or_a_date(wish, least, most):
     class Refusal:
         class response:
-            headers = {"retry-after": wish}
+            headers = {"retry-after": formatdate(time.time() + 60) if wish == "in a minute" else wish}
 
     found = retry_after(Refusal())
     assert found is None if least is None else least <= found <= most
+
+
+def test_a_wish_that_is_no_time_is_none():
+    def wished(value):
+        return retry_after(SimpleNamespace(response=SimpleNamespace(headers={"retry-after": value})))
+
+    assert [wished(value) for value in ("3", "-1", "inf", "nan", "1e999", "soon")] == [3.0, 0.0, None, None, None, None]

@@ -201,3 +201,17 @@ def test_what_is_ready_is_not_checked_again(tmp_path):
     with pytest.raises(ConfigError):
         check(loaded, step, steps)
     assert check(loaded, Step(*step[:4], "ready", []), steps) == []
+
+
+class PlainReward:
+    """No Config, and without a kind."""
+
+    needs = ("ground_truth",)
+
+    def score(self, prompt, completion, ground_truth): ...
+
+
+def test_a_reward_may_be_a_plain_class(tmp_path):
+    stages = RL.replace("MAX", "16")
+    plain = stages.replace('{kind = "pattern", pattern = "a"}', f'{{kind = "custom", path = "{__name__}:PlainReward"}}')
+    assert plain != stages and planned(tmp_path, plain) == []

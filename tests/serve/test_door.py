@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from raylm.serve import door
-from raylm.serve.door import SERVED, Entry, FrontDoor
+from raylm.serve.auth import key_digest
+from raylm.serve.door import SERVED, STAGE, Entry, FrontDoor
 from raylm.serve.envelope import Refusal, bad_request
 
 POST = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
@@ -225,3 +226,17 @@ def test_work_that_does_not_listen_is_cancelled():
 
     leaving(app, "cancel")
     assert cancelled == [True]
+
+
+def test_only_the_stage_itself_passes_the_guards():
+    async def admit(visit):
+        return Refusal(429, "Later.", "rate_limit_exceeded", retry_after_s=3)
+
+    guarded = {"admit": admit, "stage_digest": key_digest("secret")}
+    own, guess = (STAGE.encode(), b"secret"), (STAGE.encode(), b"guess")
+    app = answering(200, b"{}")
+    assert call(app, headers=[own], **guarded)[0] == 200
+    for headers in ([], [guess], [own, guess]):
+        assert call(app, headers=headers, **guarded)[0] == 429
+    # without a secret no header opens anything
+    assert call(app, headers=[(STAGE.encode(), b"")], admit=admit)[0] == 429

@@ -6,10 +6,11 @@ replica 2 ---+--> Guards (one process): first card -> second card -> ... -> admi
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NamedTuple
 
-from raylm.core.config import Config, resolve
-from raylm.serve.envelope import Refusal
+from raylm.core.config import Config, card_kind, resolve
+from raylm.serve.envelope import Refusal, failed
 
 
 class Visit(NamedTuple):
@@ -41,4 +42,17 @@ class Guards:
         import time
 
         now_s = time.monotonic()
-        return next((refusal for guard in self._guards if (refusal := guard.admit(visit, now_s)) is not None), None)
+        return next((refusal for guard in self._guards if (refusal := _asked(guard, visit, now_s)) is not None), None)
+
+
+def _asked(guard: Guard, visit: Visit, now_s: float) -> Refusal | None:
+    """What a guard says; where it fails, nobody is admitted: 500, and its error in the log."""
+    try:
+        refusal = guard.admit(visit, now_s)
+        if refusal is None or isinstance(refusal, Refusal):
+            return refusal
+        raise TypeError(f"admit returned {type(refusal).__name__}, not None or a Refusal")
+    # somebody else's module: a mistake in it shows as any exception
+    except (Exception, SystemExit):
+        logging.getLogger("ray.serve").exception("the guard %s failed", card_kind(guard))
+        return failed()

@@ -6,8 +6,10 @@ import math
 from collections import deque
 from typing import Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
+from raylm.core.config import did_you_mean
+from raylm.serve.auth import KEYED, MODEL
 from raylm.serve.envelope import Refusal
 from raylm.serve.guards.guard import Guard, Visit
 
@@ -23,6 +25,14 @@ class RequestRate(Guard):
     routes: list[str] = []
     """Routes that are counted, for example /v1/chat/completions; all when empty."""
     _admitted: dict[str, deque[float]] = PrivateAttr(default_factory=dict)
+
+    @field_validator("routes")
+    @classmethod
+    def _are_routes(cls, routes: list[str]) -> list[str]:
+        for route in routes:
+            if route not in KEYED and not route.startswith(MODEL):
+                raise ValueError(f"no route is called {route!r}.{did_you_mean(route, KEYED)}")
+        return routes
 
     def admit(self, visit: Visit, now_s: float) -> Refusal | None:
         if self.routes and visit.path not in self.routes:

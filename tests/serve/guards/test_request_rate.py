@@ -63,3 +63,23 @@ def test_guards_are_asked_in_order_and_the_first_refusal_is_the_answer():
 def test_a_limit_of_nothing_is_refused():
     with pytest.raises(ValidationError, match="greater than 0"):
         RequestRate(per_minute=0)
+
+
+class Broken(Guard):
+    def admit(self, visit: Visit, now_s: float) -> Refusal | None:
+        return {"/version": None, "/metrics": "no"}[visit.path]  # type: ignore[return-value]
+
+
+def test_a_guard_that_fails_admits_nobody_and_is_logged(caplog):
+    guards = Guards([Broken()])
+    assert asyncio.run(guards.admit(CHAT._replace(path="/version"))) is None
+    for path, said in (("/metrics", "returned str"), ("/tokenize", "KeyError")):
+        refusal = asyncio.run(guards.admit(CHAT._replace(path=path)))
+        assert refusal is not None and refusal.status == 500
+        assert "the guard Broken failed" in caplog.text and said in caplog.text
+
+
+def test_a_route_that_is_none_is_refused():
+    RequestRate(per_minute=1, routes=["/v1/models/raylm", "/tokenize"])
+    with pytest.raises(ValueError, match=r"no route is called '/v1/chat/completion'. Did you mean '/v1/chat/completions'"):
+        RequestRate(per_minute=1, routes=["/v1/chat/completion"])
