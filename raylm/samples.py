@@ -70,7 +70,7 @@ def _said(artifact: Artifact, number: int, row: dict[str, Any], decode: Decode, 
             text.append(f"\n{name}{label}: ", _NOTE)
             _spans(text, row[name], None, decode, console)
     if row.get("ground_truth") is not None:
-        text.append("\ntruth: ", _NOTE).append(row["ground_truth"])
+        text.append("\nground truth: ", _NOTE).append(row["ground_truth"])
     return text
 
 

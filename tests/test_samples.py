@@ -68,7 +68,7 @@ def test_pairs_prompts_and_judged_answers(tmp_path):
     _, loaded = tokenized(tmp_path / "b", Unpaired(), {"prompt": ASKED, "completion": SAID, "label": True})
     assert "\ncompletion (label true): [[spam [1]<|end|>]]" in said(loaded)
     _, loaded = tokenized(tmp_path / "c", Prompts(), {"prompt": ASKED, "answer": "7"})
-    assert "<|bos|><|user|>Text number?<|end|><|assistant|>\ntruth: 7" in said(loaded)
+    assert "<|bos|><|user|>Text number?<|end|><|assistant|>\nground truth: 7" in said(loaded)
 
 
 def test_text_rows_show_where_documents_begin(tmp_path):

@@ -124,7 +124,7 @@ def test_a_step_checkpoint_of_lora_holds_adapters_alone(two_ranks, name):
 
 @EACH
 def test_the_learner_of_rl_does_the_same_on_two_ranks(two_ranks, tmp_path, name):
-    alone, found = learn(STRATEGIES[name], tmp_path, 0, 1), two_ranks[f"{name} learner"]
+    alone, found = learn(STRATEGIES[name], tmp_path, 0, 1), two_ranks[f"{name} trainer"]
     for left, right in zip(alone["stats"], found["stats"], strict=True):
         assert right == pytest.approx(left, rel=1e-4, abs=1e-6)
     for key, tensor in alone["weights"].items():

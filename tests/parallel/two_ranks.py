@@ -33,7 +33,7 @@ def gather(rank: int, folder: str, port: int) -> None:
         found[f"{name} dora"] = whole(strategy, at / f"{name}-dora", rank, adapter=dora)
         found[f"{name} resumed"] = resumed(strategy, at / name, rank)
         found[f"{name} nan"] = nan_on_one_rank(strategy, at / f"{name}-nan", rank)
-        found[f"{name} learner"] = learn(strategy, at / f"{name}-rl", rank, 2)
+        found[f"{name} trainer"] = learn(strategy, at / f"{name}-rl", rank, 2)
     found["ddp exchanges"] = exchanges(at / "exchanges")
     found["fsdp lora on bfloat16"] = bfloat16_base(at / "half", rank)
     if rank == 0:

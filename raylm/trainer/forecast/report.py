@@ -114,7 +114,7 @@ def _memory(made: Layout) -> str:
 def _speed(made: Layout, device: Device, steps: int | None) -> str:
     speed = made.speed
     line = f"{speed.step_s:.3g} s per step, {_count(speed.tokens_per_s)} tokens/s, MFU {speed.mfu(device):.0%}"
-    for name, part in (("exchange", speed.communication_s), ("bubble", speed.bubble_s)):
+    for name, part in (("communication", speed.communication_s), ("bubble", speed.bubble_s)):
         if part > 0.005 * speed.step_s:
             line += f", {name} {part / speed.step_s:.0%}"
     if steps:

@@ -18,7 +18,8 @@ CURVES = {
     "mismatch_kl": "KL of generator and trainer", "clip_ratio": "share of clipped tokens", "unscored": "without a score",
     "loss": "loss", "held_out_loss": "held-out loss", "lr": "learning rate", "grad_norm": "gradient norm",
     "tokens_per_s": "tokens per second", "mfu": "model FLOPs utilisation", "memory_gb": "memory per rank, GB",
-    "data_wait_s": "wait for rows, s", "communication_s": "exchange between ranks, s", "accuracy": "accuracy", "margin": "margin",
+    "data_wait_s": "wait for rows, s", "communication_s": "communication between ranks, s",
+    "accuracy": "accuracy", "margin": "margin",
 }  # fmt: skip
 MOST_POINTS = 2000
 SMOOTH = 25
