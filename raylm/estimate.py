@@ -3,6 +3,7 @@ prompts that are possible then."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from raylm.compress.config import Compress
@@ -13,6 +14,8 @@ from raylm.core.storage import Folder
 from raylm.data.mixture import refs_of
 from raylm.inference.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
 from raylm.job import Job, Step, check_references
+from raylm.model.adapter import beside_new_head
+from raylm.model.preflight import variant_in
 from raylm.parallel import matrix
 from raylm.parallel.optimizers.schedule import Scheduled
 from raylm.parallel.strategies.strategy import Strategy
@@ -121,8 +124,20 @@ def _check_resolved(job: Job, step: Step) -> None:
     if isinstance(step.config, Compress) and (wrong := step.config.misfit()):
         raise ConfigError(wrong)
     check_references(job, step.name, cfg)
+    if cfg.stage == "train" and cfg.adapter and cfg.objective.makes == "reward" and not _may_be_reward_model(job, cfg.model):
+        raise beside_new_head()
     if hasattr(cfg, "strategy") and (reason := matrix.refusal(matrix.features(cfg))):
         raise ConfigError(reason)
+
+
+def _may_be_reward_model(job: Job, model: Any) -> bool:
+    """Whether training starts from a model with a value head, or this cannot be known here."""
+    if not isinstance(model, str):
+        return False
+    if model not in job.stages:
+        return not Path(model).is_dir() or variant_in(Path(model)) == "reward"
+    made_by = job.stages[model]
+    return any(_importable(card) for card in _custom_cards(made_by)) or resolved(made_by).makes().variant == "reward"
 
 
 def _importable(card: CustomCard) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -21,6 +21,15 @@ from raylm.train.config import Train
 from raylm.train.objectives.objective import Objective
 from raylm.trainer.forecast.memory import memory_of
 from tests.test_job import write
+
+
+class Judge(Objective):
+    """Trains a reward model, as somebody else's objective would."""
+
+    kind: Literal["judge"] = "judge"
+    rows: ClassVar[tuple[str, ...]] = ("Tokens",)
+    makes: ClassVar[str] = "reward"
+
 
 GPUS = 'workers = {count = 2, gpus = 1, device = "h100"}\n'
 
@@ -136,3 +145,26 @@ def test_cards_that_cannot_be_called_are_refused(tmp_path, stage, table, said):
     step = job.Step("last", cfg, cfg.makes(), [], "new", [])
     with pytest.raises(ConfigError, match=said):
         check(job.Job(name="j", root=str(tmp_path), stages={"last": cfg}), step, [step])
+
+
+def test_no_adapter_beside_a_new_value_head(tmp_path):
+    """Of a fresh model, of a stage that makes a language model, of weights outside; a reward model has its head."""
+    from tests.model.tiny import tiny_checkpoint
+
+    objective = 'rows = "tokens"\nbatch = 4\nsteps = 2\nobjective = {kind = "custom", path = "tests.test_estimate:Judge"}\n'
+    outside = tmp_path / "reward"
+    outside.mkdir()
+    (outside / "config.json").write_text(json.dumps({"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}))
+    plain = tiny_checkpoint(tmp_path / "plain")
+
+    def checked(model, adapter="adapter = {}\n"):
+        stage = f'[stages.judge]\nstage = "train"\nmodel = {model}\n{objective}{adapter}'
+        loaded = job.load(write(tmp_path, lambda text: text + stage))
+        return check(loaded, job.Step("judge", loaded.stages["judge"], loaded.stages["judge"].makes(), [], "new", []), [])
+
+    for model in ('"base"', f'"{plain}"', '{kind = "llama", hidden_size = 32, num_layers = 1, num_heads = 2}'):
+        assert checked(model, "") == []
+        with pytest.raises(ConfigError, match="beside a new value head would train under a random readout") as caught:
+            checked(model)
+        assert "drop `adapter`" in str(caught.value) and caught.value.where.startswith("stages.judge")
+    assert checked(f'"{outside}"') == []

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from raylm.core.config import Config, Role
 
+MEMORY_SHARE = 0.85
+"""Part of a whole GPU's memory that an engine's weights and cache take."""
+
 
 class GeneratorSpec(Config):
     """Processes that generate completions, each one vLLM engine."""
@@ -21,6 +24,11 @@ class GeneratorSpec(Config):
     hang_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     """Seconds in which a request gets no token, or a part of the weights is not taken, after which a generator is ended and a
     fresh one goes on; a start may take an hour, or this if it is longer."""
+
+    @property
+    def memory_share(self) -> float:
+        """Part of a GPU's memory that one engine takes: of a GPU that it shares, its own part alone."""
+        return MEMORY_SHARE * min(1.0, self.gpus or 1.0)
 
     def role(self, **changes: Any) -> Role:
         """What they ask a cluster for."""

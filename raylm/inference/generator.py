@@ -55,6 +55,7 @@ class Generator:
         self._ends: list[int] = []
         self._max_len, self._num_requests = 0, 0
         self._version: int | None = None
+        self._transfer: str | None = None
         self._dtype = EngineDtype("auto", "")
 
     async def start(
@@ -81,7 +82,7 @@ class Generator:
         network = {"network": config, "dtype": self._dtype.name, "memory_share": memory_share}
         if self._engine is not None:
             self._refuse_other(network, max_len, model_path)
-        self._version = None
+        self._version = self._transfer = None
         with InWords("start", self._lost):
             if self._engine is None:
                 self._engine = await asyncio.to_thread(self._build, model_path, max_len, seed, memory_share)
@@ -129,11 +130,12 @@ class Generator:
             for task in tasks:
                 task.cancel()
 
-    async def begin_weights(self, names: list[str] | None = None) -> None:
+    async def begin_weights(self, transfer: str, names: list[str] | None = None) -> None:
         """Make ready for the weights of a later version: running requests stand still until `finish_weights`, new ones are
         refused.
 
         Args:
+            transfer: name of this transfer; what still comes of an earlier one that broke off is refused.
             names: of all weights that will come, where that is known.
 
         Raises:
@@ -141,27 +143,34 @@ class Generator:
         """
         if names is not None:
             self._check_names(set(names))
-        self._version = None
+        self._version, self._transfer = None, transfer
         with InWords("begin_weights", self._lost):
             await self._engine.pause_generation(mode="keep", clear_cache=False)
             await self._engine.collective_rpc("raylm_begin_weights")
         self._received: set[str] = set()
 
-    async def take_weights(self, bucket: Bucket) -> None:
-        """Load one bucket. After any error the generator refuses to generate until it has been started anew."""
+    async def take_weights(self, bucket: Bucket, transfer: str) -> None:
+        """Load one bucket. After any error the generator refuses to generate until it has been started anew.
+
+        Raises:
+            ArtifactError: the bucket belongs to another transfer than the one that was begun last; nothing was changed.
+        """
+        self._check_transfer(transfer)
         self._received |= {piece[0] for piece in bucket.table}
         with InWords("take_weights", self._lost), _as_file(bucket.data) as path:
             await self._engine.collective_rpc("raylm_take_weights", args=(path, bucket.table))
 
-    async def finish_weights(self, version: int, digest: str) -> None:
+    async def finish_weights(self, version: int, digest: str, transfer: str) -> None:
         """All buckets came: drop what was cached of earlier weights and go on with `version`.
 
         Raises:
-            ArtifactError: weights are missing, or are not those that were sent.
+            ArtifactError: weights are missing, or are not those that were sent, or the transfer is not the one begun last.
+            StageError: a layer of the engine got no new weights.
         """
+        self._check_transfer(transfer)
+        self._check_names(self._received)
         with InWords("finish_weights", self._lost):
             held = await self._engine.collective_rpc("raylm_finish_weights")
-        self._check_names(self._received)
         if set(held) != {digest}:
             raise ArtifactError(
                 f"the generator holds weights {sorted(set(held))}, the trainer sent {digest}",
@@ -263,6 +272,14 @@ class Generator:
             f"this process holds an engine and {model_path} {why}; vLLM allows one engine per process",
             next="release the held generator and hold a fresh one",
         )
+
+    def _check_transfer(self, transfer: str) -> None:
+        if transfer != self._transfer:
+            raise ArtifactError(
+                f"weights of transfer {transfer} came, the one begun last is {self._transfer or 'none'}",
+                where="generator.weights",
+                next="send all of them again",
+            )
 
     def _check_names(self, names: set[str]) -> None:
         missing = sorted(self._names - names)

@@ -17,7 +17,7 @@ from raylm.core.errors import PlacementError
 from raylm.core.workers import Workers
 from raylm.inference.calls import GeneratorLost, answer_of
 from raylm.inference.completions import Completion, Sampling
-from raylm.inference.config import GeneratorSpec
+from raylm.inference.config import MEMORY_SHARE, GeneratorSpec
 from raylm.inference.engine_dtype import EngineDtype
 from raylm.inference.generator import Generator, OtherNetwork
 from raylm.inference.weight_transfer import Sent
@@ -31,7 +31,7 @@ PING_S = 30.0
 MOST_SEQUENCES = 512
 """Completions that one generator is asked for at a time: two batches of an engine."""
 MOST_LOST = 3
-"""Generators that are lost, without a whole batch of completions in between, before the run ends."""
+"""Times that the generator of one place is lost, without a whole batch of completions in between, before the run ends."""
 
 Send = Callable[[list[Any], int], Sent]
 """Brings weights to generators, given their handles and the version: `send_weights`, in the process that has the weights."""
@@ -48,7 +48,9 @@ class Pool:
         self._make, self._actors = make, [make(place) for place in range(count)]
         self._start: dict[str, Any] = {}
         self._send: tuple[Send, int] | None = None
-        self._lost = 0
+        self._lost = Counter[int]()
+        self.memory_share = MEMORY_SHARE
+        """Part of a GPU's memory that each engine takes."""
         self.hang_s = 600.0
         """Seconds without a sign of life, of a request or of a part of the weights, after which a generator is replaced."""
         self.dtype = EngineDtype("auto", "")
@@ -61,8 +63,9 @@ class Pool:
             GeneratorLost: a fresh one died, or did not start in time.
             RaylmError: the checkpoint cannot be held.
         """
-        self._start = {"model_path": path, "max_len": max_len, "dtype": dtype, "seed": seed}
-        self._send, self._lost = None, 0
+        self._start = {"model_path": path, "max_len": max_len, "dtype": dtype, "seed": seed, "memory_share": self.memory_share}
+        self._send = None
+        self._lost.clear()
         refused: list[int] = []
         started = [actor.start.remote(**self._start) for actor in self._actors]
         for place, reference in enumerate(started):
@@ -106,7 +109,7 @@ class Pool:
         finally:
             for asked in running:
                 ray.cancel(asked)
-        self._lost = 0
+        self._lost.clear()
         return [found[index] for index in range(len(prompts))]
 
     def sync(self, send: Send, version: int) -> None:
@@ -165,14 +168,15 @@ class Pool:
     def _replace(self, place: int, lost: GeneratorLost) -> None:
         """A fresh generator in place of the lost one, with the newest weights."""
         while True:
-            self._lost += 1
-            if self._lost > MOST_LOST:
+            self._lost[place] += 1
+            if self._lost[place] > MOST_LOST:
                 raise PlacementError(
-                    f"generators were lost {self._lost} times without a batch of completions in between: {lost.what}",
+                    f"generator {place} was lost {self._lost[place]} times without a batch of completions in between: "
+                    f"{lost.what}",
                     where=lost.where,
                     next="was it out of memory? lower max_tokens or prompts_per_iteration; was it slow? raise generator.hang_s",
                 ) from lost
-            print(f"  {lost.what}; a fresh one takes the newest weights and goes on ({self._lost})", file=sys.stderr)
+            print(f"  {lost.what}; a fresh one takes the newest weights and goes on ({self._lost[place]})", file=sys.stderr)
             self._renew(place)
             try:
                 self._answered(self._actors[place].start.remote(**self._start))
@@ -216,5 +220,5 @@ def hold_pool(workers: Workers, spec: GeneratorSpec) -> Pool:
         return ray.remote(Generator).options(**options, scheduling_strategy=where).remote(gpu=spec.gpus > 0)
 
     pool = workers.hold(key, lambda: Pool(make, spec.count), Pool.close)
-    pool.hang_s = spec.hang_s
+    pool.hang_s, pool.memory_share = spec.hang_s, spec.memory_share
     return pool

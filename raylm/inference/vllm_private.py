@@ -120,6 +120,9 @@ class WeightReceiver:
 
         received, runner = self.raylm_received, self.model_runner
         digest = received.digest()
+        if missing := parameters_not_loaded(runner.get_model()):
+            # vLLM would put the old ones back, with a warning
+            raise RuntimeError(f"no new weights came for {len(missing)} parameters: {', '.join(missing[:8])}")
         with set_current_vllm_config(self.vllm_config):
             finalize_layerwise_reload(runner.get_model(), self.vllm_config.model_config)
         runner.reset_lora_state()
@@ -134,6 +137,38 @@ class WeightReceiver:
         for module in self.model_runner.get_model().modules():
             if type(module).__name__ == "ParallelLMHead" and hasattr(module, "cpu_linear"):
                 module.quant_method.process_weights_after_loading(module)
+
+
+def parameters_not_loaded(model: Any) -> list[str]:
+    """Parameters of a vLLM model, open for a transfer, for which nothing came, or a part where its loader tells a part. Buffers
+    and scales of attention come from no checkpoint; a head tied to the embedding has what that got."""
+    from vllm.model_executor.layers.attention import is_deferred_attention_layer
+    from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+    from vllm.model_executor.model_loader.reload.meta import SKIP_LOAD_TENSORS
+    from vllm.model_executor.model_loader.reload.utils import get_tensor_load_numel
+
+    loaded: set[int] = set()
+    still_open = []
+    for name, layer in model.named_modules():
+        info = get_layerwise_info(layer)
+        if not info.can_load():
+            # closed, for all of it came: it has the tensors back that the engine computes with
+            loaded |= {id(parameter) for parameter in layer.parameters(recurse=False)}
+        elif not is_deferred_attention_layer(layer):
+            before, came = (info.kernel_tensors or ({}, {}))[0], {key for key, _ in info.loaded_weights}
+            loaded |= {id(before[key]) for key in came if key in before}
+            still_open.append((name, layer, info, before, came))
+    missing = []
+    for name, layer, info, before, came in still_open:
+        own = {key: one for key, one in layer.named_parameters(recurse=False) if key not in SKIP_LOAD_TENSORS}
+        left = [key for key in own if key not in came and id(before.get(key)) not in loaded]
+        # other layers may be padded beyond what a checkpoint has, as embeddings are
+        exact = isinstance(layer, LinearBase) and isinstance(layer.quant_method, UnquantizedLinearMethod)
+        if exact and not left and info.load_numel < sum(map(get_tensor_load_numel, own.values())):
+            left = sorted(came)
+        missing += [f"{name}.{key}" for key in left]
+    return missing
 
 
 def server_arguments(model_name: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from raylm.inference.buckets import WeightsDigest, pack
 from raylm.inference.calls import GeneratorLost, answer_of
@@ -67,13 +68,13 @@ def send_weights(
                 except GeneratorLost as cause:
                     lost[at] = cause.what
 
-    digest = WeightsDigest()
-    ask("begin_weights", names)
+    digest, transfer = WeightsDigest(), uuid4().hex
+    ask("begin_weights", transfer, names)
     wait("begin_weights")
     for bucket in pack(named, bucket_bytes, digest):
         wait("take_weights")
-        ask("take_weights", ray.put(bucket))
+        ask("take_weights", ray.put(bucket), transfer)
     wait("take_weights")
-    ask("finish_weights", version, digest.hexdigest())
+    ask("finish_weights", version, digest.hexdigest(), transfer)
     wait("finish_weights")
     return Sent(digest.hexdigest(), lost)

@@ -204,6 +204,15 @@ class Lora(Config):
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
+def beside_new_head() -> ConfigError:
+    """Why no adapter is attached to a model that gets a value head: peft would leave the head as it was drawn."""
+    return ConfigError(
+        "an adapter beside a new value head would train under a random readout",
+        where="adapter",
+        next="drop `adapter` (full training), or start from a reward model",
+    )
+
+
 def linear_layers(model: Any) -> list[str]:
     """Last parts of the names of the model's linear layers, without its output layer: what `modules` may name."""
     import torch

@@ -166,6 +166,10 @@ class Engine:
         self.done += taken
         return Stats(norm, lr, finite)
 
+    def pass_step(self) -> None:
+        """Count a step without an update, so that the learning rate's schedule goes on."""
+        self.done += 1
+
     def clear(self) -> None:
         """Forget gradients that were accumulated."""
         assert self.optimizer is not None

@@ -6,7 +6,7 @@ prompts(iteration) --> generators.generate --> rewards.score --> algorithm.advan
 
 A lost rank takes the loop back to the newest step checkpoint. A lost generator does not: `inference/pool.py` hands a fresh one
 the trainer's weights and asks again what was asked of the lost one. An iteration takes one optimizer step, or none where its
-samples teach nothing; each step makes a new version of the weights.
+samples teach nothing; each step that was finite makes a new version of the weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raylm.rl.config import RL
 from raylm.rl.iterations import Iterations, reward_metrics
 from raylm.rl.placement import Generators, TrainerGroup
 from raylm.rl.reward_workers import RewardWorkers
-from raylm.rl.types import Prompt, experience_of
+from raylm.rl.types import Prompt, check_advantages, experience_of
 from raylm.trainer.recorder import Recorder
 from raylm.trainer.spikes import in_words, position_of
 
@@ -88,13 +88,14 @@ class Loop:
         clock.append(time.perf_counter())
         experience = experience_of(rollouts, [prompt.row for prompt in prompts], position)
         experience = self._algorithm.advantages(experience)
+        check_advantages(experience.samples)
         stats = self._trainer.update(self._iteration, experience)
         clock.append(time.perf_counter())
         if "decision" in stats:
             self._pass_over(stats["decision"])
             return
         version = self._version
-        if experience.samples:
+        if experience.samples and stats["finite"]:
             self._version += 1
             self._sync()
         clock.append(time.perf_counter())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raylm.core.context import Context
+from raylm.core.errors import StageError
 from raylm.core.room import phases
 from raylm.inference.generator import Completion, Sampling
 from raylm.inference.pool import Send, hold_pool
@@ -22,7 +23,7 @@ class Generators:
     """The vLLM engines that generate completions, each in an actor of its own."""
 
     def __init__(self, cfg: RL, ctx: Context, longest_prompt: int) -> None:
-        self._max_tokens = cfg.max_tokens
+        self._max_tokens, self._version = cfg.max_tokens, 0
         self._pool = hold_pool(ctx.workers, cfg.generator)
         self._pool.start(
             checkpoint_path(ctx, cfg.model),
@@ -38,13 +39,27 @@ class Generators:
 
         Raises:
             GroupLost: a generator was lost, and the trainer whose weights a fresh one needs is lost too.
+            StageError: a completion ended under other weights.
         """
         sampling = Sampling(max_tokens=self._max_tokens, temperature=temperature, n=num_generations)
-        return self._pool.generate([prompt.tokens for prompt in prompts], sampling, seeds)
+        groups = self._pool.generate([prompt.tokens for prompt in prompts], sampling, seeds)
+        check_versions(groups, self._version)
+        return groups
 
     def sync(self, send: Send, version: int) -> None:
         """Let all generators hold the weights that `send` brings. Raises GroupLost as `generate` does."""
         self._pool.sync(send, version)
+        self._version = version
+
+
+def check_versions(groups: list[list[Completion]], version: int) -> None:
+    """Raises StageError where a completion's last token was drawn by other weights than those of `version`."""
+    if other := {one.versions[-1].version for group in groups for one in group if one.versions} - {version}:
+        raise StageError(
+            f"completions were drawn by version {min(other)} of the weights, the trainer sent version {version}",
+            where="generator.generate",
+            next="run the same command: it goes on from the last step checkpoint",
+        )
 
 
 class TrainerGroup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from raylm.core.config import resolve
 from raylm.core.errors import GroupLost
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from raylm.parallel.group.ranks import Ranks
 
 HELD = "trainer"
+STEPS_TAKEN = "optimizer_steps"
+"""Metric and fact: updates that changed the weights."""
 # the generator takes weights by the names of a text model, and would not read a head that config.json calls tied
 NEEDS = Needs("causal", plain=True, engine=True, text=True)
 
@@ -59,6 +61,8 @@ class PolicyTrainer(Trainer):
     config: Any
     """The model's config, before the model was laid out."""
 
+    judges_loss: ClassVar[bool] = False
+
     def learn(self, iteration: int, experience: Experience) -> dict[str, Any]:
         """One optimizer step over all samples, none where there are no samples; its metrics, or the `decision` about a spike."""
         first = self.engine.grid.rank == 0  # every rank has the whole experience: one of them counts its rows
@@ -68,10 +72,14 @@ class PolicyTrainer(Trainer):
             values = self._step(iteration, experience, learned if first else [])
             if values is None:
                 return {"decision": self.pass_over(iteration, experience.rows)}
-            values["optimizer_steps"] = self.engine.done
+            self.facts[STEPS_TAKEN] = self.facts.get(STEPS_TAKEN, 0) + values["finite"]
+            values[STEPS_TAKEN] = self.facts[STEPS_TAKEN]
+            self.check_skipped(iteration, values, lambda: experience.rows)
+        else:
+            # the schedule counts iterations: it would not come to its end
+            self.engine.pass_step()
         rest = sorted(set(experience.rows) - set(learned)) if first else []
         self.ledger.add(iteration, experience.position, rest, trained=False)
-        self.check_skipped(iteration, values, lambda: experience.rows)
         return values
 
     def _step(self, iteration: int, experience: Experience, rows: list[int]) -> dict[str, Any] | None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from raylm.core.errors import StageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -83,6 +85,18 @@ class LossInputs(NamedTuple):
     advantage_BT: torch.Tensor
     mask_BT: torch.Tensor
     """1 on tokens of completions."""
+
+
+def check_advantages(samples: list[Sample]) -> None:
+    """Raises StageError where an algorithm left another number of advantages than a completion has tokens."""
+    for sample in samples:
+        found = len(sample.advantages) if hasattr(sample.advantages, "__len__") else sample.advantages
+        if found != len(sample.logprobs):
+            raise StageError(
+                f"a completion has {len(sample.logprobs)} tokens, its advantages are {found}",
+                where=f"algorithm.advantages, prompt {sample.row}",
+                next="return each sample with a list of one advantage per token of its completion",
+            )
 
 
 def experience_of(rollouts: list[Rollout], rows: list[int], position: int) -> Experience:

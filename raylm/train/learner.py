@@ -8,6 +8,7 @@ from raylm.core.config import card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
+from raylm.model.adapter import beside_new_head
 from raylm.model.leaks import check_causal, check_documents, check_padding
 from raylm.model.load import check_tokenizer, is_composite, kind_of_model, load_tokenizer, text_config
 from raylm.model.value_head import with_value_head
@@ -126,6 +127,8 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
             f"objective {card_kind(objective)} trains {objective.model} models, {type(model).__name__} is none of these"
         )
     if value_head:
+        if cfg.adapter and kind_of_model(model.config) != "reward":
+            raise beside_new_head()
         model = with_value_head(model, cfg.seed)
         if model.config.pad_token_id is None:
             # who reads the checkpoint finds a row's last token by it

@@ -32,7 +32,7 @@ class Spikes(Config):
     """What is done about a loss or gradient norm far above those of the last steps, or not finite, before it moves weights."""
 
     loss_z: float = Field(default=8.0, gt=0)
-    """Robust z-score of the loss from which a batch is a spike."""
+    """Robust z-score of the loss from which a batch is a spike; not read by `rl`, where a loss of about 0 has no scale."""
     norm_z: float = Field(default=16.0, gt=0)
     """Robust z-score of the gradient norm from which a batch is a spike."""
     window: int = Field(default=128, gt=1)
@@ -53,10 +53,11 @@ class SpikeHandler:
     Args:
         card: None: every batch is taken, and the data's position is the step.
         work: where the decisions are kept.
+        judges_loss: else a loss is a spike only where it is not finite.
     """
 
-    def __init__(self, card: Spikes | None, work: Folder, rank: int) -> None:
-        self._card, self._work, self._rank = card, work, rank
+    def __init__(self, card: Spikes | None, work: Folder, rank: int, judges_loss: bool = True) -> None:
+        self._card, self._work, self._rank, self._judges_loss = card, work, rank, judges_loss
         self.decisions: list[dict[str, Any]] = []
         window = card.window if card else 1
         self._losses: deque[float] = deque(maxlen=window)
@@ -79,7 +80,7 @@ class SpikeHandler:
         assert self._card is not None
         loss, norm = (value if math.isfinite(value) else math.inf for value in (loss, norm))
         judged = len(self._losses) >= self._card.warmup
-        of_loss = _robust_z(loss, self._losses) if judged or loss == math.inf else 0.0
+        of_loss = _robust_z(loss, self._losses) if (judged and self._judges_loss) or loss == math.inf else 0.0
         of_norm = _robust_z(norm, self._norms) if judged or norm == math.inf else 0.0
         self._judged = (loss, norm, of_loss, of_norm)
         if of_loss > self._card.loss_z or of_norm > self._card.norm_z:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from raylm.core.errors import TrainingError
 from raylm.core.storage import Folder
@@ -64,6 +64,9 @@ class StepInputs(NamedTuple):
 class Trainer:
     """One run on one rank."""
 
+    judges_loss: ClassVar[bool] = True
+    """Whether a loss far above the last ones is a spike; the loss of a policy has no scale of its own."""
+
     cfg: TrainerConfig
     setup: Setup
     engine: Engine
@@ -84,7 +87,7 @@ class Trainer:
         self.saver = Saver(self.engine, work, cfg.keeping(), cfg.max_failed_saves)
         self.ledger = Ledger(work, self.setup.num_rows, self.engine.grid)
         self.history = History(work, self.engine.rank)
-        self.course = SpikeHandler(cfg.spikes, work, self.engine.rank)
+        self.course = SpikeHandler(cfg.spikes, work, self.engine.rank, self.judges_loss)
         self.meter = Meter(self.engine, *self.flops)
         self.profiler = Profiler(cfg.watch.profile, self.engine.rank, self.engine.device.type, out)
         mesh = self.engine.grid.mesh

@@ -31,7 +31,7 @@ class Small:
                 time.sleep(1000)
             os._exit(1)
 
-    async def start(self, model_path: str, max_len: int, dtype: str, seed: int) -> EngineDtype:
+    async def start(self, model_path: str, max_len: int, dtype: str, seed: int, memory_share: float) -> EngineDtype:
         self.held, self.number = 0.0, 0
         return EngineDtype("float32", "")
 
@@ -46,15 +46,15 @@ class Small:
         span = VersionSpan(self.number, 0, 3)
         return [Completion([sum(prompt), seed, place], [self.held] * 3, "", "stop", (span,)) for place in range(sampling.n)]
 
-    async def begin_weights(self, names: Any) -> None:
+    async def begin_weights(self, transfer: str, names: Any) -> None:
         self._call()
         self.digest, self.bytes = WeightsDigest(), 0
 
-    async def take_weights(self, bucket: Any) -> None:
+    async def take_weights(self, bucket: Any, transfer: str) -> None:
         self._call()
         self.bytes += len(bucket.data)
         self.held = float(bucket.data[:4].view("float32")[0])
 
-    async def finish_weights(self, version: int, digest: str) -> None:
+    async def finish_weights(self, version: int, digest: str, transfer: str) -> None:
         self._call()
         self.number = version

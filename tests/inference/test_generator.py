@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raylm.core.errors import ArtifactError, DataError, PlacementError
+from raylm.core.errors import ArtifactError, DataError, PlacementError, StageError
 from raylm.inference.buckets import pack, weights_digest
 from raylm.inference.calls import answer_of
 from raylm.inference.completions import Sampling, VersionSpan
@@ -196,12 +196,41 @@ def test_weights_that_are_not_what_was_sent_are_refused(pool, folder):
     def answered(method, *args):
         return answer_of(getattr(actor, method).remote(*args), method, 60)
 
-    answered("begin_weights", None)
+    answered("begin_weights", "late")
+    answered("begin_weights", "now")
     for bucket in pack(state.items(), 10**6):
-        answered("take_weights", bucket)
+        # a bucket of a transfer that broke off may arrive when the next one has begun
+        with pytest.raises(ArtifactError, match="transfer late came, the one begun last is now"):
+            answered("take_weights", bucket, "late")
+        answered("take_weights", bucket, "now")
+    with pytest.raises(ArtifactError, match="transfer late came"):
+        answered("finish_weights", 8, "0000", "late")
     with pytest.raises(ArtifactError, match="the trainer sent 0000") as caught:
-        answered("finish_weights", 8, "0000")
+        answered("finish_weights", 8, "0000", "now")
     assert "version 8" in caught.value.where and version(pool) is None
+    pool.start(str(folder), MAX_LEN, dtype="float32")
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+def test_a_layer_that_got_no_weights_is_named_and_its_old_ones_do_not_answer(pool, folder):
+    """Of names that the engine's layers do not know, or of a part of a fused layer."""
+    (actor,), (_, state) = pool._actors, perturbed(seed=7)
+
+    def answered(method, *args):
+        return answer_of(getattr(actor, method).remote(*args), method, 60)
+
+    # as where a checkpoint's names and those of the engine's class have grown apart
+    known = answer_of(actor.__ray_call__.remote(lambda self: self._names), "version", 60)
+    left_out = ("model.norm.weight", "model.layers.0.mlp.up_proj.weight")
+    answer_of(actor.__ray_call__.remote(lambda self: self._names.difference_update(left_out)), "version", 60)
+    assert set(left_out) <= known
+    answered("begin_weights", "now")
+    for bucket in pack([(name, tensor) for name, tensor in state.items() if name not in left_out], 10**6):
+        answered("take_weights", bucket, "now")
+    with pytest.raises(StageError, match=r"for 2 parameters: model\.layers\.0\.mlp\.gate_up_proj\.weight, model\.norm\.weight"):
+        answered("finish_weights", 8, "0000", "now")
+    assert version(pool) is None
     pool.start(str(folder), MAX_LEN, dtype="float32")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from raylm.core.errors import DataError, PlacementError
 from raylm.inference import pool as pools
+from raylm.inference.calls import GeneratorLost
 from raylm.inference.completions import Sampling
-from raylm.inference.config import GeneratorSpec
+from raylm.inference.config import MEMORY_SHARE, GeneratorSpec
 from raylm.inference.pool import MOST_LOST, Pool, pool_key
 from raylm.inference.weight_transfer import send_weights
 from tests.inference.small import Small
@@ -92,7 +95,9 @@ def test_of_two_the_other_one_goes_on(calm):
 @pytest.mark.ray
 def test_generators_that_are_lost_again_and_again_end_the_run(calm):
     pool, made = small_pool(1, *[3] * 9)
-    with pytest.raises(PlacementError, match=f"lost {MOST_LOST + 1} times without a batch of completions in between: .*dead"):
+    with pytest.raises(
+        PlacementError, match=f"generator 0 was lost {MOST_LOST + 1} times without a batch of completions in between: .*dead"
+    ):
         pool.generate(PROMPTS, Sampling(), SEEDS)
     assert len(made) == 1 + MOST_LOST
     pool.close()
@@ -115,6 +120,31 @@ def test_what_a_generator_refuses_is_raised(calm):
         pool.generate([[1], [], [2]], Sampling())
     assert made == [0]
     pool.close()
+
+
+def test_losses_are_counted_by_place():
+    """A node with many generators that dies is one loss of each."""
+
+    class Held(Pool):
+        def _renew(self, place):
+            renewed.append(place)
+
+        def _answered(self, reference):
+            pass
+
+    renewed: list[int] = []
+    started = SimpleNamespace(start=SimpleNamespace(remote=lambda **_: None))
+    pool = Held(lambda place: started, MOST_LOST + 2)
+    for place in [*range(MOST_LOST + 2)] * MOST_LOST:
+        pool._replace(place, GeneratorLost("the node died"))
+    assert len(renewed) == (MOST_LOST + 2) * MOST_LOST
+    with pytest.raises(PlacementError, match=f"generator 2 was lost {MOST_LOST + 1} times"):
+        pool._replace(2, GeneratorLost("the node died"))
+
+
+def test_engines_that_share_a_gpu_take_their_part_of_its_memory():
+    found = [GeneratorSpec(**table).memory_share for table in ({}, {"gpus": 2}, {"gpus": 1}, {"gpus": 0.5}, {"gpus": 0.25})]
+    assert found == [MEMORY_SHARE] * 3 + [MEMORY_SHARE / 2, MEMORY_SHARE / 4]
 
 
 def test_generators_are_held_by_their_resources():
@@ -141,5 +171,5 @@ def test_a_stage_never_gets_the_generators_of_another_size(monkeypatch):
     monkeypatch.setattr(pools, "Pool", Made)
     first = pools.hold_pool(workers, GeneratorSpec())
     assert pools.hold_pool(workers, GeneratorSpec(hang_s=7)) is first and first.hang_s == 7
-    assert pools.hold_pool(workers, GeneratorSpec(gpus=1)) is not first
+    assert pools.hold_pool(workers, GeneratorSpec(gpus=0.5)).memory_share == MEMORY_SHARE / 2
     assert closed == ["made", "closed", "made"]

@@ -97,5 +97,6 @@ def learn(strategy: Any, folder: Path, rank: int, world: int, advantage: float |
     # what is left out differs from run to run: times and memory
     stats = [{name: row[name] for name in NUMBERS} for row in rows]
     skipped = trainer.update(ranks, setup, 3, experience([], 3))
+    steps = ranks.held[trainer.HELD].facts[trainer.STEPS_TAKEN]
     engine = ranks.held[trainer.HELD].engine
-    return {"lost": lost, "stats": stats, "skipped": skipped, "done": engine.done, "weights": engine.weights()}
+    return {"lost": lost, "stats": stats, "skipped": skipped, "done": engine.done, "steps": steps, "weights": engine.weights()}

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from raylm.core.errors import GroupLost, PlacementError, StageError, TrainingError
-from raylm.inference.generator import Completion
+from raylm.inference.completions import Completion, VersionSpan
 from raylm.rl.loop import Loop
-from raylm.rl.types import Prompt, Rollout, Score, Unscored
+from raylm.rl.placement import check_versions
+from raylm.rl.types import Prompt, Rollout, Sample, Score, Unscored, check_advantages
 from tests.rl.samples import config
 
 PROMPTS = {row: Prompt(row, [1, 2], "[]", None) for row in range(3)}
@@ -87,7 +88,7 @@ class Party:
             raise GroupLost("the ranks died") if self.built < 4 else PlacementError("died without a new step")
         if self.spike and iteration == 1 and experience.position == 1:
             return {"decision": self.spike}
-        self.updates, self.changes = self.updates + 1, self.changes + bool(experience.samples)
+        self.updates, self.changes = self.updates + 1, self.changes + (bool(experience.samples) and self.finite)
         return {"finite": self.finite}
 
     def save(self, iteration: int, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -171,6 +172,31 @@ def test_iterations_that_are_not_finite_end_the_run():
     ):
         run(party, iterations=9)
     assert party.updates == 3
+
+
+def test_weights_that_did_not_change_are_not_sent():
+    party: Any = Party()
+    party.finite = False
+    with pytest.raises(TrainingError, match="not learned from"):
+        run(party)
+    # send and measure at the start, then three draws
+    assert party.calls == 5 and {row["version"] for row in party.rows} == {0}
+
+
+def test_advantages_of_another_length_than_the_completion_are_refused():
+    sample = Sample(3, [1, 2, 5, 6], 2, [-0.1, -0.2], 1.0)
+    check_advantages([sample._replace(advantages=[1.0, 1.0])])
+    for advantages, said in (([], "0"), ([1.0], "1"), (0.5, "0.5")):
+        with pytest.raises(StageError, match=f"has 2 tokens, its advantages are {said}") as caught:
+            check_advantages([sample._replace(advantages=advantages)])
+        assert "prompt 3" in caught.value.where
+
+
+def test_completions_of_other_weights_than_those_sent_are_refused():
+    drawn = Completion([3], [-0.5], "", "stop", (VersionSpan(1, 0, 1), VersionSpan(2, 1, 2)))
+    check_versions([[drawn], [Completion([3], [-0.5], "", "stop")]], 2)
+    with pytest.raises(StageError, match="drawn by version 2 of the weights, the trainer sent version 3"):
+        check_versions([[drawn]], 3)
 
 
 def test_a_run_that_learned_nothing_is_not_done():

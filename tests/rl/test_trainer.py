@@ -48,7 +48,26 @@ def test_a_group_without_this_runs_trainer_says_so(tmp_path):
 def test_an_iteration_without_samples_counts_and_changes_no_weight(tmp_path):
     found = learn(Fsdp(), tmp_path, 0, 1)
     assert found["skipped"] == {"finite": True}
-    assert found["done"] == 3, "an iteration is no optimizer step"
+    assert found["done"] == 4, "the learning rate follows the iteration"
+    assert found["steps"] == 3, "an iteration is no optimizer step"
+
+
+def test_the_schedule_comes_to_its_floor_where_iterations_have_no_samples(tmp_path):
+    optimizer = {"kind": "adamw", "lr": 1e-3, "schedule": "cosine", "warmup": 0.0, "floor": 0.1}
+    ranks, setup, given = built(tmp_path, config(optimizer=optimizer))
+    rows = [trainer.update(ranks, setup, at, experience([] if at == 1 else given, at)) for at in range(3)]
+    assert rows[1] == {"finite": True}
+    assert [rows[at]["lr"] for at in (0, 2)] == pytest.approx([1e-3, 1e-4])
+    assert [rows[at]["optimizer_steps"] for at in (0, 2)] == [1, 2]
+
+
+def test_fewer_skips_allowed_at_an_iteration_without_samples(tmp_path):
+    """The run was begun with more: what ends it is the next update."""
+    ranks, setup, given = built(tmp_path, config(max_skipped=0))
+    ranks.held[trainer.HELD].facts["skipped"] = 1
+    assert trainer.update(ranks, setup, 0, experience([])) == {"finite": True}
+    with pytest.raises(TrainingError, match="step 1: gradient norm"):
+        trainer.update(ranks, setup, 1, experience(given, 1))
 
 
 def test_a_gradient_that_is_not_finite_is_said(tmp_path):
@@ -168,7 +187,8 @@ def test_a_checkpoint_brings_back_iteration_rows_and_ledger(tmp_path):
     trainer.save(ranks, setup, 2, {"version": 1, "learned": 1, "before": {}}, [{"step": 0}, {"step": 1, "loss": 0.5}])
     trainer.update(ranks, setup, 2, experience(given, 2))
     found = trainer.build(ranks, config(iterations=4), setup)
-    assert (found["iteration"], found["version"], found["step"]) == (2, 1, 1)
+    assert (found["iteration"], found["version"], found["step"]) == (2, 1, 2)
+    assert found["optimizer_steps"] == 1
     assert History(Folder(setup.work)).read(2) == [{"step": 0}, {"step": 1, "loss": 0.5}]
     for at in range(2, 4):
         trainer.update(ranks, setup, at, experience(given[1:], at))
@@ -177,3 +197,12 @@ def test_a_checkpoint_brings_back_iteration_rows_and_ledger(tmp_path):
     ledger = read_parquet(Folder(setup.out), LEDGER).to_pylist()
     learned = [[row["row"] for row in ledger if row["step"] == at and row["trained"]] for at in range(4)]
     assert learned == [[], [0, 1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]] and len(ledger) == 20
+
+
+def test_spikes_of_a_policy_are_those_of_its_gradient(tmp_path):
+    """Before clipping sets in the loss of GRPO is about 0, and its scatter is rounding."""
+    ranks, _, _ = built(tmp_path, config(spikes={}))
+    course = ranks.held[trainer.HELD].course
+    assert all(course.takes(1e-8 * (-1) ** at, 1.0 + 0.01 * (at % 7)) for at in range(60))
+    assert course.takes(2e-4, 1.0)
+    assert not course.takes(2e-4, 50.0) and not course.takes(float("nan"), 1.0)

@@ -15,11 +15,12 @@ TOKENS = {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id"
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def _start(at, kind, document_mask=True, **fields):
+def _start(at, kind, document_mask=True, objective=None, adapter=None, **fields):
     usual = {"num_key_value_heads": 1, "head_dim": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     shape = AutoConfig.for_model(kind, **SMALL, **usual, **fields)
     AutoModelForCausalLM.from_config(shape).save_pretrained(at)
-    cfg = Train(stage="train", rows="rows", model=str(at), batch=1, steps=1, document_mask=document_mask)
+    cfg = Train(stage="train", rows="rows", model=str(at), batch=1, steps=1, document_mask=document_mask, adapter=adapter)
+    cfg = cfg.model_copy(update={"objective": objective}) if objective else cfg
     setup = Setup(
         rows_uris=["rows"],
         num_rows=[1],
@@ -64,3 +65,11 @@ def test_a_composite_model_trains_its_text_on_data_ranks_alone(tmp_path):
         start_model(Train(**usual, mesh={"tensor": 2}, workers={"count": 2}), setup)
     with pytest.raises(ConfigError, match="document_mask"):
         start_model(Train(**usual, document_mask=True), setup)
+
+
+def test_an_adapter_beside_a_new_value_head_is_refused(tmp_path):
+    from tests.test_estimate import Judge
+
+    assert _start(tmp_path / "whole", "llama", document_mask=False, objective=Judge()).score.weight.shape == (1, 16)
+    with pytest.raises(ConfigError, match="beside a new value head would train under a random readout"):
+        _start(tmp_path / "beside", "llama", document_mask=False, objective=Judge(), adapter={})
