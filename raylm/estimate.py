@@ -14,7 +14,7 @@ from raylm.core.storage import Folder
 from raylm.data.mixture import refs_of
 from raylm.inference.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
 from raylm.job import Job, Step, check_references
-from raylm.model.adapter import beside_new_head
+from raylm.model.adapters.lora import beside_new_head
 from raylm.model.preflight import variant_in
 from raylm.parallel import matrix
 from raylm.parallel.optimizers.schedule import Scheduled

@@ -14,7 +14,7 @@ from raylm.core.errors import ConfigError, PlanError
 from raylm.estimate import _known, check, engine_formats, estimate, suggest
 from raylm.evaluate.config import Evaluate
 from raylm.inference.engine_dtype import Machine
-from raylm.model.adapter import Lora
+from raylm.model.adapters.lora import Lora
 from raylm.parallel.matrix import features
 from raylm.serve.config import Serve
 from raylm.train.config import Train

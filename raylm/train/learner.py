@@ -8,7 +8,7 @@ from raylm.core.config import card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
-from raylm.model.adapter import beside_new_head
+from raylm.model.adapters.lora import beside_new_head
 from raylm.model.leaks import check_causal, check_documents, check_padding
 from raylm.model.load import check_tokenizer, is_composite, kind_of_model, load_tokenizer, text_config
 from raylm.model.value_head import with_value_head

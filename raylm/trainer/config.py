@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from raylm.model.adapter import Lora
+from raylm.model.adapters import AnyAdapter
 from raylm.model.balance import Balance
 from raylm.parallel.config import ParallelConfig
 from raylm.trainer.spikes import Spikes
@@ -23,7 +23,7 @@ class TrainerConfig(ParallelConfig):
         "max_skipped", "watch", "spikes", "save_every", "keep", "keep_every", "max_failed_saves",
     }  # fmt: skip
 
-    adapter: Lora | None = None
+    adapter: AnyAdapter | None = None
     """Train small matrices beside frozen weights; the checkpoint has them folded in, and apart in `adapter/`."""
     balance: Balance | None = None
     """How experts are kept evenly busy, in models that have them."""

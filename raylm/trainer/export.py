@@ -11,7 +11,7 @@ from raylm.model.checkpoint import write_checkpoint
 if TYPE_CHECKING:
     import torch
 
-    from raylm.model.adapter import Lora
+    from raylm.model.adapters.lora import Lora
     from raylm.parallel.engine import Engine
 
 

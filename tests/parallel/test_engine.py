@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from raylm.core.storage import Folder
-from raylm.model.adapter import Lora
+from raylm.model.adapters.lora import Lora
 from raylm.parallel.checkpoints.steps import load, newest_checkpoint
 from raylm.parallel.optimizers.adafactor import Adafactor
 from raylm.parallel.optimizers.adamw import AdamW

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raylm.core.errors import ConfigError
-from raylm.model.adapter import Lora
+from raylm.model.adapters.lora import Lora
 from raylm.model.shapes.llama import Llama
 from raylm.parallel.assemble import assemble
 from raylm.parallel.start import begin, skeleton_of

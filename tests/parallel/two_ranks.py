@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from raylm.core.storage import Folder
-from raylm.model.adapter import Lora
+from raylm.model.adapters.lora import Lora
 from raylm.parallel.checkpoints.steps import newest_checkpoint
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp

@@ -10,7 +10,7 @@ import torch
 
 from raylm.core.errors import TrainingError
 from raylm.data.schedule import Mixed, Schedule
-from raylm.model.adapter import Lora
+from raylm.model.adapters.lora import Lora
 from raylm.parallel.mesh import Grid, Mesh
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp

@@ -13,7 +13,7 @@ from raylm.core.storage import Folder
 from raylm.data.mixture import Mixture
 from raylm.data.schedule import Mixed
 from raylm.data.shards import read_parquet
-from raylm.model.adapter import Lora
+from raylm.model.adapters.lora import Lora
 from raylm.parallel.checkpoints.steps import clean, whole_checkpoints
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp

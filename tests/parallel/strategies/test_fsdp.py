@@ -31,7 +31,7 @@ def test_adapters_train_over_bfloat16_weights(two_ranks):
 
 
 def test_every_transformer_block_is_a_group_of_its_own_also_under_peft():
-    from raylm.model.adapter import Lora
+    from raylm.model.adapters.lora import Lora
 
     model = Llama(**SHAPE).build(TOKENS, 0)
     assert len(blocks(model)) == 2

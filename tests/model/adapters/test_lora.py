@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raylm.core.errors import ConfigError, TrainingError
-from raylm.model.adapter import Lora
+from raylm.model.adapters.lora import Lora
 from raylm.model.shapes.qwen3_moe import Qwen3Moe
 from tests.model.tiny import tiny_model
 
