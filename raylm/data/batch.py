@@ -1,6 +1,6 @@
 """The rows of one forward pass as one rectangle of tokens: what training, RL, evaluation and perplexity all hand to a model.
 
-Shapes: B sequences, T tokens, P rows (a pair of answers is one row and two sequences).
+Shapes: B sequences, T tokens, P rows of data, S sequences (a pair of answers is one row and two sequences; padded, B = S).
 """
 
 from __future__ import annotations
@@ -40,6 +40,14 @@ class Batch(NamedTuple):
     def counted_BT(self) -> torch.Tensor:
         """1 on real tokens of real rows, 0 on padding and on rows that only fill up; all sequences of a real row are real."""
         return self.attend_BT * self.row_weight_P.repeat(len(self.attend_BT) // len(self.row_weight_P))[:, None]
+
+    def sums(self, values_BT: torch.Tensor) -> torch.Tensor:
+        """The sum of each sequence, [S]: of Pairs the chosen answers come first, then the rejected ones.
+
+        Args:
+            values_BT: of tokens, or of the positions in front of them (as scores are); 0 where nothing counts, which scores are.
+        """
+        return values_BT.sum(1)
 
 
 def pad(

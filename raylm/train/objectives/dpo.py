@@ -41,8 +41,8 @@ class Dpo(Objective):
         import torch
 
         assert prepared is not None
-        reward_R = self.beta * ((scores.logprob_BT - prepared.logprob_BT) * inputs.weight_BT).sum(1)
-        chosen_P, rejected_P = reward_R.chunk(2)
+        reward_S = self.beta * batch.sums((scores.logprob_BT - prepared.logprob_BT) * inputs.weight_BT)
+        chosen_P, rejected_P = reward_S.chunk(2)
         margin_P = chosen_P - rejected_P
         losses_P = -torch.nn.functional.logsigmoid(margin_P) * batch.row_weight_P
         metrics = {

@@ -11,3 +11,8 @@ def test_chosen_answers_come_first_and_answers_alone_count():
     assert batch.weight_BT.tolist() == [[0, 0, 1, 0], [0] * 4, [0, 0, 1, 1], [0] * 4]
     assert batch.counted_BT.sum(1).tolist() == [3, 0, 4, 0]
     assert Pairs().collate([Pairs().longest(5, 9)], [1.0], 0).weight_BT.sum(1).tolist() == [4, 4]
+
+
+def test_each_sequence_has_its_sum():
+    batch = Pairs().collate(ROWS, [1.0, 1.0], pad_id=0)
+    assert batch.sums(batch.tokens_BT * batch.weight_BT).tolist() == [3, 7, 9, 8]
