@@ -9,7 +9,8 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
-from raylm.data.messages import Dialogue, messages, plain, string
+from raylm.data.messages import Dialogue, for_template, messages, readable, string
+from raylm.data.tools import ORDERED, TOOLS, check_answers, in_order, tools_of
 from raylm.data.unread_columns import EMPTY, QUESTION, SYSTEM, check_columns, possible_question
 
 if TYPE_CHECKING:
@@ -92,9 +93,17 @@ def _leaves(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any
 
 def document(source: str, start: int, end: int, text: str, record: Any = None, meta: str | None = None) -> dict[str, Any]:
     """A Documents row. `record`: the raw row where it is structured; `meta`: what `meta_of` leaves."""
-    kept = None if record is None else json.dumps(record, ensure_ascii=False, sort_keys=True, default=str)
+    kept = None if record is None else record_json(record)
     id = id_of(source, start, end)
     return {"id": id, "source": source, "start": start, "end": end, "text": text, "record": kept, "meta": meta}
+
+
+def record_json(record: Any) -> str:
+    """A raw row as JSON with sorted keys; those within tools and calls as they stand, as templates write them in that order."""
+    text = json.dumps(record, ensure_ascii=False, sort_keys=True, default=str)
+    if not any(f'"{key}": ' in text for key in ORDERED):
+        return text
+    return json.dumps(in_order(record), ensure_ascii=False, default=str)
 
 
 def is_structured(row: Mapping[str, Any]) -> bool:
@@ -149,7 +158,7 @@ def as_text(row: Mapping[str, Any]) -> str:
         return row["text"]
     bare = all(row.get(key) is None for key in ("completion", "chosen", "messages", "conversations", "output"))
     turns = as_prompt(row)[0] if bare else as_dialogue(row)
-    return "\n\n".join(turn["content"] for turn in turns)
+    return "\n\n".join(readable(turn) for turn in turns)
 
 
 def as_dialogue(row: Mapping[str, Any]) -> Dialogue:
@@ -211,8 +220,8 @@ def as_pair(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, Dialogue]:
     if not prompt:
         raise _missing("prompt", row)
     prompt = _led(row, prompt)
-    _checked(row, [*prompt, *chosen, *rejected], read)
-    return plain(prompt), _whole(chosen, "chosen"), _whole(rejected, "rejected")
+    _checked(row, [*prompt, *chosen, *rejected], read, ([*prompt, *chosen], [*prompt, *rejected]))
+    return for_template(prompt), _whole(chosen, "chosen"), _whole(rejected, "rejected")
 
 
 def as_unpaired(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, bool]:
@@ -225,7 +234,7 @@ def as_unpaired(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, bool]:
         raise DataError("wrong_shape: label", next="label must be true or false")
     prompt, completion = _led(row, _prompt(row, source)), messages(row["completion"], "completion", "assistant")
     _checked(row, prompt + completion, ("completion", "label", *_read(source)))
-    return plain(prompt), _whole(completion, "completion"), row["label"]
+    return for_template(prompt), _whole(completion, "completion"), row["label"]
 
 
 def as_prompt(row: Mapping[str, Any]) -> tuple[Dialogue, str | None]:
@@ -242,7 +251,7 @@ def as_prompt(row: Mapping[str, Any]) -> tuple[Dialogue, str | None]:
     if not prompt:
         raise _missing("prompt", row)
     ground_truth = next((row[key] for key in GROUND_TRUTHS if row.get(key) is not None), None)
-    return plain(prompt), ground_truth if ground_truth is None or isinstance(ground_truth, str) else json.dumps(
+    return for_template(prompt), ground_truth if ground_truth is None or isinstance(ground_truth, str) else json.dumps(
         ground_truth, ensure_ascii=False
     )
 
@@ -307,8 +316,14 @@ def _led(row: Mapping[str, Any], turns: Dialogue) -> Dialogue:
     return turns
 
 
-def _checked(row: Mapping[str, Any], turns: Dialogue, read: Sequence[str]) -> Dialogue:
-    check_columns(row, (*read, *SYSTEM), turns)
+def _checked(
+    row: Mapping[str, Any], turns: Dialogue, read: Sequence[str], dialogues: Sequence[Dialogue] | None = None
+) -> Dialogue:
+    """The turns, of which `dialogues` are made (None: they are one). Raises DataError where something is not read, or no tool."""
+    check_columns(row, (*read, *SYSTEM, *TOOLS), turns)
+    tools_of(row)
+    for dialogue in [turns] if dialogues is None else dialogues:
+        check_answers(dialogue)
     return turns
 
 

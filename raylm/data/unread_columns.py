@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from raylm.core.errors import DataError
-from raylm.data.messages import Dialogue
+from raylm.data.messages import Dialogue, readable
 
 SYSTEM = ("system", "system_prompt", "system_message")
 QUESTION = ("question", "query")
@@ -71,4 +71,4 @@ def possible_question(row: Mapping[str, Any], but: Container[str]) -> str | None
 
 def _says(turns: Dialogue, text: str) -> bool:
     sought = text.strip()
-    return any(sought in turn["content"] for turn in turns)
+    return any(sought in readable(turn) for turn in turns)

@@ -14,7 +14,7 @@ from raylm.core.config import resolve
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain
-from raylm.data.records import Rejected, as_text
+from raylm.data.records import Rejected, as_text, record_json
 from raylm.data.shards import write_parquet
 from raylm.data.sources.units import batches_of, unit_of
 from raylm.prepare.config import Prepare, steps_of
@@ -176,7 +176,7 @@ def _clean(step: Any, table: pa.Table, losses: Losses, counts: Counter[str]) -> 
             continue
         row = _strings(json.loads(record), step)
         try:
-            records[at], cleaned[at] = json.dumps(row, ensure_ascii=False, sort_keys=True), as_text(row)
+            records[at], cleaned[at] = record_json(row), as_text(row)
             lost[at] = "" if cleaned[at].strip() else f"empty_after_{step.kind}"
         except DataError:
             # for example, the prompt that chosen and rejected shared is gone

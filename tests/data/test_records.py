@@ -76,9 +76,9 @@ def test_prompts(row, ground_truth):
         (as_dialogue, {"messages": [{"role": "user"}]}, "wrong_shape: messages"),
         (as_dialogue, {"messages": "hi"}, "wrong_shape: messages"),
         (as_dialogue, {"messages": []}, "wrong_shape: messages"),
-        (as_dialogue, {"messages": [USER, GOOD | {"tool_calls": [{"name": "f"}]}]}, "unread_key: messages.tool_calls"),
-        (as_dialogue, {"messages": [USER, GOOD | {"reasoning_content": "so"}]}, "unread_key: messages.reasoning_content"),
-        (as_dialogue, {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "wrong_shape: messages"),
+        (as_dialogue, {"messages": [USER, GOOD | {"tool_calls": [{"f": 1}]}]}, "invalid_tool_call: name"),
+        (as_dialogue, {"messages": [USER | {"reasoning_content": "so"}, GOOD]}, "unread_key: messages.reasoning_content"),
+        (as_dialogue, {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "part_not_text: image"),
         (as_pair, {"chosen": "yes", "rejected": "no"}, "missing_column: prompt"),
         (as_pair, {"chosen": "", "rejected": "no"}, "missing_column: prompt"),
         (as_unpaired, {"prompt": "q", "completion": "yes"}, "missing_column: label"),
@@ -214,8 +214,8 @@ def test_turns_that_are_not_to_be_learned_have_no_weight():
     assert as_prompt({"messages": [USER, BAD | {"weight": 0}, USER, GOOD]})[0] == [USER, BAD, USER]
 
 
-MORE = ("tools", "functions", "images", "videos", "audios", "thinking", "reasoning_content", "tool_calls", "history",
-        "chat_template_kwargs", "context", "documents", "Image_URL", "image2", "loss_mask", "labels")  # fmt: skip
+MORE = ("available_tools", "function_definitions", "images", "videos", "audios", "thinking", "reasoning_content", "tool_calls",
+        "history", "chat_template_kwargs", "context", "documents", "Image_URL", "image2", "loss_mask", "labels")  # fmt: skip
 SHAPES = ({"messages": [USER, GOOD]}, {"conversations": [USER, GOOD]}, {"prompt": [USER], "completion": [GOOD]})
 
 
@@ -246,17 +246,17 @@ def test_columns_that_would_change_what_is_learned_are_named(row, column):
         (as_dialogue, {"messages": [USER, GOOD | {"weight": 0.5}]}, "unread_key: messages.weight"),
         (as_dialogue, {"messages": [USER, GOOD | {"train": "false"}]}, "unread_key: messages.train"),
         (as_dialogue, {"messages": [USER | {"train": True}, GOOD]}, "unread_key: messages.train"),
-        (as_dialogue, {"messages": [USER | {"name": "Bob"}, GOOD]}, "unread_key: messages.name"),
+        (as_dialogue, {"messages": [USER | {"name": ["Bob"]}, GOOD]}, "unread_key: messages.name"),
         (as_dialogue, {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "a", "train": False}]}]},
          "unread_key: messages.content.train"),
-        (as_dialogue, {"conversations": [{"from": "Alice", "value": "q"}]}, "wrong_shape: conversations"),
+        (as_dialogue, {"conversations": [{"from": "Alice", "value": "q"}]}, "unknown_role: Alice"),
         (as_pair, {"prompt": "q", "chosen": [GOOD | {"weight": 0}], "rejected": [BAD]}, "unread_key: chosen.weight"),
         (as_pair, {"problem": "q", "chosen": "It is a.", "rejected": "It is b."}, "missing_column: prompt"),
         (as_pair, {"dialog": [USER], "chosen": "It is a.", "rejected": "It is b."}, "missing_column: prompt"),
         (as_pair, {"messages": [USER, GOOD], "chosen": "It is a.", "rejected": "It is b."}, "missing_column: prompt"),
-        (as_pair, {"prompt": "q", "tools": [1], "chosen": "a", "rejected": "b"}, "unread_key: tools"),
+        (as_pair, {"prompt": "q", "tools": [1], "chosen": "a", "rejected": "b"}, "invalid_tools: json"),
         (as_unpaired, {"prompt": "q", "completion": "a", "label": True, "images": ["x"]}, "unread_key: images"),
-        (as_prompt, {"prompt": "q", "tools": [1]}, "unread_key: tools"),
+        (as_prompt, {"prompt": "q", "tools": [1]}, "invalid_tools: json"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_named(function, row, what):

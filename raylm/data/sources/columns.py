@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.data.records import STRUCTURED, Rejected, id_of, meta_of, read_row, schema
 from raylm.data.sources.units import BATCH_BYTES, BATCH_ROWS, table_of
+from raylm.data.tools import without_nulls
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,7 +148,9 @@ def _by_row(raw: pa.RecordBatch, source: str, numbers: Sequence[int], max_row_by
     rows, lost = [], []
     for number, row in zip(numbers, _values(raw), strict=True):
         where = f"{source}:{number}"
-        result = Rejected("invalid_utf8", where) if row is None else read_row(row, None, source, number, number + 1)
+        result = (
+            Rejected("invalid_utf8", where) if row is None else read_row(without_nulls(row), None, source, number, number + 1)
+        )
         if isinstance(result, dict) and len((result["record"] or result["text"]).encode()) > max_row_bytes:
             result = Rejected("row_too_long", where)
         (lost if isinstance(result, Rejected) else rows).append(result)

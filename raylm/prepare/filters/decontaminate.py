@@ -15,6 +15,7 @@ from raylm.core.artifact import Documents as DocumentsArtifact
 from raylm.core.config import Config, DocumentsRef, ref_or_table, resolve
 from raylm.core.errors import ArtifactError, DataError
 from raylm.core.storage import Folder
+from raylm.data.messages import readable
 from raylm.data.records import GROUND_TRUTHS, Rejected, as_dialogue, as_prompt
 from raylm.data.sources import AnySource
 from raylm.data.sources.documents import Documents
@@ -169,7 +170,7 @@ def _parts(row: dict[str, Any], keys: list[str]) -> Iterator[Part]:
     if row["record"] is not None:
         record = json.loads(row["record"])
         turns, _ = as_prompt(record)
-        question = "\n".join(turn["content"] for turn in turns if turn["role"] not in _COMMON_ROLES)
+        question = "\n".join(readable(turn) for turn in turns if turn["role"] not in _COMMON_ROLES)
         if isinstance(record.get("instruction"), str) and record.get("input"):
             shared = record["instruction"]
         answers = [record[key] for key in keys if record.get(key) is not None] or _replies(record, len(turns))
@@ -181,7 +182,7 @@ def _parts(row: dict[str, Any], keys: list[str]) -> Iterator[Part]:
 def _replies(record: dict[str, Any], after: int) -> list[str]:
     """What a dialogue says after its prompt; a bare prompt has nothing there."""
     try:
-        return [turn["content"] for turn in as_dialogue(record)[after:] if turn["role"] not in _COMMON_ROLES]
+        return [readable(turn) for turn in as_dialogue(record)[after:] if turn["role"] not in _COMMON_ROLES]
     except DataError:
         return []
 
@@ -202,7 +203,7 @@ def _spoken(text: str, record: dict[str, Any]) -> str:
         return text
     if all(turn["role"] not in _COMMON_ROLES for turn in turns):
         return text
-    contents = [turn["content"] for turn in turns if turn["role"] not in _COMMON_ROLES]
+    contents = [readable(turn) for turn in turns if turn["role"] not in _COMMON_ROLES]
     # of pairs and prompts the answers, which `turns` may not hold
     for key in ("completion", "chosen", "rejected"):
         value = record.get(key)

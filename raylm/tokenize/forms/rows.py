@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
+from raylm.data.records import tools_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +44,10 @@ def each_row(
     names = ("id", "source", "text", "record")
     for at, (id, source, text, record) in enumerate(zip(*(documents[name].to_pylist() for name in names), strict=True)):
         try:
-            rows.append({"id": id, "source": source, **make({"text": text} if record is None else json.loads(record))})
+            row = {"text": text} if record is None else json.loads(record)
+            if tools_of(row):
+                raise DataError("unread_key: tools")
+            rows.append({"id": id, "source": source, **make(row)})
             kept.append(at)
         except DataError as cause:
             dropped[cause.what] += 1
