@@ -70,19 +70,26 @@ def top_k(
     target_N: torch.Tensor,
     options: LossOptions,
     count: int,
+    words: int = 0,
 ) -> torch.Tensor:
-    """What `plain` returns, then ids and log-probabilities of the `count` likeliest tokens, float32 [N, 2 + 2 * count], from the
-    logits of some tokens at a time. Has no gradient."""
+    """What `plain` returns, then of the `count` likeliest tokens ids and log-probabilities, and the log-probability of all
+    others together (-inf where there are none), float32 [N, 3 + 2 * count], from the logits of some tokens at a time. Has no
+    gradient.
+
+    Args:
+        words: the likeliest are chosen among the first so many tokens, 0: among all.
+    """
     kind = hidden_ND.device.type
     hidden_ND, weight_VD, bias_V = as_computed(hidden_ND, weight_VD, bias_V)
-    found_NC = hidden_ND.new_empty(len(hidden_ND), 2 + 2 * count, dtype=torch.float32)
+    found_NC = hidden_ND.new_empty(len(hidden_ND), 3 + 2 * count, dtype=torch.float32)
     with torch.autocast(kind, enabled=False):
-        for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
-            wide_CV, _ = _scaled(logits_CV, options)
+        for at, logits_CV in chunk_logits(hidden_ND, weight_VD, bias_V):
+            wide_CV, _ = scaled(logits_CV, options)
             lse_C1 = wide_CV.logsumexp(1, keepdim=True)
-            top_CK, id_CK = wide_CV.topk(count, 1)
+            top_CK, id_CK = wide_CV[:, : words or None].topk(count, 1)
             logprob_C1 = wide_CV.gather(1, target_N[at, None]) - lse_C1
-            found_NC[at] = torch.cat([logprob_C1, lse_C1, id_CK.float(), top_CK - lse_C1], 1)
+            rest_C1 = wide_CV.scatter_(1, id_CK, -torch.inf).logsumexp(1, keepdim=True)
+            found_NC[at] = torch.cat([logprob_C1, lse_C1, rest_C1 - lse_C1, id_CK.float(), top_CK - lse_C1], 1)
     return found_NC
 
 
@@ -108,15 +115,15 @@ class _Announced(torch.autograd.Function):
         ctx: Any, hidden_ND: Any, weight_VD: Any, bias_V: Any, target_N: Any, options: LossOptions, announced: Announced
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprob_N, lse_N = _empty_scores(hidden_ND)
-        sums = _Sums(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad)
-        for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
+        sums = Gradients(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad)
+        for at, logits_CV in chunk_logits(hidden_ND, weight_VD, bias_V):
             weight_C = announced.weight_N[at].float()
             if options.fused:
                 logprob_N[at], lse_N[at] = _fused()[0](logits_CV, target_N[at], options)
                 by_lse_C = 2 * announced.z_loss * weight_C * lse_N[at]
                 slope_CV = _fused()[1](logits_CV, target_N[at], options, lse_N[at], -weight_C, by_lse_C)
             else:
-                wide_CV, bend_CV = _scaled(logits_CV, options)
+                wide_CV, bend_CV = scaled(logits_CV, options)
                 logprob_N[at], lse_N[at], sum_C = _exponentials(wide_CV, target_N[at])
                 factor_C = weight_C * (1 + 2 * announced.z_loss * lse_N[at]) / sum_C
                 slope_CV = _slope(wide_CV, bend_CV, target_N[at], factor_C, -weight_C, options.temperature)
@@ -141,11 +148,11 @@ class _Recomputed(torch.autograd.Function):
         ctx: Any, hidden_ND: Any, weight_VD: Any, bias_V: Any, target_N: Any, options: LossOptions
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprob_N, lse_N = _empty_scores(hidden_ND)
-        for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
+        for at, logits_CV in chunk_logits(hidden_ND, weight_VD, bias_V):
             if options.fused:
                 logprob_N[at], lse_N[at] = _fused()[0](logits_CV, target_N[at], options)
             else:
-                logprob_N[at], lse_N[at], _ = _exponentials(_scaled(logits_CV, options)[0], target_N[at])
+                logprob_N[at], lse_N[at], _ = _exponentials(scaled(logits_CV, options)[0], target_N[at])
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, target_N, lse_N)
         ctx.options = options
         return logprob_N, lse_N
@@ -153,12 +160,12 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_logprob_N: torch.Tensor, by_lse_N: torch.Tensor) -> Any:
         hidden_ND, weight_VD, bias_V, target_N, lse_N = ctx.saved_tensors
-        options, sums = ctx.options, _Sums(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad)
-        for at, logits_CV in _chunks(hidden_ND, weight_VD, bias_V):
+        options, sums = ctx.options, Gradients(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad)
+        for at, logits_CV in chunk_logits(hidden_ND, weight_VD, bias_V):
             if options.fused:
                 slope_CV = _fused()[1](logits_CV, target_N[at], options, lse_N[at], by_logprob_N[at], by_lse_N[at])
             else:
-                wide_CV, bend_CV = _scaled(logits_CV, options)
+                wide_CV, bend_CV = scaled(logits_CV, options)
                 wide_CV.sub_(lse_N[at, None]).exp_()
                 factor_C, of_target_C = by_lse_N[at] - by_logprob_N[at], by_logprob_N[at]
                 slope_CV = _slope(wide_CV, bend_CV, target_N[at], factor_C, of_target_C, options.temperature)
@@ -166,8 +173,8 @@ class _Recomputed(torch.autograd.Function):
         return *sums.scaled(None), None, None
 
 
-class _Sums:
-    """Gradients of the three operands, added up over chunks; None for those that need none."""
+class Gradients:
+    """Of the three operands, added up over chunks; None for those that need none."""
 
     def __init__(self, hidden_ND: Any, weight_VD: Any, bias_V: Any, needs: Any) -> None:
         self.hidden_ND = torch.empty_like(hidden_ND) if needs[0] else None
@@ -195,7 +202,7 @@ class _Sums:
         return [each if each is None else each.to(self._dtype) for each in found]
 
 
-def _chunks(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, bias_V: Any) -> Iterator[tuple[slice, torch.Tensor]]:
+def chunk_logits(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, bias_V: Any) -> Iterator[tuple[slice, torch.Tensor]]:
     """The logits of each chunk, in one buffer that the next chunk takes over."""
     size = min(chunk_tokens(len(weight_VD), hidden_ND.device), max(len(hidden_ND), 1))
     buffer_CV = hidden_ND.new_empty(size, len(weight_VD))
@@ -209,7 +216,7 @@ def _empty_scores(hidden_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32), hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
 
 
-def _scaled(logits_CV: torch.Tensor, options: LossOptions) -> tuple[torch.Tensor, torch.Tensor | None]:
+def scaled(logits_CV: torch.Tensor, options: LossOptions) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What `_wide` returns, in place of the logits where these are float32; and the derivative of the cap, where there is one."""
     wide_CV, bend_CV = logits_CV.float(), None
     if options.cap:

@@ -1,6 +1,6 @@
 """A model's output layer that answers with what is asked of it, in place of logits, and never holds all logits.
 
-vocabulary head   log-probability of a given target and log-sum-exp, and where asked the likeliest tokens
+vocabulary head   log-probability of a given target and log-sum-exp, and where asked the likeliest tokens, or given ones
 value head        one number: a reward or a critic's value (a layer with one output)
 
 backends: plain (all logits at once) | chunked (some tokens' logits at a time) | fused (chunked, with kernels of torch.compile)
@@ -29,7 +29,15 @@ class Asks(NamedTuple):
     values: bool = False
     """The answer of a value head. Otherwise, of a vocabulary: log-probability of the target, and log-sum-exp."""
     top_k: int = 0
-    """Beside these the ids and log-probabilities of so many likeliest tokens; then nothing has a gradient."""
+    """Beside these the ids and log-probabilities of so many likeliest tokens, and the log-probability of all others together;
+    then nothing has a gradient."""
+    words: int = 0
+    """The likeliest are chosen among the first so many tokens: an output layer may have more than a tokenizer, or than another
+    model. 0: among all."""
+    at_ids: int = 0
+    """Beside log-probability and log-sum-exp those of so many given tokens (`Inputs.id_BTK`), and of all others together."""
+    at_temperature: float = 1.0
+    """Logits are divided by it where given tokens are asked for."""
     temperature: float = 1.0
     """Logits are divided by it, as a sampler does."""
     linear: bool = False
@@ -39,8 +47,11 @@ class Asks(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Numbers of one answer: a value, or (log-probability, log-sum-exp, K ids, K log-probabilities)."""
-        return 1 if self.values else 2 + 2 * self.top_k
+        """Numbers of one answer: a value, or log-probability and log-sum-exp. With K likeliest tokens these, the rest, K ids and
+        K log-probabilities; with K given ones these, the rest and K log-probabilities."""
+        if self.values:
+            return 1
+        return 3 + 2 * self.top_k if self.top_k else 3 + self.at_ids if self.at_ids else 2
 
 
 LOGPROBS = Asks()
@@ -54,6 +65,8 @@ class Question(NamedTuple):
     weight_BT: torch.Tensor
     """Where it is 0 nothing is computed; the answer there is 0."""
     backend: str
+    id_BTK: torch.Tensor | None = None
+    """The given tokens."""
 
 
 def head_of(model: Any) -> Any:
@@ -114,8 +127,10 @@ def _check(head: Any, asks: Asks) -> None:
         raise ConfigError("values are asked of a model without a value head", next="name a reward model")
     if not asks.values and head.out_features == 1:
         raise ConfigError("log-probabilities are asked of a model with a value head", next="name a language model")
-    if asks.top_k > head.out_features:
-        raise ConfigError(f"the {asks.top_k} likeliest of {head.out_features} tokens are asked for")
+    if asks.top_k > min(head.out_features, asks.words or head.out_features):
+        raise ConfigError(f"the {asks.top_k} likeliest of {asks.words or head.out_features} tokens are asked for")
+    if asks.at_ids and asks.top_k:
+        raise ConfigError("a head is asked for given tokens or for the likeliest ones, not for both")
 
 
 def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -143,21 +158,37 @@ def _answer(head: Any, hidden_BTD: torch.Tensor, question: Question, kind: type)
     """The answer at each position that counts, float32 [B, T, C]."""
     asks, target_BT = question.asks, question.target_BT
     hidden_ND, target_N, weight_N = hidden_BTD.flatten(0, 1), target_BT.flatten(), question.weight_BT.flatten()
+    id_NK = _ids(question).flatten(0, 1) if asks.at_ids else None
     counting_N = weight_N.nonzero()[:, 0]
     whole = len(counting_N) == len(weight_N)
     if not whole:
         hidden_ND, target_N, weight_N = (each.index_select(0, counting_N) for each in (hidden_ND, target_N, weight_N))
+        id_NK = None if id_NK is None else id_NK.index_select(0, counting_N)
     if asks.values:
         answer_NC = kind.forward(head, hidden_ND).float()
     else:
-        answer_NC = _scores(head, hidden_ND, target_N, weight_N, asks, question.backend)
+        answer_NC = _scores(head, hidden_ND, target_N, weight_N, asks, question.backend, id_NK)
     if not whole:
         answer_NC = answer_NC.new_zeros(target_BT.numel(), asks.width).index_copy(0, counting_N, answer_NC)
     return answer_NC.view(*target_BT.shape, asks.width)
 
 
+def _ids(question: Question) -> torch.Tensor:
+    id_BTK, (batch, length) = question.id_BTK, question.target_BT.shape
+    if id_BTK is None or id_BTK.shape != (batch, length, question.asks.at_ids):
+        came = "none" if id_BTK is None else f"ids of shape {tuple(id_BTK.shape)}"
+        raise ConfigError(f"{question.asks.at_ids} given tokens at each position are asked for, {came} came")
+    return id_BTK
+
+
 def _scores(
-    head: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, weight_N: torch.Tensor, asks: Asks, backend: str
+    head: Any,
+    hidden_ND: torch.Tensor,
+    target_N: torch.Tensor,
+    weight_N: torch.Tensor,
+    asks: Asks,
+    backend: str,
+    id_NK: torch.Tensor | None,
 ) -> torch.Tensor:
     import torch
 
@@ -173,14 +204,22 @@ def _scores(
         if more_V is not None:
             raise ConfigError("the model adds a bias after its output layer, which is cut over ranks", next="tensor = 1")
         rows = (hidden_ND, head.weight, head.bias, target_N, temperature, part)
-        return vocab_parallel.top_k(*rows, asks.top_k) if asks.top_k else vocab_parallel.scores(*rows)
+        if asks.top_k:
+            return vocab_parallel.top_k(*rows, asks.top_k, asks.words)
+        if id_NK is not None:
+            return vocab_parallel.given(*rows, id_NK, asks.at_temperature / scale)
+        return vocab_parallel.scores(*rows)
     from raylm.model.cross_entropy import Announced, LossOptions, chunked, plain, top_k
 
     backend = backend_on(hidden_ND.device.type) if backend == "auto" else backend
     options = LossOptions(temperature, backend == "fused", cap / scale if cap else None)
     rows = (hidden_ND, head.weight, bias_V, target_N, options)
     if asks.top_k:
-        return top_k(*rows, asks.top_k)
+        return top_k(*rows, asks.top_k, asks.words)
+    if id_NK is not None:
+        from raylm.model.given_ids import given
+
+        return given(*rows[:4], id_NK, options, asks.at_temperature / scale)
     if backend == "plain":
         return torch.stack(plain(*rows), -1)
     return torch.stack(chunked(*rows, Announced(weight_N, asks.z_loss) if asks.linear else None), -1)

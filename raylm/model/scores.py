@@ -1,6 +1,6 @@
 """One forward pass: what a model is fed, what is asked of its head, and the scores that come of it.
 
-Shapes: B sequences, T tokens, K likeliest tokens, C numbers of one answer.
+Shapes: B sequences, T tokens, K likeliest or given tokens, C numbers of one answer.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Inputs(NamedTuple):
     """The token whose log-probability is asked at each output position."""
     weight_BT: torch.Tensor
     """Weight of each target in the loss; 0 where nothing is asked: the scores there are 0."""
+    id_BTK: Any = None
+    """Tokens whose log-probabilities are asked beside the target's (`Asks.at_ids`), all different at each position; int."""
 
 
 class Scores(NamedTuple):
@@ -56,17 +58,24 @@ class Scores(NamedTuple):
     """The likeliest tokens, int64, the likeliest first."""
     top_logprob_BTK: Any = None
     """Their log-probabilities."""
+    at_logprob_BTK: Any = None
+    """Log-probabilities of the given tokens."""
+    rest_logprob_BT: Any = None
+    """Log-probability of all tokens together that are neither among the likeliest nor given; -inf where there are none."""
 
     @classmethod
     def of(cls, answer_BTC: torch.Tensor, asks: Asks) -> Scores:
         """The parts of what `ask_head` returns."""
         if asks.values:
             return cls(value_BT=answer_BTC[..., 0])
+        if asks.at_ids:
+            logprob_BT, lse_BT, rest_BT = answer_BTC[..., :3].unbind(-1)
+            return cls(logprob_BT, lse_BT, at_logprob_BTK=answer_BTC[..., 3:], rest_logprob_BT=rest_BT)
         if not asks.top_k:
             return cls(answer_BTC[..., 0], answer_BTC[..., 1])
-        ids_BTK, logprob_BTK = answer_BTC[..., 2:].chunk(2, -1)
+        ids_BTK, logprob_BTK = answer_BTC[..., 3:].chunk(2, -1)
         # float32 holds whole numbers up to 2^24
-        return cls(answer_BTC[..., 0], answer_BTC[..., 1], None, ids_BTK.long(), logprob_BTK)
+        return cls(answer_BTC[..., 0], answer_BTC[..., 1], None, ids_BTK.long(), logprob_BTK, rest_logprob_BT=answer_BTC[..., 2])
 
     @property
     def value_B(self) -> torch.Tensor:
@@ -119,7 +128,7 @@ def token_logprobs(model: torch.nn.Module, batch: Padded, temperature: float = 1
 
 def answer(model: torch.nn.Module, inputs: Inputs, asks: Asks, backend: str) -> torch.Tensor:
     """What `ask` makes scores of, float32 [B, T, C]: in one piece, so that ranks can exchange it."""
-    question = Question(asks, inputs.target_BT, inputs.weight_BT, backend)
+    question = Question(asks, inputs.target_BT, inputs.weight_BT, backend, inputs.id_BTK)
     return ask_head(head_of(model), question, lambda: model(**inputs.feed, use_cache=False).logits)
 
 

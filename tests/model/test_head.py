@@ -68,6 +68,10 @@ def test_the_likeliest_tokens_are_those_of_all_logits(monkeypatch):
                 scores.logprob_BT[counts].double(), expected(model, inputs, 0.8)[0][counts], atol=1e-5, rtol=1e-5
             )
             assert not scores.top_logprob_BTK.requires_grad
+            rest_BT = logprob_BTV.scatter(2, id_BTK, -torch.inf).logsumexp(2)
+            torch.testing.assert_close(scores.rest_logprob_BT[counts].double(), rest_BT[counts], atol=1e-5, rtol=1e-5)
+            few = ask(model, inputs, Asks(top_k=4, temperature=0.8, words=9)).top_id_BTK[counts]
+            assert few.equal(logprob_BTV[..., :9].topk(4)[1][counts])
 
 
 @pytest.mark.parametrize("backend", ["plain", "chunked"])

@@ -46,6 +46,32 @@ def likeliest(rank: int, world: int, names: list[str]) -> dict[str, list[Any]]:
     return found
 
 
+def given(rank: int, world: int, names: list[str]) -> dict[str, Any]:
+    """Scores of given tokens before, and the weights after two steps towards other likelihoods of them and of the rest."""
+    found = {}
+    for name in names:
+        cfg = config(*LAYOUTS[name], world)
+        engine = assemble(cfg.model.build(TOKENS, 0).train(), cfg, 2, rank=rank, world=world)
+        asks, every = Asks(at_ids=3, at_temperature=1.5), []
+        for row in ROWS:
+            one = causal(pad([row], [np.ones(len(row))], 0))
+            every.append(one._replace(id_BTK=(one.target_BT[..., None] + torch.tensor([0, 1, 30])) % 64))
+        before = [(one.at_logprob_BTK, one.rest_logprob_BT) for one in engine.forward(every, asks)]
+        mine = [part[0][0] for part in share_of(range(4), engine.grid.data_rank, engine.grid.data_world, 1)]
+
+        def loss(index: int, scores: Scores, mine: list[int] = mine, every: list[Any] = every) -> Loss:
+            weight_BT, wanted_K = every[mine[index]].weight_BT, torch.tensor([0.4, 0.2, 0.1])
+            total = -((scores.at_logprob_BTK * wanted_K).sum(2) + 0.3 * scores.rest_logprob_BT) * weight_BT
+            return Loss(total.sum() / 20, {"loss": total.detach().sum()})
+
+        sums = []
+        for _ in range(2):
+            sums.append(engine.accumulate([every[at] for at in mine], loss, asks)["loss"])
+            engine.step()
+        found[name] = (before, sums, engine.weights())
+    return found
+
+
 def values(rank: int, world: int, names: list[str]) -> dict[str, Any]:
     """Value of each row, and the weights after two steps towards the rows' numbers."""
     found = {}
@@ -76,6 +102,20 @@ def test_likeliest_tokens_on_every_layout():
                 assert ids.equal(right_ids), name
                 torch.testing.assert_close(top, right_top, atol=1e-5, rtol=1e-5)
                 torch.testing.assert_close(logprob, right_logprob, atol=1e-5, rtol=1e-5)
+
+
+def test_given_tokens_and_what_is_learned_from_them_on_every_layout():
+    before, sums, weights = given(0, 1, ["ddp"])["ddp"]
+    assert sums[1] < sums[0]
+    first, second = on_ranks(2, given, list(LAYOUTS))
+    for name, (found, of_sums, learned) in first.items():
+        for mine, theirs, right in zip(found, second[name][0], before, strict=True):
+            for left, middle, each in zip(mine, theirs, right, strict=True):
+                torch.testing.assert_close(left, each, atol=1e-5, rtol=1e-5, msg=name)
+                torch.testing.assert_close(middle, each, atol=1e-5, rtol=1e-5, msg=name)
+        assert np.allclose(of_sums, sums, rtol=1e-5), name
+        for key, tensor in learned.items():
+            torch.testing.assert_close(tensor, weights[key], atol=2e-5, rtol=1e-4, msg=f"{name} {key}")
 
 
 def test_values_and_what_is_learned_from_them_on_every_layout():

@@ -88,14 +88,16 @@ class Context:
         across = Across(self.group, whole, self.ring, document_BT)
         order_T = across.order_T.to(tokens_BT.device)
 
-        def own(x_BT: torch.Tensor) -> torch.Tensor:
-            return pad(x_BT, (0, whole - length))[:, order_T].chunk(self.ranks, 1)[self.rank]
+        def own(x: torch.Tensor) -> torch.Tensor:
+            # [B, T] or [B, T, K]
+            return pad(x, (*(0, 0) * (x.dim() - 2), 0, whole - length))[:, order_T].chunk(self.ranks, 1)[self.rank]
 
         def join(answer_BTC: torch.Tensor) -> torch.Tensor:
             return gather_from_region(answer_BTC, whole, self.group)[:, order_T.argsort()[:length]]
 
         feed = {"input_ids": own(tokens_BT), "position_ids": own(position_BT), "across": across}
-        return ContextShard(Inputs(feed, own(inputs.target_BT), own(inputs.weight_BT)), join)
+        id_BTK = None if inputs.id_BTK is None else own(inputs.id_BTK)
+        return ContextShard(Inputs(feed, own(inputs.target_BT), own(inputs.weight_BT), id_BTK), join)
 
 
 class Across:
