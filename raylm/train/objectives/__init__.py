@@ -5,9 +5,15 @@ from typing import Annotated
 from pydantic import Field
 
 from raylm.core.config import CustomCard
+from raylm.train.objectives.cpo import Cpo
 from raylm.train.objectives.dpo import Dpo
+from raylm.train.objectives.kto import Kto
 from raylm.train.objectives.masked_lm import MaskedLm
 from raylm.train.objectives.next_token import NextToken
+from raylm.train.objectives.orpo import Orpo
 from raylm.train.objectives.seq2seq import Seq2Seq
+from raylm.train.objectives.simpo import Simpo
 
-AnyObjective = Annotated[NextToken | MaskedLm | Seq2Seq | Dpo | CustomCard, Field(discriminator="kind")]
+AnyObjective = Annotated[
+    NextToken | MaskedLm | Seq2Seq | Dpo | Cpo | Simpo | Orpo | Kto | CustomCard, Field(discriminator="kind")
+]

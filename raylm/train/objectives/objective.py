@@ -12,6 +12,7 @@ from raylm.trainer.loss import Loss
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from raylm.data.batch import Batch
     from raylm.model.head import Asks
@@ -106,6 +107,12 @@ class TokenLoss(Objective):
         if self.z_loss:
             total = total + self.z_loss * (scores.lse_BT.square() * inputs.weight_BT).sum()
         return Loss(total, metrics)
+
+
+def reference_sums(batches: Sequence[Batch], inputs: Sequence[Inputs], passes: Passes) -> list[torch.Tensor]:
+    """Log-probability of each sequence's tokens that count, in nats, by the frozen reference; [S] of each batch."""
+    scored = zip(batches, inputs, passes.reference(inputs), strict=True)
+    return [batch.sums(scores.logprob_BT * one.weight_BT) for batch, one, scores in scored]
 
 
 def draw(seed: int, rows: Sequence[int], index: int) -> np.random.Generator:
