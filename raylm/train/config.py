@@ -77,6 +77,8 @@ class Train(TrainerConfig):
             raise ValueError("the best step is known by its held-out loss: say `evaluate_every` and `held_out_rows`")
         if isinstance(self.micro_batch, int) and self.micro_batch < 1:
             raise ValueError("micro_batch is at least 1, or 'auto'")
+        if self.batch == 1 and "mismatched" in getattr(self.objective, "needs", ()):
+            raise ValueError("a batch of one row has no other row whose answer could stand beside its prompt: raise batch")
         return self
 
     def planned(self, length: int) -> tuple[int, int, int | None]:

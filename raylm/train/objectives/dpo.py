@@ -87,7 +87,8 @@ class Dpo(Pairwise):
         answers = answers_of(scores, inputs, batch)
         ratio_S = answers.logprob_S - prepared.reference_S
         compared_S = ratio_S / answers.length_S if self.loss_type in ("ipo", "sigmoid_norm") else ratio_S
-        losses_P = _LOSSES[self.loss_type](*compared_S.chunk(2), self.beta, self.label_smoothing)
+        chosen_P, rejected_P = compared_S.chunk(2)
+        losses_P = _LOSSES[self.loss_type](chosen_P, rejected_P, self.beta, self.label_smoothing)
         made = pair_loss(losses_P, (self.beta * ratio_S).chunk(2), batch)
         return with_nll(made, nll_of(answers, prepared.pairs_per_token), self.rpo_alpha) if self.rpo_alpha else made
 

@@ -1,28 +1,35 @@
-"""The `dpo` objective: the loss by hand and against TRL's trainer on the same model, reference and pairs."""
+"""The `dpo` objective: the losses by hand and against TRL's trainer on the same model, reference and pairs."""
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from raylm.data.kinds.pairs import Pairs
-from raylm.model.scores import Scores, ask
-from raylm.train.batches import Batches
+from raylm.model.scores import ask
 from raylm.train.config import Train
-from raylm.train.objectives.dpo import Dpo
-from tests.model.tiny import tiny_model, tiny_tokenizer
+from raylm.train.objectives.dpo import Dpo, Prepared
+from tests.model.tiny import tiny_model
+from tests.train.objectives.preferences import (
+    PAIRS,
+    TEXTS,
+    arguments,
+    assert_gradients,
+    learned,
+    micros,
+    tokenizer,
+    two_models,
+)
 
-PAIRS = [
-    {"prompt": np.array([1, 40, 41]), "chosen": np.array([50, 51, 2]), "rejected": np.array([60, 2])},
-    {"prompt": np.array([1, 42]), "chosen": np.array([52, 2]), "rejected": np.array([61, 62, 63, 2])},
-]
 
-
-def batch(pairs=PAIRS):
-    (micro,) = Batches(pairs, "Pairs", batch=2, micro=8, seed=0, pad_id=0, rank=0, world=1).split([0, 1])
+def batch():
+    (micro,) = micros(PAIRS)
     return micro
 
 
@@ -31,23 +38,16 @@ def scored(model, micro):
         return ask(model, Dpo().inputs(micro, 0))
 
 
-def loss(card, model, micro, reference):
-    return card.loss(scored(model, micro), card.inputs(micro, 0), micro, reference)
-
-
-def as_scores(micro, sum_R):
-    """A reference whose answers have these log-probabilities in all."""
-    weight_BT = Dpo().inputs(micro, 0).weight_BT
-    each_BT = weight_BT * (sum_R / weight_BT.sum(1).clamp(min=1))[:, None]
-    return Scores(each_BT, torch.zeros_like(each_BT))
+def loss(card, model, micro, reference_S):
+    return card.loss(scored(model, micro), card.inputs(micro, 0), micro, Prepared(reference_S))
 
 
 def test_a_policy_that_equals_its_reference_loses_log_two():
     model = tiny_model(vocab=70, hidden=32, layers=1)
-    found = loss(Dpo(), model, batch(), scored(model, batch()))
-    assert float(found.total) == pytest.approx(2 * math.log(2))
-    assert float(found.metrics["margin"]) == 0.0
-    assert float(found.metrics["accuracy"]) == 1.0  # two ties, each half
+    found = learned(Dpo(), model, [batch()], model)
+    assert found.loss == pytest.approx(math.log(2))
+    assert found.metrics["margin"] == 0.0
+    assert found.metrics["accuracy"] == 0.5  # two ties
 
 
 def test_loss_and_metrics_by_hand():
@@ -55,7 +55,7 @@ def test_loss_and_metrics_by_hand():
     model = tiny_model(vocab=70, hidden=32, layers=1)
     model.lm_head.weight.data.zero_()
     reference = torch.tensor([-14.0, -7.0, -9.0, -16.0])
-    found = loss(Dpo(beta=0.5), model, batch(), as_scores(batch(), reference))
+    found = loss(Dpo(beta=0.5), model, batch(), reference)
     nat = math.log(70)
     chosen = [0.5 * (-3 * nat + 14), 0.5 * (-2 * nat + 7)]
     rejected = [0.5 * (-2 * nat + 9), 0.5 * (-4 * nat + 16)]
@@ -75,45 +75,116 @@ def test_a_pair_that_only_fills_up_weighs_nothing():
     model = tiny_model(vocab=70, hidden=32, layers=1)
     whole = batch()
     filled = Pairs().collate(PAIRS, [1.0, 0.0], 0)
-    sum_R = (scored(model, whole).logprob_BT * Dpo().inputs(whole, 0).weight_BT).sum(1)
-    reference = as_scores(whole, sum_R - torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    found = loss(Dpo(), model, filled, reference)
+    sum_S = whole.sums(scored(model, whole).logprob_BT * Dpo().inputs(whole, 0).weight_BT)
+    found = loss(Dpo(), model, filled, sum_S - torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert float(found.total) == pytest.approx(math.log1p(math.exp(-0.1 * (1 - 3))), rel=1e-4)
 
 
-@pytest.mark.slow
-def test_loss_and_rewards_equal_trls(tmp_path):
-    """One evaluation by TRL's own DPOTrainer: TRL has no function that takes log-probabilities."""
+def test_variants_by_hand():
+    """One pair of log-ratios 2 (an answer of 4 tokens) and -1 (of 2 tokens)."""
+    table = {
+        "sigmoid": math.log1p(math.exp(-1.5)),
+        "sigmoid_norm": math.log1p(math.exp(-0.5)),
+        "hinge": 0.0,
+        "ipo": 0.0,
+        "nca_pair": math.log1p(math.exp(-1)) + 0.5 * math.log1p(math.exp(1)) + 0.5 * math.log1p(math.exp(-0.5)),
+        "sppo_hard": 1.0,
+        "apo_zero": 1 / (1 + math.e) + 1 / (1 + math.exp(0.5)),
+        "apo_down": 1 / (1 + math.exp(-1)) + 1 / (1 + math.exp(1.5)),
+    }
+    rows = [{"prompt": np.array([1, 4]), "chosen": np.array([5, 6, 7, 2]), "rejected": np.array([8, 2])}]
+    model, (made,) = tiny_model(vocab=70, hidden=32, layers=1), micros(rows)
+    sum_S = made.sums(scored(model, made).logprob_BT)
+    for loss_type, expected in table.items():
+        found = loss(Dpo(loss_type=loss_type, beta=0.5), model, made, sum_S - torch.tensor([2.0, -1.0]))
+        assert float(found.total) == pytest.approx(expected, abs=1e-5), loss_type
+        assert float(found.metrics["margin"]) == pytest.approx(1.5, abs=1e-5), loss_type
+    for card, expected in (
+        (Dpo(beta=0.5, label_smoothing=0.1), 0.9 * math.log1p(math.exp(-1.5)) + 0.1 * math.log1p(math.exp(1.5))),
+        (
+            Dpo(beta=0.5, loss_type="robust", label_smoothing=0.1),
+            (0.9 * math.log1p(math.exp(-1.5)) - 0.1 * math.log1p(math.exp(1.5))) / 0.8,
+        ),
+    ):
+        found = loss(card, model, made, sum_S - torch.tensor([2.0, -1.0]))
+        assert float(found.total) == pytest.approx(expected, abs=1e-5)
+
+
+def test_options_that_would_change_nothing_are_refused():
+    with pytest.raises(ValidationError, match="label_smoothing changes nothing in the loss 'ipo'"):
+        Dpo(loss_type="ipo", label_smoothing=0.1)
+    with pytest.raises(ValidationError, match="needs label_smoothing"):
+        Dpo(loss_type="exo_pair")
+
+
+class Peer(NamedTuple):
+    """TRL's trainer, its policy, its rows as pairs; and the same policy and reference, untouched by it."""
+
+    trainer: Any
+    theirs: Any
+    pairs: list[dict[str, Any]]
+    policy: Any
+    reference: Any
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory):
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    policy, reference = (tiny_model(vocab=300, hidden=32, layers=1, seed=seed) for seed in (0, 1))
-    args = DPOConfig(
-        output_dir=str(tmp_path),
-        beta=0.3,
-        per_device_eval_batch_size=2,
-        use_cpu=True,
-        bf16=False,
-        report_to=[],
-        gradient_checkpointing=False,
-    )
-    data = Dataset.from_list(
-        [
-            {"prompt": "a module", "chosen": " imports", "rejected": " no"},
-            {"prompt": "the class", "chosen": " is", "rejected": " raises an error"},
-        ]
-    )
+    theirs, reference = two_models()
+    policy, frozen = copy.deepcopy(theirs), copy.deepcopy(reference)
+    data = Dataset.from_list(TEXTS)
+    args = arguments(DPOConfig, tmp_path_factory.mktemp("dpo"), beta=0.3, per_device_eval_batch_size=4)
     trainer = DPOTrainer(
-        model=policy, ref_model=reference, args=args, train_dataset=data, eval_dataset=data, processing_class=tiny_tokenizer(300)
+        model=theirs, ref_model=reference, args=args, train_dataset=data, eval_dataset=data, processing_class=tokenizer()
     )
     pairs = [{side: np.array(row[f"{side}_ids"]) for side in ("prompt", "chosen", "rejected")} for row in trainer.eval_dataset]
-    made = batch(pairs)
-    expected = loss(Dpo(beta=0.3), policy.eval(), made, scored(reference, made))
-    theirs = trainer.evaluate()
-    assert theirs["eval_loss"] == pytest.approx(float(expected.total) / 2, abs=1e-5)
-    assert theirs["eval_rewards/margins"] == pytest.approx(float(expected.metrics["margin"]) / 2, abs=1e-4)
-    assert theirs["eval_rewards/chosen"] == pytest.approx(float(expected.metrics["chosen_reward"]) / 2, abs=1e-4)
-    assert theirs["eval_rewards/accuracies"] == pytest.approx(float(expected.metrics["accuracy"]) / 2)
+    return Peer(trainer, theirs, pairs, policy, frozen)
+
+
+def test_loss_and_rewards_equal_trls(peer):
+    """One evaluation by TRL's own DPOTrainer: TRL has no function that takes log-probabilities."""
+    expected, theirs = learned(Dpo(beta=0.3), peer.policy, micros(peer.pairs), peer.reference), peer.trainer.evaluate()
+    assert theirs["eval_loss"] == pytest.approx(expected.loss, abs=1e-5)
+    assert theirs["eval_rewards/margins"] == pytest.approx(expected.metrics["margin"], abs=1e-4)
+    assert theirs["eval_rewards/chosen"] == pytest.approx(expected.metrics["chosen_reward"], abs=1e-4)
+    assert theirs["eval_rewards/rejected"] == pytest.approx(expected.metrics["rejected_reward"], abs=1e-4)
+    assert theirs["eval_rewards/accuracies"] == pytest.approx(expected.metrics["accuracy"])
+
+
+@pytest.mark.parametrize("micro", [4, 1])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss_type": "sigmoid"},
+        {"loss_type": "sigmoid_norm"},
+        {"loss_type": "hinge"},
+        {"loss_type": "ipo"},
+        {"loss_type": "robust", "label_smoothing": 0.2},
+        {"loss_type": "exo_pair", "label_smoothing": 0.01},
+        {"loss_type": "nca_pair"},
+        {"loss_type": "sppo_hard"},
+        {"loss_type": "apo_zero"},
+        {"loss_type": "apo_down"},
+        {"loss_type": "sigmoid", "rpo_alpha": 0.7},
+        {"loss_type": "ipo", "rpo_alpha": 0.7},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_loss_and_gradients_equal_trls(peer, options, micro):
+    """TRL on all pairs at once; here also in micro batches, which change nothing: answers differ in length."""
+    trainer, alpha = peer.trainer, options.get("rpo_alpha")
+    trainer.loss_types, trainer.loss_weights = [options["loss_type"], "sft"][: 2 if alpha else 1], [1.0, alpha]
+    trainer.loss_weights = trainer.loss_weights[: len(trainer.loss_types)]
+    trainer.label_smoothing = options.get("label_smoothing", 0.0)
+    peer.theirs.eval().zero_grad()
+    expected = trainer.compute_loss(peer.theirs, dict(trainer.data_collator(list(trainer.train_dataset))))
+    expected.backward()
+    found = learned(Dpo(beta=0.3, **options), peer.policy, micros(peer.pairs, micro=micro), peer.reference)
+    assert found.loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert found.metrics["loss"] == pytest.approx(found.loss, rel=1e-6)
+    assert_gradients(found.gradients, peer.theirs)
 
 
 @pytest.mark.parametrize("adapter", [None, {"rank": 4, "dropout": 0.5}])
