@@ -1,4 +1,4 @@
-"""Chat rendering: dialogues as token ids by a tokenizer's chat template, with a mask on what the assistant says.
+"""Chat rendering: dialogues as token ids by a tokenizer's chat template, with a mask on what is to be learned.
 
 turns -> text, as transformers' apply_chat_template renders them -> spans of the trained turns in it -> tokens, mask
 """
@@ -6,32 +6,42 @@ turns -> text, as transformers' apply_chat_template renders them -> spans of the
 from __future__ import annotations
 
 import copy
+import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from raylm.core.errors import DataError
-from raylm.data.messages import Dialogue, plain
-from raylm.tokenize.forms.placing import Place, places
+from raylm.data.messages import Dialogue, for_template
+from raylm.tokenize.forms.loss_mask import LossMask
+from raylm.tokenize.forms.pieces import leaves_out
+from raylm.tokenize.forms.placing import Place
+from raylm.tokenize.forms.spans import Extent, Extents, Rendering, check_marks, render, without
+from raylm.tokenize.forms.template import Span, Template, Tools
+from raylm.tokenize.forms.tool_schemas import check_tools
 
-Span = tuple[int, int]
+ASSISTANT = LossMask()
+PerTurn = Literal["auto", "always", "never"]
 
-_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# what a template may raise on a row that it was not written for; that row is dropped
-_FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
-_PLACEHOLDER = "\ue0f2"
+
+class Row(NamedTuple):
+    """A rendered dialogue: the turns that it is, its token ids, 1 where a token is learned."""
+
+    turns: Dialogue
+    """Those that are not learned in this row have `weight` 0."""
+    tokens: list[int]
+    mask: list[int]
+    left_out: int
+    """Thoughts of earlier turns that the template does not render, as when the answer is generated."""
 
 
 class Chat:
-    """Renders dialogues by one tokenizer's template, a fixed number of times per dialogue."""
+    """Renders dialogues by one tokenizer's template."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._template: str = tokenizer.get_chat_template()
-        self._values = tokenizer.special_tokens_map
-        self._marked = bool(_GENERATION.search(self._template))
         self._backend = copy.deepcopy(tokenizer.backend_tokenizer)
         # a post-processor may cut white space off the offsets of tokens, and templates write their own special tokens
         self._backend.post_processor = None
@@ -41,17 +51,22 @@ class Chat:
         # not `all_special_tokens`: a tokenizer may mark turns with tokens that only its tokenizer.json calls special (Llama 3)
         specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         either = "|".join(map(re.escape, sorted(specials, key=len, reverse=True))) or "(?!)"
-        self._special, self._closing = re.compile(either), re.compile(rf"\s*(?:{either})\s*")
-        self._read_template()
+        special, values = re.compile(either), tokenizer.special_tokens_map
+        self.template = Template(tokenizer.get_chat_template(), values, special)
+        # some tokenizers have a template of its own for rows with tools
+        source = tokenizer.get_chat_template(tools=[])
+        self._tool_template = self.template if source == self.template.source else Template(source, values, special)
+        self._extents = Extents(special)
+        self._tools_seen: dict[str, list[str]] = {}
 
-    def prompt(self, turns: Dialogue) -> list[int]:
+    def prompt(self, turns: Dialogue, tools: Tools = None) -> list[int]:
         """Token ids of turns that wait for an answer, up to where the assistant begins to speak."""
-        turns = plain(turns)
-        text, _ = self._render(turns, prompt=True)
-        places(lambda marked: self._render(marked, prompt=True, safe=True)[0], turns, text)
-        return self._encode(text, ())
+        turns = for_template(turns)
+        drawn = render(self._for(tools), turns, tools, prompt=True)
+        self._check_thoughts(drawn, range(_last_question(turns) + 1, len(turns)))
+        return self._encode(drawn.text)
 
-    def dialogue(self, turns: Dialogue) -> tuple[list[int], list[int]]:
+    def dialogue(self, turns: Dialogue, tools: Tools = None, loss: LossMask = ASSISTANT) -> tuple[list[int], list[int]]:
         """(token ids, mask): 1 on what the assistant is to say, from behind the generation prompt to the end of its turn.
 
         The text is that of `apply_chat_template`, and so are the tokens, but where one would reach over the edge of a trained
@@ -61,14 +76,121 @@ class Chat:
             DataError: the template refuses the turns, leaves words of them out, or a turn (its role, too) spells a special token
                 and so could forge another turn.
         """
-        text, marks, found = self._placed(turns)
-        answers = [(place, self._span(turns, place, found, text)) for place in found if place.role == "assistant"]
-        spans = [span for place, span in answers if "weight" not in turns[place.turn]]
-        if marks is not None:
-            _check_marks([mark for mark in marks if mark[0] < mark[1]], found, answers)
-            spans = _without(marks, [span for place, span in answers if "weight" in turns[place.turn]])
-        spans = [span for span in spans if span[0] < span[1]]
-        encoding = self._encoding(text, sorted({edge for span in spans for edge in span}))
+        drawn, learned = self._draw(turns, tools), loss.learned(turns)
+        last = _last_question(turns)
+        self._check_thoughts(drawn, [turn for turn in range(len(turns)) if turn > last and turns[turn].get("weight") != 0])
+        return self._masked(drawn, turns, learned, loss)
+
+    def rows(self, turns: Dialogue, tools: Tools = None, loss: LossMask = ASSISTANT, per_turn: PerTurn = "auto") -> list[Row]:
+        """The dialogue as rows in which each trained turn stands behind what is rendered before it when it is generated.
+
+        One row where the template renders earlier turns as it rendered them when they were said; else the dialogue up to each
+        turn of which the whole says something else (`per_turn` auto), or always. A trained turn is learned in one row.
+
+        Raises:
+            DataError: as `dialogue`; thoughts of a trained turn are left out; template_rewrites_turns with `per_turn` never.
+        """
+        open_turns, rows = loss.learned(turns), []
+        if not open_turns:
+            raise DataError("no_answer")
+        until = len(turns)
+        while open_turns:
+            if rows or per_turn == "always":
+                until = open_turns[-1] + 1
+            drawn = self._draw(turns[:until], tools)
+            held = open_turns[-1:] if per_turn == "always" else [at for at in open_turns if self._as_generated(drawn, at)]
+            if len(held) < len(open_turns) and per_turn == "never":
+                raise DataError(
+                    "template_rewrites_turns", next='per_turn = "auto" makes a row of each turn that the template rewrites'
+                )
+            if not held:
+                # what stands behind the last trained turn rewrites it
+                until = open_turns[-1] + 1
+                drawn, held = self._draw(turns[:until], tools), open_turns[-1:]
+            self._check_thoughts(drawn, held)
+            weighed = [turn if at in held else {**turn, "weight": 0} for at, turn in enumerate(turns[:until])]
+            rows.append(Row(weighed, *self._masked(drawn, weighed, held, loss), len(drawn.lost)))
+            open_turns = [at for at in open_turns if at not in held]
+        return rows[::-1]
+
+    def answers(self, question: Dialogue, *replies: Dialogue, tools: Tools = None) -> tuple[list[int], list[list[int]]]:
+        """(token ids of the prompt, token ids of each answer to it): prompt + answer is the rendered dialogue."""
+        asked = for_template(question)
+        prompt = self._for(tools).text(asked, tools, prompt=True)
+        texts, starts = [], set()
+        for answer in replies:
+            turns = question + answer
+            drawn = self._draw(turns, tools)
+            self._check_thoughts(drawn, range(max(_last_question(turns) + 1, len(question)), len(turns)))
+            start = len(prompt)
+            if not drawn.text.startswith(prompt):
+                first = drawn.place(len(question))
+                if first is None or first.role != "assistant":
+                    raise DataError("template_not_prefix")
+                start = self._extents.of(drawn, first).begin
+            texts.append(drawn.text)
+            starts.add(drawn.text[:start])
+        if len(starts) != 1:
+            raise DataError("template_not_prefix")
+        prompt = starts.pop()
+        before = self._encode(prompt)
+        answers = []
+        for text in texts:
+            whole = self._encode(text)
+            if whole[: len(before)] != before:
+                whole = self._joined(before + self._encode(text[len(prompt) :]), whole)
+            answers.append(whole[len(before) :])
+        return before, answers
+
+    def left_out(self, tools: Tools) -> list[str]:
+        """What the template does not render of the tools, beside their names and parameters: `tools.description`, ...
+
+        Raises:
+            DataError: it leaves out a tool, or a parameter of one.
+        """
+        if not tools:
+            return []
+        key = json.dumps(tools)
+        if key not in self._tools_seen:
+            self._tools_seen[key] = check_tools(self._for(tools), tools)
+        return self._tools_seen[key]
+
+    def offsets(self, text: str) -> list[Span]:
+        """The characters of each token of a text that stands alone."""
+        return self._backend.encode(text, add_special_tokens=False).offsets
+
+    def check_end(self) -> None:
+        """Raises DataError where the template writes nothing behind an answer: a model could not learn where to stop."""
+        if self.template.behind_user is not None and not self.template.tail.strip():
+            raise DataError(
+                "the chat template writes no end token behind what the assistant says, so no model could learn to stop",
+                next="let the template close an assistant's turn with the token at which generation is to stop",
+            )
+
+    def _for(self, tools: Tools) -> Template:
+        return self._tool_template if tools is not None else self.template
+
+    def _draw(self, turns: Dialogue, tools: Tools) -> Rendering:
+        return render(self._for(tools), for_template(turns), tools)
+
+    def _check_thoughts(self, drawn: Rendering, needed: Collection[int]) -> None:
+        """Raise DataError where thoughts of one of the `needed` turns are not in the text."""
+        for turn, what in drawn.lost.items():
+            if turn in needed:
+                raise leaves_out(what)
+
+    def _as_generated(self, drawn: Rendering, turn: int) -> bool:
+        """Whether the text up to the end of this turn is what it was when the turn was the last one."""
+        place = drawn.place(turn)
+        if turn == len(drawn.turns) - 1 or place is None:
+            return True
+        return drawn.before(turn + 1).startswith(drawn.text[: self._extents.of(drawn, place).end])
+
+    def _masked(
+        self, drawn: Rendering, turns: Dialogue, learned: Collection[int], loss: LossMask
+    ) -> tuple[list[int], list[int]]:
+        spans = self._learned_spans(drawn, learned, loss)
+        encoding = self._encoding(drawn.text, sorted({edge for span in spans for edge in span}))
         mask = [0] * len(encoding)
         ends = [end for _, (_, end) in encoding]
         begins = [begin for _, (begin, _) in encoding]
@@ -77,130 +199,23 @@ class Chat:
             mask[first:last] = [1] * (last - first)
         return [token for token, _ in encoding], mask
 
-    def answers(self, question: Dialogue, *replies: Dialogue) -> tuple[list[int], list[list[int]]]:
-        """(token ids of the prompt, token ids of each answer to it): prompt + answer is the rendered dialogue."""
-        prompt, _ = self._render(plain(question), prompt=True)
-        texts, starts = [], set()
-        for answer in replies:
-            turns = plain(question + answer)
-            text, _, placed = self._placed(turns)
-            start = len(prompt)
-            if not text.startswith(prompt):
-                first = next((place for place in placed if place.turn == len(question) and place.role == "assistant"), None)
-                if first is None:
-                    raise DataError("template_not_prefix")
-                start = self._span(turns, first, placed, text)[0]
-            texts.append(text)
-            starts.add(text[:start])
-        if len(starts) != 1:
-            raise DataError("template_not_prefix")
-        prompt = starts.pop()
-        before = self._encode(prompt, ())
-        answers = []
-        for text in texts:
-            whole = self._encode(text, ())
-            if whole[: len(before)] != before:
-                whole = self._joined(before + self._encode(text[len(prompt) :], ()), whole)
-            answers.append(whole[len(before) :])
-        return before, answers
+    def _learned_spans(self, drawn: Rendering, learned: Collection[int], loss: LossMask) -> list[Span]:
+        extents = [(place, self._extents.of(drawn, place)) for place in drawn.found if _asked(place, loss)]
+        answers = [(place, extent) for place, extent in extents if place.role == "assistant"]
+        taken = [(place, extent) for place, extent in extents if place.turn in learned]
+        if drawn.marks is None:
+            spans = [extent[:2] for _, extent in taken]
+        else:
+            check_marks([mark for mark in drawn.marks if mark[0] < mark[1]], drawn.found, [(p, e[:2]) for p, e in answers])
+            spans = without(drawn.marks, [extent[:2] for place, extent in answers if place.turn not in learned])
+            spans += [extent[:2] for place, extent in taken if place.role != "assistant"]
+        if not loss.train_on_reasoning:
+            spans = without(spans, [(extent.begin, extent.answer) for _, extent in taken])
+        spans = _with_ends(spans, extents, taken, loss)
+        return [span for span in sorted(spans) if span[0] < span[1]]
 
-    def check_end(self) -> None:
-        """Raises DataError where the template writes nothing behind an answer: a model could not learn where to stop."""
-        if self._behind_user is not None and not self._tail.strip():
-            raise DataError(
-                "the chat template writes no end token behind what the assistant says, so no model could learn to stop",
-                next="let the template close an assistant's turn with the token at which generation is to stop",
-            )
-
-    def _placed(self, turns: Dialogue) -> tuple[str, list[Span] | None, list[Place]]:
-        """(text, the spans that the template marks, places of the turns)."""
-        turns = plain(turns)
-        text, marks = self._render(turns, tracked=self._marked)
-        return text, marks, places(lambda marked: self._render(marked, safe=True)[0], turns, text)
-
-    def _render(
-        self, turns: Dialogue, prompt: bool = False, tracked: bool = False, safe: bool = False
-    ) -> tuple[str, list[Span] | None]:
-        """The text that `apply_chat_template` gives, and the spans of `{% generation %}` in it where they are `tracked`."""
-        import jinja2
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        if not safe and any(self._special.search(value) for turn in turns for value in turn.values()):
-            raise DataError("special_token_in_text")
-        try:
-            rendered: Any = render_jinja_template(
-                [turns],
-                chat_template=self._template,
-                return_assistant_tokens_mask=tracked,
-                add_generation_prompt=prompt,
-                **self._values,
-            )
-        except jinja2.TemplateError as cause:
-            raise DataError("template_refuses", next=str(cause)) from cause
-        except _FAILURES as cause:
-            raise DataError(f"template_fails: {type(cause).__name__}", next=str(cause)) from cause
-        texts, spans = rendered
-        return texts[0], sorted(spans[0]) if tracked else None
-
-    def _read_template(self) -> None:
-        """Find out what the template writes behind a user's words before an answer, the generation prompt, an answer's end."""
-        self._behind_user, self._prompt, self._tail = None, "", ""
-        question = [{"role": "user", "content": _PLACEHOLDER}]
-        for turns in (question, [{"role": "system", "content": "x"}, *question]):
-            try:
-                waiting, closed = (self._render(turns, prompt=prompt, safe=True)[0] for prompt in (True, False))
-                answered = self._render([*turns, {"role": "assistant", "content": _PLACEHOLDER}], safe=True)[0]
-            except DataError:
-                continue
-            if not all(_PLACEHOLDER in text for text in (waiting, closed, answered)):
-                continue
-            self._behind_user, behind = (text.rpartition(_PLACEHOLDER)[2] for text in (waiting, closed))
-            shared = next((at for at, (one, other) in enumerate(zip(self._behind_user, behind, strict=False)) if one != other),
-                          min(len(behind), len(self._behind_user)))  # fmt: skip
-            self._prompt, self._tail = self._behind_user[shared:], answered.rpartition(_PLACEHOLDER)[2]
-            return
-
-    def _span(self, turns: Dialogue, place: Place, found: Sequence[Place], text: str) -> Span:
-        """Where the assistant's turn begins behind the generation prompt, and where it has ended."""
-        at = found.index(place)
-        before = found[at - 1] if at else None
-        edges = (before.kept, before.end) if before else (0,)
-        begin = next((start for edge in edges if (start := self._start(text, edge, place.begin, before)) is not None), None)
-        if begin is None:
-            # the header is all that stands between; what white space the answer begins with is the answer's
-            content = turns[place.turn]["content"]
-            space = content[: len(content) - len(content.lstrip())]
-            begin = place.begin - len(space) if text.endswith(space, edges[0], place.begin) else place.begin
-        if place.turn == len(turns) - 1:
-            return begin, len(text)
-        following = found[at + 1].begin if at + 1 < len(found) else len(text)
-        last = found[-1]
-        tails = [text[last.kept :]] if last.turn == len(turns) - 1 and last.role == "assistant" else []
-        return begin, self._close(text, place, following, [*tails, self._tail])
-
-    def _start(self, text: str, edge: int, begin: int, before: Place | None) -> int | None:
-        """The end of the generation prompt between `edge` and `begin`; None where there is none."""
-        if before and before.role == "user" and self._behind_user and text.startswith(self._behind_user, edge, begin):
-            return edge + len(self._behind_user)
-        # the generation prompt of some templates opens a `<think>` block that a written answer has not, or has closed
-        for prompt in (self._prompt, self._prompt.partition("<think>")[0]):
-            at = text.find(prompt, edge, begin) if prompt else -1
-            if at >= 0:
-                return at + len(prompt)
-        return None
-
-    def _close(self, text: str, place: Place, following: int, tails: Sequence[str]) -> int:
-        """The end of a turn that another one follows: closed as the last turn is, else by the special token there."""
-        for end in (place.kept, place.end):
-            for tail in tails:
-                if tail and text.startswith(tail, end, following):
-                    return end + len(tail)
-        closing = self._closing.match(text, place.kept, following) if any(tails) else None
-        # a header stands behind it: a special token that is all there is opens the next turn
-        return closing.end() if closing and closing.end() < following else place.kept
-
-    def _encode(self, text: str, edges: Sequence[int]) -> list[int]:
-        return [token for token, _ in self._encoding(text, edges)]
+    def _encode(self, text: str) -> list[int]:
+        return [token for token, _ in self._encoding(text, ())]
 
     def _encoding(self, text: str, edges: Sequence[int]) -> list[tuple[int, Span]]:
         """Tokens and their characters, none of them on both sides of one of the `edges`."""
@@ -226,28 +241,21 @@ class Chat:
         return parted
 
 
-def _check_marks(marks: Sequence[Span], found: Sequence[Place], answers: Sequence[tuple[Place, Span]]) -> None:
-    """Raise DataError where a mark covers words of another role, or no words of its turn though that turn has some.
-
-    transformers computes wrong offsets for a mark inside a macro, or a `set` block.
-    """
-    spoken = [place for place in found if place.begin < place.end]
-    for begin, end in marks:
-        held = [place for place in spoken if max(begin, place.begin) < min(end, place.end)]
-        turns = [(place, span) for place, span in answers if max(begin, span[0]) < min(end, span[1])]
-        right = all(place.role == "assistant" and begin <= place.begin and place.end <= end for place in held) and turns
-        # a mark of its own for a think block or an end token belongs to a turn whose words are marked
-        if not right or not (held or any(_is_marked(place, marks) for place, _ in turns)):
-            raise DataError("template_marks_others", next="mend the template: {% generation %} is for what the assistant says")
+def _last_question(turns: Dialogue) -> int:
+    return max((number for number, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
 
 
-def _is_marked(place: Place, marks: Sequence[Span]) -> bool:
-    return any(begin <= place.begin and place.end <= end for begin, end in marks)
+def _asked(place: Place, loss: LossMask) -> bool:
+    return place.role == "assistant" or place.role in loss.roles_to_train or loss.train_on_eot == "all"
 
 
-def _without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
-    """The spans less what is in the others."""
-    rest = list(spans)
-    for low, high in others:
-        rest = [part for begin, end in rest for part in ((begin, min(end, low)), (max(begin, high), end)) if part[0] < part[1]]
-    return rest
+def _with_ends(
+    spans: list[Span], extents: Sequence[tuple[Place, Extent]], taken: Sequence[tuple[Place, Extent]], loss: LossMask
+) -> list[Span]:
+    """The spans with the ends of turns that are learned, and without others."""
+    if loss.train_on_eot == "turn":
+        return spans
+    if loss.train_on_eot == "last":
+        return without(spans, [(extent.close, extent.end) for _, extent in taken[:-1]])
+    closes = [(extent.close, extent.end) for _, extent in extents if extent.close < extent.end]
+    return without(spans, closes) + closes

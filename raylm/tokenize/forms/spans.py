@@ -1,0 +1,195 @@
+"""Where each turn of a rendered dialogue begins behind its header and where it has ended, by characters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from raylm.core.errors import DataError
+from raylm.data.messages import Dialogue
+from raylm.tokenize.forms.placing import Place, places
+from raylm.tokenize.forms.template import Span, Template, Tools
+
+_THOUGHT_END = re.compile(r"</think>\s*")
+
+
+class Rendering(NamedTuple):
+    """A dialogue as text: the spans that its template marks, the places of its turns, the thoughts that are not in it."""
+
+    template: Template
+    turns: Dialogue
+    """As they were rendered: without `weight`."""
+    tools: Tools
+    text: str
+    marks: list[Span] | None
+    found: list[Place]
+    lost: dict[int, str]
+
+    def before(self, turn: int, prompt: bool = False) -> str:
+        """The text of the turns before this one, as they were rendered when it was said."""
+        return self.template.text(self.turns[:turn], self.tools, prompt=prompt, safe=True)
+
+    def place(self, turn: int) -> Place | None:
+        """Where the turn is; None where it says nothing."""
+        return next((place for place in self.found if place.turn == turn), None)
+
+
+class Extent(NamedTuple):
+    """The text of a turn from behind its header to behind what closes it: [begin, end). Its end token is at [close, end)."""
+
+    begin: int
+    end: int
+    close: int
+    answer: int
+    """Where thoughts and what closes them end: `begin` without any."""
+
+
+def render(template: Template, turns: Dialogue, tools: Tools, prompt: bool = False) -> Rendering:
+    """The turns, with the generation prompt behind them where `prompt`.
+
+    Raises:
+        DataError: the template refuses the turns, or what they say is not all in the text.
+    """
+    text, marks = (template.text(turns, tools, prompt=True), None) if prompt else template.tracked(turns, tools)
+    placed = places(lambda marked: template.text(marked, tools, prompt=prompt, safe=True), turns, text)
+    return Rendering(template, turns, tools, text, marks, *placed)
+
+
+class Extents:
+    """Finds the extents of turns in one tokenizer's renderings."""
+
+    def __init__(self, special: re.Pattern[str]) -> None:
+        self._special = special
+        self._closing = re.compile(rf"\s*(?:{special.pattern})\s*")
+
+    def of(self, drawn: Rendering, place: Place) -> Extent:
+        """The extent of a turn: behind the generation prompt, up to the end of its turn. A turn of another role than the
+        assistant begins with its words."""
+        at = drawn.found.index(place)
+        begin = self._begin(drawn, at) if place.role == "assistant" else place.begin
+        end = self._end(drawn, at)
+        return Extent(begin, end, self._close(drawn, place, end), self._answer(drawn.text, place, begin))
+
+    def _begin(self, drawn: Rendering, at: int) -> int:
+        place, before = drawn.found[at], drawn.found[at - 1] if at else None
+        edges = (before.kept, before.end) if before else (0,)
+        plain = before is not None and before.role == "user" and not drawn.tools and place.thought < 0
+        if not plain and (exact := self._exact_prompt(drawn, place, edges[0])) is not None:
+            return exact
+        begin = next(
+            (start for edge in edges if (start := self._start(drawn, edge, place.begin, before)) is not None),
+            None,
+        )
+        if begin is not None:
+            return begin
+        # the header is all that stands between; what white space the answer begins with is the answer's
+        content = drawn.turns[place.turn]["content"]
+        space = content[: len(content) - len(content.lstrip())] if place.thought < 0 else ""
+        return place.begin - len(space) if drawn.text.endswith(space, edges[0], place.begin) else place.begin
+
+    def _exact_prompt(self, drawn: Rendering, place: Place, edge: int) -> int | None:
+        """Where the generation prompt ends, of the turns before this one as they are rendered; None where it is another there."""
+        try:
+            prompt = drawn.before(place.turn, prompt=True) if place.turn else ""
+        except DataError:
+            return None
+        return len(prompt) if edge <= len(prompt) <= place.begin and prompt and drawn.text.startswith(prompt) else None
+
+    def _start(self, drawn: Rendering, edge: int, begin: int, before: Place | None) -> int | None:
+        """The end of the generation prompt between `edge` and `begin`; None where there is none."""
+        template, text = drawn.template, drawn.text
+        if before and before.role == "user" and template.behind_user and text.startswith(template.behind_user, edge, begin):
+            return edge + len(template.behind_user)
+        # the generation prompt of some templates opens a `<think>` block that a written answer has not, or has closed
+        for prompt in (template.prompt, template.prompt.partition("<think>")[0]):
+            at = text.find(prompt, edge, begin) if prompt else -1
+            if at >= 0:
+                return at + len(prompt)
+        return None
+
+    def _end(self, drawn: Rendering, at: int) -> int:
+        """The end of a turn that another one follows: closed as the last turn is, else by the special token there."""
+        place, text = drawn.found[at], drawn.text
+        if place.turn == len(drawn.turns) - 1:
+            return len(text)
+        following = drawn.found[at + 1].begin if at + 1 < len(drawn.found) else len(text)
+        if place.role == "assistant":
+            last = drawn.found[-1]
+            same = last.turn == len(drawn.turns) - 1 and last.role == "assistant"
+            tails = [text[last.kept :]] if same and not last.calls else []
+            tails.append(drawn.template.tail)
+        else:
+            tails = [drawn.template.user_tail]
+        if place.calls:
+            return self._end_of_calls(drawn, place, following)
+        for end in (place.kept, place.end):
+            for tail in tails:
+                if tail and text.startswith(tail, end, following):
+                    return end + len(tail)
+        closing = self._closing.match(text, place.kept, following) if any(tails) else None
+        # a header stands behind it: a special token that is all there is opens the next turn
+        return closing.end() if closing and closing.end() < following else place.kept
+
+    def _end_of_calls(self, drawn: Rendering, place: Place, following: int) -> int:
+        """What stands behind the last call where it is the last turn, as far as it stands here, too."""
+        try:
+            alone = drawn.before(place.turn + 1)
+        except DataError:
+            alone = ""
+        gap, words = drawn.text[place.kept : following], drawn.text[place.spoken : place.kept]
+        tail = alone.rpartition(words)[2] if words in alone else ""
+        if tail and gap.startswith(tail):
+            return place.kept + len(tail)
+        shared = next((at for at, (one, other) in enumerate(zip(tail, gap, strict=False)) if one != other), min(len(tail), len(gap)))
+        closings = list(self._special.finditer(gap, 0, shared)) or list(self._special.finditer(gap))[:1]
+        return place.kept + closings[-1].end() if closings else place.kept
+
+    def _close(self, drawn: Rendering, place: Place, end: int) -> int:
+        """Where the token that ends the turn begins; `end` where there is none."""
+        closings = list(self._special.finditer(drawn.text, place.kept, end))
+        known = [closing for closing in closings if closing[0] == drawn.template.end_token]
+        return (known or closings)[-1].start() if closings else end
+
+    def _answer(self, text: str, place: Place, begin: int) -> int:
+        """Where the answer behind the thoughts begins."""
+        low = max(begin, place.thought)
+        ends = list(_THOUGHT_END.finditer(text, low, max(low, place.spoken)))
+        if ends:
+            return ends[-1].end()
+        if place.thought < 0:
+            return begin
+        closing = self._closing.match(text, place.thought, max(low, place.spoken))
+        return closing.end() if closing else place.thought
+
+
+def check_marks(marks: Sequence[Span], found: Sequence[Place], answers: Sequence[tuple[Place, Span]]) -> None:
+    """Raise DataError where a mark covers words of another role, or no words of its turn though that turn has some.
+
+    transformers computes wrong offsets for a mark inside a macro, or a `set` block.
+    """
+    spoken = [place for place in found if place.begin < place.end]
+    for begin, end in marks:
+        held = [place for place in spoken if max(begin, place.begin) < min(end, place.end)]
+        turns = [(place, span) for place, span in answers if max(begin, span[0]) < min(end, span[1])]
+        right = all(place.role == "assistant" and _holds(place, (begin, end), marks) for place in held) and turns
+        # a mark of its own for a think block or an end token belongs to a turn whose words are marked
+        if not right or not (held or any(_holds(place, mark, marks) for place, _ in turns for mark in marks)):
+            raise DataError("template_marks_others", next="mend the template: {% generation %} is for what the assistant says")
+
+
+def _holds(place: Place, mark: Span, marks: Sequence[Span]) -> bool:
+    """Whether the mark holds all that the turn says; of a turn with thoughts or calls, all marks together."""
+    if mark[0] <= place.begin and place.end <= mark[1]:
+        return True
+    several = place.spoken > place.begin or place.calls
+    own = [(begin, end) for begin, end in marks if max(begin, place.begin) < min(end, place.end)] if several else []
+    return bool(own) and own[0][0] <= place.begin and place.end <= own[-1][1]
+
+
+def without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
+    """The spans less what is in the others."""
+    rest = list(spans)
+    for low, high in others:
+        rest = [part for begin, end in rest for part in ((begin, min(end, low)), (max(begin, high), end)) if part[0] < part[1]]
+    return rest
