@@ -36,6 +36,8 @@ class Row(NamedTuple):
     mask: list[int]
     left_out: int
     """Thoughts of earlier turns that the template does not render, as when the answer is generated."""
+    behind_prompt: bool
+    """Whether its last learned answer stands behind the very prompt with which it is asked for in serving."""
 
 
 class Chat:
@@ -79,7 +81,7 @@ class Chat:
         drawn, learned = self._draw(turns, tools), loss.learned(turns)
         last = _last_question(turns)
         self._check_thoughts(drawn, [turn for turn in range(len(turns)) if turn > last and turns[turn].get("weight") != 0])
-        return self._masked(drawn, turns, learned, loss)
+        return self._masked(drawn, learned, loss)
 
     def rows(self, turns: Dialogue, tools: Tools = None, loss: LossMask = ASSISTANT, per_turn: PerTurn = "auto") -> list[Row]:
         """The dialogue as rows in which each trained turn stands behind what is rendered before it when it is generated.
@@ -109,7 +111,7 @@ class Chat:
                 drawn, held = self._draw(turns[:until], tools), open_turns[-1:]
             self._check_thoughts(drawn, held)
             weighed = [turn if at in held else {**turn, "weight": 0} for at, turn in enumerate(turns[:until])]
-            rows.append(Row(weighed, *self._masked(drawn, weighed, held, loss), len(drawn.lost)))
+            rows.append(Row(weighed, *self._masked(drawn, held, loss), len(drawn.lost), _is_behind_prompt(drawn, held[-1])))
             open_turns = [at for at in open_turns if at not in held]
         return rows[::-1]
 
@@ -141,6 +143,10 @@ class Chat:
                 whole = self._joined(before + self._encode(text[len(prompt) :]), whole)
             answers.append(whole[len(before) :])
         return before, answers
+
+    def size(self, turns: Dialogue, tools: Tools = None, prompt: bool = False) -> int:
+        """Tokens of the turns as they are rendered, with the generation prompt where `prompt`."""
+        return len(self._encode(self._for(tools).text(for_template(turns), tools, prompt=prompt)))
 
     def left_out(self, tools: Tools) -> list[str]:
         """What the template does not render of the tools, beside their names and parameters: `tools.description`, ...
@@ -186,9 +192,7 @@ class Chat:
             return True
         return drawn.before(turn + 1).startswith(drawn.text[: self._extents.of(drawn, place).end])
 
-    def _masked(
-        self, drawn: Rendering, turns: Dialogue, learned: Collection[int], loss: LossMask
-    ) -> tuple[list[int], list[int]]:
+    def _masked(self, drawn: Rendering, learned: Collection[int], loss: LossMask) -> tuple[list[int], list[int]]:
         spans = self._learned_spans(drawn, learned, loss)
         encoding = self._encoding(drawn.text, sorted({edge for span in spans for edge in span}))
         mask = [0] * len(encoding)
@@ -207,7 +211,9 @@ class Chat:
             spans = [extent[:2] for _, extent in taken]
         else:
             check_marks([mark for mark in drawn.marks if mark[0] < mark[1]], drawn.found, [(p, e[:2]) for p, e in answers])
-            spans = without(drawn.marks, [extent[:2] for place, extent in answers if place.turn not in learned])
+            # a mark may begin before the extent of its turn, with the header
+            own = [mark for mark in drawn.marks if any(_overlap(mark, extent[:2]) for _, extent in taken)]
+            spans = without(own, [extent[:2] for place, extent in answers if place.turn not in learned])
             spans += [extent[:2] for place, extent in taken if place.role != "assistant"]
         if not loss.train_on_reasoning:
             spans = without(spans, [(extent.begin, extent.answer) for _, extent in taken])
@@ -241,8 +247,21 @@ class Chat:
         return parted
 
 
+def _overlap(one: Span, other: Span) -> bool:
+    return max(one[0], other[0]) < min(one[1], other[1])
+
+
 def _last_question(turns: Dialogue) -> int:
     return max((number for number, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
+
+
+def _is_behind_prompt(drawn: Rendering, turn: int) -> bool:
+    if drawn.turns[turn]["role"] != "assistant" or not turn:
+        return True
+    try:
+        return drawn.text.startswith(drawn.before(turn, prompt=True))
+    except DataError:
+        return False
 
 
 def _asked(place: Place, loss: LossMask) -> bool:

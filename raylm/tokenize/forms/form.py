@@ -19,3 +19,16 @@ class Form(Config):
     def facts(self, train: Counter[str], held_out: Counter[str]) -> dict[str, Any]:
         """Facts of the artifact that only this form has, from the sums of both splits."""
         return {}
+
+
+LEFT_OUT, OVERLONG = "left_out", "overlong"
+"""Facts whose sums are called `left_out: what`: what templates do not render of rows that are kept; rows that were too long."""
+
+
+def grouped(sums: Counter[str], *names: str) -> dict[str, dict[str, int]]:
+    """Facts of sums that are called `name: what`; those that count nothing are left out."""
+    found = {
+        name: {key.partition(": ")[2]: count for key, count in sorted(sums.items()) if count and key.startswith(f"{name}: ")}
+        for name in names
+    }
+    return {name: counts for name, counts in found.items() if counts}

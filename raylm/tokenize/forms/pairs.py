@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from raylm.core.errors import DataError
-from raylm.data.records import as_pair
+from raylm.data.records import as_pair, tools_of
 from raylm.tokenize.forms.chat import Chat
-from raylm.tokenize.forms.form import Form
-from raylm.tokenize.forms.rows import FormRows, check_template, each_row, fit
+from raylm.tokenize.forms.form import LEFT_OUT, OVERLONG, Form, grouped
+from raylm.tokenize.forms.overlong import OverlongPrompt
+from raylm.tokenize.forms.rows import FormRows, Made, answered, check_template, each_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,11 +23,16 @@ class Pairs(Form):
 
     kind: Literal["pairs"] = "pairs"
     length: int = Field(default=1024, ge=2)
-    """Longest prompt + answer in tokens; rows with a longer one are dropped and counted as too_long."""
+    """Longest prompt + answer in tokens; for rows with a longer one see `overlong`."""
+    overlong: OverlongPrompt = "drop"
+    """drop: as too_long. truncate_left: the prompt loses its oldest exchanges, then the first words of its question."""
 
     def makes(self) -> str:
         """Pairs."""
         return "Pairs"
+
+    def facts(self, train: Counter[str], held_out: Counter[str]) -> dict[str, Any]:
+        return grouped(train + held_out, LEFT_OUT, OVERLONG)
 
     def check(self, tokenizer: Any) -> None:
         """Raises DataError when the tokenizer has no chat template, or one that ends no answer."""
@@ -36,14 +43,15 @@ class Pairs(Form):
         """Columns: id, source, prompt, chosen, rejected; prompt + chosen is the rendered dialogue, its end token included."""
         import pyarrow as pa
 
-        chat = Chat(tokenizer)
+        chat, sums = Chat(tokenizer), Counter[str]()
 
-        def make(row: Any) -> dict[str, Any]:
+        def make(row: Any) -> list[Made]:
             question, good, bad = as_pair(row)
-            prompt, (chosen, rejected) = chat.answers(question, good, bad)
+            prompt, (chosen, rejected), whole = answered(chat, question, [good, bad], tools_of(row), self, sums)
             if chosen == rejected:
                 raise DataError("chosen_is_rejected")
-            fit(self.length, prompt + chosen, prompt + rejected)
-            return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+            return [Made({"prompt": prompt, "chosen": chosen, "rejected": rejected}, whole)]
 
-        return each_row(documents, make, dict.fromkeys(("prompt", "chosen", "rejected"), pa.list_(pa.int32())))
+        result = each_row(documents, make, dict.fromkeys(("prompt", "chosen", "rejected"), pa.list_(pa.int32())))
+        result.sums.update(sums)
+        return result

@@ -65,6 +65,20 @@ def check_names(turns: Dialogue, named: set[int]) -> None:
             raise leaves_out("name")
 
 
+def check_order(turns: Dialogue, text: str) -> None:
+    """Raise DataError where answers of tools come in another order than their calls, and the ids that say so are not rendered."""
+    waiting: list[str] = []
+    for turn in turns:
+        if calls := turn.get("tool_calls"):
+            waiting = [call["id"] for call in calls if call.get("id")]
+        id = turn.get("tool_call_id")
+        if turn["role"] != "tool" or id not in waiting:
+            continue
+        if id != waiting[0] and id not in text:
+            raise leaves_out("tool_call_id")
+        waiting.remove(id)
+
+
 def leaves_out(what: str) -> DataError:
     """The reason of a row whose `what` the template drops."""
     return DataError(f"template_leaves_out: {what}", next=f"take a template that renders {what}, or leave it out of the rows")

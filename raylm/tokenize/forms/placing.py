@@ -22,6 +22,7 @@ from raylm.tokenize.forms.pieces import (
     NAME,
     REASONING,
     check_names,
+    check_order,
     check_scalars,
     each_string,
     leaves_out,
@@ -110,6 +111,7 @@ def places(render: Render, turns: Dialogue, text: str) -> Placed:
         if spans:
             placed.append(_place(turn, turns[turn], spans, text))
     check_names(turns, named)
+    check_order(turns, text)
     spoken = [place for place in sorted(placed, key=lambda place: place.end) if place.role not in ("system", "developer")]
     if any(one.turn > other.turn for one, other in pairwise(spoken)):
         raise DataError("template_reorders_turns")

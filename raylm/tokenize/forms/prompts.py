@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raylm.data.records import as_prompt
+from raylm.core.errors import DataError
+from raylm.data.records import as_prompt, tools_of
 from raylm.tokenize.forms.chat import Chat
-from raylm.tokenize.forms.form import Form
-from raylm.tokenize.forms.rows import FormRows, check_template, each_row, fit
+from raylm.tokenize.forms.form import LEFT_OUT, OVERLONG, Form, grouped
+from raylm.tokenize.forms.overlong import OverlongPrompt, shortened
+from raylm.tokenize.forms.rows import FormRows, Made, check_template, each_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,11 +24,16 @@ class Prompts(Form):
 
     kind: Literal["prompts"] = "prompts"
     length: int = Field(default=512, ge=2)
-    """Longest prompt in tokens; longer ones are dropped and counted as too_long."""
+    """Longest prompt in tokens; for longer ones see `overlong`."""
+    overlong: OverlongPrompt = "drop"
+    """drop: as too_long. truncate_left: the prompt loses its oldest exchanges, then the first words of its question."""
 
     def makes(self) -> str:
         """Prompts."""
         return "Prompts"
+
+    def facts(self, train: Counter[str], held_out: Counter[str]) -> dict[str, Any]:
+        return grouped(train + held_out, LEFT_OUT, OVERLONG)
 
     def check(self, tokenizer: Any) -> None:
         """Raises DataError when the tokenizer has no chat template."""
@@ -35,13 +43,25 @@ class Prompts(Form):
         """Columns: id, source, tokens, messages (JSON), ground_truth (for rewards; null where the row has none)."""
         import pyarrow as pa
 
-        chat = Chat(tokenizer)
+        chat, sums = Chat(tokenizer), Counter[str]()
 
-        def make(row: Any) -> dict[str, Any]:
+        def make(row: Any) -> list[Made]:
             turns, ground_truth = as_prompt(row)
-            tokens = chat.prompt(turns)
-            fit(self.length, tokens)
-            return {"tokens": tokens, "messages": json.dumps(turns, ensure_ascii=False), "ground_truth": ground_truth}
+            tools = tools_of(row)
+            left_out = chat.left_out(tools)
+            tokens = chat.prompt(turns, tools)
+            whole = len(tokens)
+            if whole > self.length:
+                if self.overlong == "drop":
+                    raise DataError("too_long")
+                turns = shortened(turns, lambda some: chat.size(some, tools, prompt=True), self.length, chat.offsets)
+                tokens = chat.prompt(turns, tools)
+                sums.update({f"{OVERLONG}: truncate_left rows": 1, f"{OVERLONG}: tokens left out": whole - len(tokens)})
+            sums.update(f"{LEFT_OUT}: {what}" for what in left_out)
+            messages = json.dumps(turns, ensure_ascii=False)
+            return [Made({"tokens": tokens, "messages": messages, "ground_truth": ground_truth}, whole)]
 
         columns = {"tokens": pa.list_(pa.int32()), "messages": pa.string(), "ground_truth": pa.string()}
-        return each_row(documents, make, columns)
+        result = each_row(documents, make, columns)
+        result.sums.update(sums)
+        return result

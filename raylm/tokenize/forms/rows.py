@@ -1,14 +1,18 @@
-"""What all forms share: the record of rows they return, one row per document, the document index."""
+"""What all forms share: the record of rows they return, the rows of each document, the document index."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
-from raylm.data.records import tools_of
+from raylm.data.messages import Dialogue
+from raylm.tokenize.forms.chat import Chat
+from raylm.tokenize.forms.form import LEFT_OUT, OVERLONG
+from raylm.tokenize.forms.overlong import shortened
+from raylm.tokenize.forms.template import Tools
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +31,17 @@ class FormRows(NamedTuple):
     """One line per document that was not dropped, with its positions in the rows (`raylm.data.lineage`)."""
 
 
+class Made(NamedTuple):
+    """One row of a document: its columns, and its tokens before it was truncated where it was."""
+
+    columns: dict[str, Any]
+    whole: int | None = None
+
+
 def each_row(
-    documents: pa.Table, make: Callable[[Mapping[str, Any]], dict[str, Any]], columns: Mapping[str, pa.DataType]
+    documents: pa.Table, make: Callable[[Mapping[str, Any]], list[Made]], columns: Mapping[str, pa.DataType]
 ) -> FormRows:
-    """One row per document: id, source, and the `columns` that `make` returns.
+    """The rows that `make` makes of each document: id, source, and the `columns`.
 
     Where `make` raises DataError the document is dropped and counted under its `what`. Columns of int32 lists are tokens
     and counted as such.
@@ -40,24 +51,28 @@ def each_row(
 
     from raylm.tokenize.packing import Layout
 
-    rows, dropped, kept = [], Counter[str](), []
+    tokens = [name for name, kind in columns.items() if kind == pa.list_(pa.int32())]
+    rows, dropped, kept, places = [], Counter[str](), [], []
     names = ("id", "source", "text", "record")
     for at, (id, source, text, record) in enumerate(zip(*(documents[name].to_pylist() for name in names), strict=True)):
         try:
-            row = {"text": text} if record is None else json.loads(record)
-            if tools_of(row):
-                raise DataError("unread_key: tools")
-            rows.append({"id": id, "source": source, **make(row)})
-            kept.append(at)
+            made = make({"text": text} if record is None else json.loads(record))
         except DataError as cause:
             dropped[cause.what] += 1
+            continue
+        for row in made:
+            size = sum(len(row.columns[name]) for name in tokens)
+            places.append((len(kept), size, max(row.whole or 0, size)))
+            rows.append({"id": id, "source": source, **row.columns})
+        kept.append(at)
     schema = pa.schema([("id", pa.string()), ("source", pa.string()), *columns.items()])
-    tokens = [name for name, kind in columns.items() if kind == pa.list_(pa.int32())]
-    sizes = np.array([sum(len(row[name]) for name in tokens) for row in rows], dtype=np.int64)
+    parts = np.array(places, dtype=np.int64).reshape(-1, 3)
+    document, sizes, wholes = parts.T
     every, none = np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64)
-    places = index(documents, kept, sizes, Layout(every, none, every, none, sizes, len(rows)))
+    layout = Layout(every, none, document, every, sizes, len(rows))
+    found = index(documents, kept, np.bincount(document, weights=wholes, minlength=len(kept)).astype(np.int64), layout)
     sums = Counter(documents=len(documents), tokens=int(sizes.sum()))
-    return FormRows(pa.Table.from_pylist(rows, schema=schema), dropped, sums, places)
+    return FormRows(pa.Table.from_pylist(rows, schema=schema), dropped, sums, found)
 
 
 def index(documents: pa.Table, kept: list[int], sizes: np.ndarray, layout: Layout) -> pa.Table:
@@ -106,7 +121,27 @@ def check_template(tokenizer: Any, form: str) -> None:
         return
 
 
-def fit(length: int, *rows: list[int]) -> None:
-    """Raises DataError(too_long) when one of the rows is."""
-    if any(len(row) > length for row in rows):
-        raise DataError("too_long")
+def answered(
+    chat: Chat, question: Dialogue, replies: Sequence[Dialogue], tools: Tools, form: Any, sums: Counter[str]
+) -> tuple[list[int], list[list[int]], int]:
+    """(prompt, answers, their tokens before the prompt was truncated) of a `form` with `length` and `overlong`.
+
+    Raises:
+        DataError: too_long; or what `Chat.answers` raises.
+    """
+    left_out = chat.left_out(tools)
+
+    def size(some: Dialogue) -> int:
+        prompt, answers = chat.answers(some, *replies, tools=tools)
+        return len(prompt) + max(map(len, answers))
+
+    prompt, answers = chat.answers(question, *replies, tools=tools)
+    whole = len(prompt) + sum(map(len, answers))
+    if len(prompt) + max(map(len, answers)) > form.length:
+        if form.overlong == "drop":
+            raise DataError("too_long")
+        prompt, answers = chat.answers(shortened(question, size, form.length, chat.offsets), *replies, tools=tools)
+        left = whole - len(prompt) - sum(map(len, answers))
+        sums.update({f"{OVERLONG}: truncate_left rows": 1, f"{OVERLONG}: tokens left out": left})
+    sums.update(f"{LEFT_OUT}: {what}" for what in left_out)
+    return prompt, answers, whole

@@ -94,7 +94,11 @@ class Extents:
             prompt = drawn.before(place.turn, prompt=True) if place.turn else ""
         except DataError:
             return None
-        return len(prompt) if edge <= len(prompt) <= place.begin and prompt and drawn.text.startswith(prompt) else None
+        if not prompt or not edge <= len(prompt) <= place.begin or not drawn.text.startswith(prompt):
+            return None
+        # a header that the rendered dialogue has and the prompt has not is no word of the answer either
+        header = drawn.template.prompt
+        return len(prompt) + (len(header) if header and drawn.text.startswith(header, len(prompt), place.begin) else 0)
 
     def _start(self, drawn: Rendering, edge: int, begin: int, before: Place | None) -> int | None:
         """The end of the generation prompt between `edge` and `begin`; None where there is none."""
@@ -141,7 +145,9 @@ class Extents:
         tail = alone.rpartition(words)[2] if words in alone else ""
         if tail and gap.startswith(tail):
             return place.kept + len(tail)
-        shared = next((at for at, (one, other) in enumerate(zip(tail, gap, strict=False)) if one != other), min(len(tail), len(gap)))
+        shared = next(
+            (at for at, (one, other) in enumerate(zip(tail, gap, strict=False)) if one != other), min(len(tail), len(gap))
+        )
         closings = list(self._special.finditer(gap, 0, shared)) or list(self._special.finditer(gap))[:1]
         return place.kept + closings[-1].end() if closings else place.kept
 

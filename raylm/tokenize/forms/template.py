@@ -64,18 +64,6 @@ class Template:
         text, spans = self._render(turns, tools, False, self.marked, False)
         return text, sorted(spans[0]) if self.marked else None
 
-    def prompt_begins_answers(self) -> bool:
-        """Whether a rendered answer stands behind the very generation prompt that a model is served with."""
-        if self.behind_user is None:
-            return True
-        for turns in _questions():
-            try:
-                waiting = self.text(turns, prompt=True, safe=True)
-                return self.text([*turns, {"role": "assistant", "content": "x"}], safe=True).startswith(waiting)
-            except DataError:
-                continue
-        return True
-
     def _render(self, turns: Dialogue, tools: Tools, prompt: bool, tracked: bool, safe: bool) -> tuple[str, Any]:
         import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template

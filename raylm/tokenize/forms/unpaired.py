@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from raylm.core.errors import DataError
-from raylm.data.records import as_unpaired
+from raylm.data.records import as_unpaired, tools_of
 from raylm.tokenize.forms.chat import Chat
-from raylm.tokenize.forms.form import Form
-from raylm.tokenize.forms.rows import FormRows, check_template, each_row, fit
+from raylm.tokenize.forms.form import LEFT_OUT, OVERLONG, Form, grouped
+from raylm.tokenize.forms.overlong import OverlongPrompt
+from raylm.tokenize.forms.rows import FormRows, Made, answered, check_template, each_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,11 +23,16 @@ class Unpaired(Form):
 
     kind: Literal["unpaired"] = "unpaired"
     length: int = Field(default=1024, ge=2)
-    """Longest prompt + completion in tokens; longer ones are dropped and counted as too_long."""
+    """Longest prompt + completion in tokens; for longer ones see `overlong`."""
+    overlong: OverlongPrompt = "drop"
+    """drop: as too_long. truncate_left: the prompt loses its oldest exchanges, then the first words of its question."""
 
     def makes(self) -> str:
         """Unpaired."""
         return "Unpaired"
+
+    def facts(self, train: Counter[str], held_out: Counter[str]) -> dict[str, Any]:
+        return grouped(train + held_out, LEFT_OUT, OVERLONG)
 
     def check(self, tokenizer: Any) -> None:
         """Raises DataError when the tokenizer has no chat template, or one that ends no answer."""
@@ -36,17 +43,17 @@ class Unpaired(Form):
         """Columns: id, source, prompt, completion (its end token included), label (true: a good answer)."""
         import pyarrow as pa
 
-        chat = Chat(tokenizer)
+        chat, sums = Chat(tokenizer), Counter[str]()
 
-        def make(row: Any) -> dict[str, Any]:
+        def make(row: Any) -> list[Made]:
             question, answer, good = as_unpaired(row)
-            prompt, (completion,) = chat.answers(question, answer)
+            prompt, (completion,), whole = answered(chat, question, [answer], tools_of(row), self, sums)
             if not completion:
                 raise DataError("no_answer")
-            fit(self.length, prompt + completion)
-            return {"prompt": prompt, "completion": completion, "label": good}
+            return [Made({"prompt": prompt, "completion": completion, "label": good}, whole)]
 
         tokens = pa.list_(pa.int32())
         result = each_row(documents, make, {"prompt": tokens, "completion": tokens, "label": pa.bool_()})
+        result.sums.update(sums)
         result.sums["good"] = sum(result.table["label"].to_pylist())
         return result
