@@ -73,7 +73,7 @@ class Template:
         try:
             rendered: Any = render_jinja_template(
                 [self._keyed(turns)],
-                tools=tools,
+                tools=None if tools is None else [*tools],
                 chat_template=self.source,
                 return_assistant_tokens_mask=tracked,
                 add_generation_prompt=prompt,
