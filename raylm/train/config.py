@@ -40,8 +40,9 @@ class Train(TrainerConfig):
     stage: Literal["train"]
     rows: AnyRows
     """What is learned from: an artifact of tokenize, or a mixture of several: {kind = "mixture", parts = [...]}."""
-    document_mask: bool = False
-    """In packed rows a token sees its own document alone, and its position counts from where that begins."""
+    document_mask: bool | None = None
+    """In packed rows a token sees its own document alone, and its position counts from where that begins. Left out: on for
+    dialogues that share a row, off for text."""
     model: AnyModel
     """Weights to start from (a stage, a folder, a hub name), or a table with the shape of a new model."""
     objective: AnyObjective = NextToken()

@@ -8,6 +8,7 @@ from raylm.core.config import card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
+from raylm.data.shards import Rows
 from raylm.model.adapters.lora import beside_new_head
 from raylm.model.leaks import check_causal, check_documents, check_padding
 from raylm.model.load import check_tokenizer, is_composite, kind_of_model, load_tokenizer, text_config
@@ -52,6 +53,7 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
 def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     """Model, engine and batches of this rank, before the first step."""
     objective = resolve(cfg.objective)
+    cfg = cfg.model_copy(update={"document_mask": keeps_apart(cfg, setup)})
     if setup.rows_kind not in objective.rows:
         raise ConfigError(
             f"objective {card_kind(objective)} learns from {' or '.join(objective.rows)}, the rows are {setup.rows_kind}"
@@ -80,7 +82,7 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
             rank=engine.grid.data_rank,
             world=engine.grid.data_world,
             device=ranks.device,
-            document_mask=cfg.document_mask,
+            document_mask=bool(cfg.document_mask),
             mismatched="mismatched" in objective.needs,
         )
 
@@ -100,6 +102,13 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
         flops=flops_of(cfg, config.to_dict(), setup.tokens.get("length"), ranks.world, objective.num_passes),
     )
     return Made(loop, parameters, config)
+
+
+def keeps_apart(cfg: Train, setup: Setup) -> bool:
+    """Whether a token sees its own document alone: as asked, else where dialogues share rows (one would answer another's)."""
+    if cfg.document_mask is not None:
+        return cfg.document_mask
+    return ROW_KINDS[setup.rows_kind].apart and any("starts" in Rows.open(uri, "train")[0] for uri in setup.rows_uris)
 
 
 def _micro(cfg: Train, setup: Setup, engine: Engine) -> int:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from raylm.core.artifact import Dialogues, Tokens
 from raylm.core.errors import ConfigError
+from raylm.data.shards import write_arrow
 from raylm.train.config import Train
-from raylm.train.learner import start_model
+from raylm.train.learner import keeps_apart, start_model
 from raylm.trainer.setup import Setup
 from tests.model.tiny import tiny_composite
+from tests.stages import context
 
 TOKENS = {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "length": 16}
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -73,3 +77,26 @@ def test_an_adapter_beside_a_new_value_head_is_refused(tmp_path):
     assert _start(tmp_path / "whole", "llama", document_mask=False, objective=Judge()).score.weight.shape == (1, 16)
     with pytest.raises(ConfigError, match="beside a new value head would train under a random readout"):
         _start(tmp_path / "beside", "llama", document_mask=False, objective=Judge(), adapter={})
+
+
+@pytest.mark.parametrize(
+    ("kind", "packed", "asked", "apart"),
+    [
+        (Dialogues, True, None, True),
+        (Dialogues, True, False, False),
+        (Dialogues, False, None, False),
+        (Tokens, True, None, False),
+        (Tokens, True, True, True),
+    ],
+)
+def test_dialogues_that_share_a_row_are_kept_apart_unless_that_is_switched_off(tmp_path, kind, packed, asked, apart):
+    ctx = context(tmp_path, "rows")
+    row = {"tokens": [3, 4, 5, 6], "mask": [0, 1, 0, 1], **({"starts": [0, 2]} if packed else {})}
+    write_arrow(ctx.out, "train-00000.arrow", pa.table({name: [values] for name, values in row.items()}))
+    rows = ctx.commit(kind, facts=TOKENS, rows={"train-00000.arrow": 1})
+    cfg = Train(stage="train", rows="rows", model="some/model", batch=1, steps=1, document_mask=asked)
+    setup = Setup(
+        rows_uris=[rows.uri], num_rows=[1], rows_kind=kind.__name__, model_path="", tokenizer_path="", tokens=TOKENS,
+        steps=1, out="", work="",
+    )  # fmt: skip
+    assert keeps_apart(cfg, setup) is apart

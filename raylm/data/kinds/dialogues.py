@@ -11,3 +11,4 @@ class Dialogues(Tokens):
     """What supervised fine-tuning reads."""
 
     columns: ClassVar[tuple[str, ...]] = ("tokens", "mask", "starts")
+    apart: ClassVar[bool] = True

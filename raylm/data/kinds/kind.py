@@ -23,6 +23,8 @@ class Kind:
     """Sequences of tokens that one row becomes."""
     packed: ClassVar[bool] = False
     """Whether a row may hold several documents, which begin at its `starts`."""
+    apart: ClassVar[bool] = False
+    """Whether documents of one row are kept apart unless training says otherwise."""
 
     @property
     def name(self) -> str:

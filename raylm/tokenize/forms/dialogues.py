@@ -31,7 +31,7 @@ class Dialogues(LossMask):
     length: int = Field(default=1024, ge=2)
     """Longest dialogue in tokens, for longer ones see `overlong`. With `packing` also the longest row."""
     packing: Literal["first_fit_decreasing"] | None = None
-    """Whole dialogues share a row as they fit. Train on such rows with `document_mask = true`."""
+    """Whole dialogues share a row as they fit; training keeps them apart, unless its `document_mask` is false."""
     overlong: Overlong = "drop"
     """Longer dialogues: dropped (too_long); truncate_left: without their oldest exchanges, then without the first words of the
     question, system turns and tools stay; truncate_right: without their last tokens; split: into several rows."""
