@@ -119,6 +119,12 @@ def _convert(arguments: argparse.Namespace) -> int:
     return convert.run(arguments)
 
 
+def _merge(arguments: argparse.Namespace) -> int:
+    from raylm import merge
+
+    return merge.run(arguments)
+
+
 def _find_lr(arguments: argparse.Namespace) -> int:
     from raylm import job
     from raylm.core.config import did_you_mean
@@ -200,6 +206,15 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
         from raylm.convert import add_options
 
         add_options(convert)
+    merging = _command(commands, "merge", _merge, "fold a LoRA adapter into the model it was trained beside")
+    merging.add_argument("adapter", metavar="ADAPTER", help="a folder in peft's layout, a train stage's folder, or a hub name")
+    merging.add_argument("base", metavar="BASE", help="the model that it was trained beside: a folder or a hub name")
+    merging.add_argument("out", metavar="OUT", help="a new folder")
+    merging.add_argument(
+        "--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="default: BASE's own"
+    )
+    merging.add_argument("--max-nats", metavar="X", type=float, help="largest mean difference of a token's log-probability")
+    merging.add_argument("--unchecked", action="store_true", help="do not compare: for what this machine cannot hold")
     find = _command(commands, "find-lr", _find_lr, "try growing learning rates on a train stage and suggest one")
     find.add_argument("job", metavar="JOB", help="a job file; what the stage reads has been made")
     find.add_argument("stage", metavar="STAGE", help="a train stage")

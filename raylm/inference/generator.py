@@ -130,6 +130,18 @@ class Generator:
             for task in tasks:
                 task.cancel()
 
+    async def logprobs(self, tokens: list[int], deadline_s: float = DEADLINE_S) -> list[float]:
+        """Log-probability of each of `tokens` given those before it, from the second one on: the plain softmax.
+
+        Raises:
+            DataError: there are not at least two, or no room for one more.
+            PlacementError, GeneratorLost: as `generate`.
+        """
+        if self._version is None or not 1 < len(tokens) < self._max_len:
+            raise DataError(f"log-probabilities of {len(tokens)} tokens, 2 to {self._max_len - 1} are possible")
+        output = await self._answer(tokens, deadline_s, max_tokens=1, temperature=0, prompt_logprobs=0)
+        return [place[token].logprob for token, place in zip(tokens[1:], output.prompt_logprobs[1:], strict=True)]
+
     async def begin_weights(self, transfer: str, names: list[str] | None = None) -> None:
         """Make ready for the weights of a later version: running requests stand still until `finish_weights`, new ones are
         refused.
@@ -192,12 +204,9 @@ class Generator:
         self._version = version
 
     async def _complete(self, prompt: list[int], sampling: Sampling, seed: int, deadline_s: float) -> Completion:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        from raylm.inference.vllm_private import progress
-
-        params = SamplingParams(
+        answer = await self._answer(
+            prompt,
+            deadline_s,
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -205,14 +214,22 @@ class Generator:
             seed=seed,
             stop_token_ids=self._ends if sampling.stop_at_eos else None,
             ignore_eos=not sampling.stop_at_eos,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        return self._completion(answer.outputs[0])
+
+    async def _answer(self, prompt: list[int], deadline_s: float, **params: Any) -> Any:
+        """What the engine answers to one request, whole."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        from raylm.inference.vllm_private import progress
+
+        asked = SamplingParams(detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **params)
         self._num_requests += 1
         number = str(self._num_requests)
 
         async def drawn() -> Any:
-            async for output in self._engine.generate({"prompt_token_ids": prompt}, params, number):
+            async for output in self._engine.generate({"prompt_token_ids": prompt}, asked, number):
                 return output
             return None
 
@@ -226,7 +243,7 @@ class Generator:
                     seen = now
             finally:
                 task.cancel()
-            return self._completion(task.result().outputs[0])
+            return task.result()
 
     def _completion(self, output: Any) -> Completion:
         tokens = list(output.token_ids)

@@ -112,6 +112,16 @@ class Pool:
         self._lost.clear()
         return [found[index] for index in range(len(prompts))]
 
+    def logprobs(self, sequences: list[list[int]]) -> list[list[float]]:
+        """Log-probability of each token of each sequence, from its second one on. No generator is replaced.
+
+        Raises:
+            GeneratorLost: a generator was lost.
+        """
+        places = [self._actors[at % len(self._actors)] for at in range(len(sequences))]
+        asked = [actor.logprobs.remote(tokens, self.hang_s) for actor, tokens in zip(places, sequences, strict=True)]
+        return [answer_of(one, "logprobs", self.hang_s + START_S) for one in asked]
+
     def sync(self, send: Send, version: int) -> None:
         """Let all generators hold the weights that `send` brings; a fresh one gets the same later.
 

@@ -39,8 +39,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ArtifactError(
             "this is a LoRA adapter, no model: transformers would load another folder's weights in its place",
             where=str(folder),
-            next=f"fold it into {base} (peft: PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(FOLDER)), "
-            "then name that folder; a train stage's own checkpoint has its adapter folded in",
+            next=f"raylm merge {folder} {base} FOLDER, then name that folder; a train stage's own checkpoint has its adapter "
+            "folded in",
         )
     if not folder.is_dir():
         raise ArtifactError("there is no such folder", where=str(folder), next=f"name a folder with {CONFIG} and {WHOLE}")
@@ -66,7 +66,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
                 where=str(folder),
                 next="remove one of them",
             )
-        return _header(folder / WHOLE)
+        return read_header(folder / WHOLE)
     if not (folder / INDEX).is_file():
         raise _no_weights(folder)
     places: dict[str, str] = read_json(folder / INDEX).get("weight_map") or {}
@@ -77,7 +77,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
         )
     found: dict[str, Stored] = {}
     for name in shards:
-        found |= _header(folder / name)
+        found |= read_header(folder / name)
     if lost := sorted(places.keys() - found.keys()):
         raise ArtifactError(f"{INDEX} names tensors that no file holds: {named(lost)}", where=str(folder), next=_AGAIN)
     return found
@@ -123,7 +123,8 @@ def same_values(one: Stored, other: Stored) -> bool:
     return True
 
 
-def _header(file: Path) -> dict[str, Stored]:
+def read_header(file: Path) -> dict[str, Stored]:
+    """All tensors of one file, by name. Raises ArtifactError where it is cut off, a pointer, or no safetensors file."""
     size = file.stat().st_size
     with open(file, "rb") as opened:
         first = opened.read(8)

@@ -53,8 +53,8 @@ class Loop:
         self._before: dict[str, float] = {}
         self.decisions: list[dict[str, Any]] = []
         """What was decided about spikes."""
-        self.parameters = 0
-        """Weights of the model, once it is exported."""
+        self.exported: Any = None
+        """What was written, see `trainer.Exported`."""
         self._events: list[str] = []
         self._unsaved: list[dict[str, Any]] = []
 
@@ -146,7 +146,7 @@ class Loop:
         if self._cfg.ema is not None:
             self._sync(averaged=True)
         after = self._measure()
-        self.parameters = self._trainer.export()
+        self.exported = self._trainer.export()
         return {
             **{f"{name}_before": value for name, value in self._before.items()},
             **{f"{name}_after": value for name, value in after.items()},

@@ -101,8 +101,8 @@ class TrainerGroup:
         """One step checkpoint that carries `facts`, and the metrics rows since the one before."""
         self._call(trainer.save, self._setup, iteration, facts, rows)
 
-    def export(self) -> int:
-        """Write the artifact's files; the number of the model's weights."""
+    def export(self) -> trainer.Exported:
+        """Write the artifact's files, and compare them with the weights that were trained."""
         return self._call(trainer.export, self._setup)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from typing import Any
 from uuid import uuid4
 
 from raylm.core.artifact import STEPS, Checkpoint, Prompts
@@ -13,6 +14,7 @@ from raylm.core.errors import ConfigError, DataError
 from raylm.core.workers import Workers
 from raylm.data.answers import ground_truth_of
 from raylm.data.shards import Rows
+from raylm.inference.parity import compare_engine
 from raylm.model.limits import config_of
 from raylm.model.load import check_start, checkpoint_path
 from raylm.parallel.checkpoints.steps import keep_for_good
@@ -80,11 +82,13 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         generators, rewards = Generators(cfg, ctx, longest), RewardWorkers(cfg, ctx.workers)
         loop = Loop(cfg, generators, rewards, trainer, {prompt.row: prompt for prompt in train}, held_out, recorder)
         metrics = loop.run()
+    exported = {**loop.exported.facts, **_compared_with_vllm(cfg, ctx, loop.exported.samples)}
     unscored = {name: total for name, total in _unscored(ctx.metric_rows).items() if total}
     metrics = {**metrics, **recorder.metrics("reward"), **unscored}
     facts = {
         "iterations": cfg.iterations,
-        "parameters": loop.parameters,
+        "parameters": loop.exported.parameters,
+        **({"export": exported} if exported else {}),
         **({"decisions": loop.decisions} if loop.decisions else {}),
         "prompts": len(train),
         "prompts_without_ground_truth": without,
@@ -99,6 +103,14 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     recorder.report({**facts, **metrics})
     keep_for_good(ctx.work, ctx.out / STEPS, cfg.keeping())
     return ctx.commit(Checkpoint, variant="causal", facts=facts, metrics=metrics)
+
+
+def _compared_with_vllm(cfg: RL, ctx: Context, samples: list[Any]) -> dict[str, Any]:
+    """What the generators say of the samples with the exported weights, where that is asked for: facts."""
+    if not samples:
+        return {}
+    dtype, card = "float32" if cfg.dtype == "float32" else "bfloat16", cfg.check_export
+    return compare_engine(ctx.workers, cfg.generator, ctx.out.uri, samples, dtype, lambda made: card.allowed(cfg.dtype, made))
 
 
 def _with_ground_truth(cfg: RL, prompts: list[Prompt], uri: str) -> tuple[list[Prompt], int]:

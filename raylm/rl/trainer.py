@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from raylm.core.config import resolve
 from raylm.core.errors import GroupLost
 from raylm.data.batch import Batch, pad, share_of
 from raylm.data.order import batch_indices
+from raylm.data.shards import Rows
 from raylm.inference.weight_transfer import Sent, send_weights
 from raylm.model.head import Asks
 from raylm.model.leaks import check_documents
@@ -20,6 +21,7 @@ from raylm.rl.types import Experience, LossInputs, Sample
 from raylm.trainer import setup as base
 from raylm.trainer.build import build as build_engine
 from raylm.trainer.build import flops_of, load_start
+from raylm.trainer.exported import check_export
 from raylm.trainer.loss import Loss
 from raylm.trainer.trainer import LossOf, StepInputs, Trainer
 
@@ -31,6 +33,17 @@ STEPS_TAKEN = "optimizer_steps"
 """Metric and fact: updates that changed the weights."""
 # the generator takes weights by the names of a text model, and would not read a head that config.json calls tied
 NEEDS = Needs("causal", plain=True, engine=True, text=True)
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    parameters: int
+    """Number of the model's weights."""
+    facts: dict[str, Any]
+    """Of the comparison with the weights that were trained."""
+    samples: list[Any]
+    """What an engine is to be asked."""
 
 
 class Setup(base.Setup):
@@ -191,13 +204,28 @@ def save(ranks: Ranks, setup: Setup, iteration: int, facts: dict[str, Any], rows
     trainer.write(iteration)
 
 
-def export(ranks: Ranks, setup: Setup) -> int:
-    """Write ledger and checkpoint, and let the trainer go; the number of the model's weights."""
+def export(ranks: Ranks, setup: Setup) -> Exported:
+    """Write ledger and checkpoint, compare it with the weights that were trained, and let the trainer go."""
     trainer = _trainer(ranks, setup)
     trainer.saver.wait()
     trainer.finish(trainer.cfg.iterations, lambda position: setup.rows_at(trainer.cfg, position))
     trainer.export(trainer.config)
-    return ranks.held.pop(HELD).parameters
+    checked = check_export(trainer, _samples(trainer, setup), Asks())
+    samples = checked.samples if trainer.cfg.check_export.vllm else []
+    return Exported(ranks.held.pop(HELD).parameters, checked.facts, samples)
+
+
+def _samples(trainer: PolicyTrainer, setup: Setup) -> list[Inputs]:
+    """Prompts on which the exported checkpoint is compared, the same on every rank: held-out ones where there are any."""
+    import numpy as np
+
+    uri, count = setup.rows_uris[0], trainer.cfg.check_export.samples
+    held_out = Rows.open(uri, "held_out")
+    rows = held_out if len(held_out) else Rows.open(uri, "train")
+    tokens = [np.asarray(rows[index]["tokens"]) for index in range(min(count, len(rows)))]
+    size, pad_id = trainer.cfg.micro_batch, setup.tokens["pad_token_id"]
+    parts = [tokens[at : at + size] for at in range(0, len(tokens), size)]
+    return [causal(pad(part, [np.ones(len(each)) for each in part], pad_id, trainer.engine.device)) for part in parts]
 
 
 def _trainer(ranks: Ranks, setup: Setup) -> PolicyTrainer:

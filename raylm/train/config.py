@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from raylm.core.config import Makes, Refers, card_kind, ref_or_table
+from raylm.core.config import Makes, Refers, Role, card_kind, ref_or_table
 from raylm.core.variants import TRAINABLE
 from raylm.data.mixture import AnyRows
+from raylm.inference.config import GeneratorSpec
 from raylm.model.shapes import AnyShape
 from raylm.train.objectives import AnyObjective
 from raylm.train.objectives.next_token import NextToken
@@ -76,6 +77,9 @@ class Train(TrainerConfig):
             raise ValueError("say either `batch` (rows) or `batch_tokens`")
         if (self.keep_best or self.export == "best") and not (self.evaluate_every and self.held_out_rows):
             raise ValueError("the best step is known by its held-out loss: say `evaluate_every` and `held_out_rows`")
+        objective: Any = self.objective
+        if self.check_export.vllm and (getattr(objective, "makes", "") or getattr(objective, "model", "causal")) != "causal":
+            raise ValueError(f"check_export.vllm: vLLM draws tokens, {card_kind(objective)} leaves a model that does not")
         if isinstance(self.micro_batch, int) and self.micro_batch < 1:
             raise ValueError("micro_batch is at least 1, or 'auto'")
         if self.batch == 1 and "mismatched" in getattr(self.objective, "needs", ()):
@@ -86,6 +90,15 @@ class Train(TrainerConfig):
         """Tokens of the longest row, rows of a global batch, and steps where they do not depend on the number of rows."""
         batch = self.batch or max(1, round((self.batch_tokens or 0) / length))
         return length, batch, self.steps or (max(1, round(self.tokens / length / batch)) if self.tokens else None)
+
+    def engine_spec(self) -> GeneratorSpec:
+        """The engine that the exported checkpoint is compared with."""
+        return GeneratorSpec(gpus=min(1.0, self.workers.gpus))
+
+    def roles(self) -> dict[str, Role]:
+        # it starts when the ranks are done
+        more = {"generator": self.engine_spec().role(phase=1)} if self.check_export.vllm else {}
+        return {**super().roles(), **more}
 
     def keeping(self) -> Keeping:
         return super().keeping()._replace(best=max(self.keep_best, self.export == "best"))

@@ -10,6 +10,7 @@ from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
 from raylm.data.shards import Rows
 from raylm.model.adapters.lora import beside_new_head
+from raylm.model.head import Asks
 from raylm.model.leaks import check_causal, check_documents, check_padding
 from raylm.model.load import check_tokenizer, is_composite, kind_of_model, load_tokenizer, text_config
 from raylm.model.value_head import with_value_head
@@ -18,12 +19,14 @@ from raylm.train.loop import Loop
 from raylm.train.micro import find_micro
 from raylm.train.rows import open_rows
 from raylm.trainer.build import build, flops_of, load_start
+from raylm.trainer.exported import check_export
 from raylm.trainer.setup import Setup
 from raylm.trainer.watch.meter import Domains
 
 if TYPE_CHECKING:
     import torch
 
+    from raylm.model.scores import Inputs
     from raylm.parallel.engine import Engine
     from raylm.parallel.group.ranks import Ranks
     from raylm.train.config import Train
@@ -47,7 +50,35 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     if ranks.rank == 0 and lacks_turn_end(load_tokenizer(setup.tokenizer_path)):
         ranks.say("the chat template ends answers by no token of its own: engines will not know when one is over")
     loop.export(config)
-    return {"metrics": metrics, "parameters": parameters, "decisions": loop.course.decisions}
+    checked = check_export(loop, _samples(loop, setup), Asks(values=loop.losses.asks.values))
+    return {
+        "metrics": metrics,
+        "parameters": parameters,
+        "decisions": loop.course.decisions,
+        "export": checked.facts,
+        "samples": checked.samples if cfg.check_export.vllm else [],
+    }
+
+
+def _samples(loop: Loop, setup: Setup) -> list[Inputs]:
+    """Rows on which the exported checkpoint is compared, the same on every rank: held-out ones where there are any."""
+    cfg, count = loop.cfg, loop.cfg.check_export.samples
+    objective: Any = cfg.objective
+    split = "held_out" if loop.held_out and cfg.held_out_rows else "train"
+    rows = Batches(
+        open_rows(cfg, setup, split),
+        setup.rows_kind,
+        batch=1,
+        micro=cfg.micro_batch if isinstance(cfg.micro_batch, int) else 1,
+        seed=cfg.seed,
+        pad_id=setup.tokens["pad_token_id"],
+        rank=0,
+        world=1,
+        device=loop.engine.device,
+        mismatched="mismatched" in objective.needs,
+    )
+    picked = rows.first(count)
+    return [objective.inputs(micro, cfg.seed) for micro in rows.split(picked)] if picked else []
 
 
 def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:

@@ -9,10 +9,11 @@ from raylm.core.artifact import STEPS, Artifact, Checkpoint
 from raylm.core.config import card_kind, resolve
 from raylm.core.context import Context
 from raylm.core.workers import Workers
+from raylm.inference.parity import compare_engine
 from raylm.model.load import check_start, checkpoint_path
 from raylm.model.preflight import Needs
 from raylm.parallel.checkpoints.steps import keep_for_good
-from raylm.parallel.group.driver import hold_ranks, warm_ranks
+from raylm.parallel.group.driver import RANKS, hold_ranks, warm_ranks
 from raylm.train.config import Train
 from raylm.train.learner import train
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
@@ -62,6 +63,18 @@ def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
     return cfg, setup, parts
 
 
+def compared_with_vllm(cfg: Train, ctx: Context, samples: list[Any]) -> dict[str, Any]:
+    """What vLLM says of the samples, where that is asked for: facts. Raises StageError when it is something else."""
+    if not samples:
+        return {}
+    if cfg.workers.gpus:
+        # their memory is the engine's
+        ctx.workers.release(RANKS)
+    dtype, card = "float32" if cfg.dtype == "float32" else "bfloat16", cfg.check_export
+    spec = cfg.engine_spec()
+    return compare_engine(ctx.workers, spec, ctx.out.uri, samples, dtype, lambda computes: card.allowed(cfg.dtype, computes))
+
+
 def run(cfg: Train, ctx: Context) -> Checkpoint:
     """Train on `cfg.workers.count` ranks. Raises DataError without rows, TrainingError when the numbers stop making sense."""
     cfg, setup, parts = prepared(cfg, ctx)
@@ -69,6 +82,7 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
     group = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
     with Recorder(cfg, ctx, steps, "steps", SHOWN) as recorder:
         result = group.call(train, cfg, setup, on_row=recorder.from_ranks, aside=ctx.out)
+    exported = {**result["export"], **compared_with_vllm(cfg, ctx, result["samples"])}
     metrics = {**result["metrics"], **recorder.metrics("loss")}
     bytes_per_token = held_out_bytes_per_token(cfg, parts)
     if bytes_per_token:
@@ -81,6 +95,7 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         **drawn(cfg, parts, steps),
         "parameters": result["parameters"],
         **({"decisions": result["decisions"]} if result["decisions"] else {}),
+        **({"export": exported} if exported else {}),
         "objective": card_kind(cfg.objective),
         "base_model": cfg.model if isinstance(cfg.model, str) else None,
         **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts},

@@ -9,6 +9,7 @@ from pydantic import Field
 from raylm.model.adapters import AnyAdapter
 from raylm.model.balance import Balance
 from raylm.parallel.config import ParallelConfig
+from raylm.trainer.check_export import CheckExport
 from raylm.trainer.spikes import Spikes
 from raylm.trainer.watch.watch import Watch
 
@@ -20,7 +21,7 @@ class TrainerConfig(ParallelConfig):
     """A stage that updates weights: `train` and `rl`."""
 
     placement = ParallelConfig.placement | {
-        "max_skipped", "watch", "spikes", "save_every", "keep", "keep_every", "max_failed_saves",
+        "max_skipped", "watch", "spikes", "save_every", "keep", "keep_every", "max_failed_saves", "check_export",
     }  # fmt: skip
 
     adapter: AnyAdapter | None = None
@@ -43,6 +44,9 @@ class TrainerConfig(ParallelConfig):
     """Steps (of RL: iterations) between step checkpoints that are kept for good: they stay in the artifact's `steps/`."""
     max_failed_saves: int = Field(default=3, gt=0)
     """Step checkpoints in a row that could not be written before training stops; a full disk stops it at once."""
+
+    check_export: CheckExport = CheckExport()
+    """What is compared before the written checkpoint counts as made."""
 
     def keeping(self) -> Keeping:
         """Which step checkpoints of a run stay."""

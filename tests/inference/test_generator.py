@@ -10,6 +10,7 @@ from raylm.inference.calls import answer_of
 from raylm.inference.completions import Sampling, VersionSpan
 from raylm.inference.config import GeneratorSpec
 from raylm.inference.generator import stream
+from raylm.inference.parity import Sample, compare_engine
 from raylm.inference.pool import hold_pool
 from raylm.inference.weight_transfer import send_weights
 from tests.model.tiny import tiny_checkpoint, tiny_model
@@ -103,6 +104,26 @@ def test_logprobs_are_those_of_the_distribution_sampled_from(pool, folder, tempe
     for prompt, (completion,) in zip(PROMPTS, found, strict=True):
         expected = logprobs_by_transformers(model, prompt, completion.tokens, temperature)
         assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+def test_an_engine_that_says_something_else_than_the_trainer_is_refused(workers, pool, folder):
+    model, other = reference(folder), perturbed(seed=7)[0].eval()
+
+    def samples(of):
+        # the last token of each may be the last that the model takes
+        tokens = [[*prompt, *range(40, 40 + 8 * at)] for at, prompt in enumerate(PROMPTS)]
+        said = [logprobs_by_transformers(of, row[:2], row[2:], 1.0) for row in tokens]
+        return [Sample(row, dict(enumerate(each, 2))) for row, each in zip(tokens, said, strict=True)]
+
+    def compared(of):
+        return compare_engine(workers, GeneratorSpec(), str(folder), samples(of), "float32", lambda dtype: 1e-4)
+
+    found = compared(model)
+    assert found["vllm_nats"] < 1e-4 and found["vllm_dtype"] == "float32" and found["vllm_tokens"] == 8 * 4 + 8 * 28
+    with pytest.raises(StageError, match=r"vLLM does not say what .* of 256 tokens in 8 sequences differ by .*most, by"):
+        compared(other)
 
 
 @pytest.mark.ray

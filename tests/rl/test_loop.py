@@ -10,6 +10,7 @@ from raylm.core.errors import GroupLost, PlacementError, StageError, TrainingErr
 from raylm.inference.completions import Completion, VersionSpan
 from raylm.rl.loop import Loop
 from raylm.rl.placement import check_versions
+from raylm.rl.trainer import Exported
 from raylm.rl.types import Prompt, Rollout, Sample, Score, Unscored, check_advantages
 from tests.rl.samples import config
 
@@ -94,8 +95,8 @@ class Party:
     def save(self, iteration: int, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         self.saved.append({**facts, "iteration": iteration, "rows": [row["step"] for row in rows]})
 
-    def export(self) -> int:
-        return 1
+    def export(self) -> Exported:
+        return Exported(1, {}, [])
 
     def row(self, step: int, values: dict[str, Any]) -> None:
         self.rows.append({"step": step, **values})

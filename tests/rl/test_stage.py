@@ -56,7 +56,7 @@ def root(tmp_path_factory, workers):
     base = context(at, "base")
     tiny_checkpoint(base.out.uri, vocab=300, layers=1)
     base.commit(Checkpoint, facts={})
-    watched = config(watch={"sinks": [{"kind": "tensorboard"}]})
+    watched = config(watch={"sinks": [{"kind": "tensorboard"}]}, check_export={"vllm": True})
     run(watched, context(at, "policy", watched, workers))
     yield at
     workers.release()
@@ -72,6 +72,12 @@ def test_generator_and_trainer_hold_the_same_weights_in_every_iteration(root):
     assert max(abs(row["mismatch_kl"]) for row in rows) < 1e-5
     assert all(row["finite"] and row["unscored"] == 0 for row in rows)
     assert min(row["grad_norm"] for row in rows) > 0
+
+
+def test_trainer_transformers_and_vllm_say_the_same_of_the_exported_policy(root):
+    found = context(root, "reader").open("policy").facts["export"]
+    assert found["nats"] < 1e-5 and found["vllm_nats"] < 1e-4 and found["vllm_dtype"] == "float32"
+    assert found["tokens"] == found["vllm_tokens"] == 4 * found["samples"]
 
 
 def test_the_policy_is_another_and_loads(root):

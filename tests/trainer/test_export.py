@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from raylm.core.storage import Folder
+from raylm.model.head import Asks
 from raylm.model.load import freeze_unread, load_model
 from raylm.model.weight_files import weight_names
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from raylm.trainer.export import write_streamed
+from raylm.trainer.exported import check_export
 from tests.model.tiny import tiny_checkpoint, tiny_composite
 from tests.parallel.loops import SHAPE, make_loop
 from tests.parallel.on_ranks import on_ranks
+from tests.trainer.test_exported import samples
 
 MODEL = {"kind": "qwen3", **SHAPE, "num_kv_heads": 2, "num_layers": 4}
 
@@ -26,7 +29,9 @@ def exported(rank: int, world: int, strategy: Any, mesh: dict[str, Any], root: s
     loop, _ = make_loop(strategy, Path(root) / "work", steps=2, mesh=mesh, model=MODEL)
     loop.run()
     write_streamed(loop.engine, Folder(root) / "out", loop.engine.bare.config, str(Path(root) / "tokenizer"))
-    return {"weights": loop.engine.weights(), "loss": loop.evaluate()["held_out_loss"]}
+    loop.setup = loop.setup.model_copy(update={"out": (Folder(root) / "out").uri})
+    checked = check_export(loop, samples(loop), Asks())
+    return {"weights": loop.engine.weights(), "loss": loop.evaluate()["held_out_loss"], "checked": checked.facts}
 
 
 def measured(rank: int, world: int, root: str) -> float:
@@ -53,6 +58,7 @@ def test_what_is_exported_is_whole(tmp_path, world, strategy, mesh):
     assert stored.keys() == found[0]["weights"].keys()
     # the head is one with the embedding however both were cut: it is stored once
     assert "lm_head.weight" not in weight_names(tmp_path / "out")
+    assert found[0]["checked"]["nats"] < 1e-5 and found[0]["checked"]["samples"] == 7
     for name, tensor in found[0]["weights"].items():
         assert torch.equal(stored[name], tensor), name
     assert on_ranks(1, measured, str(tmp_path))[0] == pytest.approx(found[0]["loss"], abs=1e-6)
