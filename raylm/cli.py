@@ -125,6 +125,12 @@ def _merge(arguments: argparse.Namespace) -> int:
     return merge.run(arguments)
 
 
+def _push(arguments: argparse.Namespace) -> int:
+    from raylm import push
+
+    return push.run(arguments)
+
+
 def _find_lr(arguments: argparse.Namespace) -> int:
     from raylm import job
     from raylm.core.config import did_you_mean
@@ -215,6 +221,20 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     )
     merging.add_argument("--max-nats", metavar="X", type=float, help="largest mean difference of a token's log-probability")
     merging.add_argument("--unchecked", action="store_true", help="do not compare: for what this machine cannot hold")
+    pushing = _command(commands, "push", _push, "send a checkpoint, its adapter and a model card to a hub")
+    pushing.add_argument("job", metavar="JOB", help="a job file")
+    pushing.add_argument("stage", metavar="STAGE", help="a finished stage that makes a checkpoint")
+    pushing.add_argument("repo", metavar="REPO", help="OWNER/NAME; made where it is not there, private")
+    which = pushing.add_mutually_exclusive_group()
+    which.add_argument("--adapter", dest="only", action="store_const", const="adapter", help="the adapter alone")
+    which.add_argument("--merged", dest="only", action="store_const", const="merged", help="the merged model alone")
+    pushing.add_argument("--base", metavar="NAME", help="the hub's name of the model under the adapter")
+    pushing.add_argument("--license", metavar="KEY", help="licence on the card, as the hub spells it: apache-2.0")
+    pushing.add_argument("--revision", metavar="BRANCH", help="a branch, made where it is not there")
+    pushing.add_argument("--tag", metavar="TAG", help="a tag of the new commit")
+    pushing.add_argument("--public", action="store_true", help="let everybody read it")
+    pushing.add_argument("--endpoint", metavar="URL", help="another hub; default: HF_ENDPOINT, or huggingface.co")
+    pushing.add_argument("--dry-run", action="store_true", help="print files and card, send nothing")
     find = _command(commands, "find-lr", _find_lr, "try growing learning rates on a train stage and suggest one")
     find.add_argument("job", metavar="JOB", help="a job file; what the stage reads has been made")
     find.add_argument("stage", metavar="STAGE", help="a train stage")
@@ -225,7 +245,7 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")
     chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
     chat.add_argument("--model", default=None, help="model name at a URL; the first one served when it is not given")
-    for taker in (plan, run, chat, find):
+    for taker in (plan, run, chat, find, pushing):
         taker.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key: stages.sft.steps=10")
     for taker in (plan, run, chat):
         taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")

@@ -194,7 +194,7 @@ def _merged(at: str, matrix: torch.Tensor, parts: dict[str, torch.Tensor], confi
     from peft.utils.other import get_pattern_key
 
     def of(patterns: dict[str, int], usual: int) -> int:
-        return patterns.get(get_pattern_key(patterns.keys(), at), usual)
+        return patterns.get(get_pattern_key(list(patterns), at), usual)
 
     height, width = matrix.shape
     rank, alpha = of(config.rank_pattern, config.r), of(config.alpha_pattern, config.lora_alpha)

@@ -78,10 +78,11 @@ def _outputs(model: torch.nn.Module) -> Iterator[dict[str, torch.Tensor]]:
 
     def keep(name: str) -> Any:
         def hook(module: Any, given: Any, made: Any) -> None:
-            value: Any = made[0] if isinstance(made, tuple) and made else made
+            value = made[0] if isinstance(made, tuple) and made else made
             if isinstance(value, torch.Tensor) and value.is_floating_point():
-                value = value.to_local() if hasattr(value, "to_local") else value
-                found[name] = value.detach().float().cpu().clone()
+                local: Any = value
+                local = local.to_local() if hasattr(local, "to_local") else local
+                found[name] = local.detach().float().cpu().clone()
 
         return hook
 
