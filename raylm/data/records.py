@@ -9,6 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
+from raylm.data.mapping import Columns, columns_of
 from raylm.data.messages import Dialogue, for_template, messages, readable, string
 from raylm.data.tools import ORDERED, TOOLS, check_answers, in_order, tools_of
 from raylm.data.unread_columns import EMPTY, QUESTION, SYSTEM, check_columns, possible_question
@@ -69,7 +70,7 @@ def meta_of(row: Mapping[str, Any], without: Container[str]) -> str | None:
     kept = {
         key: value
         for key, value in _leaves({key: value for key, value in row.items() if key not in without})
-        if type(value) in _PLAIN or (type(value) is float and isfinite(value))
+        if key not in without and (type(value) in _PLAIN or (type(value) is float and isfinite(value)))
     }
     if not kept:
         return None
@@ -111,15 +112,20 @@ def is_structured(row: Mapping[str, Any]) -> bool:
     return not _STRUCTURED.isdisjoint(row) and any(row.get(key) is not None for key in STRUCTURED)
 
 
-def read_row(row: Any, text_column: str | None, source: str, start: int, end: int) -> dict[str, Any] | Rejected:
+def read_row(
+    row: Any, text_column: str | None, source: str, start: int, end: int, columns: Columns | None = None
+) -> dict[str, Any] | Rejected:
     """A Documents row from a raw one.
 
     Args:
         text_column: the column that is the text; None takes a structured row (TRL's shapes) whole, and else `text`.
+        columns: how the row is mapped first; the record is then what it was mapped to.
     """
     where = f"{source}:{start}"
     if type(row) is not dict and not isinstance(row, Mapping):
         return Rejected("not_an_object", where)
+    if columns is not None:
+        return _read_mapped(row, columns, source, start, end)
     structured = text_column is None and is_structured(row)
     column = text_column or "text"
     try:
@@ -136,6 +142,19 @@ def read_row(row: Any, text_column: str | None, source: str, start: int, end: in
         return document(source, start, end, text, None, meta_of(row, (column,))) if _is_utf8(text) else _not_unicode(where)
     result = document(source, start, end, text, row, meta_of(row, _SHAPE))
     return result if _is_utf8(text) and _is_utf8(result["record"]) else _not_unicode(where)
+
+
+def _read_mapped(row: Mapping[str, Any], columns: Columns, source: str, start: int, end: int) -> dict[str, Any] | Rejected:
+    where = f"{source}:{start}"
+    try:
+        made = columns.row(row)
+        text, record = (made["text"], None) if columns.text else (as_text(made), made)
+    except DataError as cause:
+        return Rejected(cause.what, where, columns_of(row))
+    if not text.strip():
+        return Rejected("empty", where)
+    result = document(source, start, end, text, record, meta_of(row, columns.read_names(row)))
+    return result if _is_utf8(text) and _is_utf8(result["record"] or "") else _not_unicode(where)
 
 
 def _is_utf8(text: str) -> bool:

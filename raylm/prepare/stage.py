@@ -16,10 +16,11 @@ from functools import partial
 from typing import Any
 
 from raylm.core.artifact import Documents
-from raylm.core.config import resolve
+from raylm.core.config import card_kind, did_you_mean, resolve
 from raylm.core.context import Context
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
+from raylm.data.mapping import MISSING, Columns
 from raylm.data.marks import Plain, run_marked
 from raylm.prepare.config import Prepare, steps_of
 from raylm.prepare.corpus import Corpus, Shard, View, apply, content_of
@@ -49,6 +50,7 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
     target = ctx.work / "read" if sweeps else ctx.out
     read = run_marked(ctx, "read", units, partial(read_unit, cfg, target), cfg.workers)
     total = totals(read)
+    _check_mapping(cfg, units, read)
     if not total["rows"]:
         raise _nothing_left(total)
     _alarm_of_reading(cfg, total)
@@ -188,6 +190,30 @@ def _after_sweeps(read: dict[str, Any], written: dict[str, Any], sweeps: dict[st
     )
 
 
+def _check_mapping(cfg: Prepare, units: list[Plain], marks: list[Plain]) -> None:
+    """Stop where a mapped column is in no row of its source: a word that is misspelt must not cost a whole source quietly."""
+    for at, card in enumerate(map(resolve, cfg.sources())):
+        if not isinstance(getattr(card, "columns", None), Columns):
+            continue
+        ours = [mark for mark, unit in zip(marks, units, strict=True) if unit["source"] == at]
+        reasons = Counter[str]()
+        for mark in ours:
+            for counts in mark["dropped"].values():
+                reasons.update(counts)
+        missing = {reason: n for reason, n in reasons.items() if reason.startswith(MISSING)}
+        if not missing or any(mark["shards"] for mark in ours):
+            continue
+        name = max(missing, key=lambda reason: missing[reason])
+        names = sorted({column for mark in ours for column in mark["columns"]})
+        word = name.removeprefix(MISSING)
+        raise DataError(
+            f"{missing[name]:,} of {sum(mark['rows_in'] for mark in ours):,} rows have no column {word!r}, and none is left."
+            f"{did_you_mean(word, names)} The rows have: {', '.join(names)}",
+            where=f"source {at} ({card_kind(card)})",
+            next="mend `columns` of the source",
+        )
+
+
 def _unseen(total: dict[str, Any]) -> dict[str, int]:
     """How many documents a card had nothing to look at of, a URL say: what it left is not what it let through."""
     counted = [*total["cleaned"].items(), *((name.partition("-")[2], facts) for name, facts in total["sweeps"].items())]
@@ -208,11 +234,12 @@ def _alarm_of_reading(cfg: Prepare, total: dict[str, Any]) -> None:
         if rows >= least and count > cfg.max_source_loss * rows:
             reasons = total["dropped"] if source == "all sources" else total["by_source"][source]
             listed = ", ".join(f"{reason} {n:,}" for reason, n in sorted(reasons.items()) if reason != "kept")
+            found = f" (the rows have: {', '.join(total['columns'])})" if total["columns"] else ""
             raise DataError(
                 f"{count:,} of {rows:,} are {what} ({listed}); max_source_loss is {cfg.max_source_loss:.0%}",
                 where=source,
-                next="look at the examples with keep_rejected, and at the source's kind and columns; raise max_source_loss if it "
-                "is right, and run again: work is kept",
+                next=f"look at the examples with keep_rejected, and at the source's kind and columns{found}; raise "
+                "max_source_loss if it is right, and run again: work is kept",
             )
 
 
@@ -253,7 +280,8 @@ def _nothing_left(total: dict[str, Any]) -> DataError:
     reasons = ", ".join(f"{reason} {count}" for reason, count in total["dropped"].items()) or "the files are empty"
     places = "; ".join(f"{reason} at {examples[0]['where']}" for reason, examples in total["examples"].items())
     columns = f"; the rows have the columns {', '.join(total['columns'])}" if total["columns"] else ""
-    remedy = "set text_column to a column that exists" if columns else "look at the places named, or loosen the filters"
+    remedy = "set text_column to a column that exists, or map them: columns = {prompt = ..., completion = ...}"
+    remedy = remedy if columns else "look at the places named, or loosen the filters"
     return DataError(f"no row is left of {total['rows_in']}: {reasons}{columns}", where=places or None, next=remedy)
 
 

@@ -236,3 +236,20 @@ def test_decontamination_that_takes_most_of_a_source_stops(tmp_path, workers):
         run_stage(tmp_path, "docs", cfg, workers)
     made = run_stage(tmp_path, "docs", cfg.model_copy(update={"max_source_loss": 1.0}), workers)
     assert _texts(made) == ["other"]
+
+
+def test_a_mapped_column_that_no_row_has_stops_the_stage_with_the_names_that_there_are(tmp_path, workers):
+    _lines(tmp_path / "in" / "a.jsonl", *({"question": f"q{at}", "data": {"answer": "x"}} for at in range(3)))
+    _lines(tmp_path / "in" / "b.jsonl", {"text": "another"})
+    sources = [{"kind": "jsonl", "glob": f"{tmp_path}/in/{name}.jsonl"} for name in "ba"]
+    wrong, right = (sources[1] | {"columns": {"prompt": name, "completion": "data.answer"}} for name in ("qestion", "question"))
+    with pytest.raises(DataError) as caught:
+        run_stage(tmp_path, "docs", Prepare(source=[sources[0], wrong]), workers)
+    assert caught.value.what == (
+        "3 of 3 rows have no column 'qestion', and none is left. Did you mean 'question'? The rows have: data.answer, question"
+    )
+    assert caught.value.where == "source 1 (jsonl)"
+    assert _texts(run_stage(tmp_path, "again", Prepare(source=[sources[0], right]), workers)) == [
+        "another",
+        *(f"q{at}\n\nx" for at in range(3)),
+    ]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
 from raylm.data.records import Rejected, schema
 from raylm.data.sources.columns import documents_of, parts_of, scalars
+from raylm.data.sources.row_source import RowSource
 from raylm.data.sources.units import Span, Unit, grouped, matched, opened, rows_of, sliced
 
 if TYPE_CHECKING:
@@ -21,14 +21,12 @@ _MAGIC = b"ARROW1"
 _WHOLE = -1
 
 
-class Arrow(Config):
+class Arrow(RowSource):
     """Arrow IPC, as files (with an index at the end) or as streams (which `datasets` writes)."""
 
     kind: Literal["arrow"] = "arrow"
     glob: str
     """Path, folder, glob (`data/**/*.arrow`) or URI of the files."""
-    text_column: str | None = None
-    """Column that is the text. Without it a row in one of TRL's shapes is kept whole, and of any other row `text`."""
     max_row_bytes: int = Field(default=16 << 20, gt=0)
     """A row whose text (or record) is longer than this is dropped and counted as row_too_long."""
     split_bytes: int = Field(default=64 << 20, gt=0)
@@ -56,11 +54,11 @@ class Arrow(Config):
             try:
                 with _mapped(span.path) as file:
                     for at, batch in _batches(file, span):
-                        names = scalars(batch.schema, self.text_column)
+                        names = scalars(batch.schema, self.text_column, self.columns)
                         wanted = batch if names is None else batch.select(names)
                         for start, part in parts_of(wanted):
                             numbers = range(at + start, at + start + len(part))
-                            yield documents_of(part, self.text_column, span.source, numbers, self.max_row_bytes)
+                            yield documents_of(part, self.text_column, span.source, numbers, self.max_row_bytes, self.columns)
             except (OSError, pa.ArrowException):
                 yield schema().empty_table(), [Rejected("unreadable_file", f"{span.source}:{at}")]
 

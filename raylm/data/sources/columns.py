@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from raylm.data.mapping import Columns
 from raylm.data.records import STRUCTURED, Rejected, id_of, meta_of, read_row, schema
 from raylm.data.sources.units import BATCH_BYTES, BATCH_ROWS, table_of
 from raylm.data.tools import without_nulls
@@ -15,16 +16,24 @@ if TYPE_CHECKING:
 
 
 def documents_of(
-    raw: pa.RecordBatch, text_column: str | None, source: str, numbers: Sequence[int], max_row_bytes: int
+    raw: pa.RecordBatch,
+    text_column: str | None,
+    source: str,
+    numbers: Sequence[int],
+    max_row_bytes: int,
+    columns: Columns | None = None,
 ) -> tuple[pa.Table, list[Rejected]]:
     """Documents of a batch, and what was rejected of it; both are `read_row`'s, decided by column where that is possible.
 
     Args:
         numbers: of each row, within its file; the row's range is from its number to the next.
+        columns: how rows are mapped, which is decided row by row.
     """
     names = raw.schema.names
-    if text_column is None and any(name in STRUCTURED and raw.column(at).null_count < len(raw) for at, name in enumerate(names)):
-        return _by_row(raw, source, numbers, max_row_bytes)
+    if columns or (
+        text_column is None and any(name in STRUCTURED and raw.column(at).null_count < len(raw) for at, name in enumerate(names))
+    ):
+        return _by_row(raw, source, numbers, max_row_bytes, columns)
     column = text_column or "text"
     if column not in names:
         return schema().empty_table(), [Rejected("missing_column", f"{source}:{at}", tuple(names)) for at in numbers]
@@ -36,9 +45,9 @@ def documents_of(
     return _table(raw, column, texts, source, numbers, (reasons == "").nonzero()[0]), lost
 
 
-def scalars(fields: pa.Schema, text_column: str | None) -> list[str] | None:
-    """Names of the columns that documents are made of; None for all, where rows may be structured."""
-    if text_column is None and any(name in STRUCTURED for name in fields.names):
+def scalars(fields: pa.Schema, text_column: str | None, columns: Columns | None = None) -> list[str] | None:
+    """Names of the columns that documents are made of; None for all, where rows may be structured or are mapped."""
+    if columns or (text_column is None and any(name in STRUCTURED for name in fields.names)):
         return None
     return [field.name for field in fields if field.name == (text_column or "text") or _is_meta(field.type)]
 
@@ -144,12 +153,16 @@ def _listed(array: pa.Array) -> list[Any]:
         return [None if row is None else row["row"] for row in _values(pa.RecordBatch.from_arrays([array], ["row"]))]
 
 
-def _by_row(raw: pa.RecordBatch, source: str, numbers: Sequence[int], max_row_bytes: int) -> tuple[pa.Table, list[Rejected]]:
+def _by_row(
+    raw: pa.RecordBatch, source: str, numbers: Sequence[int], max_row_bytes: int, columns: Columns | None
+) -> tuple[pa.Table, list[Rejected]]:
     rows, lost = [], []
     for number, row in zip(numbers, _values(raw), strict=True):
         where = f"{source}:{number}"
         result = (
-            Rejected("invalid_utf8", where) if row is None else read_row(without_nulls(row), None, source, number, number + 1)
+            Rejected("invalid_utf8", where)
+            if row is None
+            else read_row(without_nulls(row), None, source, number, number + 1, columns)
         )
         if isinstance(result, dict) and len((result["record"] or result["text"]).encode()) > max_row_bytes:
             result = Rejected("row_too_long", where)

@@ -10,10 +10,10 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
 from raylm.data.records import Rejected, schema
 from raylm.data.sources.columns import documents_of
 from raylm.data.sources.packed import Unpacked, is_packed
+from raylm.data.sources.row_source import RowSource
 from raylm.data.sources.units import BATCH_ROWS, Span, Unit, grouped, matched, opened, rows_of
 
 if TYPE_CHECKING:
@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 _MIN_BLOCK = 1 << 20
 
 
-class Csv(Config):
+class Csv(RowSource):
     """Files whose first row names the columns; values may hold newlines in quotes. Every value is read as a string."""
 
     kind: Literal["csv"] = "csv"
     glob: str
     """Path, folder, glob (`data/**/*.csv.gz`) or URI of the files."""
-    text_column: str | None = None
-    """Column that is the text. Without it a row in one of TRL's shapes is kept whole, and of any other row `text`."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     """What stands between two values; a tab is `"\\t"`."""
     quote: str = Field(default='"', min_length=1, max_length=1)
@@ -78,7 +76,9 @@ class Csv(Config):
                         else:
                             numbers.append(at[0])
                         at[0] += 1
-                    table, rejected = documents_of(batch, self.text_column, span.source, numbers, self.max_row_bytes)
+                    table, rejected = documents_of(
+                        batch, self.text_column, span.source, numbers, self.max_row_bytes, self.columns
+                    )
                     yield table, lost + rejected
             if wrong:
                 yield schema().empty_table(), [_wrong(span, number, names) for number in wrong]

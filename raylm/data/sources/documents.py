@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from raylm.core.config import Config, DocumentsRef
+from raylm.core.config import DocumentsRef
 from raylm.core.errors import DataError
-from raylm.data.records import COLUMNS, Rejected, schema
+from raylm.data.mapping import Columns
+from raylm.data.records import COLUMNS, Rejected, read_row, schema
 from raylm.data.sources.columns import batch_rows
 from raylm.data.sources.parquet import parquet_file
+from raylm.data.sources.row_source import MappedSource
 from raylm.data.sources.units import Span, Unit, grouped, rows_of
 
 if TYPE_CHECKING:
@@ -22,8 +25,9 @@ if TYPE_CHECKING:
 _UNIT_BYTES = 32 << 20
 
 
-class Documents(Config):
-    """Documents of earlier stages: to filter once more by scores that are there, or to bring corpora together."""
+class Documents(MappedSource):
+    """Documents of earlier stages: to filter once more by scores that are there, to bring corpora together, or to map what
+    they hold (`columns`: their `text`, the columns their rows were kept with, and their metadata)."""
 
     kind: Literal["documents"] = "documents"
     documents: DocumentsRef | list[DocumentsRef]
@@ -69,7 +73,28 @@ class Documents(Config):
                 for batch in file.iter_batches(size, columns=there, use_threads=False):
                     table = pa.Table.from_batches([batch])
                     arrays = {name: table[name] if name in have else pa.nulls(len(table)) for name in wanted}
-                    yield pa.table({name: _typed(name, array) for name, array in arrays.items()}), []
+                    whole = pa.table({name: _typed(name, array) for name, array in arrays.items()})
+                    yield (whole, []) if self.columns is None else _mapped(whole, self.columns)
+
+
+def _mapped(table: pa.Table, columns: Columns) -> tuple[pa.Table, list[Rejected]]:
+    """The documents under the names of `columns`; ids, ranges and scores are theirs."""
+    import pyarrow as pa
+
+    rows, kept, lost = [], [], []
+    for at, row in enumerate(table.select(COLUMNS).to_pylist()):
+        raw = {"text": row["text"], **json.loads(row["meta"] or "{}"), **json.loads(row["record"] or "{}")}
+        made = read_row(raw, None, row["source"], row["start"], row["end"], columns)
+        if isinstance(made, Rejected):
+            lost.append(made)
+        else:
+            rows.append(made)
+            kept.append(at)
+    table = table.take(pa.array(kept, pa.int64()))
+    for name in ("text", "record", "meta"):
+        values = pa.array([row[name] for row in rows], schema().field(name).type)
+        table = table.set_column(table.column_names.index(name), name, values)
+    return table, lost
 
 
 def _typed(name: str, array: Any) -> Any:

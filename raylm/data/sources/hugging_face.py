@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
 from raylm.core.errors import ConfigError, DataError
 from raylm.data.records import Rejected
 from raylm.data.sources.columns import documents_of, scalars
+from raylm.data.sources.row_source import RowSource
 from raylm.data.sources.units import BATCH_ROWS, Span, Unit, grouped, rows_of, sliced
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class HuggingFace(Config):
+class HuggingFace(RowSource):
     """A folder that `save_to_disk` wrote, a folder of data files, or a data set's name on the hub."""
 
     kind: Literal["hugging_face"] = "hugging_face"
@@ -30,8 +30,6 @@ class HuggingFace(Config):
     """Which of its splits."""
     revision: str | None = None
     """Commit of the hub's repository; a run without it reads what is there that day."""
-    text_column: str | None = None
-    """Column that is the text. Without it a row in one of TRL's shapes is kept whole, and of any other row `text`."""
     max_row_bytes: int = Field(default=16 << 20, gt=0)
     """A row whose text (or record) is longer than this is dropped and counted as row_too_long."""
     split_rows: int = Field(default=50_000, gt=0)
@@ -52,12 +50,14 @@ class HuggingFace(Config):
     def batches(self, unit: Unit) -> Iterator[tuple[pa.Table, list[Rejected]]]:
         """The same as tables."""
         loaded = self.model_copy(update={"path": unit.spans[0].path})._load()
-        rows = loaded.select_columns(scalars(loaded.data.schema, self.text_column) or loaded.column_names).with_format("arrow")
+        rows = loaded.select_columns(
+            scalars(loaded.data.schema, self.text_column, self.columns) or loaded.column_names
+        ).with_format("arrow")
         for span in unit.spans:
             for at in range(span.start, span.end, BATCH_ROWS):
                 for batch in rows[at : min(at + BATCH_ROWS, span.end)].to_batches():
                     numbers = range(at, at + len(batch))
-                    yield documents_of(batch, self.text_column, span.source, numbers, self.max_row_bytes)
+                    yield documents_of(batch, self.text_column, span.source, numbers, self.max_row_bytes, self.columns)
                     at += len(batch)
 
     def _load(self) -> Any:

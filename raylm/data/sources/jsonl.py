@@ -9,25 +9,23 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
 from raylm.data.records import Rejected, is_structured, read_row
 from raylm.data.sources.json_values import HEAD_BYTES, is_spread, values_in
 from raylm.data.sources.lines import lines_in
 from raylm.data.sources.packed import Unpacked, is_packed
+from raylm.data.sources.row_source import RowSource
 from raylm.data.sources.units import Span, Unit, grouped, matched, opened, sliced
 
 _EXACT = float(1 << 63)
 
 
-class Jsonl(Config):
+class Jsonl(RowSource):
     """One JSON object a line: `.jsonl`, `.jsonl.gz` or `.jsonl.zst`. A file that begins with `[` is one array, whose elements
     are the rows, and an object may go over several lines: both are read from front to end by one task."""
 
     kind: Literal["jsonl"] = "jsonl"
     glob: str
     """Path, folder, glob (`data/**/*.jsonl.gz`) or URI of the files."""
-    text_column: str | None = None
-    """Column that is the text. Without it a row in one of TRL's shapes is kept whole, and of any other row `text`."""
     max_row_bytes: int = Field(default=16 << 20, gt=0)
     """A line longer than this is dropped and counted as row_too_long; it is never held in memory."""
     split_bytes: int = Field(default=64 << 20, gt=0)
@@ -86,8 +84,8 @@ class Jsonl(Config):
             row = orjson.loads(line)
             # it gives integers of more than 64 bits as floats; a structured row is kept whole, to the last digit
             exact = type(row) is dict and not _is_rounded(row)
-            if exact and (self.text_column or not is_structured(row)):
-                return read_row(row, self.text_column, source, start, start + len(line))
+            if exact and (self.columns.text if self.columns else self.text_column or not is_structured(row)):
+                return read_row(row, self.text_column, source, start, start + len(line), self.columns)
         except orjson.JSONDecodeError:
             pass  # a byte order mark, NaN, half a surrogate pair, or an error whose reason is found below
         where = f"{source}:{start}"
@@ -99,7 +97,7 @@ class Jsonl(Config):
             return None if cause.msg == "Extra data" and line.lstrip()[:1] == b"{" else Rejected("invalid_json", where)
         except (ValueError, RecursionError):
             return Rejected("invalid_json", where)
-        return read_row(row, self.text_column, source, start, start + len(line))
+        return read_row(row, self.text_column, source, start, start + len(line), self.columns)
 
 
 def _is_rounded(row: dict[str, Any]) -> bool:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
 from raylm.data.records import Rejected, schema
 from raylm.data.sources.columns import batch_rows, documents_of, parts_of, scalars
+from raylm.data.sources.row_source import RowSource
 from raylm.data.sources.units import Span, Unit, grouped, matched, opened, rows_of
 
 if TYPE_CHECKING:
@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 _UNREADABLE = -1
 
 
-class Parquet(Config):
+class Parquet(RowSource):
     """Parquet files, read one row group at a time."""
 
     kind: Literal["parquet"] = "parquet"
     glob: str
     """Path, folder, glob (`data/**/*.parquet`) or URI of the files."""
-    text_column: str | None = None
-    """Column that is the text. Without it a row in one of TRL's shapes is kept whole, and of any other row `text`."""
     max_row_bytes: int = Field(default=16 << 20, gt=0)
     """A row whose text (or record) is longer than this is dropped and counted as row_too_long."""
     split_rows: int = Field(default=50_000, gt=0)
@@ -61,12 +59,12 @@ class Parquet(Config):
                     for batch in file.iter_batches(
                         size,
                         row_groups=list(range(span.start, span.end)),
-                        columns=scalars(file.schema_arrow, self.text_column),
+                        columns=scalars(file.schema_arrow, self.text_column, self.columns),
                         use_threads=False,
                     ):
                         for _, part in parts_of(batch):
                             numbers = range(at, at + len(part))
-                            yield documents_of(part, self.text_column, span.source, numbers, self.max_row_bytes)
+                            yield documents_of(part, self.text_column, span.source, numbers, self.max_row_bytes, self.columns)
                             at += len(part)
             except (OSError, pa.ArrowException):
                 yield schema().empty_table(), [Rejected("unreadable_file", f"{span.source}:{at}")]
