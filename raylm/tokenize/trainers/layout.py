@@ -8,12 +8,25 @@ from typing import Any
 PAD, BOS, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIALS = (PAD, BOS, END, USER, ASSISTANT, SYSTEM)
 
-# {% generation %} marks what the assistant says, its end token included: transformers makes the loss mask of it
+# {% generation %} marks what the assistant says, its end token included: transformers makes the loss mask of it. Tools, calls and
+# what tools answer are written as Hermes models write them (vLLM's `hermes` parser reads the calls), without tokens of their own.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
+    "{% if tools %}"
+    "{{ '<|system|>' }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\n\n' }}{% endif %}"
+    "{{ '<tools>' }}{% for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}{{ '\n</tools><|end|>' }}"
+    "{% endif %}"
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
-    "{{ '<|assistant|>' }}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{{ '<|assistant|>' }}{% generation %}{{ message['content'] }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{{ '<tool_call>\n{\"name\": ' + call['function']['name'] | tojson }}"
+    "{{ ', \"arguments\": ' + call['function']['arguments'] | tojson + '}\n</tool_call>' }}"
+    "{% endfor %}"
+    "{{ '<|end|>' }}{% endgeneration %}"
+    "{% elif message['role'] == 'tool' %}"
+    "{{ '<|user|><tool_response>\n' + message['content'] + '\n</tool_response><|end|>' }}"
+    "{% elif message['role'] == 'system' and tools and loop.first %}"
     "{% elif message['role'] in ['user', 'system'] %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% else %}"

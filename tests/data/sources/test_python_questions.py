@@ -5,7 +5,7 @@ import inspect
 import json
 from collections import Counter
 
-from raylm.data.records import as_dialogue, as_pair, as_prompt
+from raylm.data.records import as_dialogue, as_pair, as_prompt, tools_of
 from raylm.data.sources.python_questions import KINDS, PythonQuestions
 
 
@@ -42,3 +42,13 @@ def test_answers_agree_with_the_running_interpreter():
             assert callable(value)
         checked += 1
     assert checked > 5
+
+
+def test_with_tools_the_assistant_calls_before_it_answers():
+    source = PythonQuestions(num_rows=10, tools=True)
+    rows = [json.loads(row["record"]) for row in source.read(source.units()[0])]
+    for row in rows:
+        question, call, answer, last = as_dialogue(row)
+        name = call["tool_calls"][0]["function"]["arguments"]["name"]
+        assert f"`{name}`" in question["content"] and last["content"].split()[-1] == f"{answer['content']}."
+        assert [tool["function"]["name"] for tool in tools_of(row)] == ["kind_of"]
