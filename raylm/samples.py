@@ -40,9 +40,35 @@ def show(job: Job, steps: list[Step], count: int, console: Console | None = None
             continue
         artifact = open_artifact(job.folder(step.name))
         decode = _decoder(artifact)
+        for line in _about(artifact):
+            console.print(Text(f"{step.name}: {line}", _NOTE), soft_wrap=True)
         for number, place, row in _rows(artifact, count):
             console.print(Text(f"\n{step.name}, row {number}{place}", _NOTE))
             console.print(_said(artifact, number, row, decode, console), soft_wrap=True)
+
+
+def _about(artifact: Artifact) -> Iterator[str]:
+    """What made the rows, and what became of those that were dropped, too long, or not rendered whole."""
+    facts = artifact.facts
+    if sha256 := facts.get("chat_template_sha256"):
+        yield f"chat template {sha256}"
+    named = ("dropped", "overlong", "rows_per_dialogue", "left_out", "not_behind_prompt")
+    for name in named:
+        if counts := facts.get(name):
+            said = counts if isinstance(counts, int) else ", ".join(f"{what} {count:,}" for what, count in counts.items())
+            yield f"{name.replace('_', ' ')}: {said}"
+
+
+def _cut(artifact: Artifact, number: int) -> str:
+    """What part of its document a row is, where it is not all of it; "" for a row of several documents."""
+    from raylm.data.lineage import documents_of, rows_of
+
+    found = documents_of(artifact.uri, "train", number)
+    if len(found) != 1 or found[0]["length"] == found[0]["num_tokens"]:
+        return ""
+    rows = [row["row"] for row in rows_of(artifact.uri, "train", found[0]["id"])]
+    part = f"row {rows.index(number) + 1} of its {len(rows)}, " if len(rows) > 1 else "truncated, "
+    return f", {part}{found[0]['length']} of {found[0]['num_tokens']} tokens"
 
 
 def _rows(artifact: Artifact, count: int) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -53,7 +79,7 @@ def _rows(artifact: Artifact, count: int) -> Iterator[tuple[int, str, dict[str, 
     rows = Rows.open(artifact.uri, "train")
     for number in batch_indices(len(rows), min(count, len(rows)), 0, 0):
         row = rows[number]
-        yield number, f", {row['source']} ({row['id']})" if "id" in row else "", row
+        yield number, f", {row['source']} ({row['id']}){_cut(artifact, number)}" if "id" in row else "", row
 
 
 def _said(artifact: Artifact, number: int, row: dict[str, Any], decode: Decode, console: Console) -> Text:

@@ -37,7 +37,9 @@ def tokenized(tmp_path, form, *rows):
     made = form.rows(tokenizer(tmp_path / "t" / "tokens" / "tokenizer"), table(*rows))
     write_parquet(ctx.out, index_name("train-00000.arrow"), made.index)
     write_arrow(ctx.out, "train-00000.arrow", made.table)
-    ctx.commit(KINDS[form.makes()], facts={}, rows={"train-00000.arrow": made.table.num_rows})
+    facts = {"chat_template_sha256": "c0ffee"} if form.renders_chat else {}
+    facts |= {"dropped": dict(made.dropped), **form.facts(made.sums, made.sums - made.sums)} if made.sums["tokens"] else {}
+    ctx.commit(KINDS[form.makes()], facts=facts, rows={"train-00000.arrow": made.table.num_rows})
     return path, loaded
 
 
@@ -58,6 +60,20 @@ def test_what_is_learned_of_a_dialogue_stands_in_brackets(tmp_path, packing):
     coloured = said(loaded, colours=True)
     assert "[[" not in coloured and "\x1b[1;32mspam [1]<|end|>\x1b[0m" in coloured
     assert "\x1b[2m<|bos|><|user|>Text number?" in coloured
+
+
+def test_what_was_truncated_split_or_dropped_is_told(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    turns = [part for at in range(4) for part in (turn("user", f"Text {at}?"), *SAID)]
+    form = Dialogues(length=30, overlong="truncate_left")
+    _, loaded = tokenized(tmp_path / "a", form, {"messages": turns}, {"messages": ASKED})
+    shown = said(loaded)
+    assert "tokens: chat template c0ffee\n" in shown and "tokens: dropped: no_answer 1\n" in shown
+    assert "tokens: overlong: learned tokens left out" in shown and "truncate_left rows 1" in shown
+    assert ", truncated, " in shown and "Text 3?" in shown and "Text 0?" not in shown
+    _, loaded = tokenized(tmp_path / "b", Dialogues(length=30, overlong="split"), {"messages": turns})
+    shown = said(loaded, count=2)
+    assert "tokens: overlong: split_dialogues 1" in shown and "row 1 of its " in shown and "row 2 of its " in shown
 
 
 def test_pairs_prompts_and_judged_answers(tmp_path):

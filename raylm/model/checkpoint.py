@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.core.artifact import WORK
 from raylm.core.storage import Folder
+from raylm.model.chat_template import written_template
 from raylm.model.headers import read_headers, usual_dtype
 from raylm.model.load import auto_class, beside, folder_of, load_tokenizer, on_this_machine
 from raylm.model.preflight import GENERATION
@@ -24,7 +25,8 @@ TOKENIZER = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
     "additional_chat_templates/*",
 )  # fmt: skip
-PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json")
+PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+PROCESSOR_TEMPLATE = "chat_template.json"
 
 
 def write_checkpoint(
@@ -61,7 +63,9 @@ def write_checkpoint(
         _write_config(Path(at), plain, written)
         write_tokenizer(tokenizer, Path(at))
         _write_generation_config(Path(at), plain, start)
-        for name in PROCESSOR if start else ():
+        # the processor's own chat template may be another than that by which the rows were rendered
+        own = () if written_template(Path(at)) else (PROCESSOR_TEMPLATE,)
+        for name in (*PROCESSOR, *own) if start else ():
             if (file := beside(start, name)) and not (Path(at) / name).exists():
                 shutil.copyfile(file, Path(at) / name)
         if extra:

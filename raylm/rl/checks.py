@@ -10,6 +10,7 @@ from raylm.core.artifact import Artifact
 from raylm.core.config import CustomCard, card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
+from raylm.model.chat_template import other_template
 from raylm.model.limits import ends, positions, vocabulary
 from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
@@ -112,6 +113,8 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
         raise ConfigError(f"{cfg.prompts!r} ends texts with token {end}, the model with {known_ends}", next=FITS)
     if made and known.folder is not None and known.folder.is_local and Folder(model).is_local:
         check_tokens(Path(known.folder.path("tokenizer")), Path(model), cfg.prompts)
+    if made and (other := other_template(known.facts, model)):
+        raise ConfigError(f"{other}, by which the trained model is served", where=cfg.prompts, next=FITS)
     return lines
 
 

@@ -96,7 +96,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         "base_model": cfg.model,
         **{
             key: prompts.facts[key]
-            for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+            for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "chat_template_sha256")
             if key in prompts.facts
         },
     }

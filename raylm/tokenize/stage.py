@@ -18,6 +18,7 @@ from raylm.data.lineage import index_name
 from raylm.data.marks import Plain, run_marked
 from raylm.data.records import is_held_out
 from raylm.data.shards import read_parquet, shard_name, write_arrow, write_parquet
+from raylm.model.chat_template import sha256_of
 from raylm.tokenize import tokenizers
 from raylm.tokenize.config import Tokenize
 from raylm.tokenize.fertility import fertility, rates
@@ -34,7 +35,8 @@ def run(cfg: Tokenize, ctx: Context) -> Artifact:
 
     Facts: rows {split: count}, num_tokens (train), vocab_size, length, eos_token_id, bos_token_id, pad_token_id, dropped
     {reason: count}; Tokens also have bytes, held_out_bytes, held_out_tokens, and over both splits bytes_per_token and encoder
-    {which: documents}; packed rows have packing {kind, crop_share, pad_share, documents_per_row} (over both splits).
+    {which: documents}; rendered rows chat_template_sha256; packed
+    rows have packing {kind, crop_share, pad_share, documents_per_row} (over both splits).
 
     Raises:
         DataError: the tokenizer does not fit the form, or no train row comes out.
@@ -125,6 +127,8 @@ def _facts(cfg: Tokenize, tokenizer: Any, sums: dict[str, Counter[str]], dropped
         "pad_token_id": tokenizer.pad_token_id,
         "dropped": dict(sorted(dropped.items())),
     }
+    if cfg.form.renders_chat:
+        facts["chat_template_sha256"] = sha256_of(tokenizer.chat_template)
     facts |= cfg.form.facts(train, held_out)
     if packing := getattr(cfg.form, "packing", None):
         facts["packing"] = {"kind": packing, **_packed(cfg.form.length, train + held_out)}

@@ -33,8 +33,9 @@ def place(cfg: Tokenize, ctx: Context, documents: Documents) -> dict[str, Any]:
             _fetch(cfg.tokenizer, ctx, at)
         else:
             facts = _train(cfg, ctx, documents, at)
-        for file in sorted(path for path in at.iterdir() if path.is_file()):
-            (ctx.out / FOLDER).write(file.name, file.read_bytes())
+        # a tokenizer with several chat templates has a folder of them
+        for file in sorted(path for path in at.rglob("*") if path.is_file()):
+            (ctx.out / FOLDER).write(str(file.relative_to(at)), file.read_bytes())
     ctx.work.write_json(_READY, facts)
     ctx.work.remove(COUNTS)
     return facts
@@ -92,4 +93,6 @@ def _fetch(ref: str, ctx: Context, at: Path) -> None:
         return
     # copied byte for byte: the stages that share a tokenizer can be seen to
     for entry in artifact.shards(f"{FOLDER}/"):
-        (at / Path(entry.path).name).write_bytes(artifact.folder.read(entry.path))
+        file = at / Path(entry.path).relative_to(FOLDER)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(artifact.folder.read(entry.path))

@@ -10,6 +10,7 @@ from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
 from raylm.data.shards import Rows
 from raylm.model.adapters.lora import beside_new_head
+from raylm.model.chat_template import other_template
 from raylm.model.head import Asks
 from raylm.model.leaks import check_causal, check_documents, check_padding
 from raylm.model.load import check_tokenizer, is_composite, kind_of_model, load_tokenizer, text_config
@@ -45,6 +46,8 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     # here, because the driver imports this file and needs no torch
     from raylm.model.checkpoint import lacks_turn_end
 
+    if ranks.rank == 0 and setup.model_path and (other := other_template(setup.tokens, setup.model_path)):
+        ranks.say(f"{other}: the checkpoint has that of the rows, and is served with it")
     loop, parameters, config = made_loop(ranks, cfg, setup)
     metrics = loop.run()
     if ranks.rank == 0 and lacks_turn_end(load_tokenizer(setup.tokenizer_path)):

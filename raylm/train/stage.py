@@ -98,7 +98,11 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         **({"export": exported} if exported else {}),
         "objective": card_kind(cfg.objective),
         "base_model": cfg.model if isinstance(cfg.model, str) else None,
-        **{key: rows.facts[key] for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id") if key in rows.facts},
+        **{
+            key: rows.facts[key]
+            for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "chat_template_sha256")
+            if key in rows.facts
+        },
     }
     recorder.report({**facts, **metrics})
     # the step whose weights were exported is kept for good only where that was asked for

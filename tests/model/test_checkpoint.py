@@ -142,10 +142,12 @@ def test_a_composite_model_is_written_whole(tmp_path, tokenizer, kind):
     model = tiny_composite(kind)
     model.save_pretrained(tmp_path / "start")
     (tmp_path / "start" / "processor_config.json").write_text("{}")
+    (tmp_path / "start" / "chat_template.json").write_text('{"chat_template": "another"}')
     start = str(tmp_path / "start")
     write_checkpoint(Folder(tmp_path / "out"), model.config, model.state_dict(), str(tokenizer), start=start)
     assert weight_names(tmp_path / "out") == weight_names(tmp_path / "start")
-    assert (tmp_path / "out" / "processor_config.json").is_file()
+    # of the processor's own template vLLM would render other prompts than the rows were
+    assert (tmp_path / "out" / "processor_config.json").is_file() and not (tmp_path / "out" / "chat_template.json").exists()
     loaded = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
     assert type(loaded) is type(model)
     assert all(tensor.equal(loaded.state_dict()[name]) for name, tensor in model.state_dict().items())

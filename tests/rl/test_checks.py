@@ -101,6 +101,14 @@ def test_another_tokenizer_of_the_same_size_is_refused(root):
         fits(root, "own", model="scrambled")
 
 
+def test_prompts_of_another_chat_template_are_refused(root):
+    make_rows(
+        root, "other_template", Prompts, [{"tokens": [1, 3, 70 + row, 4]} for row in range(8)], chat_template_sha256="0" * 64
+    )
+    with pytest.raises(ConfigError, match="by the chat template 000000000000, beside the model lies"):
+        fits(root, "other_template")
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [

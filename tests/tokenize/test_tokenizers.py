@@ -60,3 +60,20 @@ def _made(root, name):
     from raylm.core.storage import Folder
 
     return open_artifact(Folder(root / name))
+
+
+def test_a_tokenizer_with_several_chat_templates_is_taken_whole(tmp_path):
+    from raylm.core.artifact import Tokens
+    from raylm.tokenize import tokenizers
+    from tests.model.tiny import tiny_tokenizer
+    from tests.stages import context
+
+    tokenizer = tiny_tokenizer(300)
+    tokenizer.chat_template = {"default": "a", "tool_use": "b"}
+    tokenizer.save_pretrained(tmp_path / "own")
+    for name, taken in (("one", str(tmp_path / "own")), ("two", "one")):
+        ctx = context(tmp_path, name)
+        cfg = Tokenize(documents="docs", tokenizer=taken, form=TEXT)
+        tokenizers.place(cfg, ctx, None)
+        ctx.commit(Tokens, facts={}, rows={})
+        assert load(tmp_path / name / "tokenizer").chat_template == tokenizer.chat_template

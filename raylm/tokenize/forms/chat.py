@@ -17,9 +17,10 @@ from typing import Any, Literal, NamedTuple
 from raylm.core.errors import DataError
 from raylm.data.messages import Dialogue, for_template
 from raylm.tokenize.forms.loss_mask import LossMask
+from raylm.tokenize.forms.marks import check_ends, check_marks, probes
 from raylm.tokenize.forms.pieces import leaves_out
 from raylm.tokenize.forms.placing import Place
-from raylm.tokenize.forms.spans import Extent, Extents, Rendering, check_marks, render, without
+from raylm.tokenize.forms.spans import Extent, Extents, Rendering, render, without
 from raylm.tokenize.forms.template import Span, Template, Tools
 from raylm.tokenize.forms.tool_schemas import check_tools
 
@@ -165,8 +166,20 @@ class Chat:
         """The characters of each token of a text that stands alone."""
         return self._backend.encode(text, add_special_tokens=False).offsets
 
+    def check(self) -> None:
+        """Raises DataError where no model could learn to stop: the template writes nothing behind an answer, or its marks leave
+        out the token that ends one; or where marks hold what is no answer."""
+        self.check_end()
+        for turns in probes():
+            try:
+                drawn = self._draw(turns, None)
+            except DataError:
+                continue
+            check_ends(drawn, [self._extents.of(drawn, place) for place in drawn.found if place.role == "assistant"])
+            return
+
     def check_end(self) -> None:
-        """Raises DataError where the template writes nothing behind an answer: a model could not learn where to stop."""
+        """Raises DataError where the template writes nothing behind an answer."""
         if self.template.behind_user is not None and not self.template.tail.strip():
             raise DataError(
                 "the chat template writes no end token behind what the assistant says, so no model could learn to stop",
@@ -190,7 +203,11 @@ class Chat:
         place = drawn.place(turn)
         if turn == len(drawn.turns) - 1 or place is None:
             return True
-        return drawn.before(turn + 1).startswith(drawn.text[: self._extents.of(drawn, place).end])
+        alone, extent = drawn.before(turn + 1), self._extents.of(drawn, place)
+        if extent.close == extent.end and self._extents.ends(alone, extent.end):
+            # only as the last turn it is closed
+            return False
+        return alone.startswith(drawn.text[: extent.end])
 
     def _masked(self, drawn: Rendering, learned: Collection[int], loss: LossMask) -> tuple[list[int], list[int]]:
         spans = self._learned_spans(drawn, learned, loss)

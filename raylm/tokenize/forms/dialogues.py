@@ -54,9 +54,9 @@ class Dialogues(LossMask):
         return facts
 
     def check(self, tokenizer: Any) -> None:
-        """Raises DataError when the tokenizer has no chat template, or one that ends no answer."""
+        """Raises DataError when the tokenizer has no chat template, or one that ends no answer or learns no end."""
         check_template(tokenizer, "dialogues")
-        Chat(tokenizer).check_end()
+        Chat(tokenizer).check()
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> FormRows:
         """Columns: id, source, tokens, mask (1 on what is learned; by default the assistant's, the ends of its turns included).

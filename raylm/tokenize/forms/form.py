@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 from raylm.core.config import Config
 
 
 class Form(Config):
     """What rows are made for."""
+
+    renders_chat: ClassVar[bool] = False
+    """Whether rows are rendered by the tokenizer's chat template."""
 
     @property
     def remedy(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -16,6 +16,7 @@ Role = Literal["assistant", "user", "system", "tool", "developer"]
 class LossMask(Form):
     """The part of a form that says what is learned; the names are axolotl's, TRL's and LLaMA-Factory's."""
 
+    renders_chat: ClassVar[bool] = True
     roles_to_train: tuple[Role, ...] = Field(default=("assistant",), min_length=1)
     """Whose turns are learned. A turn of the assistant is learned from behind the generation prompt, another from its words on.
     `weight` 0 or `train = false` on a turn of the assistant excepts it. The default is TRL's `assistant_only_loss`."""

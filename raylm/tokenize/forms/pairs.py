@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ class Pairs(Form):
     """One row per preference, for DPO and reward models."""
 
     kind: Literal["pairs"] = "pairs"
+    renders_chat: ClassVar[bool] = True
     length: int = Field(default=1024, ge=2)
     """Longest prompt + answer in tokens; for rows with a longer one see `overlong`."""
     overlong: OverlongPrompt = "drop"
@@ -35,9 +36,9 @@ class Pairs(Form):
         return grouped(train + held_out, LEFT_OUT, OVERLONG)
 
     def check(self, tokenizer: Any) -> None:
-        """Raises DataError when the tokenizer has no chat template, or one that ends no answer."""
+        """Raises DataError when the tokenizer has no chat template, or one that ends no answer or learns no end."""
         check_template(tokenizer, "pairs")
-        Chat(tokenizer).check_end()
+        Chat(tokenizer).check()
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> FormRows:
         """Columns: id, source, prompt, chosen, rejected; prompt + chosen is the rendered dialogue, its end token included."""

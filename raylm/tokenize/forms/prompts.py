@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ class Prompts(Form):
     """One row per prompt, for reinforcement learning and evaluation."""
 
     kind: Literal["prompts"] = "prompts"
+    renders_chat: ClassVar[bool] = True
     length: int = Field(default=512, ge=2)
     """Longest prompt in tokens; for longer ones see `overlong`."""
     overlong: OverlongPrompt = "drop"

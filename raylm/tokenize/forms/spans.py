@@ -71,6 +71,10 @@ class Extents:
         end = self._end(drawn, at)
         return Extent(begin, end, self._close(drawn, place, end), self._answer(drawn.text, place, begin))
 
+    def ends(self, text: str, at: int) -> bool:
+        """Whether a special token stands right there, white space before it aside."""
+        return self._closing.match(text, at) is not None
+
     def _begin(self, drawn: Rendering, at: int) -> int:
         place, before = drawn.found[at], drawn.found[at - 1] if at else None
         edges = (before.kept, before.end) if before else (0,)
@@ -167,30 +171,6 @@ class Extents:
             return begin
         closing = self._closing.match(text, place.thought, max(low, place.spoken))
         return closing.end() if closing else place.thought
-
-
-def check_marks(marks: Sequence[Span], found: Sequence[Place], answers: Sequence[tuple[Place, Span]]) -> None:
-    """Raise DataError where a mark covers words of another role, or no words of its turn though that turn has some.
-
-    transformers computes wrong offsets for a mark inside a macro, or a `set` block.
-    """
-    spoken = [place for place in found if place.begin < place.end]
-    for begin, end in marks:
-        held = [place for place in spoken if max(begin, place.begin) < min(end, place.end)]
-        turns = [(place, span) for place, span in answers if max(begin, span[0]) < min(end, span[1])]
-        right = all(place.role == "assistant" and _holds(place, (begin, end), marks) for place in held) and turns
-        # a mark of its own for a think block or an end token belongs to a turn whose words are marked
-        if not right or not (held or any(_holds(place, mark, marks) for place, _ in turns for mark in marks)):
-            raise DataError("template_marks_others", next="mend the template: {% generation %} is for what the assistant says")
-
-
-def _holds(place: Place, mark: Span, marks: Sequence[Span]) -> bool:
-    """Whether the mark holds all that the turn says; of a turn with thoughts or calls, all marks together."""
-    if mark[0] <= place.begin and place.end <= mark[1]:
-        return True
-    several = place.spoken > place.begin or place.calls
-    own = [(begin, end) for begin, end in marks if max(begin, place.begin) < min(end, place.end)] if several else []
-    return bool(own) and own[0][0] <= place.begin and place.end <= own[-1][1]
 
 
 def without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:

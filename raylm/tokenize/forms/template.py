@@ -6,7 +6,6 @@ it under the key that it reads.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -42,11 +41,6 @@ class Template:
         first = special.search(self.tail)
         self.end_token = first[0] if first else ""
         """The special token that closes an answer; "" where there is none."""
-
-    @property
-    def sha256(self) -> str:
-        """Of the template's text."""
-        return sha256_of(self.source)
 
     def text(self, turns: Dialogue, tools: Tools = None, prompt: bool = False, safe: bool = False) -> str:
         """The text that `apply_chat_template` gives, with the generation prompt where `prompt`.
@@ -116,11 +110,6 @@ class Template:
             if _THOUGHT in said:
                 return key
         return _REASONING
-
-
-def sha256_of(source: str) -> str:
-    """Hash of a template's text, as hex."""
-    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def strings(value: Any) -> Iterator[str]:

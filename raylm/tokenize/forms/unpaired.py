@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ class Unpaired(Form):
     """One row per judged answer (TRL's unpaired preference: prompt, completion, label), for losses such as KTO's."""
 
     kind: Literal["unpaired"] = "unpaired"
+    renders_chat: ClassVar[bool] = True
     length: int = Field(default=1024, ge=2)
     """Longest prompt + completion in tokens; for longer ones see `overlong`."""
     overlong: OverlongPrompt = "drop"
@@ -35,9 +36,9 @@ class Unpaired(Form):
         return grouped(train + held_out, LEFT_OUT, OVERLONG)
 
     def check(self, tokenizer: Any) -> None:
-        """Raises DataError when the tokenizer has no chat template, or one that ends no answer."""
+        """Raises DataError when the tokenizer has no chat template, or one that ends no answer or learns no end."""
         check_template(tokenizer, "unpaired rows")
-        Chat(tokenizer).check_end()
+        Chat(tokenizer).check()
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> FormRows:
         """Columns: id, source, prompt, completion (its end token included), label (true: a good answer)."""
