@@ -8,13 +8,14 @@ from typing import Any
 
 from raylm.compress.config import Compress
 from raylm.core.artifact import MANIFEST, open_artifact
-from raylm.core.config import Config, CustomCard, resolved
+from raylm.core.config import Config, CustomCard, resolve, resolved
 from raylm.core.errors import ConfigError, PlanError
 from raylm.core.storage import Folder
 from raylm.data.mixture import refs_of
 from raylm.inference.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
 from raylm.job import Job, Step, check_references
 from raylm.model.adapters.lora import beside_new_head
+from raylm.model.model_spec import FAMILIES
 from raylm.model.preflight import variant_in
 from raylm.parallel import matrix
 from raylm.parallel.optimizers.schedule import Scheduled
@@ -24,7 +25,9 @@ from raylm.rl.config import RL
 from raylm.serve.guards.guard import Guard
 from raylm.train.config import Train
 from raylm.train.objectives.objective import Objective
+from raylm.trainer.forecast.load import loss_of
 from raylm.trainer.forecast.report import Known, forecast, suggestions
+from raylm.trainer.forecast.teacher import stored_teacher
 
 CALLED = (
     ("tasks", "grade", "grade(lm, rows)"),
@@ -43,7 +46,16 @@ def estimate(job: Job, name: str) -> list[str]:
     known = _known(job, name)
     if not known or any(_importable(card) for card in _custom_cards(job.stages[name])):
         return []  # `check` says what a card lacks here
-    return forecast(job.stages[name], known, name)
+    return [*forecast(job.stages[name], known, name), *_scores_ahead(job, name, known)]
+
+
+def _scores_ahead(job: Job, name: str, known: Known) -> list[str]:
+    """What a pass over all rows ahead of training keeps and needs, where a teacher makes one."""
+    cfg: Any = job.stages[name]
+    objective: Any = resolve(getattr(cfg, "objective", None))
+    if not getattr(objective, "teacher", None) or not objective.scores_ahead():
+        return []
+    return stored_teacher(cfg, objective, known.length, _teacher(job, cfg), _num_rows(refs_of(cfg.rows)), name)
 
 
 def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[str]:
@@ -198,7 +210,25 @@ def _known(job: Job, name: str) -> Known | None:
     length = _length(job, rows)
     config = _config(job, cfg, _vocabulary(job, rows))
     size = cfg.planned(length) if length is not None else None
-    return None if config is None or size is None else Known(config, *size)
+    if config is None or size is None:
+        return None
+    ahead = getattr(resolve(getattr(cfg, "objective", None)), "scores_ahead", bool)()
+    return Known(config, *size, teacher=None if ahead else _teacher(job, cfg))
+
+
+def _teacher(job: Job, cfg: Any) -> dict[str, Any] | None:
+    """config.json of the model that the objective or algorithm of a stage is taught by, where it is known."""
+    ref = getattr(loss_of(cfg), "teacher", None)
+    rows = refs_of(cfg.rows)[0] if isinstance(cfg, Train) else cfg.prompts
+    found = _config(job, cfg.model_copy(update={"model": ref}), _vocabulary(job, rows)) if ref else None
+    return found if found and found.get("model_type") in FAMILIES else None
+
+
+def _num_rows(refs: list[str]) -> int | None:
+    """Training and held-out rows of artifacts that lie there; None where one of them is still to be made."""
+    known = [_facts(ref).get("rows") for ref in refs]
+    counts = [each for each in known if each is not None]
+    return sum(sum(each.values()) for each in counts) if len(counts) == len(known) else None
 
 
 def _config(job: Job, cfg: Any, vocab: int | None) -> dict[str, Any] | None:

@@ -75,7 +75,7 @@ def _needs(cfg: Any) -> Needs | None:
 
 def _check_tokenizer(cfg: Any, stages: dict[str, Any], model: Path) -> None:
     """Compare with the tokenizer that the stage's rows will be made with, where it lies on this machine."""
-    for rows in refs_of(cfg.rows) if cfg.stage == "train" else ():
+    for rows in refs_of(cfg.rows) if cfg.stage == "train" else [cfg.prompts] if cfg.stage == "rl" else ():
         tokenizer = getattr(stages.get(rows), "tokenizer", None)
         if isinstance(tokenizer, str) and tokenizer not in stages and Folder(tokenizer).is_local:
             at = Path(Folder(tokenizer).path())

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 
+class Taught(NamedTuple):
+    """A teacher's distribution at each position in front of a token that counts (as scores are); 0 elsewhere."""
+
+    id_BTK: torch.Tensor
+    """Its K likeliest tokens, int."""
+    logprob_BTK: torch.Tensor
+    """Their log-probabilities."""
+    rest_logprob_BT: torch.Tensor
+    """That of all others together."""
+
+
 class Batch(NamedTuple):
     """Sequences of unequal length, padded on the right."""
 
@@ -35,6 +46,11 @@ class Batch(NamedTuple):
     """What else the row kind knows of each row, [P] each, such as the `label` of Unpaired."""
     mismatched: Batch | None = None
     """The same prompts with the completions of the rows that follow in the global batch, where an objective needs them."""
+
+    scores: tuple[Mapping[str, Any], ...] = ()
+    """What was stored of each row ahead of training (`raylm.trainer.stored_scores`); of those that only fill up too."""
+    taught: Taught | None = None
+    """What a teacher says of them, where an objective needs it."""
 
     @property
     def counted_BT(self) -> torch.Tensor:

@@ -17,7 +17,7 @@ from raylm.rl.config import RL
 
 REWARD = {"score": ("prompt", "completion", "ground_truth")}
 ALGORITHM = {"advantages": ("experience",), "loss": ("inputs",)}
-NEEDS = {"reward": ("ground_truth",), "algorithm": ("reference",)}
+NEEDS = {"reward": ("ground_truth",), "algorithm": ("reference", "teacher")}
 """What a reward and an algorithm may need, and is provided."""
 FITS = "tokenize with the tokenizer that belongs to the model"
 

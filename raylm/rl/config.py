@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raylm.core.config import Makes, PromptsRef, Refers, Role
 from raylm.inference.config import GeneratorSpec
@@ -28,8 +28,8 @@ class RL(TrainerConfig):
     """What is asked: an artifact of tokenize."""
     model: Annotated[str, Refers(("Checkpoint",), ("causal",))]
     """Weights to start from."""
-    rewards: list[AnyReward] = Field(min_length=1)
-    """What scores a completion; the scores are added."""
+    rewards: list[AnyReward] = []
+    """What scores a completion; the scores are added. An algorithm that learns from a teacher needs none."""
     algorithm: AnyAlgorithm = Grpo()
     """How scores become advantages and a loss."""
     optimizer: AnyOptimizer = AdamW(lr=1e-5, weight_decay=0.0, schedule="constant", warmup=0.0)
@@ -54,6 +54,13 @@ class RL(TrainerConfig):
     """Iterations with a NaN or infinite gradient that are skipped before training stops; three in a row stop it in any case."""
     generator: GeneratorSpec = GeneratorSpec()
     """The vLLM engines that generate completions."""
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> RL:
+        # another one's algorithm says so once it is resolved
+        if not self.rewards and getattr(self.algorithm, "rewarded", True):
+            raise ValueError("say `rewards`, what scores a completion")
+        return self
 
     def planned(self, length: int) -> tuple[int, int, int] | None:
         """Tokens of the longest prompt and its completion, completions and number of iterations; None where the algorithm is

@@ -22,7 +22,7 @@ from raylm.rl.config import RL
 from raylm.rl.iterations import Iterations, reward_metrics
 from raylm.rl.placement import Generators, TrainerGroup
 from raylm.rl.reward_workers import RewardWorkers
-from raylm.rl.types import Prompt, check_advantages, experience_of
+from raylm.rl.types import Prompt, Rollout, check_advantages, experience_of
 from raylm.trainer.recorder import Recorder
 from raylm.trainer.spikes import in_words, position_of
 
@@ -101,7 +101,7 @@ class Loop:
         clock.append(time.perf_counter())
         # an iteration whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
         counts = {"samples": len(experience.samples), "version": version}
-        self._record({**reward_metrics(rollouts), **counts, **stats, **_seconds(clock)})
+        self._record({**self._rewarded(rollouts), **counts, **stats, **_seconds(clock)})
         self._iterations.count(self._iteration, rollouts, len(experience.samples), bool(stats["finite"]))
         self._iteration += 1
         if self._is_due():
@@ -159,7 +159,12 @@ class Loop:
         answers = self._generators.generate(self._held_out, [0] * len(self._held_out), 1, 0.0)
         rollouts = self._rewards.score(self._held_out, answers)
         self._iterations.say(rollouts, "the held-out prompts")
-        return {f"held_out_{name}": value for name, value in reward_metrics(rollouts).items()}
+        return {f"held_out_{name}": value for name, value in self._rewarded(rollouts).items()}
+
+    def _rewarded(self, rollouts: list[Rollout]) -> dict[str, float]:
+        """`reward_metrics`, without a reward where none is asked."""
+        found = reward_metrics(rollouts)
+        return found if self._cfg.rewards else {name: value for name, value in found.items() if name != "reward"}
 
     def _sync(self, averaged: bool = False) -> None:
         """Let the generators hold the trainer's weights, or their moving averages."""

@@ -41,6 +41,13 @@ class RewardWorkers:
             ConfigError: a reward cannot be made.
             StageError: the rewards' process was lost again and again, iteration after iteration.
         """
+        if not self._cards:
+            # an algorithm that needs no reward learns from all
+            return [
+                Rollout(prompt, c.tokens, c.logprobs, c.text, c.finish_reason == "stop", Score(0.0, "no reward was asked"))
+                for prompt, group in zip(prompts, completions, strict=True)
+                for c in group
+            ]
         found: list[Found] = []
         lost = 0
         while len(found) < len(prompts):

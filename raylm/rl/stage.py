@@ -27,6 +27,8 @@ from raylm.rl.reward_workers import RewardWorkers
 from raylm.rl.trainer import NEEDS, Setup
 from raylm.rl.types import Prompt
 from raylm.trainer.recorder import Recorder
+from raylm.trainer.setup import Teacher
+from raylm.trainer.teacher import find_teacher
 from raylm.trainer.watch.profile import check_profile
 
 # metrics on the terminal's line
@@ -76,6 +78,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         run=uuid4().hex,
         prompt_rows=[prompt.row for prompt in train],
         length=longest + cfg.max_tokens,
+        teacher=_teacher(cfg, ctx, prompts, train),
     )
     with Recorder(cfg, ctx, cfg.iterations, "iterations", SHOWN) as recorder:
         trainer = TrainerGroup(cfg, ctx, setup)
@@ -93,6 +96,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         "prompts": len(train),
         "prompts_without_ground_truth": without,
         "algorithm": card_kind(cfg.algorithm),
+        **({"teacher": setup.teacher.ref} if setup.teacher else {}),
         "base_model": cfg.model,
         **{
             key: prompts.facts[key]
@@ -111,6 +115,23 @@ def _compared_with_vllm(cfg: RL, ctx: Context, samples: list[Any]) -> dict[str, 
         return {}
     dtype, card = "float32" if cfg.dtype == "float32" else "bfloat16", cfg.check_export
     return compare_engine(ctx.workers, cfg.generator, ctx.out.uri, samples, dtype, lambda made: card.allowed(cfg.dtype, made))
+
+
+def _teacher(cfg: RL, ctx: Context, prompts: Prompts, train: list[Prompt]) -> Teacher | None:
+    """The model that the algorithm is taught by; None where it needs none. Raises ConfigError where it reads other tokens."""
+    card: Any = resolve(cfg.algorithm)
+    if "teacher" not in getattr(card, "needs", ()):
+        return None
+    return find_teacher(
+        ctx,
+        card.teacher,
+        ("float32" if cfg.dtype == "float32" else "bfloat16") if card.teacher_dtype == "auto" else card.teacher_dtype,
+        rows=({"tokens": prompt.tokens} for prompt in train),
+        tokenizer=prompts.folder.path("tokenizer"),
+        vocab_size=prompts.facts["vocab_size"],
+        length=max(len(prompt.tokens) for prompt in train) + cfg.max_tokens,
+        names=cfg.prompts,
+    )
 
 
 def _with_ground_truth(cfg: RL, prompts: list[Prompt], uri: str) -> tuple[list[Prompt], int]:

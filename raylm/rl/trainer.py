@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from raylm.core.config import resolve
 from raylm.core.errors import GroupLost
-from raylm.data.batch import Batch, pad, share_of
+from raylm.data.batch import Batch, Taught, pad, share_of
 from raylm.data.order import batch_indices
 from raylm.data.shards import Rows
 from raylm.inference.weight_transfer import Sent, send_weights
@@ -23,6 +23,8 @@ from raylm.trainer.build import build as build_engine
 from raylm.trainer.build import flops_of, load_start
 from raylm.trainer.exported import check_export
 from raylm.trainer.loss import Loss
+from raylm.trainer.teacher import build_teacher
+from raylm.trainer.teacher_scores import asked, taught
 from raylm.trainer.trainer import LossOf, StepInputs, Trainer
 
 if TYPE_CHECKING:
@@ -103,6 +105,9 @@ class PolicyTrainer(Trainer):
         batches = [_batch(micro, self.setup.tokens["pad_token_id"], self.engine.device) for micro in micros]
         inputs = [causal(one) for one in batches]
         self.meter.read()
+        asks, told = Asks(temperature=self.cfg.temperature), list[Taught | None]([None] * len(inputs))
+        if self.teacher:
+            asks, inputs, told = self._ask_teacher(asks, inputs)
         batch = StepInputs(
             inputs=inputs,
             weight=float(sum(len(sample.logprobs) for sample in samples)),
@@ -113,20 +118,28 @@ class PolicyTrainer(Trainer):
             rows=rows,
         )
 
-        asks = Asks(temperature=self.cfg.temperature)
-
         def make_loss() -> LossOf:
             references: list[Any] = [None] * len(inputs)
             if _needs_reference(self.algorithm):
                 references = self.forward_reference(inputs, asks)
 
             def loss(index: int, scores: Scores) -> Loss:
-                return self.algorithm.loss(_loss_inputs(micros[index], inputs[index], scores, references[index]))
+                made = _loss_inputs(micros[index], inputs[index], scores, references[index])
+                return self.algorithm.loss(made._replace(taught=told[index], scores=scores))
 
             return loss
 
         with self.profiler.step(iteration):
             return self.update(iteration, batch, make_loss, asks)
+
+    def _ask_teacher(self, asks: Asks, inputs: list[Inputs]) -> tuple[Asks, list[Inputs], list[Taught | None]]:
+        """What the policy is asked of the teacher's likeliest tokens, and what the teacher says of them."""
+        assert self.teacher is not None
+        card, words = self.algorithm, self.setup.tokens["vocab_size"]
+        count = min(card.top_k, words)
+        found = [taught(each) for each in self.teacher.forward(inputs, asked(count, words, card.temperature))]
+        more = [one._replace(id_BTK=each.id_BTK) for one, each in zip(inputs, found, strict=True)]
+        return asks._replace(at_ids=count, at_temperature=card.temperature), more, [*found]
 
 
 def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any]:
@@ -142,12 +155,14 @@ def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any]:
         return model
 
     engine, reference, parameters, config = build_engine(ranks, cfg, setup.steps, load, _needs_reference(algorithm))
+    teacher = build_teacher(ranks, cfg, setup.steps, setup.teacher) if setup.teacher else None
     ranks.held[HELD] = PolicyTrainer(
         cfg=cfg,
         setup=setup,
         # the generator drops nothing out: with dropout the ratio of new to old probability would be noise at equal weights
         engine=engine.drop_nothing(),
         reference=reference,
+        teacher=teacher,
         say=ranks.say,
         heartbeat=ranks.heartbeat,
         flops=flops_of(cfg, config.to_dict(), setup.length, ranks.world, 1 + _needs_reference(algorithm)),

@@ -12,6 +12,9 @@ from raylm.core.errors import StageError
 if TYPE_CHECKING:
     import torch
 
+    from raylm.data.batch import Taught
+    from raylm.model.scores import Scores
+
 
 class Prompt(NamedTuple):
     """One question. Example: Prompt(3, [1, 40, 7], '[{"role": "user", ...}]', "class")."""
@@ -85,6 +88,10 @@ class LossInputs(NamedTuple):
     advantage_BT: torch.Tensor
     mask_BT: torch.Tensor
     """1 on tokens of completions."""
+    taught: Taught | None = None
+    """What a teacher says of them, where the algorithm needs one."""
+    scores: Scores | None = None
+    """All that the trainer's head answered, with gradient: of the teacher's tokens too."""
 
 
 def check_advantages(samples: list[Sample]) -> None:

@@ -79,4 +79,6 @@ class Batches:
         if self._mismatched:
             others = self._kind.mismatched(rows, [self._rows[other] for (_, other), _ in picked])
             batch = batch._replace(mismatched=self._kind.collate(others, weights, self._pad_id, self._device))
+        if "scores" in rows[0]:
+            batch = batch._replace(scores=tuple(row["scores"] for row in rows))
         return batch._replace(rows=tuple(index for (index, _), weight in picked if weight))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from raylm.core.config import Makes, Refers, Role, card_kind, ref_or_table
+from raylm.core.config import Makes, Refers, Role, WorkerSpec, card_kind, ref_or_table
 from raylm.core.variants import TRAINABLE
 from raylm.data.mixture import AnyRows
 from raylm.inference.config import GeneratorSpec
@@ -25,7 +25,7 @@ AnyModel = Annotated[Annotated[TrainableRef, Tag("ref")] | Annotated[AnyShape, T
 class Train(TrainerConfig):
     """rows + weights -> Checkpoint: pretraining, fine-tuning and preference alignment by one loop."""
 
-    placement = TrainerConfig.placement | {"keep_best"}
+    placement = TrainerConfig.placement | {"keep_best", "scorers"}
     figures = (
         "held_out_loss",
         "held_out_bits_per_byte",
@@ -54,6 +54,9 @@ class Train(TrainerConfig):
     """Global batch in tokens, in place of `batch`: as many rows as hold them on average."""
     micro_batch: int | Literal["auto"] = 8
     """Rows per forward pass and rank, the rest of the batch is accumulated; `auto` measures how many the memory holds."""
+    scorers: WorkerSpec | None = None
+    """Processes that score rows ahead of training, where the objective has a frozen model do that: each holds that model whole.
+    As many and as large as `workers` where it does not say."""
     steps: int | None = Field(default=None, gt=0)
     """Number of optimizer steps."""
     epochs: float | None = Field(default=None, gt=0)
@@ -98,6 +101,8 @@ class Train(TrainerConfig):
     def roles(self) -> dict[str, Role]:
         # it starts when the ranks are done
         more = {"generator": self.engine_spec().role(phase=1)} if self.check_export.vllm else {}
+        if getattr(self.objective, "scores_ahead", bool)():
+            more["scorers"] = (self.scorers or self.workers).role(phase=2)
         return {**super().roles(), **more}
 
     def keeping(self) -> Keeping:

@@ -22,6 +22,7 @@ from raylm.train.rows import open_rows
 from raylm.trainer.build import build, flops_of, load_start
 from raylm.trainer.exported import check_export
 from raylm.trainer.setup import Setup
+from raylm.trainer.teacher import build_teacher
 from raylm.trainer.watch.meter import Domains
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     engine, reference, parameters, config = build(
         ranks, cfg, setup.steps, lambda: start_model(cfg, setup), needs_reference="reference" in objective.needs
     )
+    teacher = build_teacher(ranks, cfg, setup.steps, setup.teacher) if setup.teacher and not setup.scores else None
     cfg = cfg.model_copy(update={"objective": objective.for_model(engine.bare)})
     micro = _micro(cfg, setup, engine)
 
@@ -128,6 +130,7 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
         batches=rows,
         held_out=held_out if held_out.first(cfg.held_out_rows) else None,
         reference=reference,
+        teacher=teacher,
         log=ranks.log,
         rewind=ranks.rewind,
         say=ranks.say,

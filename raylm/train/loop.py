@@ -66,7 +66,7 @@ class Loop(Trainer):
         """Mean of the objective's metrics over the held-out rows; the model is left as it was."""
         if self.held_out is None:
             return {}
-        micros = self.held_out.split(self.held_out.first(self.cfg.held_out_rows))
+        micros = self.losses.completed(self.held_out.split(self.held_out.first(self.cfg.held_out_rows)))
         inputs, weight = self.losses.inputs(micros, step=-1)
         means = self.measure(inputs, weight, lambda: self.losses.loss_of(micros, inputs), self.losses.asks)
         return {f"held_out_{name}": mean for name, mean in means.items()}
@@ -78,6 +78,7 @@ class Loop(Trainer):
         position = self.course.position(step)
         micros = self.batches.at(position)
         self.meter.read()
+        micros = self.losses.completed(micros)
         inputs, weight = self.losses.inputs(micros, step)
         # whether a rank is to leave travels with a sum that is made anyway
         tokens = sum(float(micro.counted_BT.sum()) for micro in micros)

@@ -32,6 +32,10 @@ class Losses:
         """What the loss asks of the model's head."""
         self._seed, self._trainer, self._domains = cfg.seed, trainer, domains
 
+    def completed(self, micros: list[Batch]) -> list[Batch]:
+        """The micro batches with what other models say of them. Every rank must call."""
+        return list(self._objective.complete(micros, self._passes()))
+
     def inputs(self, micros: list[Batch], step: int) -> tuple[list[Inputs], float]:
         """What the model is fed, and the weight of the whole global batch; `step` is -1 for held-out rows."""
         seed = hash((self._seed, step)) & 0x7FFFFFFF
@@ -56,9 +60,7 @@ class Losses:
 
     def loss_of(self, micros: list[Batch], inputs: list[Inputs]) -> LossOf:
         """The loss of each micro batch, with what the objective prepared for it."""
-        engine = self._trainer.engine
-        passes = Passes(engine.forward, self._trainer.forward_reference, engine.sum)
-        prepared = self._objective.prepare(micros, inputs, passes)
+        prepared = self._objective.prepare(micros, inputs, self._passes())
 
         def loss(index: int, scores: Scores) -> Loss:
             made = self._objective.loss(scores, inputs[index], micros[index], prepared[index])
@@ -67,3 +69,8 @@ class Losses:
             return made
 
         return loss
+
+    def _passes(self) -> Passes:
+        trainer = self._trainer
+        teacher = trainer.teacher.forward if trainer.teacher else None
+        return Passes(trainer.engine.forward, trainer.forward_reference, trainer.engine.sum, teacher)

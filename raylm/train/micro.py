@@ -57,9 +57,11 @@ def _bytes_of(engine: Engine, objective: Any, kind: str, length: int, vocab_size
     batch = of.collate(longest, [1.0] * rows, 0, engine.device)
     if "mismatched" in objective.needs:
         batch = batch._replace(mismatched=batch)
+    # the frozen start makes what a pass without gradients makes, and so does a teacher
+    passes = Passes(engine.forward, engine.forward, engine.sum, engine.forward)
+    (batch,) = objective.complete([batch], passes)
     inputs = [objective.inputs(batch, 0)]
-    # the frozen start makes what a pass without gradients makes
-    (prepared,) = objective.prepare([batch], inputs, Passes(engine.forward, engine.forward, engine.sum))
+    (prepared,) = objective.prepare([batch], inputs, passes)
 
     def loss(index: int, scores: Any) -> Any:
         return objective.loss(scores, inputs[index], batch, prepared)

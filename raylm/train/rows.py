@@ -11,6 +11,7 @@ from raylm.data.mixture import Mixture, refs_of
 from raylm.data.schedule import Mixed
 from raylm.data.shards import Rows
 from raylm.train.config import Train
+from raylm.trainer.stored_scores import WithScores, open_scores
 
 if TYPE_CHECKING:
     from raylm.trainer.setup import Setup
@@ -45,7 +46,9 @@ def num_rows(part: Artifact, split: str = "train") -> int:
 
 def open_rows(cfg: Train, setup: Setup, split: str) -> Rows | Mixed:
     """The rows of one split on a rank. Held-out rows are mixed by the shares of the whole run."""
-    opened = [Rows.open(uri, split) for uri in setup.rows_uris]
+    opened: list[Any] = [Rows.open(uri, split) for uri in setup.rows_uris]
+    if setup.scores:
+        opened = [WithScores(rows, open_scores(uri, split)) for rows, uri in zip(opened, setup.scores, strict=True)]
     if not isinstance(cfg.rows, Mixture):
         return opened[0]
     if split == "train":

@@ -9,20 +9,26 @@ from raylm.core.artifact import STEPS, Artifact, Checkpoint
 from raylm.core.config import card_kind, resolve
 from raylm.core.context import Context
 from raylm.core.workers import Workers
+from raylm.data.mixture import refs_of
+from raylm.data.shards import Rows
 from raylm.inference.parity import compare_engine
 from raylm.model.load import check_start, checkpoint_path
 from raylm.model.preflight import Needs
 from raylm.parallel.checkpoints.steps import keep_for_good
 from raylm.parallel.group.driver import RANKS, hold_ranks, warm_ranks
 from raylm.train.config import Train
-from raylm.train.learner import train
+from raylm.train.learner import keeps_apart, train
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
 from raylm.train.size import size_of
 from raylm.trainer.recorder import Recorder
-from raylm.trainer.setup import Setup
+from raylm.trainer.setup import Setup, Teacher
+from raylm.trainer.stored_scores import store_scores
+from raylm.trainer.teacher import find_teacher
 from raylm.trainer.watch.profile import check_profile
 
 # what of the workers' held things this stage uses
+COMPARED = 64
+"""Rows whose tokens are compared with those of a teacher's tokenizer."""
 # metrics on the terminal's line
 SHOWN = ("loss", "tokens_per_s", "mfu", "memory_gb")
 
@@ -57,10 +63,44 @@ def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
         tokens=rows.facts,
         steps=steps,
         tokenizer_path=rows.folder.path("tokenizer"),
+        teacher=_teacher(cfg, ctx, rows),
         out=ctx.out.uri,
         work=ctx.work.uri,
     )
-    return cfg, setup, parts
+    return cfg, setup.model_copy(update={"scores": _scores(cfg, ctx, setup, parts)}), parts
+
+
+def _scores(cfg: Train, ctx: Context, setup: Setup, parts: list[Artifact]) -> list[str]:
+    """Where scores of the rows lie that the objective wants made ahead, once they are made; [] where it wants none."""
+    objective: Any = resolve(cfg.objective)
+    if not objective.scores_ahead():
+        return []
+
+    def make_room() -> None:
+        # ranks that an earlier stage left would hold the GPUs, or the cores of a shared cluster, that this pass waits for
+        if ctx.workers.submitted or cfg.workers.gpus:
+            ctx.workers.release(f"{RANKS}:")
+
+    scorer = objective.scorer(setup, keeps_apart(cfg, setup))
+    return [store_scores(ctx, scorer, part, cfg.scorers or cfg.workers, make_room) for part in parts]
+
+
+def _teacher(cfg: Train, ctx: Context, rows: Artifact) -> Teacher | None:
+    """The model that the objective is taught by; None where it needs none. Raises ConfigError where it reads other tokens."""
+    objective: Any = resolve(cfg.objective)
+    if "teacher" not in objective.needs:
+        return None
+    some = Rows.open(rows.uri, "train")
+    return find_teacher(
+        ctx,
+        objective.teacher,
+        ("float32" if cfg.dtype == "float32" else "bfloat16") if objective.teacher_dtype == "auto" else objective.teacher_dtype,
+        rows=(some[at] for at in range(min(len(some), COMPARED))),
+        tokenizer=rows.folder.path("tokenizer"),
+        vocab_size=rows.facts["vocab_size"],
+        length=rows.facts.get("length") or 0,
+        names=refs_of(cfg.rows)[0],
+    )
 
 
 def compared_with_vllm(cfg: Train, ctx: Context, samples: list[Any]) -> dict[str, Any]:
@@ -87,8 +127,10 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
     bytes_per_token = held_out_bytes_per_token(cfg, parts)
     if bytes_per_token:
         for when in ("before", "after"):
-            if f"held_out_loss_{when}" in metrics:
-                metrics[f"held_out_bits_per_byte_{when}"] = metrics[f"held_out_loss_{when}"] / math.log(2) / bytes_per_token
+            # the loss of a distillation is not that of the tokens alone
+            nats = metrics.get(f"held_out_label_loss_{when}", metrics.get(f"held_out_loss_{when}"))
+            if nats is not None:
+                metrics[f"held_out_bits_per_byte_{when}"] = nats / math.log(2) / bytes_per_token
     facts = {
         "steps": steps,
         "rows": sum(sizes),
@@ -97,6 +139,7 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
         **({"decisions": result["decisions"]} if result["decisions"] else {}),
         **({"export": exported} if exported else {}),
         "objective": card_kind(cfg.objective),
+        **({"teacher": setup.teacher.ref} if setup.teacher else {}),
         "base_model": cfg.model if isinstance(cfg.model, str) else None,
         **{
             key: rows.facts[key]

@@ -7,6 +7,15 @@ from typing import Any
 from raylm.core.config import Config
 
 
+class Teacher(Config):
+    """A frozen model that answers beside the one that learns, and what is known of it before it is loaded."""
+
+    ref: str
+    """As the job names it."""
+    path: str
+    dtype: str
+
+
 class Setup(Config):
     """Where things lie and how long the run is."""
 
@@ -20,6 +29,10 @@ class Setup(Config):
     model_path: str | None
     """Weights to start from; None for a new model."""
     tokenizer_path: str
+    teacher: Teacher | None = None
+    """Who answers beside the model, where an objective needs that."""
+    scores: list[str] = []
+    """Where scores of the rows lie that were made ahead (`raylm.trainer.stored_scores`), for each artifact of rows."""
     steps: int
     """Length of the run, and of the learning rate's schedule."""
     out: str

@@ -72,6 +72,8 @@ class Trainer:
     engine: Engine
     reference: Engine | None
     """The frozen start; None where nothing needs it, or where it is the model without its adapter."""
+    teacher: Engine | None = None
+    """A frozen model that answers beside the one that learns, where a loss needs it."""
     say: Callable[[str], None] = print
     """Takes one line for people."""
     heartbeat: NoHeartbeat = field(default_factory=NoHeartbeat)
@@ -81,7 +83,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         cfg, work, out = self.cfg, Folder(self.setup.work), Folder(self.setup.out)
-        for engine in (self.engine, self.reference):
+        for engine in (self.engine, self.reference, self.teacher):
             if engine is not None:
                 engine.tick = self.heartbeat.tick
         self.saver = Saver(self.engine, work, cfg.keeping(), cfg.max_failed_saves)

@@ -80,6 +80,13 @@ def make_loop(
     if "reference" in cfg.objective.needs and not cfg.adapter:
         frozen = cfg.model.build(TOKENS, cfg.seed + 1)
         reference = assemble(frozen, cfg, steps, rank=place[0], world=place[1], frozen=True)
+    teacher = None
+    if "teacher" in cfg.objective.needs:
+        wide = cfg.model.model_copy(update={"hidden_size": 64, "num_layers": 4}).build(TOKENS, cfg.seed + 1)
+        # one that prefers some tokens
+        wide.get_output_embeddings().weight.data.mul_(10.0)
+        teacher = assemble(wide, cfg, steps, rank=place[0], world=place[1], frozen=True)
+        cfg = cfg.model_copy(update={"objective": cfg.objective.fitted(kind, range(64))})
     if cfg.objective.makes == "reward":
         bare = with_value_head(bare, cfg.seed)
     if cfg.adapter:
@@ -114,6 +121,7 @@ def make_loop(
         batches=batches,
         held_out=batches,
         reference=reference,
+        teacher=teacher,
         log=lambda step, **values: seen.append({"step": step, **values}),
         rewind=rewind,
     )

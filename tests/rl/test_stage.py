@@ -206,3 +206,16 @@ def test_prompts_are_read_in_order(root):
     found = read_prompts(context(root, "reader").open("prompts"), "held_out")
     assert [prompt.row for prompt in found] == [0, 1, 2, 3]
     assert found[0].tokens == [1, 3, 140, 100, 4]
+
+
+def test_a_student_is_taught_on_what_it_draws_itself(root, workers):
+    """No reward is asked. The teacher lies on the ranks; what is learned goes to the generator."""
+    tiny_checkpoint(root / "teacher", vocab=300, layers=2, seed=5)
+    algorithm = {"kind": "distill", "teacher": f"{root}/teacher", "num_generations": 4, "top_k": 32}
+    cfg = config(algorithm=algorithm, rewards=[], iterations=6)
+    made = run(cfg, context(root, "taught", cfg, workers))
+    rows = read_metrics(Folder(root / "taught"))
+    assert max(abs(row["mismatch_kl"]) for row in rows) < 1e-5 and [row["version"] for row in rows] == list(range(6))
+    assert rows[-1]["divergence"] < 0.9 * rows[0]["divergence"]
+    assert not any("reward" in name for row in rows for name in row if name != "reward_s")
+    assert "held_out_finished_share_after" in made.metrics

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from raylm.core.config import CustomCard
+from raylm.rl.algorithms.distill import Distill
 from raylm.rl.algorithms.grpo import Grpo
 
-AnyAlgorithm = Annotated[Grpo | CustomCard, Field(discriminator="kind")]
+AnyAlgorithm = Annotated[Grpo | Distill | CustomCard, Field(discriminator="kind")]

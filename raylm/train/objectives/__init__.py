@@ -6,6 +6,7 @@ from pydantic import Field
 
 from raylm.core.config import CustomCard
 from raylm.train.objectives.cpo import Cpo
+from raylm.train.objectives.distill import Distill
 from raylm.train.objectives.dpo import Dpo
 from raylm.train.objectives.kto import Kto
 from raylm.train.objectives.masked_lm import MaskedLm
@@ -15,5 +16,5 @@ from raylm.train.objectives.seq2seq import Seq2Seq
 from raylm.train.objectives.simpo import Simpo
 
 AnyObjective = Annotated[
-    NextToken | MaskedLm | Seq2Seq | Dpo | Cpo | Simpo | Orpo | Kto | CustomCard, Field(discriminator="kind")
+    NextToken | MaskedLm | Seq2Seq | Dpo | Cpo | Simpo | Orpo | Kto | Distill | CustomCard, Field(discriminator="kind")
 ]

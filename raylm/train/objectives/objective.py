@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from raylm.data.batch import Batch
     from raylm.model.head import Asks
     from raylm.model.scores import Inputs, Scores
+    from raylm.trainer.setup import Setup
+    from raylm.trainer.stored_scores import Scorer
 
 
 class Passes(NamedTuple):
@@ -28,6 +30,8 @@ class Passes(NamedTuple):
     """The same by the frozen start."""
     sum: Callable[[Iterable[float]], list[float]]
     """Each value summed over the ranks that hold different rows."""
+    teacher: Callable[..., list[Scores]] | None = None
+    """Scores by the teacher, where it is live."""
 
 
 class Objective(Config):
@@ -37,7 +41,7 @@ class Objective(Config):
     """Kinds of rows it learns from."""
     needs: ClassVar[tuple[str, ...]] = ()
     """`reference`: the frozen start is kept. `tokenizer`: it must be `fitted` first. `mismatched`: batches come with the
-    prompts beside completions of other rows."""
+    prompts beside completions of other rows. `teacher`: the model that its field `teacher` names answers beside (`complete`)."""
     num_passes: ClassVar[int] = 1
     """Forward passes of a step over its batch: the one that learns, and those of `prepare`."""
     unit: ClassVar[str] = "trainable_tokens"
@@ -58,6 +62,22 @@ class Objective(Config):
     def for_model(self, model: Any) -> Objective:
         """The objective with what it needs to know of the model. Raises ConfigError when the model does not say it."""
         return self
+
+    def scores_ahead(self) -> bool:
+        """Whether a frozen model scores all rows before training, in place of answering beside it (`Batch.scores`)."""
+        return False
+
+    def scorer(self, setup: Setup, document_mask: bool) -> Scorer:
+        """Who scores all rows ahead, where `scores_ahead`.
+
+        Args:
+            document_mask: documents of a row are kept apart.
+        """
+        raise NotImplementedError
+
+    def complete(self, batches: Sequence[Batch], passes: Passes) -> Sequence[Batch]:
+        """The micro batches with what `inputs` needs to know of other models, before the model is fed. Ranks meet in it."""
+        return batches
 
     def inputs(self, batch: Batch, seed: int) -> Inputs:
         """What the model is fed and asked; next-token prediction unless an objective says otherwise.

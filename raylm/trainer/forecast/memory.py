@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from raylm.core.config import resolve
 from raylm.parallel.mesh import Mesh
 from raylm.trainer.forecast.activations import bytes_per_token, in_flight
-from raylm.trainer.forecast.load import Load, load_of, sequences_of, size_of
+from raylm.trainer.forecast.load import Load, load_of, loss_of, sequences_of, size_of
 
 # a block's activations and the gradients that are alive at once while it goes back, over its activations alone: measured
 GRADIENTS = 1.5
@@ -65,7 +65,7 @@ def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, worl
     return Memory(
         **held._asdict(),
         activations=_activations(cfg, config, load, tokens, num_micros, narrow),
-        loss=_loss(cfg, config, tokens, bool(adapter), narrow),
+        loss=_loss(cfg, config, tokens, bool(adapter), narrow) + _taught(cfg, config, tokens, num_micros),
         working=max(
             GRADIENTS * tokens * bytes_per_token(config, mesh, narrow=narrow),
             # an embedding tied to the output layer has two gradients, which are added up at the end
@@ -91,6 +91,14 @@ def _activations(cfg: Any, config: dict[str, Any], load: Load, tokens: float, nu
     held = kept * load.layers * in_flight(cfg.mesh, num_micros)
     ends = 4 * config["hidden_size"] * (2 if narrow else 4)
     return tokens * (held + ends)
+
+
+def _taught(cfg: Any, config: dict[str, Any], tokens: float, num_micros: int) -> float:
+    """What a teacher says of all micro batches of a step, and what is computed of one: each holds several numbers a class."""
+    objective = loss_of(cfg)
+    if "teacher" not in getattr(objective, "needs", ()):
+        return 0.0
+    return min(objective.top_k, config["vocab_size"]) * tokens * (8.0 * num_micros + 6 * 4.0)
 
 
 def _loss(cfg: Any, config: dict[str, Any], tokens: float, frozen: bool, narrow: bool) -> float:

@@ -12,6 +12,7 @@ from raylm.model.flops import flops_per_token
 from raylm.model.model_spec import FAMILIES, model_spec
 from raylm.trainer.forecast.devices import Device, device_of
 from raylm.trainer.forecast.suggest import FULL, SIZES, Layout, layout_of, layouts
+from raylm.trainer.forecast.teacher import teacher_memory
 
 
 class Known(NamedTuple):
@@ -25,6 +26,8 @@ class Known(NamedTuple):
     """Rows of the global batch."""
     steps: int | None
     """Steps of the run, where they are known before the rows are."""
+    teacher: dict[str, Any] | None = None
+    """config.json of the model that answers beside the one that learns."""
 
 
 def forecast(cfg: Any, known: Known, name: str) -> list[str]:
@@ -46,6 +49,10 @@ def forecast(cfg: Any, known: Known, name: str) -> list[str]:
     device = device_of(cfg.workers.device) if cfg.workers.device else None
     made = _laid(cfg, known, device)
     lines.append(_memory(made))
+    if known.teacher:
+        held = teacher_memory(cfg, known.teacher, cfg.workers.count).weights / 1e9
+        whole = model_spec(known.teacher).num_parameters()
+        lines.append(f"of that {held:.2f} GB are of the teacher, {_count(whole)} parameters")
     if device is None:
         return lines
     if made.memory.total > device.memory_gb * 1e9:
@@ -66,16 +73,15 @@ def suggestions(cfg: Any, known: Known, most: int = 5) -> list[tuple[str, str]]:
     if not cfg.workers.device:
         raise PlanError("--suggest needs to know the device", next='workers = {count = 8, gpus = 1, device = "h100"}')
     device, world = device_of(cfg.workers.device), cfg.workers.count
-    found = layouts(cfg, known.config, device, length=known.length, batch=known.batch, world=world)
+    size = {"length": known.length, "batch": known.batch, "world": world, "teacher": known.teacher}
+    found = layouts(cfg, known.config, device, **size)
     if not found:
         closest = layout_of(
             cfg.model_copy(update={"activation_checkpointing": "full"}),
             known.config,
             device,
-            length=known.length,
-            batch=known.batch,
             micro=1,
-            world=world,
+            **size,
         )
         raise PlanError(
             f"no layout fits {world} x {cfg.workers.device}: one row at a time with full activation checkpointing still needs "
@@ -94,7 +100,14 @@ def _laid(cfg: Any, known: Known, device: Device | None) -> Layout:
         rows = max(1, known.batch // max(1, cfg.workers.count // (cfg.mesh.tensor * cfg.mesh.pipeline * cfg.mesh.context)))
         size = min(micro, rows)
         made = layout_of(
-            cfg, known.config, any_device, length=known.length, batch=known.batch, micro=size, world=cfg.workers.count
+            cfg,
+            known.config,
+            any_device,
+            length=known.length,
+            batch=known.batch,
+            micro=size,
+            world=cfg.workers.count,
+            teacher=known.teacher,
         )
         if device is None or made.memory.total <= FULL * device.memory_gb * 1e9:
             break

@@ -13,6 +13,7 @@ from raylm.parallel.strategies.fsdp import Fsdp
 from raylm.trainer.forecast.devices import Device
 from raylm.trainer.forecast.memory import Memory, memory_of
 from raylm.trainer.forecast.speed import Speed, speed_of
+from raylm.trainer.forecast.teacher import teacher_forward_s, teacher_memory
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 # share of a device's memory that a forecast may fill: allocators round, kernels need room of their own
@@ -48,23 +49,51 @@ class Layout(NamedTuple):
         )
 
 
-def layouts(cfg: Any, config: dict[str, Any], device: Device, *, length: int, batch: int, world: int) -> list[Layout]:
-    """Every layout that is proven, fits, and uses all ranks; fastest first, simpler ones before those that are hardly faster."""
+def layouts(
+    cfg: Any,
+    config: dict[str, Any],
+    device: Device,
+    *,
+    length: int,
+    batch: int,
+    world: int,
+    teacher: dict[str, Any] | None = None,
+) -> list[Layout]:
+    """Every layout that is proven, fits, and uses all ranks; fastest first, simpler ones before those that are hardly faster.
+
+    Args:
+        teacher: config.json of the model that answers beside the one that learns.
+    """
     found = []
     for one in _candidates(cfg, config, device, batch, world):
         for micro in sorted((size for size in SIZES if size <= _share(one, batch, world)), reverse=True):
-            made = layout_of(one, config, device, length=length, batch=batch, micro=micro, world=world)
+            made = layout_of(one, config, device, length=length, batch=batch, micro=micro, world=world, teacher=teacher)
             if made.memory.total <= FULL * device.memory_gb * 1e9:
                 found.append(made)
                 break  # the largest micro batch that fits is the fastest
     return sorted(found, key=lambda made: (made.speed.step_s * (1 + PLAIN * _dimensions(made.cfg.mesh)), made.memory.total))
 
 
-def layout_of(cfg: Any, config: dict[str, Any], device: Device, *, length: int, batch: float, micro: int, world: int) -> Layout:
+def layout_of(
+    cfg: Any,
+    config: dict[str, Any],
+    device: Device,
+    *,
+    length: int,
+    batch: float,
+    micro: int,
+    world: int,
+    teacher: dict[str, Any] | None = None,
+) -> Layout:
     """The forecast of one layout, whether it fits or not."""
     num_micros = max(1, round(batch / _data(cfg.mesh, world) / micro))
     memory = memory_of(cfg, config, length=length, micro=micro, world=world, num_micros=num_micros)
-    return Layout(cfg, micro, memory, speed_of(cfg, config, device, length=length, batch=batch, micro=micro, world=world))
+    speed = speed_of(cfg, config, device, length=length, batch=batch, micro=micro, world=world)
+    if teacher:
+        held = teacher_memory(cfg, teacher, world)
+        memory = memory._replace(weights=memory.weights + held.weights, gathered=memory.gathered + held.gathered)
+        speed = speed._replace(compute_s=speed.compute_s + teacher_forward_s(cfg, teacher, device, batch * length, length, world))
+    return Layout(cfg, micro, memory, speed)
 
 
 def _candidates(cfg: Any, config: dict[str, Any], device: Device, batch: int, world: int) -> Iterator[Any]:
