@@ -8,6 +8,7 @@ reads the same scores; an interrupted pass goes on from its marks.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -128,12 +129,19 @@ class WithScores:
 
 
 def content_of(path: str) -> str:
-    """What tells the weights at `path` from others: the fingerprint of a checkpoint, else names and sizes of its files."""
+    """What tells the weights at `path` from others: the fingerprint of a checkpoint, else its files: names, sizes and times on a
+    disk, digests in a bucket; of what lies on a hub its name."""
     folder = Folder(path)
     if folder.exists(MANIFEST):
         found = open_artifact(folder)
         return f"{found.fingerprint} {found.content}"
-    files = [(name, folder.size(name)) for name in folder.files()] if "/" in path and folder.exists() else []
+    if not (folder.is_local and os.path.isdir(folder.uri)) and "://" not in path:
+        return digest_of(path)
+    files = [
+        # weights that are put in place of others of the same shape have the same sizes
+        [name, folder.size(name), os.stat(folder.path(name)).st_mtime_ns if folder.is_local else folder.digest(name)]
+        for name in folder.files()
+    ]
     return digest_of([path, files])
 
 

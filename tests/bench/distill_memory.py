@@ -72,7 +72,8 @@ def main() -> None:
         for vocab in (VOCAB, SMALL):
             for who in ("ours", "theirs"):
                 _, printed = timed([sys.executable, "-m", "tests.bench.distill_memory", who, str(vocab)])
-                made = json.loads(printed.splitlines()[-1])
+                # TRL warns on its way out
+                made = json.loads(next(line for line in reversed(printed.splitlines()) if line.startswith("{")))
                 found.setdefault((who, vocab), []).append(made)
                 print(f"{who}, vocabulary {vocab}: {made['bytes'] / 1e6:.0f} MB, {made['seconds']:.2f} s", flush=True)
     peak, spent = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,6 +82,7 @@ def test_weights_of_others_are_told_apart_by_their_files(tmp_path):
     (tmp_path / "model" / "a.safetensors").write_bytes(b"1234")
     before = content_of(str(tmp_path / "model"))
     assert before == content_of(str(tmp_path / "model"))
-    (tmp_path / "model" / "a.safetensors").write_bytes(b"12345")
+    os.utime(tmp_path / "model" / "a.safetensors", ns=(1, 1))
+    (tmp_path / "model" / "a.safetensors").write_bytes(b"4321")
     assert content_of(str(tmp_path / "model")) != before
     assert content_of("org/name") == content_of("org/name") != content_of("org/other")
