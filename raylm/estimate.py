@@ -14,7 +14,7 @@ from raylm.core.storage import Folder
 from raylm.data.mixture import refs_of
 from raylm.inference.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
 from raylm.job import Job, Step, check_references
-from raylm.model.adapters.lora import beside_new_head
+from raylm.model.adapters.checks import beside_new_head
 from raylm.model.model_spec import FAMILIES
 from raylm.model.preflight import variant_in
 from raylm.parallel import matrix
@@ -136,7 +136,10 @@ def _check_resolved(job: Job, step: Step) -> None:
     if isinstance(step.config, Compress) and (wrong := step.config.misfit()):
         raise ConfigError(wrong)
     check_references(job, step.name, cfg)
-    if cfg.stage == "train" and cfg.adapter and cfg.objective.makes == "reward" and not _may_be_reward_model(job, cfg.model):
+    new_head = (
+        cfg.stage == "train" and cfg.adapter and cfg.objective.makes == "reward" and "score" not in cfg.adapter.modules_to_save
+    )
+    if new_head and not _may_be_reward_model(job, cfg.model):
         raise beside_new_head()
     if hasattr(cfg, "strategy") and (reason := matrix.refusal(matrix.features(cfg))):
         raise ConfigError(reason)

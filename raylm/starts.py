@@ -37,6 +37,11 @@ def check_starts(name: str, stages: dict[str, Any], folder: Callable[[str], Fold
         at = folder(ref.value) if ref.value in stages else Folder(ref.value)
         if not at.is_local:
             continue
+        if ref.path[0] == "adapter":
+            # it may be a folder of peft's, which is no model
+            if Path(at.path()).is_dir():
+                cfg.adapter.opened(at.path(), _folder_of(cfg.model, stages, folder))
+            continue
         if Path(at.path()).is_dir():
             variant = variant_in(Path(at.path()))
             fits = not variant or ref.accepts(Makes("Checkpoint", variant))
@@ -50,6 +55,12 @@ def check_starts(name: str, stages: dict[str, Any], folder: Callable[[str], Fold
             raise ArtifactError(
                 "there is no such folder", where=ref.value, next="name a folder with config.json and *.safetensors, or a hub name"
             )
+
+
+def _folder_of(model: Any, stages: dict[str, Any], folder: Callable[[str], Folder]) -> str:
+    """The local folder of the weights that a stage starts from; "" where they are not made yet, or elsewhere."""
+    at = folder(model) if isinstance(model, str) and model in stages else Folder(model) if isinstance(model, str) else None
+    return at.path() if at is not None and at.is_local and Path(at.path()).is_dir() else ""
 
 
 def made_of(found: Artifact) -> Makes:

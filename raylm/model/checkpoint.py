@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.core.artifact import WORK
 from raylm.core.storage import Folder
+from raylm.model.adapters.merging import is_part
 from raylm.model.chat_template import written_template
 from raylm.model.headers import read_headers, usual_dtype
 from raylm.model.load import auto_class, beside, folder_of, load_tokenizer, on_this_machine
@@ -174,4 +175,4 @@ def publish(folder: Path, out: Folder) -> None:
 
 def num_parameters(model: torch.nn.Module) -> int:
     """Number of weights, shared ones counted once, adapters not counted."""
-    return sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)
+    return sum(p.numel() for name, p in model.named_parameters() if not is_part(name))

@@ -84,12 +84,17 @@ def head_of(model: Any) -> Any:
     head = bare.get_output_embeddings()
     if hasattr(head, "asked"):
         return head
-    if not isinstance(head, torch.nn.Linear):
+    from raylm.model.adapters.output import plain_layer
+
+    plain = plain_layer(head)
+    if not isinstance(plain, torch.nn.Linear):
         raise ConfigError(f"{type(bare).__name__} has no linear output layer", next="take another model")
     askable: Any = head
     askable.__class__ = _asked_class(type(head))
     askable.asked, askable.proven = None, False
-    askable.change = Change() if head.out_features == 1 else change_of(bare)
+    # an adapter may stand beside it, or another matrix in its place
+    askable.num_out = plain.out_features
+    askable.change = Change() if plain.out_features == 1 else change_of(bare)
     return askable
 
 
@@ -123,12 +128,12 @@ def ask_head(head: Any, question: Question, call: Callable[[], torch.Tensor]) ->
 
 
 def _check(head: Any, asks: Asks) -> None:
-    if asks.values and head.out_features > 1:
+    if asks.values and head.num_out > 1:
         raise ConfigError("values are asked of a model without a value head", next="name a reward model")
-    if not asks.values and head.out_features == 1:
+    if not asks.values and head.num_out == 1:
         raise ConfigError("log-probabilities are asked of a model with a value head", next="name a language model")
-    if asks.top_k > min(head.out_features, asks.words or head.out_features):
-        raise ConfigError(f"the {asks.top_k} likeliest of {asks.words or head.out_features} tokens are asked for")
+    if asks.top_k > min(head.num_out, asks.words or head.num_out):
+        raise ConfigError(f"the {asks.top_k} likeliest of {asks.words or head.num_out} tokens are asked for")
     if asks.at_ids and asks.top_k:
         raise ConfigError("a head is asked for given tokens or for the likeliest ones, not for both")
 
@@ -195,7 +200,6 @@ def _scores(
     # a cap is made of what was scaled before: cap * tanh(scale * x / cap) / t = c * tanh(x / c) / (t / scale), c = cap / scale
     scale, cap, more_V = head.change.scale, head.change.cap, head.change.bias_V
     temperature = asks.temperature / scale
-    bias_V = head.bias if more_V is None else more_V if head.bias is None else head.bias + more_V
     if part := getattr(head, "vocab_parallel", None):
         from raylm.model import vocab_parallel
 
@@ -209,11 +213,14 @@ def _scores(
         if id_NK is not None:
             return vocab_parallel.given(*rows, id_NK, asks.at_temperature / scale)
         return vocab_parallel.scores(*rows)
+    from raylm.model.adapters.output import operands
     from raylm.model.cross_entropy import Announced, LossOptions, chunked, plain, top_k
 
+    hidden_ND, weight_VD, bias_V = operands(head, hidden_ND)
+    bias_V = bias_V if more_V is None else more_V if bias_V is None else bias_V + more_V
     backend = backend_on(hidden_ND.device.type) if backend == "auto" else backend
     options = LossOptions(temperature, backend == "fused", cap / scale if cap else None)
-    rows = (hidden_ND, head.weight, bias_V, target_N, options)
+    rows = (hidden_ND, weight_VD, bias_V, target_N, options)
     if asks.top_k:
         return top_k(*rows, asks.top_k, asks.words)
     if id_NK is not None:

@@ -163,7 +163,7 @@ def check_vocabulary(config: dict[str, Any], vocab_size: int, rows: str, where: 
         raise ConfigError(
             f"the tokenizer of {rows!r} has {vocab_size} tokens, the model's embedding {size}",
             where=where,
-            next="tokenize with the tokenizer that belongs to the model",
+            next="tokenize with the tokenizer that belongs to the model, or train it rows for new ones: new_tokens = {}",
         )
 
 
@@ -224,7 +224,7 @@ def refuse_tensors(missing: list[str], left: list[str], mismatched: list[tuple[s
 def _check_tensors(config: dict[str, Any], tensors: dict[str, Stored], folder: Path) -> None:
     """Compare names and shapes with those of the families that are simple enough to be written down."""
     refuse_tensors(_holes(tensors), [], [], len(tensors), str(folder))
-    meant = _decoder_tensors(config)
+    meant = decoder_tensors(config)
     if meant is None:
         return
     prefix = "" if any(name.startswith("model.") for name in tensors) else "model."
@@ -266,7 +266,7 @@ def _check_head(config: dict[str, Any], tensors: dict[str, Stored], folder: Path
         )
 
 
-def _decoder_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]] | None:
+def decoder_tensors(config: dict[str, Any]) -> dict[str, tuple[int, ...]] | None:
     """Names and shapes of Llama and its nearest kin; None for others."""
     c, kind = config, config.get("model_type")
     needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")

@@ -18,6 +18,7 @@ from raylm.parallel.compiled import compile_blocks
 from raylm.parallel.config import ParallelConfig
 from raylm.parallel.engine import Engine, Recipe
 from raylm.parallel.kernels import fuse_kernels
+from raylm.parallel.optimizers.rates import with_rates
 
 if TYPE_CHECKING:
     from raylm.parallel.start import WeightLoader
@@ -47,7 +48,7 @@ def assemble(
     grid = cfg.mesh.build(rank, world, device.type)
     check_backend(cfg.cross_entropy, device.type)
     recipe = Recipe(
-        None if frozen else resolve(cfg.optimizer),
+        None if frozen else with_rates(resolve(cfg.optimizer), model, getattr(cfg, "adapter", None)),
         steps,
         cfg.dtype,
         cfg.cross_entropy,
@@ -57,13 +58,14 @@ def assemble(
     if cfg.kernels == "liger" or (cfg.kernels == "auto" and not cfg.compile and cfg.mesh.tensor == 1):
         fuse_kernels(model, cfg.kernels, device.type)
     install(model, cfg.attention)
+    line = None
     if frozen:
         model.eval().requires_grad_(False)
-    line = None
     if grid.mesh.pipeline > 1:
         from raylm.parallel.pipeline.stages import PipelineStages
 
         line = PipelineStages(model, grid)
+        _check_trained(model, device, frozen)
     if grid.mesh.tensor > 1:
         from raylm.parallel.tensor.shard import shard_matrices
 
@@ -102,6 +104,18 @@ def assemble(
     from raylm.parallel.pipeline.engine import PipelineEngine
 
     return PipelineEngine(strategy.parallelize(model, grid, recipe), model, grid, recipe, line)
+
+
+def _check_trained(model: Any, device: Any, frozen: bool) -> None:
+    """Raises ConfigError, on every rank, where all that one of them holds is frozen: its optimizer would have nothing."""
+    import torch
+
+    trains = torch.tensor(float(frozen or any(p.requires_grad for p in model.parameters())), device=device)
+    torch.distributed.all_reduce(trains, op=torch.distributed.ReduceOp.MIN)
+    if not trains:
+        raise ConfigError(
+            "a pipeline rank would hold frozen weights alone", where="freeze", next="freeze less, or lower mesh.pipeline"
+        )
 
 
 def _check_experts(model: Any, strategy: Any, plain: bool) -> None:

@@ -65,6 +65,8 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         )
     check_start(model_path, NEEDS, prompts.folder, prompts.facts["vocab_size"])
     check_profile(cfg.watch.profile, cfg.iterations, cfg.workers.count)
+    if cfg.adapter and cfg.adapter.path:
+        cfg = cfg.model_copy(update={"adapter": cfg.adapter.opened(checkpoint_path(ctx, cfg.adapter.path), model_path)})
     setup = Setup(
         rows_uris=[prompts.uri],
         num_rows=[known.count or 0],

@@ -10,6 +10,7 @@ from raylm.core.config import Makes, Refers, Role, WorkerSpec, card_kind, ref_or
 from raylm.core.variants import TRAINABLE
 from raylm.data.mixture import AnyRows
 from raylm.inference.config import GeneratorSpec
+from raylm.model.new_tokens import NewTokens
 from raylm.model.shapes import AnyShape
 from raylm.train.objectives import AnyObjective
 from raylm.train.objectives.next_token import NextToken
@@ -46,6 +47,9 @@ class Train(TrainerConfig):
     dialogues that share a row, off for text."""
     model: AnyModel
     """Weights to start from (a stage, a folder, a hub name), or a table with the shape of a new model."""
+    new_tokens: NewTokens | None = None
+    """Give the model rows for tokens that its rows' tokenizer has and it has not: `new_tokens = {}`. Without it such rows are
+    refused."""
     objective: AnyObjective = NextToken()
     """The loss."""
     batch: int | None = Field(default=None, gt=0)

@@ -9,7 +9,7 @@ from raylm.core.errors import ConfigError
 from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
 from raylm.data.shards import Rows
-from raylm.model.adapters.lora import beside_new_head
+from raylm.model.adapters.checks import beside_new_head
 from raylm.model.chat_template import other_template
 from raylm.model.head import Asks
 from raylm.model.leaks import check_causal, check_documents, check_padding
@@ -168,12 +168,14 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
         model = cfg.model.build(setup.tokens, cfg.seed)
     else:
         model = load_start(cfg, setup.model_path, value_head)
+        if cfg.new_tokens:
+            model = cfg.new_tokens.resize(model, setup.tokens["vocab_size"], load_tokenizer(setup.tokenizer_path))
     if kind_of_model(model.config) not in (objective.model, objective.makes):
         raise ConfigError(
             f"objective {card_kind(objective)} trains {objective.model} models, {type(model).__name__} is none of these"
         )
     if value_head:
-        if cfg.adapter and kind_of_model(model.config) != "reward":
+        if cfg.adapter and "score" not in cfg.adapter.modules_to_save and kind_of_model(model.config) != "reward":
             raise beside_new_head()
         model = with_value_head(model, cfg.seed)
         if model.config.pad_token_id is None:

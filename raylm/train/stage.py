@@ -53,8 +53,11 @@ def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
             model_path,
             Needs(objective.model, plain=True, value_head=objective.makes == "reward"),
             rows.folder,
-            rows.facts["vocab_size"],
+            0 if cfg.new_tokens else rows.facts["vocab_size"],
         )
+    if cfg.adapter and cfg.adapter.path:
+        opened = cfg.adapter.opened(checkpoint_path(ctx, cfg.adapter.path), model_path or "")
+        cfg = cfg.model_copy(update={"adapter": opened})
     setup = Setup(
         rows_uris=[part.uri for part in parts],
         num_rows=sizes,

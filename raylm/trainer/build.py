@@ -6,8 +6,11 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from raylm.core.errors import ConfigError
+from raylm.model.adapters.checks import check_layout
 from raylm.model.checkpoint import num_parameters
 from raylm.model.flops import flops_per_token
+from raylm.model.freezing import freeze_parts
 from raylm.model.load import freeze_unread, load_model
 from raylm.model.model_spec import FAMILIES
 from raylm.parallel.assemble import assemble
@@ -51,8 +54,20 @@ def build(
     def make() -> torch.nn.Module:
         ranks.heartbeat.mark(LOAD)
         base = load()
-        made = cfg.adapter.attach(base, cfg.seed) if cfg.adapter else base
+        if not cfg.adapter:
+            freeze_unread(base)
+            freeze_parts(base, cfg.freeze, cfg.unfrozen_parameters)
+            return base
+        if needs_reference and cfg.adapter.mutates_base:
+            raise ConfigError(
+                f"the reference is the model without its adapter, and init_lora_weights = {cfg.adapter.init_lora_weights!r} "
+                "changes the model below it",
+                where="adapter.init_lora_weights",
+                next="drop init_lora_weights, or compute the reference ahead",
+            )
+        made = cfg.adapter.attach(base, cfg.seed)
         freeze_unread(base)
+        check_layout(made.adapted, cfg.mesh)
         return made
 
     model, weight_loader = begin(make, ranks.rank, ranks.world, ranks.device)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raylm.model.adapters import AnyAdapter
 from raylm.model.balance import Balance
@@ -26,6 +26,10 @@ class TrainerConfig(ParallelConfig):
 
     adapter: AnyAdapter | None = None
     """Train small matrices beside frozen weights; the checkpoint has them folded in, and apart in `adapter/`."""
+    freeze: list[str] = []
+    """Parts of the model that are not trained: `embed_tokens`, `layers.0-11`, `layers.*.mlp`, or a regex over names."""
+    unfrozen_parameters: list[str] = []
+    """The parts that are trained alone, named in the same way; all that it does not name is frozen."""
     balance: Balance | None = None
     """How experts are kept evenly busy, in models that have them."""
     seed: int = 0
@@ -47,6 +51,12 @@ class TrainerConfig(ParallelConfig):
 
     check_export: CheckExport = CheckExport()
     """What is compared before the written checkpoint counts as made."""
+
+    @model_validator(mode="after")
+    def _one_way_to_freeze(self) -> Self:
+        if (self.freeze or self.unfrozen_parameters) and self.adapter:
+            raise ValueError("beside an adapter all weights are frozen: drop `freeze` and `unfrozen_parameters`")
+        return self
 
     def keeping(self) -> Keeping:
         """Which step checkpoints of a run stay."""

@@ -11,11 +11,10 @@ from raylm.model.checkpoint import write_checkpoint
 if TYPE_CHECKING:
     import torch
 
-    from raylm.model.adapters.lora import Lora
     from raylm.parallel.engine import Engine
 
 
-def write_streamed(engine: Engine, out: Folder, config: Any, tokenizer: str, adapter: Lora | None = None, base: str = "") -> None:
+def write_streamed(engine: Engine, out: Folder, config: Any, tokenizer: str, adapter: Any = None, base: str = "") -> None:
     """Write the engine's weights as a checkpoint, see `write_checkpoint`. Rank 0 writes, every rank must call.
 
     Args:
@@ -28,7 +27,7 @@ def write_streamed(engine: Engine, out: Folder, config: Any, tokenizer: str, ada
         write_checkpoint(out, config, stream, tokenizer, start=base)
     elif engine.rank == 0 and adapter:
         adapters: dict[str, torch.Tensor] = {}
-        merged = adapter.merge(stream, adapters)
+        merged = adapter.merge(engine.bare, stream, adapters)
         write_checkpoint(
             out, config, merged, tokenizer, lambda at: adapter.save(engine.bare, adapters, base, at / "adapter"), start=base
         )

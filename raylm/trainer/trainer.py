@@ -228,7 +228,7 @@ class Trainer:
         """
         with self.engine.averages() if averaged else nullcontext():
             stream = self.engine.stream()
-            yield from self.cfg.adapter.merge(stream) if self.cfg.adapter else stream
+            yield from self.cfg.adapter.merge(self.engine.bare, stream) if self.cfg.adapter else stream
 
     def finish(self, steps: int, planned: Callable[[int], Sequence[int]]) -> None:
         """Write the ledger into the artifact and end all saving. Raises TrainingError where the ledger is not what was planned.

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from raylm.core.storage import Folder
+from raylm.model.freezing import freeze_parts
 from raylm.model.value_head import with_value_head
 from raylm.parallel.assemble import assemble
 from raylm.parallel.optimizers.adamw import AdamW
@@ -89,6 +90,7 @@ def make_loop(
         cfg = cfg.model_copy(update={"objective": cfg.objective.fitted(kind, range(64))})
     if cfg.objective.makes == "reward":
         bare = with_value_head(bare, cfg.seed)
+    freeze_parts(bare, cfg.freeze, cfg.unfrozen_parameters)
     if cfg.adapter:
         bare = cfg.adapter.attach(bare, cfg.seed)
     engine = assemble(bare.train(), cfg, steps, rank=place[0], world=place[1])

@@ -12,10 +12,29 @@ import torch.distributed as dist
 from raylm.core.storage import Folder
 from raylm.model.adapters.lora import Lora
 from raylm.parallel.checkpoints.steps import newest_checkpoint
+from raylm.parallel.optimizers.adamw import AdamW
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import SHAPE, TOKENS, make_loop
 from tests.rl.samples import learn
+
+UNTIED = {**SHAPE, "tie_embeddings": False}
+EXPERTS = {"num_experts": 4, "experts_per_token": 2, "expert_size": 16}
+# what is trained of a model, and how fast
+PARTS: dict[str, dict[str, Any]] = {
+    "ends": {"adapter": Lora(rank=2, modules=["q_proj", "lm_head", "embed_tokens"], loraplus_lr_ratio=4.0), "model": UNTIED},
+    "whole head": {
+        "adapter": Lora(rank=2, modules=["q_proj"], modules_to_save=["lm_head"], init_lora_weights="pissa"),
+        "model": UNTIED,
+    },
+    "rows": {"adapter": Lora(rank=2, modules=["q_proj"], trainable_token_indices=[5, 9, 11])},
+    "experts": {"adapter": Lora(rank=2), "model": {"kind": "qwen3_moe", **SHAPE, **EXPERTS}},
+    "frozen": {
+        "model": UNTIED,
+        "freeze": ["embed_tokens", "layers.0"],
+        "optimizer": AdamW(lr=1e-2, warmup=2, layerwise_lr_decay=0.5),
+    },
+}
 
 
 def gather(rank: int, folder: str, port: int) -> None:
@@ -31,6 +50,8 @@ def gather(rank: int, folder: str, port: int) -> None:
         found[f"{name} lora"] = whole(strategy, at / f"{name}-lora", rank, adapter=Lora(rank=2))
         dora = Lora(rank=2, use_dora=True, use_rslora=True)
         found[f"{name} dora"] = whole(strategy, at / f"{name}-dora", rank, adapter=dora)
+        for case, table in PARTS.items():
+            found[f"{name} {case}"] = whole(strategy, at / f"{name}-{case}", rank, **table)
         found[f"{name} resumed"] = resumed(strategy, at / name, rank)
         found[f"{name} nan"] = nan_on_one_rank(strategy, at / f"{name}-nan", rank)
         found[f"{name} trainer"] = learn(strategy, at / f"{name}-rl", rank, 2)

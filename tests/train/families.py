@@ -52,12 +52,10 @@ GEMMA3N = {
 }  # fmt: skip
 QV = ["q_proj", "v_proj"]
 
-EXPERTS = "cannot stand beside experts"
 OWN = "its attention cannot be exchanged"
 INDEXER = "an indexer picks what its tokens see"
 SINKS = "it has attention sinks"
 ENCODER = "this is an encoder or a classifier"
-CONV1D = "linear layers alone"
 MASKED, PAIRED = "masked", "seq2seq"
 
 FAMILIES: dict[str, Row] = {
@@ -92,7 +90,7 @@ FAMILIES: dict[str, Row] = {
     "persimmon": Row(),
     "gpt_neox": Row(),
     "gpt_bigcode": Row(),
-    "gpt2": Row(lora=CONV1D, ordinary=True),
+    "gpt2": Row(ordinary=True),
     "opt": Row(),
     "bloom": Row(apart=OWN),
     "mpt": Row(apart=OWN),
@@ -101,18 +99,18 @@ FAMILIES: dict[str, Row] = {
     "nemotron": Row(apart="a token sees other documents", ordinary=True),
     "minicpm3": Row(MLA, refused="changes its logits after the output layer"),
     # experts
-    "mixtral": Row(MOE, lora=EXPERTS),
+    "mixtral": Row(MOE),
     "qwen2_moe": Row(MOE, ordinary=True),
-    "qwen3_moe": Row(MOE, modules=QV),
-    "olmoe": Row({**MOE, "sliding_window": None}, modules=QV),
+    "qwen3_moe": Row(MOE),
+    "olmoe": Row({**MOE, "sliding_window": None}),
     "granitemoe": Row(MOE),
     "phimoe": Row(MOE, modules=QV, apart="its sliding window is a mask"),
-    "ernie4_5_moe": Row(MOE, modules=QV),
+    "ernie4_5_moe": Row(MOE),
     "gpt_oss": Row(MOE, apart=SINKS, ordinary=True),
     "llama4_text": Row(MOE, modules=QV, apart="it has chunked_attention"),
-    "deepseek_v3": Row({**MOE, **MLA}, lora=EXPERTS),
-    "deepseek_v32": Row({**MOE, **MLA}, lora=EXPERTS, apart=INDEXER, ordinary=True),
-    "glm_moe_dsa": Row({**MOE, **MLA}, lora=EXPERTS, apart=INDEXER),
+    "deepseek_v3": Row({**MOE, **MLA}),
+    "deepseek_v32": Row({**MOE, **MLA}, apart=INDEXER, ordinary=True),
+    "glm_moe_dsa": Row({**MOE, **MLA}, apart=INDEXER),
     # state spaces, linear attention, convolutions
     "mamba": Row(lora="peft makes no adapters of this model", apart=OWN, ordinary=True),
     "falcon_mamba": Row(lora="peft makes no adapters of this model", apart=OWN),
@@ -121,7 +119,7 @@ FAMILIES: dict[str, Row] = {
         {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1, "num_experts": 2},
         modules=QV, apart=OWN,
     ),
-    "qwen3_next": Row({**MOE, **LINEAR}, modules=QV, apart=OWN),
+    "qwen3_next": Row({**MOE, **LINEAR}, apart=OWN),
     "lfm2": Row({"layer_types": ["conv", "full_attention"]}, apart="it has conv", ordinary=True),
     "recurrent_gemma": Row({"lru_width": 32, "num_hidden_layers": 3}, refused="changes its logits after the output layer"),
     # encoders

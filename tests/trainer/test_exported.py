@@ -26,6 +26,13 @@ def tokenizer(tmp_path_factory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("tokenizer")))
 
 
+class Doubled(Lora):
+    """LoRA that is merged at twice its scale."""
+
+    def fold(self, layer: Any, parts: dict[str, Any]) -> dict[str, Any]:
+        return super().fold(layer, {name: 2 * tensor if "lora_B." in name else tensor for name, tensor in parts.items()})
+
+
 def trained(at: Path, tokenizer: str, strategy: Any, written: Lora | None = None, **table: Any) -> Any:
     """A loop after two steps whose weights lie in `at/out`, adapters merged as `written` says."""
     loop, _ = make_loop(strategy, at, steps=2, lr=5e-2, **table)
@@ -60,7 +67,7 @@ def test_a_merged_model_with_a_tied_head_says_what_was_trained(tmp_path, tokeniz
 
 
 def test_a_merge_of_another_scale_is_refused_with_its_first_layer(tmp_path, tokenizer):
-    loop = trained(tmp_path, tokenizer, Ddp(), Lora(rank=4, alpha=32, modules=["o_proj", "up_proj"]), adapter={
+    loop = trained(tmp_path, tokenizer, Ddp(), Doubled(rank=4, alpha=16, modules=["o_proj", "up_proj"]), adapter={
         "rank": 4, "alpha": 16, "modules": ["o_proj", "up_proj"],
     })  # fmt: skip
     with pytest.raises(
@@ -81,7 +88,7 @@ def test_what_is_allowed_follows_what_is_computed_and_stored():
 
 
 def wrong(rank: int, world: int, root: str, tokenizer: str) -> str:
-    loop = trained(Path(root), tokenizer, Fsdp(), Lora(rank=4, alpha=32), adapter={"rank": 4, "alpha": 16})
+    loop = trained(Path(root), tokenizer, Fsdp(), Doubled(rank=4, alpha=16), adapter={"rank": 4, "alpha": 16})
     with pytest.raises(TrainingError) as caught:
         check_export(loop, samples(loop), Asks())
     return caught.value.what

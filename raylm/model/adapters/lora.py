@@ -5,69 +5,141 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from raylm.core.config import Config
-from raylm.core.errors import ConfigError, TrainingError
+from raylm.core.config import Config, Refers
+from raylm.core.errors import ConfigError
+from raylm.model.adapters.checks import check_made, check_names, linear_layers
+from raylm.model.adapters.merging import adapted_layers, fold, merged
+from raylm.model.adapters.mutated import Start, as_plain_lora
+from raylm.model.adapters.saved import check_base, fields_of, load_into
 from raylm.model.load import kind_of_model
 
 if TYPE_CHECKING:
     import torch
 
-PEFT = "base_model.model."
-"""Before every name of a model with adapters."""
-BASE = ".base_layer.weight"
-"""Behind the name of a layer whose matrix has an adapter."""
 # peft's names of what a model is for; it has none for encoders with an output layer
 TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "masked": None}
+# these take a part of the base's matrices over into the adapter
+MUTATING = ("pissa", "olora")
 
 
 class Lora(Config):
     """Low-rank adapters (https://arxiv.org/abs/2106.09685), modules and file format by peft."""
 
     kind: Literal["lora"] = "lora"
+    path: Annotated[str, Refers(("Checkpoint",))] | None = None
+    """An adapter to go on with: a stage or a checkpoint with `adapter/` in it, a folder of peft's, a hub name. What it is like is
+    read from its adapter_config.json; keys that are said beside `path` must agree with that (dropout and rates may differ)."""
     rank: int = Field(default=8, gt=0)
     """Rank of the two matrices."""
-    alpha: int = 16
+    alpha: int | float = 16
     """Scale; the update is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
     modules: str | list[str] = "all-linear"
-    """Linear layers that get an adapter, by name, or all of them."""
+    """Layers that get an adapter, by name, by a regex over whole names, or all linear ones (peft's target_modules)."""
+    exclude_modules: str | list[str] = []
+    """Layers of these that get none, by name or by a regex."""
+    target_parameters: list[str] = []
+    """Tensors that get an adapter, by name: experts that lie in one tensor (`mlp.experts.gate_up_proj`)."""
+    layers_to_transform: list[int] = []
+    """Numbers of the blocks whose layers get adapters; all where it is empty."""
+    modules_to_save: list[str] = []
+    """Modules that are trained whole and stored with the adapter, by name: `lm_head`, `embed_tokens`, `score`."""
+    trainable_token_indices: list[int] = []
+    """Ids of tokens whose rows in the embedding and the output layer are trained; rows of `new_tokens` are by themselves."""
     use_rslora: bool = False
     """Multiply the update by alpha / sqrt(rank) instead: large ranks keep learning (https://arxiv.org/abs/2312.03732)."""
     use_dora: bool = False
     """Train the norm of each matrix row apart from its direction (https://arxiv.org/abs/2402.09353). Better at low ranks; each
     pass computes the norms of whole matrices, so it is slower."""
+    init_lora_weights: bool | str = True
+    """How the two matrices begin: true (B is zero), `gaussian`, `orthogonal`, `olora`, `pissa` (first singular vectors of the
+    base, https://arxiv.org/abs/2404.02948) or `pissa_niter_16` (the same, faster). What is stored stands beside the unchanged
+    base."""
+    rank_pattern: dict[str, int] = {}
+    """Other ranks for some layers, by name or regex."""
+    alpha_pattern: dict[str, int | float] = {}
+    """Other scales for some layers, by name or regex."""
+    loraplus_lr_ratio: float = Field(default=1.0, ge=1)
+    """Learning rate of the B matrices over that of the A matrices (LoRA+, https://arxiv.org/abs/2402.12354)."""
+    loraplus_lr_embedding: float = Field(default=1e-6, gt=0)
+    """Learning rate of adapters beside embeddings, where `loraplus_lr_ratio` is above 1."""
+
+    @field_validator("init_lora_weights")
+    @classmethod
+    def _known_start(cls, value: bool | str) -> bool | str:
+        first, _, count = str(value).partition("_niter_")
+        if value is not True and (first not in ("gaussian", "orthogonal", *MUTATING) or (count and first != "pissa")):
+            raise ValueError('one of true, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_16"')
+        if count and not count.isdigit():
+            raise ValueError('"pissa_niter_16": a number of iterations')
+        return value
+
+    @property
+    def mutates_base(self) -> bool:
+        """Whether the model without its adapter is another one than the base."""
+        return str(self.init_lora_weights).startswith(MUTATING)
+
+    def opened(self, address: str, model: str) -> Self:
+        """This card as the adapter at `address` is, which becomes its `path`.
+
+        Args:
+            model: address of the weights that it will stand beside.
+
+        Raises:
+            ArtifactError: there is no adapter.
+            ConfigError: it is of another kind, beside other weights, or not as this card says.
+        """
+        check_base(address, model)
+        found = fields_of(address)
+        free = {"kind", "path", "dropout", "loraplus_lr_ratio", "loraplus_lr_embedding"}
+        read = type(self)(**{**found, "path": address})
+        said = {name for name in self.model_fields_set - free if getattr(self, name) != getattr(read, name)}
+        if said:
+            shown = [f"{name} = {getattr(read, name)!r}, not {getattr(self, name)!r}" for name in sorted(said)]
+            raise ConfigError(f"the adapter has {'; '.join(shown)}", where=address, next=f"drop {', '.join(sorted(said))}")
+        chosen = {name: getattr(self, name) for name in self.model_fields_set & (free - {"path"})}
+        return read.model_copy(update=chosen)
 
     def attach(self, model: Any, seed: int) -> Any:
         """A peft model over `model`; only the adapters are trainable. Equal seeds give equal adapters on every rank.
 
         Raises:
-            ConfigError: `modules` names nothing, experts, the output layer, or something else than linear layers.
+            ConfigError: `modules` names nothing, or what cannot have an adapter.
         """
         import torch
         from peft import get_peft_model
 
-        self._check_names(model)
         plain: Any = model
+        if not self.path:
+            # an adapter from elsewhere may use names of other versions, which peft knows
+            check_names(self, model)
+        elif getattr(plain, "new_token_ids", None) and not self.trainable_token_indices:
+            raise ConfigError(
+                "the adapter trains no rows for the new tokens", where=self.path, next="merge it first, then train a new adapter"
+            )
         head, layers = plain.get_output_embeddings(), ", ".join(linear_layers(model)) or "this model has none"
         torch.manual_seed(seed)
         try:
-            made = get_peft_model(model, self.peft_config(kind_of_model(model.config)))
-        except ValueError as cause:
+            made = get_peft_model(model, self.peft_config(kind_of_model(model.config), model))
+        except (TypeError, ValueError) as cause:
             raise ConfigError(
                 f"peft makes no adapters of this model: {str(cause).splitlines()[0]}",
                 where=f"adapter.modules = {self.modules!r}",
                 next=f"name linear layers in `modules`: {layers}",
             ) from cause
-        self._check_made(made, head, layers)
-        return made
+        if self.mutates_base:
+            made.start = Start((n, p.detach().to("cpu", copy=True)) for n, p in made.named_parameters() if ".lora_" in n)
+        if self.path:
+            load_into(made, self.path)
+        return self.finished(made, head, layers)
 
-    def _check_made(self, made: Any, head: Any, layers: str) -> None:
-        """Raises ConfigError for adapters beside what `merge` and the output layer do not know.
+    def finished(self, made: Any, head: Any, layers: str) -> Any:
+        """`made`, a peft model, checked and with what merging and saving need later.
 
         Args:
             head: the output layer, as it was before.
@@ -75,113 +147,84 @@ class Lora(Config):
         """
         import torch
 
-        # peft turns some names into adapters of the tensors that hold all experts of a layer; `merge` does not know these
-        made_config: Any = made.peft_config["default"]
-        if fused := sorted(made_config.target_parameters or ()):
-            raise ConfigError(
-                f"adapters cannot stand beside experts and routers ({', '.join(fused)})",
-                next='name linear layers outside of them: modules = ["q_proj", "k_proj", "v_proj", "o_proj"]',
-            )
-        # `merge` knows matrices of [out, in] alone, and a layer may do more than multiply with its matrix
-        adapted = [(name, module.base_layer) for name, module in made.named_modules() if hasattr(module, "lora_A")]
-        if at := [name.removeprefix(PEFT) for name, base in adapted if base is head]:
-            raise ConfigError(
-                f"no adapter can stand beside the output layer ({at[0]}): its logits are never made whole",
-                where=f"adapter.modules = {self.modules!r}",
-                next=f"name layers inside of blocks: {layers}",
-            )
-        plain = torch.nn.Linear.forward
-        if other := [f"{name} ({type(base).__name__})" for name, base in adapted if type(base).forward is not plain]:
-            raise ConfigError(
-                f"adapters stand beside linear layers alone, not {other[0]}",
-                next=f"name others in `modules`: {layers}",
-            )
-        # two adapters on one matrix would be folded into it as one
-        owners: dict[int, list[str]] = {}
-        for name, parameter in made.named_parameters(remove_duplicate=False):
-            owners.setdefault(id(parameter), []).append(name)
-        tied = [names for names in owners.values() if len(names) > 1 and any(".base_layer." in name for name in names)]
-        if tied:
-            raise ConfigError(
-                f"no adapter can stand beside tied weights ({' and '.join(tied[0])})",
-                next=f"name others in `modules`: {layers}",
-            )
+        check_made(self, made, head, layers)
+        for p in made.parameters():
+            # peft leaves whole modules and rows of tokens in the base's dtype: in bfloat16 small updates would vanish
+            if p.requires_grad and p.dtype != torch.float32:
+                p.data = p.data.float()
+        made.adapted = adapted_layers(made)
+        return made
 
-    def _check_names(self, model: Any) -> None:
-        """Raises ConfigError for names that peft would pass over."""
-        names = [name for name, _ in model.named_modules()]
-        missing = [] if isinstance(self.modules, str) else [m for m in self.modules if not any(_ends(n, m) for n in names)]
-        if missing:
-            raise ConfigError(
-                f"the model has no layers called {', '.join(missing)}",
-                where=f"adapter.modules = {self.modules!r}",
-                next=f"its linear layers are {', '.join(linear_layers(model))}",
-            )
-
-    def peft_config(self, kind: str | None = "causal") -> Any:
+    def peft_config(self, kind: str | None = "causal", model: Any = None) -> Any:
         """This card as peft's LoraConfig.
 
         Args:
             kind: of the model, see `raylm.model.load.kind_of_model`.
+            model: what it is for, where it has rows for new tokens.
         """
         from peft import LoraConfig
 
+        fields = ("exclude_modules", "target_parameters", "layers_to_transform")
+        options: dict[str, Any] = {name: getattr(self, name) or None for name in fields}
+        # peft takes blocks beside names alone
+        every = model is not None and self.layers_to_transform and self.modules == "all-linear"
         return LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,
+            lora_alpha=self.alpha,  # pyright: ignore[reportArgumentType]
             lora_dropout=self.dropout,
-            target_modules=self.modules,
+            target_modules=linear_layers(model) if every else self.modules,
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
+            init_lora_weights=self.init_lora_weights,  # pyright: ignore[reportArgumentType]
+            rank_pattern=dict(self.rank_pattern),
+            alpha_pattern=dict(self.alpha_pattern),
             task_type=TASKS.get(kind or ""),
+            **options,
+            **self._ends(model),
         )
 
+    def _ends(self, model: Any) -> dict[str, Any]:
+        """What is trained of embedding and output layer, as options of LoraConfig. Tied ones stay tied."""
+        saved, tokens = list(self.modules_to_save), list(self.trainable_token_indices)
+        if model is None:
+            return {"modules_to_save": saved or None}
+        tokens = sorted({*tokens, *getattr(model, "new_token_ids", ())})
+        ends = {id(model.get_input_embeddings()): "in", id(model.get_output_embeddings()): "out"}
+        names = {ends[id(module)]: name for name, module in model.named_modules() if id(module) in ends}
+        if "out" in names and model.get_output_embeddings().weight.shape[0] != model.get_input_embeddings().weight.shape[0]:
+            # a value head has no rows of tokens
+            del names["out"]
+        tied = "out" in names and model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        whole = [end for end, name in names.items() if any(name == part or name.endswith(f".{part}") for part in saved)]
+        if tied and whole:
+            saved = [part for part in saved if not f".{names['out']}".endswith(f".{part}")]
+            saved += [] if "in" in whole else [names["in"].rsplit(".", 1)[-1]]
+        # a matrix that is trained whole needs no rows apart
+        rows = {} if tied and whole else {name: tokens for end, name in names.items() if end not in whole}
+        return {
+            "modules_to_save": saved or None,
+            "ensure_weight_tying": bool(tied and whole),
+            "trainable_token_indices": (rows or None) if tokens else None,
+        }
+
     def merge(
-        self, weights: Iterable[tuple[str, torch.Tensor]], adapters: dict[str, torch.Tensor] | None = None
+        self, model: Any, weights: Iterable[tuple[str, torch.Tensor]], adapters: dict[str, torch.Tensor] | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Plain weights in the base model's names, one after the other, each adapter merged into its matrix by peft.
+        """Plain weights in the base model's names, one after the other, each adapter merged into its layer by peft.
 
         Args:
-            weights: a peft model's full state, as `Engine.stream` returns it: a matrix comes before its adapter.
+            model: what `attach` returned; its own tensors may be sharded.
+            weights: its full state, as `Engine.stream` returns it.
             adapters: filled with the adapters' tensors, for `save`.
 
         Raises:
             TrainingError: an adapter holds values that are not finite.
         """
-        adapters = {} if adapters is None else adapters
-        waiting: dict[str, dict[str, torch.Tensor]] = {}
-        for name, tensor in weights:
-            at, is_adapter, _ = name.partition(".lora_")
-            if is_adapter:
-                adapters[name] = tensor
-            elif name.endswith(BASE):
-                at = name.removesuffix(BASE)
-            else:
-                yield name.removeprefix(PEFT).replace(".base_layer.", "."), tensor
-                continue
-            parts = waiting.setdefault(at, {})
-            parts[name.removeprefix(f"{at}.")] = tensor
-            # the matrix, A and B, and the magnitudes of DoRA
-            if len(parts) == 3 + self.use_dora:
-                yield f"{at.removeprefix(PEFT)}.weight", self._merged(at, waiting.pop(at))
-        assert not waiting, f"no adapters came for {sorted(waiting)}"
+        return merged(model.adapted, weights, {} if adapters is None else adapters, self.fold)
 
-    def _merged(self, at: str, parts: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The matrix of one layer with its adapter merged into a copy, by a peft layer of these tensors alone."""
-        import torch
-        from peft.tuners.lora import Linear
-
-        height, width = parts[BASE.removeprefix(".")].shape
-        with torch.device("meta"):
-            plain = torch.nn.Linear(width, height, bias=False)
-            layer: Any = Linear(plain, "default", config=self.peft_config(), r=self.rank, lora_alpha=self.alpha)
-        layer.load_state_dict(parts, assign=True)
-        try:
-            # safe: into a copy, for the tensor may be the model's own
-            layer.merge(safe_merge=True)
-        except ValueError as cause:
-            raise TrainingError(f"the adapter of {at.removeprefix(PEFT)} is not finite") from cause
-        return layer.get_base_layer().weight.detach()
+    def fold(self, layer: Any, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See `raylm.model.adapters.merging.fold`."""
+        return fold(layer, parts)
 
     def save(self, model: Any, adapters: dict[str, torch.Tensor], base: str, folder: Path) -> None:
         """Write the adapter alone, in peft's file format, to the local `folder`.
@@ -195,34 +238,17 @@ class Lora(Config):
         from safetensors.torch import save_file
 
         made = replace(model.peft_config["default"], base_model_name_or_path=base, inference_mode=True)
-        if not isinstance(made.target_modules, str):
-            # a set: its order would differ from run to run
-            made.target_modules = sorted(made.target_modules)
         named = get_peft_model_state_dict(model, state_dict=adapters, save_embedding_layers=False)
+        if hasattr(model, "start"):
+            made, named = as_plain_lora(model, made, named)
+        for name in ("target_modules", "exclude_modules", "target_parameters"):
+            if isinstance(value := getattr(made, name), (set, list)):
+                # a set: its order would differ from run to run
+                setattr(made, name, sorted(value))
         made.save_pretrained(str(folder))
-        tensors = {name: tensor.contiguous() for name, tensor in named.items()}
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in named.items():
+            # a file holds no tensor under two names, as tied ones have
+            shared = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
+            tensors[name] = tensor.cpu().contiguous().clone() if shared else tensor.cpu().contiguous()
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def beside_new_head() -> ConfigError:
-    """Why no adapter is attached to a model that gets a value head: peft would leave the head as it was drawn."""
-    return ConfigError(
-        "an adapter beside a new value head would train under a random readout",
-        where="adapter",
-        next="drop `adapter` (full training), or start from a reward model",
-    )
-
-
-def linear_layers(model: Any) -> list[str]:
-    """Last parts of the names of the model's linear layers, without its output layer: what `modules` may name."""
-    import torch
-
-    head = model.get_output_embeddings()
-    plain = torch.nn.Linear.forward
-    found = (name for name, module in model.named_modules() if type(module).forward is plain and module is not head)
-    # peft's own layers around them end so
-    return sorted({name.removesuffix(".base_layer").rsplit(".", 1)[-1] for name in found if ".lora_" not in name})
-
-
-def _ends(name: str, part: str) -> bool:
-    return name == part or name.endswith(f".{part}")

@@ -60,7 +60,7 @@ class Muon(Scheduled):
             return matrices
         others = torch.optim.AdamW(self.split(rest), lr=self.lr_rest, betas=self.betas, fused=True)
         for group in others.param_groups:
-            group["lr_scale"] = self.lr_rest / self.lr
+            group["lr_scale"] = group.get("lr_scale", 1.0) * self.lr_rest / self.lr
         return ChainedOptimizer(matrices, others)
 
 

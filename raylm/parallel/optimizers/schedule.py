@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from fnmatch import fnmatch
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from raylm.core.config import Config
+from raylm.model.name_patterns import fits
 from raylm.parallel.optimizers.clip import COPY
 
 
@@ -32,6 +33,11 @@ class Scheduled(Config):
     """Share of the steps after warm-up over which `wsd` falls."""
     no_decay: list[str] = []
     """Patterns of names (`*embed*`) of matrices that do not decay either."""
+    lr_scale: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Factors of the learning rate of some parameters, by parts of names or a regex: {"embed_tokens" = 0.1, "layers.0-11" = 0.5}.
+    Those of all patterns that fit are multiplied. To train a part not at all: `freeze`."""
+    layerwise_lr_decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor of each block's learning rate over that of the block above it; embeddings come below the first block."""
 
     @property
     def bytes_per_weight(self) -> float:
@@ -65,17 +71,17 @@ class Scheduled(Config):
         return self.split((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
     def split(self, named: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
-        """Named parameters as at most two parameter groups; `weight_decay` of each is set."""
-        groups: list[dict[str, Any]] = [
-            {"params": [], "weight_decay": self.weight_decay},
-            {"params": [], "weight_decay": 0.0},
-        ]
+        """Named parameters as parameter groups, two of each factor of the learning rate; `weight_decay` of each is set."""
+        groups: dict[float, list[dict[str, Any]]] = {}
         for name, parameter in named:
             # a copy that another pipeline stage has must decay as the original does
             name = getattr(parameter, COPY, name)
             spared = parameter.dim() < 2 or any(fnmatch(name, pattern) for pattern in self.no_decay)
-            groups[spared]["params"].append(parameter)
-        return [group for group in groups if group["params"]]
+            scale = math.prod(factor for pattern, factor in self.lr_scale.items() if fits(pattern, name))
+            own = {} if scale == 1 else {"lr_scale": scale}
+            two = [{"params": [], "weight_decay": decay, **own} for decay in (self.weight_decay, 0.0)]
+            groups.setdefault(scale, two)[spared]["params"].append(parameter)
+        return [group for two in groups.values() for group in two if group["params"]]
 
     def _shape(self, progress: float) -> float:
         """From 1 at the end of warm-up to 0 at the last step."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.core.errors import ConfigError
 from raylm.core.machine import instruction_set
+from raylm.model.adapters.checks import read_aside
 from raylm.model.head import head_of
 from raylm.parallel.engine import Engine, Recipe, Stats
 from raylm.parallel.mesh import Grid
@@ -130,6 +131,12 @@ def _check(model: torch.nn.Module, recipe: Recipe, settings: dict[str, Any]) -> 
         )
     if recipe.ema:
         raise ConfigError("deepspeed keeps no moving average of weights", where="ema", next='strategy.kind = "fsdp"')
+    if settings["zero_optimization"]["stage"] == 3 and (held := read_aside(getattr(model, "adapted", {}))):
+        raise ConfigError(
+            f"zero 3 gathers a layer's weights when the layer itself is called, and the adapter of {held[0]} reads them aside",
+            where="strategy.zero",
+            next='strategy.zero = 2, or strategy.kind = "fsdp"',
+        )
     if settings["zero_optimization"]["stage"] == 3 and not all(p.is_floating_point() for p in model.parameters()):
         raise ConfigError("zero 3 cannot shard quantized weights", where="strategy.zero", next="strategy.zero = 2")
 

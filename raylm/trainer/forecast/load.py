@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from raylm.core.config import resolve
 from raylm.data.kinds import ROW_KINDS
+from raylm.model.freezing import frozen_names
 from raylm.model.model_spec import model_spec
+from raylm.model.preflight import decoder_tensors
 from raylm.parallel.strategies.strategy import ModelSize
+
+ENDS = ("embed_tokens", "wte", "lm_head", "embed_out")
 
 
 class Load(NamedTuple):
@@ -29,12 +34,12 @@ class Load(NamedTuple):
         return self.blocks + self.experts + self.ends
 
 
-def load_of(config: dict[str, Any], mesh: Any, rank_of_adapter: int = 0) -> Load:
+def load_of(config: dict[str, Any], mesh: Any, card: Any = None) -> Load:
     """What tensor, pipeline and expert ranks leave on one of them.
 
     Args:
         config: config.json of the model.
-        rank_of_adapter: of LoRA over all linear layers of the blocks; 0 trains the weights themselves.
+        card: LoRA, taken as over all linear layers of the blocks; None trains the weights themselves.
     """
     parts = model_spec(config)
     layers = config.get("num_hidden_layers") or config.get("num_layers") or 1
@@ -48,8 +53,13 @@ def load_of(config: dict[str, Any], mesh: Any, rank_of_adapter: int = 0) -> Load
     # of a pipeline the first stage holds the embedding and the last the output layer, tied or not
     tall = (parts.looked_up, head or parts.looked_up) if mesh.pipeline > 1 else (parts.looked_up + head,)
     inner = [m for m in parts.matrices if m not in shared and m.num_out != config["vocab_size"]]
-    adapter = sum(m.stored * rank_of_adapter * (m.num_in + m.num_out) for m in inner)
-    return Load(blocks * share, experts * share / mesh.expert, max(tall) / mesh.tensor, most, adapter * share)
+    rank, norms = (card.rank, card.use_dora) if card else (0, False)
+    # A and B, and of DoRA the length of each row
+    adapter = sum(m.stored * (rank * (m.num_in + m.num_out) + norms * m.num_out) for m in inner) * share
+    if card and (saved := [name for name in card.modules_to_save if name.rsplit(".", 1)[-1] in ENDS]):
+        # embedding and output layer; tied ones are trained as one
+        adapter += parts.looked_up if len(saved) == 1 or not head else parts.looked_up + head
+    return Load(blocks * share, experts * share / mesh.expert, max(tall) / mesh.tensor, most, adapter)
 
 
 def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> ModelSize:
@@ -60,13 +70,15 @@ def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> Mo
         num_micros: forward passes of a step and rank.
     """
     mesh, adapter = cfg.mesh, getattr(cfg, "adapter", None)
-    load, width = load_of(config, mesh, adapter.rank if adapter else 0), 2 if cfg.dtype != "float32" else 4
-    trained, optimizer = load.adapter if adapter else load.weights, resolve(cfg.optimizer)
-    ends = 0.0 if adapter else load.ends
+    load, width = load_of(config, mesh, adapter), 2 if cfg.dtype != "float32" else 4
+    frozen_blocks, frozen_ends = frozen_shares(cfg, config)
+    still = load.blocks * frozen_blocks + load.ends * frozen_ends
+    trained, optimizer = load.adapter if adapter else load.weights - still, resolve(cfg.optimizer)
+    ends = 0.0 if adapter else load.ends * (1 - frozen_ends)
     state = optimizer.bytes_per_weight * (trained - ends) + optimizer.bytes_per_end * ends
     # the frozen start is a second model, unless it is this one without its adapter
     reference = "reference" in getattr(loss_of(cfg), "needs", ())
-    frozen = width * load.weights if adapter else 4.0 * load.weights if reference else 0.0
+    frozen = width * load.weights if adapter else 4.0 * (still + load.weights * reference)
     return ModelSize(
         blocks=load.blocks + load.experts,
         ends=load.ends,
@@ -81,6 +93,24 @@ def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> Mo
         pipeline=mesh.pipeline,
         num_micros=num_micros,
     )
+
+
+def frozen_shares(cfg: Any, config: dict[str, Any]) -> tuple[float, float]:
+    """Shares of the numbers of blocks and of ends that `freeze` and `unfrozen_parameters` leave untrained; 0 for families whose
+    names are not written down here: the forecast is then more than what is taken."""
+    freeze, unfrozen = getattr(cfg, "freeze", []), getattr(cfg, "unfrozen_parameters", [])
+    tensors = decoder_tensors(config) if freeze or unfrozen else None
+    if tensors is None or getattr(cfg, "adapter", None):
+        return 0.0, 0.0
+    names = frozen_names(list(tensors), freeze, unfrozen)
+    if config.get("tie_word_embeddings"):
+        del tensors["lm_head.weight"]
+    sums = {True: [0, 0], False: [0, 0]}
+    for name, shape in tensors.items():
+        size = math.prod(shape)
+        of = sums[".layers." in name or name == "model.norm.weight"]
+        of[0], of[1] = of[0] + size * (name in names), of[1] + size
+    return sums[True][0] / sums[True][1], sums[False][0] / sums[False][1]
 
 
 def loss_of(cfg: Any) -> Any:

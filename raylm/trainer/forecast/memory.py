@@ -58,7 +58,7 @@ def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, worl
     """
     mesh, narrow = cfg.mesh, cfg.dtype != "float32"
     adapter = getattr(cfg, "adapter", None)
-    load = load_of(config, mesh, adapter.rank if adapter else 0)
+    load = load_of(config, mesh, adapter)
     on_host = cfg.workers.gpus == 0 and cfg.workers.device is None
     tokens = micro * length / mesh.context * sequences_of(cfg)
     held = resolve(cfg.strategy).memory(size_of(cfg, config, world, num_micros))

@@ -24,7 +24,9 @@ def teacher_memory(cfg: Any, config: dict[str, Any], world: int) -> RankMemory:
     """
     load, asked = load_of(config, cfg.mesh), getattr(loss_of(cfg), "teacher_dtype", "auto")
     width = 4 if asked == "float32" or (asked == "auto" and cfg.dtype == "float32") else 2
-    size = size_of(cfg, config, world, 1)._replace(
+    # what is frozen of the student has other names here
+    whole = cfg.model_copy(update={"freeze": [], "unfrozen_parameters": []})
+    size = size_of(whole, config, world, 1)._replace(
         trained=0.0, frozen_bytes=width * load.weights, optimizer_bytes=0.0, width=width, num_micros=1
     )
     return resolve(cfg.strategy).memory(size)

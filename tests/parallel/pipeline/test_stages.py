@@ -59,6 +59,11 @@ def test_adapters_over_stages(strategy, schedule):
     assert_parity(2, strategy, mesh=mesh, micro=1, adapter=adapter, model=FOUR)
 
 
+def test_frozen_parts_over_stages():
+    rates = {"lr": 5e-2, "warmup": 1, "layerwise_lr_decay": 0.5}
+    assert_parity(2, Fsdp(), mesh={"pipeline": 2}, micro=1, model=UNTIED, freeze=["layers.0-1.mlp", "lm_head"], optimizer=rates)
+
+
 def test_stages_of_replicas():
     assert_parity(4, Fsdp(), mesh={"pipeline": 2, "replicas": 2}, micro=1)
 

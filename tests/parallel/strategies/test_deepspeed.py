@@ -45,6 +45,11 @@ CASES: dict[str, tuple[Deepspeed, dict[str, Any]]] = {
     "zero 3 lora": (Deepspeed(zero=3), LORA),
     "zero 3 dora": (Deepspeed(zero=3), {"adapter": {"rank": 2, "use_dora": True}}),
     "zero 3 lora dpo": (Deepspeed(zero=3), LORA | DPO | {"lr": 0.03}),
+    "zero 3 frozen": (
+        Deepspeed(zero=3),
+        {"freeze": ["layers.0", "layers.1.self_attn"], "optimizer": {"lr": 1e-2, "warmup": 2, "lr_scale": {"embed_tokens": 0.5}}},
+    ),
+    "zero 2 lora plus": (Deepspeed(zero=2), {"adapter": {"rank": 2, "loraplus_lr_ratio": 4.0}}),
     "zero 1, many micro batches": (Deepspeed(zero=1), {"micro": 1}),
     "zero 2, small buckets": (Deepspeed(zero=2, bucket=1500), {"micro": 1}),
     "zero 3, small buckets": (Deepspeed(zero=3, bucket=1500), {"micro": 1}),
