@@ -1,6 +1,10 @@
 """The rows of one forward pass as one rectangle of tokens: what training, RL, evaluation and perplexity all hand to a model.
 
-Shapes: B sequences, T tokens, P rows of data, S sequences (a pair of answers is one row and two sequences; padded, B = S).
+padded         a sequence is a row of the rectangle
+padding-free   several sequences share a row, see `raylm.data.padding_free`
+
+Shapes: B rows and T tokens of the rectangle, P rows of data, S sequences (a pair of answers is one row of data and two sequences)
+and L tokens of the longest; padded, these are B and T.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ class Taught(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Sequences of unequal length, padded on the right."""
+    """Sequences of unequal length: padded on the right, or one behind the other."""
 
     tokens_BT: torch.Tensor
     attend_BT: torch.Tensor
@@ -46,6 +50,11 @@ class Batch(NamedTuple):
     """What else the row kind knows of each row, [P] each, such as the `label` of Unpaired."""
     mismatched: Batch | None = None
     """The same prompts with the completions of the rows that follow in the global batch, where an objective needs them."""
+    prefix_BT: torch.Tensor | None = None
+    """Number of the document that a token's document goes on from, and sees too; its own where there is none. None: nowhere."""
+    place_SL: torch.Tensor | None = None
+    """Where sequences lie without padding: the place of each of their tokens in the flattened rectangle, -1 behind their ends.
+    None: each row of the rectangle is a sequence."""
 
     scores: tuple[Mapping[str, Any], ...] = ()
     """What was stored of each row ahead of training (`raylm.trainer.stored_scores`); of those that only fill up too."""
@@ -55,15 +64,33 @@ class Batch(NamedTuple):
     @property
     def counted_BT(self) -> torch.Tensor:
         """1 on real tokens of real rows, 0 on padding and on rows that only fill up; all sequences of a real row are real."""
-        return self.attend_BT * self.row_weight_P.repeat(len(self.attend_BT) // len(self.row_weight_P))[:, None]
+        if self.place_SL is None:
+            return self.attend_BT * self.row_weight_P.repeat(len(self.attend_BT) // len(self.row_weight_P))[:, None]
+        weight_S = self.row_weight_P.repeat(len(self.place_SL) // len(self.row_weight_P))
+        own_SL = self.place_SL >= 0
+        counted_N = weight_S.new_zeros(self.attend_BT.numel())
+        counted_N[self.place_SL[own_SL]] = weight_S[:, None].expand_as(own_SL)[own_SL]
+        return counted_N.view(self.attend_BT.shape)
 
-    def sums(self, values_BT: torch.Tensor) -> torch.Tensor:
-        """The sum of each sequence, [S]: of Pairs the chosen answers come first, then the rejected ones.
+    def by_sequence(self, values_BT: torch.Tensor) -> torch.Tensor:
+        """The values of each sequence, [S, L], 0 behind its end; what sequences share, each has. Gradients go through.
 
         Args:
-            values_BT: of tokens, or of the positions in front of them (as scores are); 0 where nothing counts, which scores are.
+            values_BT: of tokens, or of the positions in front of them (as scores are).
         """
-        return values_BT.sum(1)
+        if self.place_SL is None:
+            return values_BT
+        found_SL = values_BT.flatten()[self.place_SL.clamp(min=0)]
+        return found_SL.masked_fill(self.place_SL < 0, 0.0)
+
+    def sums(self, values_BT: torch.Tensor) -> torch.Tensor:
+        """The sum of each sequence, float64 [S]: of Pairs the chosen answers come first, then the rejected ones. Losses compare
+        sums that are large beside their difference.
+
+        Args:
+            values_BT: as in `by_sequence`; 0 where nothing counts, as scores are.
+        """
+        return self.by_sequence(values_BT).double().sum(1)
 
 
 def pad(

@@ -29,6 +29,9 @@ class Boundaries(NamedTuple):
 
     document_BT: torch.Tensor
     """Number of each token's document, rising along a row, -1 on padding: a token sees no other document."""
+    prefix_BT: torch.Tensor | None = None
+    """Number of a document that lies before and that the token sees too, as if its own went on from there; its own document's
+    where there is none. None: nowhere."""
 
 
 class Across(Protocol):
@@ -123,7 +126,8 @@ def attend(
         found = ", ".join(strange) or "a mask of its own"
         raise ConfigError(f"attention is not computed with {found}", where=type(module).__name__, next="take another model")
     size, value_size = query_BHTK.shape[-1], value_BGTK.shape[-1]
-    call = Call(size**-0.5 if scaling is None else scaling, boundaries and boundaries.document_BT, sliding_window, dropout)
+    documents = (boundaries.document_BT, boundaries.prefix_BT) if boundaries else (None, None)
+    call = Call(size**-0.5 if scaling is None else scaling, documents[0], sliding_window, dropout, documents[1])
     dtype = value_BGTK.dtype
     if torch.is_autocast_enabled(value_BGTK.device.type):
         # kernels that autocast does not know would get a mixture

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.core.errors import ConfigError
 from raylm.model.attention import Boundaries, install, refused_documents
+from raylm.model.load import is_composite
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,30 @@ def check_documents(model: Any, asked: str) -> None:
             where=f"model_type {model.config.model_type}",
             next=f"drop {asked}, or take a model whose layers all attend",
         )
+
+
+def refused_prefixes(model: Any) -> str | None:
+    """Why `model`, whole and on this rank, takes no sequences that go on from one document of their row; None when it does."""
+    import torch
+
+    if is_composite(model.config):
+        return f"{type(model).__name__} has parts beside its language model"
+    if reason := refused_documents(model):
+        return reason
+    install(model)
+    # 3 tokens, and two documents of 2 and 3 tokens that go on from them
+    tokens_T, device = _tokens(model)[0], next(model.parameters()).device
+    document_BT, prefix_BT, position_BT = (
+        torch.tensor([x], device=device) for x in ([0, 0, 0, 1, 1, 2, 2, 2], [0] * LENGTH, [0, 1, 2, 3, 4, 3, 4, 5])
+    )
+    boundaries = Boundaries(document_BT, prefix_BT)
+    laid_T = _logits(model, input_ids=tokens_T[None], position_ids=position_BT, boundaries=boundaries)[0]
+    alone = [torch.cat([tokens_T[:3], tokens_T[at]]) for at in (slice(3, 5), slice(5, 8))]
+    one, other = (_logits(model, input_ids=each[None])[0] for each in alone)
+    far = (laid_T - torch.cat([one, other[3:]])).abs().max()
+    if float(far) > 100 * _rounding(model) * float(laid_T.abs().max()):
+        return "sequences that share what they begin with are not what they are alone"
+    return None
 
 
 def check_causal(model: Any) -> None:

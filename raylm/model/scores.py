@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 
-class Padded(Protocol):
-    """Sequences in one rectangle, as `raylm.data.batch.Batch` has them."""
+class Rectangle(Protocol):
+    """Sequences in one rectangle, padded or not, as `raylm.data.batch.Batch` has them."""
 
     @property
     def tokens_BT(self) -> torch.Tensor: ...
@@ -30,6 +30,12 @@ class Padded(Protocol):
 
     @property
     def position_BT(self) -> torch.Tensor | None: ...
+
+    @property
+    def prefix_BT(self) -> torch.Tensor | None: ...
+
+    @property
+    def place_SL(self) -> torch.Tensor | None: ...
 
 
 class Inputs(NamedTuple):
@@ -79,11 +85,12 @@ class Scores(NamedTuple):
 
     @property
     def value_B(self) -> torch.Tensor:
-        """The value of each sequence, where one position of each was asked (`last_token`)."""
+        """The value of each padded sequence, where one position of each was asked (`last_token`); `Batch.sums(value_BT)` tells it
+        of sequences without padding too."""
         return self.value_BT.sum(1)
 
 
-def causal(batch: Padded) -> Inputs:
+def causal(batch: Rectangle) -> Inputs:
     """Inputs of next-token prediction: position t is asked for token t + 1. The last position is asked for nothing.
 
     Of a value head they ask the value in front of each token that counts: what a critic says of the state that led to it.
@@ -95,12 +102,16 @@ def causal(batch: Padded) -> Inputs:
     return Inputs(_feed(batch), target_BT, weight_BT)
 
 
-def last_token(batch: Padded) -> Inputs:
+def last_token(batch: Rectangle) -> Inputs:
     """Inputs that ask a value head for one value per sequence: at its last real token, as transformers' classifiers do."""
     import torch
 
-    last_B1 = batch.attend_BT.sum(1, keepdim=True) - 1
-    weight_BT = torch.zeros_like(batch.weight_BT).scatter_(1, last_B1, 1.0)
+    weight_BT = torch.zeros_like(batch.weight_BT)
+    if batch.place_SL is None:
+        weight_BT.scatter_(1, batch.attend_BT.sum(1, keepdim=True) - 1, 1.0)
+    else:
+        last_S1 = (batch.place_SL >= 0).sum(1, keepdim=True) - 1
+        weight_BT.view(-1)[batch.place_SL.gather(1, last_S1)] = 1.0
     return Inputs(_feed(batch), torch.zeros_like(batch.tokens_BT), weight_BT)
 
 
@@ -113,7 +124,7 @@ def ask(model: torch.nn.Module, inputs: Inputs, asks: Asks = LOGPROBS, backend: 
     return Scores.of(answer(model, inputs, asks, backend), asks)
 
 
-def token_logprobs(model: torch.nn.Module, batch: Padded, temperature: float = 1.0) -> torch.Tensor:
+def token_logprobs(model: torch.nn.Module, batch: Rectangle, temperature: float = 1.0) -> torch.Tensor:
     """Log-probability of token t given the tokens before it, float32 [B, T]; 0 at tokens that do not count. What evaluation and
     perplexity ask: they wait for no kernel to be compiled.
 
@@ -132,10 +143,14 @@ def answer(model: torch.nn.Module, inputs: Inputs, asks: Asks, backend: str) -> 
     return ask_head(head_of(model), question, lambda: model(**inputs.feed, use_cache=False).logits)
 
 
-def _feed(batch: Padded) -> dict[str, Any]:
+def _feed(batch: Rectangle) -> dict[str, Any]:
     from raylm.model.attention import Boundaries
 
     # sequences are padded on the right and attention looks left: no token that counts ever sees padding, so no mask is needed
     if batch.document_BT is None:
         return {"input_ids": batch.tokens_BT}
-    return {"input_ids": batch.tokens_BT, "position_ids": batch.position_BT, "boundaries": Boundaries(batch.document_BT)}
+    return {
+        "input_ids": batch.tokens_BT,
+        "position_ids": batch.position_BT,
+        "boundaries": Boundaries(batch.document_BT, batch.prefix_BT),
+    }

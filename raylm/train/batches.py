@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from raylm.data.batch import Batch, share_of, with_documents
+from raylm.data.batch import Batch, share_of
 from raylm.data.kinds import ROW_KINDS
 from raylm.data.order import batch_indices
 from raylm.data.schedule import Mixed
@@ -24,6 +24,7 @@ class Batches:
         batch: rows per global batch.
         micro: rows per forward pass and rank.
         document_mask: keep the documents of a packed row apart.
+        padding_free: lay sequences one behind the other, see `raylm.data.padding_free`.
         mismatched: give each batch its prompts with the completions of other rows too, see `Batch.mismatched`.
     """
 
@@ -41,10 +42,11 @@ class Batches:
         device: torch.device | str = "cpu",
         document_mask: bool = False,
         mismatched: bool = False,
+        padding_free: bool = False,
     ) -> None:
         self._rows, self._kind, self._batch, self._micro, self._seed = rows, ROW_KINDS[kind], batch, micro, seed
         self._pad_id, self._rank, self._world, self._device = pad_id, rank, world, device
-        self._document_mask, self._mismatched = document_mask, mismatched
+        self._laid, self._mismatched = {"document_mask": document_mask, "padding_free": padding_free}, mismatched
 
     @property
     def rows(self) -> Any:
@@ -73,12 +75,11 @@ class Batches:
 
     def _collate(self, picked: list[tuple[tuple[int, int], float]]) -> Batch:
         rows, weights = [self._rows[index] for (index, _), _ in picked], [weight for _, weight in picked]
-        batch = self._kind.collate(rows, weights, self._pad_id, self._device)
-        if self._document_mask:
-            batch = with_documents(batch, [row.get("starts", ()) for row in rows])
+        batch = self._kind.collate(rows, weights, self._pad_id, self._device, **self._laid)
         if self._mismatched:
             others = self._kind.mismatched(rows, [self._rows[other] for (_, other), _ in picked])
-            batch = batch._replace(mismatched=self._kind.collate(others, weights, self._pad_id, self._device))
+            collated = self._kind.collate(others, weights, self._pad_id, self._device, **self._laid)
+            batch = batch._replace(mismatched=collated)
         if "scores" in rows[0]:
             batch = batch._replace(scores=tuple(row["scores"] for row in rows))
         return batch._replace(rows=tuple(index for (index, _), weight in picked if weight))

@@ -26,7 +26,7 @@ AnyModel = Annotated[Annotated[TrainableRef, Tag("ref")] | Annotated[AnyShape, T
 class Train(TrainerConfig):
     """rows + weights -> Checkpoint: pretraining, fine-tuning and preference alignment by one loop."""
 
-    placement = TrainerConfig.placement | {"keep_best", "scorers"}
+    placement = TrainerConfig.placement | {"keep_best", "scorers", "padding_free", "reference"}
     figures = (
         "held_out_loss",
         "held_out_bits_per_byte",
@@ -52,6 +52,9 @@ class Train(TrainerConfig):
     refused."""
     objective: AnyObjective = NextToken()
     """The loss."""
+    reference: Literal["live", "stored"] = "live"
+    """Where an objective compares with the frozen start: `live` asks it in each step (beside an adapter: the model without it),
+    `stored` scores all rows once, before training, and keeps no second model. The numbers are the same."""
     batch: int | None = Field(default=None, gt=0)
     """Global batch in rows: the same for any number of workers."""
     batch_tokens: int | None = Field(default=None, gt=0)
@@ -61,6 +64,9 @@ class Train(TrainerConfig):
     scorers: WorkerSpec | None = None
     """Processes that score rows ahead of training, where the objective has a frozen model do that: each holds that model whole.
     As many and as large as `workers` where it does not say."""
+    padding_free: bool | Literal["auto"] = "auto"
+    """Lay the sequences of a micro batch one behind the other in place of padding them, and what they share (the prompt of a
+    pair) once; numbers stay what they are. `auto` does so with Pairs and Unpaired where model and layout allow it."""
     steps: int | None = Field(default=None, gt=0)
     """Number of optimizer steps."""
     epochs: float | None = Field(default=None, gt=0)

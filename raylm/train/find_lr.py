@@ -48,7 +48,8 @@ def find(cfg: Train, ctx: Context, steps: int, lowest: float, highest: float) ->
     """
     if not 0 < lowest < highest or steps < FEWEST:
         raise ConfigError(f"--from {lowest} --to {highest} --steps {steps}: a growing range and {FEWEST} steps are needed")
-    cfg, setup, _ = prepared(cfg, ctx)
+    # a few steps are not worth a pass over all rows
+    cfg, setup, _ = prepared(cfg.model_copy(update={"reference": "live"}), ctx)
     # spikes, saving and measuring of held-out rows would disturb the curve; the length of the ramp is the run's
     cfg = cfg.model_copy(update={"spikes": None, "held_out_rows": 0, "ema": None})
     setup = setup.model_copy(update={"steps": steps})

@@ -18,6 +18,7 @@ from raylm.model.value_head import with_value_head
 from raylm.train.batches import Batches
 from raylm.train.loop import Loop
 from raylm.train.micro import find_micro
+from raylm.train.padding import PaddingFree
 from raylm.train.rows import open_rows
 from raylm.trainer.build import build, flops_of, load_start
 from raylm.trainer.exported import check_export
@@ -100,12 +101,20 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     if "tokenizer" in objective.needs:
         objective = objective.fitted(setup.rows_kind, load_tokenizer(setup.tokenizer_path))
     cfg = cfg.model_copy(update={"objective": objective})
+    padding = PaddingFree(cfg, setup.rows_kind)
+
+    def start() -> torch.nn.Module:
+        model = start_model(cfg, setup)
+        padding.look_at(model)
+        return model
+
     engine, reference, parameters, config = build(
-        ranks, cfg, setup.steps, lambda: start_model(cfg, setup), needs_reference="reference" in objective.needs
+        ranks, cfg, setup.steps, start, needs_reference="reference" in objective.needs and cfg.reference == "live"
     )
     teacher = build_teacher(ranks, cfg, setup.steps, setup.teacher) if setup.teacher and not setup.scores else None
     cfg = cfg.model_copy(update={"objective": objective.for_model(engine.bare)})
-    micro = _micro(cfg, setup, engine)
+    padding_free = padding.agreed(engine, ranks.say)
+    micro = _micro(cfg, setup, engine, padding_free)
 
     def batches(split: str) -> Batches:
         return Batches(
@@ -119,9 +128,11 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
             world=engine.grid.data_world,
             device=ranks.device,
             document_mask=bool(cfg.document_mask),
+            padding_free=padding_free,
             mismatched="mismatched" in objective.needs,
         )
 
+    num_passes = 1 if cfg.reference == "stored" else objective.num_passes
     held_out, rows, mixed = batches("held_out"), batches("train"), isinstance(cfg.rows, Mixture)
     loop = Loop(
         cfg=cfg,
@@ -136,7 +147,7 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
         say=ranks.say,
         heartbeat=ranks.heartbeat,
         domains=Domains(refs_of(cfg.rows), rows.rows) if mixed and objective.by_part else None,
-        flops=flops_of(cfg, config.to_dict(), setup.tokens.get("length"), ranks.world, objective.num_passes),
+        flops=flops_of(cfg, config.to_dict(), setup.tokens.get("length"), ranks.world, num_passes),
     )
     return Made(loop, parameters, config)
 
@@ -148,14 +159,20 @@ def keeps_apart(cfg: Train, setup: Setup) -> bool:
     return ROW_KINDS[setup.rows_kind].apart and any("starts" in Rows.open(uri, "train")[0] for uri in setup.rows_uris)
 
 
-def _micro(cfg: Train, setup: Setup, engine: Engine) -> int:
+def _micro(cfg: Train, setup: Setup, engine: Engine, padding_free: bool) -> int:
     """Rows per forward pass and rank, measured where that is asked for."""
     if cfg.micro_batch != "auto":
         return cfg.micro_batch
     share = -(-(cfg.batch or 1) // engine.grid.data_world)
     length = setup.tokens.get("length") or text_config(engine.bare.config).max_position_embeddings
     return find_micro(
-        engine, cfg.objective, kind=setup.rows_kind, length=length, vocab_size=setup.tokens["vocab_size"], most=share
+        engine,
+        cfg.objective,
+        kind=setup.rows_kind,
+        length=length,
+        vocab_size=setup.tokens["vocab_size"],
+        most=share,
+        padding_free=padding_free,
     )
 
 

@@ -65,7 +65,7 @@ class Losses:
         def loss(index: int, scores: Scores) -> Loss:
             made = self._objective.loss(scores, inputs[index], micros[index], prepared[index])
             if self._domains and scores.logprob_BT.requires_grad:
-                made = made._replace(metrics=made.metrics | self._domains.sums(scores, inputs[index], micros[index].rows))
+                made = made._replace(metrics=made.metrics | self._domains.sums(scores, inputs[index], micros[index]))
             return made
 
         return loss

@@ -20,19 +20,28 @@ USED = {"cuda": 0.85, "cpu": 0.5}
 
 
 def find_micro(
-    engine: Engine, objective: Any, *, kind: str, length: int, vocab_size: int, most: int, free: int | None = None
+    engine: Engine,
+    objective: Any,
+    *,
+    kind: str,
+    length: int,
+    vocab_size: int,
+    most: int,
+    free: int | None = None,
+    padding_free: bool = False,
 ) -> int:
     """Rows (or pairs) per forward pass and rank, the same on every rank; at most `most`.
 
     Args:
         length: tokens of the longest row.
         most: this rank's share of a batch: more would only be padding.
+        padding_free: how micro batches are laid.
         free: bytes that activations may take; measured when absent.
 
     Raises:
         PlacementError: not even one row fits.
     """
-    one, two = (_bytes_of(engine, objective, kind, length, vocab_size, rows) for rows in (1, 2))
+    one, two = (_bytes_of(engine, objective, kind, length, vocab_size, rows, padding_free) for rows in (1, 2))
     each = max(two - one, 1)
     room = _free(engine) if free is None else free
     # the first stage of a pipeline holds the activations of as many micro batches as there are stages
@@ -48,13 +57,15 @@ def find_micro(
     return min(fits, most)
 
 
-def _bytes_of(engine: Engine, objective: Any, kind: str, length: int, vocab_size: int, rows: int) -> int:
+def _bytes_of(
+    engine: Engine, objective: Any, kind: str, length: int, vocab_size: int, rows: int, padding_free: bool = False
+) -> int:
     """Bytes that a forward and backward pass over `rows` rows holds at its peak, beyond weights."""
     import torch
 
     of = ROW_KINDS[kind]
     longest = [of.longest(length, vocab_size)] * rows
-    batch = of.collate(longest, [1.0] * rows, 0, engine.device)
+    batch = of.collate(longest, [1.0] * rows, 0, engine.device, padding_free=padding_free)
     if "mismatched" in objective.needs:
         batch = batch._replace(mismatched=batch)
     # the frozen start makes what a pass without gradients makes, and so does a teacher

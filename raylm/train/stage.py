@@ -18,6 +18,7 @@ from raylm.parallel.checkpoints.steps import keep_for_good
 from raylm.parallel.group.driver import RANKS, hold_ranks, warm_ranks
 from raylm.train.config import Train
 from raylm.train.learner import keeps_apart, train
+from raylm.train.reference import Reference, check_stored
 from raylm.train.rows import drawn, held_out_bytes_per_token, num_rows, open_parts
 from raylm.train.size import size_of
 from raylm.trainer.recorder import Recorder
@@ -40,6 +41,7 @@ def warm(cfg: Train, workers: Workers) -> None:
 
 def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
     """Resolve inputs: the stage with its batch in rows and its length in steps, what ranks are told, artifacts of rows."""
+    check_stored(cfg)
     parts = open_parts(cfg, ctx)
     rows, sizes = parts[0], [num_rows(part) for part in parts]
     size = size_of(cfg, [part.facts for part in parts], sizes)
@@ -76,7 +78,7 @@ def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
 def _scores(cfg: Train, ctx: Context, setup: Setup, parts: list[Artifact]) -> list[str]:
     """Where scores of the rows lie that the objective wants made ahead, once they are made; [] where it wants none."""
     objective: Any = resolve(cfg.objective)
-    if not objective.scores_ahead():
+    if cfg.reference == "live" and not objective.scores_ahead():
         return []
 
     def make_room() -> None:
@@ -84,7 +86,7 @@ def _scores(cfg: Train, ctx: Context, setup: Setup, parts: list[Artifact]) -> li
         if ctx.workers.submitted or cfg.workers.gpus:
             ctx.workers.release(f"{RANKS}:")
 
-    scorer = objective.scorer(setup, keeps_apart(cfg, setup))
+    scorer = Reference.of(cfg, setup) if cfg.reference == "stored" else objective.scorer(setup, keeps_apart(cfg, setup))
     return [store_scores(ctx, scorer, part, cfg.scorers or cfg.workers, make_room) for part in parts]
 
 

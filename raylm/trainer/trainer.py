@@ -154,6 +154,8 @@ class Trainer:
 
     def forward_reference(self, inputs: Sequence[Inputs], asks: Asks = LOGPROBS) -> list[Scores]:
         """Scores by the frozen start, which of an adapter is the model without it. Every rank must call."""
+        if self.reference is None and self.cfg.adapter is None:
+            raise TrainingError("a reference is asked that is not kept", next='reference = "live"')
         with nullcontext() if self.reference else self.engine.bare.disable_adapter():
             return (self.reference or self.engine).forward(inputs, asks)
 

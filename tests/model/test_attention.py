@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMa
 
 from raylm.core.errors import ConfigError
 from raylm.model.attention import Boundaries, attend, install, installed, refused, refused_documents
-from raylm.model.attention_backends import _DERIVED, Call, derived_block_mask, run, sdpa, seen, spans
+from raylm.model.attention_backends import _DERIVED, Call, derived_block_mask, run, sdpa
 from raylm.model.attention_backends import refused as backend_refused
-from tests.model.attention_cases import CASES, check, documents, draws
+from raylm.model.attention_layout import layout, positions, seen
+from tests.model.attention_cases import CASES, check, documents, draws, prefixes
 
 SMALL = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -36,7 +38,7 @@ def test_a_rung_is_attention_written_out_on_a_gpu(backend, case):
 
 
 def test_lengths_and_masks():
-    assert spans(documents()) == [
+    assert [[(span.count, span.padding) for span in row] for row in layout(documents())] == [
         [(5, False), (1, False), (9, False), (8, False)],
         [(16, False), (3, False), (2, False), (2, True)],
     ]
@@ -172,8 +174,43 @@ def test_what_is_derived_from_documents_goes_with_them(backend):
         sdpa(query, query, query, Call(1.0, document_BT))
     else:
         # on CPUs flex_attention itself does not run
-        derived_block_mask(document_BT, None, 128, torch.device("cpu"))
+        derived_block_mask(Call(1.0, document_BT), 128, torch.device("cpu"))
     assert _DERIVED[document_BT]
     del document_BT
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("case", ["prefixes", "one_kv_head"])
+def test_documents_on_long_prefixes_make_no_mask_and_are_attention_written_out(case, monkeypatch):
+    from raylm.model import attention_backends
+
+    monkeypatch.setattr(attention_backends, "LARGE", 1)
+    monkeypatch.setitem(CASES, "one_kv_head", {**CASES["one_kv_head"], "prefixes": True})
+    monkeypatch.setattr(attention_backends, "_segment_mask", lambda call, span, query: None if span.before == 0 else 1 / 0)
+    check("segments", "cpu", torch.float64, 1e-9, case)
+    check("segments", "cpu", torch.float32, 1e-5, case)
+    check("segments", "cpu", torch.bfloat16, 5e-2, case)
+
+
+def test_lengths_for_flash_kernels_and_blocks_for_flex_say_what_a_mask_says():
+    """These kernels run on GPUs alone: their keys and lengths are read back here as the kernels read them."""
+    from raylm.model.attention_backends import _lengths, block_mask
+
+    document_BT, prefix_BT = documents(), prefixes()
+    for window in (None, 4):
+        spans = layout(document_BT, prefix_BT)
+        expected = seen(document_BT, window, 23, torch.device("cpu"), prefix_BT, positions(spans))[:, 0]
+        of = _lengths(spans, 23, torch.device("cpu"))
+        found = torch.zeros(46, 46, dtype=torch.bool)
+        for (q, q_end), (k, k_end) in zip(pairwise(of.queries.tolist()), pairwise(of.seen.tolist()), strict=True):
+            # the last query meets the last key: aligned to the lower right
+            for at in range(q, q_end):
+                last = k_end - (q_end - 1 - at)
+                found[at, of.keys[k if window is None else max(k, last - window) : last]] = True
+        assert found[:23, :23].tolist() == expected[0].tolist() and found[23:, 23:].tolist() == expected[1].tolist()
+        made = block_mask(Call(1.0, document_BT, window, prefix_BT=prefix_BT), 23, torch.device("cpu"))
+        of_flex = [
+            [[bool(made.mask_mod(b, 0, torch.tensor(q), torch.tensor(k))) for k in range(23)] for q in range(23)] for b in (0, 1)
+        ]
+        assert of_flex == expected.tolist()

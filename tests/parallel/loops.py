@@ -98,7 +98,8 @@ def make_loop(
     if kind == "Tokens":
         rows = [{"tokens": row["tokens"], "starts": row["starts"]} for row in rows]
     place = {"rank": engine.grid.data_rank, "world": engine.grid.data_world}
-    more = {"document_mask": cfg.document_mask, "mismatched": "mismatched" in cfg.objective.needs}
+    laid = {"document_mask": cfg.document_mask, "padding_free": cfg.padding_free is True}
+    more = {**laid, "mismatched": "mismatched" in cfg.objective.needs}
     batches = Batches(rows, kind, batch=5, micro=micro, seed=0, pad_id=0, **place, **more)
     setup = Setup(
         rows_uris=["rows"],

@@ -29,6 +29,7 @@ EACH = pytest.mark.parametrize("name", list(STRATEGIES))
         ("", {}),
         (" micro 3", {}),
         (" dpo", {"kind": "Pairs", "objective": {"kind": "dpo"}}),
+        (" dpo laid", {"kind": "Pairs", "objective": {"kind": "dpo"}}),
         (" lora", {"adapter": Lora(rank=2)}),
         (" dora", {"adapter": Lora(rank=2, use_dora=True, use_rslora=True)}),
         *((f" {case}", table) for case, table in PARTS.items()),

@@ -47,6 +47,9 @@ def gather(rank: int, folder: str, port: int) -> None:
         found[name] = whole(strategy, at / name, rank)
         found[f"{name} micro 3"] = whole(strategy, at / f"{name}-3", rank, micro=3)
         found[f"{name} dpo"] = whole(strategy, at / f"{name}-dpo", rank, kind="Pairs", objective={"kind": "dpo"})
+        found[f"{name} dpo laid"] = whole(
+            strategy, at / f"{name}-laid", rank, kind="Pairs", objective={"kind": "dpo"}, padding_free=True
+        )
         found[f"{name} lora"] = whole(strategy, at / f"{name}-lora", rank, adapter=Lora(rank=2))
         dora = Lora(rank=2, use_dora=True, use_rslora=True)
         found[f"{name} dora"] = whole(strategy, at / f"{name}-dora", rank, adapter=dora)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from raylm.data.batch import Batch, pad
 from raylm.data.kinds.kind import Kind, Row, counting
-
-if TYPE_CHECKING:
-    import torch
+from raylm.data.padding_free import Tree
 
 
 class Prompts(Kind):
@@ -17,11 +13,10 @@ class Prompts(Kind):
 
     columns: ClassVar[tuple[str, ...]] = ("tokens", "messages", "ground_truth")
 
-    def collate(self, rows: Sequence[Row], weights: Sequence[float], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    def tree(self, row: Row) -> Tree:
         import numpy as np
 
-        tokens = [row["tokens"] for row in rows]
-        return pad(tokens, [np.zeros(len(row)) for row in tokens], pad_id, device, row_weights=weights)
+        return Tree(row["tokens"][:0], [row["tokens"]], [np.zeros(len(row["tokens"]))])
 
     def longest(self, length: int, vocab_size: int) -> Row:
         return {"tokens": counting(length, vocab_size)}

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from raylm.data.batch import Batch, pad
 from raylm.data.kinds.kind import Kind, Row, counting
-
-if TYPE_CHECKING:
-    import torch
+from raylm.data.padding_free import Tree
 
 
 class Tokens(Kind):
@@ -18,13 +14,12 @@ class Tokens(Kind):
     columns: ClassVar[tuple[str, ...]] = ("tokens", "starts")
     packed: ClassVar[bool] = True
 
-    def collate(self, rows: Sequence[Row], weights: Sequence[float], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    def tree(self, row: Row) -> Tree:
         import numpy as np
 
-        tokens = [row["tokens"] for row in rows]
+        tokens = row["tokens"]
         # rows that were chosen or cleaned may say which tokens count
-        masks = [row.get("mask", np.ones(len(row["tokens"]))) for row in rows]
-        return pad(tokens, masks, pad_id, device, row_weights=weights)
+        return Tree(tokens[:0], [tokens], [row.get("mask", np.ones(len(tokens)))], row.get("starts", ()))
 
     def longest(self, length: int, vocab_size: int) -> Row:
         return {"tokens": counting(length, vocab_size)}

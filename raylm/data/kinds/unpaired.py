@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from raylm.data.batch import Batch, pad
 from raylm.data.kinds.kind import Kind, Row, answered, counting
-
-if TYPE_CHECKING:
-    import torch
+from raylm.data.padding_free import Tree
 
 
 class Unpaired(Kind):
     """What losses such as KTO's read. Column `label`: bool [P]."""
 
     columns: ClassVar[tuple[str, ...]] = ("prompt", "completion", "label")
+    padding_free: ClassVar[bool] = True
 
-    def collate(self, rows: Sequence[Row], weights: Sequence[float], pad_id: int, device: torch.device | str = "cpu") -> Batch:
-        tokens, masks = zip(*(answered(row["prompt"], row["completion"]) for row in rows), strict=True)
-        labels = {"label": [bool(row["label"]) for row in rows]}
-        return pad(tokens, masks, pad_id, device, row_weights=weights, columns=labels)
+    def tree(self, row: Row) -> Tree:
+        return answered(row["prompt"], row["completion"])
+
+    def values(self, rows: Sequence[Row]) -> Mapping[str, Any]:
+        return {"label": [bool(row["label"]) for row in rows]}
 
     def mismatched(self, rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
         return [{**row, "completion": other["completion"]} for row, other in zip(rows, others, strict=True)]

@@ -84,8 +84,10 @@ class Context:
         if position_BT is None:
             position_BT = torch.arange(length, device=tokens_BT.device)[None]
         boundaries = inputs.feed.get("boundaries")
-        document_BT = boundaries and pad(boundaries.document_BT, (0, whole - length), value=-1)
-        across = Across(self.group, whole, self.ring, document_BT)
+        document_BT, prefix_BT = (x if x is None else pad(x, (0, whole - length), value=-1) for x in boundaries or (None, None))
+        if self.ring and prefix_BT is not None:
+            raise ConfigError("around a ring no two sequences share what they begin with", next="padding_free = false")
+        across = Across(self.group, whole, self.ring, document_BT, prefix_BT)
         order_T = across.order_T.to(tokens_BT.device)
 
         def own(x: torch.Tensor) -> torch.Tensor:
@@ -106,11 +108,19 @@ class Across:
     Args:
         length: tokens of the rows, a multiple of C (of 2 C around a ring).
         document_BT: documents of the whole rows.
+        prefix_BT: what they go on from, see `raylm.model.attention.Boundaries`; not around a ring.
 
     `order_T` is the place in the row of each token, ranks one after the other.
     """
 
-    def __init__(self, group: Any, length: int, ring: bool, document_BT: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        group: Any,
+        length: int,
+        ring: bool,
+        document_BT: torch.Tensor | None = None,
+        prefix_BT: torch.Tensor | None = None,
+    ) -> None:
         import torch
 
         from raylm.parallel.context.ring import Ring
@@ -119,7 +129,7 @@ class Across:
         if ring and document_BT is not None:
             number_BT = document_BT.cpu()
             number_BT = number_BT.masked_fill(number_BT < 0, torch.iinfo(number_BT.dtype).max)
-        self._group, self._document_BT = group, document_BT
+        self._group, self._documents = group, {"document_BT": document_BT, "prefix_BT": prefix_BT}
         self._ring = Ring(group, length, document_BT, number_BT) if ring else None
         self.order_T = self._ring.order() if self._ring else torch.arange(length)
 
@@ -129,7 +139,7 @@ class Across:
             return self._ring.attend(query, key, value, call)
         from raylm.parallel.context.ulysses import attend
 
-        return attend(query, key, value, call._replace(document_BT=self._document_BT), self._group, inner)
+        return attend(query, key, value, call._replace(**self._documents), self._group, inner)
 
 
 def context_of(model: Any, grid: Grid) -> Context | None:

@@ -48,6 +48,7 @@ class Dpo(Pairwise):
 
     needs: ClassVar[tuple[str, ...]] = ("reference",)
     num_passes: ClassVar[int] = 2
+    stores_reference: ClassVar[bool] = True
     # the margin compares the policy with a reference that drops nothing out: of equal weights it is 0, as in TRL
     drops: ClassVar[bool] = False
 

@@ -47,6 +47,8 @@ class Kto(Objective):
     # the policy that learns, the policy and the reference on other rows' answers, the reference
     num_passes: ClassVar[int] = 4
     unit: ClassVar[str] = "answers"
+    padding_free: ClassVar[bool] = True
+    no_store: ClassVar[str] = "asks its reference about answers beside other prompts, which each batch mixes anew"
     # as in DPO: of equal weights every reward is 0
     drops: ClassVar[bool] = False
 

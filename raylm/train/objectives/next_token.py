@@ -12,5 +12,6 @@ class NextToken(TokenLoss):
 
     rows: ClassVar[tuple[str, ...]] = ("Tokens", "Dialogues")
     by_part: ClassVar[bool] = True
+    padding_free: ClassVar[bool] = True
 
     kind: Literal["next_token"] = "next_token"

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from raylm.trainer.setup import Setup
     from raylm.trainer.stored_scores import Scorer
 
+REFERENCE = "reference"
+"""What is stored of a row whose sequences a frozen reference has scored: their log-probabilities, in nats."""
+
 
 class Passes(NamedTuple):
     """Forward passes without gradients over micro batches. Ranks meet in each: all must call, with equally many inputs."""
@@ -52,6 +55,12 @@ class Objective(Config):
     """Variant of the checkpoint it leaves, where that is another. `reward`: the model gets a value head, unless it has one."""
     drops: ClassVar[bool] = True
     """Whether dropout of the model and its adapter is on while it trains."""
+    stores_reference: ClassVar[bool] = False
+    """Whether it asks its reference for `reference_sums` of its batches alone, which can be stored with the rows."""
+    no_store: ClassVar[str] = "asks a reference for nothing that could be stored"
+    """Why not."""
+    padding_free: ClassVar[bool] = False
+    """Whether it takes several sequences in a row: it sums over sequences by `Batch.sums` alone, or over all tokens."""
     by_part: ClassVar[bool] = False
     """Whether the loss of each part of a mixture is told: it is the mean of -log p over the tokens of its rows."""
 
@@ -130,9 +139,21 @@ class TokenLoss(Objective):
 
 
 def reference_sums(batches: Sequence[Batch], inputs: Sequence[Inputs], passes: Passes) -> list[torch.Tensor]:
-    """Log-probability of each sequence's tokens that count, in nats, by the frozen reference; [S] of each batch."""
+    """Log-probability of each sequence's tokens that count, in nats, by the frozen reference; [S] of each batch. Where it was
+    stored with the rows, no model is asked."""
+    if batches and all(batch.scores and REFERENCE in batch.scores[0] for batch in batches):
+        return [_stored_sums(batch) for batch in batches]
     scored = zip(batches, inputs, passes.reference(inputs), strict=True)
     return [batch.sums(scores.logprob_BT * one.weight_BT) for batch, one, scores in scored]
+
+
+def _stored_sums(batch: Batch) -> torch.Tensor:
+    import numpy as np
+    import torch
+
+    found_PN = torch.from_numpy(np.array([row[REFERENCE] for row in batch.scores], dtype=np.float64)).to(batch.tokens_BT.device)
+    # the first sequence of every row, then the second; rows that only fill up have no token that counts
+    return (found_PN * batch.row_weight_P[:, None]).t().flatten()
 
 
 def draw(seed: int, rows: Sequence[int], index: int) -> np.random.Generator:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from raylm.model.scores import Inputs, Scores
 
 
+ROUNDING = 1e-6
+"""Below it a margin is none."""
+
+
 class Answers(NamedTuple):
     """What a model says of the answers of a batch."""
 
@@ -39,6 +43,7 @@ class Pairwise(Objective):
 
     rows: ClassVar[tuple[str, ...]] = ("Pairs",)
     unit: ClassVar[str] = "pairs"
+    padding_free: ClassVar[bool] = True
 
     def weight(self, batch: Batch, inputs: Inputs) -> float:
         return float(batch.row_weight_P.sum())
@@ -76,8 +81,8 @@ def pair_loss(losses_P: torch.Tensor, rewards: Sequence[torch.Tensor], batch: Ba
     weight_P, margin_P = batch.row_weight_P, chosen_P - rejected_P
     values = {
         "loss": losses_P.detach(),
-        # ties count half: before the first step of DPO every margin is 0, and that is chance
-        "accuracy": 0.5 + 0.5 * margin_P.sign(),
+        # ties count half: before the first step of DPO every margin is 0 (beside stored scores: rounding), and that is chance
+        "accuracy": 0.5 + 0.5 * margin_P.sign() * (margin_P.abs() > ROUNDING),
         "margin": margin_P,
         "chosen_reward": chosen_P,
         "rejected_reward": rejected_P,

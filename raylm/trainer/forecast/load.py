@@ -77,7 +77,7 @@ def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> Mo
     ends = 0.0 if adapter else load.ends * (1 - frozen_ends)
     state = optimizer.bytes_per_weight * (trained - ends) + optimizer.bytes_per_end * ends
     # the frozen start is a second model, unless it is this one without its adapter
-    reference = "reference" in getattr(loss_of(cfg), "needs", ())
+    reference = "reference" in getattr(loss_of(cfg), "needs", ()) and getattr(cfg, "reference", "live") == "live"
     frozen = width * load.weights if adapter else 4.0 * (still + load.weights * reference)
     return ModelSize(
         blocks=load.blocks + load.experts,

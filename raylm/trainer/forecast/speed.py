@@ -66,6 +66,8 @@ def speed_of(
     mesh = cfg.mesh
     loss = loss_of(cfg)
     passes = getattr(loss, "num_passes", 1 + ("reference" in getattr(loss, "needs", ())))
+    if getattr(cfg, "reference", "live") == "stored":
+        passes = 1
     tokens = batch * length * sequences_of(cfg)
     flops = flops_per_token(config, length) * tokens
     # each pass that prepares a batch is a forward pass more

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raylm.data.batch import Batch
     from raylm.model.scores import Inputs, Scores
     from raylm.parallel.engine import Engine
 
@@ -95,15 +95,15 @@ class Domains:
         self._names = [name if names.count(name) == 1 else f"{name}#{at}" for at, name in enumerate(names, start=1)]
         self._rows = rows
 
-    def sums(self, scores: Scores, inputs: Inputs, rows: Sequence[int]) -> dict[str, Any]:
+    def sums(self, scores: Scores, inputs: Inputs, batch: Batch) -> dict[str, Any]:
         """Sum of -log p and of weights by part, of one micro batch: metrics that add up over micro batches and ranks."""
         import torch
 
         # rows that only fill up come last and weigh nothing
-        parts = [self._rows.place(row)[0] for row in rows] + [0] * (len(scores.logprob_BT) - len(rows))
+        parts = [self._rows.place(row)[0] for row in batch.rows] + [0] * (len(batch.row_weight_P) - len(batch.rows))
         place = torch.tensor(parts, device=scores.logprob_BT.device)
         with torch.no_grad():
-            both = torch.stack([-(scores.logprob_BT * inputs.weight_BT).sum(1), inputs.weight_BT.sum(1)])
+            both = torch.stack([-batch.sums(scores.logprob_BT * inputs.weight_BT), batch.sums(inputs.weight_BT)])
             summed = torch.zeros(2, len(self._names), device=both.device).index_add_(1, place, both.float())
         found = {}
         for at, name in enumerate(self._names):

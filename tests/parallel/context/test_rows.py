@@ -174,6 +174,11 @@ def test_a_preference_objective(method):
     assert_parity(2, Fsdp(), mesh={"context": 2, "context_method": method}, kind="Pairs", objective={"kind": "dpo"})
 
 
+def test_pairs_that_share_their_prompts():
+    table = {"kind": "Pairs", "objective": {"kind": "dpo"}, "padding_free": True}
+    assert_parity(2, Fsdp(), mesh={"context": 2, "context_method": "ulysses"}, **table)
+
+
 @pytest.mark.parametrize("method", ["ring", "ulysses"])
 def test_an_adapter_beside_frozen_weights(method):
     assert_parity(2, Ddp(), mesh={"context": 2, "context_method": method}, adapter={"kind": "lora", "rank": 2})

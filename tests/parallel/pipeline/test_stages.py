@@ -52,6 +52,11 @@ def test_preferences_with_a_reference_that_is_a_pipeline_too():
     assert_parity(2, Fsdp(), mesh={"pipeline": 2}, micro=1, kind="Pairs", objective={"kind": "dpo"})
 
 
+def test_pairs_that_share_their_prompts():
+    table = {"kind": "Pairs", "objective": {"kind": "dpo"}, "padding_free": True}
+    assert_parity(2, Fsdp(), mesh={"pipeline": 2}, micro=1, **table)
+
+
 @pytest.mark.parametrize(("strategy", "schedule"), [(Fsdp(), "1f1b"), (Ddp(), "zero_bubble")], ids=["fsdp", "ddp"])
 def test_adapters_over_stages(strategy, schedule):
     mesh = {"pipeline": 2, "schedule": schedule}

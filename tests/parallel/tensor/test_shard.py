@@ -58,6 +58,11 @@ def test_tensor_with_a_reference(sequence):
     assert_parity(2, Fsdp(), mesh={"tensor": 2, "sequence": sequence}, model=HEADS, **table)
 
 
+def test_tensor_with_pairs_that_share_their_prompts():
+    table = {"kind": "Pairs", "objective": {"kind": "dpo"}, "padding_free": True}
+    assert_parity(2, Fsdp(), mesh={"tensor": 2}, model=HEADS, **table)
+
+
 @BOTH
 def test_tensor_with_adapters(sequence):
     assert_parity(2, Fsdp(), mesh={"tensor": 2, "sequence": sequence}, model=HEADS, adapter={"rank": 2})
