@@ -1,6 +1,6 @@
 """Peak memory of DPO at 4k and 8k tokens and a vocabulary of 151,936: raylm's engine against TRL's DPOTrainer, a process each.
 
-Two steps on one pair: a prompt of three quarters, two answers of a quarter of the tokens. Both at their best: blocks computed
+One step on one pair: a prompt of three quarters, two answers of a quarter of the tokens. Both at their best: blocks computed
 again in the backward pass, heads that never hold all logits, references scored ahead; TRL 1.16, the newest that installs here,
 has padding-free batches switched off. Counted is what the process grows by after its imports: weights, gradients, optimizer,
 activations, loss.
@@ -19,8 +19,8 @@ from typing import Any
 from tests.bench.near_copies.peers import timed
 
 SHAPE = {"hidden_size": 256, "num_layers": 4, "num_heads": 4, "intermediate_size": 704, "max_length": 8192}
-VOCAB, LENGTHS, STEPS = 151_936, (4096, 8192), 2
-ROUNDS = int(os.environ.get("RAYLM_ROUNDS", "2"))
+VOCAB, LENGTHS, STEPS = 151_936, (4096, 8192), 1
+ROUNDS = int(os.environ.get("RAYLM_ROUNDS", "1"))
 TOKENS = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
