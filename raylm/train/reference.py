@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from raylm.core.config import Config, card_kind, resolve
+from raylm.core.config import Config, card_kind, digest_of, resolve
 from raylm.core.errors import ConfigError
 from raylm.data.kinds import ROW_KINDS
 from raylm.train.objectives.objective import REFERENCE
@@ -45,7 +45,9 @@ class Reference(Config):
         return cls(cfg=cfg, setup=setup, content=content)
 
     def identity(self) -> dict[str, Any]:
-        return {"start": self.content, "dtype": self.cfg.dtype, "adapter": self.cfg.adapter is not None}
+        # what an adapter makes of its base (4-bit weights), and rows for new tokens, are part of the start
+        parts = {name: part and part.identity() for name in ("adapter", "new_tokens") for part in [getattr(self.cfg, name)]}
+        return {"start": self.content, "dtype": self.cfg.dtype, "seed": self.cfg.seed, **parts}
 
     def score(self, rows: Sequence[dict[str, Any]]) -> list[Scored]:
         """`reference`: log-probability of each of a row's sequences, in nats, float64."""
@@ -65,10 +67,11 @@ class Reference(Config):
 
     def _loaded(self) -> tuple[Any, bool]:
         """The start, whole and frozen, on this worker alone, and whether it takes rows without padding."""
-        if self.content not in _LOADED:
+        start = digest_of(self.identity())
+        if start not in _LOADED:
             _LOADED.clear()
-            _LOADED[self.content] = self._load()
-        return _LOADED[self.content]
+            _LOADED[start] = self._load()
+        return _LOADED[start]
 
     def _load(self) -> tuple[Any, bool]:
         import torch

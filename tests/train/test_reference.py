@@ -71,6 +71,7 @@ def test_rows_are_scored_by_the_start_each_as_if_alone(root):
         assert scored[REFERENCE].tolist() == pytest.approx(alone.tolist(), abs=1e-5)
     other = stage(model={**SHAPE, "hidden_size": 16})
     assert Reference.of(other, setup).identity() != Reference.of(cfg, setup).identity()
+    assert Reference.of(stage(adapter={"rank": 2}), setup).identity() != Reference.of(cfg, setup).identity()
     assert Reference.of(stage(optimizer={"lr": 1.0}, batch=7), setup).identity() == Reference.of(cfg, setup).identity()
 
 
