@@ -84,7 +84,10 @@ def lost_documents(facts: dict[str, Any]) -> str | None:
 
 
 def print_lost(stage: str, facts: dict[str, Any]) -> None:
-    """Print the warning of `lost_documents`, if there is one."""
+    """Print the warning of `lost_documents`, if there is one, and how many rows stand behind another prompt than serving's."""
+    if count := facts.get("not_behind_prompt"):
+        line = f"{stage}: in {count:,} rows the answer stands behind another prompt than a model is sent in serving (fact"
+        Console(stderr=True).print(Text(f"{line} not_behind_prompt): the template opens a think block, or closes it", "bold"))
     if lost := lost_documents(facts):
         line = f"{stage}: {lost}\n  next: raylm/tokenize/README.md says what a row must have; `raylm show` lists all reasons"
         Console(stderr=True).print(Text(line, "bold red"), soft_wrap=True)

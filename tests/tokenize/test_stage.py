@@ -12,9 +12,11 @@ from raylm.core.storage import Folder
 from raylm.data.records import is_held_out
 from raylm.data.shards import Rows, read_parquet
 from raylm.data.sources.python_questions import KINDS
+from raylm.model.chat_template import sha256_of
 from raylm.prepare.config import Prepare
 from raylm.tokenize.config import Tokenize
 from raylm.tokenize.tokenizers import load
+from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
 from tests.stages import payload, run_stage, tables_of
 
 pytestmark = pytest.mark.ray
@@ -71,6 +73,7 @@ def test_the_forms_share_one_tokenizer_and_one_split(root, workers):
         cfg = Tokenize(documents="questions", tokenizer="tokens", form={"kind": form}, held_out=0.1)
         made = run_stage(root, form, cfg, workers)
         assert made.kind == form.capitalize() and made.facts["dropped"] == {} and sum(made.facts["rows"].values()) == 200
+        assert made.facts["chat_template_sha256"] == sha256_of(CHAT_TEMPLATE)
         assert {name: digest for name, digest in payload(made).items() if name.startswith("tokenizer/")} == {
             name: digest for name, digest in payload(_open(root, "tokens")).items() if name.startswith("tokenizer/")
         }

@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple
 
 from raylm.core.errors import DataError
 from raylm.data.messages import Dialogue, for_template
+from raylm.tokenize.forms.learned_spans import learned_spans
 from raylm.tokenize.forms.loss_mask import LossMask
-from raylm.tokenize.forms.marks import check_ends, check_marks, probes
+from raylm.tokenize.forms.marks import check_ends, probes
 from raylm.tokenize.forms.pieces import leaves_out
-from raylm.tokenize.forms.placing import Place
-from raylm.tokenize.forms.spans import Extent, Extents, Rendering, render, without
+from raylm.tokenize.forms.spans import Extents, Rendering, render, with_history_of_prompt
 from raylm.tokenize.forms.template import Span, Template, Tools
 from raylm.tokenize.forms.tool_schemas import check_tools
 
@@ -112,7 +112,10 @@ class Chat:
                 drawn, held = self._draw(turns[:until], tools), open_turns[-1:]
             self._check_thoughts(drawn, held)
             weighed = [turn if at in held else {**turn, "weight": 0} for at, turn in enumerate(turns[:until])]
-            rows.append(Row(weighed, *self._masked(drawn, held, loss), len(drawn.lost), _is_behind_prompt(drawn, held[-1])))
+            behind = _is_behind_prompt(drawn, held[-1])
+            if not behind and len(held) == 1 and (mended := self._with_prompt(drawn, held[0])):
+                drawn, behind = mended, True
+            rows.append(Row(weighed, *self._masked(drawn, held, loss), len(drawn.lost), behind))
             open_turns = [at for at in open_turns if at not in held]
         return rows[::-1]
 
@@ -209,8 +212,17 @@ class Chat:
             return False
         return alone.startswith(drawn.text[: extent.end])
 
+    def _with_prompt(self, drawn: Rendering, turn: int) -> Rendering | None:
+        place = drawn.place(turn)
+        if place is None or turn != len(drawn.turns) - 1:
+            return None
+        try:
+            return with_history_of_prompt(drawn, place, self._extents.of(drawn, place).begin)
+        except DataError:
+            return None
+
     def _masked(self, drawn: Rendering, learned: Collection[int], loss: LossMask) -> tuple[list[int], list[int]]:
-        spans = self._learned_spans(drawn, learned, loss)
+        spans = learned_spans(self._extents, drawn, learned, loss)
         encoding = self._encoding(drawn.text, sorted({edge for span in spans for edge in span}))
         mask = [0] * len(encoding)
         ends = [end for _, (_, end) in encoding]
@@ -219,23 +231,6 @@ class Chat:
             first, last = bisect_right(ends, begin), bisect_left(begins, end)
             mask[first:last] = [1] * (last - first)
         return [token for token, _ in encoding], mask
-
-    def _learned_spans(self, drawn: Rendering, learned: Collection[int], loss: LossMask) -> list[Span]:
-        extents = [(place, self._extents.of(drawn, place)) for place in drawn.found if _asked(place, loss)]
-        answers = [(place, extent) for place, extent in extents if place.role == "assistant"]
-        taken = [(place, extent) for place, extent in extents if place.turn in learned]
-        if drawn.marks is None:
-            spans = [extent[:2] for _, extent in taken]
-        else:
-            check_marks([mark for mark in drawn.marks if mark[0] < mark[1]], drawn.found, [(p, e[:2]) for p, e in answers])
-            # a mark may begin before the extent of its turn, with the header
-            own = [mark for mark in drawn.marks if any(_overlap(mark, extent[:2]) for _, extent in taken)]
-            spans = without(own, [extent[:2] for place, extent in answers if place.turn not in learned])
-            spans += [extent[:2] for place, extent in taken if place.role != "assistant"]
-        if not loss.train_on_reasoning:
-            spans = without(spans, [(extent.begin, extent.answer) for _, extent in taken])
-        spans = _with_ends(spans, extents, taken, loss)
-        return [span for span in sorted(spans) if span[0] < span[1]]
 
     def _encode(self, text: str) -> list[int]:
         return [token for token, _ in self._encoding(text, ())]
@@ -264,10 +259,6 @@ class Chat:
         return parted
 
 
-def _overlap(one: Span, other: Span) -> bool:
-    return max(one[0], other[0]) < min(one[1], other[1])
-
-
 def _last_question(turns: Dialogue) -> int:
     return max((number for number, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
 
@@ -279,19 +270,3 @@ def _is_behind_prompt(drawn: Rendering, turn: int) -> bool:
         return drawn.text.startswith(drawn.before(turn, prompt=True))
     except DataError:
         return False
-
-
-def _asked(place: Place, loss: LossMask) -> bool:
-    return place.role == "assistant" or place.role in loss.roles_to_train or loss.train_on_eot == "all"
-
-
-def _with_ends(
-    spans: list[Span], extents: Sequence[tuple[Place, Extent]], taken: Sequence[tuple[Place, Extent]], loss: LossMask
-) -> list[Span]:
-    """The spans with the ends of turns that are learned, and without others."""
-    if loss.train_on_eot == "turn":
-        return spans
-    if loss.train_on_eot == "last":
-        return without(spans, [(extent.close, extent.end) for _, extent in taken[:-1]])
-    closes = [(extent.close, extent.end) for _, extent in extents if extent.close < extent.end]
-    return without(spans, closes) + closes

@@ -173,6 +173,32 @@ class Extents:
         return closing.end() if closing else place.thought
 
 
+def with_history_of_prompt(drawn: Rendering, place: Place, begin: int) -> Rendering | None:
+    """The last turn behind the turns before it as they were rendered to ask for it, where the turn itself changes them: gpt-oss
+    drops what was thought before a call once an answer follows. None where more than these turns differ.
+
+    Args:
+        begin: of the turn's extent in the text.
+
+    Raises:
+        DataError: the prompt cannot be rendered.
+    """
+    header, before = drawn.template.prompt, drawn.text[:begin]
+    asked = render(drawn.template, drawn.turns[: place.turn], drawn.tools, prompt=True)
+    if not header or not before.endswith(header) or not asked.text.endswith(header):
+        return None
+    by = len(asked.text) - begin
+    moved = place._replace(
+        begin=place.begin + by,
+        end=place.end + by,
+        kept=place.kept + by,
+        spoken=place.spoken + by,
+        thought=place.thought + by if place.thought >= 0 else -1,
+    )
+    marks = drawn.marks and [(low + by, high + by) for low, high in drawn.marks if high > begin and low >= begin - len(header)]
+    return drawn._replace(text=asked.text + drawn.text[begin:], marks=marks, found=[*asked.found, moved], lost=asked.lost)
+
+
 def without(spans: Sequence[Span], others: Sequence[Span]) -> list[Span]:
     """The spans less what is in the others."""
     rest = list(spans)

@@ -32,7 +32,7 @@ FAMILIES = {
     **dict.fromkeys(("qwen3_training", "qwen3_5_nothink_training", "qwen3_5_think_training", "qwen3_6_training"), _ALL),
 }
 # where the answer is rendered behind another prompt than is sent in serving: an open think block, an empty one
-OTHER_PROMPT = ("deepseek", "nemotron", "qwen3_5_nothink", "gptoss")
+OTHER_PROMPT = ("deepseek", "nemotron", "qwen3_5_nothink")
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,15 @@ def test_families(plain, path):
             theirs = coder.apply_chat_template(
                 asked, tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=chat.template.marked
             )
-            # an edge of a trained part may part a token
-            assert coder.decode(row.tokens) == coder.decode(theirs["input_ids"])
+            text = coder.decode(row.tokens)
+            # an edge of a trained part may part a token; the answer itself may change what is rendered before it
+            if family != "gptoss" or "reasoning_content" not in turns[1]:
+                assert text == coder.decode(theirs["input_ids"])
+            if not family.startswith(OTHER_PROMPT):
+                assert text.startswith(coder.apply_chat_template(asked[:-1], tools, tokenize=False, add_generation_prompt=True))
             if right == 1 and chat.template.marked:
                 assert row.tokens == theirs["input_ids"] and row.mask == theirs["assistant_masks"]
-        if not family.startswith(OTHER_PROMPT):
-            assert all(row.behind_prompt for row in rows)
+        assert family.startswith(OTHER_PROMPT) or all(row.behind_prompt for row in rows)
 
 
 @pytest.mark.parametrize("path", templates("_training"), ids=lambda path: path.stem)
