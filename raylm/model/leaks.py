@@ -58,7 +58,8 @@ def refused_prefixes(model: Any) -> str | None:
     alone = [torch.cat([tokens_T[:3], tokens_T[at]]) for at in (slice(3, 5), slice(5, 8))]
     one, other = (_logits(model, input_ids=each[None])[0] for each in alone)
     far = (laid_T - torch.cat([one, other[3:]])).abs().max()
-    if float(far) > 100 * _rounding(model) * float(laid_T.abs().max()):
+    # other kernels compute other shapes: a thousandth in float32, a twentieth in bfloat16
+    if float(far) > min(100 * _rounding(model), 0.05) * float(laid_T.abs().max()):
         return "sequences that share what they begin with are not what they are alone"
     return None
 
