@@ -51,7 +51,11 @@ _UNREAD = (
     "videos",
     "documents",
     "loss_mask",
+    "loss_scale",
     "mask",
+    # axolotl: which characters of the turn are trained on
+    "train_detail",
+    "training_detail",
 )
 _REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
 _MEDIA = ("image", "image_url", "audio", "input_audio", "video", "video_url", "file")

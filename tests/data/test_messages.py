@@ -186,6 +186,9 @@ IDS = [CALL | {"id": "a"}, CALL | {"id": "b"}]
         ({"messages": [ASK, SAY], "tools": [{"name": "f", "parameters": {"properties": {"a": 1}}}]}, "invalid_tools: parameters"),
         ({"messages": [ASK, SAY], "tools": [TOOL], "functions": [{"name": "other"}]}, "unread_key: functions"),
         ({"messages": [ASK, SAY | {"tools": [TOOL]}]}, "unread_key: messages.tools"),
+        ({"messages": [ASK, SAY | {"train_detail": [{"begin_offset": 0, "end_offset": 3, "train": False}]}]},
+         "unread_key: messages.train_detail"),
+        ({"messages": [ASK, SAY | {"loss_scale": 0.3}]}, "unread_key: messages.loss_scale"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_counted_by_its_reason(row, what):

@@ -15,7 +15,7 @@ from raylm.core.artifact import Documents as DocumentsArtifact
 from raylm.core.config import Config, DocumentsRef, ref_or_table, resolve
 from raylm.core.errors import ArtifactError, DataError
 from raylm.core.storage import Folder
-from raylm.data.messages import readable
+from raylm.data.messages import messages, readable
 from raylm.data.records import GROUND_TRUTHS, Rejected, as_dialogue, as_prompt
 from raylm.data.sources import AnySource
 from raylm.data.sources.documents import Documents
@@ -206,10 +206,14 @@ def _spoken(text: str, record: dict[str, Any]) -> str:
     contents = [readable(turn) for turn in turns if turn["role"] not in _COMMON_ROLES]
     # of pairs and prompts the answers, which `turns` may not hold
     for key in ("completion", "chosen", "rejected"):
-        value = record.get(key)
-        contents += [value] if isinstance(value, str) else [turn["content"] for turn in value or () if _is_spoken(turn)]
+        if record.get(key) is not None:
+            contents += _answer(record[key], key)
     return "\n\n".join(contents)
 
 
-def _is_spoken(turn: Any) -> bool:
-    return isinstance(turn, dict) and isinstance(turn.get("content"), str) and turn.get("role") not in _COMMON_ROLES
+def _answer(value: Any, key: str) -> list[str]:
+    """What an answer says, thinks and calls; all of it as JSON where it is no answer."""
+    try:
+        return [readable(turn) for turn in messages(value, key, "assistant") if turn["role"] not in _COMMON_ROLES]
+    except DataError:
+        return [json.dumps(value, ensure_ascii=False)]

@@ -150,6 +150,11 @@ def test_a_shared_system_prompt_is_no_contamination(tmp_path):
     # answers are looked for in pairs and prompts too
     pair = {"prompt": _asked(ASKS[1])["messages"][:2], "chosen": f"so {ASKS[0]} yes", "rejected": "no"}
     assert _found(tmp_path, [_asked(ASKS[0])], [pair]) == [True]
+    # and in what is thought and called, of a rejected answer as well
+    call = {"role": "assistant", "tool_calls": [{"name": "search", "arguments": {"words": ASKS[0]}}]}
+    for answer in (call, {"role": "assistant", "content": "no", "reasoning_content": ASKS[0]}):
+        assert _found(tmp_path, [_asked(ASKS[0])], [{**pair, "chosen": "yes", "rejected": [answer]}]) == [True]
+        assert _found(tmp_path, [_asked(ASKS[0])], [{"messages": [*_asked(ASKS[1])["messages"][:2], answer]}]) == [True]
 
 
 def test_a_shared_instruction_is_no_contamination(tmp_path):
