@@ -11,6 +11,7 @@ from raylm.core.artifact import MANIFEST, open_artifact
 from raylm.core.config import Config, CustomCard, resolve, resolved
 from raylm.core.errors import ConfigError, PlanError
 from raylm.core.storage import Folder
+from raylm.core.variants import VALUED
 from raylm.data.mixture import refs_of
 from raylm.inference.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
 from raylm.job import Job, Step, check_references
@@ -137,22 +138,22 @@ def _check_resolved(job: Job, step: Step) -> None:
         raise ConfigError(wrong)
     check_references(job, step.name, cfg)
     new_head = (
-        cfg.stage == "train" and cfg.adapter and cfg.objective.makes == "reward" and "score" not in cfg.adapter.modules_to_save
+        cfg.stage == "train" and cfg.adapter and cfg.objective.makes in VALUED and "score" not in cfg.adapter.modules_to_save
     )
-    if new_head and not _may_be_reward_model(job, cfg.model):
+    if new_head and not _may_be_valued(job, cfg.model):
         raise beside_new_head()
     if hasattr(cfg, "strategy") and (reason := matrix.refusal(matrix.features(cfg))):
         raise ConfigError(reason)
 
 
-def _may_be_reward_model(job: Job, model: Any) -> bool:
+def _may_be_valued(job: Job, model: Any) -> bool:
     """Whether training starts from a model with a value head, or this cannot be known here."""
     if not isinstance(model, str):
         return False
     if model not in job.stages:
-        return not Path(model).is_dir() or variant_in(Path(model)) == "reward"
+        return not Path(model).is_dir() or variant_in(Path(model)) in VALUED
     made_by = job.stages[model]
-    return any(_importable(card) for card in _custom_cards(made_by)) or resolved(made_by).makes().variant == "reward"
+    return any(_importable(card) for card in _custom_cards(made_by)) or resolved(made_by).makes().variant in VALUED
 
 
 def _importable(card: CustomCard) -> list[str]:

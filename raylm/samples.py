@@ -95,6 +95,11 @@ def _said(artifact: Artifact, number: int, row: dict[str, Any], decode: Decode, 
             label = f" (label {str(row['label']).lower()})" if "label" in row else ""
             text.append(f"\n{name}{label}: ", _NOTE)
             _spans(text, row[name], None, decode, console)
+    if "label" in row and "completion" not in row:
+        classes, label = artifact.facts.get("classes"), row["label"]
+        text.append("\nlabel: ", _NOTE).append(classes[int(label)] if classes else f"{label:g}")
+    if "margin" in row:
+        text.append("\nmargin: ", _NOTE).append(f"{row['margin']:g}")
     if row.get("ground_truth") is not None:
         text.append("\nground truth: ", _NOTE).append(row["ground_truth"])
     return text

@@ -10,7 +10,7 @@ from raylm.core.artifact import MANIFEST, Artifact, Checkpoint
 from raylm.core.config import Makes, references
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
-from raylm.core.variants import refusal
+from raylm.core.variants import VALUED, refusal
 from raylm.data.mixture import refs_of
 from raylm.model.preflight import Needs, check_folder, check_tokens, variant_in
 
@@ -73,9 +73,9 @@ def made_of(found: Artifact) -> Makes:
 def _needs(cfg: Any) -> Needs | None:
     """What each verb asks of weights; None for those that take none, or models of other kinds."""
     if cfg.stage == "train":
-        # what trains a reward model goes on with one, too
-        rewards = getattr(cfg.objective, "makes", "") == "reward"
-        return Needs(getattr(cfg.objective, "model", None), plain=True, value_head=rewards)
+        # what trains a reward model or a classifier goes on with one, too
+        valued = getattr(cfg.objective, "makes", "") in VALUED
+        return Needs(getattr(cfg.objective, "model", None), plain=True, value_head=valued)
     return {
         "rl": Needs("causal", plain=True, engine=True, text=True),
         "compress": Needs(plain=True),

@@ -13,6 +13,7 @@ from raylm.core.artifact import KINDS, Documents
 from raylm.data.lineage import index_name
 from raylm.data.shards import write_arrow, write_parquet
 from raylm.tokenize.forms.dialogues import Dialogues
+from raylm.tokenize.forms.labelled import Labelled
 from raylm.tokenize.forms.pairs import Pairs
 from raylm.tokenize.forms.prompts import Prompts
 from raylm.tokenize.forms.text import Text
@@ -85,6 +86,18 @@ def test_pairs_prompts_and_judged_answers(tmp_path):
     assert "\ncompletion (label true): [[spam [1]<|end|>]]" in said(loaded)
     _, loaded = tokenized(tmp_path / "c", Prompts(), {"prompt": ASKED, "answer": "7"})
     assert "<|bos|><|user|>Text number?<|end|><|assistant|>\nground truth: 7" in said(loaded)
+
+
+def test_labels_and_margins(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir(), (tmp_path / "c").mkdir()
+    labelled = {"messages": ASKED + SAID, "label": 1}
+    _, loaded = tokenized(tmp_path / "a", Labelled(classes=("bad", "good")), labelled)
+    assert "spam [1]<|end|>\nlabel: good" in said(loaded)
+    _, loaded = tokenized(tmp_path / "b", Labelled(), labelled)
+    assert "\nlabel: 1\n" in said(loaded)
+    pair = {"prompt": ASKED, "chosen": SAID, "rejected": [turn("assistant", "no")], "by": 0.5}
+    _, loaded = tokenized(tmp_path / "c", Pairs(margin="by"), pair)
+    assert "\nmargin: 0.5" in said(loaded)
 
 
 def test_text_rows_show_where_documents_begin(tmp_path):

@@ -138,6 +138,12 @@ class Unpaired(Artifact):
     kind = "Unpaired"
 
 
+class Labelled(Artifact):
+    """Texts or rendered dialogues with a class or a number each, and `tokenizer/`."""
+
+    kind = "Labelled"
+
+
 class Prompts(Artifact):
     """Rendered prompts with the ground truth that a reward checks, and `tokenizer/`."""
 
@@ -167,7 +173,7 @@ class Endpoint(Artifact):
 
 
 KINDS: dict[str, type[Artifact]] = {
-    kind.kind: kind for kind in (Documents, Tokens, Dialogues, Pairs, Unpaired, Prompts, Checkpoint, Report, Endpoint)
+    kind.kind: kind for kind in (Documents, Tokens, Dialogues, Pairs, Unpaired, Labelled, Prompts, Checkpoint, Report, Endpoint)
 }
 
 

@@ -4,6 +4,7 @@ causal           predicts the next token
 masked           an encoder with an output layer over tokens (BERT)
 seq2seq          encoder and decoder (T5)
 reward           one number per sequence
+classifier       one number per class and sequence
 quantized        rounded for an engine: its matrices can be neither updated nor rounded again
 export:<format>  files for another program (`export:gguf`): no stage reads them
 """
@@ -14,7 +15,9 @@ from typing import Any
 
 GENERATES = ("causal", "quantized")
 """Those from which an engine draws tokens."""
-TRAINABLE = ("causal", "masked", "seq2seq", "reward")
+TRAINABLE = ("causal", "masked", "seq2seq", "reward", "classifier")
+VALUED = ("reward", "classifier")
+"""Those with a head of values or labels in place of a vocabulary."""
 LANGUAGE_MODELS = ("causal", "masked", "seq2seq")
 
 _WORDS = {
@@ -22,6 +25,7 @@ _WORDS = {
     "masked": ("an encoder that predicts masked tokens", "name a checkpoint that predicts the next token"),
     "seq2seq": ("an encoder-decoder", "name a checkpoint that predicts the next token"),
     "reward": ("a reward model: one number per sequence, no tokens", "name the language model; a reward scores its answers"),
+    "classifier": ("a sequence classifier: no tokens", "name the language model"),
     "quantized": (
         "quantized weights: only norms and embeddings would move, and matrices be rounded a second time",
         "start from the weights that it compresses, and compress last",

@@ -2,6 +2,7 @@
 
 vocabulary head   log-probability of a given target and log-sum-exp, and where asked the likeliest tokens, or given ones
 value head        one number: a reward or a critic's value (a layer with one output)
+label head        one number for each class: logits of a sequence classifier
 
 backends: plain (all logits at once) | chunked (some tokens' logits at a time) | fused (chunked, with kernels of torch.compile)
 
@@ -38,6 +39,8 @@ class Asks(NamedTuple):
     """Beside log-probability and log-sum-exp those of so many given tokens (`Inputs.id_BTK`), and of all others together."""
     at_temperature: float = 1.0
     """Logits are divided by it where given tokens are asked for."""
+    labels: int = 0
+    """The logits of a label head with so many classes, in place of all else."""
     temperature: float = 1.0
     """Logits are divided by it, as a sampler does."""
     linear: bool = False
@@ -49,8 +52,8 @@ class Asks(NamedTuple):
     def width(self) -> int:
         """Numbers of one answer: a value, or log-probability and log-sum-exp. With K likeliest tokens these, the rest, K ids and
         K log-probabilities; with K given ones these, the rest and K log-probabilities."""
-        if self.values:
-            return 1
+        if self.values or self.labels:
+            return self.labels or 1
         return 3 + 2 * self.top_k if self.top_k else 3 + self.at_ids if self.at_ids else 2
 
 
@@ -94,7 +97,9 @@ def head_of(model: Any) -> Any:
     askable.asked, askable.proven = None, False
     # an adapter may stand beside it, or another matrix in its place
     askable.num_out = plain.out_features
-    askable.change = Change() if plain.out_features == 1 else change_of(bare)
+    # a head of values or labels is marked as one; models leave its answers as they are
+    askable.labels = getattr(plain, "labels", 0)
+    askable.change = Change() if askable.labels or plain.out_features == 1 else change_of(bare)
     return askable
 
 
@@ -128,6 +133,13 @@ def ask_head(head: Any, question: Question, call: Callable[[], torch.Tensor]) ->
 
 
 def _check(head: Any, asks: Asks) -> None:
+    if asks.labels != (head.labels if head.labels > 1 else 0):
+        raise ConfigError(
+            f"{asks.labels or 'no'} labels are asked of a model with {head.labels or 'none'}",
+            next="name a classifier of these classes" if asks.labels else "name a model without labels",
+        )
+    if asks.labels:
+        return
     if asks.values and head.num_out > 1:
         raise ConfigError("values are asked of a model without a value head", next="name a reward model")
     if not asks.values and head.num_out == 1:
@@ -169,7 +181,7 @@ def _answer(head: Any, hidden_BTD: torch.Tensor, question: Question, kind: type)
     if not whole:
         hidden_ND, target_N, weight_N = (each.index_select(0, counting_N) for each in (hidden_ND, target_N, weight_N))
         id_NK = None if id_NK is None else id_NK.index_select(0, counting_N)
-    if asks.values:
+    if asks.values or asks.labels:
         answer_NC = kind.forward(head, hidden_ND).float()
     else:
         answer_NC = _scores(head, hidden_ND, target_N, weight_N, asks, question.backend, id_NK)

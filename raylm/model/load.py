@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.core.context import Context
 from raylm.core.errors import ArtifactError, ConfigError, RaylmError
+from raylm.core.variants import VALUED
 from raylm.model.preflight import (
     LEFT_OVER,
     Needs,
@@ -69,7 +70,7 @@ def beside(address: str, name: str) -> Path | None:
 
 
 def kind_of_model(config: Any) -> str | None:
-    """`causal`, `masked` (an encoder with an output layer), `seq2seq` or `reward`, by a transformers config; or None."""
+    """`causal`, `masked` (an encoder with an output layer), `seq2seq`, `reward` or `classifier`, by a transformers config."""
     return kind_of(config.to_dict())
 
 
@@ -91,7 +92,7 @@ def auto_class(config: Any) -> Any:
     """
     import transformers
 
-    kinds = {"masked": ("MaskedLM",), "seq2seq": ("Seq2SeqLM",), "reward": ("SequenceClassification",)}.get(
+    kinds = {"masked": ("MaskedLM",), "seq2seq": ("Seq2SeqLM",), **dict.fromkeys(VALUED, ("SequenceClassification",))}.get(
         kind_of_model(config) or "", ("CausalLM", "ImageTextToText")
     )
     autos = [getattr(transformers, f"AutoModelFor{name}") for name in kinds]
@@ -128,7 +129,7 @@ def load_model(path: str, dtype: str = "auto", plain: bool = False, value_head: 
         path: a folder or a hub name.
         dtype: `auto` (as stored), `float32`, `bfloat16`.
         plain: its matrices will be updated or rounded: quantized ones will not do.
-        value_head: it may be a reward model too, see `raylm.model.value_head`.
+        value_head: it may be a reward model or a sequence classifier too, see `raylm.model.value_head`.
 
     Raises:
         ArtifactError: there is no such model, its files cannot be read, or they are not what config.json says.

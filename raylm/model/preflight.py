@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.errors import ArtifactError, ConfigError
+from raylm.core.variants import VALUED
 from raylm.model.headers import WHOLE, Stored, named, read_config, read_headers, read_json, same_values
 
 GENERATION = "generation_config.json"
@@ -51,7 +52,7 @@ class Needs(NamedTuple):
     text: bool = False
     """They are of a language model alone, without a vision or audio tower."""
     value_head: bool = False
-    """A reward model will do too."""
+    """A reward model or a sequence classifier will do too."""
 
 
 def check_folder(folder: Path, needs: Needs | None = None) -> dict[str, Any]:
@@ -93,12 +94,13 @@ def check_folder(folder: Path, needs: Needs | None = None) -> dict[str, Any]:
 
 
 def kind_of(config: dict[str, Any]) -> str | None:
-    """`causal`, `masked`, `seq2seq`, `reward`, by config.json; None for what is no language model or says nothing."""
+    """`causal`, `masked`, `seq2seq`, `reward`, `classifier`, by config.json; None for what says nothing of that."""
     made = [str(name) for name in config.get("architectures") or ()]
     encodes = _ENCODERS.match(str(config.get("model_type"))) and not config.get("is_decoder")
     labels = config.get("num_labels") or len(config.get("id2label") or ())
-    if labels == 1 and any(name.endswith("ForSequenceClassification") for name in made) and not encodes:
-        return "reward"
+    if any(name.endswith("ForSequenceClassification") for name in made) and not encodes and not config.get("is_encoder_decoder"):
+        # transformers leaves two classes without names unsaid
+        return "reward" if labels == 1 else "classifier"
     if any(_LABELS.search(name) for name in made):
         return None
     if config.get("is_encoder_decoder"):
@@ -123,13 +125,17 @@ def check_kind(config: dict[str, Any], kind: str | None, where: str, value_head:
     """Raises ConfigError when config.json describes another kind of model than `kind`, or no language model at all.
 
     Args:
-        value_head: a reward model will do too.
+        value_head: a reward model or a sequence classifier will do too.
     """
     found = kind_of(config)
-    if value_head if found == "reward" else found is not None and kind in (None, found):
+    if value_head if found in VALUED else found is not None and kind in (None, found):
         return
     made = ", ".join(config.get("architectures") or ()) or f"model_type {config.get('model_type')}"
-    said = f"this is {_KINDS[found]}" if found else "this is an encoder or a classifier, without an output layer over tokens"
+    said = (
+        f"this is {_KINDS[found]}"
+        if found in _KINDS
+        else "this is an encoder or a classifier, without an output layer over tokens"
+    )
     raise ConfigError(
         f"{said} ({made}); asked for is {_KINDS[kind] if kind else 'a language model'}",
         where=where,
@@ -229,9 +235,9 @@ def _check_tensors(config: dict[str, Any], tensors: dict[str, Stored], folder: P
         return
     prefix = "" if any(name.startswith("model.") for name in tensors) else "model."
     stored = {name if name == "lm_head.weight" else prefix + name: tensor for name, tensor in tensors.items()}
-    if kind_of(config) == "reward":
+    if kind_of(config) in VALUED:
         del meant["lm_head.weight"]
-        meant["score.weight"] = (1, config["hidden_size"])
+        meant["score.weight"] = (config.get("num_labels") or len(config.get("id2label") or ()) or 2, config["hidden_size"])
         stored = {name.replace("model.score", "score"): tensor for name, tensor in stored.items()}
     # of two that are tied, one is enough
     tied = {"lm_head.weight", "model.embed_tokens.weight"} if config.get("tie_word_embeddings") else set()

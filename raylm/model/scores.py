@@ -60,6 +60,8 @@ class Scores(NamedTuple):
     """log(sum(exp(logits))), which z-loss holds near 0."""
     value_BT: Any = None
     """Of a value head."""
+    label_BTC: Any = None
+    """Of a label head: the logits of C classes."""
     top_id_BTK: Any = None
     """The likeliest tokens, int64, the likeliest first."""
     top_logprob_BTK: Any = None
@@ -72,6 +74,8 @@ class Scores(NamedTuple):
     @classmethod
     def of(cls, answer_BTC: torch.Tensor, asks: Asks) -> Scores:
         """The parts of what `ask_head` returns."""
+        if asks.labels:
+            return cls(label_BTC=answer_BTC)
         if asks.values:
             return cls(value_BT=answer_BTC[..., 0])
         if asks.at_ids:
@@ -81,7 +85,9 @@ class Scores(NamedTuple):
             return cls(answer_BTC[..., 0], answer_BTC[..., 1])
         ids_BTK, logprob_BTK = answer_BTC[..., 3:].chunk(2, -1)
         # float32 holds whole numbers up to 2^24
-        return cls(answer_BTC[..., 0], answer_BTC[..., 1], None, ids_BTK.long(), logprob_BTK, rest_logprob_BT=answer_BTC[..., 2])
+        rest_BT = answer_BTC[..., 2]
+        top = {"top_id_BTK": ids_BTK.long(), "top_logprob_BTK": logprob_BTK}
+        return cls(answer_BTC[..., 0], answer_BTC[..., 1], rest_logprob_BT=rest_BT, **top)
 
     @property
     def value_B(self) -> torch.Tensor:

@@ -23,7 +23,7 @@ class Tokenize(StageConfig):
     tokenizer: Annotated[Annotated[TokenizerRef, Tag("ref")] | Annotated[AnyTrainer, Tag("table")], Discriminator(ref_or_table)]
     """A stage whose tokenizer is taken, a Hugging Face folder or hub name (with a / in it), or a table: one is trained here."""
     form: AnyForm
-    """What the rows are for: text, dialogues, pairs, unpaired or prompts."""
+    """What the rows are for: text, dialogues, pairs, unpaired, labelled or prompts."""
     held_out: float = Field(default=0.02, ge=0, lt=1)
     """Share of documents kept for evaluation. A document's id decides, so it is on the same side in every stage."""
     workers: WorkerSpec = WorkerSpec(count=2)

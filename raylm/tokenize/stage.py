@@ -1,4 +1,4 @@
-"""The `tokenize` stage: Documents to Tokens, Dialogues, Pairs, Unpaired or Prompts, with the tokenizer that made them.
+"""The `tokenize` stage: Documents to Tokens, Dialogues, Pairs, Unpaired, Labelled or Prompts, with the tokenizer that made them.
 
 tokenizer: trained or taken -> every document shard on its own: split, encode, write (marked) -> manifest
 """

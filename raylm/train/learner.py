@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import card_kind, resolve
 from raylm.core.errors import ConfigError
+from raylm.core.variants import VALUED
 from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
 from raylm.data.shards import Rows
@@ -55,7 +56,8 @@ def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
     if ranks.rank == 0 and lacks_turn_end(load_tokenizer(setup.tokenizer_path)):
         ranks.say("the chat template ends answers by no token of its own: engines will not know when one is over")
     loop.export(config)
-    checked = check_export(loop, _samples(loop, setup), Asks(values=loop.losses.asks.values))
+    asks = loop.losses.asks
+    checked = check_export(loop, _samples(loop, setup), Asks(values=asks.values, labels=asks.labels))
     return {
         "metrics": metrics,
         "parameters": parameters,
@@ -179,7 +181,7 @@ def _micro(cfg: Train, setup: Setup, engine: Engine, padding_free: bool) -> int:
 def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
     """The model before its first step: new by shape and seed, or loaded. Raises ConfigError when rows do not fit it."""
     objective: Any = cfg.objective
-    value_head = objective.makes == "reward"
+    value_head, classes = objective.makes in VALUED, setup.tokens.get("classes") or ()
     if setup.model_path is None:
         assert not isinstance(cfg.model, str)
         model = cfg.model.build(setup.tokens, cfg.seed)
@@ -192,9 +194,16 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
             f"objective {card_kind(objective)} trains {objective.model} models, {type(model).__name__} is none of these"
         )
     if value_head:
-        if cfg.adapter and "score" not in cfg.adapter.modules_to_save and kind_of_model(model.config) != "reward":
+        if bool(classes) != (objective.makes == "classifier"):
+            raise ConfigError(
+                f"objective {card_kind(objective)} learns {'no ' if classes else ''}classes, the rows have "
+                + (f"the classes {list(classes)}" if classes else "none"),
+                where=setup.rows_uris[0],
+                next="take objective classification" if classes else "name the classes in the tokenize stage: form.classes",
+            )
+        if cfg.adapter and "score" not in cfg.adapter.modules_to_save and kind_of_model(model.config) not in VALUED:
             raise beside_new_head()
-        model = with_value_head(model, cfg.seed)
+        model = with_value_head(model, cfg.seed, classes)
         if model.config.pad_token_id is None:
             # who reads the checkpoint finds a row's last token by it
             model.config.pad_token_id = setup.tokens["pad_token_id"]

@@ -28,7 +28,7 @@ def open_parts(cfg: Train, ctx: Context) -> list[Artifact]:
     for ref, part in zip(refs, parts, strict=True):
         if not num_rows(part):
             raise DataError("there are no training rows", where=part.uri)
-        for name, of in (("kind", _kind), ("length", _length), ("tokenizer", _tokenizer)):
+        for name, of in (("kind", _kind), ("length", _length), ("classes", _classes), ("tokenizer", _tokenizer)):
             if of(part) != of(parts[0]):
                 said = "" if name == "tokenizer" else f": {of(parts[0])} and {of(part)}"
                 raise DataError(
@@ -97,6 +97,10 @@ def _kind(part: Artifact) -> str:
 
 def _length(part: Artifact) -> Any:
     return part.facts.get("length")
+
+
+def _classes(part: Artifact) -> Any:
+    return part.facts.get("classes")
 
 
 def _tokenizer(part: Artifact) -> list[tuple[str, str]]:

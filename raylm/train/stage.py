@@ -8,6 +8,7 @@ from typing import Any
 from raylm.core.artifact import STEPS, Artifact, Checkpoint
 from raylm.core.config import card_kind, resolve
 from raylm.core.context import Context
+from raylm.core.variants import VALUED
 from raylm.core.workers import Workers
 from raylm.data.mixture import refs_of
 from raylm.data.shards import Rows
@@ -53,7 +54,7 @@ def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
         objective: Any = resolve(cfg.objective)
         check_start(
             model_path,
-            Needs(objective.model, plain=True, value_head=objective.makes == "reward"),
+            Needs(objective.model, plain=True, value_head=objective.makes in VALUED),
             rows.folder,
             0 if cfg.new_tokens else rows.facts["vocab_size"],
         )

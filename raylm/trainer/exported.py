@@ -54,7 +54,7 @@ def check_export(trainer: Trainer, inputs: Sequence[Inputs], asks: Asks) -> Chec
 
     Args:
         inputs: of the samples, the same on every rank.
-        asks: whether values or log-probabilities are compared.
+        asks: whether values, labels or log-probabilities are compared.
 
     Returns:
         What was found, on rank 0; the others know nothing.
@@ -83,7 +83,7 @@ def check_export(trainer: Trainer, inputs: Sequence[Inputs], asks: Asks) -> Chec
             )
     if found is None:
         return Checked({}, [])
-    return Checked(found.facts, [] if asks.values else _samples(inputs, ours))
+    return Checked(found.facts, [] if asks.values or asks.labels else _samples(inputs, ours))
 
 
 class _Found(NamedTuple):
@@ -116,16 +116,18 @@ def _compared(trainer: Trainer, inputs: Sequence[Inputs], asks: Asks, ours: list
             engine.tick()
             counts_BT = one.weight_BT != 0
             # NaN on either side is a difference too
-            apart_BT = (_values(ask(model, one, asks, "chunked"), asks) - mine_BT).abs()[counts_BT].double()
-            total, count = total + float(apart_BT.sum()), count + int(counts_BT.sum())
-            each.append(float(apart_BT.mean()) if len(apart_BT) else 0.0)
+            apart_N = (_values(ask(model, one, asks, "chunked"), asks) - mine_BT).abs()[counts_BT].double()
+            # of the labels of a text the one that is furthest off
+            apart_N = apart_N.amax(-1) if asks.labels else apart_N
+            total, count = total + float(apart_N.sum()), count + int(counts_BT.sum())
+            each.append(float(apart_N.mean()) if len(apart_N) else 0.0)
     if not count:
         return _Found({"not_compared": "no token of the samples counts"}, 0), None, ""
     nats, allowed = total / count, card.allowed(compute, usual_dtype(tensors))
     facts = {"samples": sum(len(one.weight_BT) for one in inputs), "tokens": count, "nats": nats, "allowed": allowed}
     if nats <= allowed:
         return _Found(facts, 0), None, ""
-    what = "values" if asks.values else "log-probabilities"
+    what = "values" if asks.values else "labels" if asks.labels else "log-probabilities"
     words = (
         f"the checkpoint does not say what the trained model says: {what} of {count:,} tokens in {facts['samples']} sequences "
         f"differ by {nats:.3g} on average, allowed are {allowed:g} (computed in {compute}, stored in {usual_dtype(tensors)})"
@@ -138,8 +140,9 @@ def _compared(trainer: Trainer, inputs: Sequence[Inputs], asks: Asks, ours: list
 def _loaded(folder: str, dtype: str, asks: Asks) -> Any:
     from raylm.model.value_head import with_value_head
 
-    model = load_model(folder, dtype, value_head=asks.values)
-    return (with_value_head(model, 0) if asks.values else model).eval()
+    model: Any = load_model(folder, dtype, value_head=asks.values or asks.labels > 0)
+    classes = [model.config.id2label[at] for at in range(asks.labels)]
+    return (with_value_head(model, 0, classes) if asks.values or asks.labels else model).eval()
 
 
 def _place(model: Any, device: torch.device, size: int) -> None:
@@ -171,7 +174,7 @@ def _place(model: Any, device: torch.device, size: int) -> None:
 
 
 def _values(scores: Scores, asks: Asks) -> torch.Tensor:
-    return scores.value_BT if asks.values else scores.logprob_BT
+    return scores.value_BT if asks.values else scores.label_BTC if asks.labels else scores.logprob_BT
 
 
 def _samples(inputs: Sequence[Inputs], ours: list[Any]) -> list[Sample]:

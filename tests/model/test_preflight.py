@@ -127,7 +127,7 @@ def test_an_expert_that_others_of_its_layer_have_is_missed(tmp_path):
         ({"architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta"}, None),
         ({"architectures": ["ElectraForPreTraining"], "model_type": "electra"}, None),
         ({"architectures": ["DebertaV2ForTokenClassification"], "model_type": "deberta-v2"}, None),
-        ({"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"}, None),
+        ({"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"}, "classifier"),
         ({"architectures": ["Qwen2ForRewardModel"], "model_type": "qwen2"}, None),
         ({"architectures": ["ViTForImageClassification"], "model_type": "vit"}, None),
     ],
@@ -227,7 +227,7 @@ def test_a_folder_that_others_made_says_what_it_is(tmp_path):
     quantized = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
     for config, variant in (
         ({**classifier, "id2label": {"0": "LABEL_0"}}, "reward"),
-        ({**classifier, "id2label": {"0": "bad", "1": "good"}}, ""),
+        ({**classifier, "id2label": {"0": "bad", "1": "good"}}, "classifier"),
         (quantized, "quantized"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "seq2seq"),
         ({"model_type": "qwen3"}, "causal"),

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from raylm.core.storage import Folder
+from raylm.core.variants import VALUED
 from raylm.model.freezing import freeze_parts
 from raylm.model.value_head import with_value_head
 from raylm.parallel.assemble import assemble
@@ -88,8 +89,8 @@ def make_loop(
         wide.get_output_embeddings().weight.data.mul_(10.0)
         teacher = assemble(wide, cfg, steps, rank=place[0], world=place[1], frozen=True)
         cfg = cfg.model_copy(update={"objective": cfg.objective.fitted(kind, range(64))})
-    if cfg.objective.makes == "reward":
-        bare = with_value_head(bare, cfg.seed)
+    if cfg.objective.makes in VALUED:
+        bare = with_value_head(bare, cfg.seed, ("a", "b", "c") if kind == "Labelled" else ())
     freeze_parts(bare, cfg.freeze, cfg.unfrozen_parameters)
     if cfg.adapter:
         bare = cfg.adapter.attach(bare, cfg.seed)
@@ -97,6 +98,8 @@ def make_loop(
     rows = fixed_rows()
     if kind == "Tokens":
         rows = [{"tokens": row["tokens"], "starts": row["starts"]} for row in rows]
+    if kind == "Labelled":
+        rows = [{"tokens": row["tokens"], "label": at % 3} for at, row in enumerate(rows)]
     place = {"rank": engine.grid.data_rank, "world": engine.grid.data_world}
     laid = {"document_mask": cfg.document_mask, "padding_free": cfg.padding_free is True}
     more = {**laid, "mismatched": "mismatched" in cfg.objective.needs}

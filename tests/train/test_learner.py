@@ -11,6 +11,8 @@ from raylm.core.errors import ConfigError
 from raylm.data.shards import write_arrow
 from raylm.train.config import Train
 from raylm.train.learner import keeps_apart, start_model
+from raylm.train.objectives.classification import Classification
+from raylm.train.objectives.reward import Reward
 from raylm.trainer.setup import Setup
 from tests.model.tiny import tiny_composite
 from tests.stages import context
@@ -19,7 +21,7 @@ TOKENS = {"vocab_size": 40, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id"
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def _start(at, kind, document_mask=True, objective=None, adapter=None, **fields):
+def _start(at, kind, document_mask=True, objective=None, adapter=None, classes=(), **fields):
     usual = {"num_key_value_heads": 1, "head_dim": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     shape = AutoConfig.for_model(kind, **SMALL, **usual, **fields)
     AutoModelForCausalLM.from_config(shape).save_pretrained(at)
@@ -31,7 +33,7 @@ def _start(at, kind, document_mask=True, objective=None, adapter=None, **fields)
         rows_kind="Tokens",
         model_path=str(at),
         tokenizer_path="",
-        tokens=TOKENS,
+        tokens={**TOKENS, "classes": classes},
         steps=1,
         out="",
         work="",
@@ -69,6 +71,15 @@ def test_a_composite_model_trains_its_text_on_data_ranks_alone(tmp_path):
         start_model(Train(**usual, mesh={"tensor": 2}, workers={"count": 2}), setup)
     with pytest.raises(ConfigError, match="document_mask"):
         start_model(Train(**usual, document_mask=True), setup)
+
+
+def test_classes_that_rows_do_not_have_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="objective classification learns classes, the rows have none"):
+        _start(tmp_path, "llama", document_mask=False, objective=Classification())
+    model = _start(tmp_path, "llama", document_mask=False, objective=Classification(), classes=["bad", "good"])
+    assert type(model).__name__ == "LlamaForSequenceClassification" and model.config.id2label == {0: "bad", 1: "good"}
+    with pytest.raises(ConfigError, match=r"objective reward learns no classes, the rows have the classes \['bad', 'good'\]"):
+        _start(tmp_path, "llama", document_mask=False, objective=Reward(), classes=["bad", "good"])
 
 
 def test_an_adapter_beside_a_new_value_head_is_refused(tmp_path):

@@ -66,6 +66,20 @@ def test_a_merged_model_with_a_tied_head_says_what_was_trained(tmp_path, tokeniz
         assert float(logprobs_TV[place - 1, first.tokens[place]]) == pytest.approx(said, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "objective", "asks"),
+    [
+        ("Labelled", {"kind": "classification", "num_labels": 3}, Asks(labels=3)),
+        ("Pairs", {"kind": "reward"}, Asks(values=True)),
+    ],
+    ids=["labels", "values"],
+)
+def test_a_head_without_a_vocabulary_says_what_was_trained(tmp_path, tokenizer, kind, objective, asks):
+    loop = trained(tmp_path, tokenizer, Ddp(), kind=kind, objective=objective)
+    found = check_export(loop, samples(loop, kind), asks)
+    assert found.facts["nats"] < 1e-5 and found.facts["tokens"] == (7 if kind == "Labelled" else 14) and not found.samples
+
+
 def test_a_merge_of_another_scale_is_refused_with_its_first_layer(tmp_path, tokenizer):
     loop = trained(tmp_path, tokenizer, Ddp(), Doubled(rank=4, alpha=16, modules=["o_proj", "up_proj"]), adapter={
         "rank": 4, "alpha": 16, "modules": ["o_proj", "up_proj"],

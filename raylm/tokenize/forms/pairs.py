@@ -12,7 +12,7 @@ from raylm.data.records import as_pair, tools_of
 from raylm.tokenize.forms.chat import Chat
 from raylm.tokenize.forms.form import LEFT_OUT, OVERLONG, Form, grouped
 from raylm.tokenize.forms.overlong import OverlongPrompt
-from raylm.tokenize.forms.rows import FormRows, Made, answered, check_template, each_row
+from raylm.tokenize.forms.rows import FormRows, Made, answered, check_template, each_row, number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +28,10 @@ class Pairs(Form):
     overlong: OverlongPrompt = "drop"
     """drop: as too_long. truncate_left: the prompt loses its oldest exchanges, then the first words of its question."""
 
+    margin: str | None = None
+    """Column with a number, by how much the chosen answer is better: reward models learn with it. Rows without one are dropped
+    and counted. None keeps none."""
+
     def makes(self) -> str:
         """Pairs."""
         return "Pairs"
@@ -41,7 +45,8 @@ class Pairs(Form):
         Chat(tokenizer).check()
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> FormRows:
-        """Columns: id, source, prompt, chosen, rejected; prompt + chosen is the rendered dialogue, its end token included."""
+        """Columns: id, source, prompt, chosen, rejected, margin where asked for; prompt + chosen is the rendered dialogue, its
+        end token included."""
         import pyarrow as pa
 
         chat, sums = Chat(tokenizer), Counter[str]()
@@ -51,8 +56,10 @@ class Pairs(Form):
             prompt, (chosen, rejected), whole = answered(chat, question, [good, bad], tools_of(row), self, sums)
             if chosen == rejected:
                 raise DataError("chosen_is_rejected")
-            return [Made({"prompt": prompt, "chosen": chosen, "rejected": rejected}, whole)]
+            more = {"margin": number(row, self.margin)} if self.margin else {}
+            return [Made({"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}, whole)]
 
-        result = each_row(documents, make, dict.fromkeys(("prompt", "chosen", "rejected"), pa.list_(pa.int32())))
+        columns = dict.fromkeys(("prompt", "chosen", "rejected"), pa.list_(pa.int32()))
+        result = each_row(documents, make, columns | ({"margin": pa.float32()} if self.margin else {}))
         result.sums.update(sums)
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,12 +40,18 @@ class Made(NamedTuple):
 
 
 def each_row(
-    documents: pa.Table, make: Callable[[Mapping[str, Any]], list[Made]], columns: Mapping[str, pa.DataType]
+    documents: pa.Table,
+    make: Callable[[Mapping[str, Any]], list[Made]],
+    columns: Mapping[str, pa.DataType],
+    with_meta: bool = False,
 ) -> FormRows:
     """The rows that `make` makes of each document: id, source, and the `columns`.
 
     Where `make` raises DataError the document is dropped and counted under its `what`. Columns of int32 lists are tokens
     and counted as such.
+
+    Args:
+        with_meta: a plain text comes with its other columns.
     """
     import numpy as np
     import pyarrow as pa
@@ -54,9 +61,10 @@ def each_row(
     tokens = [name for name, kind in columns.items() if kind == pa.list_(pa.int32())]
     rows, dropped, kept, places = [], Counter[str](), [], []
     names = ("id", "source", "text", "record")
+    metas = documents["meta"].to_pylist() if with_meta and "meta" in documents.column_names else [None] * len(documents)
     for at, (id, source, text, record) in enumerate(zip(*(documents[name].to_pylist() for name in names), strict=True)):
         try:
-            made = make({"text": text} if record is None else json.loads(record))
+            made = make({**json.loads(metas[at] or "{}"), "text": text} if record is None else json.loads(record))
         except DataError as cause:
             dropped[cause.what] += 1
             continue
@@ -119,6 +127,16 @@ def check_template(tokenizer: Any, form: str) -> None:
     except (jinja2.TemplateError, TypeError, LookupError, AttributeError, ArithmeticError):
         # a template that wants other turns: the rows have them, or are dropped
         return
+
+
+def number(row: Mapping[str, Any], column: str) -> float:
+    """The number in a column. Raises DataError where there is none, or one that is not finite."""
+    found = row.get(column)
+    if found is None:
+        raise DataError(f"missing_column: {column}")
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
+        raise DataError(f"wrong_shape: {column}", next=f"{column} must be a finite number")
+    return float(found)
 
 
 def answered(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from raylm.core.errors import DataError
-from raylm.data.records import as_unpaired, tools_of
+from raylm.data.records import as_pair, as_unpaired, tools_of
 from raylm.tokenize.forms.chat import Chat
 from raylm.tokenize.forms.form import LEFT_OUT, OVERLONG, Form, grouped
 from raylm.tokenize.forms.overlong import OverlongPrompt
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Unpaired(Form):
-    """One row per judged answer (TRL's unpaired preference: prompt, completion, label), for losses such as KTO's."""
+    """One row per judged answer (TRL's unpaired preference: prompt, completion, label), for losses such as KTO's. A preference
+    pair gives two: its chosen answer is a good one, its rejected answer a bad one."""
 
     kind: Literal["unpaired"] = "unpaired"
     renders_chat: ClassVar[bool] = True
@@ -47,11 +48,22 @@ class Unpaired(Form):
         chat, sums = Chat(tokenizer), Counter[str]()
 
         def make(row: Any) -> list[Made]:
-            question, answer, good = as_unpaired(row)
-            prompt, (completion,), whole = answered(chat, question, [answer], tools_of(row), self, sums)
-            if not completion:
+            if row.get("completion") is None and row.get("chosen") is not None and row.get("rejected") is not None:
+                question, *replies = as_pair(row)
+                labels = (True, False)
+            else:
+                question, answer, good = as_unpaired(row)
+                replies, labels = [answer], (good,)
+            prompt, completions, whole = answered(chat, question, replies, tools_of(row), self, sums)
+            if not all(completions):
                 raise DataError("no_answer")
-            return [Made({"prompt": prompt, "completion": completion, "label": good}, whole)]
+            if len(completions) > 1 and completions[0] == completions[1]:
+                raise DataError("chosen_is_rejected")
+            asked = whole - sum(map(len, completions))
+            return [
+                Made({"prompt": prompt, "completion": tokens, "label": label}, asked + len(tokens))
+                for tokens, label in zip(completions, labels, strict=True)
+            ]
 
         tokens = pa.list_(pa.int32())
         result = each_row(documents, make, {"prompt": tokens, "completion": tokens, "label": pa.bool_()})

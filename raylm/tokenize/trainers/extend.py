@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from raylm.tokenize.trainers.counts import Counted
     from raylm.tokenize.trainers.merges import Words
 
-TokenizerRef = Annotated[str, Refers(("Tokens", "Dialogues", "Pairs", "Unpaired", "Prompts", "Checkpoint"))]
+TokenizerRef = Annotated[str, Refers(("Tokens", "Dialogues", "Pairs", "Unpaired", "Labelled", "Prompts", "Checkpoint"))]
 
 _FILE = "tokenizer.json"
 

@@ -13,6 +13,12 @@ def test_chosen_answers_come_first_and_answers_alone_count():
     assert Pairs().collate([Pairs().longest(5, 9)], [1.0], 0).weight_BT.sum(1).tolist() == [4, 4]
 
 
+def test_margins_travel_where_rows_have_them():
+    assert "margin" not in Pairs().collate(ROWS, [1.0, 1.0], pad_id=0).columns
+    batch = Pairs().collate([ROWS[0], {**ROWS[1], "margin": 0.5}], [1.0, 1.0], pad_id=0)
+    assert batch.columns["margin"].tolist() == [0.0, 0.5]
+
+
 def test_each_sequence_has_its_sum():
     batch = Pairs().collate(ROWS, [1.0, 1.0], pad_id=0)
     assert batch.sums(batch.tokens_BT * batch.weight_BT).tolist() == [3, 7, 9, 8]

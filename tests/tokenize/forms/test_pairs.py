@@ -26,3 +26,11 @@ def test_what_does_not_fit_is_counted(tmp_path):
     made = Pairs(length=40).rows(tokenizer(tmp_path), table(*rows))
     assert made.table.num_rows == 0
     assert dict(made.dropped) == {"chosen_is_rejected": 1, "too_long": 1, "missing_column: rejected": 1}
+
+
+def test_margins_are_kept_where_they_are_asked_for(tmp_path):
+    pair = {"prompt": ASKED, "chosen": GOOD, "rejected": BAD}
+    rows = [{**pair, "by": 2}, {**pair, "by": "much"}, {**pair, "by": True}, pair]
+    made = Pairs(margin="by").rows(tokenizer(tmp_path), table(*rows))
+    assert made.table["margin"].to_pylist() == [2.0]
+    assert dict(made.dropped) == {"wrong_shape: by": 2, "missing_column: by": 1}

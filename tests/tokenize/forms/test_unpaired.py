@@ -29,3 +29,12 @@ def test_what_does_not_fit_is_counted(tmp_path):
     made = Unpaired(length=40).rows(tokenizer(tmp_path), table(*rows))
     assert made.table.num_rows == 1 and made.index["rows"].to_pylist() == [[0]]
     assert made.dropped["too_long"] == 1 and sum(made.dropped.values()) == 2
+
+
+def test_a_pair_gives_a_good_answer_and_a_bad_one(tmp_path):
+    pair = {"prompt": ASKED, "chosen": SAID, "rejected": [turn("assistant", "eggs")]}
+    coder = tokenizer(tmp_path)
+    made = Unpaired().rows(coder, table(pair, {**pair, "rejected": SAID}))
+    said = [(coder.decode(row["completion"]), row["label"]) for row in made.table.to_pylist()]
+    assert said == [("spam<|end|>", True), ("eggs<|end|>", False)] and dict(made.dropped) == {"chosen_is_rejected": 1}
+    assert made.index["rows"].to_pylist() == [[0, 1]]

@@ -132,3 +132,19 @@ def reference_free_peer(trainer: Any, config: Any, folder: Any) -> Peer:
 def of_one_token(pairs: Sequence[dict[str, Any]] = PAIRS) -> list[dict[str, Any]]:
     """The pairs with prompts of one token, which nothing predicts: all losses over prompt and answer are over the answer."""
     return [{**pair, "prompt": pair["prompt"][-1:]} for pair in pairs]
+
+
+def planted(kind: str) -> tuple[list[Any], list[Any]]:
+    """Micro batches to learn from, and held-out ones."""
+    draw = np.random.default_rng(0)
+
+    def row(at: int) -> dict[str, Any]:
+        side = int(draw.integers(2))
+        prompt = np.array([1, *draw.integers(20, 40, draw.integers(1, 4)), 4 + side])
+        answers = [np.array([*draw.integers(40 + 10 * of, 50 + 10 * of, draw.integers(1, 4)), 2]) for of in (side, 1 - side)]
+        good = at % 2 == 0
+        judged = {"completion": answers[0 if good else 1], "label": good}
+        return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1], **judged}
+
+    train, held_out = ([row(at) for at in range(count)] for count in (512, 100))
+    return tuple(micros(rows, kind, micro=32, mismatched=kind == "Unpaired") for rows in (train, held_out))  # type: ignore[return-value]
