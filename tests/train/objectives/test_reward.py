@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from raylm.model.attention import install
 from raylm.model.value_head import with_value_head
+from raylm.train.batches import Batches
 from raylm.train.objectives.reward import Reward
 from tests.model.tiny import tiny_model
+from tests.parallel.loops import fixed_rows
 from tests.train.objectives.preferences import TEXTS, Peer, arguments, assert_gradients, learned, micros, planted, tokenizer
 
 PAIRS = [
@@ -85,6 +88,22 @@ def test_loss_and_gradients_equal_trls(peer, micro, margin):
     assert (found.metrics["chosen_reward"] + found.metrics["rejected_reward"]) / 2 == pytest.approx(
         metrics["mean_reward"], rel=1e-4
     )
+
+
+def test_rewards_of_pairs_laid_without_padding_are_the_same():
+    """A pair's prompt stands once, and both answers behind it have their value at their own last token."""
+    model = reward_model(64).eval()
+    install(model)
+    rows = [{**row, "margin": 0.1 * at} for at, row in enumerate(fixed_rows()[:6])]
+    found = []
+    for free in (False, True):
+        options = {"batch": 6, "micro": 4, "seed": 0, "pad_id": 0, "rank": 0, "world": 1, "padding_free": free}
+        batches = Batches(rows, "Pairs", **options).split(list(range(6)))
+        found.append(learned(Reward(center_rewards_coefficient=0.1), model, batches))
+    padded, laid = found
+    assert laid.loss == pytest.approx(padded.loss, rel=1e-5) and laid.metrics == pytest.approx(padded.metrics, rel=1e-4)
+    for name, tensor in padded.gradients.items():
+        torch.testing.assert_close(laid.gradients[name], tensor, atol=1e-4, rtol=1e-4)
 
 
 def test_a_planted_preference_is_learned():
