@@ -3,6 +3,7 @@ prompts that are possible then."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +244,21 @@ def _config(job: Job, cfg: Any, vocab: int | None) -> dict[str, Any] | None:
         before: Any = job.stages[cfg.model]
         return _config(job, before, vocab) if hasattr(before, "model") and not hasattr(before, "models") else None
     folder = Folder(cfg.model)
-    return folder.read_json("config.json") if folder.is_local and folder.exists("config.json") else None
+    if folder.is_local and folder.exists("config.json"):
+        return folder.read_json("config.json")
+    return _fetched(cfg.model)
+
+
+def _fetched(name: str) -> dict[str, Any] | None:
+    """config.json of a hub's model where it was fetched before (`hf download NAME config.json`); nobody is asked for it."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        found = try_to_load_from_cache(name, "config.json")
+    except (ImportError, HFValidationError):
+        return None
+    return json.loads(Path(found).read_text()) if isinstance(found, str) else None
 
 
 def _length(job: Job, rows: str) -> int | None:

@@ -2,6 +2,8 @@
 
 base, one tensor at a time --> with its adapter, in float32 --> once rounded, to the base's dtype --> OUT
 base + adapter, base merged: log-probabilities of the same tokens must agree, or OUT stays empty
+
+An adapter that was trained beside 4 bits (`quantized_base.json` lies beside it) is folded into what these stand for.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.machine import free_memory
 from raylm.core.storage import Folder
+from raylm.model.adapters.qlora import quantized_base
 from raylm.model.headers import ADAPTER, Stored, read_header, read_headers, read_json, usual_dtype
 from raylm.model.preflight import check_plain
 from raylm.trainer.check_export import CheckExport
@@ -171,7 +174,7 @@ def streamed(base: Path, stored: dict[str, Stored], adapter: Path) -> Iterator[t
     from safetensors import safe_open
     from safetensors.torch import load_file
 
-    config = LoraConfig.from_pretrained(str(adapter))
+    config, rounded = LoraConfig.from_pretrained(str(adapter)), quantized_base(adapter)
     beside: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in load_file(adapter / WEIGHTS).items():
         at, _, part = name.partition(".lora_")
@@ -184,6 +187,7 @@ def streamed(base: Path, stored: dict[str, Stored], adapter: Path) -> Iterator[t
         with safe_open(file, framework="pt") as opened:
             for name in names:
                 tensor, at = opened.get_tensor(name), name.removesuffix(".weight")
+                tensor = rounded.rounded(name, tensor) if rounded else tensor
                 yield name, _merged(at, tensor, beside[at], config) if at in beside else tensor
 
 
@@ -215,6 +219,10 @@ def with_adapter(base: str, adapter: Path) -> Any:
     from raylm.model.load import load_model
 
     model: Any = load_model(base, "float32", plain=True)
+    if rounded := quantized_base(adapter):
+        for layer in rounded.layers:
+            weight = model.get_parameter(layer)
+            weight.data = rounded.rounded(layer, weight.detach())
     table = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is table)
     rows = [tensor.shape[0] for key, tensor in read_header(adapter / WEIGHTS).items() if key.endswith(f"{name}.weight")]

@@ -75,7 +75,12 @@ def _needs(cfg: Any) -> Needs | None:
     if cfg.stage == "train":
         # what trains a reward model or a classifier goes on with one, too
         valued = getattr(cfg.objective, "makes", "") in VALUED
-        return Needs(getattr(cfg.objective, "model", None), plain=True, value_head=valued)
+        return Needs(
+            getattr(cfg.objective, "model", None),
+            plain=True,
+            value_head=valued,
+            four_bits=getattr(cfg.adapter, "takes_4bit", False),
+        )
     return {
         "rl": Needs("causal", plain=True, engine=True, text=True),
         "compress": Needs(plain=True),

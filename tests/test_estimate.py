@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
@@ -31,6 +33,7 @@ class Judge(Objective):
     makes: ClassVar[str] = "reward"
 
 
+ROOT = Path(__file__).parents[1]
 GPUS = 'workers = {count = 2, gpus = 1, device = "h100"}\n'
 
 
@@ -56,6 +59,33 @@ def test_a_checkpoints_own_config_is_read(tmp_path):
     loaded = job.load(write(tmp_path, from_folder))
     assert _known(loaded, "base").config == config
     assert "parameters" in estimate(loaded, "base")[0]
+
+
+@pytest.mark.parametrize(("name", "hub"), [("sft", "Qwen/Qwen3-8B"), ("qlora", "meta-llama/Llama-3.3-70B-Instruct")])
+def test_jobs_are_planned_for_a_hubs_model_whose_config_was_fetched(tmp_path, monkeypatch, name, hub):
+    """The commands that the jobs' comments say, as far as plan goes; nobody is asked for anything."""
+    large = {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8}
+    small = {"hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    shape = {"model_type": "llama", "intermediate_size": 28672, "vocab_size": 128256, **large}
+    if name == "sft":
+        shape = {"model_type": "qwen3", "intermediate_size": 12288, "vocab_size": 151936, **small}
+    at = tmp_path / f"models--{hub.replace('/', '--')}"
+    (at / "refs").mkdir(parents=True)
+    (at / "refs" / "main").write_text("abc")
+    (at / "snapshots" / "abc").mkdir(parents=True)
+    (at / "snapshots" / "abc" / "config.json").write_text(json.dumps(shape))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    told = (ROOT / "jobs" / f"{name}.toml").read_text().split("raylm run")[1].split("\n\n")[0]
+    assert told.count(hub) == 2
+    sets = [word for word in shlex.split(told.replace("\n#", "").replace("\\", "")) if "=" in word]
+    lines = estimate(job.load(ROOT / "jobs" / f"{name}.toml", [f"root={tmp_path}/runs", *sets]), "tuned")
+    memory = float(lines[-2].split(" GB per rank")[0])
+    # 70 B weights: 40 GB in 4 bits, on two ranks; 8 B: 131 GB of weights, gradients and moments, on eight
+    assert "tokens/s" in lines[-1] and "$" in lines[-1] and (15 < memory < 30 if name == "sft" else 25 < memory < 40)
+    if name == "qlora":
+        beside = [*sets, 'stages.tuned.adapter={kind = "lora"}']
+        with pytest.raises(PlanError, match=r"tuned needs 8.* GB on each of 2 ranks, h100 has 80 GB"):
+            estimate(job.load(ROOT / "jobs" / "qlora.toml", [f"root={tmp_path}/runs", *beside]), "tuned")
 
 
 def test_a_device_brings_speed_and_cost_and_suggestions(tmp_path):

@@ -129,8 +129,9 @@ def _dtypes(start: str) -> tuple[dict[str, torch.dtype], torch.dtype | None]:
         return {}, None
     spelled = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     stored = read_headers(folder)
-    known = {name: spelled[tensor.dtype] for name, tensor in stored.items() if tensor.dtype in spelled}
-    return known, spelled.get(usual_dtype(stored) or "")
+    # beside a matrix in 4 bits lie its scales, which are no weights
+    floats = {name: tensor for name, tensor in stored.items() if tensor.dtype in spelled and ".weight." not in name}
+    return {name: spelled[tensor.dtype] for name, tensor in floats.items()}, spelled.get(usual_dtype(floats) or "")
 
 
 def _write_config(folder: Path, plain: Any, written: Written) -> None:
@@ -174,5 +175,8 @@ def publish(folder: Path, out: Folder) -> None:
 
 
 def num_parameters(model: torch.nn.Module) -> int:
-    """Number of weights, shared ones counted once, adapters not counted."""
-    return sum(p.numel() for name, p in model.named_parameters() if not is_part(name))
+    """Number of weights, shared ones counted once, adapters not counted; of matrices in 4 bits what these stand for."""
+    from raylm.model.linear_4bit import layers_of
+
+    stored = {name: layer.in_features * layer.out_features for name, layer in layers_of(model).items()}
+    return sum(stored.get(name, p.numel()) for name, p in model.named_parameters() if not is_part(name))

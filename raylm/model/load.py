@@ -200,7 +200,7 @@ def check_start(address: str, needs: Needs, rows: Any = None, vocab_size: int = 
     if "://" in address or not folder.is_dir():
         return
     config = check_folder(folder, needs)
-    check_plain(load_config(address).to_dict() if needs.plain else {}, address)
+    check_plain(load_config(address).to_dict() if needs.plain else {}, address, needs.four_bits)
     if rows is not None:
         check_vocabulary(config, vocab_size, rows.uri, address)
         if rows.is_local:

@@ -53,6 +53,8 @@ class Needs(NamedTuple):
     """They are of a language model alone, without a vision or audio tower."""
     value_head: bool = False
     """A reward model or a sequence classifier will do too."""
+    four_bits: bool = False
+    """Of quantized ones those that bitsandbytes stored in 4 bits will do."""
 
 
 def check_folder(folder: Path, needs: Needs | None = None) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def check_folder(folder: Path, needs: Needs | None = None) -> dict[str, Any]:
     config = read_config(folder)
     check_kind(config, needs.kind, str(folder), needs.value_head)
     if needs.plain:
-        check_plain(config, str(folder))
+        check_plain(config, str(folder), needs.four_bits)
     if needs.text and (parts := [key for key in _TEXT_PARTS if isinstance(config.get(key), dict)]):
         raise ConfigError(
             f"this model has parts beside its language model ({parts[0]} in config.json); here it must be one of text alone",
@@ -116,7 +118,7 @@ def variant_in(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         return "export:gguf" if any(folder.glob("*.gguf")) else ""
     config = read_config(folder)
-    if _quantization(config) is not None:
+    if quantization_of(config) is not None:
         return "quantized"
     return kind_of(config) or ""
 
@@ -143,10 +145,14 @@ def check_kind(config: dict[str, Any], kind: str | None, where: str, value_head:
     )
 
 
-def check_plain(config: dict[str, Any], where: str) -> None:
-    """Raises ConfigError when config.json says that the weights are quantized: their matrices could not be updated."""
-    said = _quantization(config)
-    if said is None:
+def check_plain(config: dict[str, Any], where: str, four_bits: bool = False) -> None:
+    """Raises ConfigError when config.json says that the weights are quantized: their matrices could not be updated.
+
+    Args:
+        four_bits: what bitsandbytes stored in 4 bits will do.
+    """
+    said = quantization_of(config)
+    if said is None or (four_bits and said.get("load_in_4bit")):
         return
     how = said.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in said or "load_in_8bit" in said else "unknown method")
     raise ConfigError(
@@ -156,7 +162,7 @@ def check_plain(config: dict[str, Any], where: str) -> None:
     )
 
 
-def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
+def quantization_of(config: dict[str, Any]) -> dict[str, Any] | None:
     """How the weights of this config.json, or of one of its parts, are quantized."""
     texts = [config, *(part for part in config.values() if isinstance(part, dict))]
     return next((found for part in texts if (found := part.get("quantization_config"))), None)

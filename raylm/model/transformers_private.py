@@ -39,3 +39,20 @@ def recorded_routers(module: Any) -> Any:
 def apply_gate(experts: Any, gate_up: Any) -> Any:
     """The activation between the two matrices of experts that lie in one tensor."""
     return experts._apply_gate(gate_up)
+
+
+def kept_in_float32(model: Any) -> set[str]:
+    """Last parts of the names of modules that the model's class keeps in float32: it looks at the dtype of their weights."""
+    named = getattr(model, "_keep_in_fp32_modules", None) or ()
+    strict = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    return {str(name).rsplit(".", 1)[-1] for name in (*named, *strict)}
+
+
+def forget_quantization(model: Any) -> None:
+    """Let a model that was loaded in 4 bits be one like others: its layers have become raylm's own."""
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+    for name in ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_4bit_serializable"):
+        if name in vars(model):
+            delattr(model, name)

@@ -42,6 +42,7 @@ def features(cfg: Any) -> set[str]:
     combined |= {f"{name}_{getattr(cfg, name)}" for name in ("activation_checkpointing", "attention") if getattr(cfg, name, None)}
     if objective := getattr(cfg, "objective", None):
         combined.add(card_kind(objective))
+    combined |= {*getattr(getattr(cfg, "adapter", None), "features", ())}
     if getattr(getattr(cfg, "adapter", None), "use_dora", False):
         combined.add("dora")
     if not getattr(cfg.optimizer, "elementwise", True):

@@ -126,5 +126,6 @@ class Train(TrainerConfig):
         objective: Any = self.objective
         # what it leaves can go on too
         models = tuple(filter(None, (getattr(objective, name, "") for name in ("model", "makes"))))
+        models += ("quantized",) if getattr(self.adapter, "takes_4bit", False) else ()
         by = f"objective {card_kind(objective)}"
         return {"rows": Refers(getattr(objective, "rows", ()), by=by), "model": Refers((), models, by)}

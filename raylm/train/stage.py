@@ -54,7 +54,12 @@ def prepared(cfg: Train, ctx: Context) -> tuple[Train, Setup, list[Artifact]]:
         objective: Any = resolve(cfg.objective)
         check_start(
             model_path,
-            Needs(objective.model, plain=True, value_head=objective.makes in VALUED),
+            Needs(
+                objective.model,
+                plain=True,
+                value_head=objective.makes in VALUED,
+                four_bits=getattr(cfg.adapter, "takes_4bit", False),
+            ),
             rows.folder,
             0 if cfg.new_tokens else rows.facts["vocab_size"],
         )

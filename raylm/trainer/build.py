@@ -66,6 +66,8 @@ def build(
                 next="drop init_lora_weights, or compute the reference ahead",
             )
         made = cfg.adapter.attach(base, cfg.seed)
+        if in_words := getattr(cfg.adapter, "in_words", None):
+            ranks.say(in_words(made))
         freeze_unread(base)
         check_layout(made.adapted, cfg.mesh)
         return made
@@ -88,8 +90,9 @@ def load_start(cfg: TrainerConfig, path: str, value_head: bool = False) -> torch
     Args:
         value_head: a reward model will do too.
     """
-    dtype = "bfloat16" if cfg.adapter and cfg.dtype != "float32" else "float32"
-    return load_model(path, dtype, plain=True, value_head=value_head)
+    if cfg.adapter:
+        return cfg.adapter.load_base(path, "float32" if cfg.dtype == "float32" else "bfloat16", value_head)
+    return load_model(path, "float32", plain=True, value_head=value_head)
 
 
 def flops_of(

@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.bench.gpu.check import Check, Skipped
 
-MODULES = ("device", "engine", "attention", "cross_entropy", "numbers", "optimizers", "memory", "speed", "flex")
+MODULES = ("device", "engine", "attention", "cross_entropy", "numbers", "optimizers", "memory", "adapters", "speed", "flex")
 """In this order: what comes last is left out first where time runs short."""
 BUDGET_S = 480.0
 START_S = 90.0

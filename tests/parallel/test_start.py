@@ -9,8 +9,10 @@ import torch
 
 from raylm.core.errors import ConfigError
 from raylm.model.adapters.lora import Lora
+from raylm.model.adapters.qlora import Qlora
 from raylm.model.shapes.llama import Llama
 from raylm.parallel.assemble import assemble
+from raylm.parallel.checkpoints.whole import whole_tensors
 from raylm.parallel.start import begin, skeleton_of
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
@@ -30,12 +32,12 @@ SHAPE: dict[str, Any] = {
 WORDS = {**TOKENS, "vocab_size": 66}
 
 
-def build(adapter: bool = False, tied: bool = True) -> torch.nn.Module:
+def build(adapter: bool | str = False, tied: bool = True) -> torch.nn.Module:
     model = Llama(**SHAPE, tie_embeddings=tied).build(WORDS, 5)
-    return Lora(rank=3).attach(model, 1) if adapter else model
+    return (Qlora if adapter == "qlora" else Lora)(rank=3).attach(model, 1) if adapter else model
 
 
-def started(rank: int, world: int, strategy: Any, mesh: dict[str, Any], adapter: bool, tied: bool) -> dict[str, Any]:
+def started(rank: int, world: int, strategy: Any, mesh: dict[str, Any], adapter: bool | str, tied: bool) -> dict[str, Any]:
     calls = []
 
     def make() -> torch.nn.Module:
@@ -64,6 +66,7 @@ def started(rank: int, world: int, strategy: Any, mesh: dict[str, Any], adapter:
     [
         (2, Ddp(), {}, False, True),
         (3, Fsdp(), {}, True, True),
+        (3, Fsdp(), {}, "qlora", False),
         (3, Fsdp(offload=True), {}, False, False),
         (6, Fsdp(), {"tensor": 2}, False, True),
         (4, Fsdp(), {"tensor": 2}, True, False),
@@ -74,7 +77,7 @@ def started(rank: int, world: int, strategy: Any, mesh: dict[str, Any], adapter:
 )
 def test_every_layout_starts_from_the_weights_of_rank_0(world, strategy, mesh, adapter, tied):
     found = on_ranks(world, started, strategy, mesh, adapter, tied)
-    expected = build(adapter, tied).state_dict()
+    expected = dict(whole_tensors(build(adapter, tied)))
     assert [one["calls"] for one in found] == [[0]] + [[]] * (world - 1)
     assert all(one["meta"] for one in found)
     assert found[0]["weights"].keys() == expected.keys()

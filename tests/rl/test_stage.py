@@ -105,9 +105,11 @@ def test_a_run_is_watched_and_accounted_for_like_training(root):
     assert any(row["trained"] for row in ledger) and policy.facts["parameters"] > 0
 
 
-def test_an_adapter_reaches_the_generator_merged(root, workers):
-    cfg = config(adapter={"rank": 4}, iterations=2, held_out_prompts=0)
-    made = run(cfg, context(root, "adapted", cfg, workers))
+@pytest.mark.parametrize("kind", ["qlora", pytest.param("lora", marks=pytest.mark.long)])
+def test_an_adapter_reaches_the_generator_merged(root, workers, kind):
+    """Of a base in 4 bits it is what these stand for that goes there too, before the first draw."""
+    cfg = config(adapter={"kind": kind, "rank": 4}, iterations=2, held_out_prompts=0)
+    made = run(cfg, context(root, f"adapted-{kind}", cfg, workers))
     rows = read_metrics(made.folder)
     assert max(abs(row["mismatch_kl"]) for row in rows) < 1e-5 and min(row["grad_norm"] for row in rows) > 0
     assert made.folder.exists("adapter/adapter_model.safetensors")

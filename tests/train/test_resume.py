@@ -14,6 +14,7 @@ from raylm.data.mixture import Mixture
 from raylm.data.schedule import Mixed
 from raylm.data.shards import read_parquet
 from raylm.model.adapters.lora import Lora
+from raylm.model.adapters.qlora import Qlora
 from raylm.parallel.checkpoints.steps import clean, whole_checkpoints
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
@@ -29,6 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
     "packed": {"strategy": Fsdp(), "document_mask": True, "kind": "Tokens"},
     "mixture": {"strategy": Ddp(), "kind": "Tokens"},
     "dropout": {"strategy": Fsdp(), "adapter": Lora(rank=4, dropout=0.5)},
+    "qlora": {"strategy": Fsdp(), "adapter": Qlora(rank=4)},
     "unseen": {"strategy": Ddp(), "lr": 0.1},
     "pairs": {"strategy": Ddp(), "kind": "Pairs", "objective": {"kind": "dpo"}},
 }
@@ -101,7 +103,7 @@ def test_going_on_at_any_step_is_the_uninterrupted_run_bit_for_bit(tmp_path, cas
         assert whole_checkpoints(Folder(tmp_path / str(step))) == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("case", ["fsdp", "packed"])
+@pytest.mark.parametrize("case", ["fsdp", "packed", pytest.param("qlora", marks=pytest.mark.long)])
 def test_two_ranks_go_on_bit_for_bit_and_any_number_to_1e_6_with_the_same_ledger(tmp_path, case):
     """2 -> 2, and 2 -> 1 -> 4: steps 0 and 1 by two ranks, 2 and 3 by one, the rest by four."""
     alone = run(0, 1, str(tmp_path / "alone"), case, {})

@@ -2,14 +2,14 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from raylm.model.adapters.lora import Lora
+from raylm.model.adapters.qlora import Qlora
 
 
 def _lora_by_default(table: Any) -> Any:
     return {"kind": "lora", **table} if isinstance(table, dict) and "kind" not in table else table
 
 
-# a union has a discriminator from its second member on: Annotated[Annotated[Lora | X, Field(discriminator="kind")], ...]
-AnyAdapter = Annotated[Lora, BeforeValidator(_lora_by_default)]
+AnyAdapter = Annotated[Annotated[Lora | Qlora, Field(discriminator="kind")], BeforeValidator(_lora_by_default)]

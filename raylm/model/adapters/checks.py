@@ -154,7 +154,9 @@ def _linear() -> tuple[Any, ...]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    return torch.nn.Linear.forward, Conv1D.forward
+    from raylm.model.linear_4bit import Linear4bit
+
+    return torch.nn.Linear.forward, Conv1D.forward, Linear4bit.forward
 
 
 def _ends(name: str, part: str) -> bool:

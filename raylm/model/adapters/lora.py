@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -15,7 +15,7 @@ from raylm.model.adapters.checks import check_made, check_names, linear_layers
 from raylm.model.adapters.merging import adapted_layers, fold, merged
 from raylm.model.adapters.mutated import Start, as_plain_lora
 from raylm.model.adapters.saved import check_base, fields_of, load_into
-from raylm.model.load import kind_of_model
+from raylm.model.load import kind_of_model, load_model
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +104,20 @@ class Lora(Config):
             raise ConfigError(f"the adapter has {'; '.join(shown)}", where=address, next=f"drop {', '.join(sorted(said))}")
         chosen = {name: getattr(self, name) for name in self.model_fields_set & (free - {"path"})}
         return read.model_copy(update=chosen)
+
+    features: ClassVar[tuple[str, ...]] = ()
+    """Names of what it brings into the support matrix, beside `adapter`."""
+    takes_4bit: ClassVar[bool] = False
+    """Whether it may stand beside weights that bitsandbytes stored in 4 bits."""
+
+    def load_base(self, path: str, dtype: str, value_head: bool = False) -> torch.nn.Module:
+        """The model that the adapter will stand beside, see `raylm.model.load.load_model`.
+
+        Args:
+            dtype: of its weights, which are frozen: that of compute.
+            value_head: it may be a reward model too.
+        """
+        return load_model(path, dtype, plain=True, value_head=value_head)
 
     def attach(self, model: Any, seed: int) -> Any:
         """A peft model over `model`; only the adapters are trainable. Equal seeds give equal adapters on every rank.

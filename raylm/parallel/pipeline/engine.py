@@ -151,7 +151,9 @@ class PipelineEngine(Engine):
 
     def _hidden_dtype(self) -> torch.dtype:
         """Of hidden states between stages: FSDP casts blocks and what they are given, autocast leaves the residual stream."""
-        return (self._recipe.compute_dtype() if self._sharded else None) or next(self.bare.parameters()).dtype
+        return (self._recipe.compute_dtype() if self._sharded else None) or next(
+            p.dtype for p in self.bare.parameters() if p.is_floating_point()
+        )
 
     def _hold(self, held: bool) -> None:
         """Keep weights gathered and gradients whole while micro batches pass; then let go of both."""

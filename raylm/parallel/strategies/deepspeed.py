@@ -66,7 +66,7 @@ class Deepspeed(Strategy):
 
     def traffic(self, size: ModelSize) -> Traffic:
         passes = 2 * (size.num_micros if size.pipeline == 1 else 1)
-        return Traffic(passes * size.width * (size.blocks + size.ends), 4.0 * size.trained)
+        return Traffic(passes * (size.gather_bytes * size.blocks + size.width * size.ends), 4.0 * size.trained)
 
     def settings(self, model: torch.nn.Module, grid: Grid, recipe: Recipe) -> dict[str, Any]:
         """DeepSpeed's own configuration (https://www.deepspeed.ai/docs/config-json/)."""

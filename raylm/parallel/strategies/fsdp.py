@@ -79,4 +79,4 @@ class Fsdp(Strategy):
         passes = 2 * again if self.reshard else 1
         # cut in every micro batch, see Engine.cuts_gradients; replicas add up the last one alone
         sums = again if size.replicas == 1 else 1
-        return Traffic(passes * size.width * (size.blocks + size.ends), 4.0 * size.trained * sums)
+        return Traffic(passes * (size.gather_bytes * size.blocks + size.width * size.ends), 4.0 * size.trained * sums)

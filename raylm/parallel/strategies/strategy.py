@@ -36,6 +36,13 @@ class ModelSize(NamedTuple):
     pipeline: int
     num_micros: int
     """Forward passes of a step and rank."""
+    stored: float = 0.0
+    """Bytes of a weight of the blocks where it is stored in fewer bits than it computes in; else 0."""
+
+    @property
+    def gather_bytes(self) -> float:
+        """Bytes of a block's weight on its way between ranks."""
+        return self.stored or self.width
 
     @property
     def ranks(self) -> int:
@@ -58,7 +65,7 @@ class ModelSize(NamedTuple):
             return self.casts
         whole = 2 * self.block if reshard else self.blocks
         # one block's gradients travel in float32 while the next one's come
-        return self.width * (whole + self.ends) + 4.0 * min(2 * self.block, self.trained)
+        return self.gather_bytes * whole + self.width * self.ends + 4.0 * min(2 * self.block, self.trained)
 
 
 class RankMemory(NamedTuple):

@@ -137,8 +137,6 @@ def _check(model: torch.nn.Module, recipe: Recipe, settings: dict[str, Any]) -> 
             where="strategy.zero",
             next='strategy.zero = 2, or strategy.kind = "fsdp"',
         )
-    if settings["zero_optimization"]["stage"] == 3 and not all(p.is_floating_point() for p in model.parameters()):
-        raise ConfigError("zero 3 cannot shard quantized weights", where="strategy.zero", next="strategy.zero = 2")
 
 
 def _library(device: torch.device) -> Any:

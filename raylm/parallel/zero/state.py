@@ -40,10 +40,13 @@ class Partitioned(NamedTuple):
 
 def stream(held: Partitioned) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors by name on rank 0's CPU, none elsewhere; trained ones as their float32 masters. Every rank must iterate."""
+    from raylm.model.linear_4bit import layers_of
+
+    stored = layers_of(held.bare)
     for name, tensor in held.bare.state_dict(keep_vars=True).items():
         whole = _whole(held, tensor)
         if held.grid.rank == 0:
-            yield name, whole.cpu()
+            yield name, (stored[name].matrix(whole) if name in stored else whole).cpu()
 
 
 def state(held: Partitioned) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> Mo
     state = optimizer.bytes_per_weight * (trained - ends) + optimizer.bytes_per_end * ends
     # the frozen start is a second model, unless it is this one without its adapter
     reference = "reference" in getattr(loss_of(cfg), "needs", ()) and getattr(cfg, "reference", "live") == "live"
-    frozen = width * load.weights if adapter else 4.0 * (still + load.weights * reference)
+    frozen = frozen_bytes(adapter, load, width) if adapter else 4.0 * (still + load.weights * reference)
     return ModelSize(
         blocks=load.blocks + load.experts,
         ends=load.ends,
@@ -92,6 +92,8 @@ def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> Mo
         replicas=mesh.replicas,
         pipeline=mesh.pipeline,
         num_micros=num_micros,
+        # stacked experts are not put into fewer bits
+        stored=0.0 if load.experts else getattr(adapter, "stored_bytes", 0.0),
     )
 
 
@@ -111,6 +113,16 @@ def frozen_shares(cfg: Any, config: dict[str, Any]) -> tuple[float, float]:
         of = sums[".layers." in name or name == "model.norm.weight"]
         of[0], of[1] = of[0] + size * (name in names), of[1] + size
     return sums[True][0] / sums[True][1], sums[False][0] / sums[False][1]
+
+
+def frozen_bytes(adapter: Any, load: Load, width: int) -> float:
+    """Bytes of the weights that an adapter stands beside.
+
+    Args:
+        width: bytes of a number in compute.
+    """
+    inner = getattr(adapter, "stored_bytes", 0.0) or width
+    return inner * load.blocks + width * (load.experts + load.ends)
 
 
 def loss_of(cfg: Any) -> Any:

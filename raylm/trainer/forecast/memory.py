@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from raylm.core.config import resolve
+from raylm.model.model_spec import model_spec
 from raylm.parallel.mesh import Mesh
 from raylm.trainer.forecast.activations import bytes_per_token, in_flight
-from raylm.trainer.forecast.load import Load, load_of, loss_of, sequences_of, size_of
+from raylm.trainer.forecast.load import Load, frozen_bytes, load_of, loss_of, sequences_of, size_of
 
 # a block's activations and the gradients that are alive at once while it goes back, over its activations alone: measured
 GRADIENTS = 1.5
@@ -70,20 +71,33 @@ def memory_of(cfg: Any, config: dict[str, Any], *, length: int, micro: int, worl
             GRADIENTS * tokens * bytes_per_token(config, mesh, narrow=narrow),
             # an embedding tied to the output layer has two gradients, which are added up at the end
             4.0 * config["hidden_size"] * config["vocab_size"] if config.get("tie_word_embeddings") and not adapter else 0.0,
-        ),
+        )
+        + _unpacked(config, adapter, narrow),
         accumulates=num_micros > 1,
         process=PROCESS if on_host else 0.0,
         loading=_loading(cfg, config, load, 2 if narrow else 4, world) if on_host else 0.0,
     )
 
 
+def _unpacked(config: dict[str, Any], adapter: Any, narrow: bool) -> float:
+    """Bytes of the largest matrix that is stored in fewer bits, while it multiplies."""
+    if not getattr(adapter, "stored_bytes", 0.0):
+        return 0.0
+    inner = (m for m in model_spec(config).matrices if m.used is None and m.num_out != config["vocab_size"])
+    return (2 if narrow else 4) * max(m.num_in * m.num_out for m in inner)
+
+
 def _loading(cfg: Any, config: dict[str, Any], load: Load, size: int, world: int) -> float:
     """Bytes on rank 0, which reads all weights: with the pages of files in another dtype, and beside its own piece of them."""
-    whole = load_of(config, Mesh()).weights
-    own = float(size if getattr(cfg, "adapter", None) else 4)
+    all_of_it, adapter = load_of(config, Mesh()), getattr(cfg, "adapter", None)
+    from_disk, packs = isinstance(cfg.model, str), bool(getattr(adapter, "stored_bytes", 0.0))
+    own = float(size if adapter else 4)
+    # a new model is there in float32 before its matrices are put into fewer bits
+    whole = frozen_bytes(adapter, all_of_it, size) if packs and from_disk else own * all_of_it.weights
     stored = 2.0 if str(config.get("dtype") or config.get("torch_dtype")).endswith("16") else 4.0
-    mapped = stored * whole if isinstance(cfg.model, str) and stored != own else 0.0
-    return own * whole + max(mapped, own * load.weights if world > 1 else 0.0)
+    mapped = stored * all_of_it.weights if from_disk and (stored != own or packs) else 0.0
+    mine = frozen_bytes(adapter, load, size) if packs else own * load.weights
+    return whole + max(mapped, mine if world > 1 else 0.0)
 
 
 def _activations(cfg: Any, config: dict[str, Any], load: Load, tokens: float, num_micros: int, narrow: bool) -> float:

@@ -1,5 +1,5 @@
-"""raylm's contestant: a train stage under Ray, as the driver sees it. Arguments: a folder with `model` and `dialogues`; lora or
-full."""
+"""raylm's contestant: a train stage under Ray, as the driver sees it. Arguments: a folder with `model` and `dialogues`; lora,
+qlora or full."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def main() -> None:
     from tests.stages import context
 
     root = Path(sys.argv[1])
-    adapter = {"kind": "lora", "rank": work.LORA["r"], "alpha": work.LORA["lora_alpha"]}
+    adapter = {"kind": sys.argv[2], "rank": work.LORA["r"], "alpha": work.LORA["lora_alpha"]}
     cfg = Train.model_validate(
         {
             "stage": "train",
             "rows": "dialogues",
             "document_mask": True,
             "model": str(root / "model"),
-            **({"adapter": adapter} if sys.argv[2] == "lora" else {}),
+            **({"adapter": adapter} if sys.argv[2] != "full" else {}),
             "optimizer": {
                 "lr": work.LR, "betas": work.BETAS, "weight_decay": 0.0, "clip": work.CLIP,
                 "warmup": 0, "schedule": "constant",

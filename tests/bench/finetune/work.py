@@ -51,11 +51,15 @@ def dialogues() -> list[Dialogue]:
     return [Dialogue(words(45, 300), [*words(100, 700)[:-1], 2]) for _ in range(NUM_DIALOGUES)]
 
 
-def save_model(at: Path) -> None:
-    """The model before its first step, with its tokenizer, as transformers saves it."""
+def save_model(at: Path, **more: Any) -> None:
+    """The model before its first step, with its tokenizer, as transformers saves it.
+
+    Args:
+        more: keys of its shape that differ.
+    """
     from raylm.model.shapes.llama import Llama
 
-    made: Any = Llama(**SHAPE).build(TOKENS, 0)
+    made: Any = Llama(**SHAPE | more).build(TOKENS, 0)
     made.save_pretrained(at)
     _save_tokenizer(str(at))
 
@@ -89,7 +93,7 @@ def save_dialogues(root: Path) -> None:
     ctx.commit(Dialogues, facts={**TOKENS, "num_tokens": int(sizes.sum())}, rows={"train-00000.arrow": layout.num_rows})
 
 
-def report(first_step_s: float, step_s: list[float], trained: list[float], losses: list[float]) -> None:
+def report(first_step_s: float, step_s: list[float], trained: list[float], losses: list[float], **more: float) -> None:
     """Print what a contestant did, as its last line.
 
     Args:
@@ -97,4 +101,4 @@ def report(first_step_s: float, step_s: list[float], trained: list[float], losse
         trained: tokens with a loss in each step.
     """
     speeds = [count / seconds for count, seconds in zip(trained[WARM:], step_s[WARM:], strict=True)]
-    print(json.dumps({"tokens_per_s": statistics.median(speeds), "first_step_s": first_step_s, "losses": losses}))
+    print(json.dumps({"tokens_per_s": statistics.median(speeds), "first_step_s": first_step_s, "losses": losses, **more}))

@@ -13,6 +13,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "selective": {"dtype": "bfloat16", "activation_checkpointing": "selective"},
     "full": {"dtype": "bfloat16", "activation_checkpointing": "full"},
     "adapter": {"dtype": "bfloat16", "adapter": {"kind": "lora", "rank": 16}},
+    "four_bits": {"dtype": "bfloat16", "adapter": {"kind": "qlora", "rank": 16}},
     "adafactor": {"dtype": "bfloat16", "optimizer": {"kind": "adafactor"}},
     "eight_bit": {"dtype": "bfloat16", "optimizer": {"bits": 8}},
     "plain_loss": {"dtype": "bfloat16", "cross_entropy": "plain"},
@@ -28,6 +29,8 @@ def forecast(name: str, smoke: bool) -> dict[str, Any]:
     table = LAYOUTS[name]
     if "adapter" in table:
         need("peft")
+    if table.get("adapter", {}).get("kind") == "qlora":
+        need("bitsandbytes")
     if table.get("optimizer", {}).get("bits") == 8:
         need("bitsandbytes")
     cfg = stage(table, tiny=smoke, steps=3)

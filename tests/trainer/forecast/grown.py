@@ -21,10 +21,10 @@ def measured(rank: int, world: int, keys: dict[str, Any], rows: int, at: str = "
     """
     import torch
 
-    from raylm.model.load import load_model
     from raylm.parallel.assemble import assemble
     from raylm.train.batches import Batches
     from raylm.train.config import Train
+    from raylm.trainer.build import load_start
     from raylm.trainer.forecast.memory import memory_of
 
     # freed blocks go back to the system at once: what is measured is what is held
@@ -39,7 +39,7 @@ def measured(rank: int, world: int, keys: dict[str, Any], rows: int, at: str = "
     warm()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    model: Any = (load_model(at, "float32") if at else cfg.model.build(FACTS, 0)).train()  # type: ignore[union-attr]
+    model: Any = (load_start(cfg, at) if at else cfg.model.build(FACTS, 0)).train()  # type: ignore[union-attr]
     model = cfg.adapter.attach(model, 0) if cfg.adapter else model
     engine = assemble(model, cfg, STEPS, rank=rank, world=world)
     del model

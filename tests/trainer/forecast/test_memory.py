@@ -16,6 +16,8 @@ LAYOUTS = {
     "activation_checkpointing full": (1, {**DDP, "activation_checkpointing": "full"}, 8),
     "activation_checkpointing selective": (1, {**DDP, "activation_checkpointing": "selective"}, 8),
     "adapter": (1, {**DDP, "adapter": {"kind": "lora", "rank": 8}}, 4),
+    "4-bit base": (1, {**DDP, "adapter": {"kind": "qlora", "rank": 8}}, 4),
+    "4-bit base, sharded": (2, {"adapter": {"kind": "qlora", "rank": 8}}, 2),
     "adafactor": (1, {**DDP, "optimizer": {"kind": "adafactor"}}, 2),
     "8-bit moments": (1, {**DDP, "optimizer": {"kind": "adamw", "bits": 8}}, 4),
 }
@@ -39,12 +41,16 @@ LARGE = {
 FROM_DISK = {
     "adapter": ({"adapter": {"kind": "lora", "rank": 16}}, True, "float32", 4),
     "adapter, stored in 16 bits, a short batch": ({"adapter": {"kind": "lora", "rank": 16}}, False, "bfloat16", 1),
+    "4-bit base": ({"adapter": {"kind": "qlora", "rank": 16}}, True, "float32", 4),
+    "4-bit base, stored in 16 bits": ({"adapter": {"kind": "qlora", "rank": 16}}, False, "bfloat16", 1),
     "tied": ({}, True, "float32", 4),
     "untied": ({}, False, "bfloat16", 4),
 }
 
 
-@pytest.mark.parametrize("name", [n if n == "adapter" else pytest.param(n, marks=pytest.mark.long) for n in FROM_DISK])
+@pytest.mark.parametrize(
+    "name", [n if n in ("adapter", "4-bit base") else pytest.param(n, marks=pytest.mark.long) for n in FROM_DISK]
+)
 def test_a_model_of_large_vocabulary_from_disk_grows_by_what_was_forecast(name, tmp_path):
     """10 M weights in blocks, twice that for each table of 49 thousand words."""
     import torch
