@@ -131,6 +131,12 @@ def _push(arguments: argparse.Namespace) -> int:
     return push.run(arguments)
 
 
+def _sweep(arguments: argparse.Namespace) -> int:
+    from raylm.sweep import run
+
+    return run.run(arguments)
+
+
 def _find_lr(arguments: argparse.Namespace) -> int:
     from raylm import job
     from raylm.core.config import did_you_mean
@@ -212,6 +218,26 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
         from raylm.convert import add_options
 
         add_options(convert)
+    pushing = _add_hub_commands(commands)
+    find = _command(commands, "find-lr", _find_lr, "try growing learning rates on a train stage and suggest one")
+    find.add_argument("job", metavar="JOB", help="a job file; what the stage reads has been made")
+    find.add_argument("stage", metavar="STAGE", help="a train stage")
+    find.add_argument("--steps", metavar="N", type=int, default=100, help="number of steps, each with a larger rate")
+    find.add_argument("--from", dest="lowest", metavar="LR", type=float, default=1e-6, help="the first rate")
+    find.add_argument("--to", dest="highest", metavar="LR", type=float, default=1.0, help="the last rate")
+    sweep = _add_sweep(commands)
+    chat = _command(commands, "chat", _chat, "talk to a served model; a job file is run (or resumed) first")
+    chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")
+    chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
+    chat.add_argument("--model", default=None, help="model name at a URL; the first one served when it is not given")
+    for taker in (plan, run, chat, find, pushing, sweep):
+        taker.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key: stages.sft.steps=10")
+    for taker in (plan, run, chat):
+        taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")
+    return parser
+
+
+def _add_hub_commands(commands: Any) -> argparse.ArgumentParser:
     merging = _command(commands, "merge", _merge, "fold a LoRA adapter into the model it was trained beside")
     merging.add_argument("adapter", metavar="ADAPTER", help="a folder in peft's layout, a train stage's folder, or a hub name")
     merging.add_argument("base", metavar="BASE", help="the model that it was trained beside: a folder or a hub name")
@@ -235,21 +261,28 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     pushing.add_argument("--public", action="store_true", help="let everybody read it")
     pushing.add_argument("--endpoint", metavar="URL", help="another hub; default: HF_ENDPOINT, or huggingface.co")
     pushing.add_argument("--dry-run", action="store_true", help="print files and card, send nothing")
-    find = _command(commands, "find-lr", _find_lr, "try growing learning rates on a train stage and suggest one")
-    find.add_argument("job", metavar="JOB", help="a job file; what the stage reads has been made")
-    find.add_argument("stage", metavar="STAGE", help="a train stage")
-    find.add_argument("--steps", metavar="N", type=int, default=100, help="number of steps, each with a larger rate")
-    find.add_argument("--from", dest="lowest", metavar="LR", type=float, default=1e-6, help="the first rate")
-    find.add_argument("--to", dest="highest", metavar="LR", type=float, default=1.0, help="the last rate")
-    chat = _command(commands, "chat", _chat, "talk to a served model; a job file is run (or resumed) first")
-    chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")
-    chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
-    chat.add_argument("--model", default=None, help="model name at a URL; the first one served when it is not given")
-    for taker in (plan, run, chat, find, pushing):
-        taker.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key: stages.sft.steps=10")
-    for taker in (plan, run, chat):
-        taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")
-    return parser
+    return pushing
+
+
+def _add_sweep(commands: Any) -> argparse.ArgumentParser:
+    sweep = _command(commands, "sweep", _sweep, "try values of a train stage's keys, stop the worse ones early, keep the best")
+    sweep.add_argument("job", metavar="JOB", help="a job file; what the stage reads is made once for all trials")
+    sweep.add_argument("stage", metavar="STAGE", help="a train stage")
+    over = "values of one of the stage's keys: adapter.rank=4,16,64, or a range to draw from: optimizer.lr=1e-4..1e-2"
+    sweep.add_argument("--over", metavar="KEY=VALUES", action="append", default=[], help=over)
+    sweep.add_argument(
+        "--trials", metavar="N", type=int, help="number of draws; default: the whole grid, or 8 where there is a range"
+    )
+    sweep.add_argument("--metric", default="held_out_loss", help="what is compared; default: held_out_loss")
+    sweep.add_argument("--mode", choices=["min", "max"], default="min", help="whether less or more is better")
+    sweep.add_argument(
+        "--grace", metavar="STEPS", type=int, help="steps that every trial gets; default: until it is first measured"
+    )
+    sweep.add_argument("--reduction", metavar="N", type=int, default=3, help="one in N trials goes on behind each rung (ASHA)")
+    sweep.add_argument("--all", action="store_true", help="stop no trial early")
+    sweep.add_argument("--seed", type=int, default=0, help="of the draws")
+    sweep.add_argument("--anew", action="store_true", help="forget the sweep that lies there")
+    return sweep
 
 
 def _command(commands: Any, name: str, function: Any, help: str) -> argparse.ArgumentParser:
@@ -278,7 +311,7 @@ def _shown(assignment: str) -> str:
 
 
 def _again(argv: list[str] | None) -> str:
-    """The command that goes on: --rebuild has done its part, and would begin anew."""
+    """The command that goes on: --rebuild and --anew have done their part, and would begin anew."""
     words = sys.argv[1:] if argv is None else argv
     kept = [word for at, word in enumerate(words) if at == 0 or words[at - 1] != "--rebuild"]
-    return shlex.join(["raylm", *(word for word in kept if word.partition("=")[0] != "--rebuild")])
+    return shlex.join(["raylm", *(word for word in kept if word.partition("=")[0] not in ("--rebuild", "--anew"))])

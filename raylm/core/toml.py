@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from dataclasses import dataclass
+from datetime import date
+from datetime import time as datetime_time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,6 +97,28 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         else:
             raise ConfigError(f"--set {assignment!r}: {last!r} stands below a value that is no table")
     return data
+
+
+def value_text(value: Any) -> str:
+    """`value` as TOML on one line, tables inline. Raises ConfigError for what TOML has not."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(value_text, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key_text(key)} = {value_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (date, datetime_time)):
+        return value.isoformat()
+    raise ConfigError(f"{value!r} has no form in TOML")
+
+
+def key_text(key: str) -> str:
+    """A key as TOML writes it: bare where that is allowed."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
 
 
 def check(kind: type[ConfigT], data: dict[str, Any], source: Source) -> ConfigT:
