@@ -35,8 +35,19 @@ class Continued(NamedTuple):
             if mine != other:
                 likely = self.likely[place]
                 # a token beyond the likeliest ones is at least as far away as the last of them
-                return likely[mine] - likely.get(other, min(likely.values()))
+                last = min(likely.values())
+                return likely.get(mine, last) - likely.get(other, last)
         return 0.0
+
+    def apart(self, tokens: list[int], logprobs: list[float]) -> list[float]:
+        """Absolute differences to the `logprobs` of an answer's tokens, as far as they are these."""
+        found = []
+        for mine, other, said, likely in zip(self.tokens, tokens, logprobs, self.likely, strict=False):
+            if mine != other:
+                break
+            if mine in likely:
+                found.append(abs(likely[mine] - said))
+        return found
 
 
 class Expected(NamedTuple):
@@ -107,10 +118,11 @@ def _greedy(model: str, tokenizer: Any, prompts: list[list[int]], dtype: str) ->
             top_k=None,
             pad_token_id=0 if pad is None else pad,
             eos_token_id=ends,
-            output_scores=True,
+            # what the network itself says: no penalty of generation_config.json is in it, nor in an endpoint's log-probabilities
+            output_logits=True,
             return_dict_in_generate=True,
         )
-        made.append(Continued(out.sequences[0, len(prompt) :].tolist(), [_likely(scores_BV[0]) for scores_BV in out.scores]))
+        made.append(Continued(out.sequences[0, len(prompt) :].tolist(), [_likely(scores_BV[0]) for scores_BV in out.logits]))
     return made
 
 

@@ -89,7 +89,7 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
         # the replica stands on a machine with other kernels than this one
         expected = reference.expected(local, _probes(cfg), dtype, _may_compare(cfg, local))
     client = connect(cluster.url(cfg), key.value, parity.REQUEST_S, {STAGE: own})
-    verdict = parity.compare(client, cfg.model_name, expected)
+    verdict = parity.compare(client, cfg.model_name, expected, cfg.limits.num_logprobs > 0)
     parity.refuse_unequal(verdict, dtype, network.quantized, where=cluster.url(cfg))
     answers = parity.ask(client, cfg, verdict.chat)
     return ctx.commit(
@@ -105,6 +105,7 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
             "template_equal": verdict.template,
             "greedy_equal": verdict.greedy,
             "greedy_nats_short": verdict.nats_short,
+            "logprob_nats": verdict.nats,
             "start_s": start_s,
             "answers": answers,
         },

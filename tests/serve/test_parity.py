@@ -52,6 +52,19 @@ def test_float32_is_exact():
         refuse_unequal(verdict("8/8", 0.0, template="7/8"), "bfloat16", quantized=False, where="here")
 
 
+def test_log_probabilities_are_compared_as_far_as_the_answers_agree():
+    assert EXPECTED.apart([5, 7, 2], [-0.1, -0.8, -0.2]) == pytest.approx([0.0, 0.1, 0.0])
+    assert EXPECTED.apart([5, 8, 2], [-0.2, -0.8, -0.2]) == pytest.approx([0.1])
+    exact = verdict("8/8", 0.0)
+    refuse_unequal(exact._replace(nats=5e-5), "float32", quantized=False, where="here")
+    refuse_unequal(exact._replace(nats=1e-2), "bfloat16", quantized=False, where="here")
+    # rounded activations are rounded otherwise by other kernels
+    refuse_unequal(exact._replace(nats=0.2), "bfloat16", quantized=True, where="here")
+    for nats, dtype in ((1e-3, "float32"), (3e-2, "bfloat16"), (float("nan"), "float32")):
+        with pytest.raises(StageError, match="log-probabilities differ"):
+            refuse_unequal(exact._replace(nats=nats), dtype, quantized=False, where="here")
+
+
 def test_the_reference_is_computed_in_the_engines_format(tmp_path):
     """Greedy tokens are the likeliest of their places, in float32 and in bfloat16; other weights are nats away."""
     folder, other = (str(tiny_checkpoint(tmp_path / name, seed=seed)) for name, seed in (("one", 0), ("other", 1)))

@@ -102,6 +102,7 @@ def test_the_endpoint_says_what_transformers_says(endpoint, checkpoint):
     facts = endpoint.facts
     assert facts["greedy_equal"] == "8/8"
     assert facts["template_equal"] == "8/8"
+    assert 0 <= facts["logprob_nats"] < 1e-4
     assert facts["chat_template"] is True
     assert facts["served"] == checkpoint.fingerprint
     assert [answer["prompt"] for answer in facts["answers"]] == PROMPTS
