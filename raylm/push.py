@@ -110,6 +110,9 @@ def parts_of(made: Checkpoint, repo: str, licence: str | None, base: str | None,
     parts = [Part(entry.path, _checked(made, entry)) for entry in models]
     for entry in adapters if only != "merged" else ():
         name = entry.path.removeprefix("adapter/") if only == "adapter" else entry.path
+        if name == CARD:
+            # peft's own, without what this adapter was made of
+            continue
         content: Path | bytes = _checked(made, entry)
         if entry.path.endswith(ADAPTER):
             content = _with_base(content, base or ".")

@@ -104,6 +104,7 @@ def test_the_adapter_alone_stands_at_the_root_beside_its_base(job_file, capsys):
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md"} <= tree.keys()
     assert not {"model.safetensors", "config.json"} & tree.keys()
     assert b"library_name: peft" in tree["README.md"] and b"license" not in tree["README.md"].split(b"---")[1]
+    assert b"raylm" in tree["README.md"], "the card is peft's, and not ours"
     assert "no licence is named" in capsys.readouterr().out
 
 
