@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from raylm.core.errors import ConfigError
 from raylm.model.adapters.lora import Lora
@@ -40,6 +41,22 @@ def test_ten_blocks_and_more_are_told_apart():
     found = rates(AdamW(layerwise_lr_decay=0.9), model(11))
     assert found["model.layers.1.mlp.up_proj.weight"] == pytest.approx(0.9**10)
     assert found["model.layers.10.mlp.up_proj.weight"] == pytest.approx(0.9)
+
+
+def test_blocks_that_are_stacks_of_layers_are_counted_by_block():
+    small = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 3, "num_heads": 2, "vocab_size": 20}
+    found = rates(AdamW(layerwise_lr_decay=0.5), transformers.T5ForConditionalGeneration(transformers.T5Config(**small)))
+    for stack in ("encoder", "decoder"):
+        of = {at: {rate for name, rate in found.items() if name.startswith(f"{stack}.block.{at}.")} for at in range(3)}
+        assert of == {0: {0.125}, 1: {0.25}, 2: {0.5}}
+    assert found["shared.weight"] == 0.0625 and found["encoder.final_layer_norm.weight"] == 1.0
+
+
+def test_a_tied_weight_by_its_other_name_is_refused():
+    tied = tiny_model(vocab=70, hidden=32, layers=1)
+    with pytest.raises(ConfigError, match=r"lm_head.weight is model.embed_tokens.weight"):
+        with_rates(AdamW(lr_scale={"lm_head": 0.1}), tied)
+    assert rates(AdamW(lr_scale={"embed_tokens": 0.1}), tied)["model.embed_tokens.weight"] == 0.1
 
 
 def test_muon_keeps_its_rate_for_the_rest():
