@@ -93,7 +93,9 @@ def merge(
     with torch.device("meta"):
         plain: Any = auto_class(config).from_config(config)
     streams = can_stream(read_json(at / ADAPTER), beside, stored, plain)
-    tokenizer = str(at) if (at / "tokenizer_config.json").is_file() else base
+    # of a train stage the adapter lies in a folder of its own, beside the tokenizer that may have more tokens than the base's
+    own = (at, at.parent) if at.name == "adapter" else (at,)
+    tokenizer = next((str(each) for each in own if (each / "tokenizer_config.json").is_file()), base)
     check, weights = None, streamed(folder, stored, at)
     if checked or not streams:
         _check_room(stored, base, streams)
@@ -226,8 +228,9 @@ def with_adapter(base: str, adapter: Path) -> Any:
     table = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is table)
     rows = [tensor.shape[0] for key, tensor in read_header(adapter / WEIGHTS).items() if key.endswith(f"{name}.weight")]
-    if rows and rows[0] != table.weight.shape[0]:
-        model.resize_token_embeddings(rows[0], mean_resizing=False)
+    size = rows[0] if rows else _rows_needed(adapter, table.weight.shape[0])
+    if size != table.weight.shape[0]:
+        model.resize_token_embeddings(size, mean_resizing=False)
     wrong = "name the model that it was trained beside: adapter_config.json says base_model_name_or_path"
     try:
         made: Any = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu").eval()
@@ -243,6 +246,20 @@ def with_adapter(base: str, adapter: Path) -> Any:
             f"{len(left)} of {len(gets)} tensors have no layer in {base} ({', '.join(left[:2])})", where=str(adapter), next=wrong
         )
     return made
+
+
+def _rows_needed(adapter: Path, old: int) -> int:
+    """Rows of a vocabulary that the adapter extends by single tokens. Raises ArtifactError where it does not have all of them."""
+    said = read_json(adapter / ADAPTER).get("trainable_token_indices") or []
+    ids = {each for some in (said.values() if isinstance(said, dict) else [said]) for each in some}
+    size = max([old, *(each + 1 for each in ids)])
+    if lacking := set(range(old, size)) - ids:
+        raise ArtifactError(
+            f"the adapter has rows up to token {size - 1}, the base {old} rows, and nobody has that of {min(lacking)}",
+            where=str(adapter),
+            next="name the model that it was trained beside",
+        )
+    return size
 
 
 def _untie(model: Any) -> None:

@@ -13,8 +13,13 @@ from typing import Any
 from raylm.core.artifact import MANIFEST, Artifact, Checkpoint, open_artifact
 from raylm.core.storage import Folder
 
-SECRET = re.compile(r"(^|[._-])(api_?key|key|secret|token|passw(or)?d|credentials?|authorization)$", re.IGNORECASE)
-IN_URL = re.compile(r"://[^/@\s]+@")
+SECRET = re.compile(
+    r"(^|[._-])(api_?key|key|secret|token|pwd|passw(or)?d|passphrase|credentials?|auth|authorization|bearer|cookie)$",
+    re.IGNORECASE,
+)
+IN_URL = re.compile(r"://[^/\s?#]*@")
+SIGNED = re.compile(r"(://[^\s?#]*)[?#]\S*")
+"""A URL's query: that of a signed one opens what it names."""
 FAMILIES = {"causal": "text-generation", "masked": "fill-mask", "reward": "text-classification"}
 """The hub's names of what a model is for."""
 
@@ -74,7 +79,7 @@ def public(value: Any, key: str = "") -> Any:
     if isinstance(value, (list, tuple)):
         return [public(item) for item in value]
     if isinstance(value, str):
-        value = IN_URL.sub("://", value)
+        value = SIGNED.sub(r"\1", IN_URL.sub("://", value))
         return ".../" + value.rstrip("/").rsplit("/", 1)[-1] if value.startswith(("/", "~", "file:")) else value
     return value
 

@@ -9,9 +9,11 @@ from raylm.cli import main
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
 from raylm.merge import merge
-from raylm.model.load import load_model
+from raylm.model.adapters.lora import Lora
+from raylm.model.load import load_model, load_tokenizer
+from raylm.model.new_tokens import NewTokens
 from raylm.model.weight_files import weight_names
-from tests.model.tiny import tiny_checkpoint, tiny_model
+from tests.model.tiny import tiny_checkpoint, tiny_model, tiny_tokenizer
 
 TOKENS = torch.arange(5, 45)[None]
 ADAPTERS = {
@@ -74,6 +76,25 @@ def test_a_base_in_16_bits_is_rounded_once_and_the_drift_is_told(tmp_path, base,
         merge(str(tmp_path / "stage"), str(half), Folder(tmp_path / "narrow"), max_nats=1e-6)
     assert not Folder(tmp_path / "narrow").files()
     assert merge(str(tmp_path / "stage"), str(half), Folder(tmp_path / "unchecked"), checked=False).check is None
+
+
+def test_rows_for_new_tokens_and_their_tokenizer_are_merged(tmp_path, base):
+    tokenizer = tiny_tokenizer(300)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|tool|>", "<|call|>"]}, replace_extra_special_tokens=False)
+    card, begun = Lora(rank=2, modules=["q_proj"]), NewTokens().resize(load_model(str(base), "float32"), 302, tokenizer)
+    model, parts = card.attach(begun, 0).eval(), {}
+    for p in (p for p in model.parameters() if p.requires_grad):
+        p.data += 0.1 * torch.randn_like(p)
+    assert len(list(card.merge(model, model.state_dict().items(), parts)))
+    card.save(model, parts, str(base), tmp_path / "stage" / "adapter")
+    # as a train stage leaves it
+    tokenizer.save_pretrained(tmp_path / "stage")
+    assert merge(str(tmp_path / "stage"), str(base), Folder(tmp_path / "out")).check
+    tokens = torch.tensor([[5, 300, 9, 301]])
+    merged = load_model(str(tmp_path / "out"), "float32")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(tokens).logits, model(tokens).logits, atol=1e-5, rtol=0)
+    assert load_tokenizer(str(tmp_path / "out")).convert_tokens_to_ids("<|call|>") == 301
 
 
 def test_an_adapter_of_another_model_or_of_none_is_refused(tmp_path, base, capsys):

@@ -165,3 +165,13 @@ def test_what_names_a_machine_or_opens_something_is_not_public():
     assert public(config) == {
         "glob": ".../*.txt", "url": "https://host/x", "headers": {"Authorization": "..."}, "n": [1, ".../k"],
     }  # fmt: skip
+
+
+def test_passwords_and_signatures_in_urls_are_not_public():
+    config = {
+        "uri": "https://me:p@ss@host/a.jsonl?X-Amz-Signature=abc#x",
+        "db_pwd": "x",
+        "headers": {"Cookie": "y"},
+        "why": "50?",
+    }
+    assert public(config) == {"uri": "https://host/a.jsonl", "db_pwd": "...", "headers": {"Cookie": "..."}, "why": "50?"}

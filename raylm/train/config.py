@@ -95,6 +95,9 @@ class Train(TrainerConfig):
             raise ValueError(f"check_export.vllm: vLLM draws tokens, {card_kind(objective)} leaves a model that does not")
         if isinstance(self.micro_batch, int) and self.micro_batch < 1:
             raise ValueError("micro_batch is at least 1, or 'auto'")
+        live = self.reference == "live" and "reference" in getattr(self.objective, "needs", ())
+        if live and self.adapter and (why := self.adapter.no_live_reference()):
+            raise ValueError(f'{why}: reference = "stored", or `raylm merge` the adapter first and train a new one')
         if self.batch == 1 and "mismatched" in getattr(self.objective, "needs", ()):
             raise ValueError("a batch of one row has no other row whose answer could stand beside its prompt: raise batch")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import card_kind, resolve
-from raylm.core.errors import ConfigError
+from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.variants import VALUED
 from raylm.data.kinds import ROW_KINDS
 from raylm.data.mixture import Mixture, refs_of
@@ -188,7 +188,11 @@ def start_model(cfg: Train, setup: Setup) -> torch.nn.Module:
     else:
         model = load_start(cfg, setup.model_path, value_head)
         if cfg.new_tokens:
-            model = cfg.new_tokens.resize(model, setup.tokens["vocab_size"], load_tokenizer(setup.tokenizer_path))
+            try:
+                known = len(load_tokenizer(setup.model_path))
+            except ArtifactError:
+                known = None
+            model = cfg.new_tokens.resize(model, setup.tokens["vocab_size"], load_tokenizer(setup.tokenizer_path), known)
     if kind_of_model(model.config) not in (objective.model, objective.makes):
         raise ConfigError(
             f"objective {card_kind(objective)} trains {objective.model} models, {type(model).__name__} is none of these"

@@ -47,6 +47,8 @@ class Reference(Config):
     def identity(self) -> dict[str, Any]:
         # what an adapter makes of its base (4-bit weights), and rows for new tokens, are part of the start
         parts = {name: part and part.identity() for name in ("adapter", "new_tokens") for part in [getattr(self.cfg, name)]}
+        if self.cfg.adapter and self.cfg.adapter.path:
+            parts["adapter_content"] = content_of(self.cfg.adapter.path)
         return {"start": self.content, "dtype": self.cfg.dtype, "seed": self.cfg.seed, **parts}
 
     def score(self, rows: Sequence[dict[str, Any]]) -> list[Scored]:
@@ -84,6 +86,9 @@ class Reference(Config):
 
         cfg: Train = self.cfg.model_copy(update={"mesh": Mesh(), "strategy": Ddp(), "ema": None})
         model = start_model(cfg, self.setup)
+        if cfg.adapter and cfg.adapter.path:
+            # where training begins: not the model without its adapter
+            model = cfg.adapter.attach(model, cfg.seed)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         free = cfg.padding_free is not False and ROW_KINDS[self.setup.rows_kind].padding_free
         free = free and refused_prefixes(model) is None

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from raylm.trainer.config import TrainerConfig
 
 
+OTHER_REFERENCE = 'reference = "stored" (train stages), or `raylm merge` the adapter and name what comes of it as `model`'
+"""What else can be compared with."""
+
+
 class Built(NamedTuple):
     """A model across its ranks."""
 
@@ -58,13 +62,8 @@ def build(
             freeze_unread(base)
             freeze_parts(base, cfg.freeze, cfg.unfrozen_parameters)
             return base
-        if needs_reference and cfg.adapter.mutates_base:
-            raise ConfigError(
-                f"the reference is the model without its adapter, and init_lora_weights = {cfg.adapter.init_lora_weights!r} "
-                "changes the model below it",
-                where="adapter.init_lora_weights",
-                next="drop init_lora_weights, or compute the reference ahead",
-            )
+        if needs_reference and (why := cfg.adapter.no_live_reference()):
+            raise ConfigError(why, where="adapter", next=OTHER_REFERENCE)
         made = cfg.adapter.attach(base, cfg.seed)
         if in_words := getattr(cfg.adapter, "in_words", None):
             ranks.say(in_words(made))

@@ -62,6 +62,22 @@ def test_a_padded_vocabulary_needs_nothing(tokenizer):
     assert NewTokens().resize(made, 290, tokenizer) is made and not hasattr(made, "new_token_ids")
 
 
+@pytest.mark.parametrize("rows", [304, 301])
+def test_rows_that_the_model_has_but_never_trained_are_those_of_new_tokens(tokenizer, rows):
+    """A vocabulary that was rounded up: its own tokenizer tells which rows it knows."""
+    before = tiny_model(vocab=rows, hidden=32, layers=1)
+    table = before.get_input_embeddings().weight.detach().clone()
+    ids = tokenizer("tool", add_special_tokens=False)["input_ids"]
+    after = NewTokens(described={"<|call|>": "tool"}).resize(before, 302, tokenizer, known=300)
+    found = after.get_input_embeddings().weight
+    assert len(found) == max(rows, 302) and after.new_token_ids == [300, 301]
+    torch.testing.assert_close(found[300:302], torch.stack([table[:300].mean(0), table[ids].mean(0)]))
+    assert found[:300].equal(table[:300]) and found[302:].equal(table[302:])
+    assert any("trainable_tokens_delta" in name for name, _ in Lora(modules=["q_proj"]).attach(after, 0).named_parameters())
+    with pytest.raises(ConfigError, match="is no new token"):
+        NewTokens(described={"<|call|>": "tool"}).resize(tiny_model(vocab=304, hidden=32, layers=1), 302, tokenizer, known=302)
+
+
 def test_a_bias_of_the_output_layer_grows_too(tokenizer):
     small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
     made = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=300, hidden_size=32, **small)).eval()

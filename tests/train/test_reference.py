@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from raylm.core.artifact import Pairs
 from raylm.core.errors import ConfigError
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
 from raylm.data.shards import Rows
+from raylm.model.adapters.lora import Lora
 from raylm.model.scores import token_logprobs
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.train.batches import Batches
@@ -73,6 +75,30 @@ def test_rows_are_scored_by_the_start_each_as_if_alone(root):
     assert Reference.of(other, setup).identity() != Reference.of(cfg, setup).identity()
     assert Reference.of(stage(adapter={"rank": 2}), setup).identity() != Reference.of(cfg, setup).identity()
     assert Reference.of(stage(optimizer={"lr": 1.0}, batch=7), setup).identity() == Reference.of(cfg, setup).identity()
+
+
+def test_beside_an_adapter_that_is_gone_on_with_the_reference_is_where_training_begins(root):
+    """Not the model below it, from which the policy differs before its first step."""
+    _, setup, (part,) = prepared(stage(), context(root, "policy"))
+    begun = Lora(rank=2).attach(stage().model.build(setup.tokens, 0), 1)
+    trained = {name: p for name, p in begun.named_parameters() if p.requires_grad}
+    for p in trained.values():
+        p.data.normal_(std=0.3)
+    Lora(rank=2).save(begun, trained, "", root / "adapter")
+    for adapter in ({"path": str(root / "adapter")}, {"init_lora_weights": "pissa"}):
+        with pytest.raises(ValidationError, match=r'the reference would be the model without its adapter.*reference = "stored"'):
+            stage(adapter=adapter)
+    cfg = stage(reference="stored", adapter={"path": str(root / "adapter")})
+    assert cfg.adapter is not None
+    cfg = cfg.model_copy(update={"adapter": cfg.adapter.opened(str(root / "adapter"), "")})
+    row = Rows.open(part.uri, "train")[0]
+    (scored,) = Reference.of(cfg, setup).score([row])
+    (micro,) = Batches([row], "Pairs", batch=1, micro=1, seed=0, pad_id=0, rank=0, world=1).split([0])
+    with torch.no_grad():
+        start = (token_logprobs(begun.eval(), micro).double() * micro.weight_BT).sum(1)
+        with begun.disable_adapter():
+            below = (token_logprobs(begun, micro).double() * micro.weight_BT).sum(1)
+    assert scored[REFERENCE].tolist() == pytest.approx(start.tolist(), abs=1e-4) and (start - below).abs().max() > 1e-2
 
 
 def test_what_cannot_be_stored_is_refused():

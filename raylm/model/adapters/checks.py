@@ -18,6 +18,15 @@ def beside_new_head() -> ConfigError:
     )
 
 
+def not_mutable(card: Any, name: str) -> ConfigError:
+    """Why `card`, which begins with a part of each matrix of the base, cannot stand beside `name`."""
+    return ConfigError(
+        f"init_lora_weights = {card.init_lora_weights!r} takes a part out of linear layers alone, not of {name}",
+        where="adapter.init_lora_weights",
+        next="drop init_lora_weights, or name linear layers in `modules` and no `target_parameters`",
+    )
+
+
 def linear_layers(model: Any) -> list[str]:
     """Last parts of the names of the model's linear layers, without its output layer: what `modules` may name."""
     head = model.get_output_embeddings()
@@ -68,6 +77,10 @@ def check_made(card: Any, made: Any, head: Any, layers: str) -> None:
         base, plain = module.base_layer, (*_linear(), torch.nn.Embedding.forward)
         if hasattr(module, "parameter_name"):
             continue
+        turned = type(base).forward is not torch.nn.Linear.forward and card.init_lora_weights == "olora"
+        if card.mutates_base and (isinstance(base, torch.nn.Embedding) or turned):
+            # peft would begin as ever, and be written as if it had not; of a transposed matrix OLoRA takes the wrong sides
+            raise not_mutable(card, name.removeprefix(PEFT))
         # a layer may do more than multiply with its matrix; what scales its rows peft scales too
         if type(base).forward not in plain and not (isinstance(base, torch.nn.Embedding) and hasattr(base, "embed_scale")):
             raise ConfigError(

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from raylm.core.config import Config, Refers
 from raylm.core.errors import ConfigError
-from raylm.model.adapters.checks import check_made, check_names, linear_layers
+from raylm.model.adapters.checks import check_made, check_names, linear_layers, not_mutable
 from raylm.model.adapters.merging import adapted_layers, fold, merged
 from raylm.model.adapters.mutated import Start, as_plain_lora
 from raylm.model.adapters.saved import check_base, fields_of, load_into
@@ -84,6 +84,17 @@ class Lora(Config):
         """Whether the model without its adapter is another one than the base."""
         return str(self.init_lora_weights).startswith(MUTATING)
 
+    def no_live_reference(self) -> str | None:
+        """Why the model without its adapter is not what training begins with; None where it is."""
+        if self.path:
+            return "the reference would be the model without its adapter, and training begins with that of adapter.path"
+        if self.mutates_base:
+            return (
+                f"the reference would be the model without its adapter, and init_lora_weights = {self.init_lora_weights!r} "
+                "changes the model below it"
+            )
+        return None
+
     def opened(self, address: str, model: str) -> Self:
         """This card as the adapter at `address` is, which becomes its `path`.
 
@@ -129,6 +140,8 @@ class Lora(Config):
         from peft import get_peft_model
 
         plain: Any = model
+        if self.mutates_base and self.target_parameters:
+            raise not_mutable(self, ", ".join(self.target_parameters))
         if not self.path:
             # an adapter from elsewhere may use names of other versions, which peft knows
             check_names(self, model)

@@ -222,6 +222,19 @@ def test_names_that_mean_nothing_or_a_tied_matrix_are_refused(modules, said):
         Lora(modules=modules).attach(tiny_model(vocab=70, hidden=32, layers=1), 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("embedding and head", {"modules": ["q_proj", "embed_tokens"], "init_lora_weights": "pissa"}),
+        ("conv1d", {"init_lora_weights": "olora"}),
+        ("expert tensors", {"target_parameters": ["experts.down_proj"], "init_lora_weights": "pissa"}),
+    ],
+)
+def test_what_begins_with_a_part_of_the_base_stands_beside_linear_layers_alone(name, card):
+    with pytest.raises(ConfigError, match=r"takes a part out of linear layers alone, not of .*(embed_tokens|c_attn|experts)"):
+        Lora(**card).attach(base(name), 0)
+
+
 def test_a_layer_that_peft_knows_to_be_bypassed_is_refused():
     from transformers import MambaConfig, MambaForCausalLM
 
