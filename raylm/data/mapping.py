@@ -25,6 +25,7 @@ _TARGETS = (
 )  # fmt: skip
 # without these there is nothing to learn; a row may have no system prompt, history, tools, thoughts or ground truth
 _NEEDED = _TARGETS[:7]
+_SPOKEN = ("prompt", "completion", "chosen", "rejected")
 MISSING = "missing_column: "
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
@@ -39,9 +40,9 @@ class Columns(Config):
     messages: str | None = Field(default=None, min_length=1)
     """A list of messages, or its JSON text."""
     prompt: str | None = Field(default=None, min_length=1)
-    """What is asked: a text, or messages."""
+    """What is asked: a text, or messages, also as JSON text."""
     completion: str | None = Field(default=None, min_length=1)
-    """The answer to `prompt`."""
+    """The answer to `prompt`, as it may be written."""
     chosen: str | None = Field(default=None, min_length=1)
     """The better one of two answers."""
     rejected: str | None = Field(default=None, min_length=1)
@@ -126,6 +127,10 @@ class Columns(Config):
                 names.add(source if source in raw else ".".join(step for step in steps_of(source) if isinstance(step, str)))
         return names
 
+    def tools_column(self) -> str | None:
+        """The column in which the tools lie; None where a template makes them, or there are none."""
+        return None if self.tools is None or is_template(self.tools) else str(steps_of(self.tools)[0])
+
     def _named(self) -> Iterator[tuple[str, str]]:
         for target in _TARGETS:
             if source := getattr(self, target):
@@ -158,9 +163,20 @@ def _typed(target: str, value: Any) -> Any:
             return json.loads(value)
         except ValueError as cause:
             raise DataError(f"wrong_shape: {target}", next=f"a text for {target} must be JSON: {cause}") from cause
+    if target in _SPOKEN and isinstance(value, str) and _are_messages(found := decoded(value)):
+        return found
     if target in ("text", "system", "reasoning_content") or not isinstance(value, (list, tuple, Mapping)):
         return value if target in ("tools", "ground_truth") else string(value, target)
     return value
+
+
+def _are_messages(value: Any) -> bool:
+    """Whether it is a list of messages: a text that is its JSON (a CSV has no other form) would be learned with its braces."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, dict) and (({"role", "content"} <= set(one)) or ({"from", "value"} <= set(one))) for one in value)
+    )
 
 
 def _rest(value: Mapping[str, Any], read: set[str], before: str = "") -> Iterator[tuple[str, Any]]:

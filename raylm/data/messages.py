@@ -12,7 +12,7 @@ from raylm.data.tools import tool_calls
 
 Message = dict[str, Any]
 """`role` and `content` (a string, "" where a turn only calls); where the turn has them `reasoning_content` (a string),
-`tool_calls` (`raylm.data.tools`), `tool_call_id`, `name`; and `weight` 0 on turns of the assistant that are not trained on."""
+`tool_calls` (`raylm.data.tools`), `tool_call_id`, `name`; and `weight` 0 on turns that are not trained on."""
 Dialogue = list[Message]
 
 _ROLES = {
@@ -200,9 +200,9 @@ def _is_learned(turn: Mapping[str, Any], role: str, column: str) -> bool:
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
             raise DataError(f"unread_key: {column}.{key}", next="a turn is learned (1, true) or not (0, false), nothing between")
         if value and role != "assistant" and key in _LEARNED:
-            raise DataError(f"unread_key: {column}.{key}", next="only what the assistant says is learned")
+            raise DataError(f"unread_key: {column}.{key}", next="what others say is learned by roles_to_train of the form")
         learned &= bool(value)
-    return learned or role != "assistant"
+    return learned
 
 
 def _part(part: Any, column: str) -> str:

@@ -153,7 +153,7 @@ def _read_mapped(row: Mapping[str, Any], columns: Columns, source: str, start: i
         return Rejected(cause.what, where, columns_of(row))
     if not text.strip():
         return Rejected("empty", where)
-    result = document(source, start, end, text, record, meta_of(row, columns.read_names(row)))
+    result = document(source, start, end, text, record, meta_of(row, columns.read_names(row) | {"text"}))
     return result if _is_utf8(text) and _is_utf8(result["record"] or "") else _not_unicode(where)
 
 
@@ -183,7 +183,7 @@ def as_text(row: Mapping[str, Any]) -> str:
 def as_dialogue(row: Mapping[str, Any]) -> Dialogue:
     """Messages of a row: `messages`, ShareGPT `conversations`, Alpaca, prompt + completion, or prompt + chosen.
 
-    A turn of the assistant that the row excludes from training has `weight` 0.
+    A turn that the row excludes from training has `weight` 0.
 
     Raises:
         DataError: no such columns, a column of another shape, or one that says what the turns do not (`check_columns`);
@@ -348,9 +348,9 @@ def _checked(
 
 def _whole(turns: Dialogue, column: str) -> Dialogue:
     """An answer that is judged as a whole: no turn of it may be excluded from training."""
-    if any("weight" in turn for turn in turns):
+    if any("weight" in turn and turn["role"] == "assistant" for turn in turns):
         raise DataError(f"unread_key: {column}.weight", next="an answer that is compared counts whole")
-    return turns
+    return for_template(turns)
 
 
 def _parted(row: Mapping[str, Any]) -> tuple[Dialogue, Dialogue, Dialogue]:

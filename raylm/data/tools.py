@@ -70,13 +70,19 @@ def in_order(value: Any, keep: bool = False) -> Any:
     return [in_order(inner, keep) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def without_nulls(value: Any, within: bool = False) -> Any:
-    """The value without the nulls that Arrow puts where other rows' tools and calls have a key."""
+def without_nulls(value: Any, also: str | None = None, within: bool = False) -> Any:
+    """The value without the nulls that Arrow puts where other rows' tools and calls have a key.
+
+    Args:
+        also: a column that holds tools under another name.
+    """
     if isinstance(value, dict):
         return {
-            key: without_nulls(inner, within or key in ORDERED) for key, inner in value.items() if inner is not None or not within
+            key: without_nulls(inner, None, within or key in ORDERED or key == also)
+            for key, inner in value.items()
+            if inner is not None or not within
         }
-    return [without_nulls(inner, within) for inner in value] if isinstance(value, list) else value
+    return [without_nulls(inner, None, within) for inner in value] if isinstance(value, list) else value
 
 
 def _tools(value: Any, column: str) -> list[dict[str, Any]]:

@@ -129,6 +129,12 @@ QA = {"prompt": "q", "completion": "a"}
         ({"q": None, "a": "y"}, QA | {"prompt": "{{ q }}"}, "empty_column: prompt"),
         ({"q": ["x", "y"], "a": "y"}, QA | {"prompt": "{{ q }}"}, "template_prints: list"),
         ({"q": {"t": 1}, "a": "y"}, QA | {"prompt": "{{ q }}"}, "template_prints: dict"),
+        ({"q": ["x"], "a": "y"}, QA | {"prompt": "{{ 'Q: ' ~ q }}"}, "template_prints: list"),
+        ({"q": ["x"], "a": "y"}, QA | {"prompt": "{{ q | map('upper') }}"}, "template_prints: generator"),
+        ({"q": {"t": 1}, "a": "y"}, QA | {"prompt": "{{ q.keys }}"}, "template_prints: builtin_function_or_method"),
+        # of an object a part is read, as by a path
+        ({"d": {"q": "x", "context": "z"}, "a": "y"}, QA | {"prompt": "{{ d.q }}"}, "unread_key: d.context"),
+        ({"d": {"q": "x", "context": "z"}, "a": "y"}, QA | {"prompt": "{{ row['d'].q }}"}, "unread_key: d.context"),
         ({"q": "x", "a": "y"}, QA | {"prompt": "{{ q + 1 }}"}, "template_fails: TypeError"),
         ({"q": "x", "a": "y"}, QA | {"prompt": "{{ q.__class__.__mro__ }}"}, "template_fails: SecurityError"),
         ({"q": "x", "a": 1.5}, QA, "wrong_shape: completion"),
@@ -152,6 +158,31 @@ QA = {"prompt": "q", "completion": "a"}
 )  # fmt: skip
 def test_what_cannot_be_mapped_is_counted(row, columns, reason):
     assert refused(row, **columns) == reason
+
+
+def test_nulls_print_nothing_and_columns_come_before_methods():
+    """Filters and `~` of jinja make the word None of a null; `row.items` is a method of Python's."""
+    row = {"q": "x", "input": None, "items": "i", "d": {"values": "v"}, "n": ["y", None], "a": "y"}
+    for template, right in (
+        ("{{ q ~ input }}", "x"),
+        ("{{ q }}{{ input | trim }}{{ input | string }}", "x"),
+        ("{{ n | join('-') }}{{ n | tojson }}", 'y-["y", null]'),
+        ("{{ q if input is none and input == none and not input }}{{ input or 'z' }}", "xz"),
+        ("{{ row.items }}{{ items }}{{ d.values }}", "iiv"),
+        ("{% for k, v in d.items() %}{{ k }}={{ v }}{% endfor %}", "values=v"),
+    ):
+        assert read(row, prompt=template, completion="a")[1]["prompt"] == right
+    made, _ = read({"d": {"q": "x", "lang": "en"}, "a": "y", "text": "x y"}, prompt="{{ d.q }}", completion="a")
+    assert made["meta"] == '{"d.lang":"en"}'
+
+
+def test_messages_may_be_json_text_under_every_name():
+    """A CSV has no other form; with its braces it would be learned as words."""
+    row = {"q": json.dumps(said("q")), "a": json.dumps(said("-", "x")[1:]), "b": json.dumps(said("-", "y")[1:])}
+    assert as_dialogue(read(row, **QA)[1]) == said("q", "x")
+    assert as_pair(read(row, prompt="q", chosen="a", rejected="b")[1]) == (said("q"), said("-", "x")[1:], said("-", "y")[1:])
+    # other JSON is an answer as it stands
+    assert read({"q": "q", "a": '[{"city": "Oslo"}]'}, **QA)[1]["completion"] == '[{"city": "Oslo"}]'
 
 
 def test_columns_that_are_not_wanted_are_named_or_say_nothing_new():

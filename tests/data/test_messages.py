@@ -117,6 +117,8 @@ def test_names_ids_and_weights_are_kept():
     turns = as_dialogue(row)
     assert turns == [ASK | {"name": "Ada"}, {**CALLS, "tool_calls": [call], "weight": 0}, answer, SAY]
     assert for_template(turns)[1] == {**CALLS, "tool_calls": [call]}
+    # those of others count where a form learns what others say
+    assert messages([ASK | {"train": False}, SAY], "messages") == [ASK | {"weight": 0}, SAY]
     # keys of a call stay in order, for templates that write it whole
     odd = {"id": "c1", "type": "function", "function": CALL["function"], "index": 0}
     assert list(messages([{**CALLS, "tool_calls": [odd]}], "messages")[0]["tool_calls"][0]) == ["id", "type", "function"]

@@ -162,7 +162,7 @@ def _by_row(
         result = (
             Rejected("invalid_utf8", where)
             if row is None
-            else read_row(without_nulls(row), None, source, number, number + 1, columns)
+            else read_row(without_nulls(row, columns and columns.tools_column()), None, source, number, number + 1, columns)
         )
         if isinstance(result, dict) and len((result["record"] or result["text"]).encode()) > max_row_bytes:
             result = Rejected("row_too_long", where)

@@ -20,7 +20,7 @@ from raylm.tokenize.forms.learned_spans import learned_spans
 from raylm.tokenize.forms.loss_mask import LossMask
 from raylm.tokenize.forms.marks import check_ends, probes
 from raylm.tokenize.forms.pieces import leaves_out
-from raylm.tokenize.forms.spans import Extents, Rendering, render, with_history_of_prompt
+from raylm.tokenize.forms.spans import Extents, Known, Rendering, render, with_history_of_prompt
 from raylm.tokenize.forms.template import Span, Template, Tools
 from raylm.tokenize.forms.tool_schemas import check_tools
 
@@ -94,13 +94,15 @@ class Chat:
             DataError: as `dialogue`; thoughts of a trained turn are left out; template_rewrites_turns with `per_turn` never.
         """
         open_turns, rows = loss.learned(turns), []
+        # all rows begin alike: each beginning is rendered once
+        known: Known = {}
         if not open_turns:
             raise DataError("no_answer")
         until = len(turns)
         while open_turns:
             if rows or per_turn == "always":
                 until = open_turns[-1] + 1
-            drawn = self._draw(turns[:until], tools)
+            drawn = self._draw(turns[:until], tools, known)
             held = open_turns[-1:] if per_turn == "always" else [at for at in open_turns if self._as_generated(drawn, at)]
             if len(held) < len(open_turns) and per_turn == "never":
                 raise DataError(
@@ -109,7 +111,7 @@ class Chat:
             if not held:
                 # what stands behind the last trained turn rewrites it
                 until = open_turns[-1] + 1
-                drawn, held = self._draw(turns[:until], tools), open_turns[-1:]
+                drawn, held = self._draw(turns[:until], tools, known), open_turns[-1:]
             self._check_thoughts(drawn, held)
             weighed = [turn if at in held else {**turn, "weight": 0} for at, turn in enumerate(turns[:until])]
             behind = _is_behind_prompt(drawn, held[-1])
@@ -192,8 +194,8 @@ class Chat:
     def _for(self, tools: Tools) -> Template:
         return self._tool_template if tools is not None else self.template
 
-    def _draw(self, turns: Dialogue, tools: Tools) -> Rendering:
-        return render(self._for(tools), for_template(turns), tools)
+    def _draw(self, turns: Dialogue, tools: Tools, known: Known | None = None) -> Rendering:
+        return render(self._for(tools), for_template(turns), tools, known=known)
 
     def _check_thoughts(self, drawn: Rendering, needed: Collection[int]) -> None:
         """Raise DataError where thoughts of one of the `needed` turns are not in the text."""

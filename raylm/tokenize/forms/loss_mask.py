@@ -19,9 +19,10 @@ class LossMask(Form):
     renders_chat: ClassVar[bool] = True
     roles_to_train: tuple[Role, ...] = Field(default=("assistant",), min_length=1)
     """Whose turns are learned. A turn of the assistant is learned from behind the generation prompt, another from its words on.
-    `weight` 0 or `train = false` on a turn of the assistant excepts it. The default is TRL's `assistant_only_loss`."""
+    `weight` 0 or `train = false` on a turn excepts it. The default is TRL's `assistant_only_loss`."""
     train_on_eot: Literal["turn", "all", "last"] = "turn"
-    """Ends of turns that are learned: of the turns that are learned, of every turn, or of the last one that is learned."""
+    """Ends of turns that are learned: of the turns that are learned, of every turn, or of the last one that is learned; in each
+    row, where a dialogue gives several."""
     train_on_reasoning: bool = True
     """Whether thoughts are learned: `reasoning_content`, or a `<think>` block, with what closes them."""
     mask_history: bool = False

@@ -53,10 +53,12 @@ class Pairs(Form):
 
         def make(row: Any) -> list[Made]:
             question, good, bad = as_pair(row)
-            prompt, (chosen, rejected), whole = answered(chat, question, [good, bad], tools_of(row), self, sums)
+            counts = Counter[str]()
+            prompt, (chosen, rejected), whole = answered(chat, question, [good, bad], tools_of(row), self, counts)
             if chosen == rejected:
                 raise DataError("chosen_is_rejected")
             more = {"margin": number(row, self.margin)} if self.margin else {}
+            sums.update(counts)
             return [Made({"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}, whole)]
 
         columns = dict.fromkeys(("prompt", "chosen", "rejected"), pa.list_(pa.int32()))

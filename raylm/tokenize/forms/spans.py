@@ -14,6 +14,10 @@ from raylm.tokenize.forms.template import Span, Template, Tools
 _THOUGHT_END = re.compile(r"</think>\s*")
 
 
+Known = dict[tuple[int, bool], str]
+"""(number of turns, whether with the generation prompt) -> their text."""
+
+
 class Rendering(NamedTuple):
     """A dialogue as text: the spans that its template marks, the places of its turns, the thoughts that are not in it."""
 
@@ -25,10 +29,13 @@ class Rendering(NamedTuple):
     marks: list[Span] | None
     found: list[Place]
     lost: dict[int, str]
+    known: Known
 
     def before(self, turn: int, prompt: bool = False) -> str:
         """The text of the turns before this one, as they were rendered when it was said."""
-        return self.template.text(self.turns[:turn], self.tools, prompt=prompt, safe=True)
+        if (turn, prompt) not in self.known:
+            self.known[turn, prompt] = self.template.text(self.turns[:turn], self.tools, prompt=prompt, safe=True)
+        return self.known[turn, prompt]
 
     def place(self, turn: int) -> Place | None:
         """Where the turn is; None where it says nothing."""
@@ -45,15 +52,18 @@ class Extent(NamedTuple):
     """Where thoughts and what closes them end: `begin` without any."""
 
 
-def render(template: Template, turns: Dialogue, tools: Tools, prompt: bool = False) -> Rendering:
+def render(template: Template, turns: Dialogue, tools: Tools, prompt: bool = False, known: Known | None = None) -> Rendering:
     """The turns, with the generation prompt behind them where `prompt`.
+
+    Args:
+        known: texts of what these turns begin with, which grows.
 
     Raises:
         DataError: the template refuses the turns, or what they say is not all in the text.
     """
     text, marks = (template.text(turns, tools, prompt=True), None) if prompt else template.tracked(turns, tools)
     placed = places(lambda marked: template.text(marked, tools, prompt=prompt, safe=True), turns, text)
-    return Rendering(template, turns, tools, text, marks, *placed)
+    return Rendering(template, turns, tools, text, marks, *placed, {} if known is None else known)
 
 
 class Extents:

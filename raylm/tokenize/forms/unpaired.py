@@ -54,11 +54,13 @@ class Unpaired(Form):
             else:
                 question, answer, good = as_unpaired(row)
                 replies, labels = [answer], (good,)
-            prompt, completions, whole = answered(chat, question, replies, tools_of(row), self, sums)
+            counts = Counter[str]()
+            prompt, completions, whole = answered(chat, question, replies, tools_of(row), self, counts)
             if not all(completions):
                 raise DataError("no_answer")
             if len(completions) > 1 and completions[0] == completions[1]:
                 raise DataError("chosen_is_rejected")
+            sums.update(counts)
             asked = whole - sum(map(len, completions))
             return [
                 Made({"prompt": prompt, "completion": tokens, "label": label}, asked + len(tokens))

@@ -79,6 +79,12 @@ def test_nulls_that_arrow_adds_to_tools_are_none_of_a_schema(tmp_path):
         record = json.loads(row["record"])
         assert record["tools"] == tool
         assert as_dialogue(record)[1]["tool_calls"][0]["function"]["arguments"] == {name: "1"}
+    # under another name, too
+    pq.write_table(
+        pa.Table.from_pylist([{"q": row["prompt"], "a": "x", "api": row["tools"]} for row in rows]), tmp_path / "a.parquet"
+    )
+    kept, _ = _read(Parquet(glob=str(tmp_path), columns={"prompt": "q", "completion": "a", "tools": "api"}))
+    assert [json.loads(row["record"])["tools"] for row in kept] == tools
 
 
 def test_documents_of_an_earlier_stage_are_mapped_by_text_row_and_metadata(tmp_path):

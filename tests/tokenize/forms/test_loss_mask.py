@@ -67,6 +67,23 @@ def test_thoughts_may_be_read_and_not_learned(plain):
     assert learned(coder, *chat.dialogue(turns, loss=LossMask(train_on_reasoning=False))) == [written]
 
 
+def test_a_turn_that_its_row_excepts_is_not_learned_whoever_says_it(plain):
+    coder, _ = chat_of(plain, CHATML)
+    turns = [turn("user", "a") | {"train": False}, said("b"), turn("user", "c") | {"weight": 1}, said("d") | {"weight": 0}]
+    made = Dialogues(roles_to_train=("user", "assistant")).rows(coder, table({"messages": turns}))
+    (row,) = made.table.to_pylist()
+    assert learned(coder, row["tokens"], row["mask"]) == ["b" + END, "c" + END]
+
+
+def test_what_rows_begin_with_is_rendered_once(plain):
+    """A dialogue of n rewritten turns renders each beginning once, not once a row: 5 n renderings, not n * n."""
+    _, chat = chat_of(plain, QWEN3)
+    turns = [turn("user", "a"), said("<think>\nhm\n</think>\n\nb")] * 12
+    text, count = chat.template.text, []
+    chat.template.text = chat._tool_template.text = lambda *args, **more: count.append(1) or text(*args, **more)
+    assert len(chat.rows(turns)) == 12 and len(count) < 5 * 12
+
+
 def test_a_completion_is_learned_and_no_answer_of_its_prompt(plain):
     coder, _ = chat_of(plain, CHATML)
     prompt, rows = TURNS[:4], []
