@@ -70,7 +70,7 @@ class Dialogues(LossMask):
 
         def make(row: Mapping[str, Any]) -> list[Made]:
             counts = Counter[str]()
-            parts = self._parts(chat, self.weighed(row, as_dialogue(row)), tools_of(row), counts)
+            parts = self._parts(chat, self.weighed(row, _whole(row, as_dialogue(row))), tools_of(row), counts)
             counts[f"{_ROWS}: {len(parts)}"] = 1
             sums.update(counts)
             return [Made({"tokens": part.tokens, "mask": part.mask}, part.whole) for part in parts]
@@ -156,6 +156,15 @@ class Dialogues(LossMask):
         wholes = np.array(result.index["num_tokens"], dtype=np.int64)
         places = index(result.index, list(range(len(wholes))), wholes, named)
         return result._replace(table=pa.table(columns), index=places)
+
+
+def _whole(row: Mapping[str, Any], turns: Dialogue) -> Dialogue:
+    """The turns. Raises DataError where the row has their answer in a column of its own, beside messages that wait for it."""
+    beside = row.get("messages") is not None or row.get("conversations") is not None
+    answer = next((column for column in ("completion", "chosen") if row.get(column) is not None), None)
+    if beside and answer and turns[-1]["role"] != "assistant":
+        raise DataError(f"unread_key: {answer}", next=f"write {answer} into the messages, or call these the prompt")
+    return turns
 
 
 def _flat(table: pa.Table, name: str) -> Any:

@@ -75,6 +75,13 @@ def test_a_turn_that_its_row_excepts_is_not_learned_whoever_says_it(plain):
     assert learned(coder, row["tokens"], row["mask"]) == ["b" + END, "c" + END]
 
 
+def test_an_answer_beside_messages_that_wait_for_it_is_not_passed_over(plain):
+    coder, _ = chat_of(plain, CHATML)
+    rows = [{"messages": TURNS[:4], "completion": "d"}, {"messages": TURNS[:4], "chosen": "d", "rejected": "e"}]
+    made = Dialogues().rows(coder, table(*rows, {"messages": TURNS, "chosen": "d", "rejected": "e"}))
+    assert made.table.num_rows == 1 and dict(made.dropped) == {"unread_key: completion": 1, "unread_key: chosen": 1}
+
+
 def test_what_rows_begin_with_is_rendered_once(plain):
     """A dialogue of n rewritten turns renders each beginning once, not once a row: 5 n renderings, not n * n."""
     _, chat = chat_of(plain, QWEN3)
