@@ -10,6 +10,7 @@ from typing import Any
 
 from raylm import job
 from raylm.core import toml
+from raylm.core.artifact import open_artifact
 from raylm.core.config import did_you_mean, digest_of, references
 from raylm.core.context import Context
 from raylm.core.errors import ConfigError, DriftError, RaylmError, TrainingError
@@ -72,6 +73,12 @@ class Sweep:
             if ref.value in steps and steps[ref.value].state != "ready":
                 job.run(self.job, only=ref.value)
 
+    def inputs(self) -> dict[str, str]:
+        """What tells each stage that is read from another making of it, once they are made."""
+        read = {ref.value for ref in references(self.job.stages[self.stage])} & self.job.stages.keys()
+        made = {name: open_artifact(self.job.folder(name)) for name in sorted(read)}
+        return {name: f"{each.fingerprint} {each.content}" for name, each in made.items()}
+
     def context(self, name: str, cfg: Train, workers: Workers, heard: Callable[..., None]) -> Context:
         """Where a trial reads and writes; `heard` gets its rows."""
         folders = {each: self.job.folder(each) for each in self.job.stages}
@@ -102,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     }  # fmt: skip
     _same(sweep.folder, asked, arguments.anew)
     sweep.make_inputs()
+    # trials on other rows, or from other weights, are not compared with these
+    _same(sweep.folder, {"inputs": sweep.inputs()}, anew=False)
     workers = Workers(wanted_cpus=total(sweep.job.stages[sweep.stage].roles()) + 3)
     try:
         found = tried(sweep, workers, trials, drawn, arguments)
@@ -238,13 +247,12 @@ def _same(folder: Folder, asked: dict[str, Any], anew: bool) -> None:
     """Keep what was asked. Raises DriftError where the sweep in `folder` was asked something else."""
     if anew:
         folder.remove()
-    elif folder.exists(ASKED) and folder.read_json(ASKED) != asked:
-        before = folder.read_json(ASKED)
-        differs = [key for key in asked if asked[key] != before.get(key)]
+    before = folder.read_json(ASKED) if folder.exists(ASKED) else {}
+    if differs := [key for key in asked if key in before and asked[key] != before[key]]:
         raise DriftError(
             f"another sweep lies here, it differs in {', '.join(differs)}", where=folder.uri, next="add --anew to forget it"
         )
-    folder.make().write_json(ASKED, asked)
+    folder.make().write_json(ASKED, {**before, **asked})
 
 
 def _words(values: dict[str, Any]) -> str:

@@ -11,10 +11,11 @@ from raylm import job
 from raylm.cli import _parser, main
 from raylm.core import toml
 from raylm.core.artifact import Tokens
+from raylm.core.errors import DriftError
 from raylm.core.storage import Folder
 from raylm.sweep import ranges, report
 from raylm.sweep.report import BEST, PICTURE, TABLE, TRIALS
-from raylm.sweep.run import Sweep, _told, tried
+from raylm.sweep.run import Sweep, _same, _told, tried
 from tests.rows import counting_rows, make_rows
 
 JOB = """
@@ -127,6 +128,22 @@ def test_what_cannot_be_swept_is_refused_before_anything_starts(root, capsys):
     assert main(["sweep", str(root / "job.toml"), "base", "--over", "batch=2,4"]) == 1
     assert "another sweep lies here" in (told := capsys.readouterr().err) and "--anew" in told
     folder.remove()
+
+
+def test_trials_on_other_rows_are_not_compared(tmp_path):
+    """The stage's own keys are the same, what it reads was made anew."""
+    (tmp_path / "job.toml").write_text(JOB.format(root=tmp_path / "runs"))
+    data, source = toml.read(str(tmp_path / "job.toml"))
+    sweep = Sweep(data, source, "base", ranges.read(["batch=2,4"]), "held_out_loss", "min")
+    for rows in (10, 11):
+        make_rows(tmp_path / "runs" / "j", "tokens", Tokens, counting_rows(rows), length=16)
+        asked = {"inputs": sweep.inputs()}
+        if rows == 10:
+            _same(sweep.folder, {"over": ["batch=2,4"]}, anew=False)
+            _same(sweep.folder, asked, anew=False)
+            _same(sweep.folder, asked, anew=False)
+    with pytest.raises(DriftError, match=r"it differs in inputs(.|\n)*--anew"):
+        _same(sweep.folder, asked, anew=False)
 
 
 def test_values_are_written_as_toml_reads_them():
