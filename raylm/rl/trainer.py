@@ -235,6 +235,8 @@ def _samples(trainer: PolicyTrainer, setup: Setup) -> list[Inputs]:
     import numpy as np
 
     uri, count = setup.rows_uris[0], trainer.cfg.check_export.samples
+    if not count:
+        return []
     held_out = Rows.open(uri, "held_out")
     rows = held_out if len(held_out) else Rows.open(uri, "train")
     tokens = [np.asarray(rows[index]["tokens"]) for index in range(min(count, len(rows)))]
