@@ -41,14 +41,15 @@ def _plan(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.suggest:
         return _suggest(loaded, arguments)
-    steps = job.plan(loaded, arguments.rebuild)
+    steps = job.plan(loaded, arguments.rebuild, arguments.only)
     view.plan(loaded, steps)
     if arguments.samples:
         from raylm import samples
 
         samples.show(loaded, steps, arguments.samples)
     drifted = [step.name for step in steps if step.state == "drift"]
-    options = [word for key in arguments.set for word in ("--set", key)]
+    options = ["--only", arguments.only] if arguments.only else []
+    options += [word for key in arguments.set for word in ("--set", key)]
     options += [word for name in [*arguments.rebuild, *drifted] for word in ("--rebuild", name)]
     print(f"next: {shlex.join(['raylm', 'run', arguments.job, *options])}")
     return 1 if drifted else 0
@@ -66,12 +67,13 @@ def _suggest(loaded: Any, arguments: argparse.Namespace) -> int:
 def _check(loaded: Any, only: str | None, rebuild: list[str]) -> None:
     """What `raylm plan` refuses must not be found hours later, after all stages before it."""
     from raylm import job
+    from raylm.absent import check_files
     from raylm.estimate import check
 
-    steps = job.plan(loaded, rebuild)
+    steps = job.plan(loaded, rebuild, only)
     for step in steps:
-        if only in (None, step.name):
-            check(loaded, step, steps)
+        check_files(step)
+        check(loaded, step, steps)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -203,6 +205,7 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     plan = _command(commands, "plan", _plan, "check a job and show what it would do; starts and writes nothing")
     plan.add_argument("job", metavar="JOB", help="a job file, for example jobs/quickstart.toml")
+    plan.add_argument("--only", metavar="STAGE", help="this stage and what it needs alone")
     plan.add_argument("--explain", action="store_true", help="print every key that the job's stages take, with its meaning")
     plan.add_argument("--samples", metavar="N", type=int, default=0, help="print N rows of each finished tokenize stage as text")
     plan.add_argument("--suggest", metavar="STAGE", help="layouts for a train stage on its `workers`, fastest first")

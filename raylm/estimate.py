@@ -246,10 +246,10 @@ def _config(job: Job, cfg: Any, vocab: int | None) -> dict[str, Any] | None:
     folder = Folder(cfg.model)
     if folder.is_local and folder.exists("config.json"):
         return folder.read_json("config.json")
-    return _fetched(cfg.model)
+    return config_of(cfg.model)
 
 
-def _fetched(name: str) -> dict[str, Any] | None:
+def config_of(name: str) -> dict[str, Any] | None:
     """config.json of a hub's model where it was fetched before (`hf download NAME config.json`); nobody is asked for it."""
     try:
         from huggingface_hub import try_to_load_from_cache

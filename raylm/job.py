@@ -127,8 +127,12 @@ def _unfit(ref: Reference, made: Makes) -> tuple[str, str | None] | None:
     return None if ref.accepts(made) else variants.refusal(made.variant, ref.variants)
 
 
-def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
+def plan(job: Job, rebuild: list[str] | None = None, only: str | None = None) -> list[Step]:
     """The stages in running order with what is there already. Reads manifests, starts and writes nothing.
+
+    Args:
+        rebuild: stages to make again.
+        only: this stage, and what it needs.
 
     Raises:
         ArtifactError, ConfigError: a stage that is to run names weights that it cannot start from.
@@ -151,7 +155,7 @@ def plan(job: Job, rebuild: list[str] | None = None) -> list[Step]:
             fresh.add(name)
             check_starts(name, job.stages, job.folder)
         steps.append(Step(name, cfg, cfg.makes(), inputs, state, drift))
-    return steps
+    return _needed(steps, _known(job, [only], "--only")[0] if only else None)
 
 
 def run(

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from raylm.absent import absent
 from raylm.core.artifact import MANIFEST, Artifact, open_artifact
 from raylm.core.config import ENDPOINT, Config
 from raylm.core.errors import ArtifactError
@@ -47,7 +48,13 @@ def plan(job: Job, steps: list[Step]) -> None:
         if size := _size(job, step):
             console.print(f"  {step.name}: {size}", highlight=False)
         checked = check(job, step, steps)  # first: what it refuses is nothing to forecast
-        for line in [*estimate(job, step.name), *engine_formats(job, step.name), *_drawn(job, step), *checked]:
+        for line in [
+            *estimate(job, step.name),
+            *engine_formats(job, step.name),
+            *_drawn(job, step),
+            *checked,
+            *absent(job, step),
+        ]:
             console.print(f"  {step.name}: {line}", highlight=False)
         for difference in step.drift:
             console.print(f"  {step.name}: {difference}   (--rebuild {step.name}, or rename the stage)", highlight=False)
