@@ -74,8 +74,8 @@ def reward_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     if scored:
         means = {
             "reward": sum(rollout.score.value for rollout in scored if rollout.score) / len(scored),
-            "finished_share": sum(rollout.finished for rollout in scored) / len(scored),
-            "completion_tokens": sum(len(rollout.tokens) for rollout in scored) / len(scored),
+            "finished_share": sum(rollout.trajectory.finished for rollout in scored) / len(scored),
+            "completion_tokens": sum(len(rollout.trajectory.tokens) for rollout in scored) / len(scored),
         }
     counts = Counter(rollout.unscored.kind for rollout in rollouts if rollout.unscored)
     reasons = {f"unscored_{kind}": float(count) for kind, count in sorted(counts.items())}

@@ -12,7 +12,7 @@ from raylm.inference.calls import how_it_ended
 from raylm.inference.completions import Completion
 from raylm.rl.config import RL
 from raylm.rl.rewards.worker import RewardWorker
-from raylm.rl.types import Prompt, Rollout, Score, Unscored
+from raylm.rl.types import Prompt, Rollout, Score, Trajectory, Unscored
 
 MOST_LOST = 3
 """Times in an iteration that the rewards' process is lost and made again; what is then left is not asked."""
@@ -44,7 +44,7 @@ class RewardWorkers:
         if not self._cards:
             # an algorithm that needs no reward learns from all
             return [
-                Rollout(prompt, c.tokens, c.logprobs, c.text, c.finish_reason == "stop", Score(0.0, "no reward was asked"))
+                Rollout(prompt, Trajectory.of(c), Score(0.0, "no reward was asked"))
                 for prompt, group in zip(prompts, completions, strict=True)
                 for c in group
             ]
@@ -67,7 +67,7 @@ class RewardWorkers:
                 found += [[rest] * len(group) for group in completions[len(found) :]]
         self._wear(lost, found)
         return [
-            Rollout(prompt, c.tokens, c.logprobs, c.text, c.finish_reason == "stop", *_either(group_found[place]))
+            Rollout(prompt, Trajectory.of(c), *_either(group_found[place]))
             for prompt, group, group_found in zip(prompts, completions, found, strict=True)
             for place, c in enumerate(group)
         ]

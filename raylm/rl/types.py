@@ -1,19 +1,27 @@
-"""Records of the RL loop: prompt, rollout, experience, inputs of a loss.
+"""Records of the RL loop, in the order in which they come to be.
 
-Tokens travel as the generator drew them; text is never tokenized again. Shapes: B completions, T tokens of prompt and completion.
+Prompt --(generator, environment)--> Trajectory --(rewards)--> Rollout --> Sample --(trainer, algorithm)--> LossInputs
+
+Tokens travel as the generator drew them; text is never tokenized again. Shapes: B completions, T tokens of prompt and completion,
+N tokens after the prompt.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import StageError
+from raylm.inference.completions import Completion, VersionSpan
 
 if TYPE_CHECKING:
     import torch
 
     from raylm.data.batch import Taught
     from raylm.model.scores import Scores
+
+Floats = Sequence[float] | Any
+"""Numbers, one per token after the prompt: a list, or a one-dimensional numpy array."""
 
 
 class Prompt(NamedTuple):
@@ -23,6 +31,42 @@ class Prompt(NamedTuple):
     tokens: list[int]
     messages: str
     ground_truth: str | None
+    columns: dict[str, Any] | None = None
+    """What else its row says, for rewards and environments."""
+    source: str = ""
+    """Where it comes from, for means per source."""
+
+
+class Trajectory(NamedTuple):
+    """All that came after a prompt: one completion, or several with what an environment answered between them."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    """The generator's; 0 where the environment spoke."""
+    text: str
+    finish_reason: str
+    """"stop" (the model ended it, or the environment did), "length" (cut at a limit of tokens or turns), or why else it ended."""
+    versions: tuple[VersionSpan, ...] = ()
+    """Which weights drew which of `tokens`."""
+    mask: list[int] | None = None
+    """1 on tokens that the generator drew, 0 on those of the environment; None: all were drawn."""
+    messages: str = ""
+    """The turns after the prompt as JSON, where there are several."""
+    num_turns: int = 1
+    reward: float | None = None
+    """The environment's own."""
+    metrics: dict[str, float] | None = None
+    """Numbers that the environment counts: calls of tools, errors."""
+
+    @classmethod
+    def of(cls, completion: Completion) -> Trajectory:
+        """One completion as it is."""
+        return cls(completion.tokens, completion.logprobs, completion.text, completion.finish_reason, completion.versions)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end."""
+        return self.finish_reason == "stop"
 
 
 class Score(NamedTuple):
@@ -40,30 +84,58 @@ class Unscored(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """One completion of a prompt, and its score; None when it has none, for the reason in `unscored`."""
+    """A trajectory and its score; None when it has none, for the reason in `unscored`."""
 
     prompt: Prompt
-    tokens: list[int]
-    logprobs: list[float]
-    text: str
-    finished: bool
+    trajectory: Trajectory
     score: Score | None
+    """The weighed sum of its parts."""
     unscored: Unscored | None = None
+    parts: dict[str, Score] | None = None
+    """What each reward said, by its name, before it was weighed."""
+    token_rewards: Floats | None = None
+    """Further rewards at single tokens, where a process reward gives some."""
 
 
 class Sample(NamedTuple):
-    """One scored completion, as an algorithm and the trainer see it."""
+    """One scored trajectory, as an algorithm and the trainer see it. All fields per token have length N."""
 
     row: int
     """Of its prompt: samples with the same one are a group."""
     tokens: list[int]
-    """Of prompt and completion."""
+    """Of prompt and trajectory."""
     num_prompt: int
-    logprobs: list[float]
-    """The generator's, one per token of the completion."""
+    logprobs: Floats
+    """The generator's."""
     reward: float
-    advantages: list[float] = []
-    """One per token of the completion, once the algorithm has set them."""
+    advantages: Floats = ()
+    """Once the algorithm has set them."""
+    mask: Floats | None = None
+    """1 on tokens that are learned from; None: all."""
+    weight: float = 1.0
+    """Of each of its tokens in the loss: the algorithm's way to aggregate."""
+    token_rewards: Floats | None = None
+    """Rewards at single tokens beside `reward`, which belongs to the last one."""
+    trainer_logprobs: Floats | None = None
+    """The trainer's, before the first update of the iteration."""
+    reference_logprobs: Floats | None = None
+    values: Floats | None = None
+    """The critic's, of the state before each token."""
+    returns: Floats | None = None
+    """What the critic is to learn."""
+    versions: tuple[VersionSpan, ...] = ()
+    finished: bool = True
+    parts: dict[str, float] | None = None
+
+    @property
+    def mask_or_ones(self) -> Floats:
+        """`mask`, written out."""
+        return [1.0] * len(self.logprobs) if self.mask is None else self.mask
+
+    @property
+    def num_learned(self) -> float:
+        """Tokens that are learned from."""
+        return float(sum(self.mask_or_ones))
 
 
 class Experience(NamedTuple):
@@ -74,6 +146,10 @@ class Experience(NamedTuple):
     """Of all prompts that were asked."""
     position: int
     """Place of these prompts in their order."""
+    state: dict[str, float] | None = None
+    """What the algorithm keeps from iteration to iteration; saved with the trainer. What `advantages` leaves here comes back."""
+    metrics: dict[str, float] | None = None
+    """What `advantages` has to report."""
 
 
 class LossInputs(NamedTuple):
@@ -82,16 +158,29 @@ class LossInputs(NamedTuple):
     logprob_BT: torch.Tensor
     """The trainer's, with gradient."""
     old_BT: torch.Tensor
-    """The generator's."""
+    """The trainer's before the first update where the algorithm needs `trainer_logprobs`, else the generator's."""
     reference_BT: torch.Tensor | None
     """The frozen start's, where the algorithm needs them."""
     advantage_BT: torch.Tensor
     mask_BT: torch.Tensor
-    """1 on tokens of completions."""
+    """Weight of each token in the loss; 0 on prompts and on what is not learned from."""
     taught: Taught | None = None
     """What a teacher says of them, where the algorithm needs one."""
     scores: Scores | None = None
     """All that the trainer's head answered, with gradient: of the teacher's tokens too."""
+    generator_BT: torch.Tensor | None = None
+    """The generator's log-probabilities."""
+
+
+class CriticInputs(NamedTuple):
+    """What the loss of a critic is computed from, laid out as `LossInputs`."""
+
+    value_BT: torch.Tensor
+    """The critic's, with gradient."""
+    old_value_BT: torch.Tensor
+    """Before the first update of the iteration."""
+    return_BT: torch.Tensor
+    mask_BT: torch.Tensor
 
 
 def check_advantages(samples: list[Sample]) -> None:
@@ -108,9 +197,23 @@ def check_advantages(samples: list[Sample]) -> None:
 
 def experience_of(rollouts: list[Rollout], rows: list[int], position: int) -> Experience:
     """One sample of each completion that has a score, without advantages."""
-    samples = [
-        Sample(one.prompt.row, [*one.prompt.tokens, *one.tokens], len(one.prompt.tokens), one.logprobs, one.score.value)
-        for one in rollouts
-        if one.score is not None
-    ]
+    samples = []
+    for one in rollouts:
+        drawn = one.trajectory
+        if one.score is None:
+            continue
+        samples.append(
+            Sample(
+                one.prompt.row,
+                [*one.prompt.tokens, *drawn.tokens],
+                len(one.prompt.tokens),
+                drawn.logprobs,
+                one.score.value,
+                mask=drawn.mask,
+                token_rewards=one.token_rewards,
+                versions=drawn.versions,
+                finished=drawn.finished,
+                parts={name: part.value for name, part in one.parts.items()} if one.parts else None,
+            )
+        )
     return Experience(samples, rows, position)

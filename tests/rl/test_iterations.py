@@ -6,14 +6,16 @@ import pytest
 
 from raylm.core.errors import StageError, TrainingError
 from raylm.rl.iterations import Iterations, reward_metrics
-from raylm.rl.types import Prompt, Rollout, Score, Unscored
+from raylm.rl.types import Prompt, Rollout, Score, Trajectory, Unscored
 
 PROMPT = Prompt(0, [1], "[]", None)
 
 
 def rollouts(*scores):
     return [
-        Rollout(PROMPT, [5], [-1.0], "x", True, *((None, one) if isinstance(one, Unscored) else (Score(one, ""), None)))
+        Rollout(
+            PROMPT, Trajectory([5], [-1.0], "x", "stop"), *((None, one) if isinstance(one, Unscored) else (Score(one, ""), None))
+        )
         for one in scores
     ]
 

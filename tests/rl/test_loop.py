@@ -11,7 +11,7 @@ from raylm.inference.completions import Completion, VersionSpan
 from raylm.rl.loop import Loop
 from raylm.rl.placement import check_versions
 from raylm.rl.trainer import Exported
-from raylm.rl.types import Prompt, Rollout, Sample, Score, Unscored, check_advantages
+from raylm.rl.types import Prompt, Rollout, Sample, Score, Trajectory, Unscored, check_advantages
 from tests.rl.samples import config
 
 PROMPTS = {row: Prompt(row, [1, 2], "[]", None) for row in range(3)}
@@ -79,7 +79,7 @@ class Party:
             for place, one in enumerate(group):
                 score = self.one_score(place)
                 either = (score, None) if isinstance(score, Score) else (None, score)
-                found.append(Rollout(prompt, one.tokens, one.logprobs, one.text, True, *either))
+                found.append(Rollout(prompt, Trajectory.of(one), *either))
         return found
 
     def update(self, iteration: int, experience: Any) -> dict[str, Any]:

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from raylm.rl.algorithms.grpo import Grpo
-from raylm.rl.types import LossInputs, Prompt, Rollout, Score, experience_of
+from raylm.rl.types import LossInputs, Prompt, Rollout, Score, Trajectory, experience_of
 
 
 def experience(*groups):
     """Groups of rewards, of the prompts 0, 1, ...; None has no score."""
     rollouts = [
         Rollout(
-            Prompt(row, [1, 2], "[]", None), [5, 6, 7], [-1.0, -2.0, -3.0], "x", True, None if one is None else Score(one, "")
+            Prompt(row, [1, 2], "[]", None),
+            Trajectory([5, 6, 7], [-1.0, -2.0, -3.0], "x", "stop"),
+            None if one is None else Score(one, ""),
         )
         for row, rewards in enumerate(groups)
         for one in rewards
