@@ -24,12 +24,15 @@ $(STAMP): cluster/locks/$(LOCK).txt pyproject.toml
 quickstart: install
 	$(VENV)/bin/raylm chat $(JOB)
 
+# two processes, file by file: many tests wait for processes of their own, one core each is what a small machine has
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
+
 test: install
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
 
 # also what `make test` leaves out to stay short: lost machines, more variants of layouts
 test-long: install
-	RAYLM_LONG=1 $(VENV)/bin/python -m pytest
+	RAYLM_LONG=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
 
 check: install
 	$(VENV)/bin/ruff format --check .
