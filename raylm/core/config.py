@@ -28,6 +28,8 @@ class Config(BaseModel):
     placement: ClassVar[frozenset[str]] = frozenset()
     renamed: ClassVar[dict[str, str]] = {}
     """Keys of earlier versions and what they are called now: they are refused with the new name."""
+    known_as: ClassVar[dict[str, str]] = {}
+    """Names that other frameworks give to what a key of raylm does, and how that is said here."""
 
     @model_validator(mode="before")
     @classmethod
@@ -41,8 +43,15 @@ class Config(BaseModel):
 
     @classmethod
     def _hint(cls, key: str) -> str:
-        new = next((each.__dict__["renamed"][key] for each in cls.__mro__ if key in each.__dict__.get("renamed", {})), None)
-        return f" It is called {new!r} now." if new else did_you_mean(key, cls.model_fields)
+        """What to say of an unknown key; the names of the nearest class come first."""
+
+        def told(table: str) -> str | None:
+            return next((each.__dict__[table][key] for each in cls.__mro__ if key in each.__dict__.get(table, {})), None)
+
+        if new := told("renamed"):
+            return f" It is called {new!r} now."
+        here = told("known_as")
+        return f" Here it is {here}." if here else did_you_mean(key, cls.model_fields)
 
     def identity(self) -> dict[str, Any]:
         """This config as plain JSON values, less its placement.

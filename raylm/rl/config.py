@@ -21,6 +21,15 @@ class RL(TrainerConfig):
 
     placement = TrainerConfig.placement | {"generator", "reward_timeout_s"}
     renamed = {"steps": "iterations", "prompts_per_step": "prompts_per_iteration", "sampler": "generator"}
+    known_as = {
+        "per_device_train_batch_size": "prompts_per_iteration, each answered algorithm.num_generations times, and micro_batch",
+        "train_batch_size": "prompts_per_iteration",
+        "rollout_batch_size": "prompts_per_iteration",
+        "max_steps": "iterations",
+        "max_completion_length": "max_tokens",
+        "num_generations": "algorithm = {num_generations = ...}",
+        "reward_funcs": "rewards",
+    }
     figures = ("held_out_reward", "reward", "held_out_finished_share", "held_out_completion_tokens", "tokens_per_s", "goodput")
 
     stage: Literal["rl"]

@@ -39,6 +39,19 @@ class Train(TrainerConfig):
         "failed_saves",
     )
 
+    known_as = {
+        "per_device_train_batch_size": "batch, global and in rows, and micro_batch, per forward pass and rank",
+        "gradient_accumulation_steps": "batch: what does not fit into micro_batch is accumulated",
+        "num_train_epochs": "epochs",
+        "max_steps": "steps",
+        "eval_steps": "evaluate_every",
+        "max_length": "form = {length = ...} of the tokenize stage",
+        "max_seq_length": "form = {length = ...} of the tokenize stage",
+        "packing": "form of the tokenize stage: dialogues are packed by themselves",
+        "beta": "objective = {beta = ...}",
+        "loss_type": "objective = {loss_type = ...}",
+    }
+
     stage: Literal["train"]
     rows: AnyRows
     """What is learned from: an artifact of tokenize, or a mixture of several: {kind = "mixture", parts = [...]}."""

@@ -24,6 +24,26 @@ class TrainerConfig(ParallelConfig):
         "max_skipped", "watch", "spikes", "save_every", "keep", "keep_every", "max_failed_saves", "check_export",
     }  # fmt: skip
 
+    known_as = {
+        "learning_rate": "optimizer = {lr = ...}",
+        "lr": "optimizer = {lr = ...}",
+        "weight_decay": "optimizer = {weight_decay = ...}",
+        "warmup_ratio": "optimizer = {warmup = ...}, a share of the steps",
+        "lr_scheduler_type": "optimizer = {schedule = ...}",
+        "max_grad_norm": "optimizer = {clip = ...}",
+        "save_steps": "save_every",
+        "save_total_limit": "keep",
+        "bf16": 'dtype = "bfloat16"',
+        "gradient_checkpointing": 'activation_checkpointing = "full"',
+        "deepspeed": 'strategy = {kind = "deepspeed", zero = ...}',
+        "fsdp": 'strategy = {kind = "fsdp"}',
+        "lora_r": 'adapter = {kind = "lora", rank = ...}',
+        "lora_alpha": 'adapter = {kind = "lora", alpha = ...}',
+        "load_in_4bit": 'adapter = {kind = "qlora"}',
+        "peft_config": 'adapter = {kind = "lora"}',
+        "report_to": "watch = {sinks = [...]}",
+    }
+
     adapter: AnyAdapter | None = None
     """Train small matrices beside frozen weights; the checkpoint has them folded in, and apart in `adapter/`."""
     freeze: list[str] = []

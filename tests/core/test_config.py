@@ -56,6 +56,16 @@ def test_a_key_of_an_earlier_version_is_refused_with_its_new_name():
             kind.model_validate({"part": 1})
 
 
+def test_a_name_of_another_framework_is_refused_with_ours():
+    class Known(Card):
+        known_as = {"portion": "share", "r": "rank = ..."}
+
+    with pytest.raises(ValidationError, match=r"unknown key\. Here it is rank = \.\.\.\."):
+        type("Heir", (Known,), {"known_as": {"portion": "amount"}}).model_validate({"r": 1})
+    with pytest.raises(ValidationError, match=r"Here it is amount\."):
+        type("Heir", (Known,), {"known_as": {"portion": "amount"}}).model_validate({"portion": 1})
+
+
 def test_identity_leaves_placement_out():
     assert Stage(workers=WorkerSpec(count=8)).fingerprint() == Stage().fingerprint()
     assert Stage(models=["a"]).fingerprint() != Stage().fingerprint()

@@ -29,6 +29,14 @@ MUTATING = ("pissa", "olora")
 class Lora(Config):
     """Low-rank adapters (https://arxiv.org/abs/2106.09685), modules and file format by peft."""
 
+    known_as = {
+        "r": "rank",
+        "lora_alpha": "alpha",
+        "lora_dropout": "dropout",
+        "target_modules": "modules",
+        "lora_target": "modules",
+    }
+
     kind: Literal["lora"] = "lora"
     path: Annotated[str, Refers(("Checkpoint",))] | None = None
     """An adapter to go on with: a stage or a checkpoint with `adapter/` in it, a folder of peft's, a hub name. What it is like is
