@@ -245,6 +245,15 @@ def with_adapter(base: str, adapter: Path) -> Any:
         raise ArtifactError(
             f"{len(left)} of {len(gets)} tensors have no layer in {base} ({', '.join(left[:2])})", where=str(adapter), next=wrong
         )
+    # and over layers that have no tensor: of a tied matrix one name is in the file
+    parts = {key.partition(".lora_")[0] for key in gets if ".lora_" in key}
+    tied = {f"{PREFIX}{key.removesuffix('.weight')}" for pair in (model.all_tied_weights_keys or {}).items() for key in pair}
+    if bare := sorted({key.partition(".lora_")[0] for key in has if ".lora_" in key} - parts - tied):
+        raise ArtifactError(
+            f"{len(bare)} layers of {base} should have an adapter and have none in the file ({', '.join(bare[:2])})",
+            where=str(adapter),
+            next=wrong,
+        )
     return made
 
 

@@ -103,6 +103,11 @@ def test_an_adapter_of_another_model_or_of_none_is_refused(tmp_path, base, capsy
     adapter(larger, tmp_path / "adapter")
     with pytest.raises(ArtifactError, match=r"14 of 42 tensors have no layer in"):
         merge(str(tmp_path / "adapter"), str(base), Folder(tmp_path / "out"))
+    smaller = tmp_path / "smaller"
+    tiny_model(vocab=300, hidden=32, layers=1).save_pretrained(smaller)
+    with pytest.raises(ArtifactError, match=r"2 layers of .* should have an adapter and have none in the file"):
+        adapter(smaller, tmp_path / "few", target_modules=["q_proj", "v_proj"])
+        merge(str(tmp_path / "few"), str(base), Folder(tmp_path / "out"))
     wide = tmp_path / "wide"
     tiny_model(vocab=300, hidden=64).save_pretrained(wide)
     with pytest.raises(ArtifactError, match=r"peft cannot put this adapter beside .* size mismatch"):

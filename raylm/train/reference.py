@@ -27,6 +27,12 @@ def check_stored(cfg: Train) -> None:
     objective: Any = resolve(cfg.objective)
     if cfg.reference == "stored" and not objective.stores_reference:
         raise ConfigError(f"objective {card_kind(objective)} {objective.no_store}", where="reference", next='reference = "live"')
+    fresh = cfg.reference == "stored" and not isinstance(cfg.model, str)
+    if fresh and cfg.adapter and getattr(cfg.adapter, "takes_4bit", False):
+        # the scores would be of weights before they are rounded
+        raise ConfigError(
+            "the reference of a new model beside a 4-bit base is not stored", where="reference", next='reference = "live"'
+        )
 
 
 class Reference(Config):

@@ -73,6 +73,12 @@ def fields_of(address: str) -> dict[str, Any]:
     begun = said.get("init_lora_weights", True)
     if begun in BEGINNINGS:
         found["init_lora_weights"] = True
+    elif not str(begun).startswith(("pissa", "olora")):
+        raise ConfigError(
+            f"this adapter began as {begun}, which takes a part of the base's matrices over in a way that is not supported",
+            where=address,
+            next="merge it with peft, and train a new one beside the result",
+        )
     if isinstance(rows := found.get("trainable_token_indices"), dict):
         every = list(rows.values())
         if any(ids != every[0] for ids in every):
