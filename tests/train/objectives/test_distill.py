@@ -133,10 +133,21 @@ def trained(rank: int, world: int, at: str, names: list[str]) -> dict[str, Any]:
 
 
 def test_a_student_comes_near_its_teacher_equally_on_every_layout(tmp_path):
-    one, _, weights = (alone := trained(0, 1, str(tmp_path), ["ddp"])["ddp"])
+    one = (alone := trained(0, 1, str(tmp_path), ["ddp"])["ddp"])[0]
     assert one["held_out_divergence_after"] < one["held_out_divergence_before"]
     first, _ = on_ranks(2, trained, str(tmp_path), list(LAYOUTS))
-    for name, (metrics, losses, learned) in first.items():
+    assert_all_same(first, alone)
+
+
+@pytest.mark.long
+def test_four_ranks_do_what_one_does(tmp_path):
+    alone = trained(0, 1, str(tmp_path), ["ddp"])["ddp"]
+    assert_all_same(on_ranks(4, trained, str(tmp_path), list(LAYOUTS))[0], alone)
+
+
+def assert_all_same(found: dict[str, Any], alone: Any) -> None:
+    one, _, weights = alone
+    for name, (metrics, losses, learned) in found.items():
         assert losses == pytest.approx(alone[1], rel=2e-4), name
         assert metrics == pytest.approx(one, rel=2e-3, abs=1e-4), name
         for key, tensor in learned.items():

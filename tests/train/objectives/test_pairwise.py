@@ -63,6 +63,35 @@ def test_two_ranks_do_what_one_does(two_ranks, layout, name):
     assert "accuracy" in found["rows"][0]
 
 
+FOUR: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddp": (Ddp(), {}),
+    "fsdp-tensor": (Fsdp(), {"mesh": {"tensor": 2}}),
+    "fsdp-pipeline": (Fsdp(), {"mesh": {"pipeline": 2}, "micro": 1}),
+    "tensor-context": (Fsdp(), {"mesh": {"tensor": 2, "context": 2, "context_method": "ring"}}),
+}
+FOUR_CASES = [
+    *(("ddp", name) for name in OBJECTIVES),
+    *((layout, name) for layout in list(FOUR)[1:] for name in ("dpo-rpo", "kto", "classification")),
+]
+
+
+def every_of_four(rank: int, world: int) -> dict[tuple[str, str], dict[str, Any]]:
+    found = {}
+    for layout, name in FOUR_CASES:
+        strategy, keys = FOUR[layout]
+        found[layout, name] = trained(rank, world, strategy, {"model": HEADS, **OBJECTIVES[name], **keys})
+    return found
+
+
+@pytest.mark.long
+def test_four_ranks_do_what_one_does():
+    """One row at least for each of the four, of five: three of them fill up."""
+    ranks = on_ranks(4, every_of_four)
+    for layout, name in FOUR_CASES:
+        # sums of four parts round otherwise: 3e-6 in a margin after training
+        assert_same([one[layout, name] for one in ranks], {"model": HEADS, **OBJECTIVES[name]}, abs_loss=1e-5)
+
+
 @pytest.mark.parametrize(
     "card", [Dpo(), Dpo(loss_type="ipo", rpo_alpha=0.1), Orpo(beta=1.0), Simpo(), Cpo(), Kto()], ids=lambda card: card.kind
 )
