@@ -85,6 +85,13 @@ class _List(list[Any]):
     def __str__(self) -> str:
         raise _prints(self)
 
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        return _List(found) if isinstance(at, slice) else found
+
+    def __add__(self, other: Any) -> _List:
+        return _List([*self, *other])
+
 
 class _Object(dict[str, Any]):
     def __str__(self) -> str:

@@ -130,6 +130,8 @@ QA = {"prompt": "q", "completion": "a"}
         ({"q": ["x", "y"], "a": "y"}, QA | {"prompt": "{{ q }}"}, "template_prints: list"),
         ({"q": {"t": 1}, "a": "y"}, QA | {"prompt": "{{ q }}"}, "template_prints: dict"),
         ({"q": ["x"], "a": "y"}, QA | {"prompt": "{{ 'Q: ' ~ q }}"}, "template_prints: list"),
+        ({"q": ["x", "y"], "a": "y"}, QA | {"prompt": "{{ q[1:] ~ q[:1] }}"}, "template_prints: list"),
+        ({"q": ["x"], "a": "y"}, QA | {"prompt": "{{ (q + q) ~ 1 }}"}, "template_prints: list"),
         ({"q": ["x"], "a": "y"}, QA | {"prompt": "{{ q | map('upper') }}"}, "template_prints: generator"),
         ({"q": {"t": 1}, "a": "y"}, QA | {"prompt": "{{ q.keys }}"}, "template_prints: builtin_function_or_method"),
         # of an object a part is read, as by a path
