@@ -102,10 +102,12 @@ def _run(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from raylm import view
 
-    if arguments.step is None:
-        view.show(arguments.what)
-    else:
+    if arguments.rollouts is not None:
+        view.show_rollouts(arguments.what, arguments.rollouts)
+    elif arguments.step is not None:
         view.show_step(arguments.what, arguments.step)
+    else:
+        view.show(arguments.what)
     return 0
 
 
@@ -215,6 +217,7 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     show = _command(commands, "show", _show, "what an artifact is, how it was made, from what and for what")
     show.add_argument("what", metavar="URI|JOB", help="folder of an artifact, or a job file")
     show.add_argument("--step", metavar="N", type=int, help="of a trained checkpoint: the documents that step N learned from")
+    show.add_argument("--rollouts", metavar="N", type=int, help="of an rl stage: what iteration N drew, scored and learned from")
     _command(commands, "doctor", _doctor, "what this machine has, what is missing and the command that mends it")
     convert = _command(commands, "convert", _convert, "write a checkpoint in another format, or read one of another program")
     if converts:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raylm.absent import absent
-from raylm.core.artifact import MANIFEST, Artifact, open_artifact
+from raylm.core.artifact import MANIFEST, ROLLOUTS, Artifact, open_artifact
 from raylm.core.config import ENDPOINT, Config
 from raylm.core.errors import ArtifactError
 from raylm.core.room import asks, peak
@@ -114,6 +114,8 @@ def show(what: str) -> None:
     _print_ancestors(artifact, console, 1, set())
     console.print("[bold]went into[/]")
     _print_descendants(artifact, console, 1, set())
+    if artifact.shards(f"{ROLLOUTS}/"):
+        console.print(f"what an iteration drew: raylm show {folder.uri} --rollouts N", highlight=False, soft_wrap=True)
     console.print(f"next: raylm show {folder.uri.rsplit('/', 1)[0]}/OTHER", highlight=False, soft_wrap=True)
 
 
@@ -133,6 +135,39 @@ def show_step(what: str, step: int) -> None:
     for document in documents_of_step(open_artifact(Folder(what)), step):
         table.add_row(*(str(document[column]) for column in columns))
     Console().print(table, highlight=False)
+
+
+def show_rollouts(what: str, iteration: int) -> None:
+    """Print what one iteration of an rl stage drew, finished or not: prompts, completions, rewards and advantages.
+
+    Raises:
+        ArtifactError: no rollouts of it are kept.
+    """
+    from raylm.rl.rollout_files import folder_of, iterations_in, read
+    from raylm.rl.sample_table import groups_of
+
+    folder = folder_of(Folder(what))
+    rows = read(folder, iteration)
+    if not rows:
+        has = iterations_in(folder)
+        there = f"those of {len(has)} iterations from {has[0]} to {has[-1]} are kept" if has else "none are kept"
+        raise ArtifactError(
+            f"no rollouts of iteration {iteration}: {there}",
+            where=folder.uri,
+            next="name an rl stage's folder and one of its iterations; keep_rollouts says how many are kept",
+        )
+    console = Console()
+    for group in groups_of(rows):
+        first = group[0]
+        truth = f"  (ground truth {first['ground_truth']})" if first["ground_truth"] is not None else ""
+        console.print(f"\nprompt {first['row']} {first['source']}: {first['prompt']}{truth}", style="bold", markup=False)
+        for row in group:
+            said = row["unscored"] or f"score {row['score']:.4g}"
+            parts = ", ".join(f"{one['name']} {one['value']:.4g} ({one['reason']})" for one in row["rewards"])
+            taught = "not learned from" if row["advantage"] is None else f"advantage {row['advantage']:+.4g}"
+            about = f"{said}; {taught}; {len(row['tokens'])} tokens, {row['finish_reason']}, {row['staleness']} versions behind"
+            console.print(f"  {about}: {parts}", style="cyan", markup=False, highlight=False)
+            console.print(f"    {row['completion']}", markup=False, highlight=False)
 
 
 def _print_ancestors(artifact: Artifact, console: Console, depth: int, shown: set[str]) -> None:

@@ -18,6 +18,8 @@ STEPS = "steps"
 """Step checkpoints that are kept for good: beside the payload, and no part of it."""
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
+ROLLOUTS = "rollouts"
+"""Folder of what an rl stage drew: shown, and read by no other stage."""
 SCHEMA = 1
 
 
@@ -99,8 +101,9 @@ class Artifact:
 
     @property
     def content(self) -> str:
-        """16 hex digits over names and digests of the payload; metrics and report carry times, so they do not count."""
-        files = [entry for entry in self.manifest.files if entry.path not in (METRICS, REPORT)]
+        """16 hex digits over names and digests of the payload; metrics and report carry times, rollouts are no part of what later
+        stages read: they do not count."""
+        files = [entry for entry in self.manifest.files if entry.path.split("/")[0] not in (METRICS, REPORT, ROLLOUTS)]
         return digest_of([[entry.path, entry.digest] for entry in files])
 
     def shards(self, prefix: str) -> list[FileEntry]:

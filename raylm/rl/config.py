@@ -19,7 +19,7 @@ from raylm.trainer.config import TrainerConfig
 class RL(TrainerConfig):
     """prompts + weights -> Checkpoint: draw completions, score them, learn from the scores."""
 
-    placement = TrainerConfig.placement | {"generator", "reward_timeout_s"}
+    placement = TrainerConfig.placement | {"generator", "reward_timeout_s", "held_out_every", "keep_rollouts"}
     renamed = {"steps": "iterations", "prompts_per_step": "prompts_per_iteration", "sampler": "generator"}
     known_as = {
         "per_device_train_batch_size": "prompts_per_iteration, each answered algorithm.num_generations times, and micro_batch",
@@ -55,6 +55,10 @@ class RL(TrainerConfig):
     """Completions per forward pass and rank."""
     held_out_prompts: int = Field(default=64, ge=0)
     """Held-out prompts answered greedily before and after; 0 asks none."""
+    held_out_every: int | None = Field(default=None, gt=0)
+    """Iterations between greedy answers to the held-out prompts; None: before the first and after the last one alone."""
+    keep_rollouts: int | None = Field(default=None, ge=0)
+    """Newest iterations whose rollouts are kept in the artifact's `rollouts/`; None keeps all, 0 none."""
     reward_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """Seconds for the completions of one prompt, after which rewards that do not answer are ended; that prompt is unscored."""
     save_every: int = Field(default=10, gt=0)

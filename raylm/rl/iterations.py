@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 
 from raylm.core.errors import StageError, TrainingError
+from raylm.rl.rollout_metrics import score_metrics
 from raylm.rl.types import Rollout
 
 MOST_BAD = 3
@@ -79,7 +80,7 @@ def reward_metrics(rollouts: list[Rollout]) -> dict[str, float]:
         }
     counts = Counter(rollout.unscored.kind for rollout in rollouts if rollout.unscored)
     reasons = {f"unscored_{kind}": float(count) for kind, count in sorted(counts.items())}
-    return {**means, "unscored": float(len(rollouts) - len(scored)), **reasons}
+    return {**means, **score_metrics(rollouts), "unscored": float(len(rollouts) - len(scored)), **reasons}
 
 
 def _reasons(rollouts: list[Rollout]) -> str:

@@ -22,6 +22,8 @@ from raylm.rl.config import RL
 from raylm.rl.iterations import Iterations, reward_metrics
 from raylm.rl.placement import Generators, TrainerGroup
 from raylm.rl.reward_workers import RewardWorkers
+from raylm.rl.rollout_metrics import experience_metrics
+from raylm.rl.seen import Seen
 from raylm.rl.types import Prompt, Rollout, check_advantages, experience_of
 from raylm.trainer.recorder import Recorder
 from raylm.trainer.spikes import in_words, position_of
@@ -44,9 +46,11 @@ class Loop:
         prompts: dict[int, Prompt],
         held_out: list[Prompt],
         recorder: Recorder,
+        seen: Seen | None = None,
     ) -> None:
         self._cfg, self._generators, self._rewards, self._trainer = cfg, generators, rewards, trainer
         self._prompts, self._held_out, self._recorder = prompts, held_out, recorder
+        self._seen = seen
         self._algorithm: Any = resolve(cfg.algorithm)
         self._iterations = Iterations()
         self._iteration = self._version = 0
@@ -101,7 +105,11 @@ class Loop:
         clock.append(time.perf_counter())
         # an iteration whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
         counts = {"samples": len(experience.samples), "version": version}
-        self._record({**self._rewarded(rollouts), **counts, **stats, **_seconds(clock)})
+        row = {**self._rewarded(rollouts), **experience_metrics(rollouts, experience, version), **counts, **stats}
+        row |= {**(experience.metrics or {}), **_seconds(clock), **self._measured(self._iteration + 1)}
+        if self._seen:
+            self._seen.add(self._iteration, rollouts, experience, row)
+        self._record(row)
         self._iterations.count(self._iteration, rollouts, len(experience.samples), bool(stats["finite"]))
         self._iteration += 1
         if self._is_due():
@@ -138,33 +146,40 @@ class Loop:
         self._sync()
         self._recorder.rewind(self._iteration, rollback)
         self._iterations.go_on_from(found.get("learned", 0))
-        self._before = found["before"] if "before" in found else self._measure()
+        self._before = found["before"] if "before" in found else self._measure(0)
 
     def _finish(self) -> dict[str, float]:
         """Measure what is exported, the moving averages where they are kept, and export it."""
         self._iterations.check_end()
         if self._cfg.ema is not None:
             self._sync(averaged=True)
-        after = self._measure()
+        after = self._measure(self._cfg.iterations)
         self.exported = self._trainer.export()
         return {
             **{f"{name}_before": value for name, value in self._before.items()},
             **{f"{name}_after": value for name, value in after.items()},
         }
 
-    def _measure(self) -> dict[str, float]:
-        """Mean reward of greedy answers to the held-out prompts, by the weights that the generators hold."""
+    def _measured(self, iteration: int) -> dict[str, float]:
+        """`_measure`, where it is due before `iteration`; before the first and after the last one it is in any case."""
+        every = self._cfg.held_out_every
+        return self._measure(iteration) if every and iteration % every == 0 and iteration < self._cfg.iterations else {}
+
+    def _measure(self, iteration: int) -> dict[str, float]:
+        """Mean reward of greedy answers to the held-out prompts, by the weights with which `iteration` begins."""
         if not self._held_out:
             return {}
         answers = self._generators.generate(self._held_out, [0] * len(self._held_out), 1, 0.0)
         rollouts = self._rewards.score(self._held_out, answers)
         self._iterations.say(rollouts, "the held-out prompts")
+        if self._seen:
+            self._seen.add_held_out(iteration, rollouts, self._version)
         return {f"held_out_{name}": value for name, value in self._rewarded(rollouts).items()}
 
     def _rewarded(self, rollouts: list[Rollout]) -> dict[str, float]:
         """`reward_metrics`, without a reward where none is asked."""
         found = reward_metrics(rollouts)
-        return found if self._cfg.rewards else {name: value for name, value in found.items() if name != "reward"}
+        return found if self._cfg.rewards else {name: value for name, value in found.items() if "reward" not in name}
 
     def _sync(self, averaged: bool = False) -> None:
         """Let the generators hold the trainer's weights, or their moving averages."""

@@ -24,6 +24,8 @@ from raylm.rl.config import RL
 from raylm.rl.loop import Loop
 from raylm.rl.placement import Generators, TrainerGroup
 from raylm.rl.reward_workers import RewardWorkers
+from raylm.rl.sample_table import held_out_table, sample_table
+from raylm.rl.seen import Seen
 from raylm.rl.trainer import NEEDS, Setup
 from raylm.rl.types import Prompt
 from raylm.trainer.recorder import Recorder
@@ -82,11 +84,12 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         length=longest + cfg.max_tokens,
         teacher=_teacher(cfg, ctx, prompts, train),
     )
-    with Recorder(cfg, ctx, cfg.iterations, "iterations", SHOWN) as recorder:
+    with Recorder(cfg, ctx, cfg.iterations, "iterations", SHOWN) as recorder, Seen(cfg, ctx.out) as seen:
         trainer = TrainerGroup(cfg, ctx, setup)
         generators, rewards = Generators(cfg, ctx, longest), RewardWorkers(cfg, ctx.workers)
-        loop = Loop(cfg, generators, rewards, trainer, {prompt.row: prompt for prompt in train}, held_out, recorder)
+        loop = Loop(cfg, generators, rewards, trainer, {prompt.row: prompt for prompt in train}, held_out, recorder, seen)
         metrics = loop.run()
+        kept = seen.finish()
     exported = {**loop.exported.facts, **_compared_with_vllm(cfg, ctx, loop.exported.samples)}
     unscored = {name: total for name, total in _unscored(ctx.metric_rows).items() if total}
     metrics = {**metrics, **recorder.metrics("reward"), **unscored}
@@ -98,6 +101,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         "prompts": len(train),
         "prompts_without_ground_truth": without,
         "algorithm": card_kind(cfg.algorithm),
+        **({"iterations_without_rollouts": seen.lost} if seen.lost else {}),
         **({"teacher": setup.teacher.ref} if setup.teacher else {}),
         "base_model": cfg.model,
         **{
@@ -106,9 +110,10 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
             if key in prompts.facts
         },
     }
-    recorder.report({**facts, **metrics})
+    samples = [("Samples", sample_table(ctx.out)), ("Held-out prompts, answered greedily", held_out_table(ctx.out))]
+    recorder.report({**facts, **metrics}, samples)
     keep_for_good(ctx.work, ctx.out / STEPS, cfg.keeping())
-    return ctx.commit(Checkpoint, variant="causal", facts=facts, metrics=metrics)
+    return ctx.commit(Checkpoint, variant="causal", facts=facts, metrics=metrics, rows=kept)
 
 
 def _compared_with_vllm(cfg: RL, ctx: Context, samples: list[Any]) -> dict[str, Any]:
@@ -164,6 +169,12 @@ def read_prompts(artifact: Prompts, split: str) -> list[Prompt]:
     """All prompts of one split, in order."""
     rows = Rows.open(artifact.uri, split)
     return [
-        Prompt(index, [int(t) for t in row["tokens"]], str(row["messages"]), ground_truth_of(row["ground_truth"]))
+        Prompt(
+            index,
+            [int(t) for t in row["tokens"]],
+            str(row["messages"]),
+            ground_truth_of(row["ground_truth"]),
+            source=str(row.get("source") or ""),
+        )
         for index, row in ((index, rows[index]) for index in range(len(rows)))
     ]

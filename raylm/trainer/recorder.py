@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +74,9 @@ class Recorder:
         ends = {f"{watched}_first": found[0], f"{watched}_last": found[-1]} if found else {}
         return {**ends, **({"tokens_per_s": round(speeds[len(speeds) // 2], 1)} if speeds else {}), **self._goodput.metrics()}
 
-    def report(self, facts: dict[str, Any]) -> None:
-        """Write report.html."""
-        write_report(self._ctx.out, self._name, self._ctx.metric_rows, facts, self._watching.alarm.raised)
+    def report(self, facts: dict[str, Any], more: Sequence[tuple[str, str]] = ()) -> None:
+        """Write report.html; `more` are further parts of the page, (heading, HTML)."""
+        write_report(self._ctx.out, self._name, self._ctx.metric_rows, facts, self._watching.alarm.raised, more)
 
 
 def _say(line: str) -> None:

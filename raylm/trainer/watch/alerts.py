@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import statistics
 import urllib.request
 from collections import Counter, deque
@@ -14,6 +15,8 @@ from pydantic import Field
 from raylm.core.config import Config
 
 SEEN = 50
+FEW, SOME = 10, 20
+"""Iterations of RL whose medians are compared, of lengths and of rewards: a hundred of them are a long run."""
 WAIT_S = 5.0
 
 
@@ -31,7 +34,8 @@ class Alerts(Config):
     spike: float = Field(default=8.0, gt=0)
     """A loss this many robust standard deviations above the median of the last 50."""
     divergence: float = Field(default=0.5, gt=0)
-    """The median loss of 50 steps lies this share above the lowest median before; of RL: the reward below the highest one."""
+    """The median loss of 50 steps lies this share above the lowest median before; of RL: that of 20 iterations' reward below the
+    highest one."""
     straggler: float = Field(default=1.5, gt=1)
     """The slowest rank takes this many times as long before it meets the others as the fastest."""
     straggler_steps: int = Field(default=20, gt=0)
@@ -40,6 +44,14 @@ class Alerts(Config):
     """Share of a step spent waiting for rows."""
     mismatch_kl: float = Field(default=0.1, gt=0)
     """KL of generator and trainer in RL: more says that they hold different weights, or compute them differently."""
+    kl: float = Field(default=1.0, gt=0)
+    """KL of policy and reference in RL, in nats per token."""
+    entropy: float = Field(default=0.1, gt=0, lt=1)
+    """The median entropy of 10 iterations lies below this share of the first ones': the policy draws the same again and again."""
+    length: float = Field(default=3.0, gt=1)
+    """The median length of completions over 10 iterations is this many times that of the first ones."""
+    cut: float = Field(default=0.5, gt=0, lt=1)
+    """Share of completions that are cut at a limit, over 10 iterations, where fewer were at first."""
     webhook: str | None = None
     """URL that gets each alert as JSON: {"run", "step", "kind", "text"} (the text is also what Slack shows)."""
 
@@ -51,8 +63,10 @@ class Alarm:
         self._limits, self._run = limits, run
         self._losses: deque[float] = deque(maxlen=SEEN)
         self._lowest: float | None = None
-        self._rewards: deque[float] = deque(maxlen=SEEN)
+        self._rewards: deque[float] = deque(maxlen=SOME)
         self._highest: float | None = None
+        self._recent: dict[str, deque[float]] = {}
+        self._first: dict[str, float] = {}
         self._open: set[str] = set()
         self._slow: Counter[int] = Counter()
         self._in_a_row, self._slowest, self._rank, self._steps = 0, 1.0, -1, 0
@@ -93,17 +107,51 @@ class Alarm:
     def _policy(self, row: dict[str, Any]) -> list[tuple[str, str]]:
         """What is wrong with an iteration of RL."""
         found, limits = [], self._limits
-        if (apart := row.get("mismatch_kl", 0.0)) > limits.mismatch_kl:
+        # NaN is above every limit
+        if not (apart := row.get("mismatch_kl", 0.0)) <= limits.mismatch_kl:
             found.append(("mismatch", f"KL of generator and trainer is {apart:.3g}: do both hold the same weights?"))
+        if "completion_tokens" not in row:
+            return found + self._reward(row)
+        if not (apart := row.get("kl", 0.0)) <= limits.kl:
+            found.append(("kl", f"KL of policy and reference is {apart:.3g}: lower optimizer.lr, or raise the weight of the KL"))
+        entropy, before = self._moved("entropy", row)
+        if before > 0 and entropy < limits.entropy * before:
+            found.append(("entropy", f"entropy is {entropy:.3g}, it was {before:.3g}: the policy draws the same again and again"))
+        length, before = self._moved("completion_tokens", row)
+        if before > 0 and length > limits.length * before:
+            found.append(
+                ("length", f"completions have {length:.0f} tokens, they had {before:.0f}: does the reward pay for length?")
+            )
+        cut, before = self._moved("cut_share", row)
+        if cut > limits.cut > before:
+            found.append(("cut", f"{cut:.0%} of the completions are cut, {before:.0%} were at first: raise max_tokens?"))
+        return found + self._reward(row)
+
+    def _reward(self, row: dict[str, Any]) -> list[tuple[str, str]]:
+        """A reward that falls."""
+        found, limits = [], self._limits
         if "reward" not in row:
             return found
         self._rewards.append(row["reward"])
-        if len(self._rewards) == SEEN:
+        if len(self._rewards) == SOME:
             middle = statistics.median(self._rewards)
             if self._highest is not None and middle < self._highest - limits.divergence * abs(self._highest):
                 found.append(("collapse", f"reward is {middle:.4g}, it was {self._highest:.4g}: lower optimizer.lr"))
             self._highest = middle if self._highest is None else max(self._highest, middle)
         return found
+
+    def _moved(self, name: str, row: dict[str, Any]) -> tuple[float, float]:
+        """Median of the last few iterations and of the first ones; what is no number, as of an iteration that teaches nothing,
+        counts as the value before it."""
+        value = row.get(name)
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            recent = self._recent.setdefault(name, deque(maxlen=FEW))
+            recent.append(float(value))
+            if len(recent) == FEW:
+                self._first.setdefault(name, statistics.median(recent))
+        if name not in self._first:
+            return 0.0, 0.0
+        return statistics.median(self._recent[name]), self._first[name]
 
     def end(self) -> list[Alert]:
         """What was counted over the run, when it is over."""

@@ -14,19 +14,40 @@ from raylm.trainer.watch.alerts import Alert
 
 # curves in order; the rest of a row's numbers is not drawn
 CURVES = {
-    "reward": "reward", "completion_tokens": "tokens of a completion", "finished_share": "share of completions that end",
-    "mismatch_kl": "KL of generator and trainer", "clip_ratio": "share of clipped tokens", "unscored": "without a score",
+    "reward": "reward", "reward_std": "spread of the reward", "held_out_reward": "reward of greedy held-out answers",
+    "completion_tokens": "tokens of a completion", "completion_tokens_max": "tokens of the longest completion",
+    "finished_share": "share of completions that end", "cut_share": "share of completions that are cut",
+    "kl": "KL of policy and reference", "entropy": "entropy", "mismatch_kl": "KL of generator and trainer",
+    "clip_ratio": "share of clipped tokens", "advantage_std": "spread of the advantages",
+    "reward_std_zero_share": "share of groups that teach nothing", "staleness": "versions behind",
+    "explained_variance": "explained variance of the critic", "value_loss": "loss of the critic", "unscored": "without a score",
     "loss": "loss", "held_out_loss": "held-out loss", "lr": "learning rate", "grad_norm": "gradient norm",
     "tokens_per_s": "tokens per second", "mfu": "model FLOPs utilisation", "memory_gb": "memory per rank, GB",
     "data_wait_s": "wait for rows, s", "communication_s": "communication between ranks, s",
     "accuracy": "accuracy", "margin": "margin",
 }  # fmt: skip
+# curves that share a picture: what their names begin with, or the names themselves
+SHARED = {
+    "loss of each part": ("loss/",), "mean of each reward": ("reward/",), "reward of each source": ("source_reward/",),
+    "seconds of an iteration": ("generate_s", "reward_s", "score_s", "update_s", "sync_s", "idle_s"),
+}  # fmt: skip
 MOST_POINTS = 2000
 SMOOTH = 25
 
 
-def write_report(out: Folder, name: str, rows: list[dict[str, Any]], facts: dict[str, Any], alerts: list[Alert]) -> None:
-    """Write `report.html` beside the checkpoint in `out`. It tells times, so it is no part of what the artifact is."""
+def write_report(
+    out: Folder,
+    name: str,
+    rows: list[dict[str, Any]],
+    facts: dict[str, Any],
+    alerts: list[Alert],
+    more: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write `report.html` beside the checkpoint in `out`. It tells times, so it is no part of what the artifact is.
+
+    Args:
+        more: further parts of the page, (heading, HTML).
+    """
     if not rows:
         return
     # of RL what rises, of training what falls
@@ -47,30 +68,34 @@ def write_report(out: Folder, name: str, rows: list[dict[str, Any]], facts: dict
         ("", page.tiles(figures)),
         ("Curves", page.picture(curves(rows, [step for step, _ in told]), f"curves of {name}") if len(rows) > 1 else ""),
         ("What happened", page.table(["step", "what"], sorted(told)) if told else page.note("Nothing out of the ordinary.")),
+        *more,
         ("Saving", page.note(saving or "No step checkpoint was due.")),
         ("Facts", page.facts(facts)),
     ]
-    out.write(REPORT, page.page(name, "One training run: every point is a step.", parts))
+    out.write(REPORT, page.page(name, "One training run: every point is a step (of RL: an iteration).", parts))
 
 
 def curves(rows: Sequence[dict[str, Any]], marks: Sequence[int] = ()) -> bytes:
     """All curves as one PNG; `marks` are steps at which something happened."""
     from matplotlib.figure import Figure
 
-    drawn = [(key, title) for key, title in CURVES.items() if sum(_is_number(row.get(key)) for row in rows) > 1]
-    parts = sorted({key for row in rows for key in row if key.startswith("loss/")})
-    panels = [*drawn, *([("parts", "loss of each part")] if parts else [])]
+    panels = [(title, [key]) for key, title in CURVES.items() if _is_drawn(rows, key)]
+    names = sorted({key for row in rows for key in row})
+    for title, begins in SHARED.items():
+        if together := [name for name in names if name.startswith(begins) and _is_drawn(rows, name, 1)]:
+            panels.append((title, together))
     figure = Figure(figsize=(11, 2.6 * -(-len(panels) // 2)), layout="constrained")
-    for at, (key, title) in enumerate(panels, 1):
+    for at, (title, keys) in enumerate(panels, 1):
         axes = figure.add_subplot(-(-len(panels) // 2), 2, at)
-        for name in parts if key == "parts" else [key]:
+        for name in keys:
             steps, values = _points(rows, name)
-            axes.plot(steps, values, linewidth=0.6, alpha=0.5 if key == "loss" else 0.9, label=name.removeprefix("loss/"))
-            if key == "loss":
+            label = name.partition("/")[2] or name
+            axes.plot(steps, values, linewidth=0.6, alpha=0.5 if name == "loss" else 0.9, label=label)
+            if name == "loss":
                 axes.plot(steps, _smoothed(values), linewidth=1.4)
         for mark in marks:
             axes.axvline(mark, color="tab:red", linewidth=0.5, alpha=0.5)
-        if key == "parts":
+        if title in SHARED:
             axes.legend(fontsize=7)
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)
@@ -78,6 +103,10 @@ def curves(rows: Sequence[dict[str, Any]], marks: Sequence[int] = ()) -> bytes:
     held = io.BytesIO()
     figure.savefig(held, format="png", dpi=110)
     return held.getvalue()
+
+
+def _is_drawn(rows: Sequence[dict[str, Any]], name: str, least: int = 2) -> bool:
+    return sum(_is_number(row.get(name)) for row in rows) >= least
 
 
 def _points(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

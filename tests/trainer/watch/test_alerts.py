@@ -6,6 +6,8 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import pytest
+
 from raylm.trainer.watch.alerts import Alarm, Alerts
 from tests.trainer.watch.rows import falling
 
@@ -41,6 +43,39 @@ def test_a_policy_is_watched_by_its_reward_and_by_what_generator_and_trainer_agr
         row["reward"] = 0.2
     rows[7]["mismatch_kl"] = 0.4
     assert [kind for _, kind in raised(rows)] == ["mismatch", "collapse"]
+
+
+def iteration(at: int, **changes: float) -> dict[str, float]:
+    usual = {"reward": 0.5, "completion_tokens": 20.0 + at % 3, "cut_share": 0.1, "entropy": 2.0, "kl": 0.02, "mismatch_kl": 1e-6}
+    return {"step": at, **usual, **changes}
+
+
+@pytest.mark.parametrize(
+    ("kind", "from_on", "changes"),
+    [
+        ("length", 30, {"completion_tokens": 90.0}),
+        ("cut", 30, {"cut_share": 0.9}),
+        ("entropy", 30, {"entropy": 0.05}),
+        ("kl", 30, {"kl": 4.0}),
+        ("kl", 30, {"kl": float("nan")}),
+        ("mismatch", 30, {"mismatch_kl": float("nan")}),
+        ("collapse", 30, {"reward": 0.1}),
+    ],
+)
+def test_a_policy_that_goes_wrong_is_reported_once_in_its_own_word(kind, from_on, changes):
+    rows = [iteration(at, **(changes if at >= from_on else {})) for at in range(80)]
+    ((step, found),) = raised(rows)
+    assert found == kind and from_on <= step <= from_on + 20
+
+
+def test_a_policy_that_was_always_so_is_not_reported():
+    assert raised([iteration(at, cut_share=0.9, entropy=0.01, completion_tokens=400.0) for at in range(80)]) == []
+    gaps = [iteration(at) for at in range(80)]
+    for row in gaps[20::2]:
+        # an iteration that teaches nothing has no figure of the algorithm
+        del row["entropy"], row["kl"]
+    assert raised(gaps) == []
+    assert raised([{"step": at, "loss": 1.0, "kl": 9.0} for at in range(20)]) == [], "KTO has a `kl` of its own"
 
 
 def test_stragglers_waits_and_steps_not_taken():
