@@ -183,7 +183,7 @@ def judged(workers, ground_truths, **table):
     prompts = [Prompt(row, [1], "[]", ground_truth) for row, ground_truth in enumerate(ground_truths)]
     answers = [[Completion([5], [-1.0], "ab1!", "stop"), Completion([5], [-1.0], "!!", "length")]] * len(prompts)
     found = reward_workers.score(prompts, answers)
-    assert [rollout.finished for rollout in found] == [True, False] * len(prompts)
+    assert [rollout.trajectory.finished for rollout in found] == [True, False] * len(prompts)
     return [rollout.score.value if rollout.score else rollout.unscored.kind for rollout in found]
 
 
