@@ -12,6 +12,7 @@ from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.rl.algorithms import AnyAlgorithm
 from raylm.rl.algorithms.grpo import Grpo
+from raylm.rl.environments import AnyEnvironment
 from raylm.rl.rewards import AnyReward
 from raylm.trainer.config import TrainerConfig
 
@@ -19,7 +20,14 @@ from raylm.trainer.config import TrainerConfig
 class RL(TrainerConfig):
     """prompts + weights -> Checkpoint: draw completions, score them, learn from the scores."""
 
-    placement = TrainerConfig.placement | {"generator", "reward_timeout_s", "held_out_every", "keep_rollouts"}
+    placement = TrainerConfig.placement | {
+        "generator",
+        "reward_timeout_s",
+        "held_out_every",
+        "keep_rollouts",
+        "turn_timeout_s",
+        "environment_processes",
+    }
     renamed = {"steps": "iterations", "prompts_per_step": "prompts_per_iteration", "sampler": "generator"}
     known_as = {
         "per_device_train_batch_size": "prompts_per_iteration, each answered algorithm.num_generations times, and micro_batch",
@@ -43,12 +51,24 @@ class RL(TrainerConfig):
     """How scores become advantages and a loss."""
     optimizer: AnyOptimizer = AdamW(lr=1e-5, weight_decay=0.0, schedule="constant", warmup=0.0)
     """Optimizer of the trainer."""
+    environment: AnyEnvironment | None = None
+    """What answers the model between its turns: tools, a game. Without one a completion is the whole answer."""
+    max_turns: int = Field(default=8, gt=0)
+    """Most turns of the model in a conversation with the environment."""
+    max_turn_tokens: int | None = Field(default=None, gt=0)
+    """Longest turn of the model; as much as max_tokens leaves where it is not said."""
+    turn_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """Seconds in which the environment must answer one turn; one that does not is ended, and its conversation unscored."""
+    environment_processes: int = Field(default=128, gt=0)
+    """Conversations at the same time, each in a process of its own."""
+    tool_parser: str = "auto"
+    """How calls of tools are read: the name of vLLM's parser for the model's family; auto: as the chat template writes them."""
     iterations: int = Field(gt=0)
     """Number of iterations: draw, score, update, hand the new weights to the generator."""
     prompts_per_iteration: int = Field(default=16, gt=0)
     """Prompts per iteration; each is answered `algorithm.num_generations` times."""
     max_tokens: int = Field(default=64, gt=0)
-    """Longest completion."""
+    """Longest completion; with an environment, all that comes after the prompt."""
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Temperature of the draw; the trainer's log-probabilities use the same."""
     micro_batch: int = Field(default=16, gt=0)
@@ -71,7 +91,7 @@ class RL(TrainerConfig):
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> RL:
         # another one's algorithm says so once it is resolved
-        if not self.rewards and getattr(self.algorithm, "rewarded", True):
+        if not self.rewards and getattr(self.algorithm, "rewarded", True) and not getattr(self.environment, "rewarded", False):
             raise ValueError("say `rewards`, what scores a completion")
         return self
 
