@@ -1,16 +1,17 @@
 """Weights as a sequence of byte buckets of bounded size, and a digest that both sides compute as they pass.
 
-    tensors --> pack --> Bucket, Bucket, ... --(object store)--> file --> Receiver --> tensors
+    tensors --> Packer --> Bucket, Bucket, ... --(shared memory or object store)--> Receiver --> tensors
 
-A tensor that is larger than what is left of a bucket goes on in the next one.
+A tensor that is larger than a bucket goes on in the next one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
+
+from raylm.inference.shared_memory import Maps
 
 Piece = tuple[str, str, list[int], int, int, int]
 """Name, numpy dtype, shape; where the piece begins in its tensor, where in its bucket, and its length, all in bytes."""
@@ -20,26 +21,64 @@ class Bucket(NamedTuple):
     """Bytes of some tensors, and what lies where in them."""
 
     data: Any
-    """numpy uint8, one-dimensional."""
+    """numpy uint8, one-dimensional; None where they lie at `path`."""
     table: list[Piece]
+    path: str = ""
+    """Memory that the sender shares with other processes of its machine."""
+    at: int = 0
+    """Where the bucket begins there, in bytes."""
+    size: int = 0
+    """Its bytes there."""
+    aside: bool = False
+    """Keep it until all buckets came, and load it then: its memory stays as it is. Else load it now, with those before."""
 
 
 class WeightsDigest:
-    """32 hex digits over names, shapes and bytes of tensors, in whatever order these come."""
+    """32 hex digits over names, shapes and bytes of tensors, in whatever order these come.
+
+    XXH3 with 128 bits (https://xxhash.com): it reads as fast as memory does, and finds what was lost or mixed up on the way; it
+    is no proof against somebody who wants to deceive.
+    """
 
     def __init__(self) -> None:
         self._parts: dict[str, bytes] = {}
+        self._open: dict[str, tuple[Any, int]] = {}
 
     def add(self, name: str, array: Any) -> None:
-        """Count in one numpy array."""
-        hashed = hashlib.blake2b(f"{name} {tuple(array.shape)} {array.dtype.str}\n".encode(), digest_size=16)
+        """Count in one numpy array, instead of an earlier one of that name."""
+        hashed = _hash(f"{name} {tuple(array.shape)} {array.dtype.str}\n".encode())
         # a zero-dimensional array cannot be cast to bytes in place
         hashed.update(memoryview(array.reshape(-1)).cast("B"))
         self._parts[name] = hashed.digest()
 
+    def add_pieces(self, data: Any, table: Iterable[Piece]) -> None:
+        """Count in what a bucket has; the pieces of one tensor come in order."""
+        import numpy as np
+
+        for name, dtype, shape, start, at, length in table:
+            kind = np.dtype(dtype)
+            hashed, had = self._open.pop(name, None) or (_hash(f"{name} {tuple(shape)} {kind.str}\n".encode()), 0)
+            hashed.update(memoryview(data[at : at + length]))
+            if start != had:
+                raise ValueError(f"a piece of {name} begins at {start}, {had} bytes came before")
+            if had + length < math.prod(shape) * kind.itemsize:
+                self._open[name] = (hashed, had + length)
+            else:
+                self._parts[name] = hashed.digest()
+
     def hexdigest(self) -> str:
         """Over all that was added."""
-        return hashlib.blake2b(b"".join(part for _, part in sorted(self._parts.items())), digest_size=16).hexdigest()
+        return _hash(b"".join(name.encode() + part for name, part in sorted(self._parts.items()))).hexdigest()
+
+    def names(self) -> set[str]:
+        """Of all that was added whole."""
+        return set(self._parts)
+
+
+def _hash(begin: bytes) -> Any:
+    import xxhash
+
+    return xxhash.xxh3_128(begin)
 
 
 def weights_digest(named: Iterable[tuple[str, Any]]) -> str:
@@ -52,8 +91,10 @@ def weights_digest(named: Iterable[tuple[str, Any]]) -> str:
 
 def as_array(tensor: Any) -> Any:
     """Contiguous numpy view of a torch tensor, copied where it lies on a device; bfloat16, which numpy lacks, as uint16."""
+    import numpy as np
+
     if not hasattr(tensor, "detach"):
-        return tensor
+        return np.ascontiguousarray(tensor).reshape(tensor.shape)
     import torch
 
     plain = tensor.detach().cpu().contiguous()
@@ -73,6 +114,49 @@ def as_tensor(array: Any) -> Any:
     return tensor.view(torch.bfloat16) if tensor.dtype is torch.uint16 else tensor
 
 
+class Packer:
+    """Fills buckets of at most `size` bytes.
+
+    Args:
+        room: memory for a bucket, given its number: numpy uint8 of `size` bytes.
+    """
+
+    def __init__(self, size: int, room: Callable[[int], Any]) -> None:
+        self._size, self._room = size, room
+        self._number, self._filled, self._table = 0, 0, list[Piece]()
+        self._data: Any = None
+
+    def add(self, name: str, array: Any) -> Iterator[Bucket]:
+        """Take in one contiguous array; the buckets that are full with it. What comes is to be iterated to its end."""
+        import numpy as np
+
+        raw, start = array.reshape(-1).view(np.uint8), 0
+        # in one piece where that is possible: pieces have to be put together, in memory of their own
+        if self._table and self._filled + len(raw) > self._size >= len(raw):
+            yield from self.rest()
+        while True:
+            if self._data is None:
+                self._data = self._room(self._number)
+            # every tensor begins where its numbers may lie
+            self._filled = min(-(-self._filled // 16) * 16, self._size)
+            length = min(len(raw) - start, self._size - self._filled)
+            if length or not len(raw):
+                self._data[self._filled : self._filled + length] = raw[start : start + length]
+                self._table.append((name, array.dtype.str, list(array.shape), start, self._filled, length))
+                self._filled, start = self._filled + length, start + length
+            if start == len(raw):
+                return
+            yield from self.rest()
+
+    def rest(self) -> Iterator[Bucket]:
+        """The bucket that is not full, if there is anything in it."""
+        if self._table:
+            made = Bucket(self._data[: self._filled], self._table)
+            self._table, self._filled, self._data = [], 0, None
+            self._number += 1
+            yield made
+
+
 def pack(named: Iterable[tuple[str, Any]], size: int, digest: WeightsDigest | None = None) -> Iterator[Bucket]:
     """Buckets of at most `size` bytes. Each is valid until the next is asked for: their memory is one.
 
@@ -82,43 +166,43 @@ def pack(named: Iterable[tuple[str, Any]], size: int, digest: WeightsDigest | No
     """
     import numpy as np
 
-    data, table, filled = np.empty(size, np.uint8), list[Piece](), 0
+    data = np.empty(size, np.uint8)
+    packer = Packer(size, lambda number: data)
     for name, one in named:
         array = as_array(one)
         if digest:
             digest.add(name, array)
-        raw, start = np.ascontiguousarray(array).reshape(-1).view(np.uint8), 0
-        while True:
-            # every tensor begins where its numbers may lie
-            filled = min(-(-filled // 16) * 16, size)
-            length = min(len(raw) - start, size - filled)
-            if length or not len(raw):
-                data[filled : filled + length] = raw[start : start + length]
-                table.append((name, array.dtype.str, list(array.shape), start, filled, length))
-                filled, start = filled + length, start + length
-            if start == len(raw):
-                break
-            yield Bucket(data[:filled], table)
-            table, filled = [], 0
-    if table:
-        yield Bucket(data[:filled], table)
+        yield from packer.add(name, array)
+    yield from packer.rest()
 
 
 class Receiver:
-    """Tensors from buckets that lie in files; those that came in pieces are put together."""
+    """Tensors from buckets that other processes share; those that came in pieces are put together.
 
-    def __init__(self) -> None:
+    Args:
+        maps: what was mapped by an earlier one.
+    """
+
+    def __init__(self, maps: Maps | None = None) -> None:
         self._parts: dict[str, tuple[Any, int]] = {}
-        self._digest = WeightsDigest()
+        self._digest, self._maps = WeightsDigest(), maps or Maps()
 
-    def take(self, path: str, table: Iterable[Any]) -> list[tuple[str, Any]]:
-        """The torch tensors that are whole with this bucket. They are views of the file, which may be removed meanwhile."""
+    def take(self, path: str, table: Iterable[Any], at: int = 0) -> list[tuple[str, Any]]:
+        """The torch tensors that are whole with this bucket. They are views of what lies at `path`, from byte `at` on."""
+        table = list(table)
+        end = at + max((piece[4] + piece[5] for piece in table), default=0)
+        data = self._maps.of(path, end).view(at)
+        return [(name, as_tensor(array)) for name, array in self.arrays(data, table)]
+
+    def arrays(self, data: Any, table: Iterable[Any]) -> list[tuple[str, Any]]:
+        """The arrays that are whole with this bucket, views of `data` where they came in one piece."""
         import numpy as np
 
-        data, whole = np.memmap(path, np.uint8, mode="r"), []
+        table, whole = list(table), []
+        self._digest.add_pieces(data, table)
         for name, dtype, shape, start, at, length in table:
             kind = np.dtype(dtype)
-            size, piece = math.prod(shape) * kind.itemsize, np.asarray(data[at : at + length])
+            size, piece = math.prod(shape) * kind.itemsize, data[at : at + length]
             if length < size:
                 raw, had = self._parts.pop(name, None) or (np.empty(size, np.uint8), 0)
                 raw[start : start + length] = piece
@@ -126,9 +210,7 @@ class Receiver:
                     self._parts[name] = (raw, had + length)
                     continue
                 piece = raw
-            array = piece.view(kind).reshape(shape)
-            self._digest.add(name, array)
-            whole.append((name, as_tensor(array)))
+            whole.append((name, piece.view(kind).reshape(shape)))
         return whole
 
     def digest(self) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from raylm.core.config import Config, Role
+from raylm.inference.sync import AnySync
+from raylm.inference.sync.object_store import ObjectStore
 
 MEMORY_SHARE = 0.85
 """Part of a whole GPU's memory that an engine's weights and cache take."""
@@ -24,6 +26,8 @@ class GeneratorSpec(Config):
     hang_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     """Seconds in which a request gets no token, or a part of the weights is not taken, after which a generator is ended and a
     fresh one goes on; a start may take an hour, or this if it is longer."""
+    sync: AnySync = ObjectStore()
+    """How new weights come to them from the trainer (rl)."""
 
     @property
     def memory_share(self) -> float:

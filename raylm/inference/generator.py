@@ -7,11 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +16,13 @@ from raylm.inference.calls import GeneratorLost, InWords
 from raylm.inference.completions import Completion, Sampling, VersionSpan
 from raylm.inference.engine import build_engine, set_environment
 from raylm.inference.engine_dtype import EngineDtype, engine_dtype, network_of
+from raylm.inference.intake import Intake
+from raylm.inference.weight_transfer import Held, Offer
 from raylm.model.checkpoint import end_tokens
 from raylm.model.load import on_this_machine
 from raylm.model.weight_files import weight_names
 
 DEADLINE_S = 600.0
-SHARED_MEMORY = "/dev/shm"
 
 # keys of config.json that say who wrote it and not what the network is
 NO_NETWORK = ("_name_or_path", "transformers_version", "use_cache")
@@ -55,7 +51,7 @@ class Generator:
         self._ends: list[int] = []
         self._max_len, self._num_requests = 0, 0
         self._version: int | None = None
-        self._transfer: str | None = None
+        self._intake = Intake(self._workers, self._stop)
         self._dtype = EngineDtype("auto", "")
 
     async def start(
@@ -82,7 +78,8 @@ class Generator:
         network = {"network": config, "dtype": self._dtype.name, "memory_share": memory_share}
         if self._engine is not None:
             self._refuse_other(network, max_len, model_path)
-        self._version = self._transfer = None
+        self._version = None
+        self._intake.forget()
         with InWords("start", self._lost):
             if self._engine is None:
                 self._engine = await asyncio.to_thread(self._build, model_path, max_len, seed, memory_share)
@@ -142,35 +139,31 @@ class Generator:
         output = await self._answer(tokens, deadline_s, max_tokens=1, temperature=0, prompt_logprobs=0)
         return [place[token].logprob for token, place in zip(tokens[1:], output.prompt_logprobs[1:], strict=True)]
 
-    async def begin_weights(self, transfer: str, names: list[str] | None = None) -> None:
-        """Make ready for the weights of a later version: running requests stand still until `finish_weights`, new ones are
-        refused.
+    async def begin_weights(self, transfer: str, names: list[str] | None = None, offer: Offer | None = None) -> Held:
+        """Make ready for the weights of a later version. Requests go on until the first of them is loaded; from then on running
+        ones stand still until `finish_weights`, and new ones are refused.
 
         Args:
             transfer: name of this transfer; what still comes of an earlier one that broke off is refused.
             names: of all weights that will come, where that is known.
+            offer: how the sender sends; None for buckets through the object store.
 
         Raises:
             ArtifactError: weights will be missing; nothing was changed.
         """
         if names is not None:
             self._check_names(set(names))
-        self._version, self._transfer = None, transfer
-        with InWords("begin_weights", self._lost):
-            await self._engine.pause_generation(mode="keep", clear_cache=False)
-            await self._engine.collective_rpc("raylm_begin_weights")
-        self._received: set[str] = set()
+        return self._intake.begin(transfer, offer)
 
     async def take_weights(self, bucket: Bucket, transfer: str) -> None:
-        """Load one bucket. After any error the generator refuses to generate until it has been started anew.
+        """Load one bucket, or lay it aside. After an error in loading the generator refuses to generate until it has been started
+        anew or got all weights.
 
         Raises:
             ArtifactError: the bucket belongs to another transfer than the one that was begun last; nothing was changed.
         """
-        self._check_transfer(transfer)
-        self._received |= {piece[0] for piece in bucket.table}
-        with InWords("take_weights", self._lost), _as_file(bucket.data) as path:
-            await self._engine.collective_rpc("raylm_take_weights", args=(path, bucket.table))
+        with InWords("take_weights", self._lost):
+            await self._intake.take(bucket, transfer)
 
     async def finish_weights(self, version: int, digest: str, transfer: str) -> None:
         """All buckets came: drop what was cached of earlier weights and go on with `version`.
@@ -179,20 +172,22 @@ class Generator:
             ArtifactError: weights are missing, or are not those that were sent, or the transfer is not the one begun last.
             StageError: a layer of the engine got no new weights.
         """
-        self._check_transfer(transfer)
-        self._check_names(self._received)
         with InWords("finish_weights", self._lost):
-            held = await self._engine.collective_rpc("raylm_finish_weights")
-        if set(held) != {digest}:
-            raise ArtifactError(
-                f"the generator holds weights {sorted(set(held))}, the trainer sent {digest}",
-                where=f"weights of version {version}",
-            )
+            await self._intake.finish(version, digest, transfer, self._check_names)
         await self._commit(version)
 
     async def version(self) -> int | None:
         """Version of the weights held; None while there are none or after a transfer that failed."""
         return self._version
+
+    async def _workers(self, method: str, *args: Any) -> list[Any]:
+        """What every worker of the engine answers."""
+        return await self._engine.collective_rpc(method, args=args)
+
+    async def _stop(self) -> None:
+        """Let requests stand still: the weights are none from now on."""
+        self._version = None
+        await self._engine.pause_generation(mode="keep", clear_cache=False)
 
     async def _commit(self, version: int) -> None:
         with InWords("commit", self._lost):
@@ -290,14 +285,6 @@ class Generator:
             next="release the held generator and hold a fresh one",
         )
 
-    def _check_transfer(self, transfer: str) -> None:
-        if transfer != self._transfer:
-            raise ArtifactError(
-                f"weights of transfer {transfer} came, the one begun last is {self._transfer or 'none'}",
-                where="generator.weights",
-                next="send all of them again",
-            )
-
     def _check_names(self, names: set[str]) -> None:
         missing = sorted(self._names - names)
         if self._engine is None or missing:
@@ -317,16 +304,6 @@ class Generator:
 def stream(seed: int, place: int) -> int:
     """Seed of completion `place` of a prompt: neighbouring seeds give unrelated streams. 0 <= result < 2**62."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{place}".encode(), digest_size=8).digest(), "big") >> 2
-
-
-@contextmanager
-def _as_file(data: Any) -> Iterator[str]:
-    """The bytes in a file that workers in other processes map: in shared memory where that has room."""
-    roomy = os.path.isdir(SHARED_MEMORY) and shutil.disk_usage(SHARED_MEMORY).free > 2 * len(data)
-    with tempfile.NamedTemporaryFile(prefix="raylm-weights-", dir=SHARED_MEMORY if roomy else None) as file:
-        file.write(memoryview(data) if len(data) else b"\0")
-        file.flush()
-        yield file.name
 
 
 def _network(model_path: str) -> dict[str, Any]:

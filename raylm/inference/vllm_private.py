@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raylm.inference.buckets import Receiver
+    from raylm.inference.shared_memory import Maps
 
 VLLM = "0.32"
 """The version whose source this file was written against."""
@@ -88,6 +89,7 @@ class WeightReceiver:
     model_runner: Any
     vllm_config: Any
     raylm_received: Receiver
+    raylm_maps: Maps
 
     def raylm_begin_weights(self) -> None:
         """Open all layers for new weights. What an earlier transfer that broke off left in them is dropped."""
@@ -95,8 +97,10 @@ class WeightReceiver:
         from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info, initialize_layerwise_reload
 
         from raylm.inference.buckets import Receiver
+        from raylm.inference.shared_memory import Maps
 
-        self.raylm_received = Receiver()
+        self.raylm_maps = getattr(self, "raylm_maps", None) or Maps()
+        self.raylm_received = Receiver(self.raylm_maps)
         model = self.model_runner.get_model()
         for layer in model.modules():
             open_before = get_layerwise_info(layer)
@@ -105,13 +109,15 @@ class WeightReceiver:
         with set_current_vllm_config(self.vllm_config):
             initialize_layerwise_reload(model)
 
-    def raylm_take_weights(self, path: str, table: list[Any]) -> None:
-        """Load the tensors of the bucket in the file `path` that are whole now; `table` says what lies where in it."""
+    def raylm_take_weights(self, path: str, table: list[Any], at: int = 0) -> None:
+        """Load the tensors that are whole with the bucket at byte `at` of `path`; `table` says what lies where in it. Its memory
+        may be written anew after this."""
         from vllm.config import set_current_vllm_config
 
-        named = self.raylm_received.take(path, table)
+        named, model = self.raylm_received.take(path, table, at), self.model_runner.get_model()
         with set_current_vllm_config(self.vllm_config):
-            self.model_runner.get_model().load_weights(named)
+            model.load_weights(named)
+        keep_what_waits(model, self.raylm_maps)
 
     def raylm_finish_weights(self) -> str:
         """Close the layers, drop what was derived of earlier weights; returns the digest of what came."""
@@ -137,6 +143,19 @@ class WeightReceiver:
         for module in self.model_runner.get_model().modules():
             if type(module).__name__ == "ParallelLMHead" and hasattr(module, "cpu_linear"):
                 module.quant_method.process_weights_after_loading(module)
+
+
+def keep_what_waits(model: Any, maps: Maps) -> None:
+    """Copy the tensors that wait in a layer for the rest of it: the sender writes its next bucket in their memory."""
+    import torch
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    for layer in model.modules():
+        info = get_layerwise_info(layer)
+        for _, given in info.loaded_weights if info.can_load() else ():
+            for key, value in given.arguments.items():
+                if isinstance(value, torch.Tensor) and not value.is_meta and maps.has(value.data_ptr()):
+                    given.arguments[key] = value.clone()
 
 
 def parameters_not_loaded(model: Any) -> list[str]:

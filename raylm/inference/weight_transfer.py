@@ -1,7 +1,11 @@
-"""Weights from the trainer's first rank to generators, bucket by bucket through Ray's object store.
+"""Weights from the trainer's first rank to generators, bucket by bucket: two phases, many transports.
 
-engine.stream() -> pack -> put -> every generator takes it      at most two buckets exist: one is taken while
-                                                                the next one is filled
+engine.stream() -> Lane -> bucket --> shared memory (this machine) --> every generator takes it
+                                  \\-> object store (other machines) -/
+all came: finish(version, digest) -> each compares, loads what lies aside, and commits
+
+What a generator cannot finish is never half in use: it goes on with the version that it had as long as nothing was loaded, and
+refuses to generate where something was.
 """
 
 from __future__ import annotations
@@ -11,11 +15,20 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from raylm.inference.buckets import WeightsDigest, pack
-from raylm.inference.calls import GeneratorLost, answer_of
+from raylm.inference.broadcast import Broadcast
+from raylm.inference.buckets import Bucket, Packer, WeightsDigest, as_array
+from raylm.inference.changes import CHANGES, changes
+from raylm.inference.shared_memory import SharedMemory
 
-BUCKET_BYTES = 256 << 20
-TICK_S = 1.0
+BUCKET_BYTES = 64 << 20
+
+
+class Probe(NamedTuple):
+    """A sequence of tokens, and what the trainer says of it with the weights that were sent."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    """Of each token given those before it, from the second one on: the plain softmax."""
 
 
 class Sent(NamedTuple):
@@ -24,6 +37,163 @@ class Sent(NamedTuple):
     digest: str
     lost: dict[int, str]
     """Generators that were lost on the way, by place, and how."""
+    sent_bytes: int = 0
+    """Bytes that left for the generator that got most."""
+    seconds: float = 0.0
+    probe: tuple[Probe, ...] = ()
+    """What the generators may be asked, to see that they compute with these weights."""
+
+
+class Offer(NamedTuple):
+    """What a sender tells generators before the weights of a transfer."""
+
+    path: str
+    """Its shared memory, labelled with the name of the transfer."""
+    keep: bool = False
+    """Keep a copy of the weights: the next transfer may send only what changed in them."""
+    layers: Any = None
+    """peft's layers without memory, by name: what comes is a base and its adapters, which are merged there."""
+
+
+class Held(NamedTuple):
+    """What a generator answers to an `Offer`."""
+
+    shares: bool
+    """It can read the sender's memory."""
+    digest: str | None = None
+    """Of the copy of the weights that it keeps."""
+
+
+class Lane:
+    """The buckets for generators that all get the same ones.
+
+    Args:
+        num_aside: buckets that stay in memory until the end, so that generators load them all at once; with more than that, all
+            are loaded as they come, and their memory is used again.
+    """
+
+    def __init__(self, calls: Broadcast, transfer: str, held: dict[int, Held], memory: SharedMemory, size: int, num_aside: int):
+        self._calls, self._transfer, self._held, self._memory, self._size = calls, transfer, held, memory, size
+        self._num_aside, self._sent = num_aside, 0
+        self._packer = Packer(size, lambda number: memory.slot(self._place(number), size))
+        self.sent_bytes = 0
+
+    def add(self, name: str, array: Any) -> None:
+        """Send a tensor, or begin to."""
+        for bucket in self._packer.add(name, array):
+            self._send(bucket)
+
+    def finish(self) -> None:
+        """Send what is left."""
+        for bucket in self._packer.rest():
+            self._send(bucket)
+
+    def _place(self, number: int) -> int:
+        """Where bucket `number` lies: two in turn where none stays, or those that stay in turn: they are two or more."""
+        return number % max(2, self._num_aside) * self._size
+
+    def _send(self, bucket: Bucket) -> None:
+        import ray
+
+        # one is taken while the next one is filled
+        self._calls.wait(self._held)
+        at, size, aside = self._place(self._sent), len(bucket.data), self._sent + 1 < self._num_aside
+        self._sent, self.sent_bytes = self._sent + 1, self.sent_bytes + size
+        near = Bucket(None, bucket.table, self._memory.path, at, size, aside)
+        places = self._calls.places(self._held)
+        far = None
+        if not all(self._held[place].shares for place in places):
+            far = ray.put(bucket._replace(aside=aside))
+        self._calls.ask("take_weights", {at: (near if self._held[at].shares else far, self._transfer) for at in places})
+
+
+class Sender:
+    """Brings weights to generators, again and again; kept between transfers, with what it knows of the last one.
+
+    Args:
+        bucket_bytes: most bytes of a bucket.
+        aside_bytes: weights up to this size stay in memory until all of them came, while generation goes on, and are loaded at
+            once; larger ones are loaded as they come. The first transfer is: its size is not known.
+        sparse: send what changed since the last transfer to generators that have that one.
+    """
+
+    def __init__(self, bucket_bytes: int = BUCKET_BYTES, aside_bytes: int = 0, sparse: bool = False) -> None:
+        self._bucket_bytes, self._aside_bytes, self._sparse = bucket_bytes, aside_bytes, sparse
+        self._memory, self._total = SharedMemory(), None
+        self._changes = SharedMemory()
+        self._base: dict[str, Any] = {}
+        self._base_digest: str | None = None
+        """Of the last transfer that came to its end: what generators that have it have in common with `_base`."""
+
+    def send(
+        self,
+        named: Iterable[tuple[str, Any]],
+        generators: list[Any],
+        version: int,
+        deadline_s: float,
+        *,
+        names: list[str] | None = None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> Sent:
+        """See `send_weights`."""
+        began, calls, transfer = time.perf_counter(), Broadcast(generators, deadline_s, tick), uuid4().hex
+        self._memory.label(transfer)
+        offer = Offer(self._memory.path, self._sparse)
+        calls.ask("begin_weights", dict.fromkeys(range(len(generators)), (transfer, names, offer)))
+        held = {at: answer or Held(False) for at, answer in calls.wait().items()}
+        whole, changed = self._lanes(calls, transfer, held)
+        # from here to the end the base is neither the one nor the other
+        self._base_digest = None
+        digest, total = WeightsDigest(), 0
+        for name, one in named:
+            array = as_array(one)
+            digest.add(name, array)
+            total += array.nbytes
+            if whole:
+                whole.add(name, array)
+            if self._sparse:
+                self._advance(name, array, changed)
+        for lane in (whole, changed):
+            if lane:
+                lane.finish()
+        calls.wait()
+        for name in set(self._base) - digest.names():
+            del self._base[name]
+        calls.ask("finish_weights", dict.fromkeys(calls.places(), (version, digest.hexdigest(), transfer)))
+        calls.wait()
+        self._total = total
+        if self._sparse:
+            self._base_digest = digest.hexdigest()
+        most = max((lane.sent_bytes for lane in (whole, changed) if lane), default=0)
+        return Sent(digest.hexdigest(), calls.lost, most, time.perf_counter() - began)
+
+    def _lanes(self, calls: Broadcast, transfer: str, held: dict[int, Held]) -> tuple[Lane | None, Lane | None]:
+        """For the generators that get all weights, and for those that get what changed."""
+        num_aside = 0
+        if self._total is not None and self._total <= self._aside_bytes and not self._sparse:
+            # a bucket may be half empty: what does not fit begins the next one
+            num_aside = 2 + 2 * -(-self._total // self._bucket_bytes)
+        near = {at: one for at, one in held.items() if self._base_digest and one.digest == self._base_digest}
+        rest = {at: one for at, one in held.items() if at not in near}
+
+        def lane(held: dict[int, Held], memory: SharedMemory) -> Lane | None:
+            return Lane(calls, transfer, held, memory, self._bucket_bytes, num_aside) if held else None
+
+        return lane(rest, self._memory), lane(near, self._changes)
+
+    def _advance(self, name: str, array: Any, lane: Lane | None) -> None:
+        """Take a tensor into the base, and send to generators that have the base what that changed."""
+        had = self._base.get(name)
+        if had is None or had.shape != array.shape or had.dtype != array.dtype:
+            self._base[name], found = array.copy(), None
+        else:
+            found = changes(had, array)
+        if lane is None:
+            return
+        if found is None:
+            lane.add(name, array)
+        elif len(found):
+            lane.add(f"{CHANGES}{name}", found)
 
 
 def send_weights(
@@ -35,6 +205,7 @@ def send_weights(
     bucket_bytes: int = BUCKET_BYTES,
     names: list[str] | None = None,
     tick: Callable[[], None] = lambda: None,
+    sender: Sender | None = None,
 ) -> Sent:
     """Replace the weights of all `generators`, from the process that has them. One that is lost does not keep the others.
 
@@ -44,37 +215,10 @@ def send_weights(
         deadline_s: most seconds for one bucket.
         names: of all weights, where they are known beforehand: then a set that lacks some changes nothing.
         tick: called each second while this waits.
+        sender: what is kept from one transfer to the next; without it, all weights are sent and loaded as they come.
 
     Raises:
         RaylmError: what a generator raised. Those that the weights did not reach whole refuse to generate from now on.
     """
-    import ray
-
-    lost: dict[int, str] = {}
-    running: dict[int, Any] = {}
-
-    def ask(method: str, *args: Any) -> None:
-        running.update({at: getattr(one, method).remote(*args) for at, one in enumerate(generators) if at not in lost})
-
-    def wait(method: str) -> None:
-        until = time.monotonic() + deadline_s
-        while running:
-            done, _ = ray.wait(list(running.values()), num_returns=len(running), timeout=TICK_S)
-            tick()
-            for at in [at for at, reference in running.items() if reference in done or time.monotonic() > until]:
-                try:
-                    # what is not done by now is too late
-                    answer_of(running.pop(at), method, 1.0)
-                except GeneratorLost as cause:
-                    lost[at] = cause.what
-
-    digest, transfer = WeightsDigest(), uuid4().hex
-    ask("begin_weights", transfer, names)
-    wait("begin_weights")
-    for bucket in pack(named, bucket_bytes, digest):
-        wait("take_weights")
-        ask("take_weights", ray.put(bucket), transfer)
-    wait("take_weights")
-    ask("finish_weights", version, digest.hexdigest(), transfer)
-    wait("finish_weights")
-    return Sent(digest.hexdigest(), lost)
+    sender = sender or Sender(bucket_bytes)
+    return sender.send(named, generators, version, deadline_s, names=names, tick=tick)

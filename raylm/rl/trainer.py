@@ -75,6 +75,8 @@ class PolicyTrainer(Trainer):
     parameters: int
     config: Any
     """The model's config, before the model was laid out."""
+    sender: Any = None
+    """What brings weights to generators, with what it knows of the last time; made by the first sync."""
 
     judges_loss: ClassVar[bool] = False
 
@@ -192,10 +194,12 @@ def send(ranks: Ranks, setup: Setup, generators: list[Any], version: int, deadli
     Args:
         averaged: their moving averages, where these are kept.
     """
-    stream, sent = _trainer(ranks, setup).weights(averaged), None
+    trainer = _trainer(ranks, setup)
+    stream, sent = trainer.weights(averaged), None
     try:
         if ranks.rank == 0:
-            sent = send_weights(stream, generators, version, deadline_s, tick=ranks.heartbeat.tick)
+            trainer.sender = trainer.sender or trainer.cfg.generator.sync.sender()
+            sent = send_weights(stream, generators, version, deadline_s, tick=ranks.heartbeat.tick, sender=trainer.sender)
     finally:
         # all ranks must come to the end: they meet in each tensor
         deque(stream, maxlen=0)

@@ -46,7 +46,7 @@ class Small:
         span = VersionSpan(self.number, 0, 3)
         return [Completion([sum(prompt), seed, place], [self.held] * 3, "", "stop", (span,)) for place in range(sampling.n)]
 
-    async def begin_weights(self, transfer: str, names: Any) -> None:
+    async def begin_weights(self, transfer: str, names: Any, offer: Any = None) -> None:
         self._call()
         self.digest, self.bytes = WeightsDigest(), 0
 
