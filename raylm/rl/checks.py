@@ -14,8 +14,8 @@ from raylm.model.chat_template import other_template
 from raylm.model.limits import ends, positions, vocabulary
 from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
+from raylm.rl.rewards.check import check_arguments, check_reward
 
-REWARD = {"score": ("prompt", "completion", "ground_truth")}
 ALGORITHM = {"advantages": ("experience",), "loss": ("inputs",)}
 NEEDS = {"reward": ("ground_truth",), "algorithm": ("reference", "teacher")}
 """What a reward and an algorithm may need, and is provided."""
@@ -63,7 +63,7 @@ def known_of(prompts: Artifact) -> Known:
 def check_cards(cfg: RL) -> None:
     """Raises ConfigError when somebody else's reward or algorithm cannot be made, or is not called as raylm calls it."""
     for place, card in enumerate(cfg.rewards):
-        _check_methods(card, f"rewards.{place}", REWARD)
+        check_reward(card, f"rewards.{place}")
     _check_methods(cfg.algorithm, "algorithm", ALGORITHM)
     for kind, cards in (("reward", cfg.rewards), ("algorithm", [cfg.algorithm])):
         for card in cards:
@@ -149,14 +149,7 @@ def _check_methods(card: Any, where: str, wanted: dict[str, tuple[str, ...]]) ->
                 where=where,
                 next="make it a plain function that calls asyncio.run(...)",
             )
-        try:
-            inspect.signature(method).bind(*arguments)
-        except TypeError as cause:
-            raise ConfigError(
-                f"the custom card {card.path!r} has {name}{inspect.signature(method)}, raylm calls {called}: {cause}", where=where
-            ) from cause
-        except ValueError:
-            continue  # a callable that tells no signature
+        check_arguments(method, called, f"the custom card {card.path!r}", where)
 
 
 def _is_count(value: Any) -> bool:

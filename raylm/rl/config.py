@@ -27,6 +27,9 @@ class RL(TrainerConfig):
         "keep_rollouts",
         "turn_timeout_s",
         "environment_processes",
+        "reward_start_s",
+        "reward_workers",
+        "reward_memory_gb",
     }
     renamed = {"steps": "iterations", "prompts_per_step": "prompts_per_iteration", "sampler": "generator"}
     known_as = {
@@ -80,7 +83,13 @@ class RL(TrainerConfig):
     keep_rollouts: int | None = Field(default=None, ge=0)
     """Newest iterations whose rollouts are kept in the artifact's `rollouts/`; None keeps all, 0 none."""
     reward_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """Seconds for the completions of one prompt, after which rewards that do not answer are ended; that prompt is unscored."""
+    """Seconds for one call of a reward, after which its process is ended and the completion that it was about is unscored."""
+    reward_start_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """Seconds in which a reward worker must have imported and made its rewards."""
+    reward_workers: int = Field(default=2, ge=1)
+    """Processes that score, each one prompt's completions at a time; while a reward hangs in one, the others go on."""
+    reward_memory_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Most memory of each of them, beyond which a reward gets a MemoryError; half of the machine's where it does not say."""
     save_every: int = Field(default=10, gt=0)
     """Iterations between step checkpoints."""
     max_skipped: int | None = Field(default=None, ge=0)
@@ -105,4 +114,4 @@ class RL(TrainerConfig):
         return Makes("Checkpoint", "causal")
 
     def roles(self) -> dict[str, Role]:
-        return {**super().roles(), "generator": self.generator.role(), "rewards": Role(cpus=0.0)}
+        return {**super().roles(), "generator": self.generator.role(), "rewards": Role(count=self.reward_workers, cpus=0.0)}

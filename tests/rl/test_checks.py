@@ -29,6 +29,11 @@ class Later:
         return 1.0
 
 
+class Yields:
+    async def score(self, prompt, completion, ground_truth):
+        yield 1.0
+
+
 class Any3:
     def score(self, *arguments):
         return 1.0
@@ -115,7 +120,7 @@ def test_prompts_of_another_chat_template_are_refused(root):
         ("nowhere.at_all:Nope", "ModuleNotFoundError: No module named 'nowhere'"),
         ("tests.rl.test_checks:Nope", "AttributeError"),
         ("tests.rl.test_checks:TooFew", "raylm calls score\\(prompt, completion, ground_truth\\)"),
-        ("tests.rl.test_checks:Later", "async"),
+        ("tests.rl.test_checks:Yields", "yields"),
         ("tests.rl.test_checks:Groupless", "no method score"),
     ],
 )
@@ -124,8 +129,9 @@ def test_rewards_that_cannot_be_called_are_refused(path, words):
         check_cards(config(rewards=[{"kind": "custom", "path": path}]))
 
 
-def test_a_reward_that_takes_anything_is_fine_and_an_algorithm_needs_a_group():
-    check_cards(config(rewards=[{"kind": "custom", "path": "tests.rl.test_checks:Any3"}]))
+def test_a_reward_that_takes_anything_or_is_async_is_fine_and_an_algorithm_needs_a_group():
+    for name in ("Any3", "Later"):
+        check_cards(config(rewards=[{"kind": "custom", "path": f"tests.rl.test_checks:{name}"}]))
     with pytest.raises(ConfigError, match="needs `num_generations`"):
         check_cards(config(algorithm={"kind": "custom", "path": "tests.rl.test_checks:Groupless"}))
 

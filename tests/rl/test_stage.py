@@ -194,7 +194,7 @@ def test_a_reward_that_hangs_or_crashes_costs_its_prompt_alone(workers):
 
 def test_a_reward_that_always_ends_its_process_is_not_started_for_ever(workers):
     reward = {**REWARD, "options": {"scale": 2.0}}
-    found = judged(workers, ["crash"] * 6, rewards=[reward])
+    found = judged(workers, ["crash"] * 6, rewards=[reward], reward_workers=1)
     assert found == ["died"] * 4 + ["not_asked"] * 8
 
 

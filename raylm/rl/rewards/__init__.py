@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raylm.core.config import CustomCard
 from raylm.rl.rewards.answer import Answer
+from raylm.rl.rewards.custom import Custom
 from raylm.rl.rewards.pattern import Pattern
 
-AnyReward = Annotated[Answer | Pattern | CustomCard, Field(discriminator="kind")]
+AnyReward = Annotated[Answer | Pattern | Custom, Field(discriminator="kind")]

@@ -6,13 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Config
 from raylm.data.answers import ground_truth_of, last_number_is, same, says
 from raylm.data.numbers import numbers
+from raylm.rl.rewards.reward import Reward
 from raylm.rl.types import Score
 
 
-class Answer(Config):
+class Answer(Reward):
     """Verifiable reward: the completion says the ground_truth, as a whole word or as a number of exactly that value."""
 
     needs: ClassVar[tuple[str, ...]] = ("ground_truth",)

@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from raylm.core.config import Config
+from raylm.rl.rewards.reward import Reward
 from raylm.rl.types import Score
 
 
-class Pattern(Config):
+class Pattern(Reward):
     """Format reward: the whole completion matches a regular expression."""
 
     kind: Literal["pattern"] = "pattern"

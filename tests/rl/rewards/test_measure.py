@@ -1,4 +1,4 @@
-"""Reward workers with custom rewards, some of them faulty: scores, and reasons where there is none."""
+"""Custom rewards, some of them faulty: scores, and reasons where there is none."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from raylm.rl.rewards.worker import measured, score_group
-from raylm.rl.types import Prompt, Score, Unscored
+from raylm.rl.rewards.calling import answers, calling
+from raylm.rl.rewards.combine import rollout_of
+from raylm.rl.rewards.measure import measured, measured_each
+from raylm.rl.types import Prompt, Score, Trajectory, Unscored
 
 PROMPT = Prompt(0, [1], "[]", "ground_truth")
 
@@ -38,6 +40,17 @@ class ApiError(Exception):
 class Mute(Exception):
     def __str__(self) -> str:
         raise ValueError("no words")
+
+
+def score_group(rewards: list[Any], prompt: Prompt, texts: list[str]) -> list[Score | Unscored]:
+    """The sum of all rewards for each of `texts`, or why there is none."""
+    found = [[one for text in texts for one in answers(calling(reward), prompt, [text])] for reward in rewards]
+    names, weights = [str(place) for place in range(len(rewards))], [1.0] * len(rewards)
+    rollouts = [
+        rollout_of(prompt, Trajectory([], [], text, "stop"), names, weights, parts)
+        for text, parts in zip(texts, zip(*found, strict=True), strict=True)
+    ]
+    return [one.score or one.unscored for one in rollouts if one.score or one.unscored]
 
 
 def raises(error: BaseException) -> Any:
@@ -107,12 +120,28 @@ def test_what_is_not_one_number_is_no_score(value):
     assert isinstance(measured(Score(value, "x")), Unscored)
 
 
-def test_an_async_reward_is_no_number():
+def test_a_coroutine_of_a_plain_method_is_no_number():
     async def later(completion: str) -> float:
         return 1.0
 
     (found,) = score_group([Says(later)], PROMPT, ["a"])
     assert found == Unscored("no_number", "a reward returned a coroutine where a number is needed")
+
+
+def test_a_list_of_another_length_scores_none_of_them():
+    assert measured_each([1, 2.5], 2) == [Score(1.0, ""), Score(2.5, "")] == measured_each(np.array([1, 2.5]), 2)
+    assert measured_each(torch.tensor([1, 2.5]), 2)[1] == Score(2.5, "")
+    assert measured_each([1, None], 2)[0] == Score(1.0, "")
+    for given in ([1.0], [], [1, 2, 3], (1,)):
+        assert {one.kind for one in measured_each(given, 2)} == {"wrong_length"}
+    # a score alone, a text, a table: none of them is a list of two
+    for given in (Score(1.0, "x"), "ab", {"a": 1, "b": 2}, None, 1.0, np.zeros((2, 1))):
+        assert {one.kind for one in measured_each(given, 2)} == {"no_number"}
+
+
+def test_reasons_are_short_and_can_be_written():
+    found = measured(Score(1.0, "\ud800" + "x" * 1000))
+    assert isinstance(found, Score) and len(found.reason) == 300 and found.reason.encode().decode() == found.reason
 
 
 @pytest.mark.parametrize(

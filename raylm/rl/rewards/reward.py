@@ -1,0 +1,40 @@
+"""What every reward card has: a weight, and a name to be reported by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from raylm.core.config import Config, card_kind, resolve
+
+
+class Reward(Config):
+    """A card of the `rewards` list. Its behaviour is one method, of which any may be async:
+
+    - `score(prompt, completion, ground_truth)`: a Score or a number for one completion,
+    - `score_group(prompt, completions, ground_truth)`: a list of them for all completions of a prompt, which may be compared,
+    - `score_one(prompt, completion)`, `score_all(prompt, completions)`: the same with the whole `Prompt` record.
+
+    A card with a `role()` runs in actors of its own, see `raylm.rl.rewards.role_worker`.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """("ground_truth",): prompts without one are left out; `plan` refuses where none has one."""
+
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    """What its scores are multiplied by before they are added to the others'."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")
+    """What its scores are reported as: `reward/<name>`. Its kind where nothing is said, numbered where several have it."""
+
+
+def names_of(cards: Sequence[Any]) -> list[str]:
+    """The name of each reward, no two alike. Example: ["math", "pattern", "pattern_2"]."""
+    found: list[str] = []
+    for card in cards:
+        name = getattr(card, "name", None) or card_kind(resolve(card))
+        numbered = (f"{name}_{number}" for number in count(2))
+        found.append(name if name not in found else next(other for other in numbered if other not in found))
+    return found
