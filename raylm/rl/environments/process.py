@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 from raylm.core.config import resolve
 from raylm.core.errors import RaylmError
 from raylm.rl.environments.environment import messages_of, step_of
-from raylm.rl.rewards.worker import in_words, limit_memory
+from raylm.rl.rewards.measure import in_words
+from raylm.rl.rewards.process import limit_memory
 
 FORK, KILL = b"F", b"K"
 CHECKED = {"reset": messages_of, "step": step_of, "close": lambda _: None}
