@@ -24,6 +24,7 @@ from raylm.parallel.optimizers.schedule import Scheduled
 from raylm.parallel.strategies.strategy import Strategy
 from raylm.rl import checks
 from raylm.rl.config import RL
+from raylm.rl.forecast import forecast_roles
 from raylm.serve.guards.guard import Guard
 from raylm.train.config import Train
 from raylm.train.objectives.objective import Objective
@@ -48,7 +49,11 @@ def estimate(job: Job, name: str) -> list[str]:
     known = _known(job, name)
     if not known or any(_importable(card) for card in _custom_cards(job.stages[name])):
         return []  # `check` says what a card lacks here
-    return [*forecast(job.stages[name], known, name), *_scores_ahead(job, name, known)]
+    cfg: Any = job.stages[name]
+    if not isinstance(cfg, RL):
+        return [*forecast(cfg, known, name), *_scores_ahead(job, name, known)]
+    lines = forecast(cfg, known, name, priced=not cfg.generator.gpus)
+    return [*lines, *forecast_roles(cfg, known, name)] if lines else []
 
 
 def _scores_ahead(job: Job, name: str, known: Known) -> list[str]:

@@ -17,6 +17,8 @@ class Device(NamedTuple):
     bfloat16: float
     """Dense peak, TFLOP/s."""
     memory_gb: float
+    memory_gb_s: float
+    """Bandwidth of its own memory."""
     intra_gb_s: float
     """To a device of the same machine, each direction."""
     inter_gb_s: float

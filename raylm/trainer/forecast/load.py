@@ -97,6 +97,17 @@ def size_of(cfg: Any, config: dict[str, Any], world: int, num_micros: int) -> Mo
     )
 
 
+def reference_bytes(cfg: Any, config: dict[str, Any], world: int) -> float:
+    """Bytes of a frozen start on the fullest rank; 0 where there is none, or it is the model without its adapter."""
+    if "reference" not in getattr(loss_of(cfg), "needs", ()) or getattr(cfg, "reference", "live") != "live":
+        return 0.0
+    if getattr(cfg, "adapter", None):
+        return 0.0
+    size, strategy = size_of(cfg, config, world, 1), resolve(cfg.strategy)
+    without = size._replace(frozen_bytes=size.frozen_bytes - 4.0 * load_of(config, cfg.mesh).weights)
+    return strategy.memory(size).weights - strategy.memory(without).weights
+
+
 def frozen_shares(cfg: Any, config: dict[str, Any]) -> tuple[float, float]:
     """Shares of the numbers of blocks and of ends that `freeze` and `unfrozen_parameters` leave untrained; 0 for families whose
     names are not written down here: the forecast is then more than what is taken."""

@@ -11,6 +11,7 @@ from raylm.core.errors import PlanError
 from raylm.model.flops import flops_per_token
 from raylm.model.model_spec import FAMILIES, model_spec
 from raylm.trainer.forecast.devices import Device, device_of
+from raylm.trainer.forecast.load import reference_bytes
 from raylm.trainer.forecast.suggest import FULL, SIZES, Layout, layout_of, layouts
 from raylm.trainer.forecast.teacher import teacher_memory
 
@@ -28,10 +29,15 @@ class Known(NamedTuple):
     """Steps of the run, where they are known before the rows are."""
     teacher: dict[str, Any] | None = None
     """config.json of the model that answers beside the one that learns."""
+    critic: tuple[Any, dict[str, Any]] | None = None
+    """The stage as its critic is laid out by it, and that model's config.json."""
 
 
-def forecast(cfg: Any, known: Known, name: str) -> list[str]:
+def forecast(cfg: Any, known: Known, name: str, priced: bool = True) -> list[str]:
     """Parameters, FLOPs, memory per rank; with `workers.device` also speed, hours and cost.
+
+    Args:
+        priced: the ranks are all that the stage pays for.
 
     Raises:
         PlanError: the layout needs more than the device has.
@@ -47,12 +53,18 @@ def forecast(cfg: Any, known: Known, name: str) -> list[str]:
         tokens = known.steps * known.batch * known.length
         lines[0] += f", {_count(tokens)} tokens at most, {_count(each * tokens)} FLOPs"
     device = device_of(cfg.workers.device) if cfg.workers.device else None
-    made = _laid(cfg, known, device)
+    made = laid_out(cfg, known)
     lines.append(_memory(made))
     if known.teacher:
         held = teacher_memory(cfg, known.teacher, cfg.workers.count).weights / 1e9
         whole = model_spec(known.teacher).num_parameters()
         lines.append(f"of that {held:.2f} GB are of the teacher, {_count(whole)} parameters")
+    if known.critic:
+        alone = laid_out(cfg, known._replace(critic=None)).memory
+        held = made.memory.weights + made.memory.optimizer - alone.weights - alone.optimizer
+        lines.append(f"of that {held / 1e9:.2f} GB are of the critic, weights and optimizer")
+    if held := reference_bytes(cfg, known.config, cfg.workers.count):
+        lines.append(f"of that {held / 1e9:.2f} GB are of the reference")
     if device is None:
         return lines
     if made.memory.total > device.memory_gb * 1e9:
@@ -61,7 +73,7 @@ def forecast(cfg: Any, known: Known, name: str) -> list[str]:
             f"{cfg.workers.device} has {device.memory_gb:g} GB ({_memory(made)})",
             next=f"raylm plan JOB --suggest {name}",
         )
-    return [*lines, _speed(made, device, known.steps)]
+    return [*lines, _speed(made, device, known.steps if priced else None)]
 
 
 def suggestions(cfg: Any, known: Known, most: int = 5) -> list[tuple[str, str]]:
@@ -73,7 +85,7 @@ def suggestions(cfg: Any, known: Known, most: int = 5) -> list[tuple[str, str]]:
     if not cfg.workers.device:
         raise PlanError("--suggest needs to know the device", next='workers = {count = 8, gpus = 1, device = "h100"}')
     device, world = device_of(cfg.workers.device), cfg.workers.count
-    size = {"length": known.length, "batch": known.batch, "world": world, "teacher": known.teacher}
+    size = {"length": known.length, "batch": known.batch, "world": world, "teacher": known.teacher, "critic": known.critic}
     found = layouts(cfg, known.config, device, **size)
     if not found:
         closest = layout_of(
@@ -91,8 +103,9 @@ def suggestions(cfg: Any, known: Known, most: int = 5) -> list[tuple[str, str]]:
     return [(f"{_speed(made, device, known.steps)}; {_memory(made)}", made.as_toml()) for made in found[:most]]
 
 
-def _laid(cfg: Any, known: Known, device: Device | None) -> Layout:
+def laid_out(cfg: Any, known: Known) -> Layout:
     """The stage's own layout; `micro_batch = "auto"` is the largest that fits the device."""
+    device = device_of(cfg.workers.device) if cfg.workers.device else None
     sizes = [cfg.micro_batch] if isinstance(cfg.micro_batch, int) else sorted(SIZES, reverse=True)
     any_device = device or device_of("h100")
     made = None
@@ -108,6 +121,7 @@ def _laid(cfg: Any, known: Known, device: Device | None) -> Layout:
             micro=size,
             world=cfg.workers.count,
             teacher=known.teacher,
+            critic=known.critic,
         )
         if device is None or made.memory.total <= FULL * device.memory_gb * 1e9:
             break

@@ -65,7 +65,8 @@ def speed_of(
     """
     mesh = cfg.mesh
     loss = loss_of(cfg)
-    passes = getattr(loss, "num_passes", 1 + ("reference" in getattr(loss, "needs", ())))
+    needs = getattr(loss, "needs", ())
+    passes = getattr(loss, "num_passes", 1 + ("reference" in needs) + ("trainer_logprobs" in needs))
     if getattr(cfg, "reference", "live") == "stored":
         passes = 1
     tokens = batch * length * sequences_of(cfg)

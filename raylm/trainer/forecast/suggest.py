@@ -20,6 +20,8 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 FULL = 0.9
 # a layout with one dimension more must be this much faster by forecast: it has smaller products and more that can go wrong
 PLAIN = 0.04
+# what a critic has of its stage's layout
+LAID = ("mesh", "strategy", "activation_checkpointing")
 
 
 class Layout(NamedTuple):
@@ -58,16 +60,20 @@ def layouts(
     batch: int,
     world: int,
     teacher: dict[str, Any] | None = None,
+    critic: tuple[Any, dict[str, Any]] | None = None,
 ) -> list[Layout]:
     """Every layout that is proven, fits, and uses all ranks; fastest first, simpler ones before those that are hardly faster.
 
     Args:
         teacher: config.json of the model that answers beside the one that learns.
+        critic: the stage as its critic is laid out by it, and that model's config.json.
     """
     found = []
     for one in _candidates(cfg, config, device, batch, world):
         for micro in sorted((size for size in SIZES if size <= _share(one, batch, world)), reverse=True):
-            made = layout_of(one, config, device, length=length, batch=batch, micro=micro, world=world, teacher=teacher)
+            made = layout_of(
+                one, config, device, length=length, batch=batch, micro=micro, world=world, teacher=teacher, critic=critic
+            )
             if made.memory.total <= FULL * device.memory_gb * 1e9:
                 found.append(made)
                 break  # the largest micro batch that fits is the fastest
@@ -84,6 +90,7 @@ def layout_of(
     micro: int,
     world: int,
     teacher: dict[str, Any] | None = None,
+    critic: tuple[Any, dict[str, Any]] | None = None,
 ) -> Layout:
     """The forecast of one layout, whether it fits or not."""
     num_micros = max(1, round(batch / _data(cfg.mesh, world) / micro))
@@ -93,7 +100,32 @@ def layout_of(
         held = teacher_memory(cfg, teacher, world)
         memory = memory._replace(weights=memory.weights + held.weights, gathered=memory.gathered + held.gathered)
         speed = speed._replace(compute_s=speed.compute_s + teacher_forward_s(cfg, teacher, device, batch * length, length, world))
+    if critic:
+        # it lies over the same ranks in the same way
+        own = critic[0].model_copy(update={name: getattr(cfg, name) for name in LAID})
+        held = memory_of(own, critic[1], length=length, micro=micro, world=world, num_micros=num_micros)
+        memory = _beside(memory, held)
+        learns = speed_of(own, critic[1], device, length=length, batch=batch, micro=micro, world=world)
+        speed = speed._replace(
+            # it says its values before it learns
+            compute_s=speed.compute_s + learns.compute_s * 4 / 3,
+            communication_s=speed.communication_s + learns.communication_s,
+            bubble_s=speed.bubble_s + learns.bubble_s,
+        )
     return Layout(cfg, micro, memory, speed)
+
+
+def _beside(memory: Memory, critic: Memory) -> Memory:
+    """Both models on a rank: their weights and moments stay, what a step makes goes before the other's begins."""
+    return memory._replace(
+        weights=memory.weights + critic.weights,
+        optimizer=memory.optimizer + critic.optimizer,
+        gradients=max(memory.gradients, critic.gradients),
+        gathered=max(memory.gathered, critic.gathered),
+        activations=max(memory.activations, critic.activations),
+        working=max(memory.working, critic.working),
+        loading=memory.loading + critic.weights,
+    )
 
 
 def _candidates(cfg: Any, config: dict[str, Any], device: Device, batch: int, world: int) -> Iterator[Any]:
