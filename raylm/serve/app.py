@@ -26,12 +26,15 @@ from raylm.inference.vllm_private import (
 from raylm.model.checkpoint import GENERATION, end_tokens
 from raylm.model.load import load_tokenizer, on_this_machine
 from raylm.serve import trial
+from raylm.serve.audit import Audit, AuditLog
 from raylm.serve.config import Limits, Serve
 from raylm.serve.door import DTYPE, SERVED, Entry, FrontDoor
-from raylm.serve.envelope import Refusal, bad_request, envelope, failed, foreign, restarting, unguarded
-from raylm.serve.guards.guard import Guards, Visit
+from raylm.serve.envelope import bad_request, envelope, failed, foreign, restarting, unguarded
+from raylm.serve.guards.guard import Admission, Guards, Visit
+from raylm.serve.keys import KeyRing
 from raylm.serve.plain import plainly
 from raylm.serve.requests import Reader
+from raylm.serve.usage import Done
 
 NAME = "raylm"
 HEALTH_PERIOD_S = 1.0
@@ -53,6 +56,10 @@ class Served(NamedTuple):
     memory_share: float
     limits: Limits
     stage_digest: str = ""
+    keys_uri: str = ""
+    """Of the file with further keys, see `KeyFile`."""
+    audit: Audit | None = None
+    audit_folder: str = ""
 
 
 class Replica:
@@ -61,6 +68,7 @@ class Replica:
     async def __init__(self, served: Served, guards: Any = None) -> None:
         set_environment(served.gpu)
         self._served, self._guards = served, guards
+        self._log: AuditLog | None = None
         await plainly(self._start())
 
     async def _start(self) -> None:
@@ -90,12 +98,24 @@ class Replica:
                     await asyncio.to_thread(trial.check, kind, json.dumps(spec))
 
         says = {SERVED: served.fingerprint, DTYPE: self._dtype}
-        entry = Entry(served.key_digest, says, served.limits.body_bytes, check, is_dead=lambda: engine.errored)
+        keys = KeyRing(served.key_digest, served.keys_uri) if served.key_digest else None
+        entry = Entry(keys, says, served.limits.body_bytes, check, is_dead=lambda: engine.errored)
+        if served.audit and served.audit_folder:
+            self._log = AuditLog(served.audit_folder, served.audit)
         if self._guards is not None:
-            entry = entry._replace(admit=self._admit, stage_digest=served.stage_digest)
+            entry = entry._replace(admit=self._admit)
+        if self._guards is not None or self._log is not None:
+            entry = entry._replace(done=self._done, stage_digest=served.stage_digest)
         return FrontDoor(app, entry)
 
-    async def _admit(self, visit: Visit) -> Refusal | None:
+    async def _done(self, done: Done, model: str, body: bytes) -> None:
+        if self._guards is not None:
+            # not waited for: the next request is counted after it, for one process counts both
+            self._guards.finish.remote(done.visit, done.tokens)
+        if self._log is not None:
+            await asyncio.to_thread(self._log.write, done, model, body)
+
+    async def _admit(self, visit: Visit) -> Admission:
         from ray.exceptions import RayError
         from ray.serve.exceptions import RayServeException
 
@@ -103,7 +123,7 @@ class Replica:
             return await self._guards.admit.remote(visit)
         except (RayError, RayServeException):
             # nobody is admitted uncounted while Serve starts the guards' process again
-            return unguarded()
+            return Admission(unguarded())
 
     async def check_health(self) -> None:
         """Raises RuntimeError when the engine core is dead; Serve then replaces the replica."""

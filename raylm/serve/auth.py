@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import MutableMapping
 from typing import Any
 
-from raylm.serve.envelope import Refusal
+from raylm.serve.envelope import Refusal, Refused
+from raylm.serve.keys import ANYBODY, KeyRecord, KeyRing, key_digest
 
 # vLLM's own app also mounts routes that pause the engine, load adapters or run arbitrary calls: what is not here is not there
 OPEN = {"/health": "GET"}
@@ -24,34 +24,47 @@ KEYED = {
 MODEL = "/v1/models/"
 
 
-def refusal(scope: MutableMapping[str, Any], digest: str | None) -> Refusal | None:
-    """Why a request may not come in; None lets it in. `digest` is `key_digest(key)`, None asks for no key."""
-    path, method = scope["path"], scope["method"]
+async def enter(scope: MutableMapping[str, Any], keys: KeyRing | None) -> KeyRecord:
+    """The key that a request came with; ANYBODY where none is asked.
+
+    Args:
+        keys: None asks for no key.
+
+    Raises:
+        Refused: it may not come in, or there is no such route.
+    """
+    path, method, key = scope["path"], scope["method"], ANYBODY
     # the key comes first: without it nobody learns which routes there are
-    if path not in OPEN and digest is not None and not _has_key(scope, digest):
-        message = "Send the endpoint's key as 'Authorization: Bearer <key>'."
-        return Refusal(401, message, "invalid_api_key", headers=((b"www-authenticate", b"Bearer"),))
+    if path not in OPEN and keys is not None:
+        found = await keys.find(key_digest(_sent(scope)))
+        if found is None:
+            message = "Send the endpoint's key as 'Authorization: Bearer <key>'."
+            raise Refused(Refusal(401, message, "invalid_api_key", headers=((b"www-authenticate", b"Bearer"),)))
+        key = found
     taken = OPEN.get(path) or KEYED.get(path) or ("GET" if path.startswith(MODEL) else None)
     if taken is None:
-        return Refusal(404, f"No such route: {method} {path}", "unknown_url")
+        raise Refused(Refusal(404, f"No such route: {method} {path}", "unknown_url"))
     if method != taken:
         message = f"{path} takes {taken}, not {method}."
-        return Refusal(405, message, "method_not_allowed", headers=((b"allow", taken.encode()),))
-    return None
+        raise Refused(Refusal(405, message, "method_not_allowed", headers=((b"allow", taken.encode()),)))
+    return key
 
 
-def _has_key(scope: MutableMapping[str, Any], digest: str) -> bool:
+def check_scope(key: KeyRecord, model: str) -> None:
+    """Raises Refused (403) where the key is for other models than `model`, which a request names."""
+    if key.models and model not in key.models:
+        message = f"This key is for the models {', '.join(key.models)}, not for `{model}`."
+        raise Refused(Refusal(403, message, "model_not_allowed", "model"))
+
+
+def _sent(scope: MutableMapping[str, Any]) -> str:
+    """The key in the headers; "" where there is not exactly one."""
     sent = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
     scheme, _, key = sent[0].decode("latin-1").partition(" ") if len(sent) == 1 else ("", "", "")
-    return hmac.compare_digest(key_digest(key.strip()), digest) and scheme.lower() == "bearer"
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def is_stage(scope: MutableMapping[str, Any], header: str, digest: str) -> bool:
     """Whether a request carries the secret of the serve stage that `digest` is of."""
     sent = [value for name, value in scope["headers"] if name.lower() == header.encode()]
     return bool(digest) and len(sent) == 1 and hmac.compare_digest(key_digest(sent[0].decode("latin-1")), digest)
-
-
-def key_digest(key: str) -> str:
-    """SHA-256 of the key. Keys are random and long, so a plain digest cannot be searched back."""
-    return hashlib.sha256(key.encode()).hexdigest()

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from raylm.core.config import ENDPOINT, Config, Makes, Refers, ReportRef, Role, StageConfig
 from raylm.core.variants import GENERATES
+from raylm.serve.audit import Audit
 from raylm.serve.guards import AnyGuard
 
 
@@ -62,7 +63,19 @@ class Serve(StageConfig):
     """A checkpoint behind an OpenAI-compatible, keyed, autoscaled HTTP endpoint."""
 
     placement = frozenset(
-        {"workers", "host", "port", "replicas", "limits", "guards", "prompts", "answer_tokens", "memory_share", "start_s"}
+        {
+            "workers",
+            "host",
+            "port",
+            "replicas",
+            "limits",
+            "guards",
+            "audit",
+            "prompts",
+            "answer_tokens",
+            "memory_share",
+            "start_s",
+        }
     )
     figures = ("url", "greedy_equal", "template_equal", "start_s")
 
@@ -84,6 +97,8 @@ class Serve(StageConfig):
     """Most that one request may ask for."""
     guards: list[AnyGuard] = []
     """What a request with a valid key must pass too, in this order; limits hold for the endpoint, not for each engine."""
+    audit: Audit | None = None
+    """Write who asked for what, with how many tokens and seconds, to `.audit/` beside the endpoint's folder."""
     max_len: int | None = Field(default=None, ge=2)
     """Most tokens of prompt and answer together; default: what the checkpoint was made for."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

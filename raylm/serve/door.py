@@ -1,19 +1,24 @@
 """The front door of vLLM's HTTP app: authentication, limits, and one form of errors.
 
-key, route -> whole body -> guards -> what it asks -> app -> answer, or the envelope
+key, route -> whole body -> guards -> what it asks -> app -> answer, or the envelope -> what it cost: guards, audit log
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
+from uuid import uuid4
 
 from raylm.serve import auth
 from raylm.serve.envelope import Message, Refusal, Refused, Send, answer, envelope, failed, foreign, in_stream, restarting
-from raylm.serve.guards.guard import Visit
+from raylm.serve.guards.guard import Admission, Visit
+from raylm.serve.keys import KeyRecord, KeyRing
 from raylm.serve.plain import plainly
+from raylm.serve.usage import Counter, Done, asking_usage
 
 Receive = Callable[[], Awaitable[Message]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -31,15 +36,16 @@ async def _anything(path: str, body: bytes) -> None:
     """No further check."""
 
 
-async def _anybody(visit: Visit) -> Refusal | None:
+async def _anybody(visit: Visit) -> Admission:
     """No guards."""
+    return Admission(None)
 
 
 class Entry(NamedTuple):
     """What the door asks of those who come in.
 
     Args:
-        key_digest: `auth.key_digest(key)`, so that no cluster state and no log can show the key; None asks for no key.
+        keys: digests of keys, so that no cluster state and no log can show one; None asks for no key.
         says: headers that every answer carries: SERVED, the fingerprint of the weights behind the door, and DTYPE, what the
             engine computes in.
         body_bytes: most bytes of a request's body.
@@ -48,15 +54,18 @@ class Entry(NamedTuple):
         stage_digest: of the secret that requests of the serve stage itself carry in the header STAGE: what compares the endpoint
             with transformers is no client, and no guard counts it. "" where there is none.
         is_dead: whether the engine behind the door died.
+        done: told of each request that was admitted when it has ended, with the model that it named and its body; without it
+            nothing is counted.
     """
 
-    key_digest: str | None
+    keys: KeyRing | None
     says: dict[str, str]
     body_bytes: int = 4_000_000
     check: Callable[[str, bytes], Awaitable[None]] = _anything
-    admit: Callable[[Visit], Awaitable[Refusal | None]] = _anybody
+    admit: Callable[[Visit], Awaitable[Admission]] = _anybody
     stage_digest: str = ""
     is_dead: Callable[[], bool] = lambda: False
+    done: Callable[[Done, str, bytes], Awaitable[None]] | None = None
 
 
 class FrontDoor:
@@ -78,8 +87,7 @@ class FrontDoor:
                 await back.refuse(refused.refusal)
 
     async def _visit(self, scope: Message, receive: Receive, back: _Answer) -> None:
-        if (refusal := auth.refusal(scope, self._entry.key_digest)) is not None:
-            raise Refused(refusal)
+        key = await auth.enter(scope, self._entry.keys)
         if self._entry.is_dead():
             raise Refused(restarting())
         try:
@@ -89,11 +97,42 @@ class FrontDoor:
             raise Refused(Refusal(408, f"The body did not arrive within {BODY_S:g} s.", "timeout")) from late
         if body is None:
             return
-        if scope["path"] not in auth.OPEN and not auth.is_stage(scope, STAGE, self._entry.stage_digest):
-            visit = Visit(self._entry.key_digest or "", scope["method"], scope["path"], len(body))
-            if (refusal := await self._entry.admit(visit)) is not None:
-                raise Refused(refusal)
+        if scope["path"] in auth.OPEN or auth.is_stage(scope, STAGE, self._entry.stage_digest):
+            await self._checked(scope, key, body, receive, back)
+            return
+        visit = Visit(key.digest, scope["method"], scope["path"], len(body), key.name, uuid4().hex)
+        refusal, headers = await self._entry.admit(visit)
+        back.say(headers)
+        if refusal is not None:
+            raise Refused(refusal)
+        if self._entry.done is None:
+            await self._checked(scope, key, body, receive, back)
+        else:
+            await self._counted(visit, scope, key, body, receive, back)
+
+    async def _counted(self, visit: Visit, scope: Message, key: KeyRecord, body: bytes, receive: Receive, back: _Answer) -> None:
+        """Let a request through, and tell at its end, whatever that is, what it cost."""
+        assert self._entry.done is not None
+        asked, hides = asking_usage(visit.path, body)
+        back.count(Counter(hides))
+        started = time.monotonic()
+        try:
+            await self._checked(scope, key, asked, receive, back)
+        except Refused as refused:
+            back.status = refused.refusal.status
+            raise
+        finally:
+            now, status = time.monotonic(), 499 if back.gone.is_set() else back.status
+            counted = back.counter
+            tokens = (counted.prompt_tokens, counted.completion_tokens) if counted else (0, 0)
+            done = Done(visit, status, *tokens, now - started, (back.first or now) - started)
+            # a client that leaves cancels this call: what it cost is told all the same
+            await asyncio.shield(self._entry.done(done, _model(body), body))
+
+    async def _checked(self, scope: Message, key: KeyRecord, body: bytes, receive: Receive, back: _Answer) -> None:
         if scope["method"] == "POST":
+            if key.models:
+                auth.check_scope(key, _model(body))
             await self._entry.check(scope["path"], body)
         await self._through(scope, body, receive, back)
 
@@ -134,10 +173,21 @@ class _Answer:
         self._send, self._entry = send, entry
         self._signature = tuple((name.encode(), value.encode()) for name, value in entry.says.items())
         self._failure: int | None = None
+        self.counter: Counter | None = None
+        self.status, self.first = 500, 0.0
+        """Of HTTP, and when the answer began (time.monotonic)."""
         self._held = b""
         self._streams = False
         self.started = False
         self.gone = asyncio.Event()
+
+    def say(self, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+        """Headers that this answer carries too."""
+        self._signature += headers
+
+    def count(self, counter: Counter) -> None:
+        """Let `counter` see the answer."""
+        self.counter = counter
 
     async def __call__(self, message: Message) -> None:
         if self.gone.is_set():
@@ -151,6 +201,8 @@ class _Answer:
         else:
             if self._streams and message.get("body", b"").startswith(b'data: {"error"'):
                 message["body"] = self._event(message["body"])
+            if self.counter and message.get("body"):
+                message["body"] = self.counter.see(message["body"], self._streams)
             await self._send(message)
 
     async def refuse(self, refusal: Refusal) -> None:
@@ -159,7 +211,7 @@ class _Answer:
             return
         refusal = restarting() if refusal.status >= 500 and self._entry.is_dead() else refusal
         if not self.started:
-            self.started = True
+            self.started, self.status, self.first = True, refusal.status, time.monotonic()
             await answer(self._send, refusal, self._signature)
         elif self._streams:
             await self._send({"type": "http.response.body", "body": b"data: " + envelope(refusal) + b"\n\n"})
@@ -170,14 +222,29 @@ class _Answer:
             return
         headers = [*message.get("headers", []), *self._signature]
         self._streams = any(name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
-        self.started = True
-        await self._send({**message, "headers": headers})
+        self.started, self.status, self.first = True, message["status"], time.monotonic()
+        await self._send({**message, "headers": self._sized(headers)})
+
+    def _sized(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Without a length that no longer holds where an event may be left out."""
+        if not (self.counter and self._streams):
+            return headers
+        return [(name, value) for name, value in headers if name.lower() != b"content-length"]
 
     def _event(self, event: bytes) -> bytes:
         """An error event of vLLM's, in the one shape; what follows it in the same chunk stays."""
         first, end, rest = event.partition(b"\n\n")
         told = restarting() if self._entry.is_dead() else in_stream(first.removeprefix(b"data: "))
         return b"data: " + envelope(told) + end + rest
+
+
+def _model(body: bytes) -> str:
+    """The model that a request names."""
+    try:
+        fields = json.loads(body) if body else {}
+    except (ValueError, RecursionError):
+        return ""
+    return str(fields.get("model") or "") if isinstance(fields, dict) else ""
 
 
 async def _body(scope: Message, receive: Receive, most: int) -> bytes | None:

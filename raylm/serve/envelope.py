@@ -12,11 +12,13 @@ Send = Callable[[Message], Awaitable[None]]
 
 TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }
 CODES = {
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     408: "timeout",

@@ -23,9 +23,10 @@ from raylm.inference.client import connect
 from raylm.inference.engine_dtype import engine_dtype, network_of
 from raylm.model.load import on_this_machine
 from raylm.serve import app, cluster, parity, reference, serving
-from raylm.serve.auth import key_digest
+from raylm.serve.audit import audit_folder
 from raylm.serve.config import Serve
 from raylm.serve.door import STAGE
+from raylm.serve.keys import KeyFile, key_digest
 
 KEY_FILE = "key"
 NUM_PROBES = 8
@@ -78,6 +79,9 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
         memory_share=cfg.memory_share,
         limits=cfg.limits,
         stage_digest=key_digest(own),
+        keys_uri=KeyFile.of(ctx.out).uri if digest else "",
+        audit=cfg.audit,
+        audit_folder=audit_folder(ctx.out),
     )
     started = time.monotonic()
     cluster.deploy(cfg, ctx.workers, app.application(served, cfg), ctx.stage, lambda: serving.leave(ctx.out))
@@ -98,6 +102,7 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
             "url": cluster.url(cfg),
             "model_name": cfg.model_name,
             "key_file": key.file,
+            "asks_key": key.value is not None,
             "served": fingerprint,
             "dtype": dtype,
             "max_len": cfg.max_len or network.max_len,

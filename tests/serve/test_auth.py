@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from raylm.serve.auth import KEYED, key_digest
+from raylm.serve.auth import KEYED
 from raylm.serve.door import DTYPE, SERVED, Entry, FrontDoor
+from raylm.serve.keys import KeyRing, key_digest
 
 KEY = "a-key-that-is-long"
 SAYS = {SERVED: "f00d", DTYPE: "bfloat16"}
@@ -38,7 +39,7 @@ def call(path, *authorization, key: str | None = KEY, method: str | None = None,
         "path": path,
         "headers": [(b"authorization", value.encode()) for value in authorization],
     }
-    asyncio.run(FrontDoor(inside, Entry(key_digest(key) if key else None, SAYS))(scope, receive, send))
+    asyncio.run(FrontDoor(inside, Entry(KeyRing(key_digest(key)) if key else None, SAYS))(scope, receive, send))
     return sent
 
 

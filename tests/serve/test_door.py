@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from raylm.serve import door
-from raylm.serve.auth import key_digest
 from raylm.serve.door import SERVED, STAGE, Entry, FrontDoor
 from raylm.serve.envelope import Refusal, bad_request
+from raylm.serve.guards.guard import Admission
+from raylm.serve.keys import key_digest
 
 POST = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
 
@@ -110,14 +111,14 @@ def test_guards_are_asked_after_the_key_and_before_the_body_is_read():
 
     async def admit(visit):
         seen.append(visit)
-        return Refusal(429, "Later.", "rate_limit_exceeded", retry_after_s=3)
+        return Admission(Refusal(429, "Later.", "rate_limit_exceeded", retry_after_s=3))
 
     async def check(path, body):
         raise AssertionError("a refused request is not read")
 
     status, headers, _ = call(answering(200, b"{}"), b"[1]", admit=admit, check=check)
     assert (status, headers[b"retry-after"]) == (429, b"3")
-    assert seen == [("", "POST", "/v1/chat/completions", 3)]
+    assert [visit[:5] for visit in seen] == [("", "POST", "/v1/chat/completions", 3, "")]
 
 
 def test_failures_behind_the_door_are_told_without_names_and_paths():
@@ -230,7 +231,7 @@ def test_work_that_does_not_listen_is_cancelled():
 
 def test_only_the_stage_itself_passes_the_guards():
     async def admit(visit):
-        return Refusal(429, "Later.", "rate_limit_exceeded", retry_after_s=3)
+        return Admission(Refusal(429, "Later.", "rate_limit_exceeded", retry_after_s=3))
 
     guarded = {"admit": admit, "stage_digest": key_digest("secret")}
     own, guess = (STAGE.encode(), b"secret"), (STAGE.encode(), b"guess")

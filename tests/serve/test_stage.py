@@ -18,13 +18,19 @@ from raylm.core.artifact import Checkpoint, Endpoint, open_artifact
 from raylm.core.context import Context
 from raylm.core.storage import Folder
 from raylm.serve import cluster, stage
+from raylm.serve.audit import Audit, audit_folder
 from raylm.serve.config import Serve
+from raylm.serve.keys import LOOK_S, KeyFile, add, revoke
 from tests.model.tiny import tiny_checkpoint
 
 PROMPTS = ["Hello there", "What is a list?"]
 HI: Any = [{"role": "user", "content": "hi"}]
 # a route that no other test here asks for
-GUARDS: Any = [{"kind": "request_rate", "per_minute": 2, "routes": ["/version"]}]
+GUARDS: Any = [
+    {"kind": "request_rate", "per_minute": 2, "routes": ["/version"]},
+    {"kind": "token_rate", "per_minute": 1_000_000},
+    {"kind": "concurrency", "most": 8},
+]
 FROM_OUTSIDE = "a-key-in-the-environment-of-the-run"
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
@@ -64,7 +70,7 @@ def endpoint(root, workers, checkpoint):
     os.environ[stage.KEY_VARIABLE] = FROM_OUTSIDE
     workers.ensure()
     del os.environ[stage.KEY_VARIABLE]
-    cfg = Serve(model="sft", port=free_port(), prompts=PROMPTS, answer_tokens=8, start_s=240, guards=GUARDS)
+    cfg = Serve(model="sft", port=free_port(), prompts=PROMPTS, answer_tokens=8, start_s=240, guards=GUARDS, audit=Audit())
     yield stage.run(cfg, context("serve", root, workers, sft=checkpoint.folder))
     workers.release(cluster.HELD)
 
@@ -221,6 +227,33 @@ def test_json_of_a_form_is_that_form(client):
         reply = client.chat.completions.create(**asked)
         assert time.monotonic() - started < 30
     assert reply.choices[0].message.content == "yes"
+
+
+def test_a_key_is_added_counted_audited_and_revoked_while_the_endpoint_stands(endpoint):
+    import openai
+
+    file = KeyFile.of(endpoint.folder)
+    alice = openai.OpenAI(base_url=endpoint.facts["url"], api_key=add(file, "alice"), max_retries=0, timeout=60)
+    time.sleep(LOOK_S)
+    whole = alice.chat.completions.with_raw_response.create(model="raylm", messages=HI, max_tokens=3)
+    usage = whole.parse().usage
+    used = usage.total_tokens
+    assert whole.headers["x-ratelimit-remaining-tokens"] == "1000000"
+    chunks = list(alice.chat.completions.create(model="raylm", messages=HI, max_tokens=3, stream=True))
+    # what the endpoint asked vLLM for its own count is not the client's
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+    asked: Any = {"stream": True, "stream_options": {"include_usage": True}}
+    assert list(alice.chat.completions.create(model="raylm", messages=HI, max_tokens=3, **asked))[-1].usage.total_tokens == used
+    again = alice.chat.completions.with_raw_response.create(model="raylm", messages=HI, max_tokens=1)
+    assert int(again.headers["x-ratelimit-remaining-tokens"]) == 1_000_000 - 3 * used
+    revoke(file, "alice")
+    time.sleep(LOOK_S)
+    with pytest.raises(openai.AuthenticationError):
+        alice.models.list()
+    lines = [json.loads(line) for log in Path(audit_folder(endpoint.folder)).glob("*.jsonl") for line in log.open()]
+    hers = [line for line in lines if line["key"] == "alice"]
+    assert [line["prompt_tokens"] + line["completion_tokens"] for line in hers[:3]] == [used] * 3
+    assert {line["model"] for line in hers} == {"raylm"} and {line["status"] for line in hers} == {200}
 
 
 @pytest.mark.parametrize("streamed", [True, False])

@@ -7,6 +7,7 @@ replica 2 ---+--> Guards (one process): first card -> second card -> ... -> admi
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, NamedTuple
 
 from raylm.core.config import Config, card_kind, resolve
@@ -14,12 +15,17 @@ from raylm.serve.envelope import Refusal, failed
 
 
 class Visit(NamedTuple):
-    """A request that has passed key and route. `client` is the SHA-256 of the key that it came with, "" without keys."""
+    """A request that has passed key and route."""
 
     client: str
+    """SHA-256 of the key that it came with, "" without keys."""
     method: str
     path: str
     body_bytes: int
+    key: str = ""
+    """Name of the key."""
+    number: str = ""
+    """Of this request: what `finish` is told of, `admit` was asked about."""
 
 
 class Guard(Config):
@@ -30,6 +36,20 @@ class Guard(Config):
         """Why the request is refused; None admits it. `now_s` is a clock that only goes forward."""
         raise NotImplementedError
 
+    def finish(self, visit: Visit, tokens: int, now_s: float) -> None:
+        """The request that was admitted has ended, with `tokens` of prompt and answer together."""
+
+    def headers(self, visit: Visit, now_s: float) -> dict[str, str]:
+        """What the client is told of its limits, as `x-ratelimit-...`."""
+        return {}
+
+
+class Admission(NamedTuple):
+    """What the guards say of a request."""
+
+    refusal: Refusal | None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
 
 class Guards:
     """All guards of one endpoint, in a deployment of its own: a limit is of the endpoint, however many replicas answer."""
@@ -37,12 +57,42 @@ class Guards:
     def __init__(self, cards: list[Any]) -> None:
         self._guards: list[Guard] = [resolve(card) for card in cards]
 
-    async def admit(self, visit: Visit) -> Refusal | None:
-        """The first refusal, in the order of the job file; guards after it do not see the request."""
-        import time
+    async def admit(self, visit: Visit) -> Admission:
+        """The first refusal, in the order of the job file; guards after it do not see the request, and those before it are told
+        that it has ended."""
+        now_s, passed, refusal = time.monotonic(), list[Guard](), None
+        for guard in self._guards:
+            refusal = _asked(guard, visit, now_s)
+            if refusal is not None:
+                break
+            passed.append(guard)
+        if refusal is not None:
+            _tell(passed, visit, 0)
+        said = [each for guard in self._guards for each in _headers(guard, visit, now_s).items()]
+        return Admission(refusal, tuple((name.encode(), value.encode()) for name, value in said))
 
-        now_s = time.monotonic()
-        return next((refusal for guard in self._guards if (refusal := _asked(guard, visit, now_s)) is not None), None)
+    async def finish(self, visit: Visit, tokens: int) -> None:
+        """An admitted request has ended."""
+        _tell(self._guards, visit, tokens)
+
+
+def _tell(guards: list[Guard], visit: Visit, tokens: int) -> None:
+    """Let guards know that a request which they admitted has ended."""
+    for guard in guards:
+        try:
+            # somebody else's may have `admit` alone
+            if hasattr(guard, "finish"):
+                guard.finish(visit, tokens, time.monotonic())
+        except (Exception, SystemExit):
+            logging.getLogger("ray.serve").exception("the guard %s failed", card_kind(guard))
+
+
+def _headers(guard: Guard, visit: Visit, now_s: float) -> dict[str, str]:
+    try:
+        return guard.headers(visit, now_s) if hasattr(guard, "headers") else {}
+    except (Exception, SystemExit):
+        logging.getLogger("ray.serve").exception("the guard %s failed", card_kind(guard))
+        return {}
 
 
 def _asked(guard: Guard, visit: Visit, now_s: float) -> Refusal | None:

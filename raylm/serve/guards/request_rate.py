@@ -46,3 +46,7 @@ class RequestRate(Guard):
         wait_s = max(1, math.ceil(times[0] + WINDOW_S - now_s))
         message = f"This key may send {self.per_minute} requests a minute; the next in {wait_s} s."
         return Refusal(429, message, "rate_limit_exceeded", retry_after_s=wait_s)
+
+    def headers(self, visit: Visit, now_s: float) -> dict[str, str]:
+        left = max(0, self.per_minute - len(self._admitted.get(visit.client, ())))
+        return {"x-ratelimit-limit-requests": str(self.per_minute), "x-ratelimit-remaining-requests": str(left)}

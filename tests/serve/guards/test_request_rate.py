@@ -52,11 +52,13 @@ class Closed(Guard):
 def test_guards_are_asked_in_order_and_the_first_refusal_is_the_answer():
     table = [{"kind": "custom", "path": "tests.serve.guards.test_request_rate:Closed"}, {"kind": "request_rate", "per_minute": 1}]
     guards = Guards(Serve(model="m", guards=table).guards)
-    closed = asyncio.run(guards.admit(CHAT._replace(path="/detokenize")))
+    closed = asyncio.run(guards.admit(CHAT._replace(path="/detokenize"))).refusal
     assert closed is not None and closed.status == 403
     # the closed route was not counted
-    assert asyncio.run(guards.admit(CHAT)) is None
-    limited = asyncio.run(guards.admit(CHAT))
+    passed = asyncio.run(guards.admit(CHAT))
+    assert passed.refusal is None
+    assert dict(passed.headers) == {b"x-ratelimit-limit-requests": b"1", b"x-ratelimit-remaining-requests": b"0"}
+    limited = asyncio.run(guards.admit(CHAT)).refusal
     assert limited is not None and limited.status == 429
 
 
@@ -72,9 +74,9 @@ class Broken(Guard):
 
 def test_a_guard_that_fails_admits_nobody_and_is_logged(caplog):
     guards = Guards([Broken()])
-    assert asyncio.run(guards.admit(CHAT._replace(path="/version"))) is None
+    assert asyncio.run(guards.admit(CHAT._replace(path="/version"))).refusal is None
     for path, said in (("/metrics", "returned str"), ("/tokenize", "KeyError")):
-        refusal = asyncio.run(guards.admit(CHAT._replace(path=path)))
+        refusal = asyncio.run(guards.admit(CHAT._replace(path=path))).refusal
         assert refusal is not None and refusal.status == 500
         assert "the guard Broken failed" in caplog.text and said in caplog.text
 

@@ -1,0 +1,72 @@
+"""The audit log of an endpoint: who asked which model for how much, one JSON line per request, in a file per replica.
+
+{job}/.audit/{stage}/2026-01-31-1a2b3c.jsonl   (a file per day and replica; a bucket's endpoint has none)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from pydantic import Field
+
+from raylm.core.config import Config
+from raylm.core.storage import Folder
+
+if TYPE_CHECKING:
+    from raylm.serve.usage import Done
+
+AUDIT = ".audit"
+
+
+class Audit(Config):
+    """What the log keeps."""
+
+    text: bool = False
+    """Keep the bodies of requests too, which may be private. Answers are not kept."""
+    text_bytes: int = Field(default=20_000, ge=0)
+    """Most bytes of a body that are kept."""
+
+
+def audit_folder(endpoint: Folder) -> str:
+    """Where the log of the endpoint in `endpoint` lies; "" where that is no disk."""
+    job, _, stage = endpoint.uri.rstrip("/").rpartition("/")
+    return str(Path(job) / AUDIT / stage) if endpoint.is_local else ""
+
+
+class AuditLog:
+    """Writes the lines of one replica."""
+
+    def __init__(self, folder: str, card: Audit) -> None:
+        self._folder, self._card, self._name = Path(folder), card, uuid4().hex[:6]
+
+    def write(self, done: Done, model: str, body: bytes) -> None:
+        """One request that has ended. A disk that takes nothing costs the line, and is said in the replica's log."""
+        visit, now = done.visit, datetime.now(UTC)
+        line = {
+            "time": now.isoformat(timespec="milliseconds"),
+            "key": visit.key,
+            "method": visit.method,
+            "path": visit.path,
+            "model": model,
+            "status": done.status,
+            "prompt_tokens": done.prompt_tokens,
+            "completion_tokens": done.completion_tokens,
+            "first_s": round(done.first_s, 3),
+            "seconds": round(done.seconds, 3),
+            "request": visit.number,
+        }
+        if self._card.text:
+            line["body"] = body[: self._card.text_bytes].decode("utf-8", "replace")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            at = self._folder / f"{now.date()}-{self._name}.jsonl"
+            with os.fdopen(os.open(at, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as cause:
+            logging.getLogger("ray.serve").error("the audit log cannot be written: %s", cause.strerror)

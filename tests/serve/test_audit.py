@@ -1,0 +1,36 @@
+"""Requests that have ended: a line of each, without what was said unless it is asked for."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+from raylm.core.storage import Folder
+from raylm.serve.audit import Audit, AuditLog, audit_folder
+from raylm.serve.guards.guard import Visit
+from raylm.serve.usage import Done
+
+DONE = Done(Visit("d1gest", "POST", "/v1/completions", 30, "alice", "7"), 200, 5, 3, 1.23456, 0.5)
+
+
+def test_who_asked_for_how_much(tmp_path):
+    folder = audit_folder(Folder(tmp_path / "job" / "api"))
+    for text in (False, True):
+        AuditLog(folder, Audit(text=text, text_bytes=9)).write(DONE, "m", b'{"prompt": "secret"}')
+    files = sorted((tmp_path / "job" / ".audit" / "api").glob("*.jsonl"))
+    assert len(files) == 2 and all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
+    lines = sorted((json.loads(file.read_text()) for file in files), key=len)
+    assert lines[1].pop("body") == '{"prompt"'
+    for line in lines:
+        assert line.pop("time")
+        assert line == {
+            "key": "alice", "method": "POST", "path": "/v1/completions", "model": "m", "status": 200, "prompt_tokens": 5,
+            "completion_tokens": 3, "first_s": 0.5, "seconds": 1.235, "request": "7",
+        }  # fmt: skip
+
+
+def test_a_disk_that_takes_nothing_costs_the_line_alone(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    AuditLog(str(tmp_path / "file" / "below"), Audit()).write(DONE, "m", b"")
+    assert "the audit log cannot be written" in caplog.text
+    assert audit_folder(Folder("s3://bucket/job/api")) == ""

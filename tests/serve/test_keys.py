@@ -1,0 +1,125 @@
+"""Keys of an endpoint: made, found, limited to models and days, revoked while a door stands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from raylm.cli import main
+from raylm.core.artifact import Checkpoint, Endpoint
+from raylm.core.errors import ArtifactError, ConfigError
+from raylm.core.storage import Folder
+from raylm.serve import keys
+from raylm.serve.door import Entry, FrontDoor
+from raylm.serve.keys import KeyFile, KeyRing, add, key_digest, revoke
+from tests.stages import context
+
+
+@pytest.fixture
+def file(tmp_path):
+    return KeyFile.of(Folder(tmp_path / "job" / "api"))
+
+
+def found(ring: KeyRing, value: str) -> str | None:
+    one = asyncio.run(ring.find(key_digest(value)))
+    return one.name if one else None
+
+
+def test_keys_are_found_by_their_digest_and_lost_when_they_are_revoked(file, monkeypatch):
+    monkeypatch.setattr(keys, "LOOK_S", 0.0)
+    ring = KeyRing(key_digest("the run's"), file.uri)
+    assert (found(ring, "the run's"), found(ring, "another"), found(ring, "")) == ("owner", None, None)
+    value = add(file, "alice")
+    assert value.startswith("sk-") and found(ring, value) == "alice"
+    assert value not in file.folder.read(file.name).decode()
+    revoke(file, "alice")
+    assert found(ring, value) is None and found(ring, "the run's") == "owner"
+    # the name is free again; the old key stays shut
+    assert found(ring, add(file, "alice")) == "alice" and found(ring, value) is None
+
+
+def test_what_was_read_is_believed_for_a_second(file, monkeypatch):
+    ring = KeyRing(None, file.uri)
+    value = add(file, "alice")
+    assert found(ring, value) == "alice"
+    revoke(file, "alice")
+    assert found(ring, value) == "alice"
+    monkeypatch.setattr(keys, "LOOK_S", 0.0)
+    assert found(ring, value) is None
+
+
+def test_a_file_that_cannot_be_read_lets_in_whom_it_did(file, monkeypatch):
+    monkeypatch.setattr(keys, "LOOK_S", 0.0)
+    ring, value = KeyRing("0" * 64, file.uri), add(file, "alice")
+    assert found(ring, value) == "alice"
+    file.folder.write(file.name, "{")
+    assert found(ring, value) == "alice" and found(ring, "other") is None
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        file.read()
+
+
+def test_names_are_taken_once_and_days_end(file):
+    value = add(file, "bob", days=2)
+    with pytest.raises(ConfigError, match="a key is called 'bob' already"):
+        add(file, "bob")
+    with pytest.raises(ConfigError, match="a key is called 'owner' already"):
+        add(file, "owner")
+    with pytest.raises(ConfigError, match="Did you mean 'bob'"):
+        revoke(file, "bop")
+    (key,) = file.read()
+    now = datetime.now(UTC)
+    assert key.valid(now + timedelta(days=1)) and not key.valid(now + timedelta(days=3)) and key.digest == key_digest(value)
+
+
+def test_a_key_of_some_models_asks_no_others(file):
+    value, sent = add(file, "carol", models=["small"]), []
+
+    async def inside(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message):
+        sent.append(message)
+
+    for model, status in (("small", 200), ("large", 403), (None, 403)):
+        body = [json.dumps({"model": model} if model else {}).encode()]
+
+        async def receive(body=body):
+            if body:
+                return {"type": "http.request", "body": body.pop(), "more_body": False}
+            await asyncio.Event().wait()
+            return {}
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/completions",
+            "headers": [(b"authorization", f"Bearer {value}".encode())],
+        }
+        sent.clear()
+        asyncio.run(FrontDoor(inside, Entry(KeyRing(None, file.uri), {}))(scope, receive, send))
+        assert sent[0]["status"] == status
+    assert json.loads(sent[1]["body"])["error"]["type"] == "permission_error"
+
+
+def test_the_command(tmp_path, capsys):
+    def commit(name, kind, **facts):
+        return context(tmp_path / "job", name).commit(kind, facts=facts)
+
+    endpoint = commit("api", Endpoint, url="u", asks_key=True)
+    at = endpoint.uri
+    assert main(["keys", "list", at]) == 0 and "only the run's own key" in capsys.readouterr().out
+    assert main(["keys", "add", at, "alice", "--model", "raylm", "--days", "1"]) == 0
+    value = capsys.readouterr().out.splitlines()[0]
+    assert found(KeyRing(None, KeyFile.of(endpoint.folder).uri), value) == "alice"
+    assert main(["keys", "revoke", at, "alice"]) == 0
+    assert main(["keys", "list", at]) == 0
+    said = capsys.readouterr().out
+    assert "alice" in said and "revoked" in said and value not in said
+    open_door = commit("open", Endpoint, url="u", asks_key=False)
+    assert main(["keys", "add", open_door.uri, "x"]) == 1
+    assert main(["keys", "list", commit("model", Checkpoint).uri]) == 1
+    assert "an Endpoint has keys, this is a Checkpoint" in capsys.readouterr().err
