@@ -170,6 +170,19 @@ class LossInputs(NamedTuple):
     """All that the trainer's head answered, with gradient: of the teacher's tokens too."""
     generator_BT: torch.Tensor | None = None
     """The generator's log-probabilities."""
+    entropy_BT: torch.Tensor | None = None
+    """Of the policy's distribution at each token, with gradient, where the algorithm needs `entropy`."""
+    sample_BT: torch.Tensor | None = None
+    """Number of the sample that each position belongs to, int64 from 0, where a row may hold several; None: one a row. What a
+    position that counts in no loss says does not matter."""
+
+    def sequence_sums(self, value_BT: torch.Tensor) -> torch.Tensor:
+        """At each position the sum of `value_BT` over its whole completion, [B, T]; 0 must stand where nothing counts."""
+        if self.sample_BT is None:
+            return value_BT.sum(1, keepdim=True).expand_as(value_BT)
+        at = self.sample_BT.flatten()
+        sums = value_BT.new_zeros(int(at.max()) + 1).index_add(0, at, value_BT.flatten())
+        return sums[at].view_as(value_BT)
 
 
 class CriticInputs(NamedTuple):
