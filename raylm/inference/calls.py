@@ -30,18 +30,26 @@ def answer_of(reference: Any, method: str, timeout_s: float) -> Any:
             where=f"generator.{method}",
             next="raise hang_s in the stage's `generator` table if it needs longer; its log lies in Ray's session folder",
         ) from None
-    except exceptions.RayTaskError as cause:
-        # what the method raised, and not Ray's wrapping of it
+    except exceptions.RayError as cause:
+        raise in_words(cause, method) from None
+
+
+def in_words(cause: BaseException, method: str) -> BaseException:
+    """What a call of a generator's `method` raised, without Ray's wrapping: GeneratorLost where its process is dead."""
+    from ray import exceptions
+
+    inner = cause
+    if isinstance(cause, exceptions.RayTaskError):
         inner = getattr(cause, "cause", cause)
         if isinstance(inner, exceptions.ObjectLostError):
-            raise GeneratorLost(f"what was sent is lost: {str(inner).splitlines()[0]}", where=f"generator.{method}") from None
-        raise inner from None
-    except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.OutOfMemoryError) as cause:
-        raise GeneratorLost(
+            return GeneratorLost(f"what was sent is lost: {str(inner).splitlines()[0]}", where=f"generator.{method}")
+    elif isinstance(cause, (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.OutOfMemoryError)):
+        return GeneratorLost(
             f"the generator's process is dead: {how_it_ended(cause)}",
             where=f"generator.{method}",
             next="run again: the next run holds a fresh one; was it out of memory?",
-        ) from None
+        )
+    return inner
 
 
 def how_it_ended(cause: BaseException) -> str:

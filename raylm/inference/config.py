@@ -24,8 +24,16 @@ class GeneratorSpec(Config):
     gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """GPUs that each one reserves."""
     hang_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
-    """Seconds in which a request gets no token, or a part of the weights is not taken, after which a generator is ended and a
-    fresh one goes on; a start may take an hour, or this if it is longer."""
+    """Seconds in which no request of a generator gets a token, or a part of the weights is not taken, after which it is ended
+    and a fresh one goes on in its place."""
+    ping_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """Seconds in which a generator's process must answer whether it lives; it gets no new work after a quarter of them."""
+    start_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    """Seconds that a generator may take to start: to get a place in the cluster, to fetch weights, load and compile them. Said
+    every minute while it is waited for; an end of its process is known at once."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Times that one generator is replaced before it has answered what was lost with it. After that the others go on without
+    it; with none left the run ends."""
     sync: AnySync = ObjectStore()
     """How new weights come to them from the trainer (rl)."""
 

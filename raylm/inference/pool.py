@@ -1,40 +1,36 @@
-"""Generators side by side: requests are spread over them, and one that is lost is replaced and what it owed is asked again.
+"""Generators side by side: requests are spread over them, and one that is lost is replaced while the others go on.
 
-    pool.generate(prompts) -> generators 0..n-1, one request per prompt -> completions, in the order of the prompts
-    pool.sync(send, version) -> every generator holds the weights that `send` brings
+    pool.submit(key, prompt, ...)  --> the healthy generator with the least work --> pool.wait() -> (key, completions), ...
+    pool.sync(send, version)       --> every generator holds the weights that `send` brings; requests stand still and go on
+    pool.generate(prompts)         --> submit and wait for all, in the order of the prompts
 
-Completions depend on prompt, seed and weights alone, hence not on the number of generators nor on which of them are lost.
+Completions depend on prompt, seed and weights alone, hence not on the number of generators nor on which of them are lost. All
+methods may be called from several threads: a `wait` goes on while another thread syncs.
 """
 
 from __future__ import annotations
 
-import sys
-from collections import Counter, deque
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 from raylm.core.errors import PlacementError
 from raylm.core.workers import Workers
-from raylm.inference.calls import GeneratorLost, answer_of
+from raylm.inference.calls import answer_of
 from raylm.inference.completions import Completion, Sampling
 from raylm.inference.config import MEMORY_SHARE, GeneratorSpec
 from raylm.inference.engine_dtype import EngineDtype
-from raylm.inference.generator import Generator, OtherNetwork
-from raylm.inference.weight_transfer import Sent
+from raylm.inference.fleet import TICK_S, Fleet
+from raylm.inference.generator import Generator
+from raylm.inference.health import State
+from raylm.inference.held_weights import HeldWeights, Send
+from raylm.inference.requests import Request, Requests
 
 PART = "generator"
 """What keys of held generators begin with, and their part in a reservation."""
-START_S = 3600.0
-"""Least seconds that an engine is given to start: to fetch weights, load and compile them. Its end is known at once."""
-PING_S = 30.0
-"""Seconds in which a generator whose requests do not come back must say that it lives."""
 MOST_SEQUENCES = 512
 """Completions that one generator is asked for at a time: two batches of an engine."""
-MOST_LOST = 3
-"""Times that the generator of one place is lost, without a whole batch of completions in between, before the run ends."""
-
-Send = Callable[[list[Any], int], Sent]
-"""Brings weights to generators, given their handles and the version: `send_weights`, in the process that has the weights."""
 
 
 class Pool:
@@ -45,39 +41,72 @@ class Pool:
     """
 
     def __init__(self, make: Callable[[int], Any], count: int) -> None:
-        self._make, self._actors = make, [make(place) for place in range(count)]
-        self._start: dict[str, Any] = {}
-        self._send: tuple[Send, int] | None = None
-        self._lost = Counter[int]()
+        self._fleet = Fleet(make, count, self._on_loss, self._on_look)
+        self._weights = HeldWeights(self._fleet, self._on_proved)
+        self._lock = self._fleet.lock
+        self._requests = Requests()
         self.memory_share = MEMORY_SHARE
         """Part of a GPU's memory that each engine takes."""
-        self.hang_s = 600.0
-        """Seconds without a sign of life, of a request or of a part of the weights, after which a generator is replaced."""
         self.dtype = EngineDtype("auto", "")
         """What the engines compute in, and why."""
 
+    @property
+    def hang_s(self) -> float:
+        """Seconds without a token of any request, or in which a part of the weights is not taken, until one is replaced."""
+        return self._fleet.hang_s
+
+    @hang_s.setter
+    def hang_s(self, seconds: float) -> None:
+        self._fleet.hang_s = seconds
+
+    @property
+    def _actors(self) -> list[Any]:
+        return self._fleet.actors
+
+    def limit(self, spec: GeneratorSpec) -> None:
+        """Take over the deadlines and limits of a stage."""
+        fleet, self.memory_share = self._fleet, spec.memory_share
+        fleet.hang_s, fleet.ping_s, fleet.start_s, fleet.max_restarts = spec.hang_s, spec.ping_s, spec.start_s, spec.max_restarts
+
     def start(self, path: str, max_len: int, dtype: str = "auto", seed: int = 0) -> None:
-        """Let all generators hold the checkpoint at `path`: the held ones where they can take it, fresh ones else.
+        """Let all generators hold the checkpoint at `path`: the held ones where they can take it, fresh ones else. Requests of
+        an earlier stage are dropped.
 
         Raises:
             GeneratorLost: a fresh one died, or did not start in time.
             RaylmError: the checkpoint cannot be held.
         """
-        self._start = {"model_path": path, "max_len": max_len, "dtype": dtype, "seed": seed, "memory_share": self.memory_share}
-        self._send = None
-        self._lost.clear()
-        refused: list[int] = []
-        started = [actor.start.remote(**self._start) for actor in self._actors]
-        for place, reference in enumerate(started):
-            try:
-                self._answered(reference)
-            except (OtherNetwork, GeneratorLost):
-                # one that was held from an earlier stage may have died since
-                refused.append(place)
-        for place in refused:
-            self._renew(place)
-        for reference in [self._actors[place].start.remote(**self._start) for place in refused]:
-            self._answered(reference)
+        with self._lock:
+            self._requests = Requests()
+        self.dtype = self._weights.start(model_path=path, max_len=max_len, dtype=dtype, seed=seed, memory_share=self.memory_share)
+
+    def submit(self, key: Hashable, tokens: list[int], sampling: Sampling, seed: int) -> None:
+        """Ask for `sampling.n` completions of a prompt of token ids; `wait` answers under `key`.
+
+        Raises:
+            ValueError: a request with this key is under way.
+        """
+        with self._lock:
+            self._requests.add(Request(key, tokens, sampling, seed))
+            self._dispatch()
+
+    def wait(self, timeout_s: float) -> list[tuple[Hashable, list[Completion]]]:
+        """All submitted requests that were answered since the last call, as soon as there is one; [] after `timeout_s` or when
+        none is under way.
+
+        Raises:
+            PlacementError: no generator is left, or none has weights.
+            RaylmError: what a generator raised of one request, which is dropped; or the sender of weights for a fresh one.
+        """
+        return self._wait(None, timeout_s)
+
+    def cancel(self, key: Hashable) -> bool:
+        """Drop a request, wherever it is; False where there is none with this key (any more)."""
+        with self._lock:
+            request = self._requests.find(None, key)
+            if request:
+                self._cancel(request)
+            return request is not None
 
     def generate(self, prompts: list[list[int]], sampling: Sampling, seeds: list[int] | None = None) -> list[list[Completion]]:
         """`sampling.n` completions of each prompt of token ids.
@@ -89,27 +118,24 @@ class Pool:
             PlacementError: generators were lost again and again.
             RaylmError: what a generator raised, or the sender of weights for a fresh one.
         """
-        import ray
-
         seeds = seeds if seeds is not None else [sampling.seed + index for index in range(len(prompts))]
-        owed, found = deque(range(len(prompts))), dict[int, list[Completion]]()
-        running: dict[Any, tuple[int, int]] = {}
+        owner, found = object(), dict[Hashable, list[Completion]]()
+        requests = [
+            Request(at, *asked, owner=owner)
+            for at, asked in enumerate(zip(prompts, [sampling] * len(prompts), seeds, strict=True))
+        ]
+        with self._lock:
+            for request in requests:
+                self._requests.add(request)
+            self._dispatch()
         try:
-            while owed or running:
-                for place in self._free(running, len(owed), max(1, MOST_SEQUENCES // sampling.n)):
-                    index = owed.popleft()
-                    asked = self._actors[place].generate.remote(prompts[index], sampling, seeds[index], self.hang_s)
-                    running[asked] = (place, index)
-                done, _ = ray.wait(list(running), timeout=self.hang_s)
-                lost = self._collect(done, running, found) if done else self._silent({place for place, _ in running.values()})
-                for place, cause in lost.items():
-                    owed.extendleft(index for at, index in running.values() if at == place)
-                    running = {asked: one for asked, one in running.items() if one[0] != place}
-                    self._replace(place, cause)
+            while len(found) < len(prompts):
+                found.update(self._wait(owner, self._fleet.hang_s))
         finally:
-            for asked in running:
-                ray.cancel(asked)
-        self._lost.clear()
+            with self._lock:
+                for request in requests:
+                    if self._requests.find(owner, request.key):
+                        self._cancel(request)
         return [found[index] for index in range(len(prompts))]
 
     def logprobs(self, sequences: list[list[int]]) -> list[list[float]]:
@@ -118,96 +144,96 @@ class Pool:
         Raises:
             GeneratorLost: a generator was lost.
         """
-        places = [self._actors[at % len(self._actors)] for at in range(len(sequences))]
-        asked = [actor.logprobs.remote(tokens, self.hang_s) for actor, tokens in zip(places, sequences, strict=True)]
-        return [answer_of(one, "logprobs", self.hang_s + START_S) for one in asked]
+        with self._lock:
+            places = self._fleet.healthy() or range(len(self._actors))
+            actors = [self._actors[places[at % len(places)]] for at in range(len(sequences))]
+        asked = [actor.logprobs.remote(tokens, self.hang_s) for actor, tokens in zip(actors, sequences, strict=True)]
+        return [answer_of(one, "logprobs", self.hang_s + self._fleet.start_s) for one in asked]
 
     def sync(self, send: Send, version: int) -> None:
-        """Let all generators hold the weights that `send` brings; a fresh one gets the same later.
+        """Let all generators that live hold the weights that `send` brings; those that start now or later get the same by
+        another call of `send`, from a thread of the pool: it waits there while the trainer works, and what it brings counts only
+        if its digest is that of this transfer. Requests that are under way stand still and go on.
 
         Raises:
-            PlacementError: generators were lost again and again.
             RaylmError: what a generator or the sender raised.
         """
-        self._send = (send, version)
-        for place, why in send(self._actors, version).lost.items():
-            self._replace(place, GeneratorLost(why, where="weight transfer"))
+        self._weights.sync(send, version)
+
+    def health(self) -> dict[int, State]:
+        """State of the generator of each place."""
+        with self._lock:
+            return {place: one.state for place, one in enumerate(self._fleet.health)}
 
     def close(self) -> None:
         """End all of them."""
+        self._fleet.close()
+
+    def _wait(self, owner: object, timeout_s: float) -> list[tuple[Hashable, list[Completion]]]:
+        until = time.monotonic() + timeout_s
+        with self._lock:
+            while True:
+                cause = self._fleet.failure()
+                found = self._requests.collect(owner)
+                if found and isinstance(found[0].answer, Exception):
+                    raise cause or found[0].answer
+                if found or not self._requests.outstanding(owner):
+                    return [(request.key, request.answer) for request in found]
+                if cause := cause or self._weights.failure():
+                    raise cause
+                left = until - time.monotonic()
+                if left <= 0:
+                    return []
+                # a signal is heeded between two of these
+                self._lock.wait(min(left, 10 * TICK_S))
+
+    def _dispatch(self) -> None:
+        """Requests go to generators that have room."""
+        healthy = self._fleet.healthy()
+        while (place := self._requests.next_place(healthy, MOST_SEQUENCES)) is not None:
+            request = self._requests.run(place)
+            then = partial(self._answered, request)
+            asked = (request.tokens, request.sampling, request.seed, self._fleet.hang_s)
+            request.reference = self._fleet.ask(place, "generate", then, *asked)
+
+    def _answered(self, request: Request, answer: Any, cause: BaseException | None) -> None:
+        place = self._requests.running.get(request)
+        if place is None:
+            return  # cancelled
+        self._requests.answered(request, cause or answer, self._fleet.proves(place))
+        if not self._requests.lost_at.get(place):
+            self._fleet.health[place].losses = 0
+        self._dispatch()
+        self._lock.notify_all()
+
+    def _on_proved(self, place: int) -> None:
+        self._requests.proved(place)
+        self._dispatch()
+        self._lock.notify_all()
+
+    def _on_look(self) -> None:
+        self._weights.look()
+        self._dispatch()
+        self._lock.notify_all()
+
+    def _on_loss(self, place: int) -> None:
+        most = self._fleet.max_restarts
+        for request in self._requests.lost(place):
+            if request.losses > most:
+                why = f"a prompt of {len(request.tokens)} tokens was lost with its generator {request.losses} times: "
+                hint = "is it what ends them? drop it, lower max_tokens, or raise generator.max_restarts"
+                self._requests.fail(request, PlacementError(why + self._fleet.health[place].why, next=hint))
+        self._dispatch()
+        self._lock.notify_all()
+
+    def _cancel(self, request: Request) -> None:
         import ray
 
-        for actor in self._actors:
-            ray.kill(actor)
-
-    def _free(self, running: dict[Any, tuple[int, int]], most: int, room: int) -> list[int]:
-        """Places for up to `most` further requests, at each turn the one with the fewest; none gets more than `room`."""
-        busy = Counter(dict.fromkeys(range(len(self._actors)), 0))
-        busy.update(place for place, _ in running.values())
-        places: list[int] = []
-        while len(places) < most and min(busy.values()) < room:
-            place = min(busy, key=busy.__getitem__)
-            busy[place] += 1
-            places.append(place)
-        return places
-
-    def _collect(self, done: list[Any], running: dict[Any, tuple[int, int]], found: dict[int, Any]) -> dict[int, GeneratorLost]:
-        """Take over what is done; which generators were lost."""
-        lost: dict[int, GeneratorLost] = {}
-        for asked in done:
-            place, index = running[asked]
-            try:
-                found[index] = answer_of(asked, "generate", self.hang_s)
-            except GeneratorLost as cause:
-                lost[place] = cause
-            else:
-                del running[asked]
-        return lost
-
-    def _silent(self, places: set[int]) -> dict[int, GeneratorLost]:
-        """Those of which not even a sign of life comes."""
-        asked = {place: self._actors[place].version.remote() for place in places}
-        lost: dict[int, GeneratorLost] = {}
-        for place, reference in asked.items():
-            try:
-                answer_of(reference, "generate", PING_S)
-            except GeneratorLost as cause:
-                lost[place] = cause
-        return lost
-
-    def _replace(self, place: int, lost: GeneratorLost) -> None:
-        """A fresh generator in place of the lost one, with the newest weights."""
-        while True:
-            self._lost[place] += 1
-            if self._lost[place] > MOST_LOST:
-                raise PlacementError(
-                    f"generator {place} was lost {self._lost[place]} times without a batch of completions in between: "
-                    f"{lost.what}",
-                    where=lost.where,
-                    next="was it out of memory? lower max_tokens or prompts_per_iteration; was it slow? raise generator.hang_s",
-                ) from lost
-            print(f"  {lost.what}; a fresh one takes the newest weights and goes on ({self._lost[place]})", file=sys.stderr)
-            self._renew(place)
-            try:
-                self._answered(self._actors[place].start.remote(**self._start))
-                if self._send is None:
-                    return
-                send, version = self._send
-                again = send([self._actors[place]], version).lost
-                if not again:
-                    return
-                lost = GeneratorLost(again[0], where="weight transfer")
-            except GeneratorLost as cause:
-                lost = cause
-
-    def _renew(self, place: int) -> None:
-        import ray
-
-        ray.kill(self._actors[place])
-        self._actors[place] = self._make(place)
-
-    def _answered(self, reference: Any) -> None:
-        self.dtype = answer_of(reference, "start", max(self.hang_s, START_S))
+        reference = request.reference if request in self._requests.running else None
+        self._requests.forget(request)
+        if reference is not None:
+            ray.cancel(reference)
+        self._dispatch()
 
 
 def pool_key(spec: GeneratorSpec) -> str:
@@ -230,5 +256,5 @@ def hold_pool(workers: Workers, spec: GeneratorSpec) -> Pool:
         return ray.remote(Generator).options(**options, scheduling_strategy=where).remote(gpu=spec.gpus > 0)
 
     pool = workers.hold(key, lambda: Pool(make, spec.count), Pool.close)
-    pool.hang_s, pool.memory_share = spec.hang_s, spec.memory_share
+    pool.limit(spec)
     return pool

@@ -22,7 +22,8 @@ class Small:
     """
 
     def __init__(self, ends_at: int = 0, hangs: bool = False) -> None:
-        self.ends_at, self.hangs, self.calls, self.held, self.number = ends_at, hangs, 0, 0.0, 0
+        self.ends_at, self.hangs, self.calls, self.held = ends_at, hangs, 0, 0.0
+        self.number = 0
 
     def _call(self) -> None:
         self.calls += 1
@@ -35,19 +36,24 @@ class Small:
         self.held, self.number = 0.0, 0
         return EngineDtype("float32", "")
 
-    async def version(self) -> int:
+    async def version(self) -> int | None:
         return self.number
 
     async def generate(self, prompt: list[int], sampling: Any, seed: int, deadline_s: float) -> list[Completion]:
         await asyncio.sleep(0.01)
         self._call()
+        if prompt == [13, 13]:
+            os._exit(1)
         if not prompt:
             raise DataError("a prompt has 0 tokens")
+        while self.number is None:  # as a paused engine
+            await asyncio.sleep(0.01)
         span = VersionSpan(self.number, 0, 3)
         return [Completion([sum(prompt), seed, place], [self.held] * 3, "", "stop", (span,)) for place in range(sampling.n)]
 
     async def begin_weights(self, transfer: str, names: Any, offer: Any = None) -> None:
         self._call()
+        self.number: int | None = None
         self.digest, self.bytes = WeightsDigest(), 0
 
     async def take_weights(self, bucket: Any, transfer: str) -> None:

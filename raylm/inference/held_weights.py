@@ -1,0 +1,186 @@
+"""What weights the generators are to hold, and which of them do.
+
+    sync: all that live take them at once             one that starts later takes them by a call of its own, in a thread that
+                                                      waits while the trainer works
+
+What a generator holds is known by the digest of what it took: one that took other weights than the rest, under the same
+version, stays out until the next transfer. So does one whose log-probabilities are not the trainer's.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from raylm.core.errors import PlacementError, RaylmError
+from raylm.inference.calls import GeneratorLost, answer_of
+from raylm.inference.fleet import Fleet
+from raylm.inference.health import State
+from raylm.inference.weight_transfer import Sent
+
+Send = Callable[[list[Any], int], Sent]
+"""Brings weights to generators, given their handles and the version: `send_weights`, in the process that has the weights. It
+is called from other threads too, by one at a time."""
+
+
+class HeldWeights:
+    """Of the generators of a fleet.
+
+    Args:
+        on_proved: called, with the lock of the fleet held, with the place of a generator that was proved to hold what is wanted.
+    """
+
+    def __init__(self, fleet: Fleet, on_proved: Callable[[int], None]) -> None:
+        self._fleet, self._lock, self._on_proved = fleet, fleet.lock, on_proved
+        self._wanted: tuple[int, Send | None, str] = (0, None, "")
+        """Version, who brings it (None: the checkpoint of the start) and its digest."""
+        self._others: dict[int, Any] = {}
+        """Places and actors that took other weights than the rest under the same version."""
+        self._sending = threading.Lock()
+        self._syncing = self._catching_up = False
+        self._cause: BaseException | None = None
+        """Why weights could not be brought."""
+        self._hopeless: float | None = None
+
+    def start(self, **arguments: Any) -> Any:
+        """See `Fleet.start`."""
+        with self._sending:
+            self._wanted, self._cause = (0, None, ""), None
+            self._others.clear()
+            return self._fleet.start(**arguments)
+
+    def failure(self) -> BaseException | None:
+        """Why no generator will get the weights that are wanted, unless they are sent again."""
+        return None if self._hope() else self._cause
+
+    def look(self) -> None:
+        """Time passes, the lock is held: whoever lacks weights is brought them."""
+        stale = self._stale()
+        if stale and not self._syncing and not self._catching_up and self._cause is None:
+            if self._wanted[1] is None:
+                self._prove(stale, [self._fleet.actors[place] for place in stale])
+            else:
+                self._catching_up = True
+                threading.Thread(target=self._catch_up, name="raylm-weights", daemon=True).start()
+        self._look_for_hope(time.monotonic())
+
+    def _hope(self) -> bool:
+        able = (State.STARTING, State.HEALTHY, State.SUSPECT)
+        return self._syncing or self._catching_up or any(one.state in able for one in self._fleet.health)
+
+    def _look_for_hope(self, now: float) -> None:
+        if self._hope() or self._cause:
+            self._hopeless = None
+            return
+        self._hopeless = self._hopeless or now
+        if now - self._hopeless > self._fleet.hang_s:
+            self._cause = PlacementError(
+                f"no generator holds version {self._wanted[0]} of the weights, and the trainer sent other ones under its name: "
+                f"for {self._fleet.hang_s:g} s no transfer came",
+                where="generators",
+                next="send the weights again",
+            )
+
+    def sync(self, send: Send, version: int) -> None:
+        """Let all that live take weights, see `Pool.sync`."""
+        with self._sending:
+            with self._lock:
+                before, self._wanted = self._wanted, (version, send, "")
+                self._syncing, self._cause = True, None
+                self._others.clear()
+                places = [place for place, one in enumerate(self._fleet.health) if one.lives]
+                for place in places:
+                    self._fleet.health[place].on("outdated")
+                actors = [self._fleet.actors[place] for place in places]
+            broke_off = True
+            try:
+                sent = send(actors, version)
+                broke_off = False
+            finally:
+                with self._lock:
+                    self._syncing = False
+                    if broke_off:
+                        self._wanted = before
+                if broke_off:
+                    self._put_back(places, actors)
+            with self._lock:
+                self._wanted = (version, send, sent.digest)
+                self._prove(self._took(places, actors, sent), actors)
+
+    def _put_back(self, places: list[int], actors: list[Any]) -> None:
+        """A transfer broke off: those that it did not touch go on with what they hold."""
+        held = {place: _version(actor, self._fleet.ping_s) for place, actor in zip(places, actors, strict=True)}
+        with self._lock:
+            for place, actor in zip(places, actors, strict=True):
+                if self._fleet.actors[place] is actor and held[place] != self._wanted[0]:
+                    self._fleet.health[place].version = None
+            self._prove(self._stale(), actors)
+            self._cause = PlacementError(
+                "the generators hold no whole set of weights: the last transfer broke off",
+                where="generators",
+                next="send the weights again, or start the generators afresh",
+            )
+
+    def _stale(self) -> list[int]:
+        """Places that wait for weights, or for a proof of them."""
+        fleet = self._fleet
+        stale = [place for place, one in enumerate(fleet.health) if one.state is State.STALE]
+        return [place for place in stale if self._others.get(place) is not fleet.actors[place]]
+
+    def _catch_up(self) -> None:
+        """Bring the newest weights to those that lack them. In a thread of its own: the sender may be busy."""
+        try:
+            with self._sending:
+                with self._lock:
+                    version, send, _ = self._wanted
+                    places = self._stale()
+                    actors = [self._fleet.actors[place] for place in places]
+                if not places or send is None:
+                    return
+                try:
+                    sent = send(actors, version)
+                except RaylmError as cause:
+                    with self._lock:
+                        self._cause = cause
+                    return
+                with self._lock:
+                    self._prove(self._took(places, actors, sent), actors)
+        finally:
+            with self._lock:
+                self._catching_up = False
+                self._cause = self._cause or sys.exception()
+                self._lock.notify_all()
+
+    def _took(self, places: list[int], actors: list[Any], sent: Sent) -> list[int]:
+        """What became of a transfer; places that hold what is wanted."""
+        took = []
+        for at, (place, actor) in enumerate(zip(places, actors, strict=True)):
+            if self._fleet.actors[place] is not actor:
+                continue
+            if at in sent.lost:
+                self._fleet.lose(place, GeneratorLost(sent.lost[at], where="weight transfer"))
+            elif sent.digest != self._wanted[2]:
+                # the trainer has gone on since: the next transfer is theirs too
+                self._others[place] = actor
+            else:
+                self._fleet.health[place].version = self._wanted[0]
+                took.append(place)
+        return took
+
+    def _prove(self, places: list[int], actors: list[Any]) -> None:
+        """Let those work that hold what is wanted."""
+        for place in places:
+            one = self._fleet.health[place]
+            if self._fleet.actors[place] in actors and one.state is State.STALE and one.version == self._wanted[0]:
+                one.proved(self._wanted[0])
+                self._on_proved(place)
+
+
+def _version(actor: Any, timeout_s: float) -> int | None:
+    try:
+        return answer_of(actor.version.remote(), "version", timeout_s)
+    except GeneratorLost:
+        return None
