@@ -3,6 +3,7 @@ process each of them runs."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,7 @@ class TrainerGroup:
 
     def __init__(self, cfg: RL, ctx: Context, setup: trainer.Setup) -> None:
         self._cfg, self._setup, self._out, self._reached = cfg, setup, ctx.out, -1
+        self._calls = threading.Lock()
         # ranks and generator together: two jobs that each hold one and wait for the other would wait for ever
         (together,) = phases(cfg.roles())
         ctx.workers.reserve(together, ctx.stage)
@@ -106,4 +108,6 @@ class TrainerGroup:
         return self._call(trainer.export, self._setup)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        return self._group.call(function, *args, aside=self._out, run=self._setup.run, step=self._reached)
+        # a generator that starts meanwhile is sent the weights from a thread of the pool, between two calls of the loop
+        with self._calls:
+            return self._group.call(function, *args, aside=self._out, run=self._setup.run, step=self._reached)
