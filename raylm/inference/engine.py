@@ -23,6 +23,9 @@ def set_environment(gpu: bool) -> None:
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
+            # calls of tools that a request demands are held to their JSON schema; vLLM's structural tags are a form of grammar
+            # that llguidance, which compiles ours, does not read
+            "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",
         }
     )
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

@@ -190,9 +190,13 @@ def parameters_not_loaded(model: Any) -> list[str]:
     return missing
 
 
-def server_arguments(model_name: str) -> Any:
+def server_arguments(model_name: str, tool_parser: str = "") -> Any:
     """Arguments of vLLM's HTTP server with their defaults, less what a keyed endpoint must not have (CORS for everybody).
-    Imports the server, which is slow."""
+    Imports the server, which is slow.
+
+    Args:
+        tool_parser: vLLM's name of what reads the model's calls of tools; "" reads none.
+    """
     import vllm.entrypoints.generate.api_router
     import vllm.entrypoints.launchers.api_server.app_state
     import vllm.entrypoints.launchers.app  # noqa: F401
@@ -203,6 +207,7 @@ def server_arguments(model_name: str) -> Any:
     # the engine has its own; here it is what /v1/models shows as the model's root
     arguments.model, arguments.served_model_name = model_name, [model_name]
     arguments.allowed_origins, arguments.disable_fastapi_docs = [], True
+    arguments.enable_auto_tool_choice, arguments.tool_call_parser = bool(tool_parser), tool_parser or None
     return arguments
 
 

@@ -8,21 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from raylm.core.errors import ConfigError
+from raylm.inference.tool_families import HERMES, family_of
 
-HERMES = "hermes"
-# what a chat template writes around calls, and the name of vLLM's parser that reads it; the first line that is all found counts
-_FAMILIES = (
-    (("<function=",), "qwen3_coder"),
-    (("<arg_key>",), "glm45"),
-    (("<|tool_calls_section_begin|>",), "kimi_k2"),
-    (("<\uff5ctool\u2581calls\u2581begin\uff5c>", "```json"), "deepseek_v3"),
-    (("<\uff5ctool\u2581calls\u2581begin\uff5c>",), "deepseek_v31"),
-    (("<minimax:tool_call>",), "minimax_m2"),
-    (("[TOOL_CALLS]",), "mistral"),
-    (("<|channel|>",), "openai"),
-    (("<|python_tag|>",), "llama3_json"),
-    (("<tool_call>",), HERMES),
-)
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
@@ -44,8 +31,7 @@ def parser_of(name: str, tokenizer: Any, tools: list[dict[str, Any]]) -> tuple[s
         ConfigError: there is none of that name, or the template tells no family.
     """
     if name == "auto":
-        template = str(tokenizer.get_chat_template(tools=tools))
-        name = next((family for marks, family in _FAMILIES if all(mark in template for mark in marks)), "")
+        name = family_of(tokenizer, tools)
         if not name:
             raise ConfigError(
                 "the model's chat template does not tell in which form the model calls tools",

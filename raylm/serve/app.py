@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from raylm.inference.engine import build_engine, set_environment
 from raylm.inference.engine_dtype import engine_dtype, network_of
+from raylm.inference.tool_families import family_of
 from raylm.inference.vllm_private import (
     base_error,
     error_response,
@@ -60,6 +61,8 @@ class Served(NamedTuple):
     """Of the file with further keys, see `KeyFile`."""
     audit: Audit | None = None
     audit_folder: str = ""
+    counted_uri: str = ""
+    """Of the file with what guards counted."""
 
 
 class Replica:
@@ -76,7 +79,8 @@ class Replica:
         model = on_this_machine(served.model)
         # one after the other: setuptools, which vLLM imports, breaks when two threads import it at once; and in a thread,
         # so that Serve can ask this process how it is
-        self._arguments = await asyncio.to_thread(server_arguments, served.model_name)
+        self._tools = await asyncio.to_thread(tools_of, model)
+        self._arguments = await asyncio.to_thread(server_arguments, served.model_name, self._tools)
         # here and not on the driver: replicas may stand on machines of several makes
         self._dtype = engine_dtype(network_of(model), served.dtype, served.gpu, where=served.model).name
         self._engine = await asyncio.to_thread(start_engine, served, model, self._dtype)
@@ -89,7 +93,8 @@ class Replica:
         app = await server_app(engine, self._arguments)
         app.router.add_route("/v1/models/{name:path}", one_model, methods=["GET"])
         handle_failures(app, engine)
-        reader = Reader(served.limits, engine.model_config.max_model_len, engine.model_config.get_vocab_size(), rendering(engine))
+        config = engine.model_config
+        reader = Reader(served.limits, config.max_model_len, config.get_vocab_size(), rendering(engine), tools=bool(self._tools))
         trials = asyncio.Semaphore(TRIALS)
 
         async def check(path: str, body: bytes) -> None:
@@ -147,6 +152,11 @@ def start_engine(served: Served, model: str, dtype: str) -> Any:
         structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
         generation_config=with_ends(model),
     )
+
+
+def tools_of(model: str) -> str:
+    """vLLM's parser of the calls that the chat template of `model` writes; "" where it has no tools."""
+    return family_of(load_tokenizer(model), [{"type": "function", "function": {"name": "x"}}])
 
 
 def with_ends(model: str) -> str:
@@ -260,4 +270,4 @@ def application(served: Served, cfg: Serve) -> Any:
         return deployment.bind(served)
     # one process for all replicas: a limit counts what the whole endpoint is sent
     guards = serve.deployment(Guards, name="guards", num_replicas=1, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
-    return deployment.bind(served, guards.bind(list(cfg.guards)))
+    return deployment.bind(served, guards.bind(list(cfg.guards), served.counted_uri))

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from raylm.serve.config import Limits
 from raylm.serve.envelope import Refusal, Refused, bad_request
+from raylm.serve.tools import check_tools, check_turn, marked
 
 CHAT = ("/v1/chat/completions", "/v1/responses", "/tokenize")
 ROLES = ("system", "developer", "user", "assistant")
-TOOL_FIELDS = ("tools", "functions", "function_call")
 # fields that vLLM knows and this endpoint does not serve, or that it would pass over in silence
 NOT_SERVED = {
     **dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "vllm_xargs", "mm_payload", "return_mm_kwargs"), ""),
@@ -58,12 +58,14 @@ class Reader(NamedTuple):
         max_len: most tokens of prompt and answer together.
         vocab: number of token ids.
         render: what the chat template makes of (messages, its further arguments); None where the model does not chat.
+        tools: the model's calls of tools are read.
     """
 
     limits: Limits
     max_len: int
     vocab: int
     render: Callable[[list[dict[str, Any]], dict[str, Any]], str] | None = None
+    tools: bool = False
 
     def check(self, path: str, body: bytes) -> list[Structure]:
         """What the request wants compiled. Raises Refused for a body that this endpoint does not serve; what passes here may
@@ -75,7 +77,7 @@ class Reader(NamedTuple):
         _walk(asked, self.limits.json_depth)
         self._known_fields(asked)
         self._counts(asked)
-        structures = _structures(asked)
+        structures = [*_structures(asked), *(Structure("json", schema) for schema in check_tools(path, asked, self.tools))]
         for structure in structures:
             self._structure(structure)
         if path in CHAT:
@@ -87,11 +89,6 @@ class Reader(NamedTuple):
         return structures
 
     def _known_fields(self, asked: dict[str, Any]) -> None:
-        for name in TOOL_FIELDS:
-            if asked.get(name) not in (None, [], {}, "none"):
-                raise _no_tools(name)
-        if asked.get("tool_choice") not in (None, "none", "auto"):
-            raise _no_tools("tool_choice")
         for name, instead in NOT_SERVED.items():
             if asked.get(name) not in (None, False, [], {}, ""):
                 message = f"This endpoint does not serve `{name}`" + (f"; {instead}." if instead else ".")
@@ -155,15 +152,13 @@ class Reader(NamedTuple):
             return
         if not isinstance(messages, list) or not messages:
             raise bad_request(f"`{field}` must be a list of messages with at least one.", field)
-        roles: list[str] = []
         for at, message in enumerate(messages):
             where = f"{field}[{at}]"
             if not isinstance(message, dict):
                 raise bad_request(f"`{where}` must be an object with `role` and `content`.", where)
             role = message.get("role")
-            if role in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
-                raise _no_tools(where)
-            if role not in ROLES:
+            check_turn(message, where, self.tools)
+            if role not in (*ROLES, *(("tool",) if self.tools else ())):
                 raise bad_request(f"`{where}.role` is {str(role)[:40]!r}; roles are {', '.join(ROLES)}.", f"{where}.role")
             content = message.get("content")
             if not isinstance(content, str | list) and not (role == "assistant" and content is None):
@@ -172,20 +167,20 @@ class Reader(NamedTuple):
                 isinstance(part, dict) and isinstance(part.get("type"), str) for part in content
             ):
                 raise bad_request(f"The parts of `{where}.content` must be objects with a `type`.", f"{where}.content")
-            roles.append(str(role))
-        self._rendered(asked, roles, field)
+        self._rendered(asked, messages, field)
 
-    def _rendered(self, asked: dict[str, Any], roles: list[str], field: str) -> None:
+    def _rendered(self, asked: dict[str, Any], messages: list[dict[str, Any]], field: str) -> None:
         """Raises Refused when the chat template passes over what somebody says: the answer would be to another question."""
-        extra = asked.get("chat_template_kwargs")
-        marked = [{"role": role, "content": f"said{at}here"} for at, role in enumerate(roles)]
-        text = self.render(marked, extra if isinstance(extra, dict) else {}) if self.render else ""
+        given = asked.get("chat_template_kwargs")
+        extra = {**(given if isinstance(given, dict) else {}), **({"tools": asked["tools"]} if asked.get("tools") else {})}
+        turns = [marked(message, f"said{at}here") for at, message in enumerate(messages)]
+        text = self.render(turns, extra) if self.render else ""
         if not text:
             return
         heard = set(_MARK.findall(text))
-        for at, role in enumerate(roles):
-            if str(at) not in heard:
-                said = f"The model's chat template leaves out what the {role} says in `{field}[{at}]`"
+        for at, turn in enumerate(turns):
+            if turn["content"] and str(at) not in heard:
+                said = f"The model's chat template leaves out what the {turn['role']} says in `{field}[{at}]`"
                 raise bad_request(f"{said}; put it into another message.", f"{field}[{at}]", "message_left_out")
 
 
@@ -280,11 +275,3 @@ def _parts(spec: Any) -> int:
         elif isinstance(node, list):
             nodes += node
     return parts
-
-
-def _no_tools(where: str) -> Refused:
-    return bad_request(
-        f"This endpoint does not call tools yet; leave out `{where}`. For JSON of a given form use `response_format`.",
-        where,
-        "unsupported_parameter",
-    )

@@ -82,6 +82,7 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
         keys_uri=KeyFile.of(ctx.out).uri if digest else "",
         audit=cfg.audit,
         audit_folder=audit_folder(ctx.out),
+        counted_uri=(KeyFile.of(ctx.out).folder / f"{ctx.stage}.counted.json").uri,
     )
     started = time.monotonic()
     cluster.deploy(cfg, ctx.workers, app.application(served, cfg), ctx.stage, lambda: serving.leave(ctx.out))

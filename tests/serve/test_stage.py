@@ -17,10 +17,12 @@ import pytest
 from raylm.core.artifact import Checkpoint, Endpoint, open_artifact
 from raylm.core.context import Context
 from raylm.core.storage import Folder
+from raylm.model.load import load_tokenizer
 from raylm.serve import cluster, stage
 from raylm.serve.audit import Audit, audit_folder
 from raylm.serve.config import Serve
 from raylm.serve.keys import LOOK_S, KeyFile, add, revoke
+from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
 from tests.model.tiny import tiny_checkpoint
 
 PROMPTS = ["Hello there", "What is a list?"]
@@ -61,7 +63,10 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(root, workers):
-    tiny_checkpoint((root / "sft").uri)
+    made = tiny_checkpoint((root / "sft").uri)
+    tokenizer = load_tokenizer(str(made))
+    tokenizer.chat_template = CHAT_TEMPLATE  # the one that raylm gives new tokenizers: it renders tools
+    tokenizer.save_pretrained(made)
     return context("sft", root, workers).commit(Checkpoint, facts={"dtype": "float32"})
 
 
@@ -194,7 +199,7 @@ def test_serves_own_pages_are_closed(endpoint):
         ("/v1/chat/completions", {"messages": HI, "stop": 5}),
         ("/v1/chat/completions", {"messages": HI, "top_logprobs": 1000, "logprobs": True}),
         ("/v1/chat/completions", {"messages": HI, "structured_outputs": {"regex": "("}}),
-        ("/v1/chat/completions", {"messages": HI, "tools": [{"type": "function", "function": {"name": "f"}}]}),
+        ("/v1/chat/completions", {"messages": HI, "tools": [{"type": "function", "function": {"name": "no name"}}]}),
         ("/v1/completions", {"prompt": [10**6]}),
         ("/detokenize", {"tokens": [-1]}),
     ],
@@ -205,6 +210,23 @@ def test_bad_requests_are_400_in_one_shape(endpoint, path, fields):
     assert status == 400
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], isinstance(error["code"], str)) == ("invalid_request_error", True)
+
+
+def test_tools_are_called_in_the_form_of_the_models_family(client):
+    city: Any = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Oslo", "Rome"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    asked: Any = {"tools": [{"type": "function", "function": {"name": "weather", "parameters": city}}], "max_tokens": 40}
+    named: Any = {"tool_choice": {"type": "function", "function": {"name": "weather"}}}
+    turn = client.chat.completions.create(model="raylm", messages=HI, **asked, **named).choices[0].message
+    (call,) = turn.tool_calls
+    assert call.function.name == "weather" and json.loads(call.function.arguments)["city"] in ("Oslo", "Rome")
+    answered: Any = [*HI, turn.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id, "content": "4 degrees"}]
+    free = client.chat.completions.create(model="raylm", messages=answered, **asked).choices[0]
+    assert free.finish_reason in ("stop", "length", "tool_calls")
 
 
 def test_json_of_a_form_is_that_form(client):

@@ -6,12 +6,18 @@ replica 2 ---+--> Guards (one process): first card -> second card -> ... -> admi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any, NamedTuple
 
 from raylm.core.config import Config, card_kind, resolve
+from raylm.core.errors import StorageError
+from raylm.core.storage import Folder
 from raylm.serve.envelope import Refusal, failed
+
+SAVE_S = 1.0
+"""Least seconds between two writes of what guards counted."""
 
 
 class Visit(NamedTuple):
@@ -43,6 +49,13 @@ class Guard(Config):
         """What the client is told of its limits, as `x-ratelimit-...`."""
         return {}
 
+    def state(self) -> dict[str, Any] | None:
+        """What must outlive the process, as JSON; None where it may count anew."""
+        return None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+
 
 class Admission(NamedTuple):
     """What the guards say of a request."""
@@ -52,10 +65,17 @@ class Admission(NamedTuple):
 
 
 class Guards:
-    """All guards of one endpoint, in a deployment of its own: a limit is of the endpoint, however many replicas answer."""
+    """All guards of one endpoint, in a deployment of its own: a limit is of the endpoint, however many replicas answer.
 
-    def __init__(self, cards: list[Any]) -> None:
+    Args:
+        state_uri: of the file that holds what must outlive this process; "" where nothing does.
+    """
+
+    def __init__(self, cards: list[Any], state_uri: str = "") -> None:
         self._guards: list[Guard] = [resolve(card) for card in cards]
+        self._folder, _, self._file = state_uri.rpartition("/")
+        self._saved, self._saving = 0.0, False
+        self._restore()
 
     async def admit(self, visit: Visit) -> Admission:
         """The first refusal, in the order of the job file; guards after it do not see the request, and those before it are told
@@ -74,6 +94,38 @@ class Guards:
     async def finish(self, visit: Visit, tokens: int) -> None:
         """An admitted request has ended."""
         _tell(self._guards, visit, tokens)
+        await self._save()
+
+    async def _save(self) -> None:
+        """Write what must outlive this process, at most once in `SAVE_S`: that much may be counted too little after its death."""
+        if not self._file or self._saving or not any(_state(guard) is not None for guard in self._guards):
+            return
+        self._saving = True
+        await asyncio.sleep(max(0.0, self._saved + SAVE_S - time.monotonic()))
+        states = [{"guard": guard.identity(), "state": state} for guard in self._guards if (state := _state(guard)) is not None]
+        self._saving, self._saved = False, time.monotonic()
+        try:
+            await asyncio.to_thread(Folder(self._folder).make().write_json, self._file, states)
+        except StorageError as cause:
+            logging.getLogger("ray.serve").error("what guards counted cannot be written: %s", cause)
+
+    def _restore(self) -> None:
+        if not self._file or not Folder(self._folder).exists(self._file):
+            return
+        states = Folder(self._folder).read_json(self._file)
+        for guard in self._guards:
+            # of a budget that was changed what was used is kept: it is told by its kind and period alone
+            for each in states:
+                if _state(guard) is not None and _same(each["guard"], guard.identity()):
+                    guard.restore(each["state"])
+
+
+def _state(guard: Guard) -> dict[str, Any] | None:
+    return guard.state() if hasattr(guard, "state") else None
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one.get(key) == other.get(key) for key in ("kind", "period"))
 
 
 def _tell(guards: list[Guard], visit: Visit, tokens: int) -> None:
