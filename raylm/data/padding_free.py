@@ -73,7 +73,8 @@ def lay(
     columns: Mapping[str, Any] | None = None,
     max_length: int = MAX_LENGTH,
 ) -> Batch:
-    """The batch of `trees`, one for each row of data; all have equally many branches.
+    """The batch of `trees`, one for each row of data. Of the sequences (`Batch.place_SL`) the first branches of all trees come
+    first, then the second ones; where a tree has fewer branches than another, its rows there are empty.
 
     Args:
         row_weights: see `Batch.row_weight_P`; a row of weight 0 has no token that counts.
@@ -90,7 +91,7 @@ def lay(
     tokens, attend = np.full(shape, pad_id, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     weight = np.zeros(shape, dtype=np.float32)
     document, prefix, position = np.full(shape, -1), np.full(shape, -1), np.zeros(shape, dtype=np.int64)
-    branches = len(trees[0].branches)
+    branches = max(len(tree.branches) for tree in trees)
     place = np.full((branches * len(trees), max(len(at) for each in laid for at in each.places)), -1)
     for row, members in enumerate(rows):
         start = number = 0

@@ -87,8 +87,9 @@ def install(model: Any, backend: str = "auto") -> None:
             )
         return
     name = NAME if backend == "auto" else f"{NAME}_{backend}"
+    # a model may come from a rank that has done this, into a process that has not
+    AttentionInterface.register(name, partial(attend, backend=backend))
     if attention_of(model) != name:
-        AttentionInterface.register(name, partial(attend, backend=backend))
         model.set_attn_implementation(name)
 
 

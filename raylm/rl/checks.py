@@ -14,10 +14,11 @@ from raylm.model.chat_template import other_template
 from raylm.model.limits import ends, positions, vocabulary
 from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
+from raylm.rl.critic import check_critic
 from raylm.rl.rewards.check import check_arguments, check_reward
 
 ALGORITHM = {"advantages": ("experience",), "loss": ("inputs",)}
-NEEDS = {"reward": ("ground_truth",), "algorithm": ("reference", "teacher")}
+NEEDS = {"reward": ("ground_truth",), "algorithm": ("reference", "teacher", "critic", "trainer_logprobs", "entropy")}
 """What a reward and an algorithm may need, and is provided."""
 FITS = "tokenize with the tokenizer that belongs to the model"
 
@@ -73,6 +74,9 @@ def check_cards(cfg: RL) -> None:
                     where=kind,
                     next="take another",
                 )
+    if "critic" in getattr(resolve(cfg.algorithm), "needs", ()):
+        _check_methods(cfg.algorithm, "algorithm", {"critic_loss": ("inputs",)})
+    check_critic(cfg.critic, cfg.algorithm, cfg.iterations)
     if isinstance(cfg.algorithm, CustomCard) and not _is_count(getattr(resolve(cfg.algorithm), "num_generations", None)):
         raise ConfigError(
             f"the custom card {cfg.algorithm.path!r} needs `num_generations`, the number of completions per prompt",

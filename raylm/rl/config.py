@@ -12,6 +12,7 @@ from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.rl.algorithms import AnyAlgorithm
 from raylm.rl.algorithms.grpo import Grpo
+from raylm.rl.critic import Critic
 from raylm.rl.environments import AnyEnvironment
 from raylm.rl.rewards import AnyReward
 from raylm.trainer.config import TrainerConfig
@@ -30,6 +31,7 @@ class RL(TrainerConfig):
         "reward_start_s",
         "reward_workers",
         "reward_memory_gb",
+        "padding_free",
     }
     renamed = {"steps": "iterations", "prompts_per_step": "prompts_per_iteration", "sampler": "generator"}
     known_as = {
@@ -72,10 +74,20 @@ class RL(TrainerConfig):
     """Prompts per iteration; each is answered `algorithm.num_generations` times."""
     max_tokens: int = Field(default=64, gt=0)
     """Longest completion; with an environment, all that comes after the prompt."""
+    epochs: int = Field(default=1, gt=0)
+    """Passes over the experience of an iteration."""
+    minibatches: int = Field(default=1, gt=0)
+    """Optimizer steps of a pass, each on as many whole groups of completions (on completions, where there are fewer groups), in a
+    seeded order."""
+    critic: Critic | None = None
+    """Where the algorithm learns from values: the model that says them."""
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Temperature of the draw; the trainer's log-probabilities use the same."""
     micro_batch: int = Field(default=16, gt=0)
     """Completions per forward pass and rank."""
+    padding_free: bool | Literal["auto"] = "auto"
+    """Lay the completions of a micro batch one behind the other in place of padding them, and compute a prompt once for all of
+    them; numbers stay what they are. `auto` does so where prompts have several completions and model and layout allow it."""
     held_out_prompts: int = Field(default=64, ge=0)
     """Held-out prompts answered greedily before and after; 0 asks none."""
     held_out_every: int | None = Field(default=None, gt=0)
@@ -103,6 +115,11 @@ class RL(TrainerConfig):
         if not self.rewards and getattr(self.algorithm, "rewarded", True) and not getattr(self.environment, "rewarded", False):
             raise ValueError("say `rewards`, what scores a completion")
         return self
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Optimizer steps that an iteration is planned to take."""
+        return self.epochs * self.minibatches
 
     def planned(self, length: int) -> tuple[int, int, int] | None:
         """Tokens of the longest prompt and its completion, completions and number of iterations; None where the algorithm is

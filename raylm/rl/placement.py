@@ -4,7 +4,7 @@ process each of them runs."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from raylm.core.context import Context
@@ -17,6 +17,7 @@ from raylm.model.load import checkpoint_path
 from raylm.parallel.group.driver import RankGroup, hold_ranks
 from raylm.rl import trainer
 from raylm.rl.config import RL
+from raylm.rl.scoring import lacking
 from raylm.rl.types import Experience, Prompt
 
 
@@ -90,8 +91,14 @@ class TrainerGroup:
         """Go back to the step checkpoint of `iteration`."""
         return self._call(trainer.resume, self._setup, iteration)
 
+    def score(self, experience: Experience, needs: Collection[str]) -> Experience:
+        """The experience with what trainer, reference and critic say of it, as far as `needs` asks."""
+        if not experience.samples or not lacking(experience.samples, needs):
+            return experience
+        return self._call(trainer.score, self._setup, experience, needs)
+
     def update(self, iteration: int, experience: Experience) -> dict[str, Any]:
-        """One optimizer step, if there are samples; its metrics, or the `decision` about a spike."""
+        """All optimizer steps of an iteration, if there are samples; their metrics, or the `decision` about a spike."""
         self._reached = iteration
         return self._call(trainer.update, self._setup, iteration, experience)
 

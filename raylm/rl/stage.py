@@ -26,7 +26,7 @@ from raylm.rl.placement import Generators, TrainerGroup
 from raylm.rl.reward_workers import RewardWorkers
 from raylm.rl.sample_table import held_out_table, sample_table
 from raylm.rl.seen import Seen
-from raylm.rl.trainer import NEEDS, Setup
+from raylm.rl.trainer import CRITIC_NEEDS, NEEDS, Setup
 from raylm.rl.types import Prompt
 from raylm.trainer.recorder import Recorder
 from raylm.trainer.setup import Teacher
@@ -83,6 +83,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         prompt_rows=[prompt.row for prompt in train],
         length=longest + cfg.max_tokens,
         teacher=_teacher(cfg, ctx, prompts, train),
+        critic_path=_critic(cfg, ctx, prompts),
     )
     with Recorder(cfg, ctx, cfg.iterations, "iterations", SHOWN) as recorder, Seen(cfg, ctx.out) as seen:
         trainer = TrainerGroup(cfg, ctx, setup)
@@ -139,6 +140,15 @@ def _teacher(cfg: RL, ctx: Context, prompts: Prompts, train: list[Prompt]) -> Te
         length=max(len(prompt.tokens) for prompt in train) + cfg.max_tokens,
         names=cfg.prompts,
     )
+
+
+def _critic(cfg: RL, ctx: Context, prompts: Prompts) -> str | None:
+    """Where the critic starts, if that is not where the policy does. Raises ConfigError where it reads other tokens."""
+    if cfg.critic is None or cfg.critic.model is None:
+        return None
+    path = checkpoint_path(ctx, cfg.critic.model)
+    check_start(path, CRITIC_NEEDS, prompts.folder, prompts.facts["vocab_size"])
+    return path
 
 
 def _with_ground_truth(cfg: RL, prompts: list[Prompt], uri: str) -> tuple[list[Prompt], int]:

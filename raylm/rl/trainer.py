@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import resolve
 from raylm.core.errors import GroupLost
-from raylm.data.batch import Batch, Taught, pad, share_of
-from raylm.data.order import batch_indices
+from raylm.data.batch import pad
 from raylm.data.shards import Rows
 from raylm.inference.weight_transfer import Sent, send_weights
 from raylm.model.head import Asks
 from raylm.model.leaks import check_documents
 from raylm.model.preflight import Needs
-from raylm.model.scores import Inputs, Scores, causal
+from raylm.model.scores import Inputs, causal
 from raylm.rl.config import RL
-from raylm.rl.types import Experience, LossInputs, Sample
-from raylm.trainer import setup as base
+from raylm.rl.critic import NAME, Critic, build_critic, needs_critic
+from raylm.rl.policy import STEPS_TAKEN, PolicyTrainer, Setup
+from raylm.rl.types import Experience
 from raylm.trainer.build import build as build_engine
 from raylm.trainer.build import flops_of, load_start
 from raylm.trainer.exported import check_export
-from raylm.trainer.loss import Loss
+from raylm.trainer.padding import PaddingFree
 from raylm.trainer.teacher import build_teacher
-from raylm.trainer.teacher_scores import asked, taught
-from raylm.trainer.trainer import LossOf, StepInputs, Trainer
 
 if TYPE_CHECKING:
     from raylm.parallel.group.ranks import Ranks
 
+__all__ = ["CRITIC_NEEDS", "HELD", "NEEDS", "STEPS_TAKEN", "Setup"]
+
 HELD = "trainer"
-STEPS_TAKEN = "optimizer_steps"
-"""Metric and fact: updates that changed the weights."""
 # the generator takes weights by the names of a text model, and would not read a head that config.json calls tied
 NEEDS = Needs("causal", plain=True, engine=True, text=True)
+CRITIC_NEEDS = Needs("causal", plain=True, text=True, value_head=True)
 
 
 class Exported(NamedTuple):
@@ -48,116 +47,26 @@ class Exported(NamedTuple):
     """What an engine is to be asked."""
 
 
-class Setup(base.Setup):
-    """What the driver resolved for the ranks."""
-
-    run: str
-    """Name of this run: a group that still holds another one's trainer must not take it for this one."""
-    prompt_rows: list[int]
-    """Prompts that can be scored."""
-    length: int
-    """Most tokens of a prompt and its completion."""
-
-    def rows_at(self, cfg: RL, position: int) -> list[int]:
-        """Rows of the prompts at `position` of their order."""
-        # a batch that reaches over the end of an epoch may name a row twice; asked once, its group stays one group
-        found = batch_indices(len(self.prompt_rows), cfg.prompts_per_iteration, position, cfg.seed)
-        return [self.prompt_rows[index] for index in dict.fromkeys(found)]
-
-
-@dataclass(kw_only=True)
-class PolicyTrainer(Trainer):
-    """Engine and algorithm of one run on one rank."""
-
-    cfg: RL
-    setup: Setup
-    algorithm: Any
-    parameters: int
-    config: Any
-    """The model's config, before the model was laid out."""
-    sender: Any = None
-    """What brings weights to generators, with what it knows of the last time; made by the first sync."""
-
-    judges_loss: ClassVar[bool] = False
-
-    def learn(self, iteration: int, experience: Experience) -> dict[str, Any]:
-        """One optimizer step over all samples, none where there are no samples; its metrics, or the `decision` about a spike."""
-        first = self.engine.grid.rank == 0  # every rank has the whole experience: one of them counts its rows
-        learned = sorted({sample.row for sample in experience.samples})
-        values: dict[str, Any] | None = {"finite": True}
-        if experience.samples:
-            values = self._step(iteration, experience, learned if first else [])
-            if values is None:
-                return {"decision": self.pass_over(iteration, experience.rows)}
-            self.facts[STEPS_TAKEN] = self.facts.get(STEPS_TAKEN, 0) + values["finite"]
-            values[STEPS_TAKEN] = self.facts[STEPS_TAKEN]
-            self.check_skipped(iteration, values, lambda: experience.rows)
-        else:
-            # the schedule counts iterations: it would not come to its end
-            self.engine.pass_step()
-        rest = sorted(set(experience.rows) - set(learned)) if first else []
-        self.ledger.add(iteration, experience.position, rest, trained=False)
-        return values
-
-    def _step(self, iteration: int, experience: Experience, rows: list[int]) -> dict[str, Any] | None:
-        samples, grid = experience.samples, self.engine.grid
-        self.meter.start()
-        self.heartbeat.mark("data", iteration)
-        micros = share_of(samples, grid.data_rank, grid.data_world, self.cfg.micro_batch)
-        batches = [_batch(micro, self.setup.tokens["pad_token_id"], self.engine.device) for micro in micros]
-        inputs = [causal(one) for one in batches]
-        self.meter.read()
-        asks, told = Asks(temperature=self.cfg.temperature), list[Taught | None]([None] * len(inputs))
-        if self.teacher:
-            asks, inputs, told = self._ask_teacher(asks, inputs)
-        batch = StepInputs(
-            inputs=inputs,
-            weight=float(sum(len(sample.logprobs) for sample in samples)),
-            unit="completion_tokens",
-            tokens=float(sum(len(sample.tokens) for sample in samples)),
-            counted_BT=[one.counted_BT for one in batches],
-            position=experience.position,
-            rows=rows,
-        )
-
-        def make_loss() -> LossOf:
-            references: list[Any] = [None] * len(inputs)
-            if _needs_reference(self.algorithm):
-                references = self.forward_reference(inputs, asks)
-
-            def loss(index: int, scores: Scores) -> Loss:
-                made = _loss_inputs(micros[index], inputs[index], scores, references[index])
-                return self.algorithm.loss(made._replace(taught=told[index], scores=scores))
-
-            return loss
-
-        with self.profiler.step(iteration):
-            return self.update(iteration, batch, make_loss, asks)
-
-    def _ask_teacher(self, asks: Asks, inputs: list[Inputs]) -> tuple[Asks, list[Inputs], list[Taught | None]]:
-        """What the policy is asked of the teacher's likeliest tokens, and what the teacher says of them."""
-        assert self.teacher is not None
-        card, words = self.algorithm, self.setup.tokens["vocab_size"]
-        count = min(card.top_k, words)
-        found = [taught(each) for each in self.teacher.forward(inputs, asked(count, words, card.temperature))]
-        more = [one._replace(id_BTK=each.id_BTK) for one, each in zip(inputs, found, strict=True)]
-        return asks._replace(at_ids=count, at_temperature=card.temperature), more, [*found]
-
-
 def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any]:
     """Make the trainer, from the newest step checkpoint if there is one; returns what `resume` does."""
     if HELD in ranks.held:
         ranks.held.pop(HELD).saver.close()
     algorithm = resolve(cfg.algorithm)
+    steps, padding = setup.steps * cfg.steps_per_iteration, _padding(cfg, algorithm)
 
     def load() -> Any:
         model = load_start(cfg, str(setup.model_path))
         if cfg.mesh.context > 1:
             check_documents(model, "mesh.context")
+        padding.look_at(model)
         return model
 
-    engine, reference, parameters, config = build_engine(ranks, cfg, setup.steps, load, _needs_reference(algorithm))
-    teacher = build_teacher(ranks, cfg, setup.steps, setup.teacher) if setup.teacher else None
+    engine, reference, parameters, config = build_engine(ranks, cfg, steps, load, _needs_reference(algorithm))
+    teacher = build_teacher(ranks, cfg, steps, setup.teacher) if setup.teacher else None
+    beside = {}
+    if needs_critic(algorithm):
+        path = str(setup.critic_path or setup.model_path)
+        beside[NAME] = build_critic(ranks, cfg, cfg.critic or Critic(), steps, path, padding.look_at)
     ranks.held[HELD] = PolicyTrainer(
         cfg=cfg,
         setup=setup,
@@ -165,12 +74,14 @@ def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any]:
         engine=engine.drop_nothing(),
         reference=reference,
         teacher=teacher,
+        beside=beside,
         say=ranks.say,
         heartbeat=ranks.heartbeat,
         flops=flops_of(cfg, config.to_dict(), setup.length, ranks.world, 1 + _needs_reference(algorithm)),
         algorithm=algorithm,
         parameters=parameters,
         config=config,
+        shares_prompts=padding.agreed(engine, ranks.say),
     )
     return resume(ranks, setup)
 
@@ -181,6 +92,11 @@ def resume(ranks: Ranks, setup: Setup, iteration: int | None = None) -> dict[str
     trainer = _trainer(ranks, setup)
     found = trainer.resume(iteration) or {}
     return {**found, "iteration": trainer.saver.newest, "decisions": trainer.course.decisions}
+
+
+def score(ranks: Ranks, setup: Setup, experience: Experience, needs: Collection[str]) -> Experience:
+    """See `PolicyTrainer.score`."""
+    return _trainer(ranks, setup).score(experience, needs)
 
 
 def update(ranks: Ranks, setup: Setup, iteration: int, experience: Experience) -> dict[str, Any]:
@@ -257,25 +173,15 @@ def _trainer(ranks: Ranks, setup: Setup) -> PolicyTrainer:
     return trainer
 
 
+def _padding(cfg: RL, algorithm: Any) -> PaddingFree:
+    """Whether completions share the computation of their prompts: `auto` does so where there are several of a prompt."""
+    refused = None
+    if cfg.balance:
+        refused = "`balance` is of whole rows"
+    elif "teacher" in getattr(algorithm, "needs", ()):
+        refused = "a teacher answers padded rows"
+    return PaddingFree(cfg.padding_free, algorithm.num_generations > 1, refused)
+
+
 def _needs_reference(algorithm: Any) -> bool:
     return "reference" in getattr(algorithm, "needs", ())
-
-
-def _batch(micro: list[tuple[Sample, float]], pad_id: int, device: Any) -> Batch:
-    import numpy as np
-
-    masks = [np.arange(len(sample.tokens)) >= sample.num_prompt for sample, _ in micro]
-    tokens = [np.asarray(sample.tokens) for sample, _ in micro]
-    return pad(tokens, masks, pad_id, device, row_weights=[weight for _, weight in micro])
-
-
-def _loss_inputs(micro: list[tuple[Sample, float]], inputs: Inputs, scores: Scores, reference: Scores | None) -> LossInputs:
-    import torch
-
-    old_BT, advantage_BT = torch.zeros_like(inputs.weight_BT), torch.zeros_like(inputs.weight_BT)
-    for row, (sample, _) in enumerate(micro):
-        # token t is asked for at position t - 1
-        at = slice(sample.num_prompt - 1, len(sample.tokens) - 1)
-        old_BT[row, at], advantage_BT[row, at] = torch.tensor(sample.logprobs), torch.tensor(sample.advantages)
-    reference_BT = None if reference is None else reference.logprob_BT
-    return LossInputs(scores.logprob_BT, old_BT, reference_BT, advantage_BT, inputs.weight_BT)

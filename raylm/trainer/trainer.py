@@ -16,6 +16,7 @@ from raylm.core.errors import TrainingError
 from raylm.core.storage import Folder
 from raylm.model.balance import balancer_of
 from raylm.model.head import LOGPROBS, Asks
+from raylm.parallel.checkpoints.engines import Engines
 from raylm.parallel.checkpoints.saver import Saver
 from raylm.parallel.checkpoints.steps import MEASURED
 from raylm.parallel.engine import Engine
@@ -49,15 +50,19 @@ class StepInputs(NamedTuple):
     weight: float
     """Of the whole global batch: what its sums are divided by."""
     unit: str
-    """What the weight counts."""
+    """What is counted: the weight, or `counted`."""
     tokens: float
     """Of the whole global batch, without padding."""
     counted_BT: list[torch.Tensor]
     """Of each micro batch: 1 on real tokens of real rows."""
     position: int
     """Place of the batch in the order of the data."""
-    rows: list[int]
-    """Numbers of the rows that this rank read."""
+    rows: list[int] | None
+    """Numbers of the rows that this rank read; None: who calls keeps the ledger, because several steps read the same."""
+    divisor: float | None = None
+    """What the loss is divided by, where it is not the weight, by which metrics are."""
+    counted: float | None = None
+    """Number of `unit` in the whole global batch, where it is not the weight."""
 
 
 @dataclass(kw_only=True)
@@ -74,6 +79,8 @@ class Trainer:
     """The frozen start; None where nothing needs it, or where it is the model without its adapter."""
     teacher: Engine | None = None
     """A frozen model that answers beside the one that learns, where a loss needs it."""
+    beside: dict[str, Engine] = field(default_factory=dict)
+    """Engines of further models that learn, by name: their state is in the step checkpoints too."""
     say: Callable[[str], None] = print
     """Takes one line for people."""
     heartbeat: NoHeartbeat = field(default_factory=NoHeartbeat)
@@ -83,10 +90,11 @@ class Trainer:
 
     def __post_init__(self) -> None:
         cfg, work, out = self.cfg, Folder(self.setup.work), Folder(self.setup.out)
-        for engine in (self.engine, self.reference, self.teacher):
+        for engine in (self.engine, self.reference, self.teacher, *self.beside.values()):
             if engine is not None:
                 engine.tick = self.heartbeat.tick
-        self.saver = Saver(self.engine, work, cfg.keeping(), cfg.max_failed_saves)
+        saved: Any = Engines(self.engine, self.beside) if self.beside else self.engine
+        self.saver = Saver(saved, work, cfg.keeping(), cfg.max_failed_saves)
         self.ledger = Ledger(work, self.setup.num_rows, self.engine.grid)
         self.history = History(work, self.engine.rank)
         self.course = SpikeHandler(cfg.spikes, work, self.engine.rank, self.judges_loss)
@@ -125,12 +133,13 @@ class Trainer:
         self.meter.meet()
         # a fresh stream for every (step, rank): dropout is the same in a resumed run, and no generator state is saved
         torch.manual_seed(self._seed(step))
-        share = self.share_of(make_loss, batch.weight, step)
+        divisor = batch.weight if batch.divisor is None else batch.divisor
+        share = self.share_of(make_loss, divisor, step, batch.weight)
         if self.balancer:
             self.balancer.begin(batch.counted_BT, self.engine.sum)
         sums = self.engine.accumulate(batch.inputs, share, asks)
         busy = self.balancer.end(self.engine.sum) if self.balancer else {}
-        means = {name: total / batch.weight for name, total in sums.items()}
+        means = {name: total / (divisor if name == "loss" else batch.weight) for name, total in sums.items()}
         self.heartbeat.mark("optimizer", step)
         before = self.engine.done
         stats = self.engine.step(self._take(means["loss"]) if self.cfg.spikes else None)
@@ -139,9 +148,10 @@ class Trainer:
         if self.balancer and stats.finite:
             self.balancer.shift()
         finite = stats.finite and means["loss"] == means["loss"]
-        self.ledger.add(step, batch.position, batch.rows, trained=stats.finite)
+        if batch.rows is not None:
+            self.ledger.add(step, batch.position, batch.rows, trained=stats.finite)
         self.facts["skipped"] += not finite
-        cost = self.meter.values(batch.tokens, batch.weight, batch.unit)
+        cost = self.meter.values(batch.tokens, batch.weight if batch.counted is None else batch.counted, batch.unit)
         return {**means, **busy, "grad_norm": stats.grad_norm, "lr": stats.lr, "finite": finite, **cost}
 
     def measure(
@@ -159,8 +169,13 @@ class Trainer:
         with nullcontext() if self.reference else self.engine.bare.disable_adapter():
             return (self.reference or self.engine).forward(inputs, asks)
 
-    def share_of(self, make_loss: Callable[[], LossOf], weight: float, step: int) -> LossOf:
-        """The loss as this rank's share of the mean over the global batch, as an engine takes it."""
+    def share_of(self, make_loss: Callable[[], LossOf], divisor: float, step: int, weight: float | None = None) -> LossOf:
+        """The loss as this rank's share of the mean over the global batch, as an engine takes it.
+
+        Args:
+            divisor: of the loss.
+            weight: of the metrics, where it is another.
+        """
         self.heartbeat.mark("forward", step)
         loss = make_loss()
 
@@ -168,11 +183,12 @@ class Trainer:
             self.heartbeat.mark("backward", step)
             self.meter.forward()
             made = loss(index, scores)
-            total, uneven = made.total / weight, self.balancer.term() if self.balancer else None
+            total, uneven = made.total / divisor, self.balancer.term() if self.balancer else None
             if uneven is None:
                 return made._replace(total=total)
             # metrics are sums that are divided by the weight of the batch
-            return Loss(total + uneven, {**made.metrics, "balance_loss": uneven.detach() * weight})
+            scale = divisor if weight is None else weight
+            return Loss(total + uneven, {**made.metrics, "balance_loss": uneven.detach() * scale})
 
         return share
 

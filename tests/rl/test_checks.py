@@ -48,7 +48,7 @@ class Groupless:
 
 
 class Critical(Groupless):
-    kind, num_generations, needs = "critical", 2, ("critic",)
+    kind, num_generations, needs = "critical", 2, ("oracle",)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_prompts_of_the_models_own_tokenizer_fit(root):
 
 
 def test_an_algorithm_that_needs_what_there_is_not_is_refused():
-    with pytest.raises(ConfigError, match="algorithm critical needs critic, which this version has not"):
+    with pytest.raises(ConfigError, match="algorithm critical needs oracle, which this version has not"):
         check_cards(config(algorithm={"kind": "custom", "path": f"{__name__}:Critical"}))
 
 

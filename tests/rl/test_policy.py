@@ -1,0 +1,160 @@
+"""Epochs, minibatches, scoring and critic of the trainer against a plain loop, on one rank and on several."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from raylm.core.errors import StageError
+from raylm.rl import trainer
+from raylm.rl.types import Experience
+from tests.parallel.on_ranks import on_ranks
+from tests.rl.valued import Valued, by_hand, drawn, iterated, started, valued_config, write
+
+ASKS = list(range(4))
+NEEDS = Valued.needs
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Samples, and the two iterations on one rank and by hand."""
+    folder = tmp_path_factory.mktemp("plain")
+    given = drawn(write(folder))
+    ranks, _ = started(0, 1, folder, valued_config())
+    critic = copy.deepcopy(ranks.held[trainer.HELD].critic.bare)
+    alone = iterated(0, 1, folder, {}, given)
+    return {"folder": folder, "given": given, "alone": alone, "hand": by_hand(folder, given, valued_config(), critic)}
+
+
+def test_scores_and_updates_are_those_of_a_plain_loop(plain):
+    alone, hand = plain["alone"], plain["hand"]
+    for found, known in zip(alone["scores"], hand["scores"], strict=True):
+        for sample, (old, start, values) in zip(found, known, strict=True):
+            mask = torch.tensor(sample.mask)
+            for left, right in ((sample.trainer_logprobs, old * mask), (sample.reference_logprobs, start * mask)):
+                assert torch.allclose(torch.as_tensor(left), right, atol=1e-5)
+            assert torch.allclose(torch.as_tensor(sample.values), values, atol=1e-5)
+    for name in ("policy", "critic"):
+        moved = max(float((tensor - hand[name][key]).abs().max()) for key, tensor in alone[name].items())
+        assert moved < 2e-5, name
+    assert alone["steps"] == (8, 8)
+    assert [row["optimizer_steps"] for row in alone["rows"]] == [4, 8]
+
+
+def test_metrics_of_an_iteration_are_means_over_its_steps_weighed_by_their_samples(plain):
+    rows, losses = plain["alone"]["rows"], plain["hand"]["losses"]
+    weights = [[sum(sum(s.mask) * (1 + 0.5 * (s.row % 2)) for s in plain["given"])] for _ in rows]
+    assert all(row["tokens"] == pytest.approx(1.0) for row in rows), "a mean of ones"
+    assert abs(rows[0]["mismatch"]) < 1e-5 < rows[1]["mismatch"]
+    assert min(loss for loss, _ in losses[:4]) <= rows[0]["loss"] <= max(loss for loss, _ in losses[:4]) and weights
+    assert rows[0]["critic_loss"] > rows[1]["critic_loss"] and rows[0]["changed"] and rows[0]["critic_finite"]
+    assert rows[1]["explained_variance"] > rows[0]["explained_variance"]
+
+
+def same(found, alone):
+    for left, right in zip(found["scores"], alone["scores"], strict=True):
+        for one, other in zip(left, right, strict=True):
+            for name in ("trainer_logprobs", "reference_logprobs", "values"):
+                assert getattr(one, name) == pytest.approx(getattr(other, name), abs=2e-5)
+    for left, right in zip(found["rows"], alone["rows"], strict=True):
+        for name in ("loss", "mismatch", "tokens", "critic_loss", "critic_value", "grad_norm", "critic_grad_norm"):
+            assert left[name] == pytest.approx(right[name], rel=1e-3, abs=1e-5), name
+    for name in ("policy", "critic"):
+        assert found[name].keys() == alone[name].keys()
+        assert max(float((t - alone[name][key]).abs().max()) for key, t in found[name].items()) < 5e-5, name
+
+
+@pytest.mark.parametrize("padding_free", [True, False])
+def test_a_prompt_computed_once_changes_nothing(plain, padding_free):
+    same(iterated(0, 1, plain["folder"], {"padding_free": padding_free, "micro_batch": 4}, plain["given"]), plain["alone"])
+
+
+LAYOUTS = {
+    "fsdp": {},
+    "ddp": {"strategy": {"kind": "ddp"}},
+    "deepspeed": {"strategy": {"kind": "deepspeed", "zero": 2}},
+    "tensor": {"mesh": {"tensor": 2}},
+    "context": {"mesh": {"context": 2}},
+    "pipeline": {"mesh": {"pipeline": 2}},
+}
+
+
+@pytest.mark.parametrize("name", ["fsdp", *(pytest.param(each, marks=pytest.mark.long) for each in list(LAYOUTS)[1:])])
+def test_two_ranks_do_what_one_does(plain, name):
+    table = {**LAYOUTS[name], "workers": {"count": 2}}
+    found = on_ranks(2, iterated, plain["folder"], table, plain["given"])
+    same(found[0], plain["alone"])
+    assert found[0]["steps"] == plain["alone"]["steps"]
+
+
+def learned(ranks, setup, at, given):
+    return trainer.update(ranks, setup, at, Valued().advantages(trainer.score(ranks, setup, Experience(given, ASKS, at), NEEDS)))
+
+
+def test_a_gradient_that_is_not_finite_in_the_middle_of_an_update_costs_its_step(plain, capsys):
+    cfg = valued_config(epochs=1, minibatches=4, iterations=1)
+    ranks, setup = started(0, 1, plain["folder"], cfg)
+    held = ranks.held[trainer.HELD]
+    made = Valued().advantages(held.score(Experience(plain["given"], ASKS, 0), NEEDS))
+    bad = [s._replace(advantages=s.advantages * float("nan")) if s.row == 2 else s for s in made.samples]
+    row = trainer.update(ranks, setup, 0, made._replace(samples=bad))
+    assert (row["finite"], row["changed"], row["skipped_steps"], row["optimizer_steps"]) == (True, True, 1, 3)
+    assert row["loss"] == row["loss"] and held.facts["skipped"] == 1
+    assert all(bool(tensor.isfinite().all()) for _, tensor in held.weights())
+
+
+def test_the_critic_learns_alone_at_first_and_a_resumed_run_is_the_same(plain, tmp_path):
+    start = {name: tensor.clone() for name, tensor in write(tmp_path).state_dict().items()}
+    given, cfg = plain["given"], valued_config(iterations=3, critic={"warmup_iterations": 1})
+    ranks, setup = started(0, 1, tmp_path, cfg)
+    first = learned(ranks, setup, 0, given)
+    assert not first["changed"] and first["finite"] and "loss" not in first and first["optimizer_steps"] == 0
+    assert all(tensor.equal(start[name]) for name, tensor in ranks.held[trainer.HELD].weights())
+    assert learned(ranks, setup, 1, given)["changed"]
+    trainer.save(ranks, setup, 2, {}, [])
+    ends = []
+    for again in (False, True):
+        if again:
+            assert trainer.build(ranks, cfg, setup)["iteration"] == 2
+        held = ranks.held[trainer.HELD]
+        assert (held.engine.done, held.critic.done) == (8, 8)
+        row = learned(ranks, setup, 2, given)
+        named = {name: row[name] for name in row if not name.endswith("_s") and name != "memory_gb"}
+        ends.append((named, {**held.engine.weights(), **{f"v.{k}": t for k, t in held.critic.weights().items()}}))
+    assert ends[0][0] == ends[1][0]
+    assert all(tensor.equal(ends[1][1][name]) for name, tensor in ends[0][1].items())
+
+
+def test_an_adapter_on_the_policy_leaves_the_critic_whole_and_the_reference_is_the_start(plain, tmp_path):
+    write(tmp_path)
+    ranks, setup = started(0, 1, tmp_path, valued_config(adapter={"rank": 2}))
+    rows = [learned(ranks, setup, at, plain["given"]) for at in range(2)]
+    held = ranks.held[trainer.HELD]
+    assert held.reference is None and rows[1]["changed"]
+    assert {name.split(".")[-2] for name, _ in held.engine.trainable()} == {"default"}
+    assert len(held.critic.trainable()) == len(list(held.critic.bare.parameters()))
+    scored = trainer.score(ranks, setup, Experience(plain["given"], ASKS, 2), ("reference",)).samples
+    for one, other in zip(scored, plain["alone"]["scores"][0], strict=True):
+        assert one.reference_logprobs == pytest.approx(other.reference_logprobs, abs=2e-5)
+
+
+def test_a_critic_starts_from_a_reward_model(plain, tmp_path):
+    from raylm.model.value_head import with_value_head
+    from tests.model.tiny import tiny_model
+    from tests.rl.valued import SHAPE
+
+    write(tmp_path)
+    judge = with_value_head(tiny_model(**SHAPE, seed=9), 4)
+    judge.save_pretrained(tmp_path / "judge")
+    ranks, _ = started(0, 1, tmp_path, valued_config(), critic_path=str(tmp_path / "judge"))
+    held = ranks.held[trainer.HELD].critic.weights()
+    assert all(tensor.equal(held[name]) for name, tensor in judge.state_dict().items())
+
+
+def test_samples_without_returns_are_refused(plain):
+    ranks, setup = started(0, 1, plain["folder"], valued_config())
+    made = Valued().advantages(trainer.score(ranks, setup, Experience(plain["given"], ASKS, 0), NEEDS))
+    with pytest.raises(StageError, match="a sample has no returns"):
+        trainer.update(ranks, setup, 0, made._replace(samples=[s._replace(returns=None) for s in made.samples]))
