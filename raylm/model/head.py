@@ -43,6 +43,8 @@ class Asks(NamedTuple):
     """The logits of a label head with so many classes, in place of all else."""
     temperature: float = 1.0
     """Logits are divided by it, as a sampler does."""
+    entropy: bool = False
+    """Beside log-probability and log-sum-exp the entropy of the distribution, with a gradient, under `temperature`."""
     linear: bool = False
     """The loss will be `-(logprob_BT * weight_BT).sum()` (with `z_loss`: plus that times the weighted sum of `lse_BT ** 2`)
     times a number: gradients are made together with the scores."""
@@ -51,10 +53,10 @@ class Asks(NamedTuple):
     @property
     def width(self) -> int:
         """Numbers of one answer: a value, or log-probability and log-sum-exp. With K likeliest tokens these, the rest, K ids and
-        K log-probabilities; with K given ones these, the rest and K log-probabilities."""
+        K log-probabilities; with K given ones these, the rest and K log-probabilities; with the entropy these and that."""
         if self.values or self.labels:
             return self.labels or 1
-        return 3 + 2 * self.top_k if self.top_k else 3 + self.at_ids if self.at_ids else 2
+        return 3 + 2 * self.top_k if self.top_k else 3 + self.at_ids if self.at_ids else 2 + self.entropy
 
 
 LOGPROBS = Asks()
@@ -148,6 +150,8 @@ def _check(head: Any, asks: Asks) -> None:
         raise ConfigError(f"the {asks.top_k} likeliest of {asks.words or head.num_out} tokens are asked for")
     if asks.at_ids and asks.top_k:
         raise ConfigError("a head is asked for given tokens or for the likeliest ones, not for both")
+    if asks.entropy and (asks.at_ids or asks.top_k):
+        raise ConfigError("a head is asked for the entropy of all tokens or for single ones, not for both")
 
 
 def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -224,6 +228,10 @@ def _scores(
             return vocab_parallel.top_k(*rows, asks.top_k, asks.words)
         if id_NK is not None:
             return vocab_parallel.given(*rows, id_NK, asks.at_temperature / scale)
+        if asks.entropy:
+            from raylm.model.entropy import parallel_entropy
+
+            return parallel_entropy(*rows)
         return vocab_parallel.scores(*rows)
     from raylm.model.adapters.output import operands
     from raylm.model.cross_entropy import Announced, LossOptions, chunked, plain, top_k
@@ -239,6 +247,10 @@ def _scores(
         from raylm.model.given_ids import given
 
         return given(*rows[:4], id_NK, options, asks.at_temperature / scale)
+    if asks.entropy:
+        from raylm.model.entropy import entropy
+
+        return entropy(*rows)
     if backend == "plain":
         return torch.stack(plain(*rows), -1)
     return torch.stack(chunked(*rows, Announced(weight_N, asks.z_loss) if asks.linear else None), -1)

@@ -70,6 +70,8 @@ class Scores(NamedTuple):
     """Log-probabilities of the given tokens."""
     rest_logprob_BT: Any = None
     """Log-probability of all tokens together that are neither among the likeliest nor given; -inf where there are none."""
+    entropy_BT: Any = None
+    """Of the distribution, in nats."""
 
     @classmethod
     def of(cls, answer_BTC: torch.Tensor, asks: Asks) -> Scores:
@@ -81,6 +83,8 @@ class Scores(NamedTuple):
         if asks.at_ids:
             logprob_BT, lse_BT, rest_BT = answer_BTC[..., :3].unbind(-1)
             return cls(logprob_BT, lse_BT, at_logprob_BTK=answer_BTC[..., 3:], rest_logprob_BT=rest_BT)
+        if asks.entropy:
+            return cls(*answer_BTC[..., :2].unbind(-1), entropy_BT=answer_BTC[..., 2])
         if not asks.top_k:
             return cls(answer_BTC[..., 0], answer_BTC[..., 1])
         ids_BTK, logprob_BTK = answer_BTC[..., 3:].chunk(2, -1)
