@@ -50,6 +50,11 @@ class Laid(NamedTuple):
             flat[at] = each
         return torch.from_numpy(flat.reshape(shape)).to(self.inputs.target_BT.device)
 
+    @property
+    def sample_BT(self) -> torch.Tensor | None:
+        """Number of the sample that asks at each position, int64, 0 elsewhere; None where each row is a sample."""
+        return None if self.batch.place_SL is None else self.spread(range(len(self.micro.samples))).long()
+
     def gathered(self, values_BT: torch.Tensor) -> list[np.ndarray]:
         """The values of each sample's tokens, float32 [N] each."""
         flat = values_BT.detach().float().flatten().cpu().numpy()

@@ -185,11 +185,12 @@ class PolicyTrainer(Trainer):
         return {**row, "changed": not alone and row["finite"], STEPS_TAKEN: self.facts.get(STEPS_TAKEN, 0)}
 
     def _policy_step(self, iteration: int, step: StepInputs, laid: list[Laid]) -> dict[str, Any] | None:
-        asks, told = Asks(temperature=self.cfg.temperature), list[Taught | None]([None] * len(laid))
+        needs = getattr(self.algorithm, "needs", ())
+        asks = Asks(temperature=self.cfg.temperature, entropy="entropy" in needs)
+        told = list[Taught | None]([None] * len(laid))
         if self.teacher:
             asks, inputs, told = self._ask_teacher(asks, step.inputs)
             step = step._replace(inputs=inputs)
-        needs = getattr(self.algorithm, "needs", ())
 
         def loss(index: int, scores: Scores) -> Loss:
             made = _loss_inputs(laid[index], step.inputs[index], scores, needs)
@@ -290,6 +291,8 @@ def _loss_inputs(laid: Laid, inputs: Inputs, scores: Scores, needs: Collection[s
         spread("advantages"),
         inputs.weight_BT,
         generator_BT=generator_BT,
+        entropy_BT=scores.entropy_BT,
+        sample_BT=laid.sample_BT,
     )
 
 

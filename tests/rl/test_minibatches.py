@@ -87,3 +87,16 @@ def test_a_micro_batch_that_fills_up_asks_for_nothing():
 def install_on(model):
     install(model)
     return model.eval()
+
+
+def test_sums_over_completions_are_the_same_where_they_share_rows():
+    from raylm.rl.types import LossInputs
+
+    samples, found = groups([3, 2], prompt=6), []
+    for shared in (False, True):
+        laid = lay_out(Micro(samples), 0, "cpu", shared)
+        value_BT = laid.spread(np.arange(1, len(sample.logprobs) + 1) for sample in samples)
+        inputs = LossInputs(value_BT, value_BT, None, value_BT, value_BT, sample_BT=laid.sample_BT)
+        found.append([set(each.tolist()) for each in laid.gathered(inputs.sequence_sums(value_BT))])
+    counts = [len(sample.logprobs) for sample in samples]
+    assert found[0] == found[1] == [{count * (count + 1) / 2} for count in counts]

@@ -70,7 +70,7 @@ class Ppo(Clipped):
         with torch.no_grad():
             metrics = {
                 "loss": total.detach(),
-                "clip_ratio": ((clipped_BT > error_BT).float() * mask_BT).sum(),
+                "clip_ratio": (((clipped_BT > error_BT) & (near_BT - value_BT).abs().gt(1e-6)).float() * mask_BT).sum(),
                 "value": (value_BT * mask_BT).sum(),
                 "return": (inputs.return_BT * mask_BT).sum(),
             }
