@@ -47,6 +47,12 @@ def positions(config: dict[str, Any]) -> int | None:
     return int(longest * max([1.0, *(float(factor) for factor in factors if factor)]))
 
 
+def experts(config: dict[str, Any]) -> int:
+    """Routed experts of a layer, of which each token is sent to a few; 0 of a dense model."""
+    text = text_part(config)
+    return max(int(text.get(key) or 0) for key in ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"))
+
+
 def vocabulary(config: dict[str, Any]) -> int | None:
     """Rows of the embedding."""
     return text_part(config).get("vocab_size") or config.get("vocab_size")

@@ -11,7 +11,7 @@ from raylm.core.config import CustomCard, card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.model.chat_template import other_template
-from raylm.model.limits import ends, positions, vocabulary
+from raylm.model.limits import ends, experts, positions, vocabulary
 from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
 from raylm.rl.critic import check_critic
@@ -106,7 +106,7 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
                     f"the reward `{card_kind(card)}` needs a ground truth, no prompt of {cfg.prompts!r} has one",
                     next="give the rows an `answer` column",
                 )
-    lines = _check_positions(cfg, known, positions(config))
+    lines = [*_check_positions(cfg, known, positions(config)), *_check_routing(cfg, config)]
     size, has = vocabulary(config), known.facts.get("vocab_size")
     if size is not None and has is not None and has > size:
         raise ConfigError(f"the tokenizer of {cfg.prompts!r} has {has} tokens, the model's embedding {size}", next=FITS)
@@ -137,6 +137,17 @@ def _check_positions(cfg: RL, known: Known, most: int | None) -> list[str]:
             f"prompts may have up to {bound} tokens, with max_tokens = {cfg.max_tokens} more than the model's {most} positions"
         ]
     return []
+
+
+def _check_routing(cfg: RL, config: dict[str, Any]) -> list[str]:
+    """The generator's choice of experts is not replayed in the trainer (R3, https://arxiv.org/abs/2510.11370): near a tie the two
+    choose others, and a token's ratio is far from 1 at equal weights."""
+    if experts(config) < 2:
+        return []
+    return [
+        f"{cfg.model} has {experts(config)} experts a layer, and the generator's routing is not replayed in the trainer (R3): "
+        "watch mismatch_kl and mismatch_max; algorithm gspo, or a correction with mode = 'token_mask', bears it best"
+    ]
 
 
 def _check_methods(card: Any, where: str, wanted: dict[str, tuple[str, ...]]) -> None:

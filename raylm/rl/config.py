@@ -17,6 +17,11 @@ from raylm.rl.environments import AnyEnvironment
 from raylm.rl.rewards import AnyReward
 from raylm.trainer.config import TrainerConfig
 
+CUT_DRAWS = (
+    "refused, and the draw is by `temperature` alone: under top_p, top_k or min_p a token's probability is among the tokens that "
+    "were left, which the trainer does not know, so that the ratio of new to old probability would be wrong"
+)
+
 
 class RL(TrainerConfig):
     """prompts + weights -> Checkpoint: draw completions, score them, learn from the scores."""
@@ -42,6 +47,9 @@ class RL(TrainerConfig):
         "max_completion_length": "max_tokens",
         "num_generations": "algorithm = {num_generations = ...}",
         "reward_funcs": "rewards",
+        "top_p": CUT_DRAWS,
+        "top_k": CUT_DRAWS,
+        "min_p": CUT_DRAWS,
     }
     figures = ("held_out_reward", "reward", "held_out_finished_share", "held_out_completion_tokens", "tokens_per_s", "goodput")
 

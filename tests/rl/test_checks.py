@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from raylm import job
 from raylm.core.artifact import Prompts, open_artifact
@@ -94,6 +95,19 @@ def test_an_algorithm_that_needs_what_there_is_not_is_refused():
 def test_what_does_not_fit_is_refused(root, prompts, table, words):
     with pytest.raises(ConfigError, match=words):
         fits(root, prompts, **table)
+
+
+def test_a_mixture_of_experts_is_told_that_its_routing_is_not_replayed(root):
+    dense = config_of(str(root / "model"))
+    known, cfg = known_of(open_artifact(Folder(root / "own"))), config(prompts_per_iteration=4, max_tokens=8)
+    said = [check_prompts(cfg, known, str(root / "model"), {**dense, **more}, made=False) for more in ({}, {"num_experts": 8})]
+    assert said[0] == [] and len(said[1]) == 1 and "8 experts a layer" in said[1][0] and "R3" in said[1][0]
+
+
+@pytest.mark.parametrize("key", ["top_p", "top_k", "min_p"])
+def test_draws_that_are_cut_are_refused_in_words(key):
+    with pytest.raises(ValidationError, match="the ratio of new to old probability would be wrong"):
+        config(**{key: 1})
 
 
 def test_another_tokenizer_of_the_same_size_is_refused(root):
