@@ -104,8 +104,8 @@ class Conversations:
         self._ready: list[Request | Ended] = []
 
     def __len__(self) -> int:
-        """Conversations under way."""
-        return len(self._open)
+        """Conversations of which something is still to come by `ready`."""
+        return len(self._open) + sum(isinstance(each, Ended) for each in self._ready)
 
     def asked(self, prompts: list[Prompt]) -> list[Prompt]:
         """The prompts with the environment's tools in them, as the model is asked. Raises DataError if refused."""
@@ -163,9 +163,9 @@ class Conversations:
 
     def cancel(self, key: Hashable) -> None:
         """Give up one conversation; nothing more comes of it."""
+        self._ready = [each for each in self._ready if each.key != key]
         if self._open.pop(key, None) is not None:
             self._processes.end(key)
-            self._ready = [each for each in self._ready if each.key != key]
 
     def close(self) -> None:
         """End all processes."""

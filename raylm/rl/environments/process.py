@@ -1,6 +1,6 @@
 """The processes in which environments run: one that forks, and its children, each with one conversation at a time.
 
-driver --socket--> nursery (imports the environment once, then only forks) --fork--> child: reset, step, step, close, reset, ...
+driver --socket--> nursery (imports the environment, then only forks) --fork--> child: reset, step, step, close, reset, ...
 
 A fork of a small process without threads takes milliseconds, so each conversation has a process to itself that can be killed.
 """
@@ -8,8 +8,11 @@ A fork of a small process without threads takes milliseconds, so each conversati
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import glob
 import inspect
+import json
 import os
 import pickle
 import signal
@@ -26,7 +29,13 @@ from raylm.rl.rewards.measure import in_words
 from raylm.rl.rewards.process import limit_memory
 
 FORK, KILL = b"F", b"K"
-CHECKED = {"reset": messages_of, "step": step_of, "close": lambda _: None}
+
+
+def _plain(tools: Any) -> list[dict[str, Any]]:
+    return json.loads(json.dumps(list(tools)))
+
+
+CHECKED = {"reset": messages_of, "step": step_of, "tools": _plain, "close": lambda _: None}
 """What is made of the answers of an environment's methods."""
 PR_SET_PDEATHSIG = 1
 
@@ -56,24 +65,41 @@ def main() -> None:
                 _child(card, descriptors[0])
             os.close(descriptors[0])
         else:
-            # only who forks may kill: as long as it has not waited for a child, no other process gets its number
             pid = int(order[1:])
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            _end(pid)
         control.sendall(b"%16d" % pid)
 
 
 def _ready(card: Any) -> Any:
-    """The environment's tools, or the error why there is no environment. Somebody else's code is imported here, once for all."""
+    """None, or the error why there is no environment. Somebody else's code is imported here, once for all."""
     try:
-        made = resolve(card)
-        getattr(made, "preload", lambda: None)()
-        return made.tools() if not inspect.iscoroutinefunction(made.tools) else asyncio.run(made.tools())
+        getattr(resolve(card), "preload", lambda: None)()
     except RaylmError as cause:
         return cause
     # somebody else's code: only words leave the process
     except (Exception, SystemExit) as cause:
-        return Failed("raised", f"tools() of the environment raised {in_words(cause)}")
+        return Failed("raised", f"it raised {in_words(cause)}")
+    return None
+
+
+def _end(pid: int) -> None:
+    """Kill a child and what it has started. Only who forks may kill: as long as it has not waited for a child, no other
+    process gets its number."""
+    os.kill(pid, signal.SIGSTOP)  # it starts nothing more
+    for other in _started_by(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(other, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _started_by(pid: int) -> list[int]:
+    """Processes that a process has started, and those that they have, on Linux: servers of tools have sessions of their own."""
+    found: list[int] = []
+    for file in glob.glob(f"/proc/{pid}/task/*/children"):
+        with contextlib.suppress(OSError), open(file) as text:
+            found += [int(child) for child in text.read().split()]
+    return found + [other for child in found for other in _started_by(child)]
 
 
 def _child(card: Any, descriptor: int) -> None:
@@ -95,16 +121,29 @@ async def _serve(card: Any, line: Connection) -> None:
         except EOFError:
             return
         try:
-            if method == "reset":
+            if method in ("tools", "reset"):
                 environment = copy.deepcopy(resolve(card))
+            if method == "reset":
+                argument, tools = argument
+                getattr(environment, "offer", lambda _: None)(tools)
             call = getattr(environment, method)
-            found = call() if method == "close" else call(argument)
+            found = call() if argument is None else call(argument)
             answer = await found if inspect.isawaitable(found) else found
             line.send((CHECKED[method](answer), None))
         # somebody else's code: whatever it raises costs this conversation alone
         except (Exception, SystemExit, asyncio.CancelledError) as cause:
-            where = traceback.extract_tb(cause.__traceback__)[-1]
-            line.send((None, f"{method}: {in_words(cause)} ({os.path.basename(where.filename)}:{where.lineno})"))
+            if method == "tools" and isinstance(cause, RaylmError):
+                line.send((None, cause))
+                continue
+            line.send((None, f"{method}: {_told(cause)}"))
+
+
+def _told(cause: BaseException) -> str:
+    """What was raised, and where; of several things that were raised at once, the first."""
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    where = traceback.extract_tb(cause.__traceback__)[-1:]
+    return in_words(cause) + "".join(f" ({os.path.basename(place.filename)}:{place.lineno})" for place in where)
 
 
 def _die_with_parent() -> None:

@@ -56,7 +56,7 @@ class Processes:
         paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))
         self._nursery = subprocess.Popen(command, pass_fds=[far.fileno()], env={**os.environ, "PYTHONPATH": paths})
         far.close()
-        self._card, self._tools = card, None
+        self._card, self._ready, self._tools = card, False, list[dict[str, Any]]()
 
     def tools(self) -> list[dict[str, Any]]:
         """The tools that the environment offers.
@@ -65,28 +65,44 @@ class Processes:
             ConfigError: the environment cannot be made.
             StageError: its import or its list of tools failed, hung or ended the process.
         """
-        if self._tools is None:
-            self._tools = self._hello()
+        if not self._ready:
+            self._refuse(self._hello())
+            self._ready = True
+            child = self._fork()
+            child.line.send(("tools", None))
+            self._refuse(self._asked(child))
+            self._free.append(child)
         return self._tools
 
     def _hello(self) -> Any:
         with Connection(os.dup(self._control.fileno())) as line:
             try:
                 line.send_bytes(pickle.dumps(self._card))
-                found = line.recv() if line.poll(START_S) else Failed("timed_out", f"it was not ready within {START_S:g} s")
+                return line.recv() if line.poll(START_S) else Failed("timed_out", f"it is not imported within {START_S:g} s")
             except (EOFError, OSError):
-                found = Failed("died", f"its process ended with exit code {self._nursery.wait(FORK_S)}")
-        if isinstance(found, RaylmError):
+                return Failed("died", f"its import ended the process, exit code {self._nursery.wait(FORK_S)}")
+
+    def _asked(self, child: _Child) -> Any:
+        """Take its tools over."""
+        try:
+            if not child.line.poll(START_S):
+                return Failed("timed_out", f"tools() did not answer within {START_S:g} s")
+            self._tools, why = child.line.recv()
+        except (EOFError, OSError):
+            return Failed("died", "tools() ended its process")
+        return why if why is None or isinstance(why, RaylmError) else Failed("raised", why)
+
+    def _refuse(self, found: Any) -> None:
+        if found is not None:
             self.close()
-            raise found
-        if isinstance(found, Failed):
-            self.close()
+            if isinstance(found, RaylmError):
+                raise found
             raise StageError(f"the environment cannot be made: {found.why}", where="environment")
-        return list(found)
 
     def call(self, key: Hashable, method: str, argument: Any, timeout_s: float) -> None:
         """Ask the environment of one conversation; `reset` begins it. The answer comes by `answers`."""
         if method == "reset":
+            self.tools()  # only a nursery that is ready forks
             self._waiting.append((key, argument, timeout_s))
             self._fill()
         else:
@@ -129,8 +145,12 @@ class Processes:
 
     def close(self) -> None:
         """End all of them."""
+        for child in (*self._children.values(), *self._closing):
+            # what hangs may have started processes that do not end with it
+            with contextlib.suppress(StageError):
+                self._kill(child)
         self._control.close()  # the nursery ends with it, and its children with the nursery
-        for child in (*self._children.values(), *self._free, *self._closing):
+        for child in self._free:
             child.line.close()
         try:
             self._nursery.wait(CLOSE_S)
@@ -148,13 +168,12 @@ class Processes:
                 child = self._fork()
             child.key = key
             self._children[key] = child
-            self._send(child, "reset", argument, timeout_s)
+            self._send(child, "reset", (argument, self._tools), timeout_s)
 
     def _count(self) -> int:
         return len(self._children) + len(self._closing) + len(self._free)
 
     def _fork(self) -> _Child:
-        self.tools()  # only a nursery that is ready forks
         near, far = socket.socketpair()
         with far:
             pid = self._order(FORK, [far.fileno()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from raylm.rl.environments.environment import Call, Environment, Message, Step, Turn
 
@@ -24,6 +24,12 @@ class ToolEnvironment(Environment):
 
     max_result_chars: int = Field(default=2000, gt=0)
     """Longest answer of a tool; the rest of a longer one is cut off, and the model is told."""
+
+    _offered: list[dict[str, Any]] | None = PrivateAttr(default=None)
+
+    def offer(self, tools: list[dict[str, Any]]) -> None:
+        """What `tools` said before the first conversation, which the prompt offers."""
+        self._offered = tools
 
     def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """What the tool answers; may be async. Raises ToolError with words for the model."""
@@ -53,7 +59,7 @@ class ToolEnvironment(Environment):
 
     def _check(self, call: Call) -> None:
         """Raise ToolError where there is no such tool, or it is called with other arguments than it takes."""
-        known = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in self.offered()}
+        known = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in (self._offered or self.tools())}
         if call.name not in known:
             raise ToolError(f"there is no tool {call.name[:60]!r}; there are: {', '.join(known)}")
         schema = known[call.name]
@@ -65,7 +71,3 @@ class ToolEnvironment(Environment):
             extra = [name for name in call.arguments if name not in properties]
             if extra:
                 raise ToolError(f"{call.name} has no argument {extra[0][:60]!r}; it has: {', '.join(properties)}")
-
-    def offered(self) -> list[dict[str, Any]]:
-        """The tools, where the conversation already has them."""
-        return self.tools()
