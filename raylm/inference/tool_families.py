@@ -16,6 +16,8 @@ FAMILIES = (
     (("[TOOL_CALLS]",), "mistral"),
     (("<|channel|>",), "openai"),
     (("<|python_tag|>",), "llama3_json"),
+    (("<|tool_call_start|>",), "lfm2"),
+    (("<|tool_call>",), "gemma4"),
     (("<tool_call>",), HERMES),
 )
 

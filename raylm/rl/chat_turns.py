@@ -19,6 +19,8 @@ from raylm.rl.tool_calls import Parse, Parsed, parser_of
 # what a template may raise on turns that it was not written for
 _FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
 _REWRITES = "the chat template writes earlier turns anew once the environment has answered"
+_HM = "Qh5"
+"""What is thought in a trial."""
 _TAKE = "take a template that keeps the turns before an answer as they were"
 
 
@@ -90,19 +92,18 @@ class ChatTurns:
         Raises:
             DataError: the template refuses the messages, or would rewrite what stands before them.
         """
-        spoken = self._render(messages, prompt=False)
         rendered = self._render([*messages, *answer], prompt=True)
-        turn = spoken.rstrip()
-        if not turn.endswith(self._end_text):
-            # some write the end of an answer only when another turn follows it
-            turn = rendered[: rendered.find(self._end_text, len(turn)) + len(self._end_text)]
-        if not (turn.startswith(before) and rendered.startswith(turn) and turn.endswith(self._end_text)):
+        drawn = before + said + self._end_text
+        as_drawn = rendered.startswith(drawn)
+        # of a turn that the template writes otherwise, the next end is its own: no model draws that token and goes on
+        at = len(drawn) if as_drawn else rendered.find(self._end_text, len(before)) + len(self._end_text)
+        if not rendered.startswith(before) or at <= len(before) or self._end_text in said:
             raise DataError("template_rewrites_turns", next=_TAKE)
-        behind = rendered[len(turn) :]
+        behind = rendered[at:]
         tokens = self._encode(self._end_text + behind)
         if tokens[:1] != [self._end]:
             raise DataError("template_rewrites_turns", next="the tokenizer joins the end of a turn with what follows it")
-        return Suffix(tokens[1:], rendered, turn != before + said + self._end_text)
+        return Suffix(tokens[1:], rendered, not as_drawn)
 
     def harmless(self, messages: list[Message]) -> list[Message]:
         """The messages with a gap in each special token that they spell: an answer of a tool must not forge a turn. What a tool
@@ -148,12 +149,16 @@ class ChatTurns:
 
     def _check_calls(self, name: str) -> None:
         """Raise ConfigError where a call that the template writes is not the one that the parser reads."""
-        question, asked = [{"role": "user", "content": "Ab"}], self._called(0)[:1]
+        question: list[Message] = [{"role": "user", "content": "Ab"}]
         try:
-            before, whole = self._render(question, prompt=True), self._render([*question, *asked], prompt=False)
+            before = self._render(question, prompt=True)
+            asked, answer = self._called(0)
+            rendered = self._render([*question, self._thought(before, asked), answer], prompt=True)
         except DataError as cause:
             raise _refused(cause) from cause
-        written = (whole[len(before) :] if whole.startswith(before) else whole).rstrip().removesuffix(self._end_text)
+        if not rendered.startswith(before):
+            raise _refused(DataError("template_rewrites_turns"))
+        written = rendered[len(before) :].partition(self._end_text)[0]
         if name not in written:
             raise ConfigError("the model's chat template does not write the calls of tools", where="environment", next=_TAKE)
         assert self._parse is not None
@@ -178,16 +183,23 @@ class ChatTurns:
 
     def _talk(self, rounds: list[list[Message]]) -> None:
         """One conversation of these rounds, with thoughts where the template knows them. Raises DataError."""
-        thinks = "</think>" in str(self._coder.get_chat_template(tools=self._tools))
         messages: list[Message] = [{"role": "user", "content": "Ab"}]
         before = self._render(messages, prompt=True)
         for turn, *answer in rounds:
-            # a template may open the thoughts in the prompt
-            opened = "" if before.rstrip().endswith("<think>") else "<think>\n"
-            thought = f"{opened}hm\n</think>\n\n" if thinks else ""
-            messages += [{**turn, "content": thought + turn["content"]}]
+            messages.append(self._thought(before, turn))
             before = self.suffix(before, messages, "", answer).rendered
             messages += answer
+        if before.count(_HM) != sum(_HM in message["content"] for message in messages):
+            raise DataError("template_rewrites_turns", next=_TAKE)
+
+    def _thought(self, before: str, turn: Message) -> Message:
+        """The turn as a model says it that thinks first, where the template knows thoughts."""
+        asked = before.rstrip()
+        # a template may open the thoughts in the prompt, or close them there
+        if "</think>" not in str(self._coder.get_chat_template(tools=self._tools)) or asked.endswith("</think>"):
+            return turn
+        opened = "" if asked.endswith("<think>") else "<think>\n"
+        return {**turn, "content": f"{opened}{_HM}\n</think>\n\n{turn['content']}"}
 
     def _render(self, messages: list[Message], prompt: bool) -> str:
         import jinja2

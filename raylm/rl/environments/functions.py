@@ -10,7 +10,7 @@ from pydantic import Field
 
 from raylm.core.errors import ConfigError
 from raylm.rl.environments.tool_environment import ToolEnvironment, ToolError
-from raylm.rl.rewards.worker import in_words
+from raylm.rl.rewards.measure import in_words
 
 
 class Functions(ToolEnvironment):
@@ -28,8 +28,7 @@ class Functions(ToolEnvironment):
             _imported(path)
 
     def tools(self) -> list[dict[str, Any]]:
-        from transformers.utils import get_json_schema
-        from transformers.utils.chat_template_utils import DocstringParsingException, TypeHintParsingException
+        from transformers.utils.chat_template_utils import DocstringParsingException, TypeHintParsingException, get_json_schema
 
         made = []
         for path in self.functions:

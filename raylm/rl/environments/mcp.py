@@ -13,7 +13,7 @@ from raylm.core.config import digest_of
 from raylm.core.errors import ConfigError, StageError
 from raylm.rl.environments.environment import Call, Message
 from raylm.rl.environments.tool_environment import ToolEnvironment, ToolError
-from raylm.rl.rewards.worker import in_words
+from raylm.rl.rewards.measure import in_words
 
 _HELD: dict[str, tuple[AsyncExitStack, Any]] = {}
 """Sessions of this process that its conversations share, by their card."""
