@@ -61,23 +61,40 @@ def test_a_checkpoints_own_config_is_read(tmp_path):
     assert "parameters" in estimate(loaded, "base")[0]
 
 
-@pytest.mark.parametrize(("name", "hub"), [("sft", "Qwen/Qwen3-8B"), ("qlora", "meta-llama/Llama-3.3-70B-Instruct")])
-def test_jobs_are_planned_for_a_hubs_model_whose_config_was_fetched(tmp_path, monkeypatch, name, hub):
-    """The commands that the jobs' comments say, as far as plan goes; nobody is asked for anything."""
-    large = {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8}
-    small = {"hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
-    shape = {"model_type": "llama", "intermediate_size": 28672, "vocab_size": 128256, **large}
-    if name == "sft":
-        shape = {"model_type": "qwen3", "intermediate_size": 12288, "vocab_size": 151936, **small}
+SHAPES = {
+    "Qwen/Qwen3-8B": {
+        "model_type": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "head_dim": 128, "intermediate_size": 12288, "vocab_size": 151936,
+    },
+    "meta-llama/Llama-3.3-70B-Instruct": {
+        "model_type": "llama", "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+        "intermediate_size": 28672, "vocab_size": 128256,
+    },
+}  # fmt: skip
+
+
+def fetched(tmp_path, monkeypatch, hub):
+    """The hub's config, as if it had been downloaded; nobody is asked for anything."""
     at = tmp_path / f"models--{hub.replace('/', '--')}"
     (at / "refs").mkdir(parents=True)
     (at / "refs" / "main").write_text("abc")
     (at / "snapshots" / "abc").mkdir(parents=True)
-    (at / "snapshots" / "abc" / "config.json").write_text(json.dumps(shape))
+    (at / "snapshots" / "abc" / "config.json").write_text(json.dumps(SHAPES[hub]))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    told = (ROOT / "jobs" / f"{name}.toml").read_text().split("raylm run")[1].split("\n\n")[0]
+
+
+def recipe(name: str) -> tuple[str, list[str]]:
+    """The command in the comments of a job, and its overrides."""
+    told = (ROOT / "jobs" / f"{name}.toml").read_text().split("raylm run")[1].split("\n#\n")[0].split("\n\n")[0]
+    return told, [word for word in shlex.split(told.replace("\n#", "").replace("\\", "")) if "=" in word]
+
+
+@pytest.mark.parametrize(("name", "hub"), [("sft", "Qwen/Qwen3-8B"), ("qlora", "meta-llama/Llama-3.3-70B-Instruct")])
+def test_jobs_are_planned_for_a_hubs_model_whose_config_was_fetched(tmp_path, monkeypatch, name, hub):
+    """The commands that the jobs' comments say, as far as plan goes."""
+    fetched(tmp_path, monkeypatch, hub)
+    told, sets = recipe(name)
     assert told.count(hub) == 2
-    sets = [word for word in shlex.split(told.replace("\n#", "").replace("\\", "")) if "=" in word]
     lines = estimate(job.load(ROOT / "jobs" / f"{name}.toml", [f"root={tmp_path}/runs", *sets]), "tuned")
     memory = float(lines[-2].split(" GB per rank")[0])
     # 70 B weights: 40 GB in 4 bits, on two ranks; 8 B: 131 GB of weights, gradients and moments, on eight
@@ -86,6 +103,26 @@ def test_jobs_are_planned_for_a_hubs_model_whose_config_was_fetched(tmp_path, mo
         beside = [*sets, 'stages.tuned.adapter={kind = "lora"}']
         with pytest.raises(PlanError, match=r"tuned needs 8.* GB on each of 2 ranks, h100 has 80 GB"):
             estimate(job.load(ROOT / "jobs" / "qlora.toml", [f"root={tmp_path}/runs", *beside]), "tuned")
+
+
+@pytest.mark.parametrize("name", ["grpo"])
+def test_rl_jobs_are_planned_for_8_and_70_billion_weights_and_refused_where_these_cannot_fit(tmp_path, monkeypatch, name):
+    _, sets = recipe(name)
+    hub, large = SHAPES
+    fetched(tmp_path, monkeypatch, hub)
+    fetched(tmp_path, monkeypatch, large)
+
+    def lines(*more):
+        return estimate(job.load(ROOT / "jobs" / f"{name}.toml", [f"root={tmp_path}/runs", *sets, *more]), "policy")
+
+    told = lines()
+    assert any("each of 4 generators: 16.4 GB of weights" in line for line in told) and "on 12 GPUs, about $" in told[-1]
+    model = f'stages.policy.model="{large}"'
+    with pytest.raises(PlanError, match=r"policy needs|a generator has 68\.0 GB of h100, it needs 141\.1 for weights"):
+        lines(model)
+    device = 'stages.policy.workers={count = 32, gpus = 1, device = "b200"}'
+    told = lines(model, device, "stages.policy.generator.count=16", "stages.policy.micro_batch=1")
+    assert "on 48 GPUs, about $" in told[-1]
 
 
 def test_a_device_brings_speed_and_cost_and_suggestions(tmp_path):

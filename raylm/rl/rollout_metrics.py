@@ -5,15 +5,23 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from raylm.rl.types import Experience, Rollout
+from raylm.rl.types import Experience, Rollout, Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+MOST_SOURCES = 20
+"""More are not told apart in metrics; the kept rollouts have them all."""
 
 
 def score_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Of completions that have a score.
 
     `reward_std`: spread over all of them. `reward/NAME`: mean of each part, before it is weighed. `source_reward/NAME`: mean over
-    the prompts of a source, where there are several. `reward_std_zero_share`: groups of several whose members all score alike,
+    the prompts of a source, where there are several sources of two prompts or more each. `reward_std_zero_share`: groups of several whose members all score alike,
     which teach nothing. `cut_share`: completions that were cut at a limit. `completion_tokens_max`, `turns`.
     """
     scored = [(one, one.score.value) for one in rollouts if one.score is not None]
@@ -38,7 +46,8 @@ def score_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         found["reward_std_zero_share"] = _mean(max(group) == min(group) for group in compared)
     if len(parts) > 1:
         found |= {f"reward/{name}": _mean(part) for name, part in sorted(parts.items())}
-    if len(sources) > 1:
+    # where each prompt has a source of its own, as files of documents, they tell nothing
+    if 1 < len(sources) <= min(MOST_SOURCES, len(groups) // 2):
         found |= {f"source_reward/{name or '-'}": _mean(values) for name, values in sorted(sources.items())}
     if any(one.trajectory.num_turns > 1 for one, _ in scored):
         found["turns"] = _mean(one.trajectory.num_turns for one, _ in scored)
@@ -62,6 +71,14 @@ def experience_metrics(rollouts: Sequence[Rollout], experience: Experience, vers
         found["staleness"] = sum(count * behind for count, behind in spans) / tokens
         found["staleness_max"] = float(max(behind for _, behind in spans))
     return found
+
+
+def _drawn(sample: Sample) -> np.ndarray:
+    """Advantages of the tokens that are learned from."""
+    import numpy as np
+
+    advantages = np.asarray(sample.advantages, np.float64)
+    return advantages if sample.mask is None else advantages[np.asarray(sample.mask) > 0]
 
 
 def _of_environments(rollouts: Sequence[Rollout]) -> dict[str, float]:

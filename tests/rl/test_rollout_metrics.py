@@ -11,11 +11,13 @@ from tests.rl.rollouts import learned, some
 
 
 def test_spread_parts_sources_and_groups_that_teach_nothing():
+    others = [one._replace(prompt=one.prompt._replace(row=one.prompt.row + 1)) for one in some()]
+    assert "source_reward/sums" not in score_metrics(some()), "each prompt has a source of its own"
+    assert score_metrics([*some(), *others])["source_reward/words"] == 0.75
     found = score_metrics(some())
     # 1.25, 0.25, 0.75, 0.75
     assert found["reward_std"] == pytest.approx(0.125**0.5)
     assert found["reward/answer"] == 0.5 and found["reward/length"] == 0.25
-    assert found["source_reward/sums"] == 0.75 and found["source_reward/words"] == 0.75
     assert found["reward_std_zero_share"] == 0.5 and found["cut_share"] == 0.25 and found["completion_tokens_max"] == 3
     assert reward_metrics(some())["unscored"] == 1.0
     assert "turns" not in found

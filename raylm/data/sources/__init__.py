@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from raylm.core.config import CustomCard
+from raylm.data.sources.arithmetic_questions import ArithmeticQuestions
 from raylm.data.sources.arrow import Arrow
 from raylm.data.sources.csv import Csv
 from raylm.data.sources.documents import Documents
@@ -18,6 +19,18 @@ from raylm.data.sources.text import Text
 from raylm.data.sources.warc import Warc
 
 AnySource = Annotated[
-    Text | Jsonl | Csv | Parquet | Arrow | HuggingFace | Warc | Html | Documents | PythonLibrary | PythonQuestions | CustomCard,
+    Text
+    | Jsonl
+    | Csv
+    | Parquet
+    | Arrow
+    | HuggingFace
+    | Warc
+    | Html
+    | Documents
+    | PythonLibrary
+    | PythonQuestions
+    | ArithmeticQuestions
+    | CustomCard,
     Field(discriminator="kind"),
 ]
