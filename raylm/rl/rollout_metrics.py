@@ -21,8 +21,9 @@ def score_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Of completions that have a score.
 
     `reward_std`: spread over all of them. `reward/NAME`: mean of each part, before it is weighed. `source_reward/NAME`: mean over
-    the prompts of a source, where there are several sources of two prompts or more each. `reward_std_zero_share`: groups of several whose members all score alike,
-    which teach nothing. `cut_share`: completions that were cut at a limit. `completion_tokens_max`, `turns`.
+    the prompts of a source, where there are several of two prompts or more each. `reward_std_zero_share`: groups of several whose
+    members all score alike, which teach nothing. `cut_share`: completions that were cut at a limit. `completion_tokens_max`,
+    `turns`.
     """
     scored = [(one, one.score.value) for one in rollouts if one.score is not None]
     if not scored:

@@ -114,7 +114,8 @@ class Alarm:
             return found + self._reward(row)
         if not (apart := row.get("kl", 0.0)) <= limits.kl:
             found.append(("kl", f"KL of policy and reference is {apart:.3g}: lower optimizer.lr, or raise the weight of the KL"))
-        entropy, before = self._moved("entropy", row)
+        # mean -log p of what was drawn is an estimate of it, where it is not computed itself
+        entropy, before = self._moved("entropy" if "entropy" in row else "nll", row)
         if before > 0 and entropy < limits.entropy * before:
             found.append(("entropy", f"entropy is {entropy:.3g}, it was {before:.3g}: the policy draws the same again and again"))
         length, before = self._moved("completion_tokens", row)

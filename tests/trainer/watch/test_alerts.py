@@ -47,7 +47,7 @@ def test_a_policy_is_watched_by_its_reward_and_by_what_generator_and_trainer_agr
 
 def iteration(at: int, **changes: float) -> dict[str, float]:
     usual = {"reward": 0.5, "completion_tokens": 20.0 + at % 3, "cut_share": 0.1, "entropy": 2.0, "kl": 0.02, "mismatch_kl": 1e-6}
-    return {"step": at, **usual, **changes}
+    return {"step": at, **usual, "nll": 1.9, **changes}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,15 @@ def test_a_policy_that_goes_wrong_is_reported_once_in_its_own_word(kind, from_on
     rows = [iteration(at, **(changes if at >= from_on else {})) for at in range(80)]
     ((step, found),) = raised(rows)
     assert found == kind and from_on <= step <= from_on + 20
+
+
+def test_where_no_entropy_is_computed_the_drawn_tokens_log_probabilities_tell_it():
+    rows = [iteration(at, nll=1.9 if at < 30 else 0.05) for at in range(80)]
+    assert raised(rows) == []
+    for row in rows:
+        del row["entropy"]
+    ((step, kind),) = raised(rows)
+    assert kind == "entropy" and 30 <= step <= 40
 
 
 def test_a_policy_that_was_always_so_is_not_reported():
