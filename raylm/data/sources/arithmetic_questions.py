@@ -41,8 +41,9 @@ class ArithmeticQuestions(Config):
     def read(self, unit: Unit) -> Iterator[dict[str, Any] | Rejected]:
         """The rows, in an order that mixes them."""
         numbers = range(self.largest + 1)
-        operations: list[Operation] = list(dict.fromkeys(self.operations))
-        asked = [(operation, one, other) for operation in operations for one in numbers for other in numbers]
+        asked: list[tuple[Operation, int, int]] = [
+            (operation, one, other) for operation in dict.fromkeys(self.operations) for one in numbers for other in numbers
+        ]
         asked.sort(key=lambda each: order_of(" ".join(map(str, each))))
         for at, (operation, one, other) in enumerate(asked[: self.num_rows]):
             yield _row(at, operation, one, other)
