@@ -24,6 +24,7 @@ from raylm.parallel.optimizers.schedule import Scheduled
 from raylm.parallel.strategies.strategy import Strategy
 from raylm.rl import checks
 from raylm.rl.config import RL
+from raylm.rl.critic import Critic, laid, needs_critic
 from raylm.rl.forecast import forecast_roles
 from raylm.serve.guards.guard import Guard
 from raylm.train.config import Train
@@ -223,7 +224,18 @@ def _known(job: Job, name: str) -> Known | None:
     if config is None or size is None:
         return None
     ahead = getattr(resolve(getattr(cfg, "objective", None)), "scores_ahead", bool)()
-    return Known(config, *size, teacher=None if ahead else _teacher(job, cfg))
+    return Known(config, *size, teacher=None if ahead else _teacher(job, cfg), critic=_critic(job, cfg, config))
+
+
+def _critic(job: Job, cfg: Any, config: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """The stage as its critic is laid out by it, and config.json of that model: the policy's where it begins as that or is not
+    known."""
+    if not isinstance(cfg, RL) or not needs_critic(cfg.algorithm):
+        return None
+    card = cfg.critic or Critic()
+    own = _config(job, cfg.model_copy(update={"model": card.model}), config["vocab_size"]) if card.model else None
+    # of the algorithm's needs it has none
+    return laid(cfg, card).model_copy(update={"algorithm": None}), own if own and own.get("model_type") in FAMILIES else config
 
 
 def _teacher(job: Job, cfg: Any) -> dict[str, Any] | None:

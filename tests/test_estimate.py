@@ -105,7 +105,7 @@ def test_jobs_are_planned_for_a_hubs_model_whose_config_was_fetched(tmp_path, mo
             estimate(job.load(ROOT / "jobs" / "qlora.toml", [f"root={tmp_path}/runs", *beside]), "tuned")
 
 
-@pytest.mark.parametrize("name", ["grpo"])
+@pytest.mark.parametrize("name", ["grpo", "rlvr_math", "ppo"])
 def test_rl_jobs_are_planned_for_8_and_70_billion_weights_and_refused_where_these_cannot_fit(tmp_path, monkeypatch, name):
     _, sets = recipe(name)
     hub, large = SHAPES
@@ -116,13 +116,19 @@ def test_rl_jobs_are_planned_for_8_and_70_billion_weights_and_refused_where_thes
         return estimate(job.load(ROOT / "jobs" / f"{name}.toml", [f"root={tmp_path}/runs", *sets, *more]), "policy")
 
     told = lines()
-    assert any("each of 4 generators: 16.4 GB of weights" in line for line in told) and "on 12 GPUs, about $" in told[-1]
+    gpus, more = (16, 48) if name == "ppo" else (12, 48)
+    assert any("each of 4 generators: 16.4 GB of weights" in line for line in told) and f"on {gpus} GPUs, about $" in told[-1]
+    if name == "ppo":
+        # 8.2 B weights and two moments of four bytes over twelve ranks; the reference has weights alone
+        assert any("8.19 GB are of the critic" in line for line in told) and any(
+            "2.73 GB are of the reference" in line for line in told
+        )
     model = f'stages.policy.model="{large}"'
     with pytest.raises(PlanError, match=r"policy needs|a generator has 68\.0 GB of h100, it needs 141\.1 for weights"):
         lines(model)
     device = 'stages.policy.workers={count = 32, gpus = 1, device = "b200"}'
     told = lines(model, device, "stages.policy.generator.count=16", "stages.policy.micro_batch=1")
-    assert "on 48 GPUs, about $" in told[-1]
+    assert f"on {more} GPUs, about $" in told[-1]
 
 
 def test_a_device_brings_speed_and_cost_and_suggestions(tmp_path):
