@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import Makes, PromptsRef, Refers, Role
+from raylm.core.config import Makes, PromptsRef, Refers, Role, resolve
 from raylm.inference.config import GeneratorSpec
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
@@ -14,7 +14,9 @@ from raylm.rl.algorithms import AnyAlgorithm
 from raylm.rl.algorithms.grpo import Grpo
 from raylm.rl.critic import Critic
 from raylm.rl.environments import AnyEnvironment
+from raylm.rl.pacing import AsyncRollouts
 from raylm.rl.rewards import AnyReward
+from raylm.rl.truncation import Truncated
 from raylm.trainer.config import TrainerConfig
 
 CUT_DRAWS = (
@@ -29,6 +31,7 @@ class RL(TrainerConfig):
     placement = TrainerConfig.placement | {
         "generator",
         "reward_timeout_s",
+        "rollout_timeout_s",
         "held_out_every",
         "keep_rollouts",
         "turn_timeout_s",
@@ -96,6 +99,13 @@ class RL(TrainerConfig):
     padding_free: bool | Literal["auto"] = "auto"
     """Lay the completions of a micro batch one behind the other in place of padding them, and compute a prompt once for all of
     them; numbers stay what they are. `auto` does so where prompts have several completions and model and layout allow it."""
+    truncated: Truncated | None = None
+    """What is done about answers that were cut at a limit; None: they are learned from as they are."""
+    async_rollouts: AsyncRollouts | None = None
+    """Let generation go on while the trainer learns; None: they take turns."""
+    rollout_timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds from the asking of a prompt to the last token of its completions; those that are late are cut off, counted, and not
+    learned from. None: as long as the generators move (`generator.hang_s`)."""
     held_out_prompts: int = Field(default=64, ge=0)
     """Held-out prompts answered greedily before and after; 0 asks none."""
     held_out_every: int | None = Field(default=None, gt=0)
@@ -128,6 +138,22 @@ class RL(TrainerConfig):
     def steps_per_iteration(self) -> int:
         """Optimizer steps that an iteration is planned to take."""
         return self.epochs * self.minibatches
+
+    @model_validator(mode="after")
+    def _one_place_in_the_order(self) -> RL:
+        if self.spikes is not None and (self.max_staleness or getattr(self.algorithm, "dynamic_sampling", 0)):
+            raise ValueError("`spikes` passes over whole batches of the order: drop it, or dynamic sampling and async_rollouts")
+        return self
+
+    @property
+    def in_order(self) -> bool:
+        """Whether each iteration asks the prompts at one position of their order, no more and no fewer."""
+        return not self.max_staleness and not getattr(resolve(self.algorithm), "dynamic_sampling", 0)
+
+    @property
+    def max_staleness(self) -> int:
+        """Versions of the weights that what is learned from may lie behind; 0 where generators and trainer take turns."""
+        return self.async_rollouts.max_staleness if self.async_rollouts else 0
 
     def planned(self, length: int) -> tuple[int, int, int] | None:
         """Tokens of the longest prompt and its completion, completions and number of iterations; None where the algorithm is

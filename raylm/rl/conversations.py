@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -106,6 +107,10 @@ class Conversations:
     def __len__(self) -> int:
         """Conversations of which something is still to come by `ready`."""
         return len(self._open) + sum(isinstance(each, Ended) for each in self._ready)
+
+    def limit(self, max_len: int) -> None:
+        """Take `max_len` for the most tokens of a prompt and what follows it."""
+        self._max_len = max_len
 
     def asked(self, prompts: list[Prompt]) -> list[Prompt]:
         """The prompts with the environment's tools in them, as the model is asked. Raises DataError if refused."""
@@ -257,7 +262,7 @@ def seed_of(seed: int, turn: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{turn}".encode(), digest_size=8).digest(), "big") >> 2
 
 
-def open_conversations(cfg: Any, model_path: str, max_len: int) -> Conversations:
+def open_conversations(cfg: Any, model_path: str, max_len: int = sys.maxsize) -> Conversations:
     """The conversations of an rl stage with an environment.
 
     Args:

@@ -4,7 +4,7 @@ process each of them runs."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
 from raylm.core.context import Context
@@ -18,14 +18,14 @@ from raylm.parallel.group.driver import RankGroup, hold_ranks
 from raylm.rl import trainer
 from raylm.rl.config import RL
 from raylm.rl.scoring import lacking
-from raylm.rl.types import Experience, Prompt
+from raylm.rl.types import Experience
 
 
 class Generators:
     """The vLLM engines that generate completions, each in an actor of its own."""
 
     def __init__(self, cfg: RL, ctx: Context, longest_prompt: int) -> None:
-        self._max_tokens, self._version = cfg.max_tokens, 0
+        self._max_tokens = cfg.max_tokens
         self._pool = hold_pool(ctx.workers, cfg.generator)
         self._pool.start(
             checkpoint_path(ctx, cfg.model),
@@ -34,34 +34,52 @@ class Generators:
             seed=cfg.seed,
         )
 
-    def generate(
-        self, prompts: list[Prompt], seeds: list[int], num_generations: int, temperature: float
-    ) -> list[list[Completion]]:
-        """`num_generations` completions of each prompt, by the weights of the last `sync`, whatever becomes of generators.
+    def submit(
+        self, key: Hashable, tokens: list[int], num: int, temperature: float, seed: int, max_tokens: int | None = None
+    ) -> None:
+        """Ask for `num` completions of these tokens; `wait` answers under `key`.
+
+        Args:
+            max_tokens: most tokens of one, where it is not the stage's `max_tokens`.
+        """
+        sampling = Sampling(max_tokens=max_tokens or self._max_tokens, temperature=temperature, n=num)
+        self._pool.submit(key, tokens, sampling, seed)
+
+    def wait(self, timeout_s: float) -> list[tuple[Hashable, list[Completion]]]:
+        """What was answered since the last call, as soon as there is something; whatever becomes of single generators.
 
         Raises:
             GroupLost: a generator was lost, and the trainer whose weights a fresh one needs is lost too.
-            StageError: a completion ended under other weights.
         """
-        sampling = Sampling(max_tokens=self._max_tokens, temperature=temperature, n=num_generations)
-        groups = self._pool.generate([prompt.tokens for prompt in prompts], sampling, seeds)
-        check_versions(groups, self._version)
-        return groups
+        return self._pool.wait(timeout_s)
+
+    def cancel(self, key: Hashable) -> None:
+        """Drop what was asked under `key`."""
+        self._pool.cancel(key)
 
     def sync(self, send: Send, version: int) -> None:
-        """Let all generators hold the weights that `send` brings. Raises GroupLost as `generate` does."""
+        """Let all generators hold the weights that `send` brings. Raises GroupLost as `wait` does."""
         self._pool.sync(send, version)
-        self._version = version
 
 
-def check_versions(groups: list[list[Completion]], version: int) -> None:
-    """Raises StageError where a completion's last token was drawn by other weights than those of `version`."""
-    if other := {one.versions[-1].version for group in groups for one in group if one.versions} - {version}:
-        raise StageError(
-            f"completions were drawn by version {min(other)} of the weights, the trainer sent version {version}",
-            where="generator.generate",
-            next="run the same command: it goes on from the last step checkpoint",
-        )
+def check_versions(groups: list[list[Completion]], version: int, oldest: int | None = None) -> None:
+    """Raises StageError where a completion was drawn by weights that it cannot be of.
+
+    Args:
+        version: of the newest weights; of the ones that drew its last token, where no `oldest` is named.
+        oldest: of the oldest weights that may have drawn any of its tokens.
+    """
+    lowest = version if oldest is None else oldest
+    for spans in [one.versions for group in groups for one in group if one.versions]:
+        drawn = [span.version for span in (spans if oldest is not None else spans[-1:])]
+        if min(drawn) < lowest or max(drawn) > version:
+            wrong = min(drawn) if min(drawn) < lowest else max(drawn)
+            sent = f"version {version}" if lowest == version else f"versions {lowest} to {version} since it was asked"
+            raise StageError(
+                f"completions were drawn by version {wrong} of the weights, the trainer sent {sent}",
+                where="generator.generate",
+                next="run the same command: it goes on from the last step checkpoint",
+            )
 
 
 class TrainerGroup:

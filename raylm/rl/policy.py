@@ -110,7 +110,7 @@ class PolicyTrainer(Trainer):
             Means of the metrics over the steps, weighed as the steps' samples are; `finite`: some step's gradient was; `changed`:
             so were the policy's weights. Or the `decision` about a spike in the first step: then nothing was changed.
         """
-        learned = sorted({sample.row for sample in experience.samples})
+        learned = {sample.row for sample in experience.samples}
         rows: list[dict[str, Any]] = []
         if experience.samples:
             experience = self.score(experience, lacking(experience.samples, getattr(self.algorithm, "needs", ())))
@@ -130,9 +130,9 @@ class PolicyTrainer(Trainer):
                 self._pass_step()
         finite = any(row["finite"] for row in rows) or not rows
         if self.engine.grid.rank == 0:  # every rank has the whole experience: one of them counts its rows
-            self.ledger.add(iteration, experience.position, learned, trained=finite)
-        rest = sorted(set(experience.rows) - set(learned)) if self.engine.grid.rank == 0 else []
-        self.ledger.add(iteration, experience.position, rest, trained=False)
+            for position, asked in experience.at_positions.items():
+                self.ledger.add(iteration, position, sorted(learned & set(asked)), trained=finite)
+                self.ledger.add(iteration, position, sorted(set(asked) - learned), trained=False)
         if not rows:
             return {"finite": True}
         explained = explained_variance(experience.samples) if self.critic else None

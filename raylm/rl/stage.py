@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -21,9 +22,11 @@ from raylm.parallel.checkpoints.steps import keep_for_good
 from raylm.parallel.group.driver import warm_ranks
 from raylm.rl.checks import check_cards, check_prompts, known_of
 from raylm.rl.config import RL
+from raylm.rl.conversations import Conversations, open_conversations
 from raylm.rl.loop import Loop
 from raylm.rl.placement import Generators, TrainerGroup
 from raylm.rl.reward_workers import RewardWorkers
+from raylm.rl.sample_ledger import SampleLedger
 from raylm.rl.sample_table import held_out_table, sample_table
 from raylm.rl.seen import Seen
 from raylm.rl.trainer import CRITIC_NEEDS, NEEDS, Setup
@@ -54,6 +57,10 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     train, held_out = read_prompts(prompts, "train"), read_prompts(prompts, "held_out")
     if not train:
         raise DataError("there are no prompts", where=prompts.uri)
+    conversations = open_conversations(cfg, model_path) if cfg.environment else None
+    if conversations:
+        # with the environment's tools in them, as the model is asked
+        train, held_out = conversations.asked(train), conversations.asked(held_out)
     longest = max(len(prompt.tokens) for prompt in [*train, *held_out])
     largest = max(max(prompt.tokens, default=0) for prompt in [*train, *held_out])
     known = known_of(prompts)._replace(longest=longest, largest=largest)
@@ -85,12 +92,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         teacher=_teacher(cfg, ctx, prompts, train),
         critic_path=_critic(cfg, ctx, prompts),
     )
-    with Recorder(cfg, ctx, cfg.iterations, "iterations", SHOWN) as recorder, Seen(cfg, ctx.out) as seen:
-        trainer = TrainerGroup(cfg, ctx, setup)
-        generators, rewards = Generators(cfg, ctx, longest), RewardWorkers(cfg, ctx.workers)
-        loop = Loop(cfg, generators, rewards, trainer, {prompt.row: prompt for prompt in train}, held_out, recorder, seen)
-        metrics = loop.run()
-        kept = seen.finish()
+    loop, recorder, metrics, kept = _run_loop(cfg, ctx, setup, train, held_out, conversations)
     exported = {**loop.exported.facts, **_compared_with_vllm(cfg, ctx, loop.exported.samples)}
     unscored = {name: total for name, total in _unscored(ctx.metric_rows).items() if total}
     metrics = {**metrics, **recorder.metrics("reward"), **unscored}
@@ -102,7 +104,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         "prompts": len(train),
         "prompts_without_ground_truth": without,
         "algorithm": card_kind(cfg.algorithm),
-        **({"iterations_without_rollouts": seen.lost} if seen.lost else {}),
+        **({"iterations_without_rollouts": loop.unseen} if loop.unseen else {}),
         **({"teacher": setup.teacher.ref} if setup.teacher else {}),
         "base_model": cfg.model,
         **{
@@ -115,6 +117,25 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     recorder.report({**facts, **metrics}, samples)
     keep_for_good(ctx.work, ctx.out / STEPS, cfg.keeping())
     return ctx.commit(Checkpoint, variant="causal", facts=facts, metrics=metrics, rows=kept)
+
+
+def _run_loop(
+    cfg: RL, ctx: Context, setup: Setup, train: list[Prompt], held_out: list[Prompt], conversations: Conversations | None
+) -> tuple[Loop, Recorder, dict[str, float], dict[str, int]]:
+    """The loop, after its last iteration; its recorder, its metrics, and the rows of the files of rollouts."""
+    longest = setup.length - cfg.max_tokens
+    with ExitStack() as stack:
+        recorder = stack.enter_context(Recorder(cfg, ctx, cfg.iterations, "iterations", SHOWN))
+        seen = stack.enter_context(Seen(cfg, ctx.out))
+        if conversations:
+            stack.callback(conversations.close)
+            conversations.limit(setup.length)
+        trainer = TrainerGroup(cfg, ctx, setup)
+        generators, rewards = Generators(cfg, ctx, longest), RewardWorkers(cfg, ctx.workers)
+        by_row, ledger = {prompt.row: prompt for prompt in train}, SampleLedger(ctx.work, ctx.out)
+        loop = Loop(cfg, generators, rewards, trainer, by_row, held_out, recorder, ledger, seen, conversations)
+        metrics = loop.run()
+        return loop, recorder, metrics, seen.finish()
 
 
 def _compared_with_vllm(cfg: RL, ctx: Context, samples: list[Any]) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def export(ranks: Ranks, setup: Setup) -> Exported:
     """Write ledger and checkpoint, compare it with the weights that were trained, and let the trainer go."""
     trainer = _trainer(ranks, setup)
     trainer.saver.wait()
-    trainer.finish(trainer.cfg.iterations, lambda position: setup.rows_at(trainer.cfg, position))
+    trainer.finish(trainer.cfg.iterations, lambda position: setup.rows_at(trainer.cfg, position), trainer.cfg.in_order)
     trainer.export(trainer.config)
     checked = check_export(trainer, _samples(trainer, setup), Asks())
     samples = checked.samples if trainer.cfg.check_export.vllm else []

@@ -8,6 +8,7 @@ N tokens after the prompt.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -126,6 +127,8 @@ class Sample(NamedTuple):
     versions: tuple[VersionSpan, ...] = ()
     finished: bool = True
     parts: dict[str, float] | None = None
+    place: int = 0
+    """Among the trajectories of its group."""
 
     @property
     def mask_or_ones(self) -> Floats:
@@ -145,11 +148,21 @@ class Experience(NamedTuple):
     rows: list[int]
     """Of all prompts that were asked."""
     position: int
-    """Place of these prompts in their order."""
+    """Place of these prompts in their order, of the first one where they have several."""
     state: dict[str, float] | None = None
     """What the algorithm keeps from iteration to iteration; saved with the trainer. What `advantages` leaves here comes back."""
     metrics: dict[str, float] | None = None
     """What `advantages` has to report."""
+    positions: list[int] | None = None
+    """Of each of `rows`; None: all are at `position`."""
+
+    @property
+    def at_positions(self) -> dict[int, list[int]]:
+        """Rows by their position."""
+        found: dict[int, list[int]] = {}
+        for position, row in zip(self.positions or [self.position] * len(self.rows), self.rows, strict=True):
+            found.setdefault(position, []).append(row)
+        return found or {self.position: []}
 
 
 class LossInputs(NamedTuple):
@@ -209,10 +222,17 @@ def check_advantages(samples: list[Sample]) -> None:
 
 
 def experience_of(rollouts: list[Rollout], rows: list[int], position: int) -> Experience:
-    """One sample of each completion that has a score, without advantages."""
-    samples = []
+    """One sample of each trajectory that has a score, without advantages.
+
+    Args:
+        rollouts: all of each prompt that is learned from.
+        rows: of all prompts that were asked, at `position` of their order.
+    """
+    samples: list[Sample] = []
+    places = Counter[int]()
     for one in rollouts:
-        drawn = one.trajectory
+        drawn, place = one.trajectory, places[one.prompt.row]
+        places[one.prompt.row] += 1
         if one.score is None:
             continue
         samples.append(
@@ -227,6 +247,7 @@ def experience_of(rollouts: list[Rollout], rows: list[int], position: int) -> Ex
                 versions=drawn.versions,
                 finished=drawn.finished,
                 parts={name: part.value for name, part in one.parts.items()} if one.parts else None,
+                place=place,
             )
         )
     return Experience(samples, rows, position)

@@ -86,7 +86,14 @@ class Ledger:
             write_parquet(self._segments.folder, self._segments.name(self._first, self._end), _table(self._merged))
         self._first, self._merged = self._end, []
 
-    def finish(self, out: Folder, step: int, planned: Callable[[int], Sequence[int]], passed: Sequence[int] = ()) -> int:
+    def finish(
+        self,
+        out: Folder,
+        step: int,
+        planned: Callable[[int], Sequence[int]],
+        passed: Sequence[int] = (),
+        in_order: bool = True,
+    ) -> int:
         """Check the whole ledger and write it into the artifact; for rank 0. Returns the number of rows.
 
         Args:
@@ -94,31 +101,48 @@ class Ledger:
             planned: the rows that a position of the data was to give. That order goes through all rows once per epoch
                 (`raylm.data.order`), so a ledger equal to it says that each row of each epoch was read once.
             passed: positions that were passed over on purpose.
+            in_order: steps read one position after the other; else in any order, and who calls knows that none was left out.
 
         Raises:
             TrainingError: a row was read that was not planned, or planned and not read, or a position twice or never.
         """
         import pyarrow as pa
+        import pyarrow.compute
         import pyarrow.parquet as pq
 
-        count, at, held, names = 0, 0, [], self._segments.names(step)
+        compute: Any = pyarrow.compute
+        names = self._segments.names(step)
+        if not in_order:
+            self._check_all(names, planned)
+        count, at, held = 0, 0, []
         schema = self._named_parts(_table([])).schema
         # rows of a step are sorted, so that their differences are small
         packed = {"use_dictionary": False, "column_encoding": dict.fromkeys(("step", "data_step", "row"), "DELTA_BINARY_PACKED")}
         with out.writing(LEDGER) as path, pq.ParquetWriter(path, schema, compression="zstd", **packed) as file:
             for name in names:
                 table = read_parquet(self._segments.folder, name)
-                at = self._check(table, at, planned, set(passed))
+                at = self._check(table, at, planned, set(passed)) if in_order else at
                 held.append(self._named_parts(table))
                 count += len(table)
                 # segments are small where saves are frequent; row groups are not
                 if sum(map(len, held)) >= _ROW_GROUP or name == names[-1]:
                     file.write_table(pa.concat_tables(held).combine_chunks())
                     held = []
-                last = table.column("step")[-1].as_py() if len(table) else None
+                last = compute.max(table.column("step")).as_py()
             if names and last != step - 1:
                 raise self._broken(step - 1, f"it ends with step {last}, at position {at} of the data")
         return count
+
+    def _check_all(self, names: list[str], planned: Callable[[int], Sequence[int]]) -> None:
+        """Look that all segments together hold no row that its position was not to give, and none twice."""
+        read = Counter[tuple[int, int]]()
+        for name in names:
+            table = read_parquet(self._segments.folder, name)
+            read.update(zip(table.column("data_step").to_pylist(), table.column("row").to_pylist(), strict=True))
+        due = {position: set(planned(position)) for position in {position for position, _ in read}}
+        wrong = sorted(pair for pair, times in read.items() if times > 1 or pair[1] not in due[pair[0]])
+        if wrong:
+            raise self._broken(wrong[0][0], f"of the pairs of position and row {wrong[:8]} were read too often")
 
     def _check(self, table: pa.Table, at: int, planned: Callable[[int], Sequence[int]], passed: set[int]) -> int:
         """Compare one segment with the order of the data from position `at` on; returns the position behind it."""

@@ -248,17 +248,18 @@ class Trainer:
             stream = self.engine.stream()
             yield from self.cfg.adapter.merge(self.engine.bare, stream) if self.cfg.adapter else stream
 
-    def finish(self, steps: int, planned: Callable[[int], Sequence[int]]) -> None:
+    def finish(self, steps: int, planned: Callable[[int], Sequence[int]], in_order: bool = True) -> None:
         """Write the ledger into the artifact and end all saving. Raises TrainingError where the ledger is not what was planned.
 
         Args:
             planned: the rows that a position of the data was to give.
+            in_order: see `Ledger.finish`.
         """
         self.saver.check_owner()
         self.ledger.cut(steps).gather(self.saver.group)
         if self.engine.rank == 0:
             self.ledger.put()
-            self.ledger.finish(Folder(self.setup.out), steps, planned, self.course.passed())
+            self.ledger.finish(Folder(self.setup.out), steps, planned, self.course.passed(), in_order)
         self.saver.close()
 
     def export(self, config: Any) -> None:

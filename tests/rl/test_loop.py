@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import pytest
 
 from raylm.core.errors import GroupLost, PlacementError, StageError, TrainingError
+from raylm.core.storage import Folder
+from raylm.data.shards import read_parquet
 from raylm.inference.completions import Completion, VersionSpan
 from raylm.rl.loop import Loop
 from raylm.rl.placement import check_versions
+from raylm.rl.sample_ledger import SAMPLES, SampleLedger
 from raylm.rl.trainer import Exported
-from raylm.rl.types import Prompt, Rollout, Sample, Score, Trajectory, Unscored, check_advantages
+from raylm.rl.types import Prompt, Rollout, Sample, Score, Unscored, check_advantages
 from tests.rl.samples import config
 
 PROMPTS = {row: Prompt(row, [1, 2], "[]", None) for row in range(3)}
@@ -65,22 +69,17 @@ class Party:
         send([], version)
         self.version = version
 
-    def generate(self, prompts: Any, seeds: list[int], num_generations: int, temperature: float) -> Any:
+    def draw(self, asked: dict[Any, tuple[int, int]]) -> list[tuple[Any, list[Completion]]]:
+        """All that was asked, at once."""
         self._call()
-        self.completions.append((self.version, seeds[0]))
-        return [[Completion([3], [-0.5], "", "stop")] * num_generations for _ in prompts]
+        self.completions.append((self.version, next(iter(asked.values()))[1]))
+        return [(key, [Completion([3], [-0.5], "", "stop")] * num) for key, (num, _) in asked.items()]
 
     def one_score(self, place: int) -> Score | Unscored:
         return Score(float(place), "")
 
-    def score(self, prompts: Any, completions: Any) -> list[Rollout]:
-        found = []
-        for prompt, group in zip(prompts, completions, strict=True):
-            for place, one in enumerate(group):
-                score = self.one_score(place)
-                either = (score, None) if isinstance(score, Score) else (None, score)
-                found.append(Rollout(prompt, Trajectory.of(one), *either))
-        return found
+    def score(self, experience: Any, needs: Any) -> Any:
+        return experience
 
     def update(self, iteration: int, experience: Any) -> dict[str, Any]:
         self.asked.append(tuple(experience.rows))
@@ -105,9 +104,54 @@ class Party:
         self.rewound.append(step)
 
 
+class Drawing:
+    """The generators of a party."""
+
+    def __init__(self, party: Party) -> None:
+        self.party, self.sync = party, party.sync
+        self.asked: dict[Any, tuple[int, int]] = {}
+
+    def submit(self, key: Any, tokens: list[int], num: int, temperature: float, seed: int, most: int | None) -> None:
+        self.asked[key] = (num, seed)
+
+    def wait(self, timeout_s: float) -> list[tuple[Any, list[Completion]]]:
+        asked, self.asked = self.asked, {}
+        return self.party.draw(asked)
+
+    def cancel(self, key: Any) -> None:
+        self.asked.pop(key, None)
+
+
+class Scoring:
+    """The reward workers of a party."""
+
+    def __init__(self, party: Party) -> None:
+        self.party = party
+        self.done: list[tuple[Any, list[Rollout]]] = []
+
+    def submit(self, key: Any, prompt: Prompt, trajectories: Any) -> None:
+        found = []
+        for place, one in enumerate(trajectories):
+            score = self.party.one_score(place)
+            either = (score, None) if isinstance(score, Score) else (None, score)
+            found.append(Rollout(prompt, one, *either))
+        self.done.append((key, found))
+
+    def poll(self, timeout_s: float) -> list[tuple[Any, list[Rollout]]]:
+        done, self.done = self.done, []
+        return done
+
+    def cancel(self, key: Any) -> None:
+        self.done = [one for one in self.done if one[0] != key]
+
+
 def run(party: Any, **table: Any) -> list[dict[str, Any]]:
     """The rows that a run of the loop logs."""
-    party.after = Loop(config(**table), party, party, party, PROMPTS, [PROMPTS[0]], party).run()
+    with tempfile.TemporaryDirectory() as at:
+        ledger = SampleLedger(Folder(f"{at}/work"), Folder(f"{at}/out"))
+        loop = Loop(config(**table), Drawing(party), Scoring(party), party, PROMPTS, [PROMPTS[0]], party, ledger)
+        party.after = loop.run()
+        party.ledger = read_parquet(Folder(f"{at}/out"), SAMPLES).to_pylist()
     return party.rows
 
 

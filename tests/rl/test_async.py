@@ -1,0 +1,132 @@
+"""Generation beside training: staleness, resumes, dynamic sampling, and the ledger of samples over all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.rl.world import MOST, Stopped, World
+
+ASYNC = {"max_staleness": 2}
+
+
+def trained(world: World) -> list[tuple[Any, ...]]:
+    return sorted(
+        (one["iteration"], one["position"], one["row"], one["sample"]) for one in world.ledger if one["outcome"] == "trained"
+    )
+
+
+def asked(world: World) -> set[tuple[int, int]]:
+    return {(one["position"], one["row"]) for one in world.ledger}
+
+
+def whole_order(world: World, positions: int = 6) -> set[tuple[int, int]]:
+    return {(position, row) for position in range(positions) for row in world.rows_at(position)}
+
+
+def test_no_staleness_is_the_synchronous_run_bit_for_bit(tmp_path):
+    calm = World(tmp_path / "a").run()
+    beside = World(tmp_path / "b", async_rollouts={"max_staleness": 0}).run()
+    assert beside.held == calm.held and beside.learned == calm.learned and beside.ledger == calm.ledger
+    assert beside.rows == calm.rows and calm.oldest == 0 and asked(calm) == whole_order(calm)
+
+
+@pytest.mark.parametrize("staleness", [1, 2, 4])
+@pytest.mark.parametrize("in_flight", [True, False])
+def test_what_is_learned_from_is_never_older_than_said(tmp_path, staleness, in_flight):
+    world = World(tmp_path, iterations=12, async_rollouts={"max_staleness": staleness, "in_flight_updates": in_flight}).run()
+    assert 0 < world.oldest <= staleness
+    assert asked(world) == whole_order(world, 12), "every prompt of the order was asked, none was lost"
+    assert len(world.ledger) == 3 * len(asked(world)), "and each of its completions is accounted for once"
+    for one in world.ledger:
+        assert one["outcome"] in ("trained", "no_signal") and 0 <= one["version"] - one["lowest"] <= staleness
+    mixed = any(one["lowest"] < one["highest"] for one in world.ledger)
+    assert mixed == in_flight, "completions go on over an update, or come to their end before it"
+    assert len({one["version"] for one in world.ledger}) > 6
+
+
+@pytest.mark.parametrize("table", [{}, {"async_rollouts": ASYNC}, {"sampling": 3}])
+def test_a_driver_that_dies_after_any_iteration_loses_no_prompt_and_learns_from_none_twice(tmp_path, table):
+    calm = World(tmp_path / "calm", **table).run()
+    for stop in range(6):
+        world = World(tmp_path / str(stop), stop=stop, **table)
+        with pytest.raises(Stopped):
+            world.run()
+        world.run()
+        assert len({one[1:] for one in trained(world)}) == len(trained(world))
+        assert sorted(world.rows) == list(range(6))
+        if "async_rollouts" in table:
+            assert asked(world) == whole_order(world) and world.oldest <= 2
+        else:
+            assert world.held == calm.held and world.ledger == calm.ledger
+
+
+@pytest.mark.parametrize("table", [{}, {"async_rollouts": ASYNC}])
+def test_a_trainer_lost_in_any_of_its_calls_costs_no_prompt(tmp_path, table):
+    calm = World(tmp_path / "calm", **table).run()
+    for at in range(1, calm.calls + 1):
+        world = World(tmp_path / str(at), lost=(at,), **table).run()
+        assert asked(world) == whole_order(world) and len(world.ledger) == 3 * len(asked(world))
+        assert len({one[1:] for one in trained(world)}) == len(trained(world)) and world.oldest <= 2
+        if not table:
+            assert world.held == calm.held and world.ledger == calm.ledger
+
+
+def test_what_was_in_flight_is_asked_again_once(tmp_path):
+    world = World(tmp_path, stop=3, async_rollouts=ASYNC)
+    with pytest.raises(Stopped):
+        world.run()
+    in_flight = world.saved[-1]["rollouts"]["again"]
+    assert world.saved[-1]["iteration"] == 2 and in_flight
+    world.run()
+    again = [(one["position"], one["row"]) for one in world.ledger if one["iteration"] >= 2 and one["sample"] == 0]
+    assert sorted(pair for pair in again if list(pair) in in_flight) == sorted(map(tuple, in_flight))
+
+
+def test_groups_without_a_signal_are_replaced_until_the_iteration_is_full(tmp_path):
+    world = World(tmp_path, sampling=4).run()
+    assert [row["samples"] for row in world.rows.values()] == [12] * 6
+    for iteration, row in world.rows.items():
+        of = [one for one in world.ledger if one["iteration"] == iteration]
+        assert row["prompts_asked"] == len(of) / 3
+        assert row["prompts_without_signal"] == sum(one["outcome"] == "no_signal" for one in of) / 3
+    asked_in_order = sorted(asked(world))
+    last = asked_in_order[-1][0]
+    assert {pair for pair in asked_in_order if pair[0] < last} == whole_order(world, last), "no prompt is passed over"
+
+
+def test_an_iteration_never_asks_more_batches_than_it_may(tmp_path):
+    world = World(tmp_path, sampling=1).run()
+    assert {row["prompts_asked"] for row in world.rows.values()} <= {3, 4}
+    assert asked(world) == whole_order(world)
+
+
+def test_a_prompt_set_that_is_used_up_ends_the_refill(tmp_path, capsys):
+    table = {"sampling": 9, "prompts_per_iteration": 20}
+    world = World(tmp_path, **table).run()
+    assert "has asked all 24 prompts" in capsys.readouterr().err
+    assert max(row["prompts_asked"] for row in world.rows.values()) == 24
+
+
+@pytest.mark.parametrize("table", [{}, {"async_rollouts": ASYNC}])
+def test_a_prompt_that_never_comes_is_cut_at_its_deadline_and_counted(tmp_path, table):
+    world = World(tmp_path, never=5, rollout_timeout_s=0.5, iterations=4, **table).run()
+    of = [one for one in world.ledger if one["row"] == 5]
+    assert of and all(one["outcome"] == "late" and one["tokens"] == 0 for one in of) and asked(world) == whole_order(world, 4)
+    late = sum(one["outcome"] == "late" for one in world.ledger)
+    assert sum(row.get("unscored_late", 0) for row in world.rows.values()) == late
+
+
+@pytest.mark.parametrize("action", ["mask", "penalize"])
+def test_cut_off_answers_are_masked_or_punished(tmp_path, action):
+    plain = World(tmp_path / "plain", iterations=1, prompts_per_iteration=8).run()
+    world = World(tmp_path / action, iterations=1, prompts_per_iteration=8, truncated={"action": action}).run()
+    cut = [one for one in plain.ledger if one["tokens"] > MOST]
+    assert cut and min(row["finished_share"] for row in plain.rows.values()) < 1
+    if action == "mask":
+        assert {one["outcome"] for one in world.ledger if one["tokens"] > MOST} <= {"truncated", "no_signal"}
+        assert sum(row["samples"] for row in world.rows.values()) == sum(one["outcome"] == "trained" for one in world.ledger)
+    else:
+        first = [one for one in cut if one["iteration"] == 0]
+        assert first and world.rows[0]["reward"] == pytest.approx(plain.rows[0]["reward"] - len(first) / 24)
