@@ -15,6 +15,7 @@ from raylm.model.limits import ends, experts, positions, vocabulary
 from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
 from raylm.rl.critic import check_critic
+from raylm.rl.environments.checks import check_environment, check_template
 from raylm.rl.rewards.check import check_arguments, check_reward
 
 ALGORITHM = {"advantages": ("experience",), "loss": ("inputs",)}
@@ -74,6 +75,12 @@ def check_cards(cfg: RL) -> None:
                     where=kind,
                     next="take another",
                 )
+    if cfg.environment is not None:
+        check_environment(cfg.environment)
+        if not (cfg.rewards or resolve(cfg.environment).rewarded) and getattr(resolve(cfg.algorithm), "rewarded", True):
+            raise ConfigError(
+                "this environment gives no rewards", where="rewards", next="say `rewards`, what scores a completion"
+            )
     if "critic" in getattr(resolve(cfg.algorithm), "needs", ()):
         _check_methods(cfg.algorithm, "algorithm", {"critic_loss": ("inputs",)})
     check_critic(cfg.critic, cfg.algorithm, cfg.iterations)
@@ -115,6 +122,8 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
     end, known_ends = known.facts.get("eos_token_id"), ends(model, config) if made else []
     if end is not None and known_ends and end not in known_ends:
         raise ConfigError(f"{cfg.prompts!r} ends texts with token {end}, the model with {known_ends}", next=FITS)
+    if made and cfg.environment is not None and Folder(model).is_local:
+        check_template(cfg.environment, model, cfg.tool_parser)
     if made and known.folder is not None and known.folder.is_local and Folder(model).is_local:
         check_tokens(Path(known.folder.path("tokenizer")), Path(model), cfg.prompts)
     if made and (other := other_template(known.facts, model)):

@@ -129,8 +129,9 @@ class RL(TrainerConfig):
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> RL:
-        # another one's algorithm says so once it is resolved
-        if not self.rewards and getattr(self.algorithm, "rewarded", True) and not getattr(self.environment, "rewarded", False):
+        # another one's algorithm or environment says so once it is resolved
+        given = self.rewards or getattr(self.environment, "rewarded", self.environment is not None)
+        if not given and getattr(self.algorithm, "rewarded", True):
             raise ValueError("say `rewards`, what scores a completion")
         return self
 

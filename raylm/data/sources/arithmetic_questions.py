@@ -16,15 +16,26 @@ from raylm.core.config import Config
 from raylm.data.records import Rejected, document
 from raylm.data.sources.stdlib import order_of
 from raylm.data.sources.units import Span, Unit
+from raylm.data.tools import in_order
 
 _WORDINGS = ("What is {sum}?", "Compute {sum}.", "{sum} = ?", "How much is {sum}?")
 Operation = Literal["add", "subtract", "multiply"]
 _SIGNS = {"add": "+", "subtract": "-", "multiply": "*"}
+CALCULATOR = {
+    "type": "function",
+    "function": {
+        "name": "calculator",
+        "description": "Work out an arithmetic expression.",
+        "parameters": {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]},
+    },
+}
+"""The tool as the environment `calculator` of rl offers it."""
 _OFF_BY = (-10, -2, -1, 1, 2, 10)
 
 
 class ArithmeticQuestions(Config):
-    """Preference rows without a download: {prompt, chosen, rejected, answer}, good for dialogues, pairs and prompts."""
+    """Preference rows without a download: {prompt, chosen, rejected, answer}, good for dialogues, pairs and prompts; or dialogues
+    with a tool."""
 
     kind: Literal["arithmetic_questions"] = "arithmetic_questions"
     num_rows: int = Field(default=3000, gt=0)
@@ -33,6 +44,8 @@ class ArithmeticQuestions(Config):
     """Largest number that is asked about."""
     operations: list[Operation] = Field(default=["add", "subtract"], min_length=1)
     """What is asked; each is a source of its own (`arithmetic/add`) in metrics per source."""
+    tools: bool = False
+    """Each row is a dialogue in place of a preference: the assistant calls the tool `calculator` and says what it says."""
 
     def units(self) -> list[Unit]:
         """One unit: no file is read."""
@@ -46,22 +59,37 @@ class ArithmeticQuestions(Config):
         ]
         asked.sort(key=lambda each: order_of(" ".join(map(str, each))))
         for at, (operation, one, other) in enumerate(asked[: self.num_rows]):
-            yield _row(at, operation, one, other)
+            yield _row(at, operation, one, other, self.tools)
 
 
-def _row(at: int, operation: Operation, one: int, other: int) -> dict[str, Any]:
+def _row(at: int, operation: Operation, one: int, other: int, tools: bool) -> dict[str, Any]:
     said = f"{one} {_SIGNS[operation]} {other}"
     luck = order_of(said)
     right = {"add": one + other, "subtract": one - other, "multiply": one * other}[operation]
     question, wrong = _WORDINGS[luck[0] % len(_WORDINGS)].format(sum=said), right + _OFF_BY[luck[1] % len(_OFF_BY)]
-    record = {
+    record: dict[str, Any] = {
         "answer": str(right),
         "chosen": [{"content": _answer(right), "role": "assistant"}],
         "prompt": [{"content": question, "role": "user"}],
         "rejected": [{"content": _answer(wrong), "role": "assistant"}],
     }
+    if tools:
+        record = _dialogue(question, said, right)
     row = document(f"arithmetic/{operation}", at, at + 1, f"{question}\n\n{_answer(right)}", record)
-    return {**row, "record": json.dumps(record, ensure_ascii=False)}
+    return {**row, "record": json.dumps(in_order(record), ensure_ascii=False)}
+
+
+def _dialogue(question: str, said: str, right: int) -> dict[str, Any]:
+    call = {"type": "function", "function": {"name": "calculator", "arguments": {"expression": said}}}
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": "calculator", "content": str(right)},
+            {"role": "assistant", "content": _answer(right)},
+        ],
+        "tools": [CALCULATOR],
+    }
 
 
 def _answer(value: int) -> str:

@@ -7,6 +7,7 @@ import pytest
 from raylm.data.answers import last_number_is
 from raylm.data.records import as_dialogue, as_pair, as_prompt
 from raylm.data.sources.arithmetic_questions import ArithmeticQuestions
+from raylm.data.tools import tools_of
 
 
 def _read(**keys):
@@ -39,3 +40,15 @@ def test_rows_are_bounded_and_mixed(count):
     rows = _read(num_rows=count)
     assert len(rows) == count
     assert count == 1 or len({row["source"] for row in rows}) == 2
+
+
+def test_rows_with_a_tool_call_the_calculator_for_what_is_asked():
+    rows = _read(num_rows=200, operations=["multiply"], tools=True)
+    for row in rows:
+        record = json.loads(row["record"])
+        asked, called, answered, said = as_dialogue(record)
+        expression = called["tool_calls"][0]["function"]["arguments"]["expression"]
+        assert expression in asked["content"] and tools_of(record)[0]["function"]["name"] == "calculator"
+        assert answered["content"] == str(eval(expression)) and last_number_is(said["content"], answered["content"])
+    plain = {row["source"] for row in _read(num_rows=200, operations=["multiply"])}
+    assert {row["source"] for row in rows} == plain == {"arithmetic/multiply"}

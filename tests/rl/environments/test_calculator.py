@@ -2,6 +2,7 @@
 
 import asyncio
 
+from raylm.data.sources.arithmetic_questions import CALCULATOR
 from raylm.rl.environments.calculator import Calculator
 from raylm.rl.environments.environment import Call, Turn
 
@@ -34,3 +35,7 @@ def test_a_long_answer_is_cut_and_says_so():
 
 def test_a_turn_without_a_call_is_the_last():
     assert step().done
+
+
+def test_its_tool_is_the_one_that_rows_of_the_arithmetic_source_call():
+    assert Calculator().tools() == [CALCULATOR]

@@ -8,10 +8,12 @@ import pytest
 
 from raylm.core.config import Config, CustomCard
 from raylm.core.errors import ConfigError
+from raylm.rl.checks import check_cards
 from raylm.rl.environments.calculator import Calculator
 from raylm.rl.environments.checks import check_environment, check_template
 from raylm.rl.environments.environment import Environment
 from raylm.rl.environments.guess_number import GuessNumber
+from tests.rl.samples import config
 from tests.rl.talk import coder_of
 
 HERE = "tests.rl.environments.test_checks"
@@ -27,6 +29,11 @@ class Odd(Environment):
         return None
 
 
+class Silent(Environment):
+    def step(self, turn: Any) -> Any:
+        return None
+
+
 def test_methods_of_somebody_elses_environment():
     check_environment(Calculator())
     check_environment(CustomCard(path="tests.rl.environments.odd:Odd"))
@@ -36,6 +43,16 @@ def test_methods_of_somebody_elses_environment():
         check_environment(CustomCard(path=f"{HERE}:Odd"))
     with pytest.raises(ConfigError, match="cannot make the custom card"):
         check_environment(CustomCard(path="no_such:Thing"))
+
+
+def test_an_environment_without_rewards_needs_some():
+    game, tools = {"kind": "guess_number"}, {"kind": "calculator"}
+    check_cards(config(environment=game, rewards=[]))
+    with pytest.raises(ValueError, match="say `rewards`"):
+        config(environment=tools, rewards=[])
+    check_cards(config(environment={"kind": "custom", "path": "tests.rl.environments.odd:Odd"}, rewards=[]))
+    with pytest.raises(ConfigError, match="this environment gives no rewards"):
+        check_cards(config(environment={"kind": "custom", "path": f"{HERE}:Silent"}, rewards=[]))
 
 
 def test_a_template_without_tools_is_refused_and_takes_a_game(tmp_path):
