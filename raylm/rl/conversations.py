@@ -108,6 +108,10 @@ class Conversations:
         """Conversations of which something is still to come by `ready`."""
         return len(self._open) + sum(isinstance(each, Ended) for each in self._ready)
 
+    def __bool__(self) -> bool:
+        """There are conversations, also while none is under way."""
+        return True
+
     def limit(self, max_len: int) -> None:
         """Take `max_len` for the most tokens of a prompt and what follows it."""
         self._max_len = max_len

@@ -182,9 +182,9 @@ def test_a_cancelled_conversation_is_heard_of_no_more(odd, coder):
     assert [one.key for one in found] == ["kept"] and odd.ready(0.2) == []
     # what has ended, and is not taken yet, is still to come
     odd.next("kept", say(coder, "a long turn", most=2))
-    assert len(odd) == 1
+    assert len(odd) == 1 and odd
     odd.cancel("kept")
-    assert len(odd) == 0 and odd.ready() == []
+    assert len(odd) == 0 and odd.ready() == [] and bool(odd)
 
 
 def test_an_environment_that_cannot_be_made_ends_the_run_in_words(coder):
