@@ -57,12 +57,11 @@ class Batches:
 
     Args:
         prompts: by row.
-        dynamic_sampling: most batches of prompts that an iteration may ask; 0: groups without a signal are not replaced.
     """
 
-    def __init__(self, cfg: RL, rollouts: Rollouts, prompts: dict[int, Prompt], order: Order, dynamic_sampling: int) -> None:
+    def __init__(self, cfg: RL, rollouts: Rollouts, prompts: dict[int, Prompt], order: Order) -> None:
         self._cfg, self._rollouts, self._prompts, self._order = cfg, rollouts, prompts, order
-        self._dynamic, self._staleness = dynamic_sampling, cfg.max_staleness
+        self._dynamic, self._staleness = cfg.dynamic_sampling, cfg.max_staleness
         self._finished: list[Group] = []
         self._without_signal: list[Group] = []
         self._iteration = self._version = self._held = self._position = 0
@@ -72,7 +71,7 @@ class Batches:
 
     @property
     def in_order(self) -> bool:
-        """Whether an iteration is the prompts at one position, no more and no fewer."""
+        """See `RL.in_order`."""
         return not self._dynamic and not self._staleness
 
     def go_on_from(self, iteration: int, position: int, found: dict[str, Any]) -> None:

@@ -149,7 +149,13 @@ class RL(TrainerConfig):
     @property
     def in_order(self) -> bool:
         """Whether each iteration asks the prompts at one position of their order, no more and no fewer."""
-        return not self.max_staleness and not getattr(resolve(self.algorithm), "dynamic_sampling", 0)
+        return not self.max_staleness and not self.dynamic_sampling
+
+    @property
+    def dynamic_sampling(self) -> int:
+        """Most batches of prompts that an iteration asks to replace groups without a signal; 0 where it replaces none."""
+        batches = getattr(resolve(self.algorithm), "dynamic_sampling", 0)
+        return batches if batches > 1 else 0
 
     @property
     def max_staleness(self) -> int:

@@ -78,7 +78,7 @@ class Loop:
         timeout_s = cfg.rollout_timeout_s
         self._rollouts = Rollouts(generators, rewards, card.num_generations, cfg.temperature, timeout_s, conversations)
         self._order = Order(trainer.rows_at)
-        self._batches = Batches(cfg, self._rollouts, prompts, self._order, getattr(card, "dynamic_sampling", 0))
+        self._batches = Batches(cfg, self._rollouts, prompts, self._order)
         self._thread = ThreadPoolExecutor(1, "raylm-trainer") if cfg.async_rollouts else None
         self._iterations = Iterations()
         self._iteration = self._version = self._steps = 0

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.rl.world import MOST, Stopped, World
+from raylm.inference.completions import Sampling
+from raylm.inference.pool import Pool
+from raylm.inference.weight_transfer import send_weights
+from tests.inference.small import Small
+from tests.rl.world import MOST, Stopped, World, number
 
 ASYNC = {"max_staleness": 2}
 
@@ -97,9 +102,9 @@ def test_groups_without_a_signal_are_replaced_until_the_iteration_is_full(tmp_pa
 
 
 def test_an_iteration_never_asks_more_batches_than_it_may(tmp_path):
-    world = World(tmp_path, sampling=1).run()
-    assert {row["prompts_asked"] for row in world.rows.values()} <= {3, 4}
-    assert asked(world) == whole_order(world)
+    world = World(tmp_path, sampling=2, iterations=12).run()
+    counts = [row["prompts_asked"] for row in world.rows.values()]
+    assert max(counts) <= 8 and any(row["samples"] < 12 for row in world.rows.values())
 
 
 def test_a_prompt_set_that_is_used_up_ends_the_refill(tmp_path, capsys):
@@ -130,3 +135,43 @@ def test_cut_off_answers_are_masked_or_punished(tmp_path, action):
     else:
         first = [one for one in cut if one["iteration"] == 0]
         assert first and world.rows[0]["reward"] == pytest.approx(plain.rows[0]["reward"] - len(first) / 24)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("ends", [4, 7, 12])
+def test_a_generator_lost_in_any_phase_costs_no_prompt(tmp_path, workers, ends):
+    """Behind the real pool: the process of one of two generators ends while it draws, or in the middle of an update."""
+    import ray
+
+    workers.ensure()
+
+    class Pooled:
+        """`placement.Generators` over a pool of generators without an engine."""
+
+        def __init__(self, world: World) -> None:
+            self.made: list[int] = []
+            self._pool = Pool(self._make, 2)
+            self._pool.start("somewhere", 64)
+            self.wait, self.cancel = self._pool.wait, self._pool.cancel
+
+        def _make(self, place: int) -> Any:
+            self.made.append(place)
+            return ray.remote(Small).options(num_cpus=0).remote(ends if len(self.made) == 1 else 0)
+
+        def submit(self, key: Any, tokens: list[int], num: int, temperature: float, seed: int, most: Any) -> None:
+            self._pool.submit(key, [*tokens, seed % 7], Sampling(n=num), seed)
+
+        def sync(self, send: Any, version: int) -> None:
+            self._pool.sync(send, version)
+
+    class Sending(World):
+        engines_of = Pooled
+
+        def send(self, actors: Any, version: int, averaged: bool = False) -> Any:
+            super().send(actors, version)
+            return send_weights([("a", np.full(3, float(number(self.held)), np.float32))], actors, version, 20.0)
+
+    world = Sending(tmp_path, iterations=4, prompts_per_iteration=6, async_rollouts=ASYNC).run()
+    world.engines._pool.close()
+    assert len(world.engines.made) == 3, "one was replaced"
+    assert asked(world) == whole_order(world, 4) and len(world.ledger) == 3 * len(asked(world)) and world.oldest <= 2

@@ -17,6 +17,7 @@ from raylm.inference.pool import hold_pool
 from raylm.parallel.group.driver import hold_ranks
 from raylm.rl.config import RL
 from raylm.rl.reward_workers import RewardWorkers
+from raylm.rl.sample_ledger import SAMPLES
 from raylm.rl.stage import read_prompts, run
 from raylm.rl.types import Prompt
 from raylm.trainer.ledger import LEDGER
@@ -221,3 +222,41 @@ def test_a_student_is_taught_on_what_it_draws_itself(root, workers):
     assert rows[-1]["divergence"] < 0.9 * rows[0]["divergence"]
     assert not any("reward" in name for row in rows for name in row if name != "reward_s")
     assert "held_out_finished_share_after" in made.metrics
+
+
+def test_generation_beside_training_survives_a_killed_rank_and_a_killed_generator(root, workers):
+    """Staleness is bounded, versions are those of each token, and every prompt is accounted for once."""
+    cfg = config(async_rollouts={"max_staleness": 2}, iterations=6, max_tokens=24, held_out_prompts=0)
+    ctx = context(root, "beside", cfg, workers)
+    ranks, killed, log = hold_ranks(workers, cfg.workers).pids(), [], ctx.log
+
+    def log_and_kill(step, **values):
+        log(step, **values)
+        if step == 1 and not killed:
+            (generator,) = hold_pool(workers, cfg.generator)._actors
+            pid = ray.get(generator.__ray_call__.remote(lambda self: os.getpid()))
+            killed.append(os.kill(pid, signal.SIGKILL))
+        if step == 3 and len(killed) == 1:
+            killed.append(os.kill(ranks[1], signal.SIGKILL))
+
+    import ray
+
+    ctx.log = log_and_kill
+    made = run(cfg, ctx)
+    rows = read_metrics(made.folder)
+    assert [row["step"] for row in rows] == list(range(6)) and len(killed) == 2
+    assert 0 < max(row["staleness_max"] for row in rows) <= 2 and all(row["finite"] for row in rows)
+    samples = read_parquet(made.folder, SAMPLES).to_pylist()
+    asked = {(one["position"], one["row"]) for one in samples}
+    assert len(samples) == 6 * len(asked) == 6 * len(read_parquet(made.folder, LEDGER))
+    assert all(0 <= one["version"] - one["lowest"] <= 2 for one in samples if one["outcome"] == "trained")
+
+
+def test_groups_that_teach_nothing_are_replaced(root, workers):
+    algorithm = {"kind": "grpo", "num_generations": 2, "dynamic_sampling": 3}
+    cfg = config(algorithm=algorithm, iterations=2, max_tokens=1, held_out_prompts=0)
+    made = run(cfg, context(root, "refilled", cfg, workers))
+    rows, samples = read_metrics(made.folder), read_parquet(made.folder, SAMPLES).to_pylist()
+    assert sum(row["prompts_without_signal"] for row in rows) > 0
+    assert sum(row["prompts_asked"] for row in rows) == len(read_parquet(made.folder, LEDGER)) == len(samples) / 2
+    assert sum(row["samples"] for row in rows) == sum(one["outcome"] == "trained" for one in samples)

@@ -15,7 +15,6 @@ from raylm.core.errors import GroupLost
 from raylm.core.storage import Folder
 from raylm.data.shards import read_parquet
 from raylm.inference.completions import Completion, VersionSpan
-from raylm.rl.algorithms.grpo import Grpo
 from raylm.rl.loop import Loop
 from raylm.rl.sample_ledger import SAMPLES, SampleLedger
 from raylm.rl.trainer import Exported
@@ -28,13 +27,6 @@ NUM_PROMPTS, SLOTS, MOST = 24, 3, 6
 def number(*of: Any) -> int:
     """A number that depends on `of` alone."""
     return int(digest_of(list(of))[:8], 16)
-
-
-class Sampled(Grpo):
-    """GRPO that asks further prompts in place of those whose completions score alike."""
-
-    num_generations: int = 3
-    dynamic_sampling: int = 0
 
 
 class Stopped(Exception):
@@ -126,7 +118,7 @@ class World:
         **table: Any,
     ) -> None:
         usual: dict[str, Any] = {"iterations": 6, "prompts_per_iteration": 4, "save_every": 2}
-        usual["algorithm"] = {"kind": "custom", "path": "tests.rl.world:Sampled", "options": {"dynamic_sampling": sampling}}
+        usual["algorithm"] = {"kind": "grpo", "num_generations": 3, "dynamic_sampling": sampling}
         self.cfg, self._at, self._lost, self.stop, self.never = config(**usual | table), at, lost, stop, never
         self.calls = 0
         self.saved: list[dict[str, Any]] = []
@@ -136,9 +128,11 @@ class World:
         self.rows: dict[int, dict[str, Any]] = {}
         self.oldest = 0
 
+    engines_of: Callable[[World], Any] = Engines
+
     def run(self) -> World:
         """One process: from the newest step checkpoint to the end, or until it is stopped."""
-        self.engines = Engines(self)
+        self.engines = self.engines_of(self)
         prompts = {row: Prompt(row, [1, row], "[]", None) for row in range(NUM_PROMPTS)}
         ledger = SampleLedger(Folder(self._at / "work"), Folder(self._at / "out"))
         party: Any = self
