@@ -104,14 +104,18 @@ class Loop:
             TrainingError: iteration after iteration, or in the whole run, nothing was learned; or spikes ended it.
             PlacementError: trainer or generator were lost again and again.
         """
-        while True:
-            try:
-                self._go_on(self._trainer.restore())
-                while self._iteration < self._cfg.iterations:
-                    self._iterate()
-                return self._finish()
-            except GroupLost as lost:
-                print(f"  {lost.what}: back to the newest step checkpoint", file=sys.stderr)
+        try:
+            while True:
+                try:
+                    self._go_on(self._trainer.restore())
+                    while self._iteration < self._cfg.iterations:
+                        self._iterate()
+                    return self._finish()
+                except GroupLost as lost:
+                    print(f"  {lost.what}: back to the newest step checkpoint", file=sys.stderr)
+        finally:
+            if self._thread:
+                self._thread.shutdown(wait=False)
 
     def _iterate(self) -> None:
         self._clock.start()

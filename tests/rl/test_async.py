@@ -10,8 +10,13 @@ import pytest
 from raylm.inference.completions import Sampling
 from raylm.inference.pool import Pool
 from raylm.inference.weight_transfer import send_weights
+from raylm.rl.algorithms.grpo import Grpo
+from raylm.rl.batches import Batches
+from raylm.rl.order import Order
+from raylm.rl.rollouts import Rollouts
+from raylm.rl.types import Experience, Prompt
 from tests.inference.small import Small
-from tests.rl.world import MOST, Stopped, World, number
+from tests.rl.world import MOST, Engines, Rewards, Stopped, World, number
 
 ASYNC = {"max_staleness": 2}
 
@@ -135,6 +140,45 @@ def test_cut_off_answers_are_masked_or_punished(tmp_path, action):
     else:
         first = [one for one in cut if one["iteration"] == 0]
         assert first and world.rows[0]["reward"] == pytest.approx(plain.rows[0]["reward"] - len(first) / 24)
+
+
+class Counting(Grpo):
+    """Counts its calls in what it keeps."""
+
+    num_generations: int = 3
+
+    def advantages(self, experience: Experience) -> Experience:
+        calls = (experience.state or {}).get("calls", 0.0) + 1.0
+        return super().advantages(experience)._replace(state={"calls": calls}, metrics={"calls": calls})
+
+
+def test_what_an_algorithm_keeps_goes_from_iteration_to_iteration_and_over_a_resume(tmp_path):
+    world = World(tmp_path, stop=3, algorithm={"kind": "custom", "path": f"{__name__}:Counting"})
+    with pytest.raises(Stopped):
+        world.run()
+    assert world.saved[-1]["algorithm_state"] == {"calls": 2.0}
+    world.run()
+    assert [row["calls"] for _, row in sorted(world.rows.items())] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_has_become_too_old_is_not_learned_from_and_counted(tmp_path):
+    """It cannot come to this as long as each iteration makes one version; here three are made in between."""
+    world = World(tmp_path, async_rollouts={"max_staleness": 1})
+    engines: Any = Engines(world)
+    rewards: Any = Rewards()
+    rollouts = Rollouts(engines, rewards, 3, 1.0, None)
+    batches = Batches(world.cfg, rollouts, {row: Prompt(row, [1, row], "[]", None) for row in range(24)}, Order(world.rows_at))
+    batches.take(0, 0, 0)
+    waiting = {group.number for group in batches.waiting}
+    world.weights[3] = "later"
+    engines.sync(lambda *_: None, 3)
+    batches.holds(3)
+    rollouts.newest = 3
+    batch = batches.take(1, 3, 1)
+    assert waiting and waiting <= {group.number for group in batch.groups}
+    for group in batch.groups:
+        kinds = {one.unscored.kind if one.unscored else "" for one in group.rollouts}
+        assert kinds == ({"stale"} if group.number in waiting else {""})
 
 
 @pytest.mark.ray
