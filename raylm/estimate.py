@@ -25,7 +25,8 @@ from raylm.parallel.strategies.strategy import Strategy
 from raylm.rl import checks
 from raylm.rl.config import RL
 from raylm.rl.critic import Critic, laid, needs_critic
-from raylm.rl.forecast import forecast_roles
+from raylm.rl.forecast import forecast_reward, forecast_roles
+from raylm.rl.rewards.reward import names_of
 from raylm.serve.guards.guard import Guard
 from raylm.train.config import Train
 from raylm.train.objectives.objective import Objective
@@ -54,7 +55,21 @@ def estimate(job: Job, name: str) -> list[str]:
     if not isinstance(cfg, RL):
         return [*forecast(cfg, known, name), *_scores_ahead(job, name, known)]
     lines = forecast(cfg, known, name, priced=not cfg.generator.gpus)
-    return [*lines, *forecast_roles(cfg, known, name)] if lines else []
+    return [*lines, *_rewards(job, cfg, known, name), *forecast_roles(cfg, known, name)] if lines else []
+
+
+def _rewards(job: Job, cfg: RL, known: Known, name: str) -> list[str]:
+    """Lines on rewards that hold a model on GPUs of their own. Raises PlanError where one cannot."""
+    lines, kind = [], cfg.workers.device
+    for card, called in zip(cfg.rewards, names_of(cfg.rewards), strict=True):
+        role = getattr(card, "role", lambda: None)()
+        model: Any = getattr(card, "model", None)
+        if role is None or not role.gpus or kind is None or not model:
+            continue
+        config = _config(job, cfg.model_copy(update={"model": model}), known.config["vocab_size"])
+        if config and config.get("model_type") in FAMILIES:
+            lines.append(forecast_reward(card, config, kind, known.length, f"{name}.reward_{called}"))
+    return lines
 
 
 def _scores_ahead(job: Job, name: str, known: Known) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from raylm.core.errors import PlanError
 from raylm.core.room import peak
+from raylm.inference.config import MEMORY_SHARE
 from raylm.model.model_spec import FAMILIES
 from raylm.rl.config import RL
 from raylm.trainer.forecast.devices import Device, device_of
@@ -37,6 +38,30 @@ def forecast_roles(cfg: RL, known: Known, name: str) -> list[str]:
         return lines
     update_s = laid_out(cfg, known).speed.step_s * getattr(cfg, "epochs", 1)
     return [*lines, _iteration(cfg, made, update_s, memory.weights, device)]
+
+
+def forecast_reward(card: Any, config: dict[str, Any], kind: str, length: int, where: str) -> str:
+    """A line on a reward that holds a model on a role of its own.
+
+    Args:
+        config: config.json of its model.
+        kind: of GPU.
+        length: tokens of the longest prompt and its completion.
+
+    Raises:
+        PlanError: a process of it cannot hold the model.
+    """
+    device, role = device_of(kind), card.role()
+    width = 4 if getattr(card, "dtype", "auto") == "float32" else 2
+    share = MEMORY_SHARE * min(1.0, role.gpus)
+    memory = engine_memory(config, device, share, width)
+    if memory.sequences(length) < 1:
+        needs = f"{memory.weights / 1e9:.1f} GB for weights and {memory.working / 1e9:.1f} to compute"
+        raise PlanError(
+            f"{where}: a process has {share * device.memory_gb:.1f} GB of {kind}, it needs {needs}",
+            next="a device with more memory, or a smaller model",
+        )
+    return f"{where}: {role.count} x {memory.weights / 1e9:.1f} GB of weights, {memory.working / 1e9:.1f} to compute"
 
 
 def _check(cfg: RL, memory: EngineMemory, device: Device, kind: str, length: int, name: str) -> None:
