@@ -7,10 +7,11 @@ from typing import ClassVar
 
 import pytest
 
+from raylm.core.config import Role
 from raylm.core.errors import PlanError
 from raylm.rl.algorithms.grpo import Grpo
 from raylm.rl.config import RL
-from raylm.rl.forecast import forecast_roles
+from raylm.rl.forecast import forecast_reward, forecast_roles
 from raylm.trainer.forecast.load import reference_bytes
 from raylm.trainer.forecast.report import Known, forecast
 from tests.rl.samples import config
@@ -67,6 +68,31 @@ def test_what_cannot_fit_is_refused_with_its_numbers():
         forecast_roles(stage(gpus=2.0), KNOWN, "policy")
     with pytest.raises(PlanError, match="policy needs"):
         forecast(stage(count=1), KNOWN, "policy")
+
+
+def test_ranks_and_generators_on_the_same_gpus_have_their_part_of_them_each():
+    shared = {"workers": {"count": 8, "gpus": 0.5, "device": "h100"}, "generator": {"count": 8, "gpus": 0.5}}
+    assert forecast(stage(**shared), KNOWN, "policy")
+    generators, iteration = forecast_roles(stage(**shared), KNOWN, "policy")
+    cache = float(re.findall(r"([\d.]+) for keys and values", generators)[0])
+    whole = float(re.findall(r"([\d.]+) for keys and values", forecast_roles(stage(), KNOWN, "policy")[0])[0])
+    assert cache == pytest.approx(whole - 0.85 * 40, abs=0.2) and "on 8 GPUs" in iteration
+    shared["workers"] = {"count": 4, "gpus": 0.5, "device": "h100"}
+    with pytest.raises(PlanError, match=r"h100 has 80 GB, of which 0\.5 is a rank's"):
+        forecast(stage(**shared), KNOWN, "policy")
+
+
+def test_a_model_that_scores_has_a_line_and_must_fit():
+    class Card:
+        dtype = "auto"
+
+        def role(self):
+            return Role(count=2, gpus=1.0)
+
+    said = forecast_reward(Card(), L8, "h100", 2560, "policy.reward_quality")
+    assert said.startswith("policy.reward_quality: 2 x 16.1 GB of weights")
+    with pytest.raises(PlanError, match=r"reward_quality: a process has 68\.0 GB of h100, it needs 141\.1 GB for weights"):
+        forecast_reward(Card(), L70, "h100", 2560, "policy.reward_quality")
 
 
 def test_a_reference_is_a_model_more_on_the_ranks_and_a_pass_more():

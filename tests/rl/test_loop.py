@@ -13,7 +13,9 @@ from raylm.data.shards import read_parquet
 from raylm.inference.completions import Completion, VersionSpan
 from raylm.rl.loop import Loop
 from raylm.rl.placement import check_versions
+from raylm.rl.rollout_files import HELD_OUT, folder_of, iterations_in, read
 from raylm.rl.sample_ledger import SAMPLES, SampleLedger
+from raylm.rl.seen import Seen
 from raylm.rl.trainer import Exported
 from raylm.rl.types import Prompt, Rollout, Sample, Score, Unscored, check_advantages
 from tests.rl.samples import config
@@ -149,8 +151,13 @@ def run(party: Any, **table: Any) -> list[dict[str, Any]]:
     """The rows that a run of the loop logs."""
     with tempfile.TemporaryDirectory() as at:
         ledger = SampleLedger(Folder(f"{at}/work"), Folder(f"{at}/out"))
-        loop = Loop(config(**table), Drawing(party), Scoring(party), party, PROMPTS, [PROMPTS[0]], party, ledger)
-        party.after = loop.run()
+        cfg = config(**table)
+        with Seen(cfg, Folder(f"{at}/out")) as seen:
+            loop = Loop(cfg, Drawing(party), Scoring(party), party, PROMPTS, [PROMPTS[0]], party, ledger, seen)
+            party.after = loop.run()
+        folder = folder_of(Folder(f"{at}/out"))
+        party.kept = [row for iteration in iterations_in(folder) for row in read(folder, iteration)]
+        party.answered = iterations_in(folder, HELD_OUT)
         party.ledger = read_parquet(Folder(f"{at}/out"), SAMPLES).to_pylist()
     return party.rows
 
@@ -172,6 +179,20 @@ def test_a_trainer_that_is_lost_in_any_phase_goes_on_from_its_last_checkpoint():
         found = {row["step"]: row for row in run(party)}
         assert list(found) == [row["step"] for row in rows] and party.built == 2
         assert set(party.completions) == set(calm.completions) and party.saved[-1] == calm.saved[-1]
+
+
+@pytest.mark.parametrize("lost", [(), (6,), (8,), (12,)])
+def test_rollouts_and_greedy_answers_are_kept_once_whatever_is_lost(lost):
+    party: Any = Party(lost=lost)
+    rows = {row["step"]: row for row in run(party, iterations=6, held_out_every=2, save_every=1)}
+    # before the first, every second and after the last one
+    assert party.answered == [0, 2, 4, 6]
+    assert [step for step, row in rows.items() if "held_out_reward" in row] == [1, 3]
+    group = config().algorithm.num_generations
+    assert [row["iteration"] for row in party.kept] == [at for at in range(6) for _ in range(3 * group)]
+    assert all(rows[at]["reward"] == (group - 1) / 2 and rows[at]["learned_share"] == 1.0 for at in range(6))
+    first = [row for row in party.kept if row["iteration"] == 0 and row["row"] == 0]
+    assert sorted(row["score"] for row in first) == list(range(group)) and first[0]["advantage"] is not None
 
 
 def test_iterations_optimizer_steps_and_versions_are_three_numbers():

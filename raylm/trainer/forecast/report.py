@@ -67,10 +67,13 @@ def forecast(cfg: Any, known: Known, name: str, priced: bool = True) -> list[str
         lines.append(f"of that {held / 1e9:.2f} GB are of the reference")
     if device is None:
         return lines
-    if made.memory.total > device.memory_gb * 1e9:
+    # of a GPU that a rank shares with another process it has its part alone
+    share = min(1.0, cfg.workers.gpus or 1.0)
+    if made.memory.total > share * device.memory_gb * 1e9:
+        part = f", of which {share:g} is a rank's" if share < 1 else ""
         raise PlanError(
             f"{name} needs {made.memory.total / 1e9:.1f} GB on each of {cfg.workers.count} ranks, "
-            f"{cfg.workers.device} has {device.memory_gb:g} GB ({_memory(made)})",
+            f"{cfg.workers.device} has {device.memory_gb:g} GB{part} ({_memory(made)})",
             next=f"raylm plan JOB --suggest {name}",
         )
     return [*lines, _speed(made, device, known.steps if priced else None)]

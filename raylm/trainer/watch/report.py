@@ -31,7 +31,7 @@ CURVES = {
 # curves that share a picture: what their names begin with, or the names themselves
 SHARED = {
     "loss of each part": ("loss/",), "mean of each reward": ("reward/",), "reward of each source": ("source_reward/",),
-    "seconds of an iteration": ("generate_s", "reward_s", "score_s", "update_s", "sync_s", "idle_s"),
+    "seconds of an iteration": ("generate_s", "reward_s", "score_s", "update_s", "sync_s", "idle_s", "generator_idle_s"),
 }  # fmt: skip
 MOST_POINTS = 2000
 SMOOTH = 25
