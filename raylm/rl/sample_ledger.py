@@ -5,7 +5,6 @@ driver --add--> memory --put, before a step checkpoint--> work/samples/*.parquet
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -92,17 +91,17 @@ class SampleLedger:
         Raises:
             TrainingError: a prompt is missing, or in it twice, or was not to be asked.
         """
+        import numpy as np
         import pyarrow as pa
 
         self.put(iterations)
         table = pa.concat_tables([read_parquet(self._segments.folder, name) for name in self._segments.names(iterations)])
-        found = Counter(
-            (Ask(row["position"], row["row"]), row["sample"])
-            for row in table.select(["position", "row", "sample", "outcome"]).to_pylist()
-            if row["outcome"] != PASSED_OVER
-        )
-        twice = sorted(one for one, times in found.items() if times > 1)
-        known = {ask for ask, _ in found}
+        outcome = table.column("outcome").to_numpy()
+        # a column each: a long run has millions of samples
+        keys = np.stack([table.column(name).to_numpy().astype(np.int64) for name in ("position", "row", "sample")], 1)
+        keys, times = np.unique(keys[outcome != PASSED_OVER], axis=0, return_counts=True)
+        twice = keys[times > 1].tolist()
+        known = {Ask(*pair) for pair in np.unique(keys[:, :2], axis=0).tolist()}
         if twice or known != asked:
             lost, more = sorted(asked - known), sorted(known - asked)
             raise TrainingError(
@@ -112,7 +111,7 @@ class SampleLedger:
                 next="two runs wrote here, or the prompts changed under the run; begin it anew with --rebuild and its name",
             )
         write_parquet(self._out, SAMPLES, table)
-        return sum(outcome == TRAINED for outcome in table.column("outcome").to_pylist())
+        return int((outcome == TRAINED).sum())
 
 
 def _table(taken: list[Taken]) -> Any:

@@ -45,7 +45,9 @@ def test_no_staleness_is_the_synchronous_run_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("staleness", [1, 2, 4])
 @pytest.mark.parametrize("in_flight", [True, False])
 def test_what_is_learned_from_is_never_older_than_said(tmp_path, staleness, in_flight):
-    world = World(tmp_path, iterations=12, async_rollouts={"max_staleness": staleness, "in_flight_updates": in_flight}).run()
+    world = World(
+        tmp_path, iterations=12, held_out_every=5, async_rollouts={"max_staleness": staleness, "in_flight_updates": in_flight}
+    ).run()
     assert 0 < world.oldest <= staleness
     assert asked(world) == whole_order(world, 12), "every prompt of the order was asked, none was lost"
     assert len(world.ledger) == 3 * len(asked(world)), "and each of its completions is accounted for once"

@@ -99,6 +99,24 @@ def test_a_position_left_out_is_an_error_unless_it_was_passed_over(tmp_path):
     }
 
 
+def test_steps_that_read_ahead_may_share_positions_and_read_no_row_twice(tmp_path):
+    """As asynchronous RL does: a step learns from prompts of several positions."""
+    ledger = made(tmp_path)
+    ledger.add(0, 0, planned(0)[:3], trained=True)
+    ledger.add(0, 1, planned(1)[1:], trained=True)
+    save(ledger, 1)
+    ledger.add(1, 0, planned(0)[3:], trained=True)
+    ledger.add(1, 1, planned(1)[:1], trained=False)
+    save(ledger, 2)
+    assert ledger.finish(Folder(tmp_path), 2, planned, in_order=False) == 2 * BATCH
+    with pytest.raises(TrainingError):
+        ledger.finish(Folder(tmp_path), 2, planned)
+    ledger.add(2, 1, planned(1)[:1], trained=True)
+    save(ledger, 3)
+    with pytest.raises(TrainingError, match="read too often"):
+        ledger.finish(Folder(tmp_path), 3, planned, in_order=False)
+
+
 def test_steps_that_are_missing_at_the_end_are_an_error(tmp_path):
     ledger = made(tmp_path)
     fill(ledger, 0, 3)
