@@ -90,7 +90,9 @@ class RewardWorkers:
             self._finish(group)
             return
         assert self._crew is not None
-        self._crew.add(Task(key, (prompt._replace(tokens=[]), [drawn.text for drawn in group.trajectories])))
+        # a reward reads texts, and tokens at most
+        drawn = [each._replace(logprobs=[], versions=()) for each in group.trajectories]
+        self._crew.add(Task(key, (prompt._replace(tokens=[]), drawn)))
 
     def cancel(self, key: Hashable) -> None:
         """Nobody asks for these scores any more."""

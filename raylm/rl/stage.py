@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from contextlib import ExitStack
@@ -205,6 +206,7 @@ def read_prompts(artifact: Prompts, split: str) -> list[Prompt]:
             [int(t) for t in row["tokens"]],
             str(row["messages"]),
             ground_truth_of(row["ground_truth"]),
+            columns=json.loads(row["columns"]) if row.get("columns") else None,
             source=str(row.get("source") or ""),
         )
         for index, row in ((index, rows[index]) for index in range(len(rows)))

@@ -11,7 +11,7 @@ from raylm.data.padding_free import Tree
 class Prompts(Kind):
     """What RL and evaluation read."""
 
-    columns: ClassVar[tuple[str, ...]] = ("tokens", "messages", "ground_truth")
+    columns: ClassVar[tuple[str, ...]] = ("tokens", "messages", "ground_truth", "columns")
 
     def tree(self, row: Row) -> Tree:
         import numpy as np

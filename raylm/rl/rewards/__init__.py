@@ -5,7 +5,15 @@ from typing import Annotated
 from pydantic import Field
 
 from raylm.rl.rewards.answer import Answer
+from raylm.rl.rewards.code import Code
 from raylm.rl.rewards.custom import Custom
+from raylm.rl.rewards.format import Format
+from raylm.rl.rewards.function import Function
+from raylm.rl.rewards.json_schema import JsonSchema
+from raylm.rl.rewards.length import Length
+from raylm.rl.rewards.math import Math
 from raylm.rl.rewards.pattern import Pattern
 
-AnyReward = Annotated[Answer | Pattern | Custom, Field(discriminator="kind")]
+AnyReward = Annotated[
+    Answer | Code | Custom | Format | Function | JsonSchema | Length | Math | Pattern, Field(discriminator="kind")
+]

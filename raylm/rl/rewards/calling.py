@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from raylm.core.errors import ConfigError
 from raylm.rl.rewards.measure import in_words, measured, measured_each
-from raylm.rl.types import Prompt, Score, Unscored
+from raylm.rl.types import Prompt, Score, Trajectory, Unscored
 
 CONCURRENCY = 16
 """Calls of an async reward that are under way at the same time in one process, where it does not say."""
 
 METHODS: dict[str, tuple[str, ...]] = {
-    "score_all": ("prompt", "completions"),
-    "score_one": ("prompt", "completion"),
+    "score_all": ("prompt", "trajectories"),
+    "score_one": ("prompt", "trajectory"),
     "score_group": ("prompt", "completions", "ground_truth"),
     "score": ("prompt", "completion", "ground_truth"),
 }
@@ -30,8 +30,8 @@ RAISED = (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
 class Calling(NamedTuple):
     """How one reward is called."""
 
-    function: Callable[[Prompt, list[str]], Any]
-    """(prompt, completions): one score where there is one completion a call, else a list of them."""
+    function: Callable[[Prompt, list[Trajectory]], Any]
+    """(prompt, trajectories): one score where there is one completion a call, else a list of them."""
     whole: bool
     """All completions of a prompt in one call."""
     is_async: bool
@@ -52,8 +52,9 @@ def calling(reward: Any) -> Calling:
     whole = name in ("score_all", "score_group")
     plain = name in ("score", "score_group")
 
-    def call(prompt: Prompt, texts: list[str]) -> Any:
-        about = texts if whole else texts[0]
+    def call(prompt: Prompt, drawn: list[Trajectory]) -> Any:
+        about: Any = [each.text for each in drawn] if plain else drawn
+        about = about if whole else about[0]
         return method(prompt.messages, about, prompt.ground_truth) if plain else method(prompt, about)
 
     return Calling(
@@ -66,28 +67,41 @@ def calling(reward: Any) -> Calling:
     )
 
 
-def answers(how: Calling, prompt: Prompt, texts: list[str]) -> list[Score | Unscored]:
-    """One score, or reason, for each of `texts`, by a reward that is not async."""
+def answers(how: Calling, prompt: Prompt, drawn: list[Trajectory]) -> list[Score | Unscored]:
+    """One score, or reason, for each trajectory, by a reward that is not async."""
     try:
-        return _scores(how, how.function(prompt, texts), len(texts))
+        found = _scores(how, how.function(prompt, drawn), len(drawn))
     except RAISED as cause:
-        return _raised(cause, len(texts))
+        found = _raised(cause, len(drawn))
+    return [answers(how, prompt, [each])[0] for each in drawn] if _failed(how, found) else found
 
 
-async def answers_later(how: Calling, prompt: Prompt, texts: list[str], timeout_s: float) -> list[Score | Unscored]:
+async def answers_later(how: Calling, prompt: Prompt, drawn: list[Trajectory], timeout_s: float) -> list[Score | Unscored]:
     """`answers` of an async reward, which is cancelled after `timeout_s` seconds."""
     try:
         async with asyncio.timeout(timeout_s) as until:
-            given = await how.function(prompt, texts)
-        return _scores(how, given, len(texts))
+            given = await how.function(prompt, drawn)
+        found = _scores(how, given, len(drawn))
     except RAISED as cause:
         if isinstance(cause, TimeoutError) and until.expired():
-            return [Unscored("timed_out", f"a reward did not answer within {timeout_s:g} s")] * len(texts)
-        return _raised(cause, len(texts))
+            return [Unscored("timed_out", f"a reward did not answer within {timeout_s:g} s")] * len(drawn)
+        found = _raised(cause, len(drawn))
+    if _failed(how, found):
+        return [(await answers_later(how, prompt, [each], timeout_s))[0] for each in drawn]
+    return found
 
 
 def _scores(how: Calling, given: Any, count: int) -> list[Score | Unscored]:
     return measured_each(given, count) if how.whole else [measured(given)]
+
+
+def _failed(how: Calling, found: list[Score | Unscored]) -> bool:
+    """Whether a call for all completions came to nothing, and each may be asked alone: one of them may be at fault."""
+    return (
+        how.splits
+        and len(found) > 1
+        and all(isinstance(one, Unscored) and one.kind in ("raised", "wrong_length") for one in found)
+    )
 
 
 def _raised(cause: BaseException, count: int) -> list[Score | Unscored]:

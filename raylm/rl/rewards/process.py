@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from raylm.core.config import resolve
 from raylm.core.errors import RaylmError
 from raylm.rl.rewards.calling import Calling, answers, answers_later, calling
-from raylm.rl.types import Prompt
+from raylm.rl.types import Prompt, Trajectory
 
 NOTICE = struct.Struct("ii")
 """Of the keeper: the child's process id and how it ended, as `os.waitpid` tells it; -1 where it has begun."""
@@ -47,7 +47,7 @@ class Ask(NamedTuple):
     number: int
     card: int
     prompt: Prompt
-    texts: list[str]
+    drawn: list[Trajectory]
 
 
 def keep(handle: int) -> None:
@@ -143,7 +143,7 @@ class Child:
         while True:
             ask = self._asked.get()
             self._tell("begin", ask.number)
-            self._tell("end", ask.number, answers(self._hows[ask.card], ask.prompt, ask.texts))
+            self._tell("end", ask.number, answers(self._hows[ask.card], ask.prompt, ask.drawn))
 
     def _read(self) -> None:
         while True:
@@ -165,7 +165,7 @@ class Child:
         how = self._hows[ask.card]
         async with self._free[ask.card]:
             self._tell("begin", ask.number)
-            found = await answers_later(how, ask.prompt, ask.texts, how.deadline_s or self._timeout_s)
+            found = await answers_later(how, ask.prompt, ask.drawn, how.deadline_s or self._timeout_s)
             self._tell("end", ask.number, found)
 
     def _tell(self, *words: Any) -> None:

@@ -16,7 +16,8 @@ class Reward(Config):
 
     - `score(prompt, completion, ground_truth)`: a Score or a number for one completion,
     - `score_group(prompt, completions, ground_truth)`: a list of them for all completions of a prompt, which may be compared,
-    - `score_one(prompt, completion)`, `score_all(prompt, completions)`: the same with the whole `Prompt` record.
+    - `score_one(prompt, trajectory)`, `score_all(prompt, trajectories)`: the same with the whole records, which have the
+      row's other columns and the tokens that were drawn.
 
     A card with a `role()` runs in actors of its own, see `raylm.rl.rewards.role_worker`.
     """

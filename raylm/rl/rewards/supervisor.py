@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from raylm.core.errors import RaylmError, StageError
 from raylm.rl.rewards.calling import Calling
 from raylm.rl.rewards.process import NOTICE, Ask, Setup
-from raylm.rl.types import Prompt, Score, Unscored
+from raylm.rl.types import Prompt, Score, Trajectory, Unscored
 
 MOST_HUNG = 2
 """Times that one reward hangs on completions of one prompt, after which it is not asked about the rest of them."""
@@ -44,17 +44,16 @@ class Answered(NamedTuple):
 class _Group:
     """The completions of one prompt, until all rewards have answered."""
 
-    def __init__(self, prompt: Prompt, texts: list[str], cards: int) -> None:
-        # tokens are nothing to rewards of texts
-        self.prompt, self.texts = prompt._replace(tokens=[]), texts
-        self.found: list[list[Any]] = [[None] * len(texts) for _ in range(cards)]
-        self.left, self.lost, self.hung = cards * len(texts), 0, Counter[int]()
+    def __init__(self, prompt: Prompt, drawn: list[Trajectory], cards: int) -> None:
+        self.prompt, self.drawn = prompt, drawn
+        self.found: list[list[Any]] = [[None] * len(drawn) for _ in range(cards)]
+        self.left, self.lost, self.hung = cards * len(drawn), 0, Counter[int]()
         self.done = threading.Event()
         self.error: RaylmError | None = None
 
     def calls(self, hows: list[Calling]) -> list[_Call]:
         """What to ask of rewards that are called like this."""
-        every = list(range(len(self.texts)))
+        every = list(range(len(self.drawn)))
         places = [[every] if how.whole else [[place] for place in every] for how in hows]
         return [_Call(self, card, each) for card, of_card in enumerate(places) for each in of_card]
 
@@ -116,14 +115,14 @@ class Supervisor:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def score(self, prompt: Prompt, texts: list[str]) -> Answered:
-        """What each reward says of each of `texts`.
+    def score(self, prompt: Prompt, drawn: list[Trajectory]) -> Answered:
+        """What each reward says of each trajectory.
 
         Raises:
             ConfigError: a reward cannot be made.
             StageError: the supervisor itself has ended.
         """
-        group = _Group(prompt, texts, len(self._setup.cards))
+        group = _Group(prompt, drawn, len(self._setup.cards))
         if group.left:
             self._groups.append(group)
             self._ring()
@@ -189,8 +188,8 @@ class Supervisor:
             self._todo.popleft()
             self._number += 1
             self._sent[self._number] = call
-            texts = [call.group.texts[place] for place in call.places]
-            self._letters.put(Ask(self._number, call.card, call.group.prompt, texts))
+            drawn = [call.group.drawn[place] for place in call.places]
+            self._letters.put(Ask(self._number, call.card, call.group.prompt, drawn))
 
     def _begin_life(self) -> None:
         if self._keeper is None or self._control is None:
@@ -307,7 +306,7 @@ class Supervisor:
             group = self._groups.popleft()
             group.lost += 1
             for card in range(len(self._setup.cards)):
-                group.take(card, list(range(len(group.texts))), [why] * len(group.texts))
+                group.take(card, list(range(len(group.drawn))), [why] * len(group.drawn))
 
     def _refuse(self, error: RaylmError) -> None:
         """A reward cannot be made: nothing can be scored."""

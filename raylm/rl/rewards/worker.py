@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raylm.rl.rewards.supervisor import Answered, Supervisor
-from raylm.rl.types import Prompt
+from raylm.rl.types import Prompt, Trajectory
 
 
 class RewardWorker:
@@ -14,9 +14,9 @@ class RewardWorker:
     def __init__(self, cards: list[Any], timeout_s: float, start_s: float, memory_bytes: int | None) -> None:
         self._supervisor = Supervisor(cards, timeout_s, start_s, memory_bytes)
 
-    def score(self, prompt: Prompt, texts: list[str]) -> Answered:
+    def score(self, prompt: Prompt, drawn: list[Trajectory]) -> Answered:
         """What each reward says of each completion of one prompt."""
-        return self._supervisor.score(prompt, texts)
+        return self._supervisor.score(prompt, drawn)
 
     def check(self) -> None:
         """Whether it goes on. Raises StageError where it does not."""

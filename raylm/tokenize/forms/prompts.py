@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from raylm.core.errors import DataError
-from raylm.data.records import as_prompt, tools_of
+from raylm.data.records import STRUCTURED, as_prompt
+from raylm.data.tools import TOOLS, tools_of
+from raylm.data.unread_columns import QUESTION, SYSTEM
 from raylm.tokenize.forms.chat import Chat
 from raylm.tokenize.forms.form import LEFT_OUT, OVERLONG, Form, grouped
 from raylm.tokenize.forms.overlong import OverlongPrompt, shortened
@@ -17,6 +19,9 @@ from raylm.tokenize.forms.rows import FormRows, Made, check_template, each_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+READ = frozenset((*STRUCTURED, "input", "history", "text", "completion", "rejected", "output", *SYSTEM, *QUESTION, *TOOLS))
+"""What of a row its messages say already."""
 
 
 class Prompts(Form):
@@ -41,12 +46,18 @@ class Prompts(Form):
         check_template(tokenizer, "prompts")
 
     def rows(self, tokenizer: Any, documents: pa.Table) -> FormRows:
-        """Columns: id, source, tokens, messages (JSON), ground_truth (for rewards; null where the row has none)."""
+        """Columns: id, source, tokens, messages (JSON), ground_truth (for rewards; null where the row has none), columns (what
+        else the row has, for rewards and environments, as a JSON object; null where that is nothing)."""
         import pyarrow as pa
 
         chat, sums = Chat(tokenizer), Counter[str]()
+        has_meta = "meta" in documents.column_names
+        metas = iter(documents["meta"].to_pylist() if has_meta else [None] * len(documents))
 
         def make(row: Any) -> list[Made]:
+            # called once for each document, in their order
+            columns = {**json.loads(next(metas) or "{}"), **row}
+            columns = {name: value for name, value in columns.items() if name not in READ and value is not None}
             turns, ground_truth = as_prompt(row)
             tools = tools_of(row)
             left_out = chat.left_out(tools)
@@ -60,9 +71,10 @@ class Prompts(Form):
                 sums.update({f"{OVERLONG}: truncate_left rows": 1, f"{OVERLONG}: tokens left out": whole - len(tokens)})
             sums.update(f"{LEFT_OUT}: {what}" for what in left_out)
             messages = json.dumps(turns, ensure_ascii=False)
-            return [Made({"tokens": tokens, "messages": messages, "ground_truth": ground_truth}, whole)]
+            made = {"tokens": tokens, "messages": messages, "ground_truth": ground_truth}
+            return [Made({**made, "columns": json.dumps(columns, ensure_ascii=False) if columns else None}, whole)]
 
-        columns = {"tokens": pa.list_(pa.int32()), "messages": pa.string(), "ground_truth": pa.string()}
+        columns = {"tokens": pa.list_(pa.int32()), **dict.fromkeys(("messages", "ground_truth", "columns"), pa.string())}
         result = each_row(documents, make, columns)
         result.sums.update(sums)
         return result

@@ -44,11 +44,11 @@ class Mute(Exception):
 
 def score_group(rewards: list[Any], prompt: Prompt, texts: list[str]) -> list[Score | Unscored]:
     """The sum of all rewards for each of `texts`, or why there is none."""
-    found = [[one for text in texts for one in answers(calling(reward), prompt, [text])] for reward in rewards]
+    drawn = [Trajectory([], [], text, "stop") for text in texts]
+    found = [[one for each in drawn for one in answers(calling(reward), prompt, [each])] for reward in rewards]
     names, weights = [str(place) for place in range(len(rewards))], [1.0] * len(rewards)
     rollouts = [
-        rollout_of(prompt, Trajectory([], [], text, "stop"), names, weights, parts)
-        for text, parts in zip(texts, zip(*found, strict=True), strict=True)
+        rollout_of(prompt, each, names, weights, parts) for each, parts in zip(drawn, zip(*found, strict=True), strict=True)
     ]
     return [one.score or one.unscored for one in rollouts if one.score or one.unscored]
 

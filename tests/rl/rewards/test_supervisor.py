@@ -19,7 +19,7 @@ from raylm.core.config import Config
 from raylm.core.errors import ConfigError
 from raylm.rl.rewards.custom import Custom
 from raylm.rl.rewards.supervisor import Supervisor
-from raylm.rl.types import Prompt, Score
+from raylm.rl.types import Prompt, Score, Trajectory
 
 PROMPT = Prompt(0, [1], "[]", None)
 
@@ -150,16 +150,20 @@ def hostile():
     supervisor.close()
 
 
+def drawn(texts: list[str]) -> list[Trajectory]:
+    return [Trajectory([5], [], text, "stop") for text in texts]
+
+
 def said(supervisor: Supervisor, texts: list[str]) -> list[Any]:
     """By completion: the score, or why there is none; of several rewards together."""
-    found = supervisor.score(PROMPT, texts).found
+    found = supervisor.score(PROMPT, drawn(texts)).found
     each = [[one.value if isinstance(one, Score) else one.kind for one in of_card] for of_card in found]
     return each[0] if len(each) == 1 else list(zip(*each, strict=True))
 
 
 def test_each_fault_costs_its_completion(hostile):
     texts = ["ab", "exit", "abc", "hang", "thread", "hog", "abcd", "segfault", "print", "é\ud83d", "a" * 300_000]
-    found = hostile.score(PROMPT, texts)
+    found = hostile.score(PROMPT, drawn(texts))
     kinds = [one.value if isinstance(one, Score) else one.kind for one in found.found[0]]
     assert kinds == [2.0, "died", 3.0, "timed_out", 1.0, "raised", 4.0, "died", 1.0, 2.0, 300_000.0]
     words = [one.why for one in found.found[0] if not isinstance(one, Score)]
@@ -191,8 +195,8 @@ def test_nothing_is_left_of_a_supervisor_that_was_killed(tmp_path):
     """As when the actor, or its machine's memory, is lost in the middle of a reward."""
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        f"from {__name__} import PROMPT, Supervisor, custom\n"
-        f"Supervisor([custom('Hostile')], 60.0, 60.0).score(PROMPT, ['leave {tmp_path}/pid'])"
+        f"from {__name__} import PROMPT, Supervisor, custom, drawn\n"
+        f"Supervisor([custom('Hostile')], 60.0, 60.0).score(PROMPT, drawn(['leave {tmp_path}/pid']))"
     )
     killed = subprocess.Popen([sys.executable, "-c", code])
     pid = until(lambda: int((tmp_path / "pid").read_text() or 0) if (tmp_path / "pid").exists() else 0)
@@ -216,14 +220,14 @@ def test_a_call_for_all_completions_is_split_where_it_may_be():
     supervisor = Supervisor([custom("Whole"), custom("Whole", splits=False)], timeout_s=5.0, start_s=60.0)
     assert said(supervisor, ["a", "b"]) == [(1.0, 1.0)] * 2
     assert said(supervisor, ["a", "exit", "b"]) == [(1.0, "died"), ("died", "died"), (1.0, "died")]
-    assert said(supervisor, ["a", "short"]) == [("wrong_length",) * 2] * 2
+    assert said(supervisor, ["a", "short"]) == [(1.0, "wrong_length"), ("wrong_length", "wrong_length")]
     supervisor.close()
 
 
 def test_a_reward_that_cannot_be_made_is_an_error_and_not_a_score():
     supervisor = Supervisor([custom("Refuses")], timeout_s=5.0, start_s=60.0)
     with pytest.raises(ConfigError, match="cannot make the custom card"):
-        supervisor.score(PROMPT, ["a"])
+        supervisor.score(PROMPT, drawn(["a"]))
     supervisor.close()
 
 
