@@ -16,6 +16,7 @@ from raylm.rl.critic import Critic
 from raylm.rl.environments import AnyEnvironment
 from raylm.rl.pacing import AsyncRollouts
 from raylm.rl.rewards import AnyReward
+from raylm.rl.rewards.reward import roles_of
 from raylm.rl.truncation import Truncated
 from raylm.trainer.config import TrainerConfig
 
@@ -172,4 +173,5 @@ class RL(TrainerConfig):
         return Makes("Checkpoint", "causal")
 
     def roles(self) -> dict[str, Role]:
-        return {**super().roles(), "generator": self.generator.role(), "rewards": Role(count=self.reward_workers, cpus=0.0)}
+        rewards = {"rewards": Role(count=self.reward_workers, cpus=0.0), **roles_of(self.rewards)}
+        return {**super().roles(), "generator": self.generator.role(), **rewards}

@@ -27,6 +27,7 @@ from raylm.rl.conversations import Conversations, open_conversations
 from raylm.rl.loop import Loop
 from raylm.rl.placement import Generators, TrainerGroup
 from raylm.rl.reward_workers import RewardWorkers
+from raylm.rl.rewards.role_worker import Where
 from raylm.rl.sample_ledger import SampleLedger
 from raylm.rl.sample_table import held_out_table, sample_table
 from raylm.rl.seen import Seen
@@ -132,7 +133,11 @@ def _run_loop(
             stack.callback(conversations.close)
             conversations.limit(setup.length)
         trainer = TrainerGroup(cfg, ctx, setup)
-        generators, rewards = Generators(cfg, ctx, longest), RewardWorkers(cfg, ctx.workers)
+
+        def where(model: str) -> Where:
+            return Where(checkpoint_path(ctx, model), setup.tokenizer_path)
+
+        generators, rewards = Generators(cfg, ctx, longest), RewardWorkers(cfg, ctx.workers, where)
         by_row, ledger = {prompt.row: prompt for prompt in train}, SampleLedger(ctx.work, ctx.out)
         loop = Loop(cfg, generators, rewards, trainer, by_row, held_out, recorder, ledger, seen, conversations)
         metrics = loop.run()

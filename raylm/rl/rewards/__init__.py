@@ -13,7 +13,10 @@ from raylm.rl.rewards.json_schema import JsonSchema
 from raylm.rl.rewards.length import Length
 from raylm.rl.rewards.math import Math
 from raylm.rl.rewards.pattern import Pattern
+from raylm.rl.rewards.process_reward import ProcessReward
+from raylm.rl.rewards.reward_model import RewardModel
 
 AnyReward = Annotated[
-    Answer | Code | Custom | Format | Function | JsonSchema | Length | Math | Pattern, Field(discriminator="kind")
+    Answer | Code | Custom | Format | Function | JsonSchema | Length | Math | Pattern | ProcessReward | RewardModel,
+    Field(discriminator="kind"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
@@ -37,17 +38,29 @@ class Crew:
         self._tasks, self._running = deque[Task](), dict[Any, tuple[int, Any, Task]]()
         self._pings: dict[Any, int] = {}
         self._silent_s, self._heard = 60.0, time.monotonic()
+        self._task_s, self._start_s = math.inf, 0.0
+        self._until: dict[Any, float] = {}
+        self._started: set[Any] = set()
 
-    def begin(self, silent_s: float) -> None:
+    def begin(self, silent_s: float, task_s: float = math.inf, start_s: float = 0.0) -> None:
         """A new stage: nothing of an earlier one is waited for.
 
         Args:
             silent_s: seconds without an answer, after which each actor must say that it lives, in as many seconds again.
+            task_s: seconds for one task, after which its actor is made again.
+            start_s: further seconds for the first task of an actor, which may have a model to load.
         """
         self._tasks.clear()
         self._running.clear()
         self._pings.clear()
         self._silent_s, self._heard = silent_s, time.monotonic()
+        self._task_s, self._start_s = task_s, start_s
+        self._until.clear()
+
+    @property
+    def references(self) -> list[Any]:
+        """What is waited for."""
+        return [*self._running, *self._pings]
 
     def add(self, task: Task) -> None:
         """Ask this when there is room."""
@@ -74,7 +87,7 @@ class Crew:
         import ray
 
         self.hand_out()
-        waited = [*self._running, *self._pings]
+        waited = self.references
         if not waited:
             return []
         done, _ = ray.wait(waited, num_returns=1, timeout=timeout_s)
@@ -85,6 +98,7 @@ class Crew:
             if reference in self._pings:
                 self._pinged(reference)
             elif reference in self._running:
+                del self._until[reference]
                 found += self._answer(reference, *self._running.pop(reference))
         return found + self._check_silence()
 
@@ -108,14 +122,18 @@ class Crew:
             if not self._running:
                 self._heard = time.monotonic()
             actor = self._actors[place]
-            self._running[actor.score.remote(*task.arguments)] = (place, actor, task._replace(asked=task.asked + 1))
+            asked = actor.score.remote(*task.arguments)
+            self._running[asked] = (place, actor, task._replace(asked=task.asked + 1))
+            self._until[asked] = time.monotonic() + busy[place] * self._task_s + self._start_s * (actor not in self._started)
 
     def _answer(self, reference: Any, place: int, actor: Any, task: Task) -> list[tuple[Task, Any]]:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
         try:
-            return [(task, ray.get(reference))]
+            answer = ray.get(reference)
+            self._started.add(actor)
+            return [(task, answer)]
         except RayTaskError as cause:
             inner = getattr(cause, "cause", cause)
             if isinstance(inner, RaylmError):
@@ -135,19 +153,26 @@ class Crew:
         return [(task, why) for task in tasks if task.asked >= MOST_ASKED]
 
     def _check_silence(self) -> list[tuple[Task, Any]]:
-        """An actor that gives no answer and does not even say that it lives is lost: its machine may be gone."""
-        if not self._running or time.monotonic() - self._heard < self._silent_s:
-            return []
-        self._heard, silent = time.monotonic(), set(self._pings.values())
+        """An actor whose task takes too long is lost, and one that gives no answer and does not even say that it lives: its
+        machine may be gone."""
+        found, now = [], time.monotonic()
+        for place in {self._running[asked][0] for asked, until in self._until.items() if now >= until}:
+            found += self._give_up(place, Unscored("timed_out", f"a reward did not answer within {self._task_s:g} s"))
+        if not self._running or now - self._heard < self._silent_s:
+            return found
+        self._heard, silent = now, set(self._pings.values())
         self._pings = {} if silent else {actor.check.remote(): place for place, actor in enumerate(self._actors)}
-        found = []
         for place in silent:
-            owed = {asked: task for asked, (at, _, task) in self._running.items() if at == place}
-            for asked in owed:
-                del self._running[asked]
             why = Unscored("timed_out", f"the rewards' actor gave no sign of life for {self._silent_s:g} s")
-            found += self._lost(place, self._actors[place], list(owed.values()), why)
+            found += self._give_up(place, why)
         return found
+
+    def _give_up(self, place: int, why: Unscored) -> list[tuple[Task, Any]]:
+        """The actor of this place stands still."""
+        owed = {asked: task for asked, (at, _, task) in self._running.items() if at == place}
+        for asked in owed:
+            del self._running[asked], self._until[asked]
+        return self._lost(place, self._actors[place], list(owed.values()), why)
 
     def _pinged(self, reference: Any) -> None:
         import ray

@@ -163,7 +163,7 @@ def main() -> None:
             try:
                 exec(compile(check, "<check>", "exec"), program)
                 passed.append("")
-            except BaseException as cause:
+            except (Exception, SystemExit, KeyboardInterrupt) as cause:
                 passed.append(type(cause).__name__)
         sys.stdout.flush()
         write(4, dump({"word": word, "failed": passed}).encode())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from itertools import count
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from raylm.core.config import Config, card_kind, resolve
+from raylm.core.config import Config, Role, card_kind, resolve
+from raylm.core.errors import ConfigError
 
 
 class Reward(Config):
@@ -38,4 +40,20 @@ def names_of(cards: Sequence[Any]) -> list[str]:
         name = getattr(card, "name", None) or card_kind(resolve(card))
         numbered = (f"{name}_{number}" for number in count(2))
         found.append(name if name not in found else next(other for other in numbered if other not in found))
+    return found
+
+
+def role_of(card: Any) -> Role | None:
+    """The role of a reward; None where it has none, and runs in a reward worker."""
+    made = resolve(card)
+    return made.role() if hasattr(made, "role") else None
+
+
+def roles_of(cards: Sequence[Any]) -> dict[str, Role]:
+    """The roles of rewards, as `reward_<name>`. Of somebody else's cards that cannot be imported here nothing is known."""
+    found = {}
+    with contextlib.suppress(ConfigError):
+        for name, card in zip(names_of(cards), cards, strict=True):
+            if role := role_of(card):
+                found[f"reward_{name}"] = role
     return found
