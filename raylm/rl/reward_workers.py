@@ -240,7 +240,7 @@ def _hold_role(workers: Workers, name: str, card: Any, role: Any, where: Callabl
     """The actors of a reward with a role of its own, held from stage to stage."""
     made = resolve(card)
     told = where(made.model) if where is not None else Where(made.model, made.model)
-    part = f"reward_{name}"
+    part, depth = f"reward_{name}", getattr(made, "depth", 1)
     key = f"{part}:{digest_of([card.identity(), *told])} {role.count} x {role.cpus:g} CPU, {role.gpus:g} GPU;"
     if not workers.holds(key):
         workers.release(f"{part}:")
@@ -249,13 +249,13 @@ def _hold_role(workers: Workers, name: str, card: Any, role: Any, where: Callabl
         import ray
 
         where = workers.place(part, role, f"the reward {name}", place)
-        options = {"num_cpus": role.cpus, "num_gpus": role.gpus, "max_concurrency": 2, "scheduling_strategy": where}
+        options = {"num_cpus": role.cpus, "num_gpus": role.gpus, "max_concurrency": depth + 1, "scheduling_strategy": where}
         remote: Any = ray.remote(RoleWorker)
         actor = remote.options(**options).remote(card, told)
         actor.start.remote()  # what it raises comes again with the first scores
         return actor
 
-    crew = workers.hold(key, lambda: Crew(make, role.count, depth=1), Crew.close)
+    crew = workers.hold(key, lambda: Crew(make, role.count, depth), Crew.close)
     crew.begin(silent_s=made.timeout_s, task_s=made.timeout_s, start_s=made.start_s)
     return crew
 

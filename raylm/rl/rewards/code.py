@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -54,8 +54,6 @@ class Code(Reward):
     """Most output of a program."""
     reads_files: bool = False
     """It may read the files that the reward worker may read. Needed where the kernel has no Landlock."""
-
-    waits: ClassVar[bool] = False
 
     @property
     def call_deadline_s(self) -> float:

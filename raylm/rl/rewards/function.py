@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 from collections.abc import Callable
@@ -69,11 +70,16 @@ class Function(Reward):
         if not {"prompts", "completions", "completion_ids"} & wanted.keys() and not _takes_all(wanted):
             raise ConfigError(f"{self.path!r} takes no completions", where=where, next="f(prompts, completions, **columns)")
 
+    @property
+    def waits(self) -> bool:
+        """Whether the function is async, as far as it can be imported here."""
+        with contextlib.suppress(ConfigError):
+            return inspect.iscoroutinefunction(self.function())
+        return False
+
     def runner(self) -> Any:
         """What is called, in the rewards' process."""
-        function = self.function()
-        called = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-        return _Later(self, function) if called else _Now(self, function)
+        return _Later(self, self.function()) if self.waits else _Now(self, self.function())
 
     def arguments(self, prompt: Prompt, drawn: list[Trajectory], function: Callable[..., Any]) -> dict[str, Any]:
         """What `function` is called with: what it takes by name, all where it takes all."""
