@@ -14,6 +14,9 @@ from raylm.rl.types import Prompt, Score, Trajectory, Unscored
 CONCURRENCY = 16
 """Calls of an async reward that are under way at the same time in one process, where it does not say."""
 
+WHOLE_FAILED = ("raised", "wrong_length")
+"""Why no completion of a call has a score where one of them may be at fault."""
+
 METHODS: dict[str, tuple[str, ...]] = {
     "score_all": ("prompt", "trajectories"),
     "score_one": ("prompt", "trajectory"),
@@ -97,11 +100,7 @@ def _scores(how: Calling, given: Any, count: int) -> list[Score | Unscored]:
 
 def _failed(how: Calling, found: list[Score | Unscored]) -> bool:
     """Whether a call for all completions came to nothing, and each may be asked alone: one of them may be at fault."""
-    return (
-        how.splits
-        and len(found) > 1
-        and all(isinstance(one, Unscored) and one.kind in ("raised", "wrong_length") for one in found)
-    )
+    return how.splits and len(found) > 1 and all(isinstance(one, Unscored) and one.kind in WHOLE_FAILED for one in found)
 
 
 def _raised(cause: BaseException, count: int) -> list[Score | Unscored]:

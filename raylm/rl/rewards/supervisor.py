@@ -26,6 +26,8 @@ MOST_HUNG = 2
 """Times that one reward hangs on completions of one prompt, after which it is not asked about the rest of them."""
 MOST_FRUITLESS = 2
 """Processes in a row that end without having answered or being asked anything, after which what waits has no scores."""
+HUNG = "timed_out"
+"""Why a completion has no score that a reward hung on."""
 GRACE_S = 1.0
 """Seconds beyond its deadline that an async reward has to be cancelled, before its process is ended."""
 
@@ -252,11 +254,11 @@ class Supervisor:
     def _check_deadlines(self) -> None:
         now = time.monotonic()
         if self._ready_by is not None and now >= self._ready_by:
-            self._lose(Unscored("timed_out", f"the rewards were not made within {self._start_s:g} s"), [])
+            self._lose(Unscored(HUNG, f"the rewards were not made within {self._start_s:g} s"), [])
             return
         late = [call for call in self._begun() if call.until is not None and now >= call.until]
         if late:
-            why = Unscored("timed_out", f"a reward did not answer within {self._seconds(late[0]):g} s")
+            why = Unscored(HUNG, f"a reward did not answer within {self._seconds(late[0]):g} s")
             # an async one is cancelled in its process; where that did not help, another may hold the interpreter
             stuck = any(self._hows[call.card].is_async for call in late)
             self._lose(why, self._begun() if stuck else late)
@@ -287,7 +289,7 @@ class Supervisor:
             self._todo.extendleft(_Call(group, card, [place], alone=call.alone) for place in reversed(call.places))
             return
         call.fail(why)
-        group.hung[card] += why.kind == "timed_out"
+        group.hung[card] += why.kind == HUNG
         if group.hung[card] < MOST_HUNG:
             return
         rest = [each for each in self._todo if each.group is group and each.card == card]
