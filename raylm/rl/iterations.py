@@ -11,6 +11,8 @@ from raylm.rl.types import Rollout
 
 MOST_BAD = 3
 """Iterations in a row whose gradient is not finite, or of which too little could be scored, after which a run ends."""
+ALIKE = "all completions of each prompt scored alike"
+MASKED = "the completions of each prompt that do not score alike were cut off (truncated)"
 AGAIN = "mend what is wrong and run the same command: it goes on from the last step checkpoint"
 
 
@@ -22,6 +24,7 @@ class Iterations:
         """Iterations whose update changed the weights."""
         self._bad: list[str] = []
         self._alike, self._last = 0, ""
+        self._why = ALIKE
         self._said: set[str] = set()
 
     def go_on_from(self, learned: int) -> None:
@@ -41,8 +44,13 @@ class Iterations:
             self._said |= new
             print(f"  {where}: completions are left out, and counted as unscored: {_reasons(rollouts)}", file=sys.stderr)
 
-    def count(self, step: int, rollouts: list[Rollout], samples: int, finite: bool) -> None:
-        """One more iteration. Raises TrainingError when the last few taught nothing because something is wrong."""
+    def count(self, step: int, rollouts: list[Rollout], samples: int, finite: bool, masked: int = 0) -> None:
+        """One more iteration. Raises TrainingError when the last few taught nothing because something is wrong.
+
+        Args:
+            samples: that it learned from.
+            masked: that it would have learned from, had they not been cut off.
+        """
         unscored = sum(rollout.score is None for rollout in rollouts)
         bad = ""
         if not finite:
@@ -53,17 +61,17 @@ class Iterations:
         self._bad = [*self._bad, f"iteration {step}: {bad}"] if bad else []
         self._last = self._bad[-1] if bad else self._last
         self._alike = 0 if samples or bad else self._alike + 1
+        self._why = MASKED if masked and not samples else ALIKE
         if len(self._bad) == MOST_BAD:
             raise TrainingError(f"{MOST_BAD} iterations in a row were not learned from; {'; '.join(self._bad)}", next=AGAIN)
         if self._alike == MOST_BAD:
-            print(f"  {MOST_BAD} iterations in a row taught nothing: all completions of each prompt score alike", file=sys.stderr)
+            print(f"  {MOST_BAD} iterations in a row taught nothing: {self._why}", file=sys.stderr)
 
     def check_end(self) -> None:
         """Raises TrainingError when the weights are those of the start."""
         if self.learned == 0:
             raise TrainingError(
-                "no iteration was learned from, the weights are those of the start: "
-                f"{self._last or 'all completions of each prompt scored alike'}",
+                f"no iteration was learned from, the weights are those of the start: {self._last or self._why}",
                 next="take a reward that tells completions apart, a larger algorithm.num_generations, or other prompts",
             )
 

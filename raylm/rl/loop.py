@@ -151,7 +151,8 @@ class Loop:
         if self._seen:
             self._seen.add(self._iteration, batch.rollouts, learned, row)
         self._record(row)
-        self._iterations.count(self._iteration, batch.rollouts, len(learned.samples), finite)
+        masked = len(experience.samples) - len(learned.samples)
+        self._iterations.count(self._iteration, batch.rollouts, len(learned.samples), finite, masked)
         self._iteration += 1
         if self._is_due():
             self._save()

@@ -67,3 +67,11 @@ def test_iterations_that_score_alike_are_no_failure_as_long_as_one_was_learned_f
     iterations.go_on_from(learned=0)
     with pytest.raises(TrainingError, match="the weights are those of the start"):
         iterations.check_end()
+
+
+def test_a_run_whose_answers_were_all_cut_off_says_so():
+    iterations = Iterations()
+    for step in range(3):
+        iterations.count(step, [], 0, True, masked=4)
+    with pytest.raises(TrainingError, match="do not score alike were cut off"):
+        iterations.check_end()
