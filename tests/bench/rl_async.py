@@ -1,7 +1,7 @@
 """Asynchronous against synchronous RL by raylm's own loop under a heavy-tailed law of generation times: seconds for the same
 number of trained samples at equal reward, beside what the law allows at best; how long generation stands still at an update.
 
-    python -m tests.bench.rl_async            the law alone, without processes: about two minutes
+    python -m tests.bench.rl_async            the law alone, without processes: six minutes
     python -m tests.bench.rl_async --engine   with a real engine too: the stand-still of an update of a 100 MB model
 
 Generators sleep (their times are drawn from the law), the trainer computes and sleeps; queues, pacing, versions and ledger are
@@ -35,13 +35,13 @@ from raylm.rl.trainer import Exported
 from raylm.rl.types import Experience, Prompt, Rollout, Score, Trajectory
 
 GOAL, OF_BOUND = 2.67, 0.9
-MEDIAN_S, SIGMA, CAP = 0.07, math.log(10) / 2.3263, 10.0
+MEDIAN_S, SIGMA, CAP = 0.1, math.log(10) / 2.3263, 10.0
 """Lognormal with p99 / p50 = 10, cut at 10 medians as `max_tokens` cuts completions."""
 PROMPTS, GROUP, SLOTS = 16, 4, 64
 """Per iteration; sequences that the generators work on at a time."""
 UPDATE_S = 2.5 * MEDIAN_S
-ITERATIONS, STALENESS, SEEDS = 60, 4, 5
-ROWS, LENGTH, VOCABULARY, RATE = 32, 4, 6, 8.0
+ITERATIONS, STALENESS, SEEDS = 48, 4, 5
+ROWS, LENGTH, VOCABULARY, RATE = 32, 4, 6, 20.0
 HIDDEN_LAYERS = 8
 
 
