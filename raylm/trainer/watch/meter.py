@@ -59,7 +59,8 @@ class Meter:
             "data_wait_s": data_wait,
             "memory_gb": memory / 1e9,
         }
-        if world > 1:
+        # where no rank saw a forward pass of this model (a critic that learns alone) none is slower than another
+        if world > 1 and slowest >= 0:
             longest_us, rank = divmod(int(slowest), world)
             found |= {"straggler": longest_us / own_us(-shortest), "slowest_rank": rank}
             if self._engine.device.type == "cpu":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from raylm.data.schedule import Mixed, Schedule
 from raylm.parallel.strategies.ddp import Ddp
-from raylm.trainer.watch.meter import Domains
+from raylm.trainer.watch.meter import Domains, Meter
 from tests.parallel.loops import fixed_rows, make_loop
 from tests.parallel.on_ranks import on_ranks
 
@@ -45,6 +47,29 @@ def test_the_slowest_rank_is_named_and_a_pipeline_has_no_false_straggler(tmp_pat
     assert data[1]["slowest_rank"] == 1 and data[1]["straggler"] > 2 and data[1]["data_wait_s"] > 0.4
     assert data[1]["tokens_per_s"] * data[1]["step_s"] == pytest.approx(sum_of_tokens(data[1]))
     assert [row["straggler"] for row in pipeline] == [1.0, 1.0] and pipeline[1]["slowest_rank"] == 1
+
+
+class Two:
+    """One of two ranks that do the same."""
+
+    world, rank, device = 2, 1, torch.device("cpu")
+
+    def most(self, values):
+        return values
+
+
+def test_a_step_in_which_no_rank_saw_a_forward_pass_has_no_straggler():
+    """A critic that learns alone: the policy is not asked."""
+    engine: Any = Two()
+    for seen in (False, True):
+        meter = Meter(engine)
+        meter.start()
+        meter.read()
+        meter.meet()
+        if seen:
+            time.sleep(0.01)
+            meter.forward()
+        assert ("straggler" in meter.values(1.0, 1.0, "tokens")) == seen
 
 
 def exchanging(rank: int, world: int, work: str) -> list[dict]:
