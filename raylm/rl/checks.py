@@ -84,6 +84,13 @@ def check_cards(cfg: RL) -> None:
     if "critic" in getattr(resolve(cfg.algorithm), "needs", ()):
         _check_methods(cfg.algorithm, "algorithm", {"critic_loss": ("inputs",)})
     check_critic(cfg.critic, cfg.algorithm, cfg.iterations)
+    if cfg.spikes is not None and not cfg.in_order:
+        # which prompts an iteration learns from is not known beforehand: there is no batch of the order to pass over
+        raise ConfigError(
+            "`spikes` passes over whole batches of the order of prompts, which dynamic sampling and async_rollouts do not keep",
+            where="spikes",
+            next="drop it, or algorithm.dynamic_sampling and async_rollouts; max_skipped bounds steps that are not finite",
+        )
     if isinstance(cfg.algorithm, CustomCard) and not _is_count(getattr(resolve(cfg.algorithm), "num_generations", None)):
         raise ConfigError(
             f"the custom card {cfg.algorithm.path!r} needs `num_generations`, the number of completions per prompt",

@@ -141,12 +141,6 @@ class RL(TrainerConfig):
         """Optimizer steps that an iteration is planned to take."""
         return self.epochs * self.minibatches
 
-    @model_validator(mode="after")
-    def _one_place_in_the_order(self) -> RL:
-        if self.spikes is not None and (self.max_staleness or getattr(self.algorithm, "dynamic_sampling", 0)):
-            raise ValueError("`spikes` passes over whole batches of the order: drop it, or dynamic sampling and async_rollouts")
-        return self
-
     @property
     def in_order(self) -> bool:
         """Whether each iteration asks the prompts at one position of their order, no more and no fewer."""

@@ -81,6 +81,14 @@ def test_an_algorithm_that_needs_what_there_is_not_is_refused():
         check_cards(config(algorithm={"kind": "custom", "path": f"{__name__}:Critical"}))
 
 
+@pytest.mark.parametrize("table", [{"async_rollouts": {}}, {"algorithm": {"kind": "grpo", "dynamic_sampling": 3}}])
+def test_spikes_are_refused_where_there_is_no_batch_to_pass_over(table):
+    check_cards(config(spikes={}))
+    check_cards(config(spikes={}, async_rollouts={"max_staleness": 0}))
+    with pytest.raises(ConfigError, match="`spikes` passes over whole batches"):
+        check_cards(config(spikes={}, **table))
+
+
 @pytest.mark.parametrize(
     ("prompts", "table", "words"),
     [
