@@ -12,7 +12,14 @@ from tests.stages import context
 
 
 def make_rows(
-    root: Path, name: str, kind: type[Artifact], rows: list[dict[str, Any]], held_out: int = 4, vocab: int = 300, **facts: Any
+    root: Path,
+    name: str,
+    kind: type[Artifact],
+    rows: list[dict[str, Any]],
+    held_out: int = 4,
+    vocab: int = 300,
+    tokenizer: Any = None,
+    **facts: Any,
 ) -> Artifact:
     """The artifact `name` in `root`; the last `held_out` rows are its held-out split. `facts` are added to the usual ones."""
     import pyarrow as pa
@@ -24,7 +31,7 @@ def make_rows(
             shard = shard_name(split, 0, "arrow")
             write_arrow(ctx.out, shard, pa.Table.from_pylist(picked))
             counts[shard] = len(picked)
-    tiny_tokenizer(vocab).save_pretrained(ctx.out.path("tokenizer"))
+    (tokenizer or tiny_tokenizer(vocab)).save_pretrained(ctx.out.path("tokenizer"))
     usual = {"vocab_size": vocab, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     return ctx.commit(kind, facts=usual | facts, rows=counts)
 

@@ -141,6 +141,14 @@ class RL(TrainerConfig):
         """Optimizer steps that an iteration is planned to take."""
         return self.epochs * self.minibatches
 
+    @model_validator(mode="after")
+    def _decide_for_the_algorithm(self) -> RL:
+        # what an algorithm leaves to the stage is written down once: its needs, and what a run records, are what happens
+        decide = getattr(self.algorithm, "in_stage", None)
+        if decide:
+            self.__dict__["algorithm"] = decide(asynchronous=self.max_staleness > 0)
+        return self
+
     @property
     def in_order(self) -> bool:
         """Whether each iteration asks the prompts at one position of their order, no more and no fewer."""

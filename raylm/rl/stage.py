@@ -66,7 +66,8 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     longest = max(len(prompt.tokens) for prompt in [*train, *held_out])
     largest = max(max(prompt.tokens, default=0) for prompt in [*train, *held_out])
     known = known_of(prompts)._replace(longest=longest, largest=largest)
-    check_prompts(cfg, known, model_path, config_of(model_path), made=True)
+    for line in check_prompts(cfg, known, model_path, config_of(model_path), made=True):
+        print(f"  {line}", file=sys.stderr)
     train, without = _with_ground_truth(cfg, train, prompts.uri)
     held_out = _with_ground_truth(cfg, held_out, prompts.uri)[0][: cfg.held_out_prompts] if held_out else []
     if cfg.prompts_per_iteration > len(train):

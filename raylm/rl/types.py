@@ -138,7 +138,7 @@ class Sample(NamedTuple):
     @property
     def num_learned(self) -> float:
         """Tokens that are learned from."""
-        return float(sum(self.mask_or_ones))
+        return float(len(self.logprobs) if self.mask is None else sum(self.mask))
 
 
 class Experience(NamedTuple):

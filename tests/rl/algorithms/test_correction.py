@@ -13,6 +13,7 @@ from raylm.rl.algorithms.correction import Correction, mismatch
 from raylm.rl.algorithms.grpo import Grpo
 from raylm.rl.algorithms.ppo import Ppo
 from tests.rl.algorithms.given import MASK, flat, given, learned, padded, samples_of, trls
+from tests.rl.samples import config
 
 # verl 0.9.1, compute_rollout_correction_weights of given.TRAINER against given.GENERATOR, thresholds "1.1" and "0.9_1.2"
 TOKEN_TIS = [
@@ -140,6 +141,16 @@ def test_auto_corrects_where_the_stage_is_asynchronous():
     assert Grpo().in_stage(asynchronous=False).correction == "off"
     assert Grpo(correction="off").in_stage(asynchronous=True).correction == "off"
     assert "trainer_logprobs" in Ppo().needs and Grpo().in_stage(True).needs == ("trainer_logprobs",)
+
+
+def test_a_stage_writes_down_what_it_decided():
+    asynchronous = config(async_rollouts={"max_staleness": 2})
+    assert asynchronous.algorithm.correction == Correction() and "trainer_logprobs" in asynchronous.algorithm.needs
+    for table in ({}, {"async_rollouts": {"max_staleness": 0}}):
+        assert config(**table).algorithm.correction == "off" and config(**table).algorithm.needs == ()
+    said = config(async_rollouts={}, algorithm={"kind": "grpo", "correction": "off"})
+    assert said.algorithm.correction == "off"
+    assert type(said).model_validate(asynchronous.model_dump()) == asynchronous
 
 
 def test_what_cannot_be_is_refused():
