@@ -120,6 +120,7 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
                     f"the reward `{card_kind(card)}` needs a ground truth, no prompt of {cfg.prompts!r} has one",
                     next="give the rows an `answer` column",
                 )
+    _check_overlong(cfg)
     lines = [*_check_positions(cfg, known, positions(config)), *_check_routing(cfg, config)]
     size, has = vocabulary(config), known.facts.get("vocab_size")
     if size is not None and has is not None and has > size:
@@ -153,6 +154,17 @@ def _check_positions(cfg: RL, known: Known, most: int | None) -> list[str]:
             f"prompts may have up to {bound} tokens, with max_tokens = {cfg.max_tokens} more than the model's {most} positions"
         ]
     return []
+
+
+def _check_overlong(cfg: RL) -> None:
+    """Raises ConfigError where no completion can be so long that it is punished for it."""
+    overlong = getattr(cfg.algorithm, "overlong", None)
+    if overlong is not None and overlong.expected_tokens >= cfg.max_tokens:
+        raise ConfigError(
+            f"completions of up to {overlong.expected_tokens} tokens are not punished, and none is longer than {cfg.max_tokens}",
+            where="algorithm.overlong",
+            next="expected_tokens + buffer_tokens = max_tokens",
+        )
 
 
 def _check_routing(cfg: RL, config: dict[str, Any]) -> list[str]:

@@ -146,7 +146,7 @@ class RL(TrainerConfig):
         # what an algorithm leaves to the stage is written down once: its needs, and what a run records, are what happens
         decide = getattr(self.algorithm, "in_stage", None)
         if decide:
-            self.__dict__["algorithm"] = decide(asynchronous=self.max_staleness > 0)
+            object.__setattr__(self, "algorithm", decide(asynchronous=self.max_staleness > 0))
         return self
 
     @property

@@ -36,7 +36,7 @@ class Copies(Config):
 
     def score(self, prompt: str, completion: str, ground_truth: str | None) -> Score:
         assert ground_truth
-        found = sum(word == ground_truth for word in completion.split()) / LENGTH
+        found = completion.count(ground_truth) / LENGTH
         return Score(float(found == 1.0) if self.sparse else found, "share of right letters")
 
 

@@ -112,6 +112,13 @@ def test_a_mixture_of_experts_is_told_that_its_routing_is_not_replayed(root):
     assert said[0] == [] and len(said[1]) == 1 and "8 experts a layer" in said[1][0] and "R3" in said[1][0]
 
 
+def test_a_punishment_that_no_completion_can_earn_is_refused(root):
+    overlong = {"kind": "grpo", "overlong": {"expected_tokens": 16, "buffer_tokens": 4}}
+    assert fits(root, "own", max_tokens=20, algorithm=overlong) == []
+    with pytest.raises(ConfigError, match="none is longer than 16"):
+        fits(root, "own", max_tokens=16, algorithm=overlong)
+
+
 @pytest.mark.parametrize("key", ["top_p", "top_k", "min_p"])
 def test_draws_that_are_cut_are_refused_in_words(key):
     with pytest.raises(ValidationError, match="the ratio of new to old probability would be wrong"):

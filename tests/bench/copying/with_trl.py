@@ -1,4 +1,5 @@
-"""TRL's contestant: GRPOTrainer, which draws with transformers. Arguments: a folder with the job, a seed."""
+"""TRL's contestant: GRPOTrainer, which draws with transformers. Arguments: a folder with the job, a seed, and
+`colocate` where vLLM is to draw in its process (TRL 1.16 takes vLLM up to 0.31)."""
 
 from __future__ import annotations
 
@@ -31,8 +32,7 @@ def main() -> None:
     seen: list[tuple[float, float]] = []
 
     def right(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-        pairs = zip(completions, answer, strict=True)
-        return [sum(word == wanted for word in text.split()) / LENGTH for text, wanted in pairs]
+        return [text.count(wanted) / LENGTH for text, wanted in zip(completions, answer, strict=True)]
 
     class Clock(TrainerCallback):
         def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
@@ -47,7 +47,7 @@ def main() -> None:
             adam_beta1=work.BETAS[0], adam_beta2=work.BETAS[1], weight_decay=0.0, max_grad_norm=work.CLIP, beta=0.0,
             epsilon=0.2, epsilon_high=0.28, loss_type="dapo", temperature=1.0, top_p=1.0, top_k=0, seed=int(sys.argv[2]),
             logging_steps=1, report_to=[], save_strategy="no", use_cpu=True, bf16=False, disable_tqdm=True,
-            gradient_checkpointing=False, dataloader_pin_memory=False,
+            gradient_checkpointing=False, dataloader_pin_memory=False, use_vllm="colocate" in sys.argv, vllm_mode="colocate",
         )  # fmt: skip
         trainer = GRPOTrainer(
             model=model, reward_funcs=right, args=args, train_dataset=Dataset.from_list(rows), callbacks=[Clock()],
