@@ -99,7 +99,7 @@ class RL(TrainerConfig):
     """Completions per forward pass and rank."""
     padding_free: bool | Literal["auto"] = "auto"
     """Lay the completions of a micro batch one behind the other in place of padding them, and compute a prompt once for all of
-    them; numbers stay what they are. `auto` does so where prompts have several completions and model and layout allow it."""
+    them; numbers stay what they are. `auto` does so where that saves enough tokens, and model and layout allow it."""
     truncated: Truncated | None = None
     """What is done about answers that were cut at a limit; None: they are learned from as they are."""
     async_rollouts: AsyncRollouts | None = None

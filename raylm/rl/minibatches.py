@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+SAVED = 16
+"""Tokens per sample that rows without padding must save: many short documents cost attention more than a few padded tokens do.
+Measured on CPUs: 0.6 times as fast where they save 3, 1.5 times where they save 50, 4 times where they save 120."""
+
 
 class Micro(NamedTuple):
     """Samples of one forward pass, those of a group one behind the other."""
@@ -81,6 +85,19 @@ def in_minibatches(samples: list[Sample], count: int, seed: int) -> list[list[Sa
         units = [[sample] for sample in samples]
     order = np.random.default_rng(seed).permutation(len(units))
     return [[sample for at in part for sample in units[at]] for part in np.array_split(order, count)]
+
+
+def pays(samples: list[Sample], micro: int) -> bool:
+    """Whether it is faster to compute a prompt once for all its completions, in rows without padding.
+
+    Args:
+        micro: samples of a forward pass.
+    """
+    lengths = sorted((len(sample.tokens) for sample in samples), reverse=True)
+    padded = sum(lengths[at] * len(lengths[at : at + micro]) for at in range(0, len(lengths), micro))
+    # the last token of a prompt stands in front of each of its completions
+    laid = sum(_tokens(unit) + len(unit) for unit in _groups(samples))
+    return padded - laid >= SAVED * len(samples)
 
 
 def micros_of(samples: list[Sample], rank: int, world: int, micro: int, shared: bool) -> list[Micro]:

@@ -21,7 +21,7 @@ from raylm.model.scores import Inputs, Scores
 from raylm.parallel.engine import Engine
 from raylm.rl.config import RL
 from raylm.rl.critic import NAME, Critic, explained_variance
-from raylm.rl.minibatches import Laid, in_minibatches, lay_out, micros_of
+from raylm.rl.minibatches import Laid, in_minibatches, lay_out, micros_of, pays
 from raylm.rl.scoring import Scorer, lacking
 from raylm.rl.types import CriticInputs, Experience, LossInputs, Sample
 from raylm.trainer import setup as base
@@ -69,7 +69,7 @@ class PolicyTrainer(Trainer):
     sender: Any = None
     """What brings weights to generators, with what it knows of the last time; made by the first sync."""
     shares_prompts: bool = False
-    """Compute a prompt once for all its completions, see `raylm.rl.minibatches`."""
+    """Whether a prompt may be computed once for all its completions, see `raylm.rl.minibatches`."""
 
     judges_loss: ClassVar[bool] = False
 
@@ -99,7 +99,7 @@ class PolicyTrainer(Trainer):
             self.cfg.temperature,
             self.cfg.micro_batch,
             self.setup.tokens["pad_token_id"],
-            self.shares_prompts,
+            self._shares(experience.samples),
         )
         return experience._replace(samples=scorer.scored(experience.samples, needs))
 
@@ -153,8 +153,9 @@ class PolicyTrainer(Trainer):
         self.meter.start()
         self.heartbeat.mark("data", iteration)
         grid, pad_id = self.engine.grid, self.setup.tokens["pad_token_id"]
-        micros = micros_of(samples, grid.data_rank, grid.data_world, self.cfg.micro_batch, self.shares_prompts)
-        laid = [lay_out(micro, pad_id, self.engine.device, self.shares_prompts) for micro in micros]
+        shared = self._shares(samples)
+        micros = micros_of(samples, grid.data_rank, grid.data_world, self.cfg.micro_batch, shared)
+        laid = [lay_out(micro, pad_id, self.engine.device, shared) for micro in micros]
         inputs = [one.asking(_weights(sample) for sample in one.micro.samples) for one in laid]
         self.meter.read()
         step = StepInputs(
@@ -183,6 +184,9 @@ class PolicyTrainer(Trainer):
             row |= self._critic_step(iteration, step, laid)
             row["finite"] = row["critic_finite"] if alone else row["finite"]
         return {**row, "changed": not alone and row["finite"], STEPS_TAKEN: self.facts.get(STEPS_TAKEN, 0)}
+
+    def _shares(self, samples: list[Sample]) -> bool:
+        return self.shares_prompts and (self.cfg.padding_free is True or pays(samples, self.cfg.micro_batch))
 
     def _policy_step(self, iteration: int, step: StepInputs, laid: list[Laid]) -> dict[str, Any] | None:
         needs = getattr(self.algorithm, "needs", ())

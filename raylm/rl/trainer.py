@@ -77,7 +77,7 @@ def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any]:
         beside=beside,
         say=ranks.say,
         heartbeat=ranks.heartbeat,
-        flops=flops_of(cfg, config.to_dict(), setup.length, ranks.world, 1 + _needs_reference(algorithm)),
+        flops=flops_of(cfg, config.to_dict(), setup.length, ranks.world, 1 + 3 * bool(beside)),
         algorithm=algorithm,
         parameters=parameters,
         config=config,

@@ -8,7 +8,7 @@ import torch
 
 from raylm.model.attention import install
 from raylm.model.scores import ask
-from raylm.rl.minibatches import Micro, in_minibatches, lay_out, micros_of
+from raylm.rl.minibatches import Micro, in_minibatches, lay_out, micros_of, pays
 from raylm.rl.types import Sample
 from tests.model.tiny import tiny_model
 
@@ -74,6 +74,11 @@ def test_a_prompt_is_computed_once_and_scores_stay_what_they_are():
             alone = model(tokens).logits.log_softmax(-1)[0, sample.num_prompt - 1 : -1]
         alone = alone.gather(1, tokens[0, sample.num_prompt :, None])[:, 0].numpy() * np.asarray(sample.mask)
         assert np.abs(left - alone).max() < 1e-5 and np.abs(right - alone).max() < 1e-5
+
+
+def test_a_prompt_is_computed_once_where_that_saves_enough():
+    assert pays(groups([8, 8], prompt=64), 16) and not pays(groups([8, 8], prompt=4), 16)
+    assert not pays(groups([1] * 16, prompt=64), 16), "nothing is shared"
 
 
 def test_a_micro_batch_that_fills_up_asks_for_nothing():

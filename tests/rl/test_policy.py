@@ -12,7 +12,7 @@ from raylm.parallel.optimizers.adamw import AdamW
 from raylm.rl import trainer
 from raylm.rl.types import Experience
 from tests.parallel.on_ranks import on_ranks
-from tests.rl.valued import Valued, by_hand, drawn, iterated, started, valued_config, write
+from tests.rl.valued import Valued, by_hand, drawn, iterated, saved, started, valued_config, write
 
 ASKS = list(range(4))
 NEEDS = Valued.needs
@@ -88,6 +88,18 @@ def test_two_ranks_do_what_one_does(plain, name):
     found = on_ranks(2, iterated, plain["folder"], table, plain["given"])
     same(found[0], plain["alone"])
     assert found[0]["steps"] == plain["alone"]["steps"]
+
+
+@pytest.mark.parametrize("name", ["fsdp", *(pytest.param(each, marks=pytest.mark.long) for each in ("deepspeed", "pipeline"))])
+def test_another_number_of_ranks_goes_on_with_policy_and_critic(plain, tmp_path, name):
+    on_ranks(2, saved, plain["folder"], tmp_path, {**LAYOUTS[name], "workers": {"count": 2}}, plain["given"])
+    ranks, setup = started(0, 1, plain["folder"], valued_config(), work=str(tmp_path))
+    held = ranks.held[trainer.HELD]
+    assert (held.saver.newest, held.engine.done, held.critic.done) == (1, 4, 4)
+    row = learned(ranks, setup, 1, plain["given"])
+    assert row["critic_loss"] == pytest.approx(plain["alone"]["rows"][1]["critic_loss"], rel=1e-3)
+    for name, found in (("policy", held.weights()), ("critic", held.critic.weights().items())):
+        assert max(float((t - plain["alone"][name][key]).abs().max()) for key, t in found) < 5e-5, name
 
 
 def learned(ranks, setup, at, given):

@@ -120,6 +120,15 @@ def iterated(rank: int, world: int, folder: Path, table: dict[str, Any], given: 
     }
 
 
+def saved(rank: int, world: int, folder: Path, work: Path, table: dict[str, Any], given: list[Sample]) -> None:
+    """The first of the two iterations, and a step checkpoint of it in `work`."""
+    ranks, setup = started(rank, world, folder, valued_config(**table), work=str(work))
+    experience = trainer.score(ranks, setup, Experience(given, list(range(4)), 0), Valued.needs)
+    trainer.update(ranks, setup, 0, Valued().advantages(experience))
+    trainer.save(ranks, setup, 1, {}, [])
+    ranks.held[trainer.HELD].saver.close()
+
+
 def by_hand(folder: Path, given: list[Sample], cfg: RL, value_model: Any) -> dict[str, Any]:
     """The same with two models of transformers, all samples one by one, torch's AdamW."""
     from transformers import AutoModelForCausalLM
