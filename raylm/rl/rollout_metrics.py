@@ -83,12 +83,10 @@ def _drawn(sample: Sample) -> np.ndarray:
 
 
 def _of_environments(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Means of what environments count."""
-    counted: dict[str, list[float]] = defaultdict(list)
-    for one in rollouts:
-        for name, value in (one.trajectory.metrics or {}).items():
-            counted[name].append(value)
-    return {f"environment/{name}": _mean(values) for name, values in sorted(counted.items())}
+    """Means of what environments count; what a conversation does not name it had none of."""
+    each = [one.trajectory.metrics for one in rollouts if one.trajectory.metrics is not None]
+    names = sorted({name for counted in each for name in counted})
+    return {f"environment/{name}": _mean(counted.get(name, 0.0) for counted in each) for name in names}
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -36,6 +36,9 @@ def test_turns_and_what_environments_count():
         for turns, calls in ((1, 2.0), (4, 4.0))
     ]
     assert score_metrics(played) | {"turns": 2.5, "environment/calls": 3.0} == score_metrics(played)
+    # one that called nothing counts too
+    silent = one._replace(trajectory=one.trajectory._replace(metrics={}))
+    assert score_metrics([*played, silent])["environment/calls"] == 2.0
 
 
 def test_advantages_and_staleness_by_token():
