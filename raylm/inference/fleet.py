@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -48,6 +49,8 @@ class Fleet:
         self._make, self._on_loss, self._on_look = make, on_loss, on_look
         self.actors: list[Any] = [make(place) for place in range(count)]
         self.health = [Health() for _ in range(count)]
+        self.counts = Counter[str]()
+        """Generators that were lost, and those of them whose log-probabilities were not the trainer's."""
         self._built: set[int] = set()
         """Places whose process has an engine."""
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -233,6 +236,7 @@ class Fleet:
         if one.state is State.DEAD or self._closed:
             return
         one.lost(lost.what)
+        self.counts["generators_lost"] += 1
         self._begun.pop(place, None)
         self._on_loss(place)
         if one.losses > self.max_restarts:

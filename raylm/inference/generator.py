@@ -49,8 +49,9 @@ class Generator:
         self._network: dict[str, Any] = {}
         self._names: set[str] = set()
         self._ends: list[int] = []
-        self._max_len, self._num_requests = 0, 0
+        self._max_len, self._num_requests, self._num_taken = 0, 0, 0
         self._version: int | None = None
+        self._whole = asyncio.Event()
         self._intake = Intake(self._workers, self._stop)
         self._dtype = EngineDtype("auto", "")
 
@@ -79,6 +80,7 @@ class Generator:
         if self._engine is not None:
             self._refuse_other(network, max_len, model_path)
         self._version = None
+        self._whole.clear()
         self._intake.forget()
         with InWords("start", self._lost):
             if self._engine is None:
@@ -109,10 +111,7 @@ class Generator:
             PlacementError: no weights are held, or the last transfer failed.
             GeneratorLost: the engine died, or stands still.
         """
-        if self._version is None:
-            raise PlacementError(
-                "the generator holds no whole set of weights", next="call start(), or release it and start afresh"
-            )
+        await self._wait_for_weights(deadline_s)
         if not 0 < len(prompt) < self._max_len:
             raise DataError(
                 f"a prompt has {len(prompt)} tokens, 1 to {self._max_len - 1} are possible", next="drop it, or raise max_len"
@@ -127,6 +126,15 @@ class Generator:
             for task in tasks:
                 task.cancel()
 
+    async def _wait_for_weights(self, deadline_s: float) -> None:
+        """A request that comes while weights are loaded waits for them."""
+        try:
+            await asyncio.wait_for(self._whole.wait(), deadline_s if self._engine is not None else 0)
+        except TimeoutError:
+            raise PlacementError(
+                "the generator holds no whole set of weights", next="call start(), or release it and start afresh"
+            ) from None
+
     async def logprobs(self, tokens: list[int], deadline_s: float = DEADLINE_S) -> list[float]:
         """Log-probability of each of `tokens` given those before it, from the second one on: the plain softmax.
 
@@ -136,7 +144,8 @@ class Generator:
         """
         if self._version is None or not 1 < len(tokens) < self._max_len:
             raise DataError(f"log-probabilities of {len(tokens)} tokens, 2 to {self._max_len - 1} are possible")
-        output = await self._answer(tokens, deadline_s, max_tokens=1, temperature=0, prompt_logprobs=0)
+        # before all that waits for a place in the batch: a transfer waits for the answer
+        output = await self._answer(tokens, deadline_s, -1, max_tokens=1, temperature=0, prompt_logprobs=0)
         return [place[token].logprob for token, place in zip(tokens[1:], output.prompt_logprobs[1:], strict=True)]
 
     async def begin_weights(self, transfer: str, names: list[str] | None = None, offer: Offer | None = None) -> Held:
@@ -164,6 +173,7 @@ class Generator:
         """
         with InWords("take_weights", self._lost):
             await self._intake.take(bucket, transfer)
+        self._num_taken += 1
 
     async def finish_weights(self, version: int, digest: str, transfer: str) -> None:
         """All buckets came: drop what was cached of earlier weights and go on with `version`.
@@ -187,6 +197,7 @@ class Generator:
     async def _stop(self) -> None:
         """Let requests stand still: the weights are none from now on."""
         self._version = None
+        self._whole.clear()
         await self._engine.pause_generation(mode="keep", clear_cache=False)
 
     async def _commit(self, version: int) -> None:
@@ -197,6 +208,8 @@ class Generator:
             await self._engine.update_weight_version(str(version))
             await self._engine.resume_generation()
         self._version = version
+        self._num_taken += 1
+        self._whole.set()
 
     async def _complete(self, prompt: list[int], sampling: Sampling, seed: int, deadline_s: float) -> Completion:
         answer = await self._answer(
@@ -212,7 +225,7 @@ class Generator:
         )
         return self._completion(answer.outputs[0])
 
-    async def _answer(self, prompt: list[int], deadline_s: float, **params: Any) -> Any:
+    async def _answer(self, prompt: list[int], deadline_s: float, priority: int = 0, **params: Any) -> Any:
         """What the engine answers to one request, whole."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -224,15 +237,16 @@ class Generator:
         number = str(self._num_requests)
 
         async def drawn() -> Any:
-            async for output in self._engine.generate({"prompt_token_ids": prompt}, asked, number):
+            async for output in self._engine.generate({"prompt_token_ids": prompt}, asked, number, priority=priority):
                 return output
             return None
 
         with InWords("generate", self._lost):
-            task, seen = asyncio.create_task(drawn()), progress(self._engine)
+            task, seen = asyncio.create_task(drawn()), (progress(self._engine), self._num_taken)
             try:
                 while not (await asyncio.wait({task}, timeout=deadline_s))[0]:
-                    now = progress(self._engine)
+                    # while weights are loaded no request gets a token
+                    now = (progress(self._engine), self._num_taken)
                     if now == seen:
                         raise GeneratorLost(f"no token came for {deadline_s:g} s", where="generator.generate")
                     seen = now
@@ -262,6 +276,7 @@ class Generator:
             skip_tokenizer_init=True,
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
+            scheduling_policy="priority",
             # no default of a generation_config.json (top_k, repetition penalty) may bend what is sampled
             generation_config="vllm",
             worker_extension_cls=WEIGHT_RECEIVER,

@@ -13,17 +13,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from raylm.core.errors import PlacementError, RaylmError
 from raylm.inference.calls import GeneratorLost, answer_of
 from raylm.inference.fleet import Fleet
 from raylm.inference.health import State
-from raylm.inference.weight_transfer import Sent
+from raylm.inference.probe import allowed, apart
+from raylm.inference.weight_transfer import Probe, Sent
 
 Send = Callable[[list[Any], int], Sent]
 """Brings weights to generators, given their handles and the version: `send_weights`, in the process that has the weights. It
 is called from other threads too, by one at a time."""
+PROBE_S = 10.0
+"""Seconds that a transfer waits for answers to its probes; engines that are full of requests may answer later, and get no new
+work until then."""
 
 
 class HeldWeights:
@@ -39,7 +44,14 @@ class HeldWeights:
         """Version, who brings it (None: the checkpoint of the start) and its digest."""
         self._others: dict[int, Any] = {}
         """Places and actors that took other weights than the rest under the same version."""
+        self._probing: dict[int, tuple[Any, dict[int, list[float]]]] = {}
+        """Places whose generators were asked for log-probabilities, with their actors and what they said of each probe so far."""
         self._sending = threading.Lock()
+        self.taking: set[int] = set()
+        """Places of a transfer under way that get work meanwhile: what they answer counts once they are proved."""
+        self.probe_nats: float | None = None
+        """Largest mean difference of log-probabilities to the trainer's; None for what is usual at the engine's dtype."""
+        self.dtype = ""
         self._syncing = self._catching_up = False
         self._cause: BaseException | None = None
         """Why weights could not be brought."""
@@ -50,6 +62,7 @@ class HeldWeights:
         with self._sending:
             self._wanted, self._cause = (0, None, ""), None
             self._others.clear()
+            self._probing.clear()
             return self._fleet.start(**arguments)
 
     def failure(self) -> BaseException | None:
@@ -61,7 +74,8 @@ class HeldWeights:
         stale = self._stale()
         if stale and not self._syncing and not self._catching_up and self._cause is None:
             if self._wanted[1] is None:
-                self._prove(stale, [self._fleet.actors[place] for place in stale])
+                for place in stale:
+                    self._prove(place)
             else:
                 self._catching_up = True
                 threading.Thread(target=self._catch_up, name="raylm-weights", daemon=True).start()
@@ -69,7 +83,7 @@ class HeldWeights:
 
     def _hope(self) -> bool:
         able = (State.STARTING, State.HEALTHY, State.SUSPECT)
-        return self._syncing or self._catching_up or any(one.state in able for one in self._fleet.health)
+        return self._syncing or self._catching_up or bool(self._probing) or any(one.state in able for one in self._fleet.health)
 
     def _look_for_hope(self, now: float) -> None:
         if self._hope() or self._cause:
@@ -91,7 +105,9 @@ class HeldWeights:
                 before, self._wanted = self._wanted, (version, send, "")
                 self._syncing, self._cause = True, None
                 self._others.clear()
+                self._probing.clear()
                 places = [place for place, one in enumerate(self._fleet.health) if one.lives]
+                self.taking = set(self._fleet.healthy())
                 for place in places:
                     self._fleet.health[place].on("outdated")
                 actors = [self._fleet.actors[place] for place in places]
@@ -100,24 +116,33 @@ class HeldWeights:
                 sent = send(actors, version)
                 broke_off = False
             finally:
-                with self._lock:
-                    self._syncing = False
-                    if broke_off:
-                        self._wanted = before
                 if broke_off:
-                    self._put_back(places, actors)
+                    self._put_back(places, actors, before)
             with self._lock:
                 self._wanted = (version, send, sent.digest)
-                self._prove(self._took(places, actors, sent), actors)
+                self._probe(self._took(places, actors, sent), sent.probe)
+                self._syncing = False
+                self.taking.clear()
+                until = time.monotonic() + PROBE_S
+                while self._probing and (left := until - time.monotonic()) > 0:
+                    self._lock.wait(min(left, 1.0))
 
-    def _put_back(self, places: list[int], actors: list[Any]) -> None:
+    def lost(self, place: int) -> None:
+        """The generator of a place is lost."""
+        self._probing.pop(place, None)
+        self.taking.discard(place)
+
+    def _put_back(self, places: list[int], actors: list[Any], before: tuple[int, Send | None, str]) -> None:
         """A transfer broke off: those that it did not touch go on with what they hold."""
         held = {place: _version(actor, self._fleet.ping_s) for place, actor in zip(places, actors, strict=True)}
         with self._lock:
+            self._syncing, self._wanted = False, before
+            self.taking.clear()
             for place, actor in zip(places, actors, strict=True):
                 if self._fleet.actors[place] is actor and held[place] != self._wanted[0]:
                     self._fleet.health[place].version = None
-            self._prove(self._stale(), actors)
+            for place in self._stale():
+                self._prove(place)
             self._cause = PlacementError(
                 "the generators hold no whole set of weights: the last transfer broke off",
                 where="generators",
@@ -128,7 +153,8 @@ class HeldWeights:
         """Places that wait for weights, or for a proof of them."""
         fleet = self._fleet
         stale = [place for place, one in enumerate(fleet.health) if one.state is State.STALE]
-        return [place for place in stale if self._others.get(place) is not fleet.actors[place]]
+        busy = {**self._others, **{place: actor for place, (actor, _) in self._probing.items()}}
+        return [place for place in stale if busy.get(place) is not fleet.actors[place]]
 
     def _catch_up(self) -> None:
         """Bring the newest weights to those that lack them. In a thread of its own: the sender may be busy."""
@@ -147,7 +173,7 @@ class HeldWeights:
                         self._cause = cause
                     return
                 with self._lock:
-                    self._prove(self._took(places, actors, sent), actors)
+                    self._probe(self._took(places, actors, sent), sent.probe)
         finally:
             with self._lock:
                 self._catching_up = False
@@ -170,13 +196,53 @@ class HeldWeights:
                 took.append(place)
         return took
 
-    def _prove(self, places: list[int], actors: list[Any]) -> None:
-        """Let those work that hold what is wanted."""
+    def _probe(self, places: list[int], probes: tuple[Probe, ...]) -> None:
+        """Ask those that took the weights what they say of the probes; without probes what they took is all there is to know."""
         for place in places:
-            one = self._fleet.health[place]
-            if self._fleet.actors[place] in actors and one.state is State.STALE and one.version == self._wanted[0]:
-                one.proved(self._wanted[0])
-                self._on_proved(place)
+            if not probes:
+                self._prove(place)
+                continue
+            self._probing[place] = (self._fleet.actors[place], found := {})
+            for at, one in enumerate(probes):
+                then = partial(self._said, place, found, probes, at)
+                self._fleet.ask(place, "logprobs", then, one.tokens, self._fleet.hang_s)
+
+    def _said(
+        self,
+        place: int,
+        found: dict[int, list[float]],
+        probes: tuple[Probe, ...],
+        at: int,
+        said: Any,
+        cause: BaseException | None,
+    ) -> None:
+        """An answer to one probe. With the last one it is known whether the generator computes with these weights."""
+        if self._probing.get(place, (None, None))[1] is not found:
+            return  # of an earlier transfer
+        found[at] = [] if cause else said
+        if len(found) < len(probes):
+            return
+        del self._probing[place]
+        nats, most = apart([found[at] for at in range(len(probes))], probes), allowed(self.dtype, self.probe_nats)
+        if nats <= most:
+            self._prove(place)
+        else:
+            self._fleet.health[place].refused += 1
+            self._fleet.counts["generators_refused"] += 1
+            why = (
+                f"generator {place} took version {self._wanted[0]} of the weights and does not compute with it: its "
+                f"log-probabilities of {len(probes)} sequences differ from the trainer's by {nats:.3g} on average, "
+                f"{most:g} are allowed (generator.probe_nats){f'; {cause}' if cause else ''}"
+            )
+            self._fleet.lose(place, GeneratorLost(why, where="generators"))
+        self._lock.notify_all()
+
+    def _prove(self, place: int) -> None:
+        """Let one work that holds what is wanted."""
+        one = self._fleet.health[place]
+        if one.state is State.STALE and one.version == self._wanted[0]:
+            one.proved(self._wanted[0])
+            self._on_proved(place)
 
 
 def _version(actor: Any, timeout_s: float) -> int | None:

@@ -67,6 +67,7 @@ class Pool:
         """Take over the deadlines and limits of a stage."""
         fleet, self.memory_share = self._fleet, spec.memory_share
         fleet.hang_s, fleet.ping_s, fleet.start_s, fleet.max_restarts = spec.hang_s, spec.ping_s, spec.start_s, spec.max_restarts
+        self._weights.probe_nats = spec.probe_nats
 
     def start(self, path: str, max_len: int, dtype: str = "auto", seed: int = 0) -> None:
         """Let all generators hold the checkpoint at `path`: the held ones where they can take it, fresh ones else. Requests of
@@ -79,6 +80,7 @@ class Pool:
         with self._lock:
             self._requests = Requests()
         self.dtype = self._weights.start(model_path=path, max_len=max_len, dtype=dtype, seed=seed, memory_share=self.memory_share)
+        self._weights.dtype = self.dtype.name
 
     def submit(self, key: Hashable, tokens: list[int], sampling: Sampling, seed: int) -> None:
         """Ask for `sampling.n` completions of a prompt of token ids; `wait` answers under `key`.
@@ -165,6 +167,12 @@ class Pool:
         with self._lock:
             return {place: one.state for place, one in enumerate(self._fleet.health)}
 
+    def counts(self) -> dict[str, int]:
+        """`generators_lost` and, among them, `generators_refused` since the pool was made: what they said was not what the
+        trainer says of its weights."""
+        with self._lock:
+            return {name: self._fleet.counts[name] for name in ("generators_lost", "generators_refused")}
+
     def close(self) -> None:
         """End all of them."""
         self._fleet.close()
@@ -189,8 +197,8 @@ class Pool:
 
     def _dispatch(self) -> None:
         """Requests go to generators that have room."""
-        healthy = self._fleet.healthy()
-        while (place := self._requests.next_place(healthy, MOST_SEQUENCES)) is not None:
+        able = [*self._fleet.healthy(), *self._weights.taking]
+        while (place := self._requests.next_place(able, MOST_SEQUENCES)) is not None:
             request = self._requests.run(place)
             then = partial(self._answered, request)
             asked = (request.tokens, request.sampling, request.seed, self._fleet.hang_s)
@@ -217,6 +225,7 @@ class Pool:
         self._lock.notify_all()
 
     def _on_loss(self, place: int) -> None:
+        self._weights.lost(place)
         most = self._fleet.max_restarts
         for request in self._requests.lost(place):
             if request.losses > most:

@@ -19,10 +19,11 @@ class Small:
     Args:
         ends_at: number of the call, not counting starts and versions, at which its process ends; 0 never.
         hangs: do not end there, but stand still with all that runs here.
+        keeps: version of which it says that it has it, while it goes on with the weights before.
     """
 
-    def __init__(self, ends_at: int = 0, hangs: bool = False) -> None:
-        self.ends_at, self.hangs, self.calls, self.held = ends_at, hangs, 0, 0.0
+    def __init__(self, ends_at: int = 0, hangs: bool = False, keeps: int = -1) -> None:
+        self.ends_at, self.hangs, self.calls, self.held, self.keeps = ends_at, hangs, 0, 0.0, keeps
         self.number = 0
 
     def _call(self) -> None:
@@ -51,8 +52,14 @@ class Small:
         span = VersionSpan(self.number, 0, 3)
         return [Completion([sum(prompt), seed, place], [self.held] * 3, "", "stop", (span,)) for place in range(sampling.n)]
 
+    async def logprobs(self, tokens: list[int], deadline_s: float) -> list[float]:
+        await asyncio.sleep(0.01)
+        self._call()
+        return [-self.held - token for token in tokens[1:]]
+
     async def begin_weights(self, transfer: str, names: Any, offer: Any = None) -> None:
         self._call()
+        self.before = self.held
         self.number: int | None = None
         self.digest, self.bytes = WeightsDigest(), 0
 
@@ -64,3 +71,5 @@ class Small:
     async def finish_weights(self, version: int, digest: str, transfer: str) -> None:
         self._call()
         self.number = version
+        if version == self.keeps:
+            self.held = self.before

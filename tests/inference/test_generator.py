@@ -12,7 +12,8 @@ from raylm.inference.config import GeneratorSpec
 from raylm.inference.generator import stream
 from raylm.inference.parity import Sample, compare_engine
 from raylm.inference.pool import hold_pool
-from raylm.inference.weight_transfer import send_weights
+from raylm.inference.probe import allowed, apart
+from raylm.inference.weight_transfer import Probe, send_weights
 from tests.model.tiny import tiny_checkpoint, tiny_model
 
 MAX_LEN = 128
@@ -252,6 +253,44 @@ def test_a_layer_that_got_no_weights_is_named_and_its_old_ones_do_not_answer(poo
     with pytest.raises(StageError, match=r"for 2 parameters: model\.layers\.0\.mlp\.gate_up_proj\.weight, model\.norm\.weight"):
         answered("finish_weights", 8, "0000", "now")
     assert version(pool) is None
+    pool.start(str(folder), MAX_LEN, dtype="float32")
+
+
+def skip_repack(actor, skips):
+    """Let the engine's workers keep the packed copy of the output head, or make it anew."""
+
+    def patch(self, skips):
+        from raylm.inference.vllm_private import WeightReceiver
+
+        plain = getattr(WeightReceiver, "plain", WeightReceiver.raylm_repack_head)
+        WeightReceiver.plain = plain
+        WeightReceiver.raylm_repack_head = (lambda receiver: None) if skips else plain
+
+    answer_of(actor.__ray_call__.remote(patch, skips), "patch", 60)
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+def test_a_probe_sees_weights_that_are_not_the_trainer_s(pool, folder):
+    """Though their digest is right: a skipped repack of the tied head, a half-sent set, one tensor that was changed."""
+    pool.start(str(folder), MAX_LEN, dtype="float32")
+    (actor,), (model, state), old = pool._actors, perturbed(seed=7), reference(folder).state_dict()
+    rows = [[*prompt, *range(40, 60)] for prompt in PROMPTS[:4]]
+    probes = [Probe(row, logprobs_by_transformers(model.eval(), row[:1], row[1:], 1.0)) for row in rows]
+
+    def after(sent, skips=False):
+        skip_repack(actor, skips)
+        assert not send_weights(sent.items(), [actor], 3, 60.0).lost
+        return apart([answer_of(actor.logprobs.remote(row), "logprobs", 60) for row in rows], probes)
+
+    bound = allowed("float32", None)
+    assert after(state) < bound / 10
+    half = {name: old[name] if at % 2 else tensor for at, (name, tensor) in enumerate(state.items())}
+    changed = {**state, "model.layers.0.mlp.down_proj.weight": state["model.layers.0.mlp.down_proj.weight"] + 0.05}
+    assert after(half) > 10 * bound and after(changed) > bound
+    after(old)
+    assert after(state, skips=True) > 10 * bound
+    assert after(state) < bound / 10
     pool.start(str(folder), MAX_LEN, dtype="float32")
 
 

@@ -14,15 +14,15 @@ from raylm.inference.completions import Sampling
 from raylm.inference.config import MEMORY_SHARE, GeneratorSpec
 from raylm.inference.health import State
 from raylm.inference.pool import Pool, pool_key
-from raylm.inference.weight_transfer import send_weights
+from raylm.inference.weight_transfer import Probe, send_weights
 from tests.inference.small import Small
 
 PROMPTS = [[row, row + 1] for row in range(20)]
 SEEDS = [100 + row for row in range(20)]
 
 
-def small_pool(count, *ends, hangs=False, **limits):
-    """A pool whose actors end at these calls, in the order in which they are made."""
+def small_pool(count, *ends, hangs=False, keeps=(), **limits):
+    """A pool whose actors end at these calls, and do not take these versions, in the order in which they are made."""
     import ray
 
     made, schedule = [], list(ends)
@@ -30,7 +30,8 @@ def small_pool(count, *ends, hangs=False, **limits):
     def make(place):
         made.append(place)
         remote = ray.remote(Small).options(num_cpus=0)
-        return remote.remote(schedule.pop(0) if schedule else 0, hangs and len(made) <= len(ends))
+        kept = keeps[len(made) - 1] if len(made) <= len(keeps) else -1
+        return remote.remote(schedule.pop(0) if schedule else 0, hangs and len(made) <= len(ends), kept)
 
     pool = Pool(make, count)
     pool.limit(GeneratorSpec(**limits))
@@ -106,12 +107,14 @@ def test_one_that_stands_still_is_replaced(calm):
     pool.close()
 
 
-def sender(value=None):
-    """Two tensors; the second one does not fit beside the first one."""
+def sender(value=None, probed=False):
+    """Two tensors; the second one does not fit beside the first one. With what a trainer would say of two sequences."""
 
     def send(actors, version):
         fill = 0.5 * version if value is None else value
-        return send_weights([(name, np.full(3, fill, np.float32)) for name in ("a", "b")], actors, version, 5.0, bucket_bytes=16)
+        named = [(name, np.full(3, fill, np.float32)) for name in ("a", "b")]
+        probe = tuple(Probe(tokens, [-fill - token for token in tokens[1:]]) for tokens in ([1, 2, 3], [4, 5]))
+        return send_weights(named, actors, version, 5.0, bucket_bytes=16)._replace(probe=probe if probed else ())
 
     return send
 
@@ -202,6 +205,45 @@ def wait_for_state(pool, place, state):
     while pool.health()[place] is not state:
         assert time.monotonic() < until, f"generator {place} is {pool.health()[place]}"
         time.sleep(0.02)
+
+
+@pytest.mark.ray
+def test_one_that_does_not_compute_with_what_it_took_is_caught_in_the_same_sync(calm, capsys):
+    """What requests under way got of it is not believed, either."""
+    pool, made = small_pool(2, keeps=[-1, 3])
+    for row in range(20):
+        pool.submit(row, PROMPTS[row], Sampling(n=2), SEEDS[row])
+    pool.sync(sender(probed=True), 3)
+    # no answer of version 3 came from weights that are not version 3
+    found = until({}, pool, 20)
+    assert all(one.logprobs == [0.5 * one.versions[0].version] * 3 for group in found.values() for one in group)
+    assert pool.counts() == {"generators_lost": 1, "generators_refused": 1} and made == [0, 1, 1]
+    said = "generator 1 took version 3 of the weights and does not compute with it: its log-probabilities of 2 sequences differ"
+    assert f"{said} from the trainer's by 1.5 on average, 0.001 are allowed" in capsys.readouterr().err
+    # its successor is asked, too
+    wait_for_state(pool, 1, State.HEALTHY)
+    assert pool.generate(PROMPTS, Sampling(n=2), SEEDS) == calm[1]
+    assert ray_calls(pool._actors[1]) > 6, "a transfer, two probes and requests"
+    pool.close()
+
+
+@pytest.mark.ray
+def test_where_no_generator_computes_with_what_it_took_the_run_ends(calm):
+    pool, _ = small_pool(2, keeps=[3] * 4, max_restarts=1)
+    pool.sync(sender(probed=True), 3)
+    with pytest.raises(PlacementError, match=r"generator . took version 3 of the weights and does not compute with it"):
+        pool.generate(PROMPTS, Sampling(n=2), SEEDS)
+    assert pool.counts() == {"generators_lost": 4, "generators_refused": 4}
+    pool.close()
+
+
+@pytest.mark.ray
+def test_one_that_is_lost_while_it_is_probed_is_replaced(calm):
+    """Four calls of a transfer, and the second probe."""
+    pool, made = small_pool(2, 6)
+    pool.sync(sender(probed=True), 3)
+    assert pool.generate(PROMPTS, Sampling(n=2), SEEDS) == calm[1] and made == [0, 1, 0]
+    pool.close()
 
 
 @pytest.mark.ray
