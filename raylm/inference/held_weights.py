@@ -46,6 +46,8 @@ class HeldWeights:
         """Places and actors that took other weights than the rest under the same version."""
         self._probing: dict[int, tuple[Any, dict[int, list[float]]]] = {}
         """Places whose generators were asked for log-probabilities, with their actors and what they said of each probe so far."""
+        self.nats: dict[int, float] = {}
+        """How far what they said last was off, by place."""
         self._sending = threading.Lock()
         self.taking: set[int] = set()
         """Places of a transfer under way that get work meanwhile: what they answer counts once they are proved."""
@@ -106,6 +108,7 @@ class HeldWeights:
                 self._syncing, self._cause = True, None
                 self._others.clear()
                 self._probing.clear()
+                self.nats.clear()
                 places = [place for place, one in enumerate(self._fleet.health) if one.lives]
                 self.taking = set(self._fleet.healthy())
                 for place in places:
@@ -224,6 +227,7 @@ class HeldWeights:
             return
         del self._probing[place]
         nats, most = apart([found[at] for at in range(len(probes))], probes), allowed(self.dtype, self.probe_nats)
+        self.nats[place] = nats
         if nats <= most:
             self._prove(place)
         else:

@@ -80,7 +80,8 @@ class Pool:
         with self._lock:
             self._requests = Requests()
         self.dtype = self._weights.start(model_path=path, max_len=max_len, dtype=dtype, seed=seed, memory_share=self.memory_share)
-        self._weights.dtype = self.dtype.name
+        # what it is to compute in is what the trainer computes in
+        self._weights.dtype = self.dtype.name if dtype in ("auto", self.dtype.name) else "mixed"
 
     def submit(self, key: Hashable, tokens: list[int], sampling: Sampling, seed: int) -> None:
         """Ask for `sampling.n` completions of a prompt of token ids; `wait` answers under `key`.
@@ -172,6 +173,12 @@ class Pool:
         trainer says of its weights."""
         with self._lock:
             return {name: self._fleet.counts[name] for name in ("generators_lost", "generators_refused")}
+
+    def probe_nats(self) -> float | None:
+        """Mean difference between log-probabilities of the generators and the trainer, of the one that was furthest off after
+        the last transfer; None where nothing was compared."""
+        with self._lock:
+            return max(self._weights.nats.values(), default=None)
 
     def close(self) -> None:
         """End all of them."""

@@ -142,6 +142,8 @@ class Engine:
         self.model.train(was)
         if not self._drops:
             self.bare.eval()
+        # no backward pass follows that would do it, and a step checkpoint may be read next
+        self._let_go()
         return found
 
     def step(self, take: Callable[[float], bool] | None = None) -> Stats:

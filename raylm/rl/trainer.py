@@ -18,6 +18,7 @@ from raylm.model.scores import Inputs, causal
 from raylm.rl.config import RL
 from raylm.rl.critic import NAME, Critic, build_critic, needs_critic
 from raylm.rl.policy import STEPS_TAKEN, PolicyTrainer, Setup
+from raylm.rl.probes import probes_of
 from raylm.rl.types import Experience
 from raylm.trainer.build import build as build_engine
 from raylm.trainer.build import flops_of, load_start
@@ -111,11 +112,13 @@ def send(ranks: Ranks, setup: Setup, generators: list[Any], version: int, deadli
         averaged: their moving averages, where these are kept.
     """
     trainer = _trainer(ranks, setup)
+    probe = probes_of(trainer, setup.rows_uris[0], setup.tokens["pad_token_id"], averaged)
     stream, sent = trainer.weights(averaged), None
     try:
         if ranks.rank == 0:
             trainer.sender = trainer.sender or trainer.cfg.generator.sync.sender()
             sent = send_weights(stream, generators, version, deadline_s, tick=ranks.heartbeat.tick, sender=trainer.sender)
+            sent = sent._replace(probe=probe)
     finally:
         # all ranks must come to the end: they meet in each tensor
         deque(stream, maxlen=0)

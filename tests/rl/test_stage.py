@@ -172,6 +172,9 @@ def test_a_generator_that_is_killed_in_the_middle_of_a_draw_leaves_no_trace(root
     ctx.log = log_and_kill
     run(config(), ctx)
     assert "a fresh one takes the newest weights and goes on (1)" in capsys.readouterr().err
+    # after each transfer it says of a few prompts what the trainer says
+    nats, counts = (pool := hold_pool(workers, config().generator)).probe_nats(), pool.counts()
+    assert nats is not None and nats < 1e-4 and counts["generators_refused"] == 0
     calm, rough = (read_metrics(Folder(root / name)) for name in ("policy", "bereft"))
     for name in ("reward", "loss", "grad_norm", "mismatch_kl"):
         assert [row[name] for row in rough] == pytest.approx([row[name] for row in calm], rel=1e-5, abs=1e-7)
