@@ -44,8 +44,8 @@ def test_a_sparse_reward_teaches_nothing_without_warm_up(tmp_path):
 )
 def test_the_whole_stage_learns_to_copy(tmp_path, table):
     """With Ray, vLLM and the weights of each update in it."""
-    copying_job(tmp_path, 16 * 150)
-    cfg = copying_stage(iterations=145, check_export={"samples": 0}, **table)
+    copying_job(tmp_path, 16 * 180)
+    cfg = copying_stage(iterations=175, check_export={"samples": 0}, **table)
     workers = Workers(wanted_cpus=total(cfg.roles()))
     try:
         made = run(cfg, context(tmp_path, "policy", cfg, workers))

@@ -7,7 +7,7 @@ import os
 import statistics
 from itertools import pairwise
 
-STEPS = int(os.environ.get("RAYLM_STEPS", "150"))
+STEPS = int(os.environ.get("RAYLM_STEPS", "175"))
 LR, BETAS, CLIP = 3e-3, (0.9, 0.95), 1.0
 REWARD, WINDOW = 0.95, 10
 SKIPPED = 5
