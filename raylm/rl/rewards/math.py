@@ -40,10 +40,10 @@ class Math(Reward):
         return ground_truth_of(ground_truth) is not None
 
     def check(self, where: str) -> None:
-        """Raises ConfigError where math-verify is not installed on this machine."""
+        """Raises ConfigError where math-verify is not installed on this machine, unless that is one which only plans."""
         from importlib.util import find_spec
 
-        if find_spec(PACKAGE) is None:
+        if find_spec(PACKAGE) is None and find_spec("torch") is not None:
             raise ConfigError(
                 "the reward `math` compares answers by the package math-verify, which is not installed",
                 where=where,
