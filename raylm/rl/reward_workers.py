@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
+from itertools import count
 from typing import Any
 
 from raylm.core.config import digest_of, resolve
@@ -39,8 +40,10 @@ Found = Score | Unscored
 class _Group:
     """One prompt and what was drawn for it, until all rewards have answered."""
 
-    def __init__(self, key: Hashable, prompt: Prompt, trajectories: list[Trajectory], cards: int) -> None:
+    def __init__(self, key: Hashable, number: int, prompt: Prompt, trajectories: list[Trajectory], cards: int) -> None:
         self.key, self.prompt, self.trajectories = key, prompt, trajectories
+        self.number = number
+        """Its own: an answer that comes late is not taken for one to the same key asked again."""
         self.found: list[Any] = [None] * cards
         self.token_rewards: dict[int, list[Any]] = {}
 
@@ -67,7 +70,9 @@ class RewardWorkers:
         self._cards = list(cfg.rewards)
         self._names, self._weights = names_of(self._cards), [card.weight for card in self._cards]
         self._done: list[tuple[Hashable, list[Rollout]]] = []
+        self._numbers, self._keys = count(), set[Hashable]()
         self._under_way: dict[Hashable, _Group] = {}
+        """By their numbers."""
         self._any, self._lost, self._worn = False, 0, 0
         roles = [role_of(card) for card in self._cards]
         self._texts = [place for place, role in enumerate(roles) if role is None]
@@ -109,25 +114,27 @@ class RewardWorkers:
 
     def submit(self, key: Hashable, prompt: Prompt, trajectories: Sequence[Trajectory]) -> None:
         """Score these trajectories of one prompt; `poll` brings them back under `key`, which must be new."""
-        if key in self._under_way:
+        if key in self._keys:
             raise StageError(f"the trajectories {key!r} are being scored already", where="rewards.submit")
-        group = _Group(key, prompt, list(trajectories), len(self._cards))
-        self._under_way[key] = group
+        group = _Group(key, next(self._numbers), prompt, list(trajectories), len(self._cards))
+        self._under_way[group.number] = group
+        self._keys.add(key)
         if not self._cards or not group.trajectories:
             self._finish(group)
             return
         # a reward reads texts, and tokens at most
         drawn = [each._replace(logprobs=[], versions=()) for each in group.trajectories]
         if self._crew is not None:
-            self._crew.add(Task(key, (prompt._replace(tokens=[]), drawn)))
+            self._crew.add(Task(group.number, (prompt._replace(tokens=[]), drawn)))
         for crew in self._crews.values():
-            crew.add(Task(key, (prompt, drawn)))
+            crew.add(Task(group.number, (prompt, drawn)))
 
     def cancel(self, key: Hashable) -> None:
         """Nobody asks for these scores any more."""
-        if self._under_way.pop(key, None) is not None:
+        for group in [group for group in self._under_way.values() if group.key == key]:
+            self._forget(group)
             for crew in (*([self._crew] if self._crew else []), *self._crews.values()):
-                crew.drop(key)
+                crew.drop(group.number)
 
     def poll(self, timeout_s: float = 0.0) -> list[tuple[Hashable, list[Rollout]]]:
         """What is done, by key, each with its rollouts in the order of the trajectories; waits up to `timeout_s` seconds for
@@ -207,7 +214,11 @@ class RewardWorkers:
             found = [found[at] for found in group.found]
             rollouts.append(rollout_of(group.prompt, drawn, self._names, weights, found, of_tokens))
         self._done.append((group.key, rollouts))
-        del self._under_way[group.key]
+        self._forget(group)
+
+    def _forget(self, group: _Group) -> None:
+        del self._under_way[group.number]
+        self._keys.discard(group.key)
 
     def _wear(self, lost: bool, group: _Group) -> None:
         """Give up what waits where rewards end one process after the other; the run, where that goes on and on."""
@@ -227,8 +238,8 @@ class RewardWorkers:
                 next="mend the reward, or raise reward_timeout_s; the same command goes on from the last step checkpoint",
             )
         assert self._crew is not None
-        for key in self._crew.drop_waiting():
-            waiting = self._under_way[key]
+        for number in self._crew.drop_waiting():
+            waiting = self._under_way[number]
             rest = Unscored(
                 "not_asked", f"rewards' processes were lost for {MOST_LOST_AT_FIRST} prompts or more; the last: {why}"
             )

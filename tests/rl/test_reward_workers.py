@@ -68,6 +68,18 @@ def test_what_nobody_asks_for_any_more_does_not_come(rewards):
     assert [key for key, _ in rewards.poll(10.0)] == [5] and rewards.num_waiting == 0
 
 
+def test_an_answer_to_what_was_cancelled_is_not_taken_for_a_later_one(rewards):
+    for row in range(2):
+        rewards.submit(row, prompt(row), drawn("1"))
+    for row in range(2):
+        rewards.cancel(row)
+        rewards.submit(row, prompt(10 + row), drawn("0.1", "0"))
+    found: dict = {}
+    while len(found) < 2:
+        found.update(rewards.poll(10.0))
+    assert {key: [one.prompt.row for one in rollouts] for key, rollouts in found.items()} == {0: [10, 10], 1: [11, 11]}
+
+
 def test_an_actor_that_is_killed_owes_nothing(rewards):
     import ray
 
