@@ -5,13 +5,8 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from raylm.rl.types import Experience, Rollout, Sample
-
-if TYPE_CHECKING:
-    import numpy as np
-
 
 MOST_SOURCES = 20
 """More are not told apart in metrics; the kept rollouts have them all."""
@@ -61,12 +56,11 @@ def experience_metrics(rollouts: Sequence[Rollout], experience: Experience, vers
     `learned_share`: completions of all that were drawn. `advantage_std`: spread of advantages over tokens. `staleness`: versions
     of the weights by which tokens lie behind `version`, the one that is updated, mean and `staleness_max`.
     """
-    import numpy as np
-
     found = {"learned_share": len(experience.samples) / len(rollouts)} if rollouts else {}
-    advantages = [np.asarray(sample.advantages, np.float64)[np.asarray(sample.mask_or_ones) > 0] for sample in experience.samples]
-    if advantages and sum(map(len, advantages)):
-        found["advantage_std"] = float(np.concatenate(advantages).std())
+    moments = [_moments(sample) for sample in experience.samples]
+    if tokens := sum(count for count, _, _ in moments):
+        mean = sum(count * each for count, each, _ in moments) / tokens
+        found["advantage_std"] = (sum(spread + count * (each - mean) ** 2 for count, each, spread in moments) / tokens) ** 0.5
     spans = [(span.end - span.start, version - span.version) for sample in experience.samples for span in sample.versions]
     if tokens := sum(count for count, _ in spans):
         found["staleness"] = sum(count * behind for count, behind in spans) / tokens
@@ -74,12 +68,19 @@ def experience_metrics(rollouts: Sequence[Rollout], experience: Experience, vers
     return found
 
 
-def _drawn(sample: Sample) -> np.ndarray:
-    """Advantages of the tokens that are learned from."""
+def _moments(sample: Sample) -> tuple[int, float, float]:
+    """Tokens that are learned from, the mean of their advantages, and the sum of squares around it."""
     import numpy as np
 
-    advantages = np.asarray(sample.advantages, np.float64)
-    return advantages if sample.mask is None else advantages[np.asarray(sample.mask) > 0]
+    given = sample.advantages
+    if sample.mask is None and isinstance(given, list) and given and given.count(given[0]) == len(given):
+        # as most algorithms leave it; an array of each would cost more than all else that is computed here
+        return len(given), float(given[0]), 0.0
+    advantages = np.asarray(given, np.float64)
+    advantages = advantages if sample.mask is None else advantages[np.asarray(sample.mask) > 0]
+    if not len(advantages):
+        return 0, 0.0, 0.0
+    return len(advantages), float(advantages.mean()), float(advantages.var() * len(advantages))
 
 
 def _of_environments(rollouts: Sequence[Rollout]) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import pstdev
+
 import pytest
 
 from raylm.rl.iterations import reward_metrics
@@ -49,4 +51,11 @@ def test_advantages_and_staleness_by_token():
     assert found["advantage_std"] == pytest.approx((0.25 - 0.1**2) ** 0.5)
     # versions 4 and 5: of the first completion 1 and 1 tokens, of the second 1 and 2
     assert found["staleness"] == pytest.approx((2 * 2 + 3 * 1) / 5) and found["staleness_max"] == 2
+    # by token, and masked: 1, 3 of the first, -0.5 on 3 of the second
+    first, second = learned(rollouts).samples
+    by_token = [first._replace(advantages=[1.0, 3.0]), second]
+    values = [1.0, 3.0, -0.5, -0.5, -0.5]
+    assert experience_metrics(rollouts, Experience(by_token, [3], 0), 6)["advantage_std"] == pytest.approx(pstdev(values))
+    masked = [by_token[0]._replace(mask=[0, 1]), second._replace(mask=[0, 0, 0])]
+    assert experience_metrics(rollouts, Experience(masked, [3], 0), 6)["advantage_std"] == 0.0
     assert experience_metrics(rollouts, Experience([], [], 0), 6) == {"learned_share": 0.0}
