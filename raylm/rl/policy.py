@@ -134,7 +134,7 @@ class PolicyTrainer(Trainer):
                 self.ledger.add(iteration, position, sorted(learned & set(asked)), trained=finite)
                 self.ledger.add(iteration, position, sorted(set(asked) - learned), trained=False)
         if not rows:
-            return {"finite": True}
+            return {"finite": True, **({"changed": False} if experience.samples else {})}
         explained = explained_variance(experience.samples) if self.critic else None
         return {
             **_combined(rows),

@@ -166,6 +166,15 @@ def test_a_critic_starts_from_a_reward_model(plain, tmp_path):
     assert all(tensor.equal(held[name]) for name, tensor in judge.state_dict().items())
 
 
+def test_samples_of_no_weight_change_nothing(plain):
+    ranks, setup = started(0, 1, plain["folder"], valued_config())
+    made = Valued().advantages(trainer.score(ranks, setup, Experience(plain["given"], ASKS, 0), NEEDS))
+    still = made._replace(samples=[s._replace(mask=[0.0] * len(s.logprobs)) for s in made.samples])
+    assert trainer.update(ranks, setup, 0, still) == {"finite": True, "changed": False}
+    held = ranks.held[trainer.HELD]
+    assert (held.engine.done, held.critic.done) == (4, 4), "the schedules come to their ends"
+
+
 def test_samples_without_returns_are_refused(plain):
     ranks, setup = started(0, 1, plain["folder"], valued_config())
     made = Valued().advantages(trainer.score(ranks, setup, Experience(plain["given"], ASKS, 0), NEEDS))
