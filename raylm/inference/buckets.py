@@ -70,9 +70,9 @@ class WeightsDigest:
         """Over all that was added."""
         return _hash(b"".join(name.encode() + part for name, part in sorted(self._parts.items()))).hexdigest()
 
-    def names(self) -> set[str]:
-        """Of all that was added whole."""
-        return set(self._parts)
+    def part(self, name: str) -> bytes | None:
+        """Of one tensor, where it was added."""
+        return self._parts.get(name)
 
 
 def _hash(begin: bytes) -> Any:
@@ -187,19 +187,24 @@ class Receiver:
         self._parts: dict[str, tuple[Any, int]] = {}
         self._digest, self._maps = WeightsDigest(), maps or Maps()
 
-    def take(self, path: str, table: Iterable[Any], at: int = 0) -> list[tuple[str, Any]]:
-        """The torch tensors that are whole with this bucket. They are views of what lies at `path`, from byte `at` on."""
+    def take(self, path: str, table: Iterable[Any], at: int = 0, compared: bool = False) -> list[tuple[str, Any]]:
+        """The torch tensors that are whole with this bucket. They are views of what lies at `path`, from byte `at` on.
+
+        Args:
+            compared: its digest is known already, and is not computed.
+        """
         table = list(table)
         end = at + max((piece[4] + piece[5] for piece in table), default=0)
         data = self._maps.of(path, end).view(at)
-        return [(name, as_tensor(array)) for name, array in self.arrays(data, table)]
+        return [(name, as_tensor(array)) for name, array in self.arrays(data, table, compared)]
 
-    def arrays(self, data: Any, table: Iterable[Any]) -> list[tuple[str, Any]]:
+    def arrays(self, data: Any, table: Iterable[Any], compared: bool = False) -> list[tuple[str, Any]]:
         """The arrays that are whole with this bucket, views of `data` where they came in one piece."""
         import numpy as np
 
         table, whole = list(table), []
-        self._digest.add_pieces(data, table)
+        if not compared:
+            self._digest.add_pieces(data, table)
         for name, dtype, shape, start, at, length in table:
             kind = np.dtype(dtype)
             size, piece = math.prod(shape) * kind.itemsize, data[at : at + length]

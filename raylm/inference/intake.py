@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from raylm.core.errors import ArtifactError
-from raylm.inference.buckets import Bucket, Piece, WeightsDigest
+from raylm.inference.buckets import Bucket, Piece, WeightsDigest, pack
 from raylm.inference.kept import Kept
 from raylm.inference.shared_memory import HEADER, Maps, SharedMemory, shares
-from raylm.inference.weight_transfer import Held, Offer
+from raylm.inference.weight_transfer import BUCKET_BYTES, Held, Offer
 
 Lying = tuple[str, int, list[Piece]]
 """Path, first byte and table of a bucket that workers can read."""
@@ -32,6 +32,7 @@ class Intake:
         self._workers, self._stop = workers, stop
         self._transfer: str | None = None
         self._offer: Offer | None = None
+        self._layers: Any = None
         self._maps, self._own = Maps(), SharedMemory()
         self._kept: Kept | None = None
         self._keeps = self._loads = False
@@ -44,6 +45,7 @@ class Intake:
         self._transfer, self._lying, self._names, self._digest = transfer, [], set(), WeightsDigest()
         self._loads, self._keeps = False, offer is not None and offer.keep
         self._offer = offer if offer is not None and shares(offer.path, transfer) else None
+        self._layers = offer.layers if offer is not None else None
         if not self._keeps:
             self._kept = None
         elif self._kept is None:
@@ -84,29 +86,49 @@ class Intake:
         """
         self.check(transfer)
         if self._kept:
-            check_names(self._kept.names())
-            if not self._kept.finish(digest):
-                raise not_what_was_sent(self._kept.held(), digest, version)
-            self._lying = [(self._kept.path, HEADER, self._kept.table)]
+            await self._finish_kept(self._kept, version, digest, check_names)
         else:
             check_names(self._names)
-            if not self._loads and (came := self._digest.hexdigest()) != digest:
+            aside = not self._loads
+            if aside and (came := self._digest.hexdigest()) != digest:
                 # nothing was loaded: the engine goes on with what it has
                 raise not_what_was_sent(came, digest, version)
-        await self._load()
-        held = await self._workers("raylm_finish_weights")
-        if set(held) != {digest}:
-            raise not_what_was_sent(", ".join(sorted(set(held))), digest, version)
+            await self._load(compared=aside)
+            held = await self._workers("raylm_finish_weights")
+            if not aside and set(held) != {digest}:
+                raise not_what_was_sent(", ".join(sorted(set(held))), digest, version)
         self._transfer = None
 
-    async def _load(self) -> None:
-        """Load all that lies there."""
+    async def _finish_kept(self, kept: Kept, version: int, digest: str, check_names: Callable[[set[str]], None]) -> None:
+        """Compare the copy, and load what is in it; merged, where it is a base and its adapters."""
+        if not await asyncio.to_thread(kept.finish, digest):
+            raise not_what_was_sent(kept.held(), digest, version)
+        layers = self._layers
+        if not layers:
+            check_names(kept.names())
+            self._lying = [(kept.path, HEADER, kept.table)]
+            await self._load(compared=True)
+            await self._workers("raylm_finish_weights")
+            return
+        merged, names = WeightsDigest(), set[str]()
+        stream = pack(kept.merged(layers), BUCKET_BYTES, merged)
+        while bucket := await asyncio.to_thread(next, stream, None):
+            names |= {piece[0] for piece in bucket.table}
+            self._lying = [await asyncio.to_thread(self._lie, bucket)]
+            await self._load()
+        check_names(names)
+        held = await self._workers("raylm_finish_weights")
+        if set(held) != {merged.hexdigest()}:
+            raise not_what_was_sent(", ".join(sorted(set(held))), merged.hexdigest(), version)
+
+    async def _load(self, compared: bool = False) -> None:
+        """Load all that lies there. Bytes that were `compared` here are not read for a digest again."""
         if not self._loads:
             await self._stop()
             await self._workers("raylm_begin_weights")
             self._loads = True
         for path, at, table in self._lying:
-            await self._workers("raylm_take_weights", path, table, at)
+            await self._workers("raylm_take_weights", path, table, at, compared)
         self._check_memory()
         self._lying = []
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raylm.core.errors import ArtifactError
-from raylm.inference.buckets import Piece, Receiver, WeightsDigest
+from raylm.inference.buckets import Piece, Receiver, WeightsDigest, as_tensor
 from raylm.inference.changes import CHANGES, apply_changes
 from raylm.inference.shared_memory import SharedMemory
 
@@ -63,9 +63,15 @@ class Kept:
         """Of all tensors."""
         return set(self._at)
 
-    def arrays(self) -> Iterator[tuple[str, Any]]:
-        """All tensors, in place."""
-        return ((name, self._array(piece)) for name, piece in self._at.items())
+    def merged(self, layers: Any) -> Iterator[tuple[str, Any]]:
+        """Plain tensors of a base and its adapters, both kept here, as the trainer merges them.
+
+        Args:
+            layers: peft's, without memory, by name.
+        """
+        from raylm.model.adapters.merging import fold, merged
+
+        return merged(layers, ((name, as_tensor(self._array(piece))) for name, piece in self._at.items()), {}, fold)
 
     def _put(self, name: str, array: Any) -> None:
         import numpy as np

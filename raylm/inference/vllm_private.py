@@ -109,12 +109,12 @@ class WeightReceiver:
         with set_current_vllm_config(self.vllm_config):
             initialize_layerwise_reload(model)
 
-    def raylm_take_weights(self, path: str, table: list[Any], at: int = 0) -> None:
+    def raylm_take_weights(self, path: str, table: list[Any], at: int = 0, compared: bool = False) -> None:
         """Load the tensors that are whole with the bucket at byte `at` of `path`; `table` says what lies where in it. Its memory
-        may be written anew after this."""
+        may be written anew after this. Bytes that were `compared` are left out of the digest."""
         from vllm.config import set_current_vllm_config
 
-        named, model = self.raylm_received.take(path, table, at), self.model_runner.get_model()
+        named, model = self.raylm_received.take(path, table, at, compared), self.model_runner.get_model()
         with set_current_vllm_config(self.vllm_config):
             model.load_weights(named)
         keep_what_waits(model, self.raylm_maps)

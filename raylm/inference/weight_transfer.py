@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 from raylm.inference.broadcast import Broadcast
@@ -114,16 +114,19 @@ class Sender:
         bucket_bytes: most bytes of a bucket.
         aside_bytes: weights up to this size stay in memory until all of them came, while generation goes on, and are loaded at
             once; larger ones are loaded as they come. The first transfer is: its size is not known.
-        sparse: send what changed since the last transfer to generators that have that one.
+        only: send to generators that have the last transfer only what changed since then: the `values`, or whole `tensors`.
     """
 
-    def __init__(self, bucket_bytes: int = BUCKET_BYTES, aside_bytes: int = 0, sparse: bool = False) -> None:
-        self._bucket_bytes, self._aside_bytes, self._sparse = bucket_bytes, aside_bytes, sparse
-        self._memory, self._total = SharedMemory(), None
-        self._changes = SharedMemory()
+    def __init__(
+        self, bucket_bytes: int = BUCKET_BYTES, aside_bytes: int = 0, only: Literal["", "values", "tensors"] = ""
+    ) -> None:
+        self._bucket_bytes, self._aside_bytes, self._only = bucket_bytes, aside_bytes, only
+        self._memory, self._changes, self._total = SharedMemory(), SharedMemory(), None
         self._base: dict[str, Any] = {}
+        """Values of the last transfer, where changes are sought in them."""
+        self._digest = WeightsDigest()
         self._base_digest: str | None = None
-        """Of the last transfer that came to its end: what generators that have it have in common with `_base`."""
+        """Of the last transfer that came to its end: a generator that says this digest has what `_base` and `_digest` say."""
 
     def send(
         self,
@@ -134,46 +137,52 @@ class Sender:
         *,
         names: list[str] | None = None,
         tick: Callable[[], None] = lambda: None,
+        layers: Any = None,
     ) -> Sent:
-        """See `send_weights`."""
+        """See `send_weights`.
+
+        Args:
+            layers: peft's layers without memory, by name (`adapted_layers`): `named` are a model's own tensors and its adapters'
+                (`only = "tensors"` then sends the adapters alone), and generators merge them.
+        """
         began, calls, transfer = time.perf_counter(), Broadcast(generators, deadline_s, tick), uuid4().hex
         self._memory.label(transfer)
-        offer = Offer(self._memory.path, self._sparse)
+        offer = Offer(self._memory.path, bool(self._only), layers)
         calls.ask("begin_weights", dict.fromkeys(range(len(generators)), (transfer, names, offer)))
         held = {at: answer or Held(False) for at, answer in calls.wait().items()}
         whole, changed = self._lanes(calls, transfer, held)
         # from here to the end the base is neither the one nor the other
-        self._base_digest = None
-        digest, total = WeightsDigest(), 0
+        self._base_digest, before = None, self._digest
+        self._digest, total = WeightsDigest(), 0
         for name, one in named:
             array = as_array(one)
-            digest.add(name, array)
+            self._digest.add(name, array)
             total += array.nbytes
             if whole:
                 whole.add(name, array)
-            if self._sparse:
+            if self._only == "values":
                 self._advance(name, array, changed)
+            elif changed and self._digest.part(name) != before.part(name):
+                changed.add(name, array)
         for lane in (whole, changed):
             if lane:
                 lane.finish()
         calls.wait()
-        for name in set(self._base) - digest.names():
-            del self._base[name]
-        calls.ask("finish_weights", dict.fromkeys(calls.places(), (version, digest.hexdigest(), transfer)))
+        digest = self._digest.hexdigest()
+        calls.ask("finish_weights", dict.fromkeys(calls.places(), (version, digest, transfer)))
         calls.wait()
-        self._total = total
-        if self._sparse:
-            self._base_digest = digest.hexdigest()
+        self._total, self._base_digest = total, digest
         most = max((lane.sent_bytes for lane in (whole, changed) if lane), default=0)
-        return Sent(digest.hexdigest(), calls.lost, most, time.perf_counter() - began)
+        return Sent(digest, calls.lost, most, time.perf_counter() - began)
 
     def _lanes(self, calls: Broadcast, transfer: str, held: dict[int, Held]) -> tuple[Lane | None, Lane | None]:
         """For the generators that get all weights, and for those that get what changed."""
         num_aside = 0
-        if self._total is not None and self._total <= self._aside_bytes and not self._sparse:
+        if self._total is not None and self._total <= self._aside_bytes and not self._only:
             # a bucket may be half empty: what does not fit begins the next one
             num_aside = 2 + 2 * -(-self._total // self._bucket_bytes)
-        near = {at: one for at, one in held.items() if self._base_digest and one.digest == self._base_digest}
+        known = self._base_digest if self._only else None
+        near = {at: one for at, one in held.items() if known and one.digest == known}
         rest = {at: one for at, one in held.items() if at not in near}
 
         def lane(held: dict[int, Held], memory: SharedMemory) -> Lane | None:

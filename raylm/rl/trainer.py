@@ -10,7 +10,7 @@ from raylm.core.config import resolve
 from raylm.core.errors import GroupLost
 from raylm.data.batch import pad
 from raylm.data.shards import Rows
-from raylm.inference.weight_transfer import Sent, send_weights
+from raylm.inference.weight_transfer import Sent
 from raylm.model.head import Asks
 from raylm.model.leaks import check_documents
 from raylm.model.preflight import Needs
@@ -113,11 +113,14 @@ def send(ranks: Ranks, setup: Setup, generators: list[Any], version: int, deadli
     """
     trainer = _trainer(ranks, setup)
     probe = probes_of(trainer, setup.rows_uris[0], setup.tokens["pad_token_id"], averaged)
-    stream, sent = trainer.weights(averaged), None
+    sync = trainer.cfg.generator.sync
+    # generators merge where they get the adapter alone
+    layers = trainer.engine.bare.adapted if getattr(sync, "adapter", False) else None
+    stream, sent = trainer.weights(averaged, merged=layers is None), None
     try:
         if ranks.rank == 0:
-            trainer.sender = trainer.sender or trainer.cfg.generator.sync.sender()
-            sent = send_weights(stream, generators, version, deadline_s, tick=ranks.heartbeat.tick, sender=trainer.sender)
+            trainer.sender = trainer.sender or sync.sender()
+            sent = trainer.sender.send(stream, generators, version, deadline_s, tick=ranks.heartbeat.tick, layers=layers)
             sent = sent._replace(probe=probe)
     finally:
         # all ranks must come to the end: they meet in each tensor

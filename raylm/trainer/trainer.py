@@ -237,16 +237,17 @@ class Trainer:
         facts = {**self.facts, "course": self.course.state(), MEASURED: loss}
         self.saver.write(facts, [self.ledger.cut(number), self.history.cut(number)], number)
 
-    def weights(self, averaged: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+    def weights(self, averaged: bool = True, merged: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole tensors on rank 0's CPU in the base model's names, adapters merged; nothing on other ranks. Every rank must call
         and iterate to the end.
 
         Args:
             averaged: the moving averages, where they are kept.
+            merged: without it, the base and its adapters as they are, in peft's names.
         """
         with self.engine.averages() if averaged else nullcontext():
             stream = self.engine.stream()
-            yield from self.cfg.adapter.merge(self.engine.bare, stream) if self.cfg.adapter else stream
+            yield from self.cfg.adapter.merge(self.engine.bare, stream) if self.cfg.adapter and merged else stream
 
     def finish(self, steps: int, planned: Callable[[int], Sequence[int]], in_order: bool = True) -> None:
         """Write the ledger into the artifact and end all saving. Raises TrainingError where the ledger is not what was planned.

@@ -149,7 +149,7 @@ def test_one_that_cannot_load_has_no_version_until_all_came_again(plain, aside):
 
 @pytest.mark.ray
 def test_changes_alone_are_sent_and_are_exact(plain):
-    sender, arrays = Sender(20_000, sparse=True), named(1)
+    sender, arrays = Sender(20_000, only="values"), named(1)
     first = sender.send(arrays.items(), plain, 1, 10.0)
     total = sum(array.nbytes for array in arrays.values())
     assert first.sent_bytes >= total
@@ -165,7 +165,7 @@ def test_changes_alone_are_sent_and_are_exact(plain):
 @pytest.mark.ray
 def test_changes_are_against_what_a_generator_committed_and_all_is_sent_to_one_without_it(plain):
     """After a stream that broke off, and after one generator failed to load: nothing is taken for sent that was not."""
-    sender, arrays = Sender(20_000, sparse=True), named(1)
+    sender, arrays = Sender(20_000, only="values"), named(1)
     sender.send(arrays.items(), plain, 1, 10.0)
     arrays = changed(arrays)
 
@@ -179,10 +179,45 @@ def test_changes_are_against_what_a_generator_committed_and_all_is_sent_to_one_w
     whole = sender.send(arrays.items(), plain, 3, 10.0)
     assert whole.sent_bytes >= total and [one[:2] for one in seen(plain)] == [(3, weights_digest(arrays.items()))] * 2
     # another sender's weights come in between to one of them
-    Sender(20_000, sparse=True).send(named(9).items(), plain[1:], 9, 10.0)
+    Sender(20_000, only="values").send(named(9).items(), plain[1:], 9, 10.0)
     arrays = changed(arrays, 0.02)
     sent = sender.send(arrays.items(), plain, 4, 10.0)
     assert sent.sent_bytes >= total and [one[:2] for one in seen(plain)] == [(4, weights_digest(arrays.items()))] * 2
     arrays = changed(arrays, 0.02)
     assert sender.send(arrays.items(), plain, 5, 10.0).sent_bytes * 5 < total
     assert [one[:2] for one in seen(plain)] == [(5, weights_digest(arrays.items()))] * 2
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("table", [{}, {"use_dora": True}], ids=["lora", "dora"])
+def test_an_adapter_that_goes_alone_is_merged_as_the_trainer_merges_it(plain, table):
+    import torch
+
+    from raylm.model.adapters.lora import Lora
+    from tests.model.tiny import tiny_model
+
+    card = Lora(rank=2, **table)
+    model = card.attach(tiny_model(vocab=64), seed=0)
+    total, bytes_sent, sender = 0, [], Sender(20_000, only="tensors")
+    seen_alone(plain[:1])
+    for version in range(3):
+        with torch.no_grad():
+            for one in model.parameters():
+                if one.requires_grad:
+                    one += 0.1 * torch.randn(one.shape, generator=torch.Generator().manual_seed(version))
+        stream = [*model.state_dict().items()]
+        total = sum(tensor.nbytes for _, tensor in stream)
+        sent = sender.send(stream, plain[:1], version, 30.0, layers=model.adapted)
+        expected = weights_digest(card.merge(model, stream))
+        assert [one[:2] for one in seen_alone(plain[:1])] == [(version, expected)]
+        bytes_sent.append(sent.sent_bytes)
+    assert bytes_sent[0] >= total and max(bytes_sent[1:]) * 5 < total
+
+
+def seen_alone(actors):
+    """As `seen`, and the engines forget their tensors: those of other tests have other names."""
+    import ray
+
+    found = seen(actors)
+    ray.get([actor.__ray_call__.remote(lambda self: self.weights.clear()) for actor in actors])
+    return found

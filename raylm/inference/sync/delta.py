@@ -27,4 +27,4 @@ class Delta(Config):
         """What brings the weights, kept from sync to sync in the process that has them."""
         from raylm.inference.weight_transfer import Sender
 
-        return Sender(self.bucket_mb << 20, sparse=True)
+        return Sender(self.bucket_mb << 20, only="values")

@@ -24,9 +24,13 @@ class ObjectStore(Config):
     staged_mb: int = Field(default=1024, ge=0)
     """Weights up to this many MB wait in memory until all of them came, while generation goes on, and are loaded at once: a
     transfer that breaks off changes nothing. Larger ones are loaded as they come, while generation stands still."""
+    adapter: bool = False
+    """Of a policy that trains an `adapter`, send its matrices alone: generators keep a copy of the base and merge them into it as
+    the trainer does. Fewer bytes travel, and each generator has the base in memory twice and merges it anew at every sync, while
+    generation stands still: for generators behind a slow link."""
 
     def sender(self) -> Sender:
         """What brings the weights, kept from sync to sync in the process that has them."""
         from raylm.inference.weight_transfer import Sender
 
-        return Sender(self.bucket_mb << 20, self.staged_mb << 20)
+        return Sender(self.bucket_mb << 20, self.staged_mb << 20, only="tensors" if self.adapter else "")

@@ -12,7 +12,11 @@ def test_it_is_what_a_job_gets_that_says_nothing():
     sync = GeneratorSpec().sync
     assert (sync.kind, sync.bucket_mb, sync.staged_mb) == ("object_store", 64, 1024)
     sender = sync.sender()
-    assert (sender._bucket_bytes, sender._aside_bytes, sender._sparse) == (64 << 20, 1 << 30, False)
+    assert (sender._bucket_bytes, sender._aside_bytes, sender._only) == (64 << 20, 1 << 30, "")
+
+
+def test_an_adapter_goes_alone():
+    assert GeneratorSpec(sync={"kind": "object_store", "adapter": True}).sync.sender()._only == "tensors"  # type: ignore[arg-type]
 
 
 def test_an_unknown_one_is_refused():
