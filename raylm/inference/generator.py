@@ -37,13 +37,14 @@ class Generator:
 
     Args:
         gpu: whether the engine may use a GPU. Making a Generator imports vLLM, the slow part: make it ahead of time.
+        backend: of vLLM's own weight transfer, which the engine is made with; "" for none.
     """
 
-    def __init__(self, gpu: bool = False) -> None:
+    def __init__(self, gpu: bool = False, backend: str = "") -> None:
         set_environment(gpu)
         import vllm.v1.engine.async_llm  # noqa: F401
 
-        self._gpu = gpu
+        self._gpu, self._backend = gpu, backend
         self._engine: Any = None  # AsyncLLM
         self._tokenizer: Any = None
         self._network: dict[str, Any] = {}
@@ -186,6 +187,37 @@ class Generator:
             await self._intake.finish(version, digest, transfer, self._check_names)
         await self._commit(version)
 
+    async def num_workers(self) -> int:
+        """Processes that compute this engine's tensors, one per GPU."""
+        return len(await self._workers("check_health"))
+
+    async def join_transfer(self, init_info: dict[str, Any]) -> None:
+        """Join vLLM's own weight transfer, see `gpu_transfer`; one that was joined before is left."""
+        with InWords("join_transfer", self._lost):
+            await self._workers("shutdown_weight_transfer_engine")
+            await self._workers("init_weight_transfer_engine", init_info)
+
+    async def begin_transfer(self) -> None:
+        """Stand still, and open all layers for what vLLM's transfer brings."""
+        self._intake.forget()
+        with InWords("begin_transfer", self._lost):
+            await self._stop()
+            await self._workers("raylm_begin_transfer")
+
+    async def take_transfer(self, update_info: bytes) -> None:
+        """Receive what the trainer's side of vLLM's transfer says."""
+        with InWords("take_transfer", self._lost):
+            await self._workers("raylm_take_transfer", update_info)
+
+    async def close_transfer(self) -> None:
+        """All came. Raises StageError where a layer of the engine got no new weights."""
+        with InWords("close_transfer", self._lost):
+            await self._workers("raylm_close_transfer")
+
+    async def commit_transfer(self, version: int) -> None:
+        """Drop what was cached of earlier weights and go on with `version`."""
+        await self._commit(version)
+
     async def version(self) -> int | None:
         """Version of the weights held; None while there are none or after a transfer that failed."""
         return self._version
@@ -280,6 +312,7 @@ class Generator:
             # no default of a generation_config.json (top_k, repetition penalty) may bend what is sampled
             generation_config="vllm",
             worker_extension_cls=WEIGHT_RECEIVER,
+            **({"weight_transfer_config": {"backend": self._backend}} if self._backend else {}),
         )
 
     def _lost(self, cause: BaseException) -> bool:

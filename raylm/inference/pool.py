@@ -254,7 +254,7 @@ class Pool:
 
 def pool_key(spec: GeneratorSpec) -> str:
     """What generators are held by: their resources are part of it, so that a stage never gets others than it asked for."""
-    return f"{PART}:{spec.count} x {spec.cpus:g} CPU, {spec.gpus:g} GPU;"
+    return f"{PART}:{spec.count} x {spec.cpus:g} CPU, {spec.gpus:g} GPU{spec.sync.backend and ' '}{spec.sync.backend};"
 
 
 def hold_pool(workers: Workers, spec: GeneratorSpec) -> Pool:
@@ -269,7 +269,7 @@ def hold_pool(workers: Workers, spec: GeneratorSpec) -> Pool:
 
         options = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_restarts": 0}
         where = workers.place(PART, spec.role(), "the generators", place)
-        return ray.remote(Generator).options(**options, scheduling_strategy=where).remote(gpu=spec.gpus > 0)
+        return ray.remote(Generator).options(**options, scheduling_strategy=where).remote(spec.gpus > 0, spec.sync.backend)
 
     pool = workers.hold(key, lambda: Pool(make, spec.count), Pool.close)
     pool.limit(spec)

@@ -9,7 +9,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from raylm.inference.buckets import Receiver
@@ -137,6 +137,31 @@ class WeightReceiver:
         self.raylm_repack_head()
         return digest
 
+    def raylm_begin_transfer(self) -> None:
+        """Open all layers for weights that vLLM's own transfer brings; one that broke off is forgotten."""
+        worker: Any = self
+        if worker._weight_update_active:
+            worker.weight_transfer_engine.reset_weight_update_target()
+            worker._weight_update_active = False
+        self.raylm_begin_weights()
+        worker.start_weight_update()
+
+    def raylm_take_transfer(self, update_info: bytes) -> None:
+        """Receive what the trainer's side says, pickled: it may hold handles of GPU memory."""
+        import pickle
+
+        worker: Any = self
+        worker.update_weights(pickle.loads(update_info))
+
+    def raylm_close_transfer(self) -> None:
+        """Close the layers, drop what was derived of earlier weights."""
+        worker, runner = cast(Any, self), self.model_runner
+        if missing := parameters_not_loaded(runner.get_model()):
+            raise RuntimeError(f"no new weights came for {len(missing)} parameters: {', '.join(missing[:8])}")
+        worker.finish_weight_update()
+        runner.reset_encoder_cache()
+        runner.reset_mm_cache()
+
     def raylm_repack_head(self) -> None:
         """The CPU backend keeps a packed copy of the output head's weight. vLLM's reload renews it only when the head's weight
         came by its own name; a head tied to the embedding would go on answering with the old weights, without a word."""
@@ -188,6 +213,42 @@ def parameters_not_loaded(model: Any) -> list[str]:
             left = sorted(came)
         missing += [f"{name}.{key}" for key in left]
     return missing
+
+
+def nccl_trainer(client: Any, source: Any, num_workers: int, bucket_bytes: int) -> Any:
+    """vLLM's trainer side of a transfer by NCCL, joined with all workers behind `client`, see `gpu_transfer`."""
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
+    from vllm.utils.network_utils import get_ip, get_open_port
+
+    init = NCCLTrainerInitInfo(
+        master_address=get_ip(),
+        master_port=get_open_port(),
+        world_size=1 + num_workers,
+        packed_buffer_size_bytes=bucket_bytes,
+        rank=0,
+    )
+    return NCCLTrainerWeightTransferEngine.trainer_init(init, client=client, source=_weight_source(source))
+
+
+def ipc_trainer(client: Any, source: Any, num_workers: int, bucket_bytes: int) -> Any:
+    """vLLM's trainer side of a transfer by CUDA IPC, see `gpu_transfer`."""
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCTrainerWeightTransferEngine
+
+    init = IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=bucket_bytes, rank=0)
+    return IPCTrainerWeightTransferEngine.trainer_init(init, client=client, source=_weight_source(source))
+
+
+def _weight_source(source: Any) -> Any:
+    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+
+    class Weights(WeightSource):
+        def metadata(self) -> list[ParamMeta]:
+            return [ParamMeta(*one) for one in source.described]
+
+        def __iter__(self) -> Iterator[tuple[str, Any]]:
+            return source.tensors()
+
+    return Weights()
 
 
 def server_arguments(model_name: str, tool_parser: str = "") -> Any:

@@ -134,6 +134,7 @@ class RL(TrainerConfig):
         given = self.rewards or getattr(self.environment, "rewarded", self.environment is not None)
         if not given and getattr(self.algorithm, "rewarded", True):
             raise ValueError("say `rewards`, what scores a completion")
+        self.generator.sync.check(self)
         return self
 
     @property

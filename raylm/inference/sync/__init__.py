@@ -5,6 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from raylm.inference.sync.delta import Delta
+from raylm.inference.sync.ipc import Ipc
+from raylm.inference.sync.nccl import Nccl
 from raylm.inference.sync.object_store import ObjectStore
 
-AnySync = Annotated[ObjectStore | Delta, Field(discriminator="kind")]
+AnySync = Annotated[ObjectStore | Delta | Nccl | Ipc, Field(discriminator="kind")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,11 +17,15 @@ class Delta(Config):
     pays where few values change (bfloat16 weights with a small learning rate), and costs one copy of the weights in the memory
     of the trainer's first rank and of each generator. A generator that does not hold the last weights gets all of them."""
 
-    needs_gpu: ClassVar[bool] = False
+    backend: ClassVar[str] = ""
+    """Of vLLM's own weight transfer, which engines are made with where a sync uses it."""
 
     kind: Literal["delta"] = "delta"
     bucket_mb: int = Field(default=64, gt=0)
     """MB that travel at a time."""
+
+    def check(self, stage: Any) -> None:
+        """It fits every stage."""
 
     def sender(self) -> Sender:
         """What brings the weights, kept from sync to sync in the process that has them."""

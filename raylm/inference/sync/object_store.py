@@ -3,7 +3,7 @@ store to others."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class ObjectStore(Config):
     """Any number of generators, on CPUs or GPUs, anywhere; the death of one costs the others nothing."""
 
-    needs_gpu: ClassVar[bool] = False
+    backend: ClassVar[str] = ""
+    """Of vLLM's own weight transfer, which engines are made with where a sync uses it."""
 
     kind: Literal["object_store"] = "object_store"
     bucket_mb: int = Field(default=64, gt=0)
@@ -28,6 +29,11 @@ class ObjectStore(Config):
     """Of a policy that trains an `adapter`, send its matrices alone: generators keep a copy of the base and merge them into it as
     the trainer does. Fewer bytes travel, and each generator has the base in memory twice and merges it anew at every sync, while
     generation stands still: for generators behind a slow link."""
+
+    def check(self, stage: Any) -> None:
+        """Raises ValueError where `stage` trains no adapter and one is to be sent."""
+        if self.adapter and stage.adapter is None:
+            raise ValueError("generator.sync.adapter sends an adapter alone, and no `adapter` is trained: leave it out")
 
     def sender(self) -> Sender:
         """What brings the weights, kept from sync to sync in the process that has them."""
