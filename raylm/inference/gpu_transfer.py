@@ -113,13 +113,15 @@ class GpuSender:
             self._generators = [] if sent.lost else list(generators)
             return sent
         began, calls = time.perf_counter(), Broadcast(generators, deadline_s, tick)
+        done = False
         try:
             self._transfer(named, calls, version)
-        except BaseException:
-            # the group is of no use any more: the next transfer goes by buckets
-            self._generators = []
-            self._close()
-            raise
+            done = True
+        finally:
+            if not done:
+                # the group is of no use any more: the next transfer goes by buckets
+                self._generators = []
+                self._close()
         return Sent(self._source.digest.hexdigest(), calls.lost, self._bytes(), time.perf_counter() - began)
 
     def _transfer(self, named: Iterable[tuple[str, Any]], calls: Broadcast, version: int) -> None:

@@ -35,7 +35,7 @@ class Intake:
         self._layers: Any = None
         self._maps, self._own = Maps(), SharedMemory()
         self._kept: Kept | None = None
-        self._keeps = self._loads = False
+        self._loads = False
         self._lying: list[Lying] = []
         self._names: set[str] = set()
         self._digest = WeightsDigest()
@@ -43,12 +43,12 @@ class Intake:
     def begin(self, transfer: str, offer: Offer | None) -> Held:
         """A transfer begins; what came of an earlier one is dropped."""
         self._transfer, self._lying, self._names, self._digest = transfer, [], set(), WeightsDigest()
-        self._loads, self._keeps = False, offer is not None and offer.keep
+        self._loads = False
         self._offer = offer if offer is not None and shares(offer.path, transfer) else None
         self._layers = offer.layers if offer is not None else None
-        if not self._keeps:
+        if offer is None or not offer.keep:
             self._kept = None
-        elif self._kept is None:
+        elif self._kept is None or self._kept.digest is None or self._kept.digest != offer.base:
             self._kept = Kept()
         if self._kept:
             self._kept.begin()

@@ -51,6 +51,8 @@ class Offer(NamedTuple):
     """Its shared memory, labelled with the name of the transfer."""
     keep: bool = False
     """Keep a copy of the weights: the next transfer may send only what changed in them."""
+    base: str | None = None
+    """Digest of the weights in which changes are known: who keeps others gets all of them."""
     layers: Any = None
     """peft's layers without memory, by name: what comes is a base and its adapters, which are merged there."""
 
@@ -147,7 +149,7 @@ class Sender:
         """
         began, calls, transfer = time.perf_counter(), Broadcast(generators, deadline_s, tick), uuid4().hex
         self._memory.label(transfer)
-        offer = Offer(self._memory.path, bool(self._only), layers)
+        offer = Offer(self._memory.path, bool(self._only), self._base_digest, layers)
         calls.ask("begin_weights", dict.fromkeys(range(len(generators)), (transfer, names, offer)))
         held = {at: answer or Held(False) for at, answer in calls.wait().items()}
         whole, changed = self._lanes(calls, transfer, held)

@@ -13,6 +13,8 @@ from raylm.inference.generator import stream
 from raylm.inference.parity import Sample, compare_engine
 from raylm.inference.pool import hold_pool
 from raylm.inference.probe import allowed, apart
+from raylm.inference.sync.delta import Delta
+from raylm.inference.sync.object_store import ObjectStore
 from raylm.inference.weight_transfer import Probe, send_weights
 from tests.model.tiny import tiny_checkpoint, tiny_model
 
@@ -35,7 +37,7 @@ def pool(workers, folder):
     workers.release("generator")
 
 
-def version(pool):
+def version_of(pool):
     return answer_of(pool._actors[0].version.remote(), "version", 60)
 
 
@@ -93,7 +95,7 @@ def test_greedy_tokens_equal_transformers(pool, folder):
     model = reference(folder)
     assert [row[0].tokens for row in found] == [greedy_by_transformers(model, prompt, 16) for prompt in PROMPTS]
     assert {row[0].finish_reason for row in found} == {"length"}
-    assert version(pool) == 0 and {row[0].versions for row in found} == {(VersionSpan(0, 0, 16),)}
+    assert version_of(pool) == 0 and {row[0].versions for row in found} == {(VersionSpan(0, 0, 16),)}
 
 
 @pytest.mark.ray
@@ -167,13 +169,44 @@ def test_weights_that_were_sent_are_the_ones_that_answer(pool, folder):
         lambda actors, number: sent.append(send_weights(state.items(), actors, number, 60.0, bucket_bytes=20_000)) or sent[0], 5
     )
     assert sent[0].digest == weights_digest(state.items()) and sent[0].lost == {}
-    assert version(pool) == 5
+    assert version_of(pool) == 5
     after = pool.generate(PROMPTS, GREEDY)
     assert [row[0].tokens for row in after] == [greedy_by_transformers(model, prompt, 16) for prompt in PROMPTS]
     assert after[0][0].versions == (VersionSpan(5, 0, 16),)
     pool.start(str(folder), MAX_LEN, dtype="float32")
     again = pool.generate(PROMPTS, GREEDY)
     assert [row[0].tokens for row in again] == [row[0].tokens for row in before]
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.parametrize("card", [ObjectStore(), Delta()], ids=["object_store", "delta"])
+def test_the_weights_of_every_sync_answer_and_what_was_cached_of_others_does_not(pool, folder, card):
+    """Prompts of several cache blocks, the same after each sync. What breaks off before all came leaves the version in use."""
+    prompts = [[1, *range(40 + row, 120 + row)] for row in range(4)]
+    pool.start(str(folder), MAX_LEN, dtype="float32")
+    (actor,), sender = pool._actors, card.sender()
+    assert answer_of(actor.__ray_call__.remote(lambda self: self._engine.vllm_config.cache_config.enable_prefix_caching), "", 60)
+    before = [row[0].tokens for row in pool.generate(prompts, GREEDY)]
+    model, state = perturbed(seed=7)
+    for version in (1, 2, 3):
+        for tensor in state.values():
+            tensor[..., :1] += 0.02 * version
+        sent = []
+        pool.sync(
+            lambda actors, number, sent=sent: sent.append(sender.send(state.items(), actors, number, 60.0)) or sent[0], version
+        )
+        found = pool.generate(prompts, GREEDY)
+        assert [row[0].tokens for row in found] == [greedy_by_transformers(model, prompt, 16) for prompt in prompts] != before
+        assert found[0][0].versions == (VersionSpan(version, 0, 16),) and sent[0].digest == weights_digest(state.items())
+
+    def broken():
+        yield from list(state.items())[:5]
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        sender.send(broken(), [actor], 4, 60.0)
+    assert version_of(pool) == 3 and [row[0].tokens for row in pool.generate(prompts, GREEDY)] == [row[0].tokens for row in found]
 
 
 @pytest.mark.ray
@@ -207,7 +240,7 @@ def test_what_cannot_be_held_is_refused_and_nothing_changes(pool, folder, tmp_pa
         answer_of(actor.start.remote(str(other), MAX_LEN, dtype="float32"), "start", 60)
     with pytest.raises(DataError, match="a prompt has 200 tokens"):
         pool.generate([[5] * 200], Sampling())
-    assert version(pool) == 0
+    assert version_of(pool) == 0
 
 
 @pytest.mark.ray
@@ -229,7 +262,7 @@ def test_weights_that_are_not_what_was_sent_are_refused(pool, folder):
         answered("finish_weights", 8, "0000", "late")
     with pytest.raises(ArtifactError, match="the trainer sent 0000") as caught:
         answered("finish_weights", 8, "0000", "now")
-    assert "version 8" in caught.value.where and version(pool) is None
+    assert "version 8" in caught.value.where and version_of(pool) is None
     pool.start(str(folder), MAX_LEN, dtype="float32")
 
 
@@ -252,7 +285,7 @@ def test_a_layer_that_got_no_weights_is_named_and_its_old_ones_do_not_answer(poo
         answered("take_weights", bucket, "now")
     with pytest.raises(StageError, match=r"for 2 parameters: model\.layers\.0\.mlp\.gate_up_proj\.weight, model\.norm\.weight"):
         answered("finish_weights", 8, "0000", "now")
-    assert version(pool) is None
+    assert version_of(pool) is None
     pool.start(str(folder), MAX_LEN, dtype="float32")
 
 
