@@ -157,7 +157,13 @@ class Policy:
         return None
 
     def score(self, experience: Experience, needs: Any) -> Experience:
-        return experience
+        scored = []
+        for sample in experience.samples:
+            logits = self.logits[sample.row]
+            logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            drawn = [float(logprobs[at, token]) for at, token in enumerate(sample.tokens[sample.num_prompt :])]
+            scored.append(sample._replace(trainer_logprobs=drawn))
+        return experience._replace(samples=scored)
 
     def update(self, iteration: int, experience: Experience) -> dict[str, Any]:
         began = time.monotonic()

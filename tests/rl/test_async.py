@@ -52,7 +52,10 @@ def test_what_is_learned_from_is_never_older_than_said(tmp_path, staleness, in_f
     assert asked(world) == whole_order(world, 12), "every prompt of the order was asked, none was lost"
     assert len(world.ledger) == 3 * len(asked(world)), "and each of its completions is accounted for once"
     for one in world.ledger:
-        assert one["outcome"] in ("trained", "no_signal") and 0 <= one["version"] - one["lowest"] <= staleness
+        # what has become too old all the same is counted, and not learned from
+        assert one["outcome"] in ("trained", "no_signal", "stale")
+        assert one["outcome"] == "stale" or 0 <= one["version"] - one["lowest"] <= staleness
+    assert sum(one["outcome"] == "stale" for one in world.ledger) < len(world.ledger) / 10
     mixed = any(one["lowest"] < one["highest"] for one in world.ledger)
     assert mixed == in_flight, "completions go on over an update, or come to their end before it"
     assert len({one["version"] for one in world.ledger}) > 6
@@ -111,14 +114,14 @@ def test_groups_without_a_signal_are_replaced_until_the_iteration_is_full(tmp_pa
 def test_an_iteration_never_asks_more_batches_than_it_may(tmp_path):
     world = World(tmp_path, sampling=2, iterations=12).run()
     counts = [row["prompts_asked"] for row in world.rows.values()]
-    assert max(counts) <= 8 and any(row["samples"] < 12 for row in world.rows.values())
+    assert 4 < max(counts) <= 8
 
 
 def test_a_prompt_set_that_is_used_up_ends_the_refill(tmp_path, capsys):
-    table = {"sampling": 9, "prompts_per_iteration": 20}
+    table = {"sampling": 9, "prompts_per_iteration": 40}
     world = World(tmp_path, **table).run()
-    assert "has asked all 24 prompts" in capsys.readouterr().err
-    assert max(row["prompts_asked"] for row in world.rows.values()) == 24
+    assert "has asked all 48 prompts" in capsys.readouterr().err
+    assert max(row["prompts_asked"] for row in world.rows.values()) == 48
 
 
 @pytest.mark.parametrize("table", [{}, {"async_rollouts": ASYNC}])
@@ -169,7 +172,7 @@ def test_what_has_become_too_old_is_not_learned_from_and_counted(tmp_path):
     engines: Any = Engines(world)
     rewards: Any = Rewards()
     rollouts = Rollouts(engines, rewards, 3, 1.0, None)
-    batches = Batches(world.cfg, rollouts, {row: Prompt(row, [1, row], "[]", None) for row in range(24)}, Order(world.rows_at))
+    batches = Batches(world.cfg, rollouts, {row: Prompt(row, [1, row], "[]", None) for row in range(48)}, Order(world.rows_at))
     batches.take(0, 0, 0)
     waiting = {group.number for group in batches.waiting}
     world.weights[3] = "later"

@@ -21,7 +21,7 @@ from raylm.rl.trainer import Exported
 from raylm.rl.types import Experience, Prompt, Rollout, Score, Trajectory
 from tests.rl.samples import config
 
-NUM_PROMPTS, SLOTS, MOST = 24, 3, 6
+NUM_PROMPTS, SLOTS, MOST = 48, 3, 6
 
 
 def number(*of: Any) -> int:
@@ -169,7 +169,9 @@ class World:
     def score(self, experience: Experience, needs: Any) -> Experience:
         self._call()
         assert not any(len(sample.advantages) for sample in experience.samples)
-        return experience
+        if "trainer_logprobs" not in needs:
+            return experience
+        return experience._replace(samples=[one._replace(trainer_logprobs=one.logprobs) for one in experience.samples])
 
     def update(self, iteration: int, experience: Experience) -> dict[str, Any]:
         self._call()
