@@ -83,6 +83,7 @@ def plain(workers):
 
     workers.ensure()
     made = [ray.remote(Plain).options(num_cpus=0).remote(alone) for alone in (False, True)]
+    seen(made)  # their processes have started
     yield made
     for actor in made:
         ray.kill(actor)
@@ -105,7 +106,7 @@ def test_what_fits_is_laid_aside_and_loaded_at_once(plain):
     sender, digests = Sender(20_000, aside_bytes=10**6), []
     for version in (1, 2):
         arrays = named(version)
-        sent = sender.send(arrays.items(), plain, version, 10.0)
+        sent = sender.send(arrays.items(), plain, version, 60.0)
         digests.append(sent.digest)
         assert sent.digest == weights_digest(arrays.items()) and sent.sent_bytes >= sum(a.nbytes for a in arrays.values())
         found = seen(plain)
@@ -155,7 +156,7 @@ def test_changes_alone_are_sent_and_are_exact(plain):
     assert first.sent_bytes >= total
     for version in (2, 3):
         arrays = changed(arrays)
-        sent = sender.send(arrays.items(), plain, version, 10.0)
+        sent = sender.send(arrays.items(), plain, version, 60.0)
         assert sent.sent_bytes * 5 < total, f"{sent.sent_bytes} of {total} bytes"
         assert [one[:2] for one in seen(plain)] == [(version, weights_digest(arrays.items()))] * 2
     nothing = sender.send(arrays.items(), plain, 4, 10.0)
