@@ -129,10 +129,14 @@ def draw(model: Any, prompts: list[list[int]], source: torch.Generator) -> list[
 
 
 def learn_to_copy(
-    folder: Path, card: Any, iterations: int, reward: Any = dense, seed: int = 0, lr: float = LR, **table: Any
+    folder: Path, card: Any, iterations: int, reward: Any = dense, seed: int = 0, lr: float = LR, rows: Any = None, **table: Any
 ) -> list[float]:
     """Mean reward of each iteration: the trainer and the algorithm as they are, and in place of vLLM a draw from the trainer's
-    own model."""
+    own model.
+
+    Args:
+        rows: takes the metrics of each iteration.
+    """
     copying_model(seed).save_pretrained(folder / "model")
     cfg = config(algorithm=card, iterations=iterations, temperature=1.0, micro_batch=PROMPTS * GENERATIONS, **table)
     cfg = cfg.model_copy(update={"optimizer": cfg.optimizer.model_copy(update={"lr": lr})})
@@ -154,5 +158,7 @@ def learn_to_copy(
         needs = [need for need in card.needs if need in ("trainer_logprobs", "reference", "critic")]
         if needs:
             experience = trainer.score(ranks, setup, experience, needs)
-        trainer.update(ranks, setup, iteration, card.advantages(experience))
+        row = trainer.update(ranks, setup, iteration, card.advantages(experience))
+        if rows is not None:
+            rows.append(row)
     return means
