@@ -40,7 +40,7 @@ class Drawn(NamedTuple):
     """Why no reward is asked of it."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """One prompt that was asked, and what came of it."""
 
@@ -115,8 +115,8 @@ class Rollouts:
 
     @property
     def under_way(self) -> list[Group]:
-        """All that are not finished, in the order in which they were asked."""
-        return sorted([*self._drawing.values(), *self._scoring.values()], key=lambda group: group.number)
+        """All that `poll` has not given yet, in the order in which they were asked."""
+        return sorted([*self._drawing.values(), *self._scoring.values(), *self._finished], key=lambda group: group.number)
 
     @property
     def drawing(self) -> bool:
@@ -180,7 +180,8 @@ class Rollouts:
         if self._scoring.pop(group.number, None) is not None:
             self._rewards.cancel(group.number)
         group.leave_out(why)
-        self._finished.append(group)
+        if group not in self._finished:
+            self._finished.append(group)
 
     def cancel(self) -> None:
         """Forget all that is under way."""
