@@ -40,7 +40,7 @@ def parser_of(name: str, tokenizer: Any, tools: list[dict[str, Any]]) -> tuple[s
             )
     if name == HERMES:
         return name, read_hermes
-    from raylm.inference.tool_parsers_private import vllm_parser
+    from raylm.inference.vllm_private import vllm_parser
 
     read = vllm_parser(name, tokenizer, tools)
 
