@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raylm.core.config import Config, Role
 from raylm.inference.sync import AnySync
@@ -23,6 +23,16 @@ class GeneratorSpec(Config):
     """CPU cores that each one reserves."""
     gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """GPUs that each one reserves."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs that one engine's weights are spread over; they stand in `gpus`."""
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    """Most sequences that an engine works on at once; default: vLLM's own, 256 on a CPU. A generator is asked for twice as many
+    completions at a time, the others wait in the pool."""
+    enable_prefix_caching: bool | None = None
+    """Keep what was computed of prompts that begin alike, until new weights come; default: vLLM's own."""
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    """Format of keys and values in the cache. fp8 takes half the memory of 16 bits, and draws slightly otherwise than the trainer
+    computes."""
     hang_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     """Seconds in which no request of a generator gets a token, or a part of the weights is not taken, after which it is ended
     and a fresh one goes on in its place."""
@@ -39,6 +49,31 @@ class GeneratorSpec(Config):
     each transfer of weights; one that differs by more is ended. Default: 1e-3 in float32, 0.1 in 16 bits."""
     sync: AnySync = ObjectStore()
     """How new weights come to them from the trainer (rl)."""
+
+    @model_validator(mode="after")
+    def _check_parallel(self) -> GeneratorSpec:
+        if self.tensor_parallel > 1 and self.gpus != self.tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel = {self.tensor_parallel} needs gpus = {self.tensor_parallel}, not {self.gpus:g}: an engine is "
+                "spread over the GPUs of one machine, on a CPU over none"
+            )
+        return self
+
+    def options(self, sleeps: bool = False) -> dict[str, Any]:
+        """Arguments of vLLM's engine that are not its defaults.
+
+        Args:
+            sleeps: it gives its memory back while the trainer works on the same GPU.
+        """
+        found = {
+            "tensor_parallel_size": self.tensor_parallel if self.tensor_parallel > 1 else None,
+            "max_num_seqs": self.max_num_seqs,
+            "enable_prefix_caching": self.enable_prefix_caching,
+            "kv_cache_dtype": self.kv_cache_dtype if self.kv_cache_dtype != "auto" else None,
+            # vLLM refuses it on a CPU, where sleeping gives back no memory
+            "enable_sleep_mode": True if sleeps and self.gpus else None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def memory_share(self) -> float:

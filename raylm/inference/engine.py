@@ -70,6 +70,6 @@ def build_engine(
     else:
         # a prompt whose tokens are split over two steps ends the engine when its request has a seed: vLLM then winds back the
         # generator of random numbers, which those of CPUs cannot do (`CPU Generator does not use offset`)
-        options |= {"enable_chunked_prefill": False, "max_num_seqs": CPU_REQUESTS}
+        options = {"max_num_seqs": CPU_REQUESTS, **options, "enable_chunked_prefill": False}
     arguments = AsyncEngineArgs(model=model, **options)
     return AsyncLLM.from_engine_args(arguments) if own_process else engine_in_thread(arguments)

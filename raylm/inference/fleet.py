@@ -60,6 +60,7 @@ class Fleet:
         """Of those that the keeper starts: since when, and when that was said last."""
         self._start: dict[str, Any] = {}
         self._keeper: threading.Thread | None = None
+        self._rests = False
         self._looked, self._closed = time.monotonic(), False
 
     def healthy(self) -> list[int]:
@@ -83,7 +84,7 @@ class Fleet:
 
     def failure(self) -> BaseException | None:
         """Why no generator will ever work again; None while one may."""
-        if all(one.state is State.DEAD for one in self.health):
+        if all(one.state is State.DEAD for one in self.health) and not self._rests:
             place, worst = max(enumerate(self.health), key=lambda item: item[1].losses)
             return PlacementError(
                 f"generator {place} was lost {worst.losses} times without a batch of completions in between: {worst.why}",
@@ -99,7 +100,7 @@ class Fleet:
     def start(self, **arguments: Any) -> Any:
         """Let all hold a checkpoint as version 0, see `Pool.start`. Returns what the engines compute in."""
         with self.lock:
-            self._start = arguments
+            self._start, self._rests = arguments, False
             self._begun.clear()
             for place, one in enumerate(self.health):
                 if one.state is State.DEAD:
@@ -246,6 +247,19 @@ class Fleet:
             print(f"  {lost.what}; generator {place} was lost {one.losses} times and is given up", file=sys.stderr)
             return
         print(f"  {lost.what}; a fresh one takes the newest weights and goes on ({one.losses})", file=sys.stderr)
+        if not self._rests:
+            self._replace(place)
+
+    def rest(self, rests: bool) -> None:
+        """Whether a lost one is replaced at once, or, while its GPU's memory is lent to others, later."""
+        self._rests = rests
+        for place, one in enumerate(self.health):
+            if not rests and one.state is State.DEAD and one.losses <= self.max_restarts:
+                self._replace(place)
+
+    def _replace(self, place: int) -> None:
+        """A fresh process in place of a lost one."""
+        one = self.health[place]
         try:
             self._renew(place)
         except RaylmError as cause:

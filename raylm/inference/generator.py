@@ -52,12 +52,18 @@ class Generator:
         self._ends: list[int] = []
         self._max_len, self._num_requests, self._num_taken = 0, 0, 0
         self._version: int | None = None
-        self._whole = asyncio.Event()
+        self._whole, self._sleeps = asyncio.Event(), False
         self._intake = Intake(self._workers, self._stop)
         self._dtype = EngineDtype("auto", "")
 
     async def start(
-        self, model_path: str, max_len: int, dtype: str = "auto", seed: int = 0, memory_share: float = 0.85
+        self,
+        model_path: str,
+        max_len: int,
+        dtype: str = "auto",
+        seed: int = 0,
+        memory_share: float = 0.85,
+        options: dict[str, Any] | None = None,
     ) -> EngineDtype:
         """Hold the checkpoint at `model_path` as version 0. Returns what the engine computes in, and why.
 
@@ -68,6 +74,7 @@ class Generator:
             max_len: most tokens of prompt and completion together.
             dtype: what to compute in; auto keeps the checkpoint's format where this machine's kernels take it.
             memory_share: part of a GPU's memory that weights and cache take.
+            options: further arguments of vLLM's engine, see `GeneratorSpec.options`.
 
         Raises:
             OtherNetwork: the engine holds a network of another shape; a fresh process is needed.
@@ -77,7 +84,7 @@ class Generator:
         config = _network(model_path)
         # vLLM's own "auto" would turn float32 into bfloat16
         self._dtype = engine_dtype(config, dtype, self._gpu, where=model_path)
-        network = {"network": config, "dtype": self._dtype.name, "memory_share": memory_share}
+        network = {"network": config, "dtype": self._dtype.name, "memory_share": memory_share, "options": options}
         if self._engine is not None:
             self._refuse_other(network, max_len, model_path)
         self._version = None
@@ -85,10 +92,11 @@ class Generator:
         self._intake.forget()
         with InWords("start", self._lost):
             if self._engine is None:
-                self._engine = await asyncio.to_thread(self._build, model_path, max_len, seed, memory_share)
+                self._engine = await asyncio.to_thread(self._build, model_path, max_len, seed, memory_share, options or {})
                 # an engine made for longer sequences takes shorter ones too
                 self._max_len = max_len
             else:
+                await self._wake_weights()
                 await self._engine.collective_rpc("raylm_begin_weights")
                 await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": model_path})
                 await self._engine.collective_rpc("raylm_repack_head")
@@ -218,6 +226,18 @@ class Generator:
         """Drop what was cached of earlier weights and go on with `version`."""
         await self._commit(version)
 
+    async def sleep(self) -> None:
+        """Give back what weights and cache take of a GPU's memory: both are gone, and come back with the next weights. Requests
+        stand still until then, and go on. On a CPU no memory is given back."""
+        self._version = None
+        self._whole.clear()
+        # of a kept copy only what changed would be loaded, beside weights that are gone
+        self._intake.forget()
+        with InWords("sleep", self._lost):
+            # weights of a higher version are all that comes: level 1 would keep a copy of these in the machine's memory
+            await self._engine.sleep(level=2, mode="keep")
+        self._sleeps = True
+
     async def version(self) -> int | None:
         """Version of the weights held; None while there are none or after a transfer that failed."""
         return self._version
@@ -231,6 +251,12 @@ class Generator:
         self._version = None
         self._whole.clear()
         await self._engine.pause_generation(mode="keep", clear_cache=False)
+        await self._wake_weights()
+
+    async def _wake_weights(self) -> None:
+        """Memory for weights, where the engine sleeps. It does not generate before it has memory for its cache, too."""
+        if self._sleeps:
+            await self._engine.wake_up(tags=["weights"])
 
     async def _commit(self, version: int) -> None:
         with InWords("commit", self._lost):
@@ -238,6 +264,9 @@ class Generator:
             if not await self._engine.reset_prefix_cache(reset_running_requests=True):
                 raise PlacementError("vLLM kept its prefix cache, which belongs to the old weights", where="generator")
             await self._engine.update_weight_version(str(version))
+            if self._sleeps:
+                await self._engine.wake_up(tags=["kv_cache"])
+                self._sleeps = False
             await self._engine.resume_generation()
         self._version = version
         self._num_taken += 1
@@ -293,7 +322,7 @@ class Generator:
         spans = tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions or ())
         return Completion(tokens, logprobs, text, output.finish_reason, spans)
 
-    def _build(self, model_path: str, max_len: int, seed: int, memory_share: float) -> Any:
+    def _build(self, model_path: str, max_len: int, seed: int, memory_share: float, options: dict[str, Any]) -> Any:
         from raylm.inference.vllm_private import WEIGHT_RECEIVER
 
         return build_engine(
@@ -313,6 +342,7 @@ class Generator:
             generation_config="vllm",
             worker_extension_cls=WEIGHT_RECEIVER,
             **({"weight_transfer_config": {"backend": self._backend}} if self._backend else {}),
+            **options,
         )
 
     def _lost(self, cause: BaseException) -> bool:

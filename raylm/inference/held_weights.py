@@ -54,7 +54,7 @@ class HeldWeights:
         self.probe_nats: float | None = None
         """Largest mean difference of log-probabilities to the trainer's; None for what is usual at the engine's dtype."""
         self.dtype = ""
-        self._syncing = self._catching_up = False
+        self._syncing = self._catching_up = self._sleeps = False
         self._cause: BaseException | None = None
         """Why weights could not be brought."""
         self._hopeless: float | None = None
@@ -62,7 +62,7 @@ class HeldWeights:
     def start(self, **arguments: Any) -> Any:
         """See `Fleet.start`."""
         with self._sending:
-            self._wanted, self._cause = (0, None, ""), None
+            self._wanted, self._cause, self._sleeps = (0, None, ""), None, False
             self._others.clear()
             self._probing.clear()
             return self._fleet.start(**arguments)
@@ -74,7 +74,7 @@ class HeldWeights:
     def look(self) -> None:
         """Time passes, the lock is held: whoever lacks weights is brought them."""
         stale = self._stale()
-        if stale and not self._syncing and not self._catching_up and self._cause is None:
+        if stale and not self._syncing and not self._catching_up and not self._sleeps and self._cause is None:
             if self._wanted[1] is None:
                 for place in stale:
                     self._prove(place)
@@ -85,7 +85,13 @@ class HeldWeights:
 
     def _hope(self) -> bool:
         able = (State.STARTING, State.HEALTHY, State.SUSPECT)
-        return self._syncing or self._catching_up or bool(self._probing) or any(one.state in able for one in self._fleet.health)
+        return (
+            self._syncing
+            or self._catching_up
+            or self._sleeps
+            or bool(self._probing)
+            or any(one.state in able for one in self._fleet.health)
+        )
 
     def _look_for_hope(self, now: float) -> None:
         if self._hope() or self._cause:
@@ -105,7 +111,8 @@ class HeldWeights:
         with self._sending:
             with self._lock:
                 before, self._wanted = self._wanted, (version, send, "")
-                self._syncing, self._cause = True, None
+                self._syncing, self._cause, self._sleeps = True, None, False
+                self._fleet.rest(False)
                 self._others.clear()
                 self._probing.clear()
                 self.nats.clear()
@@ -129,6 +136,34 @@ class HeldWeights:
                 until = time.monotonic() + PROBE_S
                 while self._probing and (left := until - time.monotonic()) > 0:
                     self._lock.wait(min(left, 1.0))
+
+    def sleep(self) -> None:
+        """See `Pool.sleep`."""
+        with self._sending:
+            with self._lock:
+                if self._wanted[1] is None:
+                    raise PlacementError("the generators cannot sleep before weights were sent to them", where="generators")
+                self._sleeps = True
+                self._fleet.rest(True)
+                self._probing.clear()
+                places = [place for place, one in enumerate(self._fleet.health) if one.lives]
+                for place in places:
+                    self._fleet.health[place].on("outdated")
+                    self._fleet.health[place].version = None
+                actors = [self._fleet.actors[place] for place in places]
+            asked = [actor.sleep.remote() for actor in actors]
+            for place, reference in zip(places, asked, strict=True):
+                try:
+                    answer_of(reference, "sleep", self._fleet.hang_s)
+                except GeneratorLost as lost:
+                    with self._lock:
+                        self._fleet.lose(place, lost)
+
+    def wake(self) -> None:
+        """See `Pool.wake`."""
+        with self._lock:
+            self._sleeps = False
+            self._fleet.rest(False)
 
     def lost(self, place: int) -> None:
         """The generator of a place is lost."""

@@ -45,6 +45,8 @@ class Pool:
         self._weights = HeldWeights(self._fleet, self._on_proved)
         self._lock = self._fleet.lock
         self._requests = Requests()
+        self._options: dict[str, Any] = {}
+        self._most = MOST_SEQUENCES
         self.memory_share = MEMORY_SHARE
         """Part of a GPU's memory that each engine takes."""
         self.dtype = EngineDtype("auto", "")
@@ -63,8 +65,13 @@ class Pool:
     def _actors(self) -> list[Any]:
         return self._fleet.actors
 
-    def limit(self, spec: GeneratorSpec) -> None:
-        """Take over the deadlines and limits of a stage."""
+    def limit(self, spec: GeneratorSpec, sleeps: bool = False) -> None:
+        """Take over the deadlines, limits and engine options of a stage.
+
+        Args:
+            sleeps: `sleep` will be called: the engines share their GPUs with a trainer.
+        """
+        self._options, self._most = spec.options(sleeps), 2 * spec.max_num_seqs if spec.max_num_seqs else MOST_SEQUENCES
         fleet, self.memory_share = self._fleet, spec.memory_share
         fleet.hang_s, fleet.ping_s, fleet.start_s, fleet.max_restarts = spec.hang_s, spec.ping_s, spec.start_s, spec.max_restarts
         self._weights.probe_nats = spec.probe_nats
@@ -79,9 +86,13 @@ class Pool:
         """
         with self._lock:
             self._requests = Requests()
-        self.dtype = self._weights.start(model_path=path, max_len=max_len, dtype=dtype, seed=seed, memory_share=self.memory_share)
+        options = {"options": self._options} if self._options else {}
+        self.dtype = self._weights.start(
+            model_path=path, max_len=max_len, dtype=dtype, seed=seed, memory_share=self.memory_share, **options
+        )
         # what it is to compute in is what the trainer computes in
-        self._weights.dtype = self.dtype.name if dtype in ("auto", self.dtype.name) else "mixed"
+        alike = dtype in ("auto", self.dtype.name) and "kv_cache_dtype" not in self._options
+        self._weights.dtype = self.dtype.name if alike else "mixed"
 
     def submit(self, key: Hashable, tokens: list[int], sampling: Sampling, seed: int) -> None:
         """Ask for `sampling.n` completions of a prompt of token ids; `wait` answers under `key`.
@@ -163,6 +174,21 @@ class Pool:
         """
         self._weights.sync(send, version)
 
+    def sleep(self) -> None:
+        """Let all generators give back their GPUs' memory, weights and cache, to the trainer that works there. Requests stand
+        still; the next `sync` wakes them with its weights, `wake` with those they had. One that is lost meanwhile is replaced
+        then.
+
+        Raises:
+            PlacementError: no weights were sent yet which they could wake with.
+        """
+        self._weights.sleep()
+
+    def wake(self) -> None:
+        """Let generators that sleep take the weights of the last `sync` again, from a thread of the pool. Not needed before
+        one."""
+        self._weights.wake()
+
     def health(self) -> dict[int, State]:
         """State of the generator of each place."""
         with self._lock:
@@ -205,7 +231,7 @@ class Pool:
     def _dispatch(self) -> None:
         """Requests go to generators that have room."""
         able = [*self._fleet.healthy(), *self._weights.taking]
-        while (place := self._requests.next_place(able, MOST_SEQUENCES)) is not None:
+        while (place := self._requests.next_place(able, self._most)) is not None:
             request = self._requests.run(place)
             then = partial(self._answered, request)
             asked = (request.tokens, request.sampling, request.seed, self._fleet.hang_s)
@@ -257,9 +283,13 @@ def pool_key(spec: GeneratorSpec) -> str:
     return f"{PART}:{spec.count} x {spec.cpus:g} CPU, {spec.gpus:g} GPU{spec.sync.backend and ' '}{spec.sync.backend};"
 
 
-def hold_pool(workers: Workers, spec: GeneratorSpec) -> Pool:
+def hold_pool(workers: Workers, spec: GeneratorSpec, sleeps: bool = False) -> Pool:
     """The generators for `spec` that `workers` keeps from stage to stage, made now if none are held. Others are closed: they
-    would hold what these need."""
+    would hold what these need.
+
+    Args:
+        sleeps: see `Pool.limit`.
+    """
     key = pool_key(spec)
     if not workers.holds(key):
         workers.release(f"{PART}:")
@@ -267,10 +297,12 @@ def hold_pool(workers: Workers, spec: GeneratorSpec) -> Pool:
     def make(place: int) -> Any:
         import ray
 
-        options = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_restarts": 0}
+        # a ping must come through beside all requests
+        calls = 64 + max(1000, 4 * (spec.max_num_seqs or 0))
+        options = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_restarts": 0, "max_concurrency": calls}
         where = workers.place(PART, spec.role(), "the generators", place)
         return ray.remote(Generator).options(**options, scheduling_strategy=where).remote(spec.gpus > 0, spec.sync.backend)
 
     pool = workers.hold(key, lambda: Pool(make, spec.count), Pool.close)
-    pool.limit(spec)
+    pool.limit(spec, sleeps)
     return pool

@@ -52,6 +52,10 @@ class Small:
         span = VersionSpan(self.number, 0, 3)
         return [Completion([sum(prompt), seed, place], [self.held] * 3, "", "stop", (span,)) for place in range(sampling.n)]
 
+    async def sleep(self) -> None:
+        self._call()
+        self.held, self.number = float("nan"), None
+
     async def logprobs(self, tokens: list[int], deadline_s: float) -> list[float]:
         await asyncio.sleep(0.01)
         self._call()

@@ -289,6 +289,35 @@ def test_a_layer_that_got_no_weights_is_named_and_its_old_ones_do_not_answer(poo
     pool.start(str(folder), MAX_LEN, dtype="float32")
 
 
+@pytest.mark.ray
+@pytest.mark.vllm
+def test_a_generator_sleeps_and_wakes_with_new_weights_and_its_requests_go_on(pool, folder):
+    """The order of calls; a CPU gives no memory back."""
+    import ray
+
+    pool.start(str(folder), MAX_LEN, dtype="float32")
+    (actor,), (model, state) = pool._actors, perturbed(seed=7)
+    long = Sampling(max_tokens=120, temperature=1.0, stop_at_eos=False)
+    running = [actor.generate.remote(prompt, long, 3) for prompt in PROMPTS]
+    ray.wait(running, timeout=0.05)
+    answer_of(actor.sleep.remote(), "sleep", 60)
+
+    assert version(pool) is None
+    late = actor.generate.remote(PROMPTS[0], GREEDY, 0)
+    assert not ray.wait([late], timeout=0.5)[0], "one that sleeps answers nothing"
+    assert not send_weights(state.items(), [actor], 1, 60.0).lost
+    assert ray.get(late, timeout=60)[0].tokens == greedy_by_transformers(model.eval(), PROMPTS[0], 16)
+    for (completion,) in ray.get(running, timeout=60):
+        assert len(completion.tokens) == 120 and completion.versions[-1].end == 120
+        assert [span.version for span in completion.versions] in ([0, 1], [1], [0])
+    # one that sleeps takes the checkpoint of the next stage
+    answer_of(actor.sleep.remote(), "sleep", 60)
+    pool.start(str(folder), MAX_LEN, dtype="float32")
+    found = pool.generate(PROMPTS[:2], GREEDY)
+    plain = reference(folder)
+    assert [row[0].tokens for row in found] == [greedy_by_transformers(plain, prompt, 16) for prompt in PROMPTS[:2]]
+
+
 def skip_repack(actor, skips):
     """Let the engine's workers keep the packed copy of the output head, or make it anew."""
 

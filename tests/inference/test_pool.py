@@ -305,6 +305,48 @@ def test_what_a_generator_refuses_is_raised(calm):
     pool.close()
 
 
+@pytest.mark.ray
+def test_generators_sleep_while_the_trainer_works_and_wake_with_its_weights(calm):
+    pool, made = small_pool(2)
+    with pytest.raises(PlacementError, match="cannot sleep before weights were sent"):
+        pool.sleep()
+    pool.sync(sender(probed=True), 2)
+    for row in range(20):
+        pool.submit(row, PROMPTS[row], Sampling(n=2), SEEDS[row])
+    pool.sleep()
+    assert set(pool.health().values()) == {State.STALE}
+    # its memory is lent: a lost one is replaced when it comes back
+    kill(pool, 1)
+    wait_for_state(pool, 1, State.DEAD)
+    time.sleep(0.3)
+    assert made == [0, 1] and pool.health()[0] is State.STALE
+    pool.sync(sender(probed=True), 3)
+    found = until({}, pool, 20)
+    assert {one.versions[0].version for group in found.values() for one in group} <= {2, 3}
+    assert all(one.logprobs == [0.5 * one.versions[0].version] * 3 for group in found.values() for one in group)
+    wait_for_state(pool, 1, State.HEALTHY)
+    # without new weights they take those that they had
+    pool.sleep()
+    pool.wake()
+    assert pool.generate(PROMPTS, Sampling(n=2), SEEDS) == calm[1] and made == [0, 1, 1]
+    pool.close()
+
+
+def test_options_of_the_engine():
+    assert GeneratorSpec().options() == GeneratorSpec().options(sleeps=True) == {}
+    spec = GeneratorSpec(gpus=2, tensor_parallel=2, max_num_seqs=64, enable_prefix_caching=False, kv_cache_dtype="fp8")
+    assert spec.options(sleeps=True) == {
+        "tensor_parallel_size": 2,
+        "max_num_seqs": 64,
+        "enable_prefix_caching": False,
+        "kv_cache_dtype": "fp8",
+        "enable_sleep_mode": True,
+    }
+    for gpus in (0, 1, 4):
+        with pytest.raises(ValueError, match="tensor_parallel = 2 needs gpus = 2, not"):
+            GeneratorSpec(gpus=gpus, tensor_parallel=2)
+
+
 def test_engines_that_share_a_gpu_take_their_part_of_its_memory():
     found = [GeneratorSpec(**table).memory_share for table in ({}, {"gpus": 2}, {"gpus": 1}, {"gpus": 0.5}, {"gpus": 0.25})]
     assert found == [MEMORY_SHARE] * 3 + [MEMORY_SHARE / 2, MEMORY_SHARE / 4]
@@ -325,7 +367,7 @@ def test_a_stage_never_gets_the_generators_of_another_size(monkeypatch):
         def __init__(self, make, count):
             closed.append("made")
 
-        def limit(self, spec):
+        def limit(self, spec, sleeps):
             self.hang_s, self.memory_share = spec.hang_s, spec.memory_share
 
         def close(self):
