@@ -32,6 +32,12 @@ class Evaluate(StageConfig):
     """What the process holds that answers prompts."""
 
     @model_validator(mode="after")
+    def _nobody_trains(self) -> Evaluate:
+        if self.generator.sleeps:
+            raise ValueError("generator.sleeps lends memory to a trainer, and here is none: drop it")
+        return self
+
+    @model_validator(mode="after")
     def _gate_is_measured(self) -> Evaluate:
         known = [name for task in self.tasks for name in getattr(task, "better", {})]
         if len(set(known)) < len(known):

@@ -23,6 +23,9 @@ class GeneratorSpec(Config):
     """CPU cores that each one reserves."""
     gpus: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """GPUs that each one reserves."""
+    sleeps: bool = False
+    """Give back what weights and cache take of a GPU while the trainer works there: for generators and ranks that share GPUs
+    (`gpus = 0.5` of each). The next weights wake them. On a CPU nothing is given back."""
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs that one engine's weights are spread over; they stand in `gpus`."""
     max_num_seqs: int | None = Field(default=None, ge=1)
@@ -59,19 +62,16 @@ class GeneratorSpec(Config):
             )
         return self
 
-    def options(self, sleeps: bool = False) -> dict[str, Any]:
-        """Arguments of vLLM's engine that are not its defaults.
-
-        Args:
-            sleeps: it gives its memory back while the trainer works on the same GPU.
-        """
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of vLLM's engine that are not its defaults."""
         found = {
             "tensor_parallel_size": self.tensor_parallel if self.tensor_parallel > 1 else None,
             "max_num_seqs": self.max_num_seqs,
             "enable_prefix_caching": self.enable_prefix_caching,
             "kv_cache_dtype": self.kv_cache_dtype if self.kv_cache_dtype != "auto" else None,
             # vLLM refuses it on a CPU, where sleeping gives back no memory
-            "enable_sleep_mode": True if sleeps and self.gpus else None,
+            "enable_sleep_mode": True if self.sleeps and self.gpus else None,
         }
         return {name: value for name, value in found.items() if value is not None}
 

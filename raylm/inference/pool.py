@@ -65,13 +65,9 @@ class Pool:
     def _actors(self) -> list[Any]:
         return self._fleet.actors
 
-    def limit(self, spec: GeneratorSpec, sleeps: bool = False) -> None:
-        """Take over the deadlines, limits and engine options of a stage.
-
-        Args:
-            sleeps: `sleep` will be called: the engines share their GPUs with a trainer.
-        """
-        self._options, self._most = spec.options(sleeps), 2 * spec.max_num_seqs if spec.max_num_seqs else MOST_SEQUENCES
+    def limit(self, spec: GeneratorSpec) -> None:
+        """Take over the deadlines, limits and engine options of a stage."""
+        self._options, self._most = spec.options, 2 * spec.max_num_seqs if spec.max_num_seqs else MOST_SEQUENCES
         fleet, self.memory_share = self._fleet, spec.memory_share
         fleet.hang_s, fleet.ping_s, fleet.start_s, fleet.max_restarts = spec.hang_s, spec.ping_s, spec.start_s, spec.max_restarts
         self._weights.probe_nats = spec.probe_nats
@@ -283,13 +279,9 @@ def pool_key(spec: GeneratorSpec) -> str:
     return f"{PART}:{spec.count} x {spec.cpus:g} CPU, {spec.gpus:g} GPU{spec.sync.backend and ' '}{spec.sync.backend};"
 
 
-def hold_pool(workers: Workers, spec: GeneratorSpec, sleeps: bool = False) -> Pool:
+def hold_pool(workers: Workers, spec: GeneratorSpec) -> Pool:
     """The generators for `spec` that `workers` keeps from stage to stage, made now if none are held. Others are closed: they
-    would hold what these need.
-
-    Args:
-        sleeps: see `Pool.limit`.
-    """
+    would hold what these need."""
     key = pool_key(spec)
     if not workers.holds(key):
         workers.release(f"{PART}:")
@@ -304,5 +296,5 @@ def hold_pool(workers: Workers, spec: GeneratorSpec, sleeps: bool = False) -> Po
         return ray.remote(Generator).options(**options, scheduling_strategy=where).remote(spec.gpus > 0, spec.sync.backend)
 
     pool = workers.hold(key, lambda: Pool(make, spec.count), Pool.close)
-    pool.limit(spec, sleeps)
+    pool.limit(spec)
     return pool

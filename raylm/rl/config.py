@@ -135,6 +135,8 @@ class RL(TrainerConfig):
         if not given and getattr(self.algorithm, "rewarded", True):
             raise ValueError("say `rewards`, what scores a completion")
         self.generator.sync.check(self)
+        if self.generator.sleeps and self.max_staleness:
+            raise ValueError("generators that sleep while the trainer works generate nothing beside it: drop async_rollouts")
         return self
 
     @property

@@ -122,6 +122,8 @@ class Loop:
         with self._clock.phase("generate_s"):
             batch = self._batches.take(self._iteration, self._version, position_of(self.decisions, self._iteration))
         self._clock.move(self._rollouts.taken("reward_s"), "generate_s", "reward_s")
+        if self._cfg.generator.sleeps:
+            self._generators.sleep()
         self._iterations.check_scores(batch.rollouts, f"iteration {self._iteration}")
         experience = self._experience(batch)
         if self._needs:
@@ -132,6 +134,7 @@ class Loop:
         stats = self._beside("update_s", partial(self._trainer.update, self._iteration, learned))
         if "decision" in stats:
             self._pass_over(stats["decision"], batch)
+            self._wake()
             return
         version, self._state, finite = self._version, experience.state, bool(stats["finite"])
         changed = bool(learned.samples) and stats.get("changed", finite)
@@ -139,6 +142,8 @@ class Loop:
         if changed:
             self._version += 1
             self._sync()
+        else:
+            self._wake()
         outcomes = batch.outcomes(experience.samples, TRUNCATED) | batch.outcomes(
             learned.samples, TRAINED if finite else NOT_FINITE
         )
@@ -156,6 +161,11 @@ class Loop:
         self._iteration += 1
         if self._is_due():
             self._save()
+
+    def _wake(self) -> None:
+        """No weights come that would wake generators which gave back their memory: they take those that they had."""
+        if self._cfg.generator.sleeps:
+            self._generators.wake()
 
     def _experience(self, batch: Batch) -> Experience:
         """The samples of an iteration, without advantages."""

@@ -61,6 +61,14 @@ class Generators:
         """Let all generators hold the weights that `send` brings. Raises GroupLost as `wait` does."""
         self._pool.sync(send, version)
 
+    def sleep(self) -> None:
+        """Let them give back their GPUs' memory until `wake`, or the next `sync`. Nobody is asked meanwhile."""
+        self._pool.sleep()
+
+    def wake(self) -> None:
+        """Let them take the weights of the last `sync` again."""
+        self._pool.wake()
+
 
 def check_versions(groups: list[list[Completion]], version: int, oldest: int | None = None) -> None:
     """Raises StageError where a completion was drawn by weights that it cannot be of.

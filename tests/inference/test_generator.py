@@ -301,8 +301,7 @@ def test_a_generator_sleeps_and_wakes_with_new_weights_and_its_requests_go_on(po
     running = [actor.generate.remote(prompt, long, 3) for prompt in PROMPTS]
     ray.wait(running, timeout=0.05)
     answer_of(actor.sleep.remote(), "sleep", 60)
-
-    assert version(pool) is None
+    assert version_of(pool) is None
     late = actor.generate.remote(PROMPTS[0], GREEDY, 0)
     assert not ray.wait([late], timeout=0.5)[0], "one that sleeps answers nothing"
     assert not send_weights(state.items(), [actor], 1, 60.0).lost

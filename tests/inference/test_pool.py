@@ -333,9 +333,9 @@ def test_generators_sleep_while_the_trainer_works_and_wake_with_its_weights(calm
 
 
 def test_options_of_the_engine():
-    assert GeneratorSpec().options() == GeneratorSpec().options(sleeps=True) == {}
+    assert GeneratorSpec().options == GeneratorSpec(sleeps=True).options == {}
     spec = GeneratorSpec(gpus=2, tensor_parallel=2, max_num_seqs=64, enable_prefix_caching=False, kv_cache_dtype="fp8")
-    assert spec.options(sleeps=True) == {
+    assert spec.model_copy(update={"sleeps": True}).options == {
         "tensor_parallel_size": 2,
         "max_num_seqs": 64,
         "enable_prefix_caching": False,
@@ -367,7 +367,7 @@ def test_a_stage_never_gets_the_generators_of_another_size(monkeypatch):
         def __init__(self, make, count):
             closed.append("made")
 
-        def limit(self, spec, sleeps):
+        def limit(self, spec):
             self.hang_s, self.memory_share = spec.hang_s, spec.memory_share
 
         def close(self):

@@ -45,6 +45,7 @@ class Party:
         self.rewound: list[int] = []
         self.asked: list[tuple[int, ...]] = []
         self.spike: dict[str, Any] | None = None
+        self.naps: list[str] = []
 
     def restore(self) -> dict[str, Any]:
         self.built += 1
@@ -122,6 +123,12 @@ class Drawing:
 
     def cancel(self, key: Any) -> None:
         self.asked.pop(key, None)
+
+    def sleep(self) -> None:
+        self.party.naps.append("sleep")
+
+    def wake(self) -> None:
+        self.party.naps.append("wake")
 
 
 class Scoring:
@@ -247,6 +254,19 @@ def test_weights_that_did_not_change_are_not_sent():
         run(party)
     # send and measure at the start, then three draws
     assert party.calls == 5 and {row["version"] for row in party.rows} == {0}
+
+
+def test_generators_sleep_while_the_trainer_works_and_are_woken_where_no_weights_come():
+    party: Any = Party()
+    run(party, generator={"sleeps": True})
+    assert party.naps == ["sleep"] * 3
+    party = Party()
+    party.spike = SKIP
+    run(party, generator={"sleeps": True})
+    # the skipped batch wakes those who got no weights, and its iteration is asked again
+    assert party.naps == ["sleep", "sleep", "wake", "sleep", "sleep"]
+    with pytest.raises(ValueError, match="generate nothing beside it"):
+        config(generator={"sleeps": True}, async_rollouts={"max_staleness": 1})
 
 
 def test_advantages_of_another_length_than_the_completion_are_refused():
