@@ -26,18 +26,19 @@ def forecast_roles(cfg: RL, known: Known, name: str) -> list[str]:
     if config.get("model_type") not in FAMILIES or not spec.gpus or kind is None:
         return []
     device, width = device_of(kind), 4 if cfg.dtype == "float32" else 2
-    memory = engine_memory(config, device, spec.memory_share, width)
+    memory = engine_memory(config, device, spec.memory_share, width, spec.tensor_parallel)
     _check(cfg, memory, device, kind, length, name)
     at_once = memory.sequences(length)
+    each = f"each {'GPU ' if spec.tensor_parallel > 1 else ''}of {spec.count} generators"
     lines = [
-        f"each of {spec.count} generators: {memory.weights / 1e9:.1f} GB of weights, {memory.working / 1e9:.1f} to compute, "
+        f"{each}: {memory.weights / 1e9:.1f} GB of weights, {memory.working / 1e9:.1f} to compute, "
         f"{memory.cache / 1e9:.1f} for keys and values: {_count(memory.tokens)} tokens, {at_once} sequences of {length} at once"
     ]
     made = _generated(cfg, config, device, memory, length)
     if made is None:
         return lines
     update_s = laid_out(cfg, known).speed.step_s * getattr(cfg, "epochs", 1)
-    return [*lines, _iteration(cfg, made, update_s, memory.weights, device)]
+    return [*lines, _iteration(cfg, made, update_s, memory.weights * memory.tensor, device)]
 
 
 def forecast_reward(card: Any, config: dict[str, Any], kind: str, length: int, where: str) -> str:
@@ -66,17 +67,17 @@ def forecast_reward(card: Any, config: dict[str, Any], kind: str, length: int, w
 
 def _check(cfg: RL, memory: EngineMemory, device: Device, kind: str, length: int, name: str) -> None:
     spec = cfg.generator
-    if spec.gpus > 1:
+    if spec.gpus > spec.tensor_parallel:
         raise PlanError(
-            f"{name}: a generator is one engine on one GPU, generator.gpus = {spec.gpus:g}",
-            next="generator.gpus = 1, and more `count`",
+            f"{name}: generator.gpus = {spec.gpus:g}, its engine is on {spec.tensor_parallel} of them",
+            next=f"generator.tensor_parallel = {spec.gpus:g}, or gpus = 1 and more `count`",
         )
     if memory.sequences(length) < 1:
         has, one = spec.memory_share * device.memory_gb, memory.per_token * length
         needs = f"{memory.weights / 1e9:.1f} for weights, {memory.working / 1e9:.1f} to compute"
         raise PlanError(
             f"{name}: a generator has {has:.1f} GB of {kind}, it needs {needs} and {one / 1e9:.2f} for a row of {length}",
-            next="a device with more memory, dtype = 'bfloat16', a lower max_tokens, or a smaller model",
+            next="generator.tensor_parallel, a larger device, dtype = 'bfloat16', a lower max_tokens, or a smaller model",
         )
 
 

@@ -64,7 +64,7 @@ def test_what_cannot_fit_is_refused_with_its_numbers():
     with pytest.raises(PlanError, match=r"has 68\.0 GB of h100, it needs 141\.1 for weights"):
         forecast_roles(stage(), KNOWN._replace(config=L70), "policy")
     assert forecast_roles(stage("b200", 64, 32), KNOWN._replace(config=L70), "policy")
-    with pytest.raises(PlanError, match=r"one engine on one GPU, generator\.gpus = 2"):
+    with pytest.raises(PlanError, match=r"generator\.gpus = 2, its engine is on 1 of them"):
         forecast_roles(stage(gpus=2.0), KNOWN, "policy")
     with pytest.raises(PlanError, match="policy needs"):
         forecast(stage(count=1), KNOWN, "policy")

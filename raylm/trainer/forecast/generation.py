@@ -26,7 +26,7 @@ STEP_S = 0.003
 
 
 class EngineMemory(NamedTuple):
-    """Bytes on the GPU of one engine."""
+    """Bytes on each GPU of one engine."""
 
     weights: float
     working: float
@@ -35,6 +35,8 @@ class EngineMemory(NamedTuple):
     """Left for keys and values; below 0 where there is no room for weights."""
     per_token: float
     """Keys and values of one token."""
+    tensor: int = 1
+    """GPUs over which the engine is spread."""
 
     @property
     def tokens(self) -> int:
@@ -61,20 +63,21 @@ def kv_bytes_per_token(config: dict[str, Any], width: int) -> float:
     return float(2 * layers * (config.get("num_key_value_heads") or heads) * head_dim * width)
 
 
-def engine_memory(config: dict[str, Any], device: Device, share: float, width: int) -> EngineMemory:
-    """What an engine holds on one GPU.
+def engine_memory(config: dict[str, Any], device: Device, share: float, width: int, tensor: int = 1) -> EngineMemory:
+    """What an engine holds on each of its GPUs.
 
     Args:
         share: part of the GPU's memory that it may take.
         width: bytes of a weight.
+        tensor: GPUs over which matrices, vocabulary and heads are spread.
     """
     wide = config.get("intermediate_size") or config["moe_intermediate_size"]
-    computed = PREFILL_TOKENS * (4 * config["hidden_size"] + 2 * wide) * width
+    computed = PREFILL_TOKENS * (4 * config["hidden_size"] + 2 * wide / tensor) * width
     # logits and log-probabilities in float32 of the sequences that get a token
     logits = 2 * 4.0 * MOST_SEQUENCES * config["vocab_size"]
-    weights, working = float(width * model_spec(config).num_parameters()), computed + logits + PROCESS
+    weights, working = width * model_spec(config).num_parameters() / tensor, computed + logits + PROCESS
     cache = share * device.memory_gb * 1e9 - weights - working
-    return EngineMemory(weights, working, cache, kv_bytes_per_token(config, width))
+    return EngineMemory(weights, working, cache, kv_bytes_per_token(config, width) / tensor, tensor)
 
 
 class Generation(NamedTuple):
@@ -107,9 +110,9 @@ def generation_of(
         each: completions of a prompt, whose keys and values they share.
         completion_length: of all of them: where the batch waits for the longest, say the longest.
     """
-    parts, width = model_spec(config), memory.weights / model_spec(config).num_parameters()
+    parts, width = model_spec(config), memory.weights * memory.tensor / model_spec(config).num_parameters()
     active, sequences = parts.num_active_parameters(), prompts * each
-    peak = (device.bfloat16 if width < 4 else device.bfloat16 / 2) * 1e12
+    peak = (device.bfloat16 if width < 4 else device.bfloat16 / 2) * 1e12 * memory.tensor
     prefill = 2.0 * active * prompts * prompt_length / (peak * REACHED["bfloat16" if width < 4 else "float32"])
     at_once = max(1, min(sequences, memory.sequences(round(prompt_length + completion_length))))
     waves = sequences / at_once

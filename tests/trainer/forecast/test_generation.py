@@ -23,6 +23,8 @@ def test_what_an_engine_holds():
     assert made.weights + made.working + made.cache == pytest.approx(0.85 * 80e9)
     assert made.tokens == int(made.cache / 131_072) and made.sequences(made.tokens) == 1 and made.sequences(1) == 1024
     assert engine_memory(L70, device_of("h100"), 0.85, 2).sequences(1) == 0, "no room for weights"
+    spread = engine_memory(L70, device_of("h100"), 0.85, 2, tensor=4)
+    assert spread.weights == pytest.approx(70.55e9 * 2 / 4, rel=0.001) and spread.sequences(4096) > 32
 
 
 def test_a_batch_is_never_faster_than_memory_and_products_allow():
