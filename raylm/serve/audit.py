@@ -1,4 +1,4 @@
-"""The audit log of an endpoint: who asked which model for how much, one JSON line per request, in a file per replica.
+"""The audit log of an endpoint: who asked which model for how much, a line of JSON for each request that key and guards let in.
 
 {job}/.audit/{stage}/2026-01-31-1a2b3c.jsonl   (a file per day and replica; a bucket's endpoint has none)
 """

@@ -101,7 +101,7 @@ class FrontDoor:
             await self._checked(scope, key, body, receive, back)
             return
         visit = Visit(key.digest, scope["method"], scope["path"], len(body), key.name, uuid4().hex)
-        refusal, headers = await self._entry.admit(visit)
+        refusal, headers = await self._admitted(visit)
         back.say(headers)
         if refusal is not None:
             raise Refused(refusal)
@@ -110,11 +110,22 @@ class FrontDoor:
         else:
             await self._counted(visit, scope, key, body, receive, back)
 
+    async def _admitted(self, visit: Visit) -> Admission:
+        """What the guards say. A client that leaves meanwhile is told to them too: they may have counted it in."""
+        asked = asyncio.ensure_future(self._entry.admit(visit))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            admission = await asked
+            if admission.refusal is None and self._entry.done is not None:
+                await self._entry.done(Done(visit, 499, 0, 0, 0.0, 0.0), "", b"")
+            raise
+
     async def _counted(self, visit: Visit, scope: Message, key: KeyRecord, body: bytes, receive: Receive, back: _Answer) -> None:
         """Let a request through, and tell at its end, whatever that is, what it cost."""
         assert self._entry.done is not None
-        asked, hides = asking_usage(visit.path, body)
-        back.count(Counter(hides))
+        asked, shown = asking_usage(visit.path, body)
+        back.count(Counter(shown))
         started = time.monotonic()
         try:
             await self._checked(scope, key, asked, receive, back)
@@ -122,7 +133,9 @@ class FrontDoor:
             back.status = refused.refusal.status
             raise
         finally:
-            now, status = time.monotonic(), 499 if back.gone.is_set() else back.status
+            # one that hangs up behind the last word has its answer
+            left = back.gone.is_set() and not back.ended
+            now, status = time.monotonic(), 499 if left else back.status
             counted = back.counter
             tokens = (counted.prompt_tokens, counted.completion_tokens) if counted else (0, 0)
             done = Done(visit, status, *tokens, now - started, (back.first or now) - started)
@@ -177,9 +190,14 @@ class _Answer:
         self.status, self.first = 500, 0.0
         """Of HTTP, and when the answer began (time.monotonic)."""
         self._held = b""
-        self._streams = False
+        self._streams = self._whole = False
         self.started = False
         self.gone = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole answer has been sent."""
+        return self._whole or (self.counter is not None and self.counter.ended)
 
     def say(self, headers: tuple[tuple[bytes, bytes], ...]) -> None:
         """Headers that this answer carries too."""
@@ -204,6 +222,7 @@ class _Answer:
             if self.counter and message.get("body"):
                 message["body"] = self.counter.see(message["body"], self._streams)
             await self._send(message)
+            self._whole = not message.get("more_body", False)
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send the refusal as the whole answer; within a stream that has begun, as its last event."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import fcntl
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -92,6 +94,16 @@ class KeyFile(NamedTuple):
                 "these keys cannot be read", where=self.uri, next="raylm keys writes it; edit it by no hand"
             ) from cause
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else of this machine changes the file meanwhile: what is written back would undo it. Buckets have no locks."""
+        if not self.folder.is_local:
+            yield
+            return
+        with open(self.folder.make().path(f".{self.name}.lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def write(self, keys: Sequence[KeyRecord]) -> None:
         """Replace the file."""
         self.folder.make().write_json(self.name, {"keys": [{**key._asdict(), "models": list(key.models)} for key in keys]})
@@ -156,6 +168,13 @@ def add(file: KeyFile, name: str, models: Sequence[str] = (), days: float | None
     Raises:
         ConfigError: a valid key has this name.
     """
+    if days is not None and not 0 < days < 100_000:
+        raise ConfigError(f"a key is valid for some days, not for {days:g}", next="--days 30; without it a key never expires")
+    with file.alone():
+        return _added(file, name, models, days)
+
+
+def _added(file: KeyFile, name: str, models: Sequence[str], days: float | None) -> str:
     keys, now = file.read(), datetime.now(UTC)
     if not name or name == OWNER or any(key.name == name and key.valid(now) for key in keys):
         raise ConfigError(f"a key is called {name!r} already", where=file.uri, next="take another name, or revoke that one first")
@@ -167,6 +186,11 @@ def add(file: KeyFile, name: str, models: Sequence[str] = (), days: float | None
 
 def revoke(file: KeyFile, name: str) -> None:
     """From now on the key `name` lets nobody in. Raises ConfigError where there is no such key."""
+    with file.alone():
+        _revoked(file, name)
+
+
+def _revoked(file: KeyFile, name: str) -> None:
     keys, now = file.read(), datetime.now(UTC)
     if not any(key.name == name and not key.revoked for key in keys):
         known = [key.name for key in keys if not key.revoked]

@@ -91,7 +91,7 @@ def test_roles_of_a_phase_are_there_together_and_colocated_ones_ask_for_nothing(
 def test_every_stage_says_its_roles():
     rl = RL(stage="rl", prompts="p", model="m", rewards=[{"kind": "answer"}], iterations=1, generator={"count": 2, "gpus": 1})
     assert {name: (role.count, role.gpus) for name, role in rl.roles().items()} == {
-        "ranks": (1, 0.0), "generator": (2, 1.0), "rewards": (1, 0.0),
+        "ranks": (1, 0.0), "generator": (2, 1.0), "rewards": (2, 0.0),
     }  # fmt: skip
     asked = Evaluate(stage="evaluate", models=["m"], tasks=[{"kind": "preference", "rows": "r"}])
     assert [list(together) for together in phases(asked.roles())] == [["workers"], ["generator"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -69,6 +70,9 @@ def test_names_are_taken_once_and_days_end(file):
         add(file, "owner")
     with pytest.raises(ConfigError, match="Did you mean 'bob'"):
         revoke(file, "bop")
+    for days in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="valid for some days"):
+            add(file, "dora", days=days)
     (key,) = file.read()
     now = datetime.now(UTC)
     assert key.valid(now + timedelta(days=1)) and not key.valid(now + timedelta(days=3)) and key.digest == key_digest(value)
@@ -123,3 +127,9 @@ def test_the_command(tmp_path, capsys):
     assert main(["keys", "add", open_door.uri, "x"]) == 1
     assert main(["keys", "list", commit("model", Checkpoint).uri]) == 1
     assert "an Endpoint has keys, this is a Checkpoint" in capsys.readouterr().err
+
+
+def test_keys_that_are_made_at_once_are_all_kept(file):
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda at: add(file, f"key{at}"), range(16)))
+    assert {key.digest for key in file.read()} == {key_digest(value) for value in made}

@@ -6,7 +6,8 @@ import asyncio
 import json
 
 from raylm.serve.door import Entry, FrontDoor
-from raylm.serve.usage import Counter, Done, asking_usage
+from raylm.serve.guards.guard import Admission
+from raylm.serve.usage import Counter, Done, Shown, asking_usage
 
 PLAIN = (
     b'{"choices":[{"message":{"content":"\\"usage\\":{\\"prompt_tokens\\":9}"}}],'
@@ -22,21 +23,29 @@ EVENTS = [
 
 def test_usage_is_read_from_whole_answers_in_any_pieces():
     for size in (1, 7, 1000):
-        counter = Counter(False)
+        counter = Counter(Shown())
         passed = b"".join(counter.see(PLAIN[at : at + size], False) for at in range(0, len(PLAIN), size))
         assert passed == PLAIN and (counter.prompt_tokens, counter.completion_tokens) == (12, 3)
 
 
 def test_usage_of_a_stream_is_seen_and_shown_only_where_it_was_asked():
-    for hides in (True, False):
-        counter = Counter(hides)
+    each = (
+        b'data: {"id":"x","choices":[{"delta":{"content":"Hi"}}],'
+        b'"usage":{"prompt_tokens":7,"total_tokens":8,"completion_tokens":1}}\n\n'
+    )
+    for shown in (Shown(False, False), Shown(True, False), Shown(True, True)):
+        counter = Counter(shown)
+        passed = counter.see(each, True)
+        # a client that leaves here is charged for what it had
+        assert (counter.prompt_tokens, counter.completion_tokens, counter.ended) == (7, 1, False)
+        assert json.loads(passed[6:]) == json.loads(each[6:]) if shown.in_each else b"usage" not in passed and b"Hi" in passed
         passed = b"".join(counter.see(event, True) for event in EVENTS)
-        assert (counter.prompt_tokens, counter.completion_tokens) == (7, 2)
-        assert passed == b"".join(event for event in EVENTS if not (hides and b'"choices":[]' in event))
+        assert (counter.prompt_tokens, counter.completion_tokens, counter.ended) == (7, 2, True)
+        assert passed == b"".join(event for event in EVENTS if shown.at_end or b'"choices":[]' not in event)
 
 
 def test_responses_count_input_and_output():
-    counter = Counter(False)
+    counter = Counter(Shown())
     event = (
         b'event: response.completed\ndata: {"response":{"usage":'
         b'{"input_tokens":4,"input_tokens_details":{"cached_tokens":0},"output_tokens":6}}}\n\n'
@@ -47,11 +56,15 @@ def test_responses_count_input_and_output():
 
 def test_a_stream_is_asked_for_its_usage_once():
     path = "/v1/chat/completions"
-    body, hides = asking_usage(path, b'{"stream": true, "n": 1, "stream_options": {"continuous_usage_stats": false}}')
-    assert hides and json.loads(body)["stream_options"] == {"continuous_usage_stats": False, "include_usage": True}
-    for same in (b'{"stream": false}', b"{}", b'{"stream": true, "stream_options": {"include_usage": true}}', b'"stream"', b"[1"):
-        assert asking_usage(path, same) == (same, False)
-    assert asking_usage("/v1/responses", b'{"stream": true}') == (b'{"stream": true}', False)
+    body, shown = asking_usage(path, b'{"stream": true, "n": 1, "stream_options": {"continuous_usage_stats": true}}')
+    assert shown == (False, False)
+    every = {"continuous_usage_stats": True, "include_usage": True}
+    assert json.loads(body)["stream_options"] == every
+    body, shown = asking_usage(path, b'{"stream": true, "stream_options": {"include_usage": true}}')
+    assert shown == (True, False) and json.loads(body)["stream_options"] == every
+    for same in (b'{"stream": false}', b"{}", b'"stream"', b"[1"):
+        assert asking_usage(path, same) == (same, (True, True))
+    assert asking_usage("/v1/responses", b'{"stream": true}')[0] == b'{"stream": true}'
 
 
 def through(app, body, leaves=False):
@@ -81,7 +94,7 @@ def through(app, body, leaves=False):
 def streaming(events, waits=0.0):
     async def app(scope, receive, send):
         seen = json.loads((await receive())["body"])
-        assert seen["stream_options"] == {"include_usage": True}
+        assert seen["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         for event in events:
             await send({"type": "http.response.body", "body": event, "more_body": True})
@@ -102,3 +115,35 @@ def test_what_a_stream_cost_is_told_at_its_end():
 def test_a_client_that_leaves_is_told_too():
     _, [(done, _, _)] = through(streaming(EVENTS, waits=0.05), b'{"stream": true}', leaves=True)
     assert done.status == 499
+
+
+def test_a_client_that_leaves_while_the_guards_are_asked_gives_its_place_back():
+    told = []
+
+    async def done(one: Done, model: str, text: bytes) -> None:
+        told.append(one)
+
+    async def leave() -> None:
+        asked, answered = asyncio.Event(), asyncio.Event()
+
+        async def admit(visit):
+            asked.set()
+            await answered.wait()
+            return Admission(None)
+
+        async def receive():
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        async def send(message):
+            raise AssertionError("nobody is there")
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+        call = asyncio.create_task(FrontDoor(streaming([]), Entry(None, {}, admit=admit, done=done))(scope, receive, send))
+        await asked.wait()
+        call.cancel()
+        await asyncio.sleep(0)
+        answered.set()
+        await asyncio.gather(call, return_exceptions=True)
+
+    asyncio.run(leave())
+    assert [(one.status, one.tokens) for one in told] == [(499, 0)]

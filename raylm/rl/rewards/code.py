@@ -32,7 +32,7 @@ class Code(Reward):
     - asserts: `["assert add(1, 2) == 3", ...]` (MBPP), or a text of several statements, which is one test.
 
     Output is compared line by line, without spaces at their ends. What a program prints cannot make itself right; asserts run
-    beside the program, which could tamper with what they call: prefer cases where there are any.
+    in the program's own interpreter, and one that sets out to can forge that they passed: take cases where there are any.
     """
 
     kind: Literal["code"] = "code"

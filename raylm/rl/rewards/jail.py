@@ -151,7 +151,7 @@ def main() -> None:
     try:
         confine(task["readable"], task["memory_bytes"], task["cpu_s"], task["output_bytes"], task["landlock"])
     except OSError as cause:
-        write(4, dump({"refused": str(cause)}).encode())
+        write(4, dump({"word": word, "refused": str(cause)}).encode())
         leave(0)
     if not checks:
         os.close(4)

@@ -73,11 +73,11 @@ def run(source: str, limits: Limits, stdin: str = "", checks: list[str] | None =
         ended = _ended(_start(asked, given, output, error, verdict), limits.timeout_s + MORE_S)
         told = _read(verdict, TAIL * 100)
         found = _verdict(told)
-        if "refused" in found:
+        honest = found.get("word") == word
+        if honest and "refused" in found:
             raise ConfigError(f"code cannot be run safely here: {found['refused']}", next="see raylm/rl/rewards/code.py")
         last = _read(error, TAIL).strip().splitlines()
-        honest = found.get("word") == word
-        return Ran(ended, _read(output, limits.output_bytes), last[-1] if last else "", found["failed"] if honest else None)
+        return Ran(ended, _read(output, limits.output_bytes), last[-1] if last else "", found.get("failed") if honest else None)
 
 
 def _start(asked: IO[bytes], given: IO[bytes], output: IO[bytes], error: IO[bytes], verdict: IO[bytes]) -> Any:
@@ -118,7 +118,7 @@ def _ended(process: Any, timeout_s: float) -> str:
 def _verdict(told: str) -> dict[str, Any]:
     try:
         found = json.loads(told) if told else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

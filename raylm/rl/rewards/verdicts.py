@@ -34,8 +34,10 @@ _ALL = (
     "Compare the answers, then give one line for each of them, and nothing after these lines: "
     '"Score <number of the answer>: <number from {low} to {high}>".'
 )
-_BETTER = re.compile(r"better:\W*(A|B|neither)\b", re.IGNORECASE)
-_NUMBER = r"(-?\d+(?:\.\d+)?)"
+# the letters as they were asked for: "a tie" is no A, nor is "A or B"
+_BETTER = re.compile(r"(?i:better):\W*(A|B|(?i:neither))\b(?!\W+(?i:or|and|nor)\b)")
+# a whole number: of ".5", "7,5" or "1e-1" no part is read, nor is a sign that is no hyphen passed over
+_NUMBER = r"(?<![.,\u2212\d])(-?\d+(?:\.\d+)?)(?!\d|[.,]\d|[eE][-+]?\d)"
 _EACH = re.compile(rf"^\W*score\s+\[?(\d+)\]?\s*:\W*?{_NUMBER}", re.IGNORECASE | re.MULTILINE)
 
 

@@ -47,6 +47,13 @@ def test_a_program_that_ends_before_its_checks_has_not_passed_them(source):
     assert run(source, LIMITS, checks=["assert True"]).failed is None
 
 
+@pytest.mark.parametrize("verdict", ['{"refused": "x"}', "[" * 100_000])
+def test_a_verdict_that_is_not_the_sandboxs_own_fails_the_program(verdict):
+    source = f"import os\nos.write(4, {verdict!r}.encode())\nos._exit(0)"
+    found = scored(f"```python\n{source}\n```", ["assert True"])
+    assert isinstance(found, Score) and found.value == 0.0
+
+
 def test_a_program_that_writes_the_verdict_itself_is_not_believed():
     source = 'import os, json\nos.write(4, json.dumps({"word": "x", "failed": [""]}).encode())\nos._exit(0)'
     assert run(source, LIMITS, checks=["assert False"]).failed is None

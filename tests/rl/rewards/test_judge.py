@@ -14,7 +14,7 @@ from raylm.core.errors import ConfigError
 from raylm.rl.rewards.calling import answers_later, calling
 from raylm.rl.rewards.judge import Judge
 from raylm.rl.rewards.supervisor import Supervisor
-from raylm.rl.rewards.verdicts import _pairs
+from raylm.rl.rewards.verdicts import _better, _pairs
 from raylm.rl.types import Prompt, Score, Trajectory
 from tests.rl.rewards.endpoint import endpoint
 
@@ -192,3 +192,24 @@ def test_what_cannot_work_is_refused_before_anything_starts(monkeypatch):
     for table in ({"low": 5, "high": 5}, {"pattern": "no group"}, {"pattern": "("}):
         with pytest.raises(ValueError, match=r"score lies|group|expression"):
             Judge(url="http://x/v1", model="m", **table)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Score: 7", 7.0), ("score: **7.5**/10", 7.5), ("Score: -3", -3.0), ("Score: 10.", 10.0), ("Score: .5", None),
+        ("Score: 7,5", None), ("Score: 1e-1", None), ("Score: \u22123", None),
+    ],
+)  # fmt: skip
+def test_a_number_is_read_whole_or_not_at_all(text, value):
+    found = re.findall(Judge.model_fields["pattern"].default, text)
+    assert [float(each) for each in found] == ([] if value is None else [value])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("Better: A", 1.0), ("better: **B**.", 0.0), ("Better: Neither", 0.5), ("Better: a tie", None), ("Better: A or B", None)],
+)
+def test_who_is_better_is_read_as_it_was_asked_for(text, value):
+    found = _better(text)
+    assert (found.value if isinstance(found, Score) else None) == value
