@@ -80,6 +80,19 @@ def table_of(iteration: int, rollouts: Sequence[Rollout], experience: Experience
     return pa.Table.from_pylist(rows, schema=_schema())
 
 
+def cut(folder: Folder, file: File, last: int) -> None:
+    """Take the iterations behind `last` out of a file, which may hold several where an attempt before had put them together."""
+    import pyarrow.parquet as pq
+
+    if file.last <= last:
+        return
+    if file.first <= last:
+        kept = pq.read_table(folder.local(file.name), schema=_schema(), filters=[("iteration", "<=", last)])
+        with folder.writing(File(file.prefix, file.first, last).name) as path:
+            pq.write_table(kept, path, compression="zstd")
+    folder.remove(file.name)
+
+
 def merge(folder: Folder, prefix: str = "") -> dict[str, int]:
     """Put small files of following iterations together, in files of up to `LARGE` bytes; rows of each file that is left.
 

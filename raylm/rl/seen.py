@@ -14,7 +14,7 @@ from typing import Any
 from raylm.core.errors import StorageError
 from raylm.core.storage import Folder
 from raylm.rl.config import RL
-from raylm.rl.rollout_files import HELD_OUT, File, files_in, folder_of, merge, table_of
+from raylm.rl.rollout_files import HELD_OUT, File, cut, files_in, folder_of, merge, table_of
 from raylm.rl.types import Experience, Rollout
 
 MOST_WAITING = 2
@@ -91,9 +91,10 @@ class Seen:
 
     def _take_back(self, iteration: int) -> None:
         """Remove what an attempt before left of iterations that are drawn again."""
-        for file in (*files_in(self._folder), *files_in(self._folder, HELD_OUT)):
-            if file.last > iteration:
-                self._folder.remove(file.name)
+        # greedy answers of an iteration are given before it draws
+        for prefix, last in (("", iteration - 1), (HELD_OUT, iteration)):
+            for file in files_in(self._folder, prefix):
+                cut(self._folder, file, last)
 
     def _done(self, written: Future[None]) -> None:
         """A run does not end because what it shows cannot be written: that is told once, and counted."""

@@ -85,6 +85,16 @@ def test_a_merge_that_was_stopped_half_way_counts_nothing_twice(tmp_path):
     assert [file.name for file in files_in(folder)] == ["00000000-00000002.parquet"]
 
 
+def test_a_run_that_goes_on_from_behind_its_merge_keeps_what_is_before(tmp_path):
+    """It was stopped between the merge and the artifact, and its newest checkpoint is of iteration 3."""
+    seen(tmp_path, range(5)).finish()
+    assert [(file.first, file.last) for file in files_in(folder_of(Folder(tmp_path)))] == [(0, 4)]
+    seen(tmp_path, [3, 4])
+    folder = folder_of(Folder(tmp_path))
+    assert iterations_in(folder) == list(range(5))
+    assert [len(read(folder, at)) for at in range(5)] == [len(read(folder, 0))] * 5
+
+
 def test_large_files_stay_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout_files, "LARGE", 1)
     kept = seen(tmp_path, range(2))
