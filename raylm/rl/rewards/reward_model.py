@@ -86,8 +86,7 @@ class Reader:
     """Prompts and completions as the tokens that another model reads."""
 
     def __init__(self, where: Where) -> None:
-        from raylm.model.chat_template import written_template
-        from raylm.model.load import folder_of, load_tokenizer
+        from raylm.model.load import load_tokenizer
         from raylm.model.same_tokens import other_tokens
 
         self._tokenizer: Any = load_tokenizer(where.model)
@@ -95,8 +94,7 @@ class Reader:
         every = {"tokens": list(range(len(theirs)))}
         self.why = other_tokens([every], theirs, self._tokenizer)
         """Why drawn tokens are not read as they are; "" where they are."""
-        rows, own = folder_of(where.tokenizer), folder_of(where.model)
-        if not self.why and rows and own and written_template(rows) != written_template(own):
+        if not self.why and theirs.chat_template != self._tokenizer.chat_template:
             self.why = "its chat template is another one"
         if self.why and not self._tokenizer.chat_template:
             raise ConfigError(
