@@ -1,4 +1,4 @@
-"""PPO learns to copy, and its critic to tell what will come."""
+"""PPO learns to copy, and its critic to tell what will come: the trainer alone, and the whole stage with Ray and vLLM."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from statistics import mean
 
 import pytest
 
+from raylm.core.metrics import read_metrics
+from raylm.core.room import total
+from raylm.core.workers import Workers
 from raylm.rl.algorithms.ppo import Ppo
+from raylm.rl.stage import run
 from tests.rl import copying
+from tests.rl.copying import copying_job, copying_stage
+from tests.stages import context
 
 CRITIC = {"optimizer": {"lr": 3e-3, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant"}}
 CARD = Ppo(entropy=0.05)
@@ -20,6 +26,44 @@ def test_ppo_learns_to_copy_and_its_critic_what_to_expect(tmp_path, monkeypatch)
     rewards = copying.learn_to_copy(tmp_path, CARD, 115, lr=2e-3, minibatches=4, critic=CRITIC, rows=rows)
     assert mean(rewards[:5]) < 0.15 and mean(rewards[-5:]) >= 0.95
     assert explains([{**row, "reward": reward} for row, reward in zip(rows, rewards, strict=True)])
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    "table",
+    [
+        {},
+        {"workers": {"count": 2}, "generator": {"count": 2}},
+        {
+            "adapter": {"rank": 16, "alpha": 32},
+            "optimizer": {"lr": 1e-2, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant"},
+        },
+    ],
+    ids=["alone", "2 ranks x 2 generators", "lora"],
+)
+def test_the_whole_stage_learns_to_copy(tmp_path, table):
+    copying_job(tmp_path, 128 * 180)
+    usual = {
+        "algorithm": CARD.model_dump(),
+        "critic": CRITIC,
+        "minibatches": 4,
+        "iterations": 160,
+        "prompts_per_iteration": 128,
+        "check_export": {"samples": 0},
+    }
+    cfg = copying_stage(**usual | {"optimizer": {"lr": 2e-3, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant"}} | table)
+    workers = Workers(wanted_cpus=total(cfg.roles()))
+    try:
+        made = run(cfg, context(tmp_path, "policy", cfg, workers))
+    finally:
+        workers.release()
+    rows = read_metrics(made.folder)
+    print([round(row["reward"], 2) for row in rows][::5], [round(row.get("explained_variance", 9), 2) for row in rows][::5])
+    assert mean(row["reward"] for row in rows[-5:]) >= 0.95
+    assert max(abs(row["mismatch_kl"]) for row in rows) < 1e-5
+    assert explains(rows)
 
 
 def explains(rows):
