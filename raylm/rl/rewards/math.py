@@ -91,7 +91,7 @@ def _parsed(text: str, whole: bool = True) -> list[Any]:
     from math_verify import parse
 
     marked = f"\\boxed{{{text}}}" if whole else text
-    return parse(marked, parsing_timeout=None, raise_on_error=False)
+    return parse(marked, parsing_timeout=0, raise_on_error=False)
 
 
 def _same(gold: list[Any], found: list[Any]) -> bool:
