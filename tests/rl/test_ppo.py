@@ -36,12 +36,8 @@ def test_ppo_learns_to_copy_and_its_critic_what_to_expect(tmp_path, monkeypatch)
     [
         {},
         {"workers": {"count": 2}, "generator": {"count": 2}},
-        {
-            "adapter": {"rank": 16, "alpha": 32},
-            "optimizer": {"lr": 1e-2, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant"},
-        },
     ],
-    ids=["alone", "2 ranks x 2 generators", "lora"],
+    ids=["alone", "2 ranks x 2 generators"],
 )
 def test_the_whole_stage_learns_to_copy(tmp_path, table):
     copying_job(tmp_path, 128 * 180)
