@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import ENDPOINT, Config, Makes, Refers, ReportRef, Role, StageConfig
-from raylm.core.variants import GENERATES
+from raylm.core.config import ENDPOINT, Config, Makes, Role, StageConfig
 from raylm.serve.audit import Audit
 from raylm.serve.guards import AnyGuard
-
-
-class Replicas(Config):
-    """How many engines answer, and when there are more or fewer."""
-
-    min: int = Field(default=1, ge=0)
-    """Engines that stay even when nobody asks; 0 lets an idle endpoint go, and the next request waits for a start."""
-    max: int = Field(default=1, ge=1)
-    """Most engines."""
-    target_ongoing: float = Field(default=16, gt=0)
-    """Requests under way per engine that scaling aims at."""
-    most_ongoing: int = Field(default=256, ge=1)
-    """Requests that one engine takes at once; more wait in the proxy."""
-    upscale_delay_s: float = Field(default=10, ge=0)
-    """Seconds that a higher load must last before an engine is added."""
-    downscale_delay_s: float = Field(default=300, ge=0)
-    """Seconds that a lower load must last before an engine is removed."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Replicas:
-        if self.min > self.max:
-            raise ValueError(f"min = {self.min} is above max = {self.max}")
-        return self
+from raylm.serve.served_model import PLACEMENT, ServedModel
 
 
 class Limits(Config):
@@ -59,52 +36,50 @@ class Limits(Config):
     """Stop texts, stop tokens or forbidden words."""
 
 
-class Serve(StageConfig):
-    """A checkpoint behind an OpenAI-compatible, keyed, autoscaled HTTP endpoint."""
+class GatewaySpec(Config):
+    """The processes that clients reach."""
 
-    placement = frozenset(
-        {
-            "workers",
-            "host",
-            "port",
-            "replicas",
-            "limits",
-            "guards",
-            "audit",
-            "prompts",
-            "answer_tokens",
-            "memory_share",
-            "start_s",
-        }
-    )
+    nodes: Literal["head", "every"] = "head"
+    """Listen on the machine that runs the job, or on every machine of the cluster (a load balancer stands before them)."""
+    cors: list[str] = []
+    """Origins whose pages may ask (`https://chat.example.org`); none unless they are named."""
+    most_held: int = Field(default=1000, ge=0)
+    """Requests that wait at once because all replicas are busy, or none stands; more are told to come again."""
+    hold_s: float = Field(default=60.0, ge=0)
+    """Seconds that such a request waits at most; a start from zero replicas takes its time out of them."""
+    retries: int = Field(default=2, ge=0)
+    """Times that a request of which nothing was answered yet is given to another replica when one fails."""
+    first_byte_s: float = Field(default=600.0, gt=0)
+    """Seconds until a replica must begin to answer."""
+    silence_s: float = Field(default=120.0, gt=0)
+    """Seconds that a stream may be silent."""
+    drain_s: float = Field(default=30.0, ge=0)
+    """Seconds that what is under way gets when the endpoint is stopped."""
+
+
+class Serve(ServedModel, StageConfig):
+    """Checkpoints behind an OpenAI-compatible, keyed, autoscaled HTTP endpoint. The first model's keys stand in the stage's own
+    table, those of further ones in `more`."""
+
+    placement = PLACEMENT | {"host", "port", "gateway", "limits", "guards", "audit", "prompts", "answer_tokens", "start_s"}
     figures = ("url", "greedy_equal", "template_equal", "start_s")
 
     stage: Literal["serve"] = "serve"
     """The verb."""
-    model: Annotated[str, Refers(("Checkpoint",), GENERATES)]
-    """Stage that makes the checkpoint, or a folder, URI or hub name of Hugging Face's layout."""
-    requires: ReportRef | None = None
-    """Report whose gate must have passed, or nothing is served."""
-    model_name: str = "raylm"
-    """Name that clients send as `model`."""
+    more: list[ServedModel] = []
+    """Further models behind the same door."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 listens on all."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
-    replicas: Replicas = Replicas()
-    """Number of engines and autoscaling."""
+    gateway: GatewaySpec = GatewaySpec()
+    """The processes that clients reach."""
     limits: Limits = Limits()
     """Most that one request may ask for."""
     guards: list[AnyGuard] = []
     """What a request with a valid key must pass too, in this order; limits hold for the endpoint, not for each engine."""
     audit: Audit | None = None
     """Write who asked for what, with how many tokens and seconds, to `.audit/` beside the endpoint's folder."""
-    max_len: int | None = Field(default=None, ge=2)
-    """Most tokens of prompt and answer together; default: what the checkpoint was made for."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the engine computes in; auto keeps the checkpoint's format where the replica's machine has kernels for it."""
-    memory_share: float = Field(default=0.85, gt=0, le=1)
-    """Part of a GPU's memory that weights and cache take."""
     insecure: bool = False
     """Ask for no key. Allowed on loopback only."""
     compare_up_to_gb: float = Field(default=4.0, ge=0)
@@ -122,11 +97,24 @@ class Serve(StageConfig):
             raise ValueError(f"insecure = true on host {self.host!r} would let everybody in; use 127.0.0.1, or a key")
         return self
 
+    @model_validator(mode="after")
+    def _names_differ(self) -> Serve:
+        names = [name for served in self.models for name in served.names]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two models are called {twice!r}: give one of them another model_name")
+        return self
+
+    @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """All models behind the door, the stage's own first."""
+        return (self, *self.more)
+
     def makes(self) -> Makes:
         return ENDPOINT
 
     def roles(self) -> dict[str, Role]:
-        return {"replicas": self.workers.role(count=self.replicas.max, least=self.replicas.min or 1)}
+        further = {f"replicas_{served.model_name}": served.replica_role() for served in self.more}
+        return {"replicas": self.replica_role(), **further}
 
 
 def is_loopback(host: str) -> bool:

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from raylm.core.config import ENDPOINT
 from raylm.core.room import peak
-from raylm.serve.config import Replicas, Serve, is_loopback
+from raylm.serve.config import Serve, is_loopback
+from raylm.serve.served_model import Replicas, ServedModel
 
 
 def test_an_open_door_to_the_world_is_refused():
@@ -47,3 +48,18 @@ def test_replicas_are_ordered():
 def test_it_makes_an_endpoint_and_counts_its_cores():
     cfg = Serve(model="sft", replicas=Replicas(max=4))
     assert (cfg.makes(), peak(cfg.roles())["CPU"]) == (ENDPOINT, 4.0)
+
+
+def test_several_models_have_names_and_engines_of_their_own():
+    more = ServedModel(model="tiny", model_name="small", replicas=Replicas(max=2, spare=1))
+    cfg = Serve(model="sft", more=[more], replicas=Replicas(max=4))
+    assert [served.model_name for served in cfg.models] == ["raylm", "small"]
+    assert {name: role.count for name, role in cfg.roles().items()} == {"replicas": 4, "replicas_small": 3}
+    with pytest.raises(ValidationError, match="two models are called 'raylm'"):
+        Serve(model="sft", more=[ServedModel(model="tiny")])
+
+
+@pytest.mark.parametrize("name", ["../x", "a//b", "/etc/passwd", "a b", "", "a\r\nx: y", "x" * 97])
+def test_a_name_that_reads_as_a_path_is_refused(name):
+    with pytest.raises(ValidationError, match="is no model name"):
+        Serve(model="sft", model_name=name)

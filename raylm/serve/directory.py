@@ -1,0 +1,197 @@
+"""Who answers for which model: the table that replicas enter themselves into and gateways route by. Knows no Ray.
+
+replica --register, beat, unready, drain--> Directory (in Control) --view, when it changed--> gateways
+        <------------ Orders -------------
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+State = Literal["ready", "unready", "draining", "spare"]
+BEAT_S = 0.5
+"""Seconds between two beats of a replica."""
+SILENT_S = 2.0
+"""Seconds without a beat after which a replica is asked no more."""
+FORGET_S = 60.0
+"""Seconds without a beat after which it is struck off."""
+
+
+class Address(NamedTuple):
+    """A replica as gateways reach it. `secret` is of this start alone and lies in memory only: print none of these."""
+
+    replica: str
+    """Of this start of its process, unique."""
+    model: str
+    """Name of the model it answers for."""
+    host: str
+    port: int
+    secret: str
+    node: str = ""
+    """Ray's id of its machine."""
+    fingerprint: str = ""
+    """Of the weights it answers with now."""
+    dtype: str = ""
+    max_len: int = 0
+    adapters: tuple[str, ...] = ()
+    """Names of the LoRA adapters that it has loaded."""
+    routes: tuple[str, ...] = ()
+    """Paths that it serves."""
+    lineage: dict[str, Any] = {}
+    """Job, report and base model of the weights, for /v1/models."""
+
+    def __repr__(self) -> str:
+        return f"Address({self.replica} of {self.model} at {self.host}:{self.port})"
+
+
+class Load(NamedTuple):
+    """How busy a replica is. What its engine has not told yet is None: unknown is not zero."""
+
+    running: int | None = None
+    """Requests that its engine works on."""
+    waiting: int | None = None
+    """Requests that wait in its engine."""
+    queued_tokens: int | None = None
+    """Tokens of prompts that have not been read yet."""
+    kv_use: float | None = None
+    """Part of the key-value cache that is taken, 0 to 1."""
+    ttft_s: float | None = None
+    """Seconds to the first token, of late."""
+    tokens_s: float | None = None
+    """Tokens per second that it makes, of late."""
+
+
+class AdapterOrder(NamedTuple):
+    """An adapter that a replica should have."""
+
+    name: str
+    uri: str
+
+
+class WeightsOrder(NamedTuple):
+    """Weights that a replica should answer with."""
+
+    uri: str
+    fingerprint: str
+
+
+class Orders(NamedTuple):
+    """How a replica should be; it brings itself to it."""
+
+    adapters: tuple[AdapterOrder, ...] = ()
+    weights: WeightsOrder | None = None
+    """None: those that it began with."""
+    spare: bool = False
+    """Loaded, and not asked."""
+
+
+class Replica(NamedTuple):
+    """A row of the table."""
+
+    address: Address
+    state: State
+    load: Load = Load()
+    beat: float = 0.0
+    """When it was last heard (the directory's clock)."""
+    why: str = ""
+    """Why it is not ready."""
+
+
+class View(NamedTuple):
+    """The table at one moment, as gateways route by it."""
+
+    version: int
+    replicas: tuple[Replica, ...] = ()
+    rollout: Any = None
+    """What is under way of `raylm.serve.rollout`; None where nothing is."""
+
+    def ready(self, model: str) -> list[Replica]:
+        """Those that may be asked for `model`, a model's name or an adapter's."""
+        return [each for each in self.replicas if each.state == "ready" and model in (each.address.model, *each.address.adapters)]
+
+    def models(self) -> dict[str, Address]:
+        """Every name that somebody answers to now, with one address that does."""
+        found: dict[str, Address] = {}
+        for each in self.replicas:
+            if each.state == "ready":
+                for name in (each.address.model, *each.address.adapters):
+                    found.setdefault(name, each.address)
+        return found
+
+
+class Directory:
+    """The table. Times are of one clock that only goes forward, handed in by who calls.
+
+    Args:
+        orders: how the replicas of each model should be; a model that is not in it has none.
+    """
+
+    def __init__(self, orders: dict[str, Orders] | None = None) -> None:
+        self._orders = dict(orders or {})
+        self._rows: dict[str, Replica] = {}
+        self._version = 0
+        self.rollout: Any = None
+
+    @property
+    def version(self) -> int:
+        """Grows with each change that gateways must hear of; loads alone are none."""
+        return self._version
+
+    def register(self, address: Address, state: State, now: float) -> None:
+        """A replica has started, has other weights or other adapters, or comes again after Control was lost."""
+        old = self._rows.get(address.replica)
+        load = old.load if old else Load()
+        self._rows[address.replica] = Replica(address, state, load, now)
+        self._version += 1
+
+    def beat(self, replica: str, load: Load, now: float) -> Orders | None:
+        """A replica lives. None: it is not known here and must register."""
+        row = self._rows.get(replica)
+        if row is None:
+            return None
+        if row.state == "unready" and row.why == SILENT:
+            # it was slow, not dead: it has not said that it is not ready
+            row = row._replace(state="ready", why="")
+            self._version += 1
+        self._rows[replica] = row._replace(load=load, beat=now)
+        return self._orders.get(row.address.model, Orders())
+
+    def turn(self, replica: str, state: State, now: float, why: str = "") -> None:
+        """A replica is from now on in `state`; nothing for one that is not known."""
+        row = self._rows.get(replica)
+        if row is not None and (row.state, row.why) != (state, why):
+            self._rows[replica] = row._replace(state=state, why=why, beat=now)
+            self._version += 1
+
+    def leave(self, replica: str) -> None:
+        """A replica has ended."""
+        if self._rows.pop(replica, None) is not None:
+            self._version += 1
+
+    def expire(self, now: float) -> None:
+        """Those that have not been heard for `SILENT_S` are asked no more, those for `FORGET_S` are struck off."""
+        for name, row in list(self._rows.items()):
+            if now - row.beat > FORGET_S:
+                self.leave(name)
+            elif now - row.beat > SILENT_S and row.state == "ready":
+                self._rows[name] = row._replace(state="unready", why=SILENT)
+                self._version += 1
+
+    def order(self, model: str, orders: Orders) -> None:
+        """How the replicas of `model` should be from now on."""
+        self._orders[model] = orders
+
+    def orders(self, model: str) -> Orders:
+        """How the replicas of `model` should be."""
+        return self._orders.get(model, Orders())
+
+    def changed(self) -> None:
+        """Something else in the view is new (the rollout)."""
+        self._version += 1
+
+    def view(self) -> View:
+        """The table as it is."""
+        return View(self._version, tuple(self._rows.values()), self.rollout)
+
+
+SILENT = f"not heard for {SILENT_S:g} s"
