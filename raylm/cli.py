@@ -11,6 +11,7 @@ from typing import Any
 
 from raylm import __version__
 from raylm.core.errors import RaylmError
+from raylm.serve.commands import add_commands as add_endpoint_commands
 
 _SECRET = re.compile(r"(^|[._-])(api_?key|key|secret|token|passw(or)?d|credentials?|authorization)$", re.IGNORECASE)
 _IN_URL = re.compile(r"://[^/@\s]+@")
@@ -135,12 +136,6 @@ def _push(arguments: argparse.Namespace) -> int:
     return push.run(arguments)
 
 
-def _keys(arguments: argparse.Namespace) -> int:
-    from raylm.serve import keys
-
-    return keys.run(arguments)
-
-
 def _sweep(arguments: argparse.Namespace) -> int:
     from raylm.sweep import run
 
@@ -242,7 +237,7 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")
     chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
     chat.add_argument("--model", default=None, help="model name at a URL; the first one served when it is not given")
-    _add_keys(commands)
+    add_endpoint_commands(commands, _command)
     for taker in (plan, run, chat, find, pushing, sweep):
         taker.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key: stages.sft.steps=10")
     for taker in (plan, run, chat):
@@ -275,20 +270,6 @@ def _add_hub_commands(commands: Any) -> argparse.ArgumentParser:
     pushing.add_argument("--endpoint", metavar="URL", help="another hub; default: HF_ENDPOINT, or huggingface.co")
     pushing.add_argument("--dry-run", action="store_true", help="print files and card, send nothing")
     return pushing
-
-
-def _add_keys(commands: Any) -> None:
-    keys = _command(commands, "keys", _keys, "API keys of an endpoint: add, list and revoke them while it serves")
-    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
-    adding = actions.add_parser("add", help="make a key; it is printed once and kept as a digest")
-    listing = actions.add_parser("list", help="names, models and state of all keys")
-    revoking = actions.add_parser("revoke", help="let a key in no more")
-    for action in (adding, listing, revoking):
-        action.add_argument("endpoint", metavar="ENDPOINT", help="folder of a serve stage: runs/quickstart/endpoint")
-    for action in (adding, revoking):
-        action.add_argument("name", metavar="NAME", help="whose it is, or what for: limits and the audit log go by it")
-    adding.add_argument("--model", metavar="MODEL", action="append", default=[], help="for this model alone; may be said again")
-    adding.add_argument("--days", metavar="N", type=float, help="days until it expires; default: never")
 
 
 def _add_sweep(commands: Any) -> argparse.ArgumentParser:
