@@ -1,21 +1,128 @@
-"""What a stage may say of its generators."""
+"""What a stage may say of its engines and generators."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from raylm.core.config import Config, Role
+from raylm.inference.speculation import AnySpeculation
 from raylm.inference.sync import AnySync
 from raylm.inference.sync.object_store import ObjectStore
 
 MEMORY_SHARE = 0.85
 """Part of a whole GPU's memory that an engine's weights and cache take."""
 
+CPU_KV_CACHE_DTYPES = ("auto", "fp8", "fp8_e4m3", "fp8_e5m2")
+"""Formats that vLLM's attention on CPUs takes."""
 
-class GeneratorSpec(Config):
-    """Processes that generate completions, each one vLLM engine."""
+
+class EngineOptions(Config):
+    """What every vLLM engine may be told, whoever asks it."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs that one engine's weights are spread over; they stand in `gpus`."""
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    """Most sequences that an engine works on at once; default: vLLM's own, 256 on a CPU. The others wait."""
+    enable_prefix_caching: bool | None = None
+    """Keep what was computed of prompts that begin alike, until new weights come; default: vLLM's own, which is to keep it."""
+    kv_cache_dtype: Literal[
+        "auto",
+        "float16",
+        "bfloat16",
+        "fp8",
+        "fp8_e4m3",
+        "fp8_e5m2",
+        "int8_per_token_head",
+        "fp8_per_token_head",
+        "int4_per_token_head",
+        "nvfp4",
+    ] = "auto"
+    """Format of keys and values in the cache. fp8 takes half the memory of 16 bits and answers slightly otherwise than the
+    checkpoint; CPUs take auto and the three of fp8, with AVX-512 or AMX."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of vLLM's engine that are not its defaults."""
+        found = {
+            "tensor_parallel_size": self.tensor_parallel if self.tensor_parallel > 1 else None,
+            "max_num_seqs": self.max_num_seqs,
+            "enable_prefix_caching": self.enable_prefix_caching,
+            "kv_cache_dtype": self.kv_cache_dtype if self.kv_cache_dtype != "auto" else None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def check_gpus(self, gpus: float) -> None:
+        """Raises ValueError where an engine with this many GPUs cannot do what is asked."""
+        if self.tensor_parallel > 1 and gpus != self.tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel = {self.tensor_parallel} needs gpus = {self.tensor_parallel}, not {gpus:g}: an engine is "
+                "spread over the GPUs of one machine, on a CPU over none"
+            )
+        if not gpus and self.kv_cache_dtype not in CPU_KV_CACHE_DTYPES:
+            raise ValueError(
+                f"kv_cache_dtype = {self.kv_cache_dtype!r} needs a GPU: vLLM's attention on CPUs takes "
+                f"{', '.join(CPU_KV_CACHE_DTYPES)}"
+            )
+
+
+class EngineSettings(EngineOptions):
+    """What makes an engine fast, of `serve` and `generate`. `raylm tune-serve MODEL` measures it on your own prompts."""
+
+    enable_chunked_prefill: bool | None = None
+    """Split long prompts over several steps, so that answers under way go on beside them; default: vLLM's own on a GPU, off on a
+    CPU."""
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens that one step of the engine computes; without chunked prefill a prompt must fit. Default: vLLM's own."""
+    kv_cache_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Memory for keys and values, in GB of 2**30 bytes. Default: on a GPU what `memory_share` leaves, on a CPU 1."""
+    compile: bool | None = None
+    """Compile the model, and capture CUDA graphs on a GPU: a start takes minutes longer. Default: on a GPU only."""
+    speculation: AnySpeculation | None = None
+    """Propose several tokens at once and check them in one step. Greedy answers stay those of the model, sampled ones are drawn
+    from its distribution. It pays where the engine has time to spare: few requests at once, much of what is proposed taken."""
+    hang_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
+    """Seconds in which requests are under way and none gets a token, after which an engine counts as hung."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of vLLM's engine that are not its defaults, less those of speculation, see `options_with`."""
+        found = {
+            "enable_chunked_prefill": self.enable_chunked_prefill,
+            "max_num_batched_tokens": self.max_num_batched_tokens,
+            "kv_cache_memory_bytes": int(self.kv_cache_gb * 2**30) if self.kv_cache_gb else None,
+            "enforce_eager": None if self.compile is None else not self.compile,
+        }
+        return super().options | {name: value for name, value in found.items() if value is not None}
+
+    def check_gpus(self, gpus: float) -> None:
+        super().check_gpus(gpus)
+        if not gpus and self.enable_chunked_prefill:
+            raise ValueError(
+                "enable_chunked_prefill = true needs a GPU: on a CPU vLLM ends its engine when a request with a seed has its "
+                "prompt split over two steps"
+            )
+
+    def at(self, find: Callable[[str], str]) -> Self:
+        """These settings with what `find` says in place of a stage's name: where the draft model lies."""
+        return self.model_copy(update={"speculation": self.speculation and self.speculation.at(find)})
+
+    def options_with(self, model: str) -> dict[str, Any]:
+        """Arguments of vLLM's engine for the checkpoint in the folder `model`, on the machine where it is to run.
+
+        Raises:
+            ConfigError: the draft model has other tokens than `model`.
+        """
+        if self.speculation is None:
+            return self.options
+        return self.options | {"speculative_config": self.speculation.speculative_config(model)}
+
+
+class GeneratorSpec(EngineOptions):
+    """Processes that generate completions, each one vLLM engine. A generator is asked for twice as many completions at a time as
+    it works on."""
 
     count: int = Field(default=1, ge=1)
     """Number of generators; completions do not depend on it."""
@@ -26,16 +133,6 @@ class GeneratorSpec(Config):
     sleeps: bool = False
     """Give back what weights and cache take of a GPU while the trainer works there: for generators and ranks that share GPUs
     (`gpus = 0.5` of each). The next weights wake them. On a CPU nothing is given back."""
-    tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs that one engine's weights are spread over; they stand in `gpus`."""
-    max_num_seqs: int | None = Field(default=None, ge=1)
-    """Most sequences that an engine works on at once; default: vLLM's own, 256 on a CPU. A generator is asked for twice as many
-    completions at a time, the others wait in the pool."""
-    enable_prefix_caching: bool | None = None
-    """Keep what was computed of prompts that begin alike, until new weights come; default: vLLM's own."""
-    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
-    """Format of keys and values in the cache. fp8 takes half the memory of 16 bits, and draws slightly otherwise than the trainer
-    computes."""
     hang_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     """Seconds in which no request of a generator gets a token, or a part of the weights is not taken, after which it is ended
     and a fresh one goes on in its place."""
@@ -54,26 +151,15 @@ class GeneratorSpec(Config):
     """How new weights come to them from the trainer (rl)."""
 
     @model_validator(mode="after")
-    def _check_parallel(self) -> GeneratorSpec:
-        if self.tensor_parallel > 1 and self.gpus != self.tensor_parallel:
-            raise ValueError(
-                f"tensor_parallel = {self.tensor_parallel} needs gpus = {self.tensor_parallel}, not {self.gpus:g}: an engine is "
-                "spread over the GPUs of one machine, on a CPU over none"
-            )
+    def _check_gpus(self) -> GeneratorSpec:
+        self.check_gpus(self.gpus)
         return self
 
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of vLLM's engine that are not its defaults."""
-        found = {
-            "tensor_parallel_size": self.tensor_parallel if self.tensor_parallel > 1 else None,
-            "max_num_seqs": self.max_num_seqs,
-            "enable_prefix_caching": self.enable_prefix_caching,
-            "kv_cache_dtype": self.kv_cache_dtype if self.kv_cache_dtype != "auto" else None,
-            # vLLM refuses it on a CPU, where sleeping gives back no memory
-            "enable_sleep_mode": True if self.sleeps and self.gpus else None,
-        }
-        return {name: value for name, value in found.items() if value is not None}
+        # vLLM refuses it on a CPU, where sleeping gives back no memory
+        return super().options | ({"enable_sleep_mode": True} if self.sleeps and self.gpus else {})
 
     @property
     def memory_share(self) -> float:

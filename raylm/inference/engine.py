@@ -38,6 +38,15 @@ def set_environment(gpu: bool) -> None:
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
+def set_cpu_options(options: dict[str, Any]) -> None:
+    """Let what an engine on a CPU is told go before what its environment says, in this process and in one that it starts."""
+    if "kv_cache_memory_bytes" in options:
+        # vLLM would put this in place of it
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+    if not options["enforce_eager"]:
+        os.environ.pop("TORCHDYNAMO_DISABLE", None)
+
+
 def build_engine(
     model: str,
     *,
@@ -57,19 +66,20 @@ def build_engine(
         memory_share: part of the GPU's memory that weights and cache may take; the CPU backend has its own limit.
         own_process: run the engine core in a process beside this one, whose death this one survives. Without it the core is a
             thread here: 8 s of CPU time and 0.4 GB less, and Ray knows of its death by that of this process.
-        options: further arguments of vLLM's AsyncEngineArgs.
+        options: further arguments of vLLM's AsyncEngineArgs, such as those of `EngineSettings.options_with`.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from raylm.inference.vllm_private import engine_in_thread
 
-    options |= {"dtype": dtype, "max_model_len": max_len, "enforce_eager": not gpu, "trust_remote_code": False}
+    options = {"enforce_eager": not gpu, **options, "dtype": dtype, "max_model_len": max_len, "trust_remote_code": False}
     if gpu:
         options["gpu_memory_utilization"] = memory_share
     else:
         # a prompt whose tokens are split over two steps ends the engine when its request has a seed: vLLM then winds back the
         # generator of random numbers, which those of CPUs cannot do (`CPU Generator does not use offset`)
         options = {"max_num_seqs": CPU_REQUESTS, **options, "enable_chunked_prefill": False}
+        set_cpu_options(options)
     arguments = AsyncEngineArgs(model=model, **options)
     return AsyncLLM.from_engine_args(arguments) if own_process else engine_in_thread(arguments)
