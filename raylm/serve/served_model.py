@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from raylm.core.config import Config, Refers, ReportRef, Role, WorkerSpec
 from raylm.core.variants import GENERATES
+from raylm.inference.config import EngineSettings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,95}")
 PLACEMENT = frozenset({"workers", "replicas", "memory_share"})
@@ -76,6 +77,15 @@ class ServedModel(Config):
     """What the engine computes in; auto keeps the checkpoint's format where the replica's machine has kernels for it."""
     memory_share: float = Field(default=0.85, gt=0, le=1)
     """Part of a GPU's memory that weights and cache take."""
+    engine: EngineSettings = EngineSettings()
+    """What makes its engines fast; `raylm tune-serve MODEL` measures that."""
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Self:
+        self.engine.check_gpus(self.workers.gpus)
+        if self.engine.speculation and self.task != "generate":
+            raise ValueError(f"engine.speculation proposes tokens, and a model with task = {self.task!r} draws none: drop it")
+        return self
 
     _checked = field_validator("model_name")(classmethod(lambda _, name: checked_name(name)))
 

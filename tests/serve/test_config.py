@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from raylm.core.config import ENDPOINT
+from raylm.core.config import ENDPOINT, references
 from raylm.core.room import peak
 from raylm.serve.config import Serve, is_loopback
 from raylm.serve.served_model import Replicas, ServedModel
@@ -63,3 +63,16 @@ def test_several_models_have_names_and_engines_of_their_own():
 def test_a_name_that_reads_as_a_path_is_refused(name):
     with pytest.raises(ValidationError, match="is no model name"):
         Serve(model="sft", model_name=name)
+
+
+def test_an_engine_is_asked_for_what_its_machine_can_do():
+    for engine, why in (
+        ({"tensor_parallel": 2}, "tensor_parallel = 2 needs gpus = 2, not 0"),
+        ({"kv_cache_dtype": "nvfp4"}, "kv_cache_dtype = 'nvfp4' needs a GPU"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            Serve(model="./m", more=[{"model": "./n", "model_name": "n", "engine": engine}])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="task = 'embed' draws none"):
+        Serve(model="./m", task="embed", engine={"speculation": {"kind": "ngram"}})  # type: ignore[arg-type]
+    drafted = Serve(model="./m", engine={"speculation": {"kind": "draft_model", "model": "student"}})  # type: ignore[arg-type]
+    assert [(ref.path, ref.value) for ref in references(drafted)][-1] == (("engine", "speculation", "model"), "student")
