@@ -82,7 +82,7 @@ class Orders(NamedTuple):
     weights: WeightsOrder | None = None
     """None: those that it began with."""
     spare: bool = False
-    """Loaded, and not asked."""
+    """Loaded, and not asked. (Who of several replicas is a spare, the directory decides, see `Spares`.)"""
 
 
 class Replica(NamedTuple):
@@ -95,6 +95,14 @@ class Replica(NamedTuple):
     """When it was last heard (the directory's clock)."""
     why: str = ""
     """Why it is not ready."""
+
+
+class Spares(NamedTuple):
+    """Replicas of a model that stand ready, and are asked from the moment on in which another is lost."""
+
+    count: int = 0
+    least: int = 1
+    """Replicas that answer before one waits as a spare."""
 
 
 class View(NamedTuple):
@@ -124,12 +132,16 @@ class Directory:
 
     Args:
         orders: how the replicas of each model should be; a model that is not in it has none.
+        spares: of each model, how many replicas wait as spares once others answer.
+        version: where counting begins.
     """
 
-    def __init__(self, orders: dict[str, Orders] | None = None) -> None:
-        self._orders = dict(orders or {})
+    def __init__(
+        self, orders: dict[str, Orders] | None = None, spares: dict[str, Spares] | None = None, version: int = 0
+    ) -> None:
+        self._orders, self._spares = dict(orders or {}), dict(spares or {})
         self._rows: dict[str, Replica] = {}
-        self._version = 0
+        self._version = version
         self.rollout: Any = None
 
     @property
@@ -140,8 +152,10 @@ class Directory:
     def register(self, address: Address, state: State, now: float) -> None:
         """A replica has started, has other weights or other adapters, or comes again after Control was lost."""
         old = self._rows.get(address.replica)
-        load = old.load if old else Load()
-        self._rows[address.replica] = Replica(address, state, load, now)
+        row = Replica(address, "unready", old.load if old else Load(), now)
+        # what it is already it stays: it comes again with other weights, and is neither lost nor found
+        self._rows[address.replica] = row._replace(state=old.state if old else "unready")
+        self._set(address.replica, state, "", now)
         self._version += 1
 
     def beat(self, replica: str, load: Load, now: float) -> Orders | None:
@@ -149,33 +163,56 @@ class Directory:
         row = self._rows.get(replica)
         if row is None:
             return None
+        self._rows[replica] = row._replace(load=load, beat=now)
         if row.state == "unready" and row.why == SILENT:
             # it was slow, not dead: it has not said that it is not ready
-            row = row._replace(state="ready", why="")
-            self._version += 1
-        self._rows[replica] = row._replace(load=load, beat=now)
+            self._set(replica, "ready", "", now)
         return self._orders.get(row.address.model, Orders())
 
     def turn(self, replica: str, state: State, now: float, why: str = "") -> None:
         """A replica is from now on in `state`; nothing for one that is not known."""
-        row = self._rows.get(replica)
-        if row is not None and (row.state, row.why) != (state, why):
-            self._rows[replica] = row._replace(state=state, why=why, beat=now)
-            self._version += 1
+        if replica in self._rows:
+            self._set(replica, state, why, now)
 
     def leave(self, replica: str) -> None:
         """A replica has ended."""
-        if self._rows.pop(replica, None) is not None:
+        if (row := self._rows.pop(replica, None)) is not None:
             self._version += 1
+            if row.state == "ready":
+                self._promote(row.address.model)
 
     def expire(self, now: float) -> None:
         """Those that have not been heard for `SILENT_S` are asked no more, those for `FORGET_S` are struck off."""
         for name, row in list(self._rows.items()):
             if now - row.beat > FORGET_S:
                 self.leave(name)
-            elif now - row.beat > SILENT_S and row.state == "ready":
-                self._rows[name] = row._replace(state="unready", why=SILENT)
+            elif now - row.beat > SILENT_S and row.state in ("ready", "spare"):
+                self._set(name, "unready", SILENT, row.beat)
+
+    def _set(self, replica: str, state: State, why: str, now: float) -> None:
+        """The one place in which a state changes: who is too many becomes a spare, and who is lost is replaced by one."""
+        row = self._rows[replica]
+        if state == "ready" and row.state != "ready":
+            others = [
+                each.state for name, each in self._rows.items() if name != replica and each.address.model == row.address.model
+            ]
+            wanted = self._spares.get(row.address.model, Spares())
+            if others.count("spare") < wanted.count and others.count("ready") >= wanted.least:
+                state = "spare"
+        if (row.state, row.why) == (state, why):
+            return
+        self._rows[replica] = row._replace(state=state, why=why, beat=now)
+        self._version += 1
+        if row.state == "ready" and state != "ready":
+            self._promote(row.address.model)
+
+    def _promote(self, model: str) -> None:
+        """One of `model` was lost: a spare, where there is one, takes its place."""
+        for name, row in self._rows.items():
+            if row.address.model == model and row.state == "spare":
+                self._rows[name] = row._replace(state="ready")
                 self._version += 1
+                return
 
     def order(self, model: str, orders: Orders) -> None:
         """How the replicas of `model` should be from now on."""

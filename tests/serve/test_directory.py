@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raylm.serve.directory import FORGET_S, SILENT_S, AdapterOrder, Address, Directory, Load, Orders
+from raylm.serve.directory import FORGET_S, SILENT_S, AdapterOrder, Address, Directory, Load, Orders, Spares
 
 
 def address(name: str, model: str = "chat", **changes) -> Address:
@@ -57,3 +57,34 @@ def test_the_version_grows_with_changes_and_not_with_loads():
 def test_an_address_that_is_printed_shows_no_secret():
     assert "s3cret" not in repr(address("a"))
     assert "s3cret" not in f"{address('a')}"
+
+
+def test_a_spare_takes_the_place_of_a_lost_replica_at_once():
+    table = Directory(spares={"chat": Spares(count=1, least=2)})
+    for name in "abcd":
+        table.register(address(name), "ready", 0.0)
+    states = {each.address.replica: each.state for each in table.view().replicas}
+    # two answer, the third waits; what comes after it answers: somebody wanted more
+    assert states == {"a": "ready", "b": "ready", "c": "spare", "d": "ready"}
+    table.turn("a", "unready", 1.0, "the engine died")
+    assert [each.address.replica for each in table.view().ready("chat")] == ["b", "c", "d"]
+    # the one that comes back is the spare now
+    table.turn("a", "ready", 2.0)
+    assert [each.address.replica for each in table.view().ready("chat")] == ["b", "c", "d"]
+    table.leave("b")
+    assert [each.address.replica for each in table.view().ready("chat")] == ["a", "c", "d"]
+    # other weights make nobody a spare
+    table.register(address("c", fingerprint="new"), "ready", 3.0)
+    assert {each.address.fingerprint for each in table.view().ready("chat")} == {"", "new"}
+
+
+def test_a_spare_that_falls_silent_is_no_spare():
+    table = Directory(spares={"chat": Spares(count=1)})
+    table.register(address("a"), "ready", 0.0)
+    table.register(address("b"), "ready", 0.0)
+    table.beat("a", Load(), 2.0)
+    table.expire(SILENT_S + 0.5)
+    table.turn("a", "unready", 2.6, "the engine died")
+    assert table.view().ready("chat") == []
+    table.beat("b", Load(), 3.0)
+    assert [each.address.replica for each in table.view().ready("chat")] == ["b"]
