@@ -58,6 +58,11 @@ class Intake:
         """The engine got weights in another way: no transfer is under way, and no copy is kept."""
         self._transfer, self._kept, self._lying = None, None, []
 
+    def close(self) -> None:
+        """Give up the memory in which weights were laid aside."""
+        self.forget()
+        self._own.close()
+
     def check(self, transfer: str) -> None:
         """Raises ArtifactError where `transfer` is not the one that began last."""
         if transfer != self._transfer:

@@ -86,6 +86,16 @@ def progress(engine: Any) -> int:
     return hash(tuple((name, state.detokenizer.num_output_tokens()) for name, state in list(states.items())))
 
 
+def tokens_under_way(engine: Any) -> dict[str, list[tuple[int, int]]]:
+    """Of each request of an AsyncLLM that is not finished, by the id that it came with: places among its choices, and how many
+    tokens each of them has."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for state in list(engine.output_processor.request_states.values()):
+        if state.detokenizer is not None:
+            found.setdefault(state.external_req_id, []).append((state.request_index, state.detokenizer.num_output_tokens()))
+    return found
+
+
 class WeightReceiver:
     """Methods that every worker of an engine gets, called by `AsyncLLM.collective_rpc` with names, numbers and paths only."""
 
@@ -139,6 +149,14 @@ class WeightReceiver:
         runner.reset_mm_cache()
         self.raylm_repack_head()
         return digest
+
+    def raylm_forget_weights(self) -> None:
+        """Let go of memory that others share, in which weights lay."""
+        from raylm.inference.buckets import Receiver
+        from raylm.inference.shared_memory import Maps
+
+        self.raylm_maps = Maps()
+        self.raylm_received = Receiver(self.raylm_maps)
 
     def raylm_begin_transfer(self) -> None:
         """Open all layers for weights that vLLM's own transfer brings; one that broke off is forgotten."""
