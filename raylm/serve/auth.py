@@ -6,7 +6,7 @@ import hmac
 from collections.abc import MutableMapping
 from typing import Any
 
-from raylm.serve.envelope import Refusal, Refused
+from raylm.serve.envelope import Refusal, Refused, is_anthropic
 from raylm.serve.keys import ANYBODY, KeyRecord, KeyRing, key_digest
 
 # vLLM's own app also mounts routes that pause the engine, load adapters or run arbitrary calls: what is not here is not there
@@ -16,6 +16,12 @@ KEYED = {
     "/v1/completions": "POST",
     "/v1/chat/completions": "POST",
     "/v1/responses": "POST",
+    "/v1/messages": "POST",
+    "/v1/messages/count_tokens": "POST",
+    "/v1/embeddings": "POST",
+    "/v1/score": "POST",
+    "/v1/rerank": "POST",
+    "/pooling": "POST",
     "/tokenize": "POST",
     "/detokenize": "POST",
     "/version": "GET",
@@ -58,8 +64,11 @@ def check_scope(key: KeyRecord, model: str) -> None:
 
 
 def _sent(scope: MutableMapping[str, Any]) -> str:
-    """The key in the headers; "" where there is not exactly one."""
+    """The key in the headers; "" where there is not exactly one. Clients of Anthropic's shape have a header of their own."""
+    own = [value for name, value in scope["headers"] if name.lower() == b"x-api-key"] if is_anthropic(scope["path"]) else []
     sent = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    if own:
+        return own[0].decode("latin-1").strip() if len(own) == 1 and not sent else ""
     scheme, _, key = sent[0].decode("latin-1").partition(" ") if len(sent) == 1 else ("", "", "")
     return key.strip() if scheme.lower() == "bearer" else ""
 

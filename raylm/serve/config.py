@@ -30,6 +30,8 @@ class Limits(Config):
     """Answers to one prompt (`n`)."""
     num_prompts: int = Field(default=128, ge=1)
     """Prompts in one request of /v1/completions."""
+    num_inputs: int = Field(default=2048, ge=1)
+    """Texts in one request for vectors or scores."""
     num_logprobs: int = Field(default=20, ge=0)
     """Log-probabilities for each token."""
     num_stops: int = Field(default=64, ge=1)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from raylm.serve import auth
-from raylm.serve.envelope import Message, Refusal, Refused, Send, answer, envelope, failed, foreign, in_stream, restarting
+from raylm.serve.envelope import Message, Refusal, Refused, Send, answer, event, failed, foreign, in_stream, restarting
 from raylm.serve.guards.guard import Admission, Visit
 from raylm.serve.keys import KeyRecord, KeyRing
 from raylm.serve.plain import plainly
@@ -26,6 +26,8 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 SERVED = "x-raylm-served"
 DTYPE = "x-raylm-dtype"
 STAGE = "x-raylm-stage"
+ERRORS = (b'data: {"error"', b"event: error\n")
+"""How a stream of vLLM's says that it failed."""
 # how long a request whose client left may take to end by itself before it is cancelled
 LEAVE_S = 1.0
 BODY_S = 120.0
@@ -80,7 +82,7 @@ class FrontDoor:
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            back = _Answer(send, self._entry)
+            back = _Answer(send, self._entry, scope["path"])
             try:
                 await self._visit(scope, receive, back)
             except Refused as refused:
@@ -182,8 +184,8 @@ class FrontDoor:
 class _Answer:
     """The way back: what succeeded passes, signed; what failed is told in the one shape."""
 
-    def __init__(self, send: Send, entry: Entry) -> None:
-        self._send, self._entry = send, entry
+    def __init__(self, send: Send, entry: Entry, path: str) -> None:
+        self._send, self._entry, self._path = send, entry, path
         self._signature = tuple((name.encode(), value.encode()) for name, value in entry.says.items())
         self._failure: int | None = None
         self.counter: Counter | None = None
@@ -217,7 +219,7 @@ class _Answer:
             if not message.get("more_body", False):
                 await self.refuse(foreign(self._failure, self._held))
         else:
-            if self._streams and message.get("body", b"").startswith(b'data: {"error"'):
+            if self._streams and message.get("body", b"").startswith(ERRORS):
                 message["body"] = self._event(message["body"])
             if self.counter and message.get("body"):
                 message["body"] = self.counter.see(message["body"], self._streams)
@@ -231,9 +233,9 @@ class _Answer:
         refusal = restarting() if refusal.status >= 500 and self._entry.is_dead() else refusal
         if not self.started:
             self.started, self.status, self.first = True, refusal.status, time.monotonic()
-            await answer(self._send, refusal, self._signature)
+            await answer(self._send, refusal, self._signature, self._path)
         elif self._streams:
-            await self._send({"type": "http.response.body", "body": b"data: " + envelope(refusal) + b"\n\n"})
+            await self._send({"type": "http.response.body", "body": event(refusal, self._path)})
 
     async def _start(self, message: Message) -> None:
         if message["status"] >= 400:
@@ -250,11 +252,11 @@ class _Answer:
             return headers
         return [(name, value) for name, value in headers if name.lower() != b"content-length"]
 
-    def _event(self, event: bytes) -> bytes:
+    def _event(self, said: bytes) -> bytes:
         """An error event of vLLM's, in the one shape; what follows it in the same chunk stays."""
-        first, end, rest = event.partition(b"\n\n")
-        told = restarting() if self._entry.is_dead() else in_stream(first.removeprefix(b"data: "))
-        return b"data: " + envelope(told) + end + rest
+        first, _, rest = said.partition(b"\n\n")
+        told = restarting() if self._entry.is_dead() else in_stream(first.partition(b"data: ")[2])
+        return event(told, self._path) + rest
 
 
 def _model(body: bytes) -> str:

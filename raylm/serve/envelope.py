@@ -1,4 +1,5 @@
-"""One shape for whatever a client is refused: OpenAI's error envelope, in words, without paths or names of this machine."""
+"""One shape for whatever a client is refused, in words, without paths or names of this machine: OpenAI's error envelope, and
+Anthropic's on the routes of its shape."""
 
 from __future__ import annotations
 
@@ -16,6 +17,17 @@ TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
+}
+# https://docs.anthropic.com/en/api/errors; it has no code and no param
+ANTHROPIC = "/v1/messages"
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    529: "overloaded_error",
 }
 CODES = {
     403: "forbidden",
@@ -117,16 +129,39 @@ def in_words(message: str) -> str:
     return " ".join(kept or ["This endpoint does not serve such a request."])[:MOST_CHARACTERS] if text else ""
 
 
-def envelope(refusal: Refusal) -> bytes:
-    """The body that OpenAI's clients turn into typed exceptions."""
-    kind = TYPES.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
+def is_anthropic(path: str) -> bool:
+    """Whether a route speaks Anthropic's shape."""
+    return path == ANTHROPIC or path.startswith(ANTHROPIC + "/")
+
+
+def envelope(refusal: Refusal, path: str = "") -> bytes:
+    """The body that clients of the route `path` turn into typed exceptions."""
+    family = "invalid_request_error" if refusal.status < 500 else ""
+    if is_anthropic(path):
+        kind = ANTHROPIC_TYPES.get(refusal.status, family or "api_error")
+        return json.dumps({"type": "error", "error": {"type": kind, "message": refusal.message}}).encode()
+    kind = TYPES.get(refusal.status, family or "server_error")
     error = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
     return json.dumps({"error": error}).encode()
 
 
-async def answer(send: Send, refusal: Refusal, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-    """Send a whole response."""
-    body = envelope(refusal)
+def event(refusal: Refusal, path: str = "") -> bytes:
+    """The refusal as the last event of a stream of the route `path`. Events of Anthropic's shape and of /v1/responses have
+    names, and clients read no others."""
+    body = envelope(refusal, path)
+    if path == "/v1/responses":
+        body = json.dumps({"type": "error", "sequence_number": 0, **json.loads(body), **_flat(refusal)}).encode()
+    named = b"event: error\n" if is_anthropic(path) or path == "/v1/responses" else b""
+    return named + b"data: " + body + b"\n\n"
+
+
+def _flat(refusal: Refusal) -> dict[str, Any]:
+    return {"code": refusal.code, "message": refusal.message, "param": refusal.param}
+
+
+async def answer(send: Send, refusal: Refusal, headers: tuple[tuple[bytes, bytes], ...] = (), path: str = "") -> None:
+    """Send a whole response to a request of the route `path`."""
+    body = envelope(refusal, path)
     said = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers, *refusal.headers]
     if refusal.retry_after_s is not None:
         said.append((b"retry-after", str(refusal.retry_after_s).encode()))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
+from raylm.serve import anthropic_shape, dialogue, pooling_shape, responses_shape, tools
 from raylm.serve.config import Limits
+from raylm.serve.dialogue import Render, Turn
 from raylm.serve.envelope import Refusal, Refused, bad_request
-from raylm.serve.tools import check_tools, check_turn, marked
+from raylm.serve.json_body import parsed
+from raylm.serve.structures import Structure, check_size, structures
+from raylm.serve.tasks import ROUTES, TEXT
 
-CHAT = ("/v1/chat/completions", "/v1/responses", "/tokenize")
-ROLES = ("system", "developer", "user", "assistant")
+CHAT = ("/v1/chat/completions", "/tokenize", *pooling_shape.PATHS)
 # fields that vLLM knows and this endpoint does not serve, or that it would pass over in silence
 NOT_SERVED = {
     **dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "vllm_xargs", "mm_payload", "return_mm_kwargs"), ""),
@@ -24,31 +23,14 @@ NOT_SERVED = {
     ),
 }
 # one number more than these of a kind costs the engine time at every token
-LISTS = ("stop", "stop_token_ids", "bad_words")
+LISTS = ("stop", "stop_sequences", "stop_token_ids", "bad_words")
+# no context length bounds what these read
+UNBOUNDED = ("/tokenize", "/detokenize", anthropic_shape.COUNT)
 MOST_AT_ONCE = 1024
 MAPS = ("logit_bias", "allowed_token_ids", "logprob_token_ids")
 LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens", "truncate_prompt_tokens")
 LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs")
-PARTS = ("properties", "patternProperties", "$defs", "definitions", "anyOf", "oneOf", "allOf", "prefixItems")
-# an optional property takes that many rows; the parser gives up in the middle of an answer at 2000
-ROWS = 4
-_MARK = re.compile(r"said(\d+)here")
-INT32, INT64 = 2**31 - 1, 2**63
-
-
-UNCOUNTED = {"regex", "grammar"}
-
-
-class Structure(NamedTuple):
-    """A form that the answer must have. `kind`: json, regex, grammar or choice."""
-
-    kind: str
-    spec: Any
-
-    @property
-    def has_parts(self) -> bool:
-        """Whether it is built of properties and alternatives that can be counted."""
-        return self.kind not in UNCOUNTED
+INT32 = 2**31 - 1
 
 
 class Reader(NamedTuple):
@@ -59,38 +41,65 @@ class Reader(NamedTuple):
         vocab: number of token ids.
         render: what the chat template makes of (messages, its further arguments); None where the model does not chat.
         tools: the model's calls of tools are read.
+        reasons: the model's thoughts are read.
+        task: what the model is served for.
     """
 
     limits: Limits
     max_len: int
     vocab: int
-    render: Callable[[list[dict[str, Any]], dict[str, Any]], str] | None = None
+    render: Render | None = None
     tools: bool = False
+    reasons: bool = False
+    task: str = TEXT
 
     def check(self, path: str, body: bytes) -> list[Structure]:
         """What the request wants compiled. Raises Refused for a body that this endpoint does not serve; what passes here may
         still be refused by vLLM."""
-        if path.endswith("tokenize") and len(body) > self.limits.tokenize_bytes:
+        if path not in ROUTES[self.task]:
+            served = ", ".join(ROUTES[self.task])
+            raise Refused(Refusal(404, f"This model does not serve {path}; it serves {served}.", "route_not_served", "model"))
+        if path in UNBOUNDED and len(body) > self.limits.tokenize_bytes:
             message = f"{path} takes at most {self.limits.tokenize_bytes} bytes; send the text in parts."
             raise Refused(Refusal(413, message, "request_too_large"))
-        asked = _parsed(body)
-        _walk(asked, self.limits.json_depth)
-        self._known_fields(asked)
+        asked = parsed(body, self.limits.json_depth)
+        self._known_fields(path, asked)
         self._counts(asked)
-        structures = [*_structures(asked), *(Structure("json", schema) for schema in check_tools(path, asked, self.tools))]
-        for structure in structures:
-            self._structure(structure)
-        if path in CHAT:
-            self._messages(asked, "input" if path == "/v1/responses" else "messages")
+        compiled = self._sized(structures(asked))
+        offered, turns = self._said(path, asked)
+        compiled += self._sized([Structure("json", schema) for schema in tools.check_tools(path, offered, self.tools)])
+        dialogue.check_heard(turns, asked, _chat_tools(path, asked), self.render)
         if path == "/detokenize":
             self._token_ids(asked.get("tokens"), "tokens")
         if isinstance(asked.get("prompt"), list):
             self._prompts(asked["prompt"])
-        return structures
+        return compiled
 
-    def _known_fields(self, asked: dict[str, Any]) -> None:
+    def _sized(self, compiled: list[Structure]) -> list[Structure]:
+        for structure in compiled:
+            check_size(structure, self.limits.schema_bytes, self.limits.schema_parts)
+        return compiled
+
+    def _said(self, path: str, asked: dict[str, Any]) -> tuple[tools.Offer, list[Turn]]:
+        """Tools and turns of a request, whatever its shape."""
+        if path == responses_shape.PATH:
+            responses_shape.check_fields(asked)
+            return responses_shape.offer(asked), responses_shape.turns(asked, self.tools)
+        if path in (anthropic_shape.PATH, anthropic_shape.COUNT):
+            anthropic_shape.check_fields(asked, path, self.reasons)
+            return anthropic_shape.offer(asked), anthropic_shape.turns(asked, self.tools)
+        if path in pooling_shape.PATHS:
+            for each in pooling_shape.texts(path, asked, self.limits.num_inputs):
+                self._token_ids(each, "input")
+            said = asked.get("messages") is not None
+            return tools.offer(asked), dialogue.of_chat(asked, self.tools) if said else []
+        return tools.offer(asked), dialogue.of_chat(asked, self.tools) if path in CHAT else []
+
+    def _known_fields(self, path: str, asked: dict[str, Any]) -> None:
         for name, instead in NOT_SERVED.items():
-            if asked.get(name) not in (None, False, [], {}, ""):
+            own = name in responses_shape.NOT_SERVED and path == responses_shape.PATH
+            own |= name == "documents" and path in pooling_shape.PATHS
+            if not own and asked.get(name) not in (None, False, [], {}, ""):
                 message = f"This endpoint does not serve `{name}`" + (f"; {instead}." if instead else ".")
                 raise bad_request(message, name, "unsupported_parameter")
 
@@ -130,148 +139,15 @@ class Reader(NamedTuple):
         for each in prompts:
             self._token_ids(each, "prompt")
 
-    def _structure(self, structure: Structure) -> None:
-        """A schema, grammar, regular expression or list of choices: what it is compiled to grows faster than itself."""
-        limits, spec = self.limits, structure.spec
-        size = len(spec.encode()) if isinstance(spec, str) else len(json.dumps(spec))
-        if size > limits.schema_bytes:
-            raise bad_request(
-                f"The schema, grammar or list of choices has {size} bytes, at most {limits.schema_bytes} are taken.",
-                code="schema_too_large",
-            )
-        parts = _parts(spec) if structure.has_parts else 0
-        if parts > limits.schema_parts:
-            raise bad_request(
-                f"The schema has {parts} properties and alternatives, at most {limits.schema_parts} are taken.",
-                code="schema_too_large",
-            )
 
-    def _messages(self, asked: dict[str, Any], field: str) -> None:
-        messages = asked.get(field)
-        if (messages is None and "prompt" in asked) or (field == "input" and isinstance(messages, str)):
-            return
-        if not isinstance(messages, list) or not messages:
-            raise bad_request(f"`{field}` must be a list of messages with at least one.", field)
-        for at, message in enumerate(messages):
-            where = f"{field}[{at}]"
-            if not isinstance(message, dict):
-                raise bad_request(f"`{where}` must be an object with `role` and `content`.", where)
-            role = message.get("role")
-            check_turn(message, where, self.tools)
-            if role not in (*ROLES, *(("tool",) if self.tools else ())):
-                raise bad_request(f"`{where}.role` is {str(role)[:40]!r}; roles are {', '.join(ROLES)}.", f"{where}.role")
-            content = message.get("content")
-            if not isinstance(content, str | list) and not (role == "assistant" and content is None):
-                raise bad_request(f"`{where}.content` must be a text or a list of parts.", f"{where}.content")
-            if isinstance(content, list) and not all(
-                isinstance(part, dict) and isinstance(part.get("type"), str) for part in content
-            ):
-                raise bad_request(f"The parts of `{where}.content` must be objects with a `type`.", f"{where}.content")
-        self._rendered(asked, messages, field)
-
-    def _rendered(self, asked: dict[str, Any], messages: list[dict[str, Any]], field: str) -> None:
-        """Raises Refused when the chat template passes over what somebody says: the answer would be to another question."""
-        given = asked.get("chat_template_kwargs")
-        extra = {**(given if isinstance(given, dict) else {}), **({"tools": asked["tools"]} if asked.get("tools") else {})}
-        turns = [marked(message, f"said{at}here") for at, message in enumerate(messages)]
-        text = self.render(turns, extra) if self.render else ""
-        if not text:
-            return
-        heard = set(_MARK.findall(text))
-        for at, turn in enumerate(turns):
-            if turn["content"] and str(at) not in heard:
-                said = f"The model's chat template leaves out what the {turn['role']} says in `{field}[{at}]`"
-                raise bad_request(f"{said}; put it into another message.", f"{field}[{at}]", "message_left_out")
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
-    def constant(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no number of JSON")
-
-    if not body:
-        raise bad_request("The body is empty; send a JSON object.", code="invalid_json")
-    try:
-        asked = json.loads(body.decode("utf-8"), parse_constant=constant)
-    except UnicodeDecodeError as cause:
-        raise bad_request(f"The body is not UTF-8 (byte {cause.start}).", code="invalid_json") from cause
-    except RecursionError as cause:
-        raise bad_request("The body is nested too deeply.", code="invalid_json") from cause
-    except ValueError as cause:
-        raise bad_request(f"The body is not JSON: {cause}", code="invalid_json") from cause
-    if not isinstance(asked, dict):
-        raise bad_request("The body must be a JSON object.", code="invalid_json")
-    return asked
-
-
-def _walk(asked: dict[str, Any], most: int) -> None:
-    """Nesting, and what JSON can say but no machine number and no tokenizer can hold."""
-    level: list[Any] = [asked]
-    for _ in range(most):
-        below: list[Any] = []
-        for node in level:
-            if isinstance(node, dict):
-                for name in node:
-                    _check_text(name)
-            for child in node.values() if isinstance(node, dict) else node:
-                if isinstance(child, (dict, list)):
-                    below.append(child)
-                elif isinstance(child, str):
-                    _check_text(child)
-                elif isinstance(child, (int, float)) and not (-INT64 <= child < INT64 and math.isfinite(child)):
-                    raise bad_request(f"The number {str(child)[:40]} is out of range.", code="number_out_of_range")
-        level = below
-        if not level:
-            return
-    raise bad_request(f"The body is nested more than {most} levels deep.", code="nested_too_deeply")
-
-
-def _check_text(text: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as cause:
-            raise bad_request("A text holds half of a surrogate pair, which is no character.", code="invalid_text") from cause
+def _chat_tools(path: str, asked: dict[str, Any]) -> Any:
+    """Tools as the chat template is handed them; they have been read before."""
+    if path == responses_shape.PATH:
+        return responses_shape.chat_tools(asked)
+    return anthropic_shape.chat_tools(asked) if path.startswith(anthropic_shape.PATH) else asked.get("tools")
 
 
 def _most(asked: dict[str, Any], name: str, most: int, what: str = "the most that this endpoint takes") -> None:
     value = asked.get(name)
     if isinstance(value, (int, float)) and value > most:
         raise bad_request(f"`{name}` is {value}, more than {most}, {what}.", name)
-
-
-def _structures(asked: dict[str, Any]) -> list[Structure]:
-    """All that a request asks to be compiled."""
-    named = asked.get("structured_outputs")
-    if named is not None and not isinstance(named, dict):
-        raise bad_request("`structured_outputs` must be an object.", "structured_outputs")
-    kinds = named or {}
-    if kinds.get("structural_tag") is not None:
-        raise bad_request("This endpoint does not serve `structural_tag`.", "structured_outputs", "unsupported_parameter")
-    found = [Structure(kind, kinds[kind]) for kind in ("json", "regex", "grammar", "choice") if kinds.get(kind) is not None]
-    text = asked.get("text")
-    for format in (asked.get("response_format"), text.get("format") if isinstance(text, dict) else None):
-        inner = format.get("json_schema", format) if isinstance(format, dict) else None
-        schema = inner.get("schema") if isinstance(inner, dict) else None
-        if schema is not None:
-            found.append(Structure("json", schema))
-    return found
-
-
-def _parts(spec: Any) -> int:
-    """Properties and alternatives in a schema, each of which is some rows of the parser's table; a plain choice is one."""
-    if isinstance(spec, str):
-        try:
-            spec = json.loads(spec)
-        except (ValueError, RecursionError):
-            return 0
-    if isinstance(spec, list):
-        return len(spec) // ROWS
-    parts, nodes = 0, [spec]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, dict):
-            parts += sum(len(node[name]) for name in PARTS if isinstance(node.get(name), (dict, list)))
-            nodes += [child for name, child in node.items() if name not in ("enum", "const", "examples")]
-        elif isinstance(node, list):
-            nodes += node
-    return parts

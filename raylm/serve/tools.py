@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from raylm.serve.envelope import Refused, bad_request
 
 MOST_TOOLS = 128
-ROUTES = ("/v1/chat/completions", "/tokenize")
+ROUTES = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/tokenize")
 CHOICES = ("auto", "none", "required")
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
-def check_tools(path: str, asked: dict[str, Any], has_family: bool) -> list[dict[str, Any]]:
+class Offer(NamedTuple):
+    """Tools of a request, and which of them is to be called."""
+
+    tools: Any
+    choice: Any
+    """As /v1/chat/completions says it."""
+    read: Callable[[Any, str], tuple[str, dict[str, Any]]]
+    """Name and schema of one of the tools, which stands at the place named; raises Refused for what is no tool."""
+
+
+def check_tools(path: str, offered: Offer, has_family: bool) -> list[dict[str, Any]]:
     """Schemas that the answer must be compiled to: of a tool that must be called.
 
     Args:
@@ -28,20 +38,17 @@ def check_tools(path: str, asked: dict[str, Any], has_family: bool) -> list[dict
     Raises:
         Refused: tools where none are served, or what is no tool.
     """
-    for name in ("functions", "function_call"):
-        if asked.get(name) not in (None, [], {}, "none"):
-            raise _refused(name, "is an old form: say `tools` and `tool_choice`")
-    tools, choice = asked.get("tools") or [], asked.get("tool_choice")
+    tools, choice = offered.tools or [], offered.choice
     if not tools and choice in (None, "none", "auto"):
         return []
     where = "tools" if tools else "tool_choice"
     if not has_family:
         raise _refused(where, "is not served: the model's chat template has no tools. For JSON of a form use `response_format`")
     if path not in ROUTES:
-        raise _refused(where, f"is served at {ROUTES[0]} alone")
+        raise _refused(where, f"is served at {', '.join(ROUTES[:3])} alone")
     if not isinstance(tools, list) or len(tools) > MOST_TOOLS:
         raise bad_request(f"`tools` must be a list of at most {MOST_TOOLS} tools.", "tools")
-    schemas = {name: schema for at, tool in enumerate(tools) for name, schema in [_tool(tool, f"tools[{at}]")]}
+    schemas = {name: schema for at, tool in enumerate(tools) for name, schema in [offered.read(tool, f"tools[{at}]")]}
     if len(schemas) < len(tools):
         raise bad_request("Two tools have one name.", "tools")
     # the parameters of all are read into the prompt; they are compiled where a call is forced
@@ -101,17 +108,29 @@ def marked(message: dict[str, Any], content: str) -> dict[str, Any]:
     return turn | {key: message[key] for key in ("tool_call_id", "name") if isinstance(message.get(key), str)}
 
 
-def _tool(tool: Any, where: str) -> tuple[str, dict[str, Any]]:
+def offer(asked: dict[str, Any]) -> Offer:
+    """What a request of /v1/chat/completions offers. Raises Refused for the forms that came before tools."""
+    for name in ("functions", "function_call"):
+        if asked.get(name) not in (None, [], {}, "none"):
+            raise _refused(name, "is an old form: say `tools` and `tool_choice`")
+    return Offer(asked.get("tools"), asked.get("tool_choice"), wrapped)
+
+
+def wrapped(tool: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """Name and schema of a tool in the form of /v1/chat/completions."""
     function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
     if not isinstance(function, dict):
         raise bad_request(f"`{where}` must be {{'type': 'function', 'function': ...}}.", where)
-    name, parameters = function.get("name"), function.get("parameters")
+    return named(function, f"{where}.function", "parameters")
+
+
+def named(function: dict[str, Any], where: str, schema: str) -> tuple[str, dict[str, Any]]:
+    """Name and schema of a function whose schema stands in the field `schema`."""
+    name, parameters = function.get("name"), function.get(schema)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise bad_request(
-            f"`{where}.function.name` must be 1 to 64 letters, digits, `_`, `-`, `.` or `:`.", f"{where}.function.name"
-        )
+        raise bad_request(f"`{where}.name` must be 1 to 64 letters, digits, `_`, `-`, `.` or `:`.", f"{where}.name")
     if parameters is not None and not isinstance(parameters, dict):
-        raise bad_request(f"`{where}.function.parameters` must be a JSON schema.", f"{where}.function.parameters")
+        raise bad_request(f"`{where}.{schema}` must be a JSON schema.", f"{where}.{schema}")
     return name, parameters or {"type": "object"}
 
 

@@ -107,7 +107,8 @@ def test_health_is_open():
         "/v1/models/../../pause/x/",
         "/v1/modelsx",
         "//v1/models",
-        "/v1/embeddings",
+        "/classify",
+        "/v1/rerankx",
     ],
 )
 def test_what_is_not_listed_is_not_there(path):

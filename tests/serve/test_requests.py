@@ -197,3 +197,10 @@ def test_limits_are_keys():
         refusal(limits=Limits(json_depth=8), metadata={"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {}}}}}}}}}).code
         == "nested_too_deeply"
     )
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/pooling", "/v1/rerank", "/nowhere"])
+def test_a_model_serves_the_routes_of_its_task(path):
+    refused = refusal(path, input="x")
+    assert (refused.status, refused.code) == (404, "route_not_served")
+    assert "/v1/chat/completions" in refused.message

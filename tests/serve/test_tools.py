@@ -9,7 +9,8 @@ import pytest
 
 from raylm.serve.config import Limits
 from raylm.serve.envelope import Refused
-from raylm.serve.requests import Reader, Structure
+from raylm.serve.requests import Reader
+from raylm.serve.structures import Structure
 
 CHAT = "/v1/chat/completions"
 HI: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
@@ -90,7 +91,7 @@ def test_answers_of_tools_that_a_template_leaves_out_are_refused():
 
 
 def test_other_routes_take_no_tools():
-    with pytest.raises(Refused, match="served at /v1/chat/completions alone"):
+    with pytest.raises(Refused, match="/v1/responses, /v1/messages alone"):
         Reader(Limits(), 512, 1000, rendered, True).check(
-            "/v1/responses", json.dumps({"input": "x", "tools": [WEATHER]}).encode()
+            "/v1/completions", json.dumps({"prompt": "x", "tools": [WEATHER]}).encode()
         )
