@@ -38,7 +38,7 @@ def check_fields(asked: dict[str, Any], path: str, reasons: bool) -> None:
         raise bad_request("`max_tokens` must say how many tokens the answer may have.", "max_tokens")
     if asked.get("service_tier") not in (None, "auto", "standard_only"):
         raise _refused("service_tier", "has one level here: leave it out")
-    thinking = asked.get("thinking")
+    thinking: Any = asked.get("thinking")
     kind = thinking.get("type") if isinstance(thinking, dict) else None
     if thinking is not None and kind not in ("enabled", "adaptive", "disabled"):
         raise bad_request("`thinking.type` is one of enabled, adaptive and disabled.", "thinking")
@@ -53,7 +53,7 @@ def offer(asked: dict[str, Any]) -> Offer:
     kind = choice.get("type") if isinstance(choice, dict) else None
     if choice is not None and kind not in (*CHOICES, "tool"):
         raise bad_request("`tool_choice.type` is one of auto, any, none and tool.", "tool_choice")
-    if kind == "tool":
+    if isinstance(choice, dict) and kind == "tool":
         choice = {"type": "function", "function": {"name": choice.get("name")}}
     return Offer(asked.get("tools"), CHOICES.get(str(kind), choice), _tool)
 
