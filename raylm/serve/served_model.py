@@ -10,9 +10,11 @@ from pydantic import Field, field_validator, model_validator
 from raylm.core.config import Config, Refers, ReportRef, Role, WorkerSpec
 from raylm.core.variants import GENERATES
 from raylm.inference.config import EngineSettings
+from raylm.serve.routing import AnyRouting
+from raylm.serve.routing.least_loaded import LeastLoaded
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,95}")
-PLACEMENT = frozenset({"workers", "replicas", "memory_share"})
+PLACEMENT = frozenset({"workers", "replicas", "routing", "memory_share"})
 """Fields of a served model that do not change what it answers."""
 
 
@@ -67,6 +69,8 @@ class ServedModel(Config):
     """Report whose gate must have passed, or nothing is served."""
     replicas: Replicas = Replicas()
     """Number of engines and autoscaling."""
+    routing: AnyRouting = LeastLoaded()
+    """Which engine gets a request."""
     workers: WorkerSpec = WorkerSpec()
     """What each engine reserves."""
     adapters: list[Adapter] = []
