@@ -1,0 +1,289 @@
+"""Gives a request to a replica and passes its answer on; to another one when that fails.
+
+nothing was answered yet -> the request is sent again (a generation changes nothing, so it may be repeated)
+a stream has begun       -> it goes on where the tokens allow it (`Trail`), else it ends with one error event
+the client is gone       -> this task is cancelled, the connection to the replica closed: its engine stops
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import aiohttp
+from aiohttp import web
+
+from raylm.serve.config import GatewaySpec
+from raylm.serve.directory import Address
+from raylm.serve.envelope import Refusal, Refused, restarting
+from raylm.serve.gateway.dispatch import Dispatch, Wanted
+from raylm.serve.gateway.meter import Meter
+from raylm.serve.gateway.reply import Reply, Watchdog
+from raylm.serve.gateway.trail import STREAMS, Broken, Trail
+from raylm.serve.inner import DTYPE, INNER, SERVED
+from raylm.serve.routing.routing import Asked
+
+CONNECT_S = 2.0
+"""Seconds until a replica must take a connection."""
+GONE_CODES = (b'"engine_restarting"', b'"draining"', b'"not_ready"')
+"""What a replica says that cannot take a request: another one can."""
+PASSED = ("content-type", SERVED, DTYPE, "retry-after")
+"""Headers of a replica's answer that a client gets."""
+SENT = ("content-type", "traceparent", "tracestate", "anthropic-version", "anthropic-beta")
+"""Headers of a client's request that a replica gets."""
+
+
+class Call(NamedTuple):
+    """A request that has been let in."""
+
+    number: str
+    method: str
+    path: str
+    body: bytes
+    fields: dict[str, Any]
+    asked: Asked
+    headers: tuple[tuple[str, str], ...] = ()
+    max_len: int = 0
+
+    @property
+    def streams(self) -> bool:
+        """Whether its answer comes as it is made."""
+        return bool(self.fields.get("stream"))
+
+
+class Lost(Exception):
+    """A replica failed a request; never leaves the gateway. `began`: its engine may have worked on it."""
+
+    def __init__(self, why: str, began: bool = True) -> None:
+        super().__init__(why)
+        self.why, self.began = why, began
+
+
+class Forward:
+    """One for a gateway.
+
+    Args:
+        lost: told of a replica that failed a request, and why.
+        resumed: told of a stream that goes on elsewhere.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        dispatch: Dispatch,
+        spec: GatewaySpec,
+        lost: Callable[[Address, str], None],
+        resumed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._session, self._dispatch, self._spec = session, dispatch, spec
+        self._lost, self._resumed = lost, resumed
+
+    async def run(self, call: Call, reply: Reply, tells: Callable[[Trail | Meter], None]) -> web.StreamResponse:
+        """Answer a request.
+
+        Args:
+            tells: gets what counts the tokens of the answer, as soon as there is one.
+
+        Raises:
+            Refused: nothing was answered, and nobody can.
+        """
+        if call.streams and call.path in STREAMS:
+            trail = Trail(call.path, call.fields, call.max_len)
+            tells(trail)
+            return await _Stream(self, call, reply, trail).run()
+        meter = Meter()
+        tells(meter)
+        return await self._passed(call, reply, meter)
+
+    async def _passed(self, call: Call, reply: Reply, meter: Meter) -> web.StreamResponse:
+        """An answer as it is: whole, or with events of another kind."""
+        until, tries = time.monotonic() + self._spec.hold_s, 0
+        while True:
+            candidate = await self._dispatch.place(Wanted(call.asked), until)
+            try:
+                return await self._attempt(call, candidate.address, reply, meter, tries)
+            except Lost as lost:
+                self._lost(candidate.address, lost.why)
+                tries += lost.began
+                if reply.started or tries > self._spec.retries:
+                    return await reply.refuse(restarting())
+            finally:
+                self._dispatch.free(candidate, call.asked)
+
+    async def _attempt(self, call: Call, address: Address, reply: Reply, meter: Meter, tries: int) -> web.StreamResponse:
+        upstream = await self.open(call, address, call.path, call.body, tries)
+        try:
+            if not upstream.headers.get("content-type", "").startswith("text/event-stream"):
+                async with _in_time(self._spec.first_byte_s, "did not end its answer"):
+                    body = await read(upstream)
+                meter.see(body, False)
+                return reply.whole(upstream.status, passed(upstream), body)
+            await self._pass_events(upstream, reply, meter)
+            return await reply.end()
+        finally:
+            upstream.close()
+
+    async def _pass_events(self, upstream: aiohttp.ClientResponse, reply: Reply, meter: Meter) -> None:
+        watchdog = Watchdog(self._spec.silence_s, self._spec.longest_s, reply)
+        watchdog.watch(upstream.close)
+        try:
+            while chunk := await piece(upstream, watchdog):
+                meter.see(chunk, True)
+                if not reply.started:
+                    await reply.begin(passed(upstream))
+                await write(reply, chunk, watchdog)
+        finally:
+            watchdog.stop()
+
+    async def open(self, call: Call, address: Address, path: str, body: bytes, tries: int) -> aiohttp.ClientResponse:
+        """A replica's answer, of which the headers have come. Raises Lost."""
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        # vLLM names its work after this: each try has a name of its own
+        number = f"{call.number}-{tries}" if tries else call.number
+        headers = [(INNER, address.secret), ("x-request-id", number), *call.headers]
+        try:
+            async with _in_time(self._spec.first_byte_s, "did not begin to answer"):
+                upstream = await self._session.request(
+                    call.method, f"http://{host}:{address.port}{path}", data=body or None, headers=headers, allow_redirects=False
+                )
+        except aiohttp.ClientConnectorError as cause:
+            raise Lost(f"takes no connection: {cause.os_error}", began=False) from cause
+        except (aiohttp.ClientError, OSError) as cause:
+            raise Lost(f"broke off: {type(cause).__name__}") from cause
+        if SERVED not in upstream.headers:
+            upstream.close()
+            raise Lost("another process listens at its address", began=False)
+        if upstream.status == 503:
+            told = await read(upstream)
+            if any(code in told for code in GONE_CODES):
+                raise Lost("says that it cannot answer")
+        return upstream
+
+
+class _Stream:
+    """One stream whose tokens are known."""
+
+    def __init__(self, forward: Forward, call: Call, reply: Reply, trail: Trail) -> None:
+        self._forward, self._call, self._reply, self._trail = forward, call, reply, trail
+        self._spec, self._dispatch = forward._spec, forward._dispatch
+        self._like: Address | None = None
+
+    async def run(self) -> web.StreamResponse:
+        """Answer it, with as many replicas as it takes."""
+        until, tries = time.monotonic() + self._spec.hold_s, 0
+        path, body = self._call.path, self._trail.request()
+        watchdog = Watchdog(self._spec.silence_s, self._spec.longest_s, self._reply)
+        try:
+            while True:
+                candidate = await self._dispatch.place(Wanted(self._call.asked, self._like), until)
+                try:
+                    return await self._attempt(candidate.address, path, body, tries, watchdog)
+                except Lost as lost:
+                    self._forward._lost(candidate.address, lost.why)
+                    tries += lost.began
+                    if tries > self._spec.retries:
+                        return await self._reply.refuse(restarting())
+                finally:
+                    self._dispatch.free(candidate, self._call.asked)
+                if self._reply.started:
+                    onward = self._trail.resume()
+                    if onward is None:
+                        return await self._reply.refuse(_broken())
+                    if onward.body is None:
+                        await self._reply.write(self._trail.last())
+                        return await self._reply.end()
+                    path, body, until = onward.path, onward.body, time.monotonic() + self._spec.hold_s
+                    self._forward._resumed()
+        finally:
+            watchdog.stop()
+
+    async def _attempt(self, address: Address, path: str, body: bytes, tries: int, watchdog: Watchdog) -> web.StreamResponse:
+        upstream = await self._forward.open(self._call, address, path, body, tries)
+        try:
+            if upstream.status != 200 or not upstream.headers.get("content-type", "").startswith("text/event-stream"):
+                return await self._not_a_stream(upstream)
+            watchdog.watch(upstream.close)
+            await self._pass(upstream, address, watchdog)
+        finally:
+            upstream.close()
+        return await self._reply.end()
+
+    async def _pass(self, upstream: aiohttp.ClientResponse, address: Address, watchdog: Watchdog) -> None:
+        """Chunks, until the stream is whole. The one loop that runs for every token: nothing is done here that need not be."""
+        trail, reply = self._trail, self._reply
+        while chunk := await piece(upstream, watchdog):
+            try:
+                shown = trail.see(chunk)
+            except Broken:
+                raise Lost("says that its engine died") from None
+            if not reply.started:
+                self._like = address
+                await reply.begin(passed(upstream))
+            if shown:
+                await write(reply, shown, watchdog)
+        if not trail.ended:
+            raise Lost("ended its answer too early")
+
+    async def _not_a_stream(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+        """What a replica refuses."""
+        async with _in_time(self._spec.silence_s, "did not end its refusal"):
+            body = await read(upstream)
+        if self._reply.started:
+            # it does not take the continuation, for whatever reason: the client hears that the answer is not whole
+            return await self._reply.refuse(_broken())
+        return self._reply.whole(upstream.status, passed(upstream), body)
+
+
+async def piece(upstream: aiohttp.ClientResponse, watchdog: Watchdog) -> bytes:
+    """What has come of a stream; b"" at its end. Raises Lost."""
+    try:
+        chunk = await upstream.content.readany()
+    except (aiohttp.ClientError, OSError) as cause:
+        raise Lost(watchdog.why or f"broke off: {type(cause).__name__}") from cause
+    if watchdog.why:
+        raise Lost(watchdog.why)
+    watchdog.last = asyncio.get_running_loop().time()
+    return chunk
+
+
+async def write(reply: Reply, data: bytes, watchdog: Watchdog) -> None:
+    """Hand a piece to the client."""
+    watchdog.writing = True
+    await reply.write(data)
+    watchdog.writing = False
+
+
+async def read(upstream: aiohttp.ClientResponse) -> bytes:
+    """A whole answer. Raises Lost."""
+    try:
+        return await upstream.read()
+    except (aiohttp.ClientError, OSError) as cause:
+        raise Lost(f"broke off: {type(cause).__name__}") from cause
+
+
+def passed(upstream: aiohttp.ClientResponse) -> list[tuple[str, str]]:
+    """Headers of a replica's answer for the client."""
+    return [(name, value) for name in PASSED if (value := upstream.headers.get(name)) is not None]
+
+
+class _in_time:
+    """A deadline on a step of a replica's; raises Lost where it passes."""
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self._timeout, self._seconds, self._what = asyncio.timeout(seconds), seconds, what
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*error)
+        except TimeoutError:
+            raise Lost(f"{self._what} within {self._seconds:g} s") from None
+
+
+def _broken() -> Refusal:
+    message = "The engine that made this answer stopped, and no other can go on with it; send the request again."
+    return Refusal(503, message, "engine_restarting", None, 5)

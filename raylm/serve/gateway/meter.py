@@ -1,0 +1,41 @@
+"""Tokens of the answers whose events are passed on as they are, read of the usage that vLLM tells in them."""
+
+from __future__ import annotations
+
+import re
+
+# within a text of JSON these quotes would be escaped
+_USAGE = re.compile(rb'"usage":\s*\{')
+_PROMPT = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
+_ANSWER = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
+_DELTA = re.compile(rb"(?:^|\n)event: [\w.]*delta\b")
+KEPT_BYTES = 65536
+
+
+class Meter:
+    """Of one answer."""
+
+    def __init__(self) -> None:
+        self._tail, self._told, self._deltas = b"", (0, 0), 0
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Of prompt and answer. A client that leaves before the usage came is charged a token for each event that it got."""
+        prompt, answer = self._told
+        return prompt, max(answer, self._deltas)
+
+    def see(self, chunk: bytes, streams: bool) -> None:
+        """Read a piece of the answer."""
+        if streams:
+            self._deltas += len(_DELTA.findall(chunk))
+        # usage follows the answer's text; what comes after it is short
+        self._tail = (self._tail + chunk)[-KEPT_BYTES:]
+        places = [found.end() for found in _USAGE.finditer(self._tail)]
+        if places:
+            # details of it are nested, and no object follows that has such keys
+            self._told = _number(_PROMPT, self._tail, places[-1]), _number(_ANSWER, self._tail, places[-1])
+
+
+def _number(kind: re.Pattern[bytes], text: bytes, place: int) -> int:
+    found = kind.search(text, place)
+    return int(found[1]) if found else 0
