@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -40,13 +41,31 @@ def audit_folder(endpoint: Folder) -> str:
 
 
 class AuditLog:
-    """Writes the lines of one replica."""
+    """Writes the lines of one gateway."""
 
     def __init__(self, folder: str, card: Audit) -> None:
         self._folder, self._card, self._name = Path(folder), card, uuid4().hex[:6]
+        self._lines: list[str] = []
+        self._writing = False
+
+    async def append(self, done: Done, model: str, body: bytes) -> None:
+        """One request that has ended. Nothing waits: what comes while the disk is busy is written together."""
+        self._lines.append(self._line(done, model, body))
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while self._lines:
+                lines, self._lines = self._lines, []
+                await asyncio.to_thread(self._write, lines)
+        finally:
+            self._writing = False
 
     def write(self, done: Done, model: str, body: bytes) -> None:
-        """One request that has ended. A disk that takes nothing costs the line, and is said in the replica's log."""
+        """One request that has ended, now."""
+        self._write([self._line(done, model, body)])
+
+    def _line(self, done: Done, model: str, body: bytes) -> str:
         visit, now = done.visit, datetime.now(UTC)
         line = {
             "time": now.isoformat(timespec="milliseconds"),
@@ -63,10 +82,14 @@ class AuditLog:
         }
         if self._card.text:
             line["body"] = body[: self._card.text_bytes].decode("utf-8", "replace")
+        return json.dumps(line, ensure_ascii=False) + "\n"
+
+    def _write(self, lines: list[str]) -> None:
+        """A disk that takes nothing costs the lines, and is said in the process's log."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            at = self._folder / f"{now.date()}-{self._name}.jsonl"
+            at = self._folder / f"{datetime.now(UTC).date()}-{self._name}.jsonl"
             with os.fdopen(os.open(at, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write("".join(lines))
         except OSError as cause:
             logging.getLogger("ray.serve").error("the audit log cannot be written: %s", cause.strerror)

@@ -55,6 +55,8 @@ class GatewaySpec(Config):
     """Seconds until a replica must begin to answer."""
     silence_s: float = Field(default=120.0, gt=0)
     """Seconds that a stream may be silent."""
+    longest_s: float = Field(default=3600.0, gt=0)
+    """Seconds that a stream may take in all."""
     drain_s: float = Field(default=30.0, ge=0)
     """Seconds that what is under way gets when the endpoint is stopped."""
 

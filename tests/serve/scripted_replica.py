@@ -48,7 +48,7 @@ def next_token(ids: Sequence[int]) -> int:
     return (sum(ids) * 31 + len(ids) * 7) % 97 + 3
 
 
-def expected(prompt: str | list[int], count: int, before: int = 0) -> str:
+def expected(prompt: Any, count: int, before: int = 0) -> str:
     """The text of an answer of `count` tokens, less its first `before`."""
     ids = prompt_ids(prompt)
     start = len(ids)
@@ -150,6 +150,8 @@ class ScriptedReplica:
         if request.headers.get(INNER) != self.address.secret:
             return web.Response(status=404)
         says = {"x-raylm-served": self.fingerprint, "x-raylm-dtype": "float32"}
+        if request.path == "/health" and self.script.refuses:
+            return web.Response(status=self.script.refuses[0], headers=says)
         if request.method == "GET":
             return self._page(request.path, says)
         body = json.loads(await request.content.read())

@@ -17,12 +17,12 @@ from aiohttp import web
 
 from raylm.serve.config import GatewaySpec
 from raylm.serve.directory import Address
-from raylm.serve.envelope import Refusal, Refused, restarting
+from raylm.serve.envelope import Refusal, restarting
 from raylm.serve.gateway.dispatch import Dispatch, Wanted
 from raylm.serve.gateway.meter import Meter
 from raylm.serve.gateway.reply import Reply, Watchdog
-from raylm.serve.gateway.trail import STREAMS, Broken, Trail
-from raylm.serve.inner import DTYPE, INNER, SERVED
+from raylm.serve.gateway.settings import DTYPE, INNER, SERVED
+from raylm.serve.gateway.trail import STREAMS, Trail
 from raylm.serve.routing.routing import Asked
 
 CONNECT_S = 2.0
@@ -148,8 +148,8 @@ class Forward:
                 upstream = await self._session.request(
                     call.method, f"http://{host}:{address.port}{path}", data=body or None, headers=headers, allow_redirects=False
                 )
-        except aiohttp.ClientConnectorError as cause:
-            raise Lost(f"takes no connection: {cause.os_error}", began=False) from cause
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as cause:
+            raise Lost("takes no connection", began=False) from cause
         except (aiohttp.ClientError, OSError) as cause:
             raise Lost(f"broke off: {type(cause).__name__}") from cause
         if SERVED not in upstream.headers:
@@ -214,15 +214,14 @@ class _Stream:
         """Chunks, until the stream is whole. The one loop that runs for every token: nothing is done here that need not be."""
         trail, reply = self._trail, self._reply
         while chunk := await piece(upstream, watchdog):
-            try:
-                shown = trail.see(chunk)
-            except Broken:
-                raise Lost("says that its engine died") from None
-            if not reply.started:
+            shown = trail.see(chunk)
+            if shown and not reply.started:
                 self._like = address
                 await reply.begin(passed(upstream))
             if shown:
                 await write(reply, shown, watchdog)
+            if trail.broken:
+                raise Lost("says that its engine died")
         if not trail.ended:
             raise Lost("ended its answer too early")
 

@@ -21,11 +21,9 @@ class Reply:
     def __init__(self, request: web.BaseRequest, path: str) -> None:
         self._request, self._path = request, path
         self._stream: web.StreamResponse | None = None
-        self._said: list[tuple[str, str]] = []
+        self.said: list[tuple[str, str]] = []
         self.status, self.first = 500, 0.0
         """Of HTTP, and when the answer began (time.monotonic)."""
-        self.served = ""
-        """Fingerprint of the weights that answered."""
 
     @property
     def started(self) -> bool:
@@ -35,13 +33,13 @@ class Reply:
     def say(self, headers: Headers) -> None:
         """Headers that this answer carries too; a later one of a name takes the place of an earlier one."""
         names = {name.lower() for name, _ in headers}
-        self._said = [each for each in self._said if each[0].lower() not in names] + list(headers)
+        self.said = [each for each in self.said if each[0].lower() not in names] + list(headers)
 
     async def begin(self, headers: Headers) -> None:
         """Begin a stream."""
         self._begun(200)
         self.say(headers)
-        stream = web.StreamResponse(headers=self._said)
+        stream = web.StreamResponse(headers=self.said)
         stream.headers.setdefault("cache-control", "no-store")
         self._stream = stream
         await stream.prepare(self._request)
@@ -61,7 +59,7 @@ class Reply:
         """An answer that is not a stream."""
         self._begun(status)
         self.say(headers)
-        return web.Response(status=status, headers=self._said, body=body)
+        return web.Response(status=status, headers=self.said, body=body)
 
     async def refuse(self, refusal: Refusal) -> web.StreamResponse:
         """The refusal as the whole answer; in a stream that has begun, as its last event."""

@@ -9,6 +9,7 @@ from raylm.serve.config import GatewaySpec, Limits
 from raylm.serve.directory import View
 from raylm.serve.guards.guard import Admission, Visit
 
+SERVED, DTYPE, INNER = "x-raylm-served", "x-raylm-dtype", "x-raylm-inner"
 STAGE = "x-raylm-stage"
 """Header of the serve stage's own requests, which no guard counts: what compares the endpoint with transformers is no client."""
 
@@ -26,6 +27,8 @@ class ModelFacts(NamedTuple):
     """Replicas that always stand; 0: it may sleep."""
     most_ongoing: int = 256
     """Requests that one replica takes at once."""
+    routes: tuple[str, ...] = ()
+    """Paths that it answers; empty: all."""
     routing: Any = None
     """Card that chooses one; None for the default."""
     lineage: dict[str, Any] = {}

@@ -44,10 +44,6 @@ DEFAULT_TOKENS = 16
 """Tokens of a completion that names no number (OpenAI's API)."""
 
 
-class Broken(Exception):
-    """The replica told within its stream that its engine died; never leaves the gateway."""
-
-
 class Resumption(NamedTuple):
     """How an answer goes on: a request for another replica; `body` None where only its last events are missing."""
 
@@ -94,8 +90,8 @@ class Trail:
         self._count = self._num_prompt = 0
         self._finished = self._going_on = self._again = self._seen = False
         self._rest = b""
-        self.ended = False
-        """All of it came."""
+        self.ended = self.broken = False
+        """All of it came; the replica told within it that its engine died."""
 
     def request(self) -> bytes:
         """The body for the first replica."""
@@ -110,7 +106,7 @@ class Trail:
         return max(self._num_prompt, told[0]), max(self._count, told[1])
 
     def see(self, chunk: bytes) -> bytes:
-        """What the client sees of a chunk. Raises Broken where the replica says that its engine died."""
+        """What the client sees of a chunk."""
         data = self._rest + chunk if self._rest else chunk
         if not data.endswith(b"\n\n"):
             data, end, self._rest = data.rpartition(b"\n\n")
@@ -121,6 +117,7 @@ class Trail:
 
     def resume(self) -> Resumption | None:
         """How the answer goes on elsewhere, after what was seen; None where it cannot."""
+        self.broken = False
         if self._finished:
             return Resumption(self._path, None)
         if not self._seen:
@@ -149,7 +146,8 @@ class Trail:
 
     def _passed(self, event: bytes) -> bytes:
         if event.startswith(b'data: {"error"') and b'"engine_restarting"' in event:
-            raise Broken
+            self.broken = True
+            return b""
         if event == b"data: [DONE]":
             self.ended = True
             return DONE
