@@ -246,10 +246,11 @@ def application(served: Served, cfg: Serve) -> Any:
     from ray import serve
 
     replicas = cfg.replicas
+    # of requests that pass Serve's handles; `replicas.policy` is of replicas that tell their load
     scaling = {
         "min_replicas": replicas.min,
         "max_replicas": replicas.max,
-        "target_ongoing_requests": replicas.target_ongoing,
+        "target_ongoing_requests": 16,
         "upscale_delay_s": replicas.upscale_delay_s,
         "downscale_delay_s": replicas.downscale_delay_s,
     }

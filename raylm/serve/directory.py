@@ -59,6 +59,8 @@ class Load(NamedTuple):
     """Seconds to the first token, of late."""
     tokens_s: float | None = None
     """Tokens per second that it makes, of late."""
+    read_tokens: int | None = None
+    """Tokens of prompts that its engine has read since its start."""
 
 
 class AdapterOrder(NamedTuple):

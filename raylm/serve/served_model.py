@@ -12,6 +12,9 @@ from raylm.core.variants import GENERATES
 from raylm.inference.config import EngineSettings
 from raylm.serve.routing import AnyRouting
 from raylm.serve.routing.least_loaded import LeastLoaded
+from raylm.serve.scaling import AnyScaling
+from raylm.serve.scaling.decide import Bounds
+from raylm.serve.scaling.tokens import Tokens
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,95}")
 PLACEMENT = frozenset({"workers", "replicas", "routing", "memory_share"})
@@ -21,26 +24,33 @@ PLACEMENT = frozenset({"workers", "replicas", "routing", "memory_share"})
 class Replicas(Config):
     """How many engines answer, and when there are more or fewer."""
 
+    known_as = {"target_ongoing": "policy = { kind = 'ongoing', target = 16 }"}
+
     min: int = Field(default=1, ge=0)
     """Engines that stay even when nobody asks; 0 lets an idle endpoint go, and the next request waits for a start."""
     max: int = Field(default=1, ge=1)
     """Most engines that answer."""
     spare: int = Field(default=0, ge=0)
     """Engines beyond these that stand loaded and answer nobody, until one of the others is lost."""
-    target_ongoing: float = Field(default=16, gt=0)
-    """Requests under way per engine that scaling aims at."""
+    policy: AnyScaling = Tokens()
+    """How many engines a load needs; by tokens that arrive and wait, time to the first token and key-value caches."""
     most_ongoing: int = Field(default=256, ge=1)
     """Requests that one engine takes at once; more wait in the gateway."""
     upscale_delay_s: float = Field(default=10, ge=0)
     """Seconds that a higher load must last before an engine is added."""
     downscale_delay_s: float = Field(default=300, ge=0)
-    """Seconds that a lower load must last before an engine is removed."""
+    """Seconds that a lower load must last before an engine is removed; a start takes longer: as long as that."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Replicas:
         if self.min > self.max:
             raise ValueError(f"min = {self.min} is above max = {self.max}")
         return self
+
+    @property
+    def bounds(self) -> Bounds:
+        """As `raylm.serve.scaling` reads them."""
+        return Bounds(**{name: getattr(self, name) for name in Bounds._fields})
 
 
 class Adapter(Config):

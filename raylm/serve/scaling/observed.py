@@ -1,0 +1,159 @@
+"""What a scaling policy sees of a model's replicas, and what it makes of it over time: how fast tokens arrive, and how many one
+replica reads when it has all it can do.
+
+Observed, Flow --follow--> Flow
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from raylm.serve.directory import Load
+
+LEARN_S = 3.0
+"""Seconds of being busy without a break after which what a replica read in them is taken for all that it can."""
+WEIGHT = 0.3
+"""Of a new measurement of that, against what was known."""
+CALM_S = 1.0
+"""Seconds of reading that may wait while replicas count as not overloaded."""
+
+
+class Observed(NamedTuple):
+    """A model's replicas at one moment."""
+
+    now: float
+    """Seconds of a clock that goes forward."""
+    target: int
+    """Replicas that were asked for, spares included."""
+    loads: Mapping[str, Load | None]
+    """Of each replica that runs, by its name; None where it has told nothing yet, or not for long: unknown is not zero."""
+    held: int = 0
+    """Requests that wait in gateways because no replica has room."""
+    at_door: float = 0.0
+    """Requests that wait for a first replica."""
+
+    @property
+    def known(self) -> list[Load]:
+        """Loads that were told."""
+        return [load for load in self.loads.values() if load is not None]
+
+    @property
+    def running(self) -> int:
+        """Replicas that run."""
+        return len(self.loads)
+
+    @property
+    def ongoing(self) -> int:
+        """Requests that replicas have, and that wait for one."""
+        return self.held + sum((load.running or 0) + (load.waiting or 0) for load in self.known)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of prompts that replicas have not read yet."""
+        return sum(load.queued_tokens or 0 for load in self.known)
+
+
+class Reading(NamedTuple):
+    """A replica as it was last heard."""
+
+    at: float
+    read: int
+    queued: int
+    busy_s: float = 0.0
+    """Seconds in which it was never idle, since something was learned of it, and"""
+    busy_read: int = 0
+    """the tokens that it read in them."""
+
+
+class Point(NamedTuple):
+    """All replicas at one moment."""
+
+    at: float
+    read: int
+    """Tokens that all have read so far."""
+    waiting: float
+    """Tokens that wait, those of held requests estimated."""
+
+
+class Flow(NamedTuple):
+    """Tokens of prompts, in and out, of the last seconds; bounded."""
+
+    points: tuple[Point, ...] = ()
+    readings: Mapping[str, Reading] = {}
+    capacity: float | None = None
+    """Tokens per second that one replica reads when it is never idle; None while none was seen so busy."""
+    carried: float = 0.0
+    """Most tokens per second that one has read while few waited."""
+    made: float = 0.0
+    """Most tokens per second that one has made."""
+    per_request: float = 256.0
+    """Tokens of a prompt that waits, about."""
+
+    @property
+    def span_s(self) -> float:
+        """Seconds that are looked back over."""
+        return self.points[-1].at - self.points[0].at if self.points else 0.0
+
+    @property
+    def read_s(self) -> float:
+        """Tokens per second that all replicas read together."""
+        return (self.points[-1].read - self.points[0].read) / self.span_s if self.span_s else 0.0
+
+    @property
+    def arriving_s(self) -> float:
+        """Tokens per second that arrive: what is read, and by how much more waits than before."""
+        if not self.span_s:
+            return 0.0
+        return max(0.0, self.read_s + (self.points[-1].waiting - self.points[0].waiting) / self.span_s)
+
+    @property
+    def waiting(self) -> float:
+        """Tokens that wait now."""
+        return self.points[-1].waiting if self.points else 0.0
+
+
+def follow(flow: Flow, observed: Observed, look_back_s: float) -> Flow:
+    """`flow` with one more look at the replicas."""
+    readings, gained, capacity = {}, 0, flow.capacity
+    for name, load in observed.loads.items():
+        if load is None or load.read_tokens is None:
+            continue
+        before = flow.readings.get(name)
+        reading = _reading(before, load, observed.now)
+        # what was read before the first look, or before an engine began anew, did not pass here
+        gained += max(0, reading.read - before.read) if before else 0
+        if reading.busy_s >= LEARN_S and reading.busy_read:
+            found = reading.busy_read / reading.busy_s
+            capacity = found if capacity is None else capacity + WEIGHT * (found - capacity)
+            reading = reading._replace(busy_s=0.0, busy_read=0)
+        readings[name] = reading
+    waits = sum(load.waiting or 0 for load in observed.known)
+    per_request = observed.queued_tokens / waits if waits and observed.queued_tokens else flow.per_request
+    read = (flow.points[-1].read if flow.points else 0) + gained
+    point = Point(observed.now, read, observed.queued_tokens + observed.held * per_request)
+    kept = [each for each in flow.points if each.at >= observed.now - look_back_s]
+    flow = flow._replace(points=(*kept, point), readings=readings, capacity=capacity, per_request=per_request)
+    return _learn_carried(flow, observed, look_back_s)
+
+
+def _reading(before: Reading | None, load: Load, now: float) -> Reading:
+    read, queued = load.read_tokens or 0, load.queued_tokens or 0
+    if before is None or read < before.read:
+        return Reading(now, read, queued)
+    gained = read - before.read
+    # all that it read waited before: it was never idle in between
+    if before.queued and gained <= before.queued:
+        return Reading(now, read, queued, before.busy_s + now - before.at, before.busy_read + gained)
+    return before._replace(at=now, read=read, queued=queued)
+
+
+def _learn_carried(flow: Flow, observed: Observed, look_back_s: float) -> Flow:
+    known = observed.known
+    if not known:
+        return flow
+    flow = flow._replace(made=max(flow.made, sum(load.tokens_s or 0.0 for load in known) / len(known)))
+    calm = all(each.waiting <= CALM_S * flow.read_s for each in flow.points)
+    if not calm or flow.span_s < 0.8 * look_back_s:
+        return flow
+    return flow._replace(carried=max(flow.carried, flow.read_s / len(known)))
