@@ -272,12 +272,13 @@ def _weight_source(source: Any) -> Any:
     return Weights()
 
 
-def server_arguments(model_name: str, tool_parser: str = "") -> Any:
+def server_arguments(model_name: str, tool_parser: str = "", reasoning_parser: str = "") -> Any:
     """Arguments of vLLM's HTTP server with their defaults, less what a keyed endpoint must not have (CORS for everybody).
     Imports the server, which is slow.
 
     Args:
         tool_parser: vLLM's name of what reads the model's calls of tools; "" reads none.
+        reasoning_parser: vLLM's name of what reads the model's thoughts; "" reads none.
     """
     import vllm.entrypoints.generate.api_router
     import vllm.entrypoints.launchers.api_server.app_state
@@ -290,6 +291,8 @@ def server_arguments(model_name: str, tool_parser: str = "") -> Any:
     arguments.model, arguments.served_model_name = model_name, [model_name]
     arguments.allowed_origins, arguments.disable_fastapi_docs = [], True
     arguments.enable_auto_tool_choice, arguments.tool_call_parser = bool(tool_parser), tool_parser or None
+    # the engine is told too: a form that is asked for holds from the end of the thought
+    arguments.structured_outputs_config.reasoning_parser = reasoning_parser
     return arguments
 
 

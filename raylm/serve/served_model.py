@@ -64,6 +64,15 @@ class Adapter(Config):
     _checked = field_validator("name")(classmethod(lambda _, name: checked_name(name)))
 
 
+class LoraSettings(Config):
+    """LoRA adapters beside one model. Each takes memory from the start, and the engine's steps are somewhat slower with them."""
+
+    most: int = Field(default=4, ge=1, le=256)
+    """Adapters that are loaded at once."""
+    max_rank: Literal[8, 16, 32, 64, 128, 256, 512] = 64
+    """Largest rank of one."""
+
+
 class ServedModel(Config):
     """One model, with replicas of its own."""
 
@@ -85,6 +94,8 @@ class ServedModel(Config):
     """What each engine reserves."""
     adapters: list[Adapter] = []
     """LoRA adapters that are loaded from the start; `raylm adapters` loads and unloads more."""
+    lora: LoraSettings | None = None
+    """Take LoRA adapters, also while it serves; where it is absent those in `adapters` alone decide whether there are any."""
     max_len: int | None = Field(default=None, ge=2)
     """Most tokens of prompt and answer together; default: what the checkpoint was made for."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -102,6 +113,19 @@ class ServedModel(Config):
         return self
 
     _checked = field_validator("model_name")(classmethod(lambda _, name: checked_name(name)))
+
+    @model_validator(mode="after")
+    def _room_for_adapters(self) -> ServedModel:
+        if self.adapters and self.task != "generate":
+            raise ValueError(f"task = {self.task!r} takes no adapters: merge them with `raylm merge`")
+        if self.lora and len(self.adapters) > self.lora.most:
+            raise ValueError(f"{len(self.adapters)} adapters, and lora.most = {self.lora.most}")
+        return self
+
+    @property
+    def takes_adapters(self) -> LoraSettings | None:
+        """Room for LoRA adapters; None where there is none."""
+        return self.lora or (LoraSettings(most=max(len(self.adapters), 4)) if self.adapters else None)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from raylm.serve.served_model import LoraSettings
 
 TEXT, VECTORS, SCORES = "generate", "embed", "score"
 _TOKENS = ("/tokenize", "/detokenize")
@@ -23,8 +26,16 @@ ROUTES: dict[str, tuple[str, ...]] = {
 """Paths that take a body, for each task."""
 
 
-def engine_options(task: str) -> dict[str, Any]:
-    """Arguments of vLLM's engine that a task needs."""
+def engine_options(task: str, lora: LoraSettings | None = None, modules: Sequence[str] = ()) -> dict[str, Any]:
+    """Arguments of vLLM's engine that a task, and adapters beside the model, need.
+
+    Args:
+        modules: names of the layers that adapters may stand beside, see `raylm.serve.adapter_check.modules_of`.
+    """
+    if lora is not None:
+        # as many in a batch as there are at all: none is thrown out and read again
+        room = {"max_loras": lora.most, "max_cpu_loras": lora.most, "max_lora_rank": lora.max_rank}
+        return {"enable_lora": True, "lora_target_modules": list(modules) or None, **room}
     if task == VECTORS:
         # the last token's state of a decoder, what the checkpoint says of an encoder; of length 1
         return {"runner": "pooling", "convert": "embed"}

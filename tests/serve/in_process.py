@@ -1,0 +1,108 @@
+"""The app of a replica around a tiny engine, both in this process, behind a real HTTP server: for what needs no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raylm.inference.engine import build_engine, set_environment
+from raylm.serve import tasks
+from raylm.serve.adapter_check import modules_of
+from raylm.serve.config import Limits
+from raylm.serve.door import DTYPE, SERVED, Entry, FrontDoor
+from raylm.serve.keys import KeyRing, key_digest
+from raylm.serve.models import card
+from raylm.serve.openai_app import Families, ServingApp, serving_app
+from raylm.serve.served_model import LoraSettings
+from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
+from tests.model.tiny import tiny_model, tiny_tokenizer
+
+KEY = "the-key-of-this-test"
+LINEAGE = {"fingerprint": "f00d", "job": "quickstart", "created": 1}
+THINKS = CHAT_TEMPLATE.replace(
+    "{{ '<|assistant|>' }}{% endif %}",
+    "{{ '<|assistant|>' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think></think>' }}{% endif %}{% endif %}",
+)
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """A tiny model that chats, calls tools, and has tokens for thoughts."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = THINKS
+    tiny_model(vocab=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+class Running(NamedTuple):
+    """What answers. `thinks`: the same with the model's thoughts read."""
+
+    url: str
+    thinks: str
+    served: ServingApp
+    engine: Any
+    loop: asyncio.AbstractEventLoop
+    model: Path
+
+    def call(self, coroutine: Any) -> Any:
+        """The result of a coroutine that runs where the engine does."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(120)
+
+
+@contextlib.contextmanager
+def running(model: Path, task: str = tasks.TEXT, **options: Any) -> Iterator[Running]:
+    """The app around an engine of its own, on ports of loopback."""
+    import uvicorn
+
+    set_environment(gpu=False)
+    lora = LoraSettings(most=2, max_rank=8) if task == tasks.TEXT else None
+    engine = build_engine(
+        str(model),
+        dtype="float32",
+        max_len=None,
+        gpu=False,
+        memory_share=0.5,
+        served_model_name=["raylm"],
+        max_logprobs=Limits().num_logprobs,
+        structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
+        **{"own_process": False, **tasks.engine_options(task, lora, modules_of(str(model)) if lora else ()), **options},
+    )
+    families = Families.of(str(model), task)
+    made: list[tuple[int, ServingApp]] = []
+    loop, ready, servers = asyncio.new_event_loop(), threading.Event(), list[Any]()
+
+    async def serve() -> None:
+        for each in (families._replace(reasoning=""), families):
+            served = await serving_app(
+                engine, each.arguments("raylm"), each, Limits(), lambda: [card("raylm", 512, LINEAGE)], task
+            )
+            entry = Entry(
+                KeyRing(key_digest(KEY)), {SERVED: "f00d", DTYPE: "float32"}, check=served.check, is_dead=lambda: engine.errored
+            )
+            listening = socket.create_server(("127.0.0.1", 0))
+            made.append((listening.getsockname()[1], served))
+            servers.append(uvicorn.Server(uvicorn.Config(FrontDoor(served.app, entry), log_level="error", lifespan="off")))
+            running.append(asyncio.ensure_future(servers[-1].serve([listening])))
+        ready.set()
+        await asyncio.gather(*running)
+
+    running: list[Any] = []
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    assert ready.wait(120)
+    try:
+        (first, served), (second, _) = made
+        yield Running(f"http://127.0.0.1:{first}/v1", f"http://127.0.0.1:{second}/v1", served, engine, loop, model)
+    finally:
+        for server in servers:
+            server.should_exit = True
+        thread.join(30)
+        engine.shutdown()
