@@ -17,14 +17,33 @@ from typing import Any, NamedTuple
 from raylm.core.config import did_you_mean
 from raylm.core.errors import ConfigError, StorageError
 from raylm.core.storage import Folder
-from raylm.serve.directory import BEAT_S, AdapterOrder, Address, Directory, Load, Orders, Spares, State, View, WeightsOrder
+from raylm.serve.directory import (
+    BEAT_S,
+    AdapterOrder,
+    Address,
+    Directory,
+    Load,
+    Orders,
+    Replica,
+    Spares,
+    State,
+    View,
+    WeightsOrder,
+)
 from raylm.serve.guards.guard import Admission, Guards, Visit
+from raylm.serve.rollout import Told, together
+from raylm.serve.updates.desk import Growth, Prove
+from raylm.serve.updates.history import Versions
+from raylm.serve.updates.proving import prove
+from raylm.serve.updates.runner import Runner
 
 CONTROL = "control"
 """Name of its deployment."""
 GRACE_S = 4 * BEAT_S
 """Seconds after its start in which gateways that have a view keep it: replicas have not all come again."""
 EXPIRE_S = 0.25
+TURN_S = 0.5
+"""Seconds between two steps of an update."""
 NUM_DECISIONS = 2000
 
 
@@ -41,12 +60,16 @@ class ControlSettings(NamedTuple):
     """Cards; empty where the gateway asks them itself."""
     counted_uri: str = ""
     """Of the file with what guards counted."""
+    versions_uri: str = ""
+    """Of the history of versions; "" where nothing is updated."""
+    began: dict[str, tuple[str, str]] = {}
+    """Fingerprint and URI of the weights that each model begins with, by the job file."""
 
 
 class Control:
     """Runs in one process, on one event loop; each method is a remote one."""
 
-    def __init__(self, settings: ControlSettings) -> None:
+    def __init__(self, settings: ControlSettings, growth: Growth | None = None, proved: Prove = prove) -> None:
         self._orders_folder, _, self._orders_file = settings.orders_uri.rpartition("/")
         self._models = tuple(settings.orders)
         # versions of an earlier process are all smaller
@@ -56,6 +79,12 @@ class Control:
         self._decisions: deque[dict[str, Any]] = deque(maxlen=NUM_DECISIONS)
         self._held: dict[str, tuple[float, dict[str, int]]] = {}
         self._expiring: asyncio.Task[None] | None = None
+        self._told: dict[str, Told] = {}
+        self._runner: Runner | None = None
+        self._turning: asyncio.Task[None] | None = None
+        if settings.versions_uri and growth is not None:
+            # what a Control before this one began: before anybody is told who stands
+            self._runner = Runner(self, Versions.at(settings.versions_uri), growth, proved, settings.began)
 
     # of replicas
 
@@ -64,14 +93,19 @@ class Control:
         self._watch()
         self._directory.register(address, state, time.monotonic())
         self._tell()
-        return self._directory.orders(address.model)
+        return self._turned(address, self._directory.orders(address.model))
 
     async def beat(self, replica: str, load: Load) -> Orders | None:
         """A replica lives; None tells it to register."""
         self._watch()
         orders = self._directory.beat(replica, load, time.monotonic())
         self._tell()
-        return orders
+        return self._turned(self._directory.row(replica).address, orders) if orders else None
+
+    async def exchanged(self, replica: str, fingerprint: str, refused: str, figures: dict[str, Any]) -> None:
+        """It took the weights that it was ordered, or says why it did not."""
+        if self._runner:
+            self._runner.exchanged(replica, fingerprint, refused, figures)
 
     async def ready(self, replica: str) -> None:
         """It may be asked again."""
@@ -116,6 +150,10 @@ class Control:
             await asyncio.sleep(min(BEAT_S, timeout_s))
             return None
         return self._directory.view()
+
+    async def tally(self, gateway: str, told: Told) -> None:
+        """What a gateway counted of the versions of an update, since that began or since its own start."""
+        self._told[gateway] = told
 
     async def view(self) -> View:
         """The table as it is."""
@@ -164,15 +202,34 @@ class Control:
         """Replicas of `model` shall answer with these weights."""
         await self._order(model, self._directory.orders(self._known(model))._replace(weights=weights))
 
-    async def orders(self, model: str) -> Orders:
-        """How replicas of `model` should be."""
-        return self._directory.orders(self._known(model))
+    async def orders(self, model: str, fingerprint: str = "") -> Orders:
+        """How replicas of `model` should be, of a deployment that begins with the weights of `fingerprint`."""
+        orders = self._directory.orders(self._known(model))
+        return self._runner.order_for(model, "", fingerprint, orders) if self._runner else orders
 
     async def set_rollout(self, rollout: Any) -> None:
+        """Gateways route by this rollout from now on; None ends it."""
+        self.lead(rollout)
+
+    # of updates, see `raylm.serve.updates.desk`
+
+    def rows(self, model: str) -> list[Replica]:
+        """Replicas of a model."""
+        return [row for row in self._directory.view().replicas if row.address.model == model]
+
+    def lead(self, rollout: Any) -> None:
         """Gateways route by this rollout from now on; None ends it."""
         self._directory.rollout = rollout
         self._directory.changed()
         self._tell()
+
+    def ordered(self, model: str) -> Orders:
+        """How replicas of a model should be."""
+        return self._directory.orders(model)
+
+    def told(self, number: str) -> Told:
+        """What gateways counted since the update `number` began."""
+        return together(each for each in self._told.values() if each.number == number)
 
     async def decided(self, entry: dict[str, Any]) -> None:
         """Keep why something was done: a scaling, an update, an abort."""
@@ -184,6 +241,12 @@ class Control:
 
     async def check_health(self) -> None:
         """For Serve: this event loop turns."""
+
+    def _turned(self, address: Address, orders: Orders) -> Orders:
+        """What one replica is ordered while an update is under way."""
+        if self._runner is None:
+            return orders
+        return self._runner.order_for(address.model, address.replica, address.fingerprint, orders)
 
     def _turn(self, replica: str, state: State, why: str = "") -> None:
         self._directory.turn(replica, state, time.monotonic(), why)
@@ -197,6 +260,8 @@ class Control:
         """Strike off who is silent, from the first call on."""
         if self._expiring is None or self._expiring.done():
             self._expiring = asyncio.ensure_future(self._expire())
+        if self._runner and (self._turning is None or self._turning.done()):
+            self._turning = asyncio.ensure_future(self._turn_updates(self._runner))
 
     async def _expire(self) -> None:
         while True:
@@ -205,6 +270,11 @@ class Control:
             self._directory.expire(time.monotonic())
             if self._directory.version != before:
                 self._tell()
+
+    async def _turn_updates(self, runner: Runner) -> None:
+        while True:
+            await asyncio.sleep(TURN_S)
+            await runner.turn()
 
     def _known(self, model: str) -> str:
         if model not in self._models:
@@ -235,5 +305,9 @@ def _written(orders: Orders) -> dict[str, Any]:
 
 
 def _read(kept: dict[str, Any]) -> Orders:
-    weights = WeightsOrder(*kept["weights"]) if kept["weights"] else None
+    weights = None
+    if kept["weights"]:
+        uri, fingerprint, *probes = kept["weights"]
+        asked = tuple((tuple(tokens), tuple(said)) for tokens, said in (probes[0] if probes else ()))
+        weights = WeightsOrder(uri, fingerprint, asked)
     return Orders(tuple(AdapterOrder(*each) for each in kept["adapters"]), weights)

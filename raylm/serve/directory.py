@@ -75,6 +75,9 @@ class WeightsOrder(NamedTuple):
 
     uri: str
     fingerprint: str
+    probes: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...] = ()
+    """Sequences of tokens, and what transformers says of each token from the second one on: who takes the weights must say it
+    too before anybody gets an answer."""
 
 
 class Orders(NamedTuple):
@@ -171,6 +174,10 @@ class Directory:
             self._set(replica, "ready", "", now)
         return self._orders.get(row.address.model, Orders())
 
+    def row(self, replica: str) -> Replica:
+        """Of a replica that is known."""
+        return self._rows[replica]
+
     def turn(self, replica: str, state: State, now: float, why: str = "") -> None:
         """A replica is from now on in `state`; nothing for one that is not known."""
         if replica in self._rows:
@@ -181,7 +188,7 @@ class Directory:
         if (row := self._rows.pop(replica, None)) is not None:
             self._version += 1
             if row.state == "ready":
-                self._promote(row.address.model)
+                self._promote(row)
 
     def expire(self, now: float) -> None:
         """Those that have not been heard for `SILENT_S` are asked no more, those for `FORGET_S` are struck off."""
@@ -195,9 +202,7 @@ class Directory:
         """The one place in which a state changes: who is too many becomes a spare, and who is lost is replaced by one."""
         row = self._rows[replica]
         if state == "ready" and row.state != "ready":
-            others = [
-                each.state for name, each in self._rows.items() if name != replica and each.address.model == row.address.model
-            ]
+            others = [each.state for name, each in self._rows.items() if name != replica and self._akin(each, row)]
             wanted = self._spares.get(row.address.model, Spares())
             if others.count("spare") < wanted.count and others.count("ready") >= wanted.least:
                 state = "spare"
@@ -206,15 +211,20 @@ class Directory:
         self._rows[replica] = row._replace(state=state, why=why, beat=now)
         self._version += 1
         if row.state == "ready" and state != "ready":
-            self._promote(row.address.model)
+            self._promote(row)
 
-    def _promote(self, model: str) -> None:
-        """One of `model` was lost: a spare, where there is one, takes its place."""
+    def _promote(self, lost: Replica) -> None:
+        """One was lost: a spare, where there is one, takes its place."""
         for name, row in self._rows.items():
-            if row.address.model == model and row.state == "spare":
+            if row.state == "spare" and self._akin(row, lost):
                 self._rows[name] = row._replace(state="ready")
                 self._version += 1
                 return
+
+    def _akin(self, one: Replica, other: Replica) -> bool:
+        """Whether one may stand in for the other: of one model, and of one version while two stand beside each other."""
+        versions_differ = self.rollout is not None and one.address.fingerprint != other.address.fingerprint
+        return one.address.model == other.address.model and not versions_differ
 
     def order(self, model: str, orders: Orders) -> None:
         """How the replicas of `model` should be from now on."""

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from raylm.serve.routing.routing import Asked, Candidate
 
-_USER = re.compile(rb'"role"\s*:\s*"user"')
-_ROLE = re.compile(rb'"role"\s*:')
-_BETWEEN = b' \t\r\n{}[],"'
+_USER = re.compile(rb"(?:^|\n)user: ")
+_ANSWER = re.compile(rb"\n(?:assistant|tool|function): ")
 
 
 class Rollout(NamedTuple):
@@ -33,6 +32,8 @@ class Rollout(NamedTuple):
     """Names of keys whose requests all go to the new version; where there are any, other requests do not."""
     shadow: float = 0.0
     """Part of the requests of which the new version gets a copy."""
+    number: str = ""
+    """Of the update: gateways begin to count anew with another one."""
 
     def allowed(self, asked: Asked, candidates: Sequence[Candidate], draw: float) -> list[Candidate]:
         """The candidates of the version that a request belongs to. Where none of that version is ready, those of the other one:
@@ -78,13 +79,13 @@ def place_of(version: str, asked: Asked, draw: float) -> float:
 
 
 def opening_of(prefix: bytes) -> bytes:
-    """Messages up to the end of the user's first one, which all later requests of a conversation begin with; b"" where there are
-    no messages, or where that one is longer than what is known of it could show."""
+    """Messages up to the model's first answer, which all later requests of a conversation begin with too; b"" where there are no
+    messages. `prefix` is as gateways write it: a line `role: content` for each."""
     user = _USER.search(prefix)
     if user is None:
         return b""
-    after = _ROLE.search(prefix, user.end())
-    return prefix[: after.start() if after else len(prefix)].rstrip(_BETWEEN)
+    answer = _ANSWER.search(prefix, user.end())
+    return prefix[: answer.start()] if answer else prefix
 
 
 class Counts(NamedTuple):
@@ -125,9 +126,10 @@ def _sums(one: tuple[Any, ...], other: tuple[Any, ...]) -> list[Any]:
 
 
 class Tally:
-    """What one gateway counted since its start."""
+    """What one gateway counted since the update `number` began, or since its start."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: str = "") -> None:
+        self.number = number
         self._counts: dict[str, Counts] = {}
         self._compared: dict[str, Compared] = {}
 
@@ -142,7 +144,7 @@ class Tally:
 
     def told(self) -> Told:
         """All of it, for Control."""
-        return Told(dict(self._counts), dict(self._compared))
+        return Told(dict(self._counts), dict(self._compared), self.number)
 
 
 class Told(NamedTuple):
@@ -150,6 +152,7 @@ class Told(NamedTuple):
 
     counts: dict[str, Counts] = {}
     compared: dict[str, Compared] = {}
+    number: str = ""
 
 
 def together(told: Iterable[Told]) -> Told:

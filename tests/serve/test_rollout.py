@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 
@@ -26,9 +25,9 @@ def asked(**fields):
 
 
 def messages(*texts):
-    """The text of a conversation: the user's turn, the model's, the user's."""
-    turns = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
-    return json.dumps([{"role": "system", "content": "You are kind, and answer in one sentence."}, *turns]).encode()
+    """The text of a conversation as gateways write it: the user's turn, the model's, the user's."""
+    turns = [f"{('user', 'assistant')[at % 2]}: {text}" for at, text in enumerate(texts)]
+    return "\n".join(["system: You are kind, and answer in one sentence.", *turns]).encode()
 
 
 def test_a_version_that_is_being_proved_gets_nothing():

@@ -9,7 +9,7 @@ https://arxiv.org/abs/1810.08240; Wald's sequential test for many alternatives).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from raylm.serve.rollout import Compared, Counts, Told
 
@@ -80,3 +80,21 @@ def reason_to_stop(told: Told, stable: str, fresh: str, allowed: Allowed) -> str
             f"{allowed.disagree_rate:.1%} are allowed"
         )
     return ""
+
+
+def figures_of(told: Told, stable: str, fresh: str) -> dict[str, Any]:
+    """What gateways counted of both versions: answers, failures, mean seconds; and of copies."""
+    found: dict[str, Any] = {}
+    for name, version in (("old", stable), ("new", fresh)):
+        if (counts := told.counts.get(version)) is not None:
+            good = max(counts.answers - counts.failed, 1)
+            found[name] = {
+                "answers": counts.answers,
+                "failed": counts.failed,
+                "first_s": round(counts.first_s / good, 4),
+                "seconds": round(counts.seconds / good, 4),
+            }
+    if (copies := told.compared.get(fresh)) is not None:
+        slower_s = round(copies.slower_s / max(copies.sent - copies.failed, 1), 4)
+        found["copies"] = {**copies._asdict(), "slower_s": slower_s}
+    return found
