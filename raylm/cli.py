@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from raylm import __version__
+from raylm.cluster.commands import add_commands as add_cluster_commands
 from raylm.core.errors import RaylmError
 from raylm.serve.commands import add_commands as add_endpoint_commands
 
@@ -44,6 +45,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         return _suggest(loaded, arguments)
     steps = job.plan(loaded, arguments.rebuild, arguments.only)
     view.plan(loaded, steps)
+    if arguments.cluster:
+        view.machines(loaded, steps)
     if arguments.samples:
         from raylm import samples
 
@@ -212,6 +215,7 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     plan.add_argument("--explain", action="store_true", help="print every key that the job's stages take, with its meaning")
     plan.add_argument("--samples", metavar="N", type=int, default=0, help="print N rows of each finished tokenize stage as text")
     plan.add_argument("--suggest", metavar="STAGE", help="layouts for a train stage on its `workers`, fastest first")
+    plan.add_argument("--cluster", action="store_true", help="print the machines that the job needs, stage by stage")
     run = _command(commands, "run", _run, "run a job; finished stages are reused, unfinished ones go on")
     run.add_argument("job", metavar="JOB", help="a job file")
     run.add_argument("--only", metavar="STAGE", help="run only this stage and what it needs")
@@ -238,9 +242,10 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
     chat.add_argument("--model", default=None, help="model name at a URL; the first one served when it is not given")
     add_endpoint_commands(commands, _command)
-    for taker in (plan, run, chat, find, pushing, sweep):
+    rendering, submitting = add_cluster_commands(commands, _command)
+    for taker in (plan, run, chat, find, pushing, sweep, rendering, submitting):
         taker.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key: stages.sft.steps=10")
-    for taker in (plan, run, chat):
+    for taker in (plan, run, chat, submitting):
         taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")
     return parser
 

@@ -155,7 +155,7 @@ def plan(job: Job, rebuild: list[str] | None = None, only: str | None = None) ->
             fresh.add(name)
             check_starts(name, job.stages, job.folder)
         steps.append(Step(name, cfg, cfg.makes(), inputs, state, drift))
-    return _needed(steps, _known(job, [only], "--only")[0] if only else None)
+    return needed(steps, _known(job, [only], "--only")[0] if only else None)
 
 
 def run(
@@ -175,7 +175,7 @@ def run(
     """
     submission.check_root(job.root)
     whole = plan(job, rebuild)
-    steps = _needed(whole, _known(job, [only], "--only")[0] if only else None)
+    steps = needed(whole, _known(job, [only], "--only")[0] if only else None)
     for step in steps:
         if step.state == "drift":
             raise DriftError(
@@ -338,7 +338,8 @@ def _in_order(needs: dict[str, list[str]], last: set[str], where: Any) -> list[s
     return order
 
 
-def _needed(steps: list[Step], only: str | None) -> list[Step]:
+def needed(steps: list[Step], only: str | None) -> list[Step]:
+    """The stage `only` and what it needs; all where it is None."""
     if only is None:
         return steps
     by_name, wanted, queue = {step.name: step for step in steps}, set(), [only]

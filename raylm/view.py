@@ -68,6 +68,15 @@ def plan(job: Job, steps: list[Step]) -> None:
     )
 
 
+def machines(job: Job, steps: list[Step]) -> None:
+    """Print what the stages need of a cluster, and the machines that hold them."""
+    from raylm.cluster.render import tables
+
+    console = Console()
+    for table in tables(job, steps):
+        console.print(table)
+
+
 def explain(job: Job) -> None:
     """Print every key that the job's stages take, with its default and meaning."""
     console = Console()

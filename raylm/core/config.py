@@ -173,6 +173,8 @@ class StageConfig(Config):
     """What every stage's table has. A verb's config adds `stage` (its verb) and its own fields."""
 
     placement = frozenset({"workers"})
+    spot: ClassVar[bool] = True
+    """Its machines may be taken away at any time: it goes on where it was."""
     figures: ClassVar[tuple[str, ...]] = ()
     """Metrics (or facts) that a person reads first, in order; `loss` is `loss_before -> loss_after` where there are both."""
 

@@ -138,9 +138,13 @@ def nodes() -> list[Node]:
     return [Node(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def refusal(roles: Roles, what: str) -> PlacementError | None:
-    """Why the cluster can never hold the roles of one of the phases, with what was asked and what there is; None when it can."""
-    there = nodes()
+def refusal(roles: Roles, what: str, there: list[Node] | None = None) -> PlacementError | None:
+    """Why the cluster can never hold the roles of one of the phases, with what was asked and what there is; None when it can.
+
+    Args:
+        there: machines of the cluster; those of the cluster that this process has joined where none are given.
+    """
+    there = nodes() if there is None else there
     return next(filter(None, (_refusal(together, what, there) for together in phases(roles))), None)
 
 

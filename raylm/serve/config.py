@@ -66,6 +66,7 @@ class Serve(ServedModel, StageConfig):
     table, those of further ones in `more`."""
 
     placement = PLACEMENT | {"host", "port", "gateway", "limits", "guards", "audit", "prompts", "answer_tokens", "start_s"}
+    spot = False
     figures = ("url", "greedy_equal", "template_equal", "start_s")
 
     stage: Literal["serve"] = "serve"

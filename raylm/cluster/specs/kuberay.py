@@ -1,0 +1,173 @@
+"""KubeRay: a RayJob for what ends, a RayCluster for what serves; token authentication, a volume for artifacts, a network policy.
+
+Keys: ray.io/v1 of KubeRay 1.6. A RayService is not written: it deploys an application by its import path, and an endpoint of
+raylm is deployed by its job, with gateways that listen beside Serve.
+"""
+
+from __future__ import annotations
+
+from raylm.cluster.contract import Ports
+from raylm.cluster.machines import Pool
+from raylm.cluster.specs.spec import Spec, header
+
+IMAGE = "REGISTRY/raylm:TAG"
+VOLUME = "/shared"
+
+
+def render(spec: Spec) -> str:
+    """The manifests for `kubectl apply`."""
+    docs = [_job(spec), _volume(spec), _policy(spec)]
+    if spec.ports:
+        docs.append(_service(spec))
+    return _header(spec) + "---\n".join(docs)
+
+
+def _job(spec: Spec) -> str:
+    head, *others = spec.pools
+    kind = "RayCluster" if spec.ports else "RayJob"
+    lines = ["apiVersion: ray.io/v1", f"kind: {kind}", "metadata:", f"  name: {spec.name}", "spec:"]
+    cluster = [
+        'rayVersion: "2.60.0"',
+        "authOptions:",
+        "  mode: token",
+        "headGroupSpec:",
+        "  rayStartParams:",
+        '    dashboard-host: "0.0.0.0"',
+        *_indent(_template(spec, head, is_head=True), 2),
+        *(["workerGroupSpecs:"] if others or head.count > 1 else []),
+    ]
+    if head.count > 1:
+        cluster += _workers(spec, head._replace(name="worker", count=head.count - 1))
+    for pool in others:
+        cluster += _workers(spec, pool)
+    if spec.ports:
+        return "\n".join([*lines, *_indent(cluster, 2)]) + "\n"
+    lines += _indent(
+        [
+            f"entrypoint: {spec.command}",
+            "submissionMode: K8sJobMode",
+            "# the same job continues where it was: a new cluster for each of these tries",
+            "backoffLimit: 3",
+            "shutdownAfterJobFinishes: true",
+            "ttlSecondsAfterFinished: 600",
+            "rayClusterSpec:",
+            *_indent(cluster, 2),
+        ],
+        2,
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _workers(spec: Spec, pool: Pool) -> list[str]:
+    return [
+        f"  - groupName: {pool.name}",
+        f"    replicas: {pool.count}",
+        f"    minReplicas: {pool.count}",
+        f"    maxReplicas: {pool.count}",
+        "    rayStartParams: {}",
+        *_indent(_template(spec, pool, is_head=False), 4),
+    ]
+
+
+def _template(spec: Spec, pool: Pool, is_head: bool) -> list[str]:
+    ports = Ports.of()
+    gpus = [f"nvidia.com/gpu: {pool.gpus}"] if pool.gpus else []
+    size = [f'cpu: "{pool.cpus}"', f"memory: {pool.memory_gb}Gi", f"ephemeral-storage: {pool.disk_gb}Gi", *gpus]
+    named = [("gcs", ports.gcs), ("dashboard", ports.dashboard), *((f"endpoint-{port}", port) for port in spec.ports)]
+    lines = [
+        "template:",
+        "  spec:",
+        "    containers:",
+        f"      - name: ray-{'head' if is_head else 'worker'}",
+        f"        image: {spec.image or IMAGE}",
+        "        env:",
+        "          - name: RAYLM_API_KEY",
+        "            valueFrom:",
+        f"              secretKeyRef: {{name: {spec.name}, key: RAYLM_API_KEY, optional: true}}",
+    ]
+    if is_head:
+        lines += ["        ports:", *(f"          - {{name: {name}, containerPort: {port}}}" for name, port in named)]
+    lines += [
+        "        resources:",
+        "          requests:",
+        *(f"            {line}" for line in size),
+        "          limits:",
+        *(f"            {line}" for line in size[1:]),
+        "        volumeMounts:",
+        f"          - {{name: artifacts, mountPath: {VOLUME}}}",
+        "          - {name: memory, mountPath: /dev/shm}",
+        "    volumes:",
+        f"      - {{name: artifacts, persistentVolumeClaim: {{claimName: {spec.name}}}}}",
+        f"      - {{name: memory, emptyDir: {{medium: Memory, sizeLimit: {max(1, pool.memory_gb // 3)}Gi}}}}",
+    ]
+    if pool.gpus:
+        lines += ["    tolerations:", "      - {key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}"]
+    return lines
+
+
+def _volume(spec: Spec) -> str:
+    return f"""\
+# the job's root: --set root={VOLUME}/runs; not needed with a bucket
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: {spec.name}
+spec:
+  accessModes: [ReadWriteMany]
+  resources:
+    requests:
+      storage: {sum(pool.disk_gb for pool in spec.pools)}Gi
+"""
+
+
+def _policy(spec: Spec) -> str:
+    doors = "".join(f"        - {{port: {port}, protocol: TCP}}\n" for port in spec.ports)
+    door = f"    - ports:\n{doors}" if spec.ports else ""
+    return f"""\
+# Ray's ports are open to the cluster's own pods and to the operator alone
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {spec.name}
+spec:
+  podSelector:
+    matchLabels: {{ray.io/originated-from-cr-name: {spec.name}}}
+  policyTypes: [Ingress]
+  ingress:
+    - from:
+        - podSelector:
+            matchLabels: {{ray.io/originated-from-cr-name: {spec.name}}}
+        - namespaceSelector: {{}}
+          podSelector:
+            matchLabels: {{app.kubernetes.io/name: kuberay-operator}}
+{door}"""
+
+
+def _service(spec: Spec) -> str:
+    doors = "".join(f"    - {{name: endpoint-{port}, port: {port}, targetPort: {port}}}\n" for port in spec.ports)
+    return f"""\
+apiVersion: v1
+kind: Service
+metadata:
+  name: {spec.name}-endpoint
+spec:
+  selector: {{ray.io/cluster: {spec.name}, ray.io/node-type: head}}
+  ports:
+{doors}"""
+
+
+def _indent(lines: list[str], by: int) -> list[str]:
+    return [" " * by + line for line in lines]
+
+
+def _header(spec: Spec) -> str:
+    how = [
+        f"kubectl create secret generic {spec.name} --from-literal=RAYLM_API_KEY=...",
+        f"kubectl apply -f {spec.file}",
+        f"kubectl get ray{'clusters' if spec.ports else 'jobs'} {spec.name} -w",
+    ]
+    if spec.ports:
+        how.append(
+            f"kubectl port-forward svc/{spec.name}-head-svc 8265 & raylm submit {spec.path} --address http://127.0.0.1:8265"
+        )
+    return header(spec, "KubeRay", how)

@@ -1,0 +1,183 @@
+"""Specs of every kind: what is written for real jobs, and the files in cluster/, held to what the provisioners take.
+
+The keys of SkyPilot are those of its 0.14.1 task schema (`sky.utils.schemas`), kept here as facts: it cannot be installed beside
+vLLM. `RAYLM_SKY_PYTHON` names the interpreter of an environment that has it, and then it reads the files itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raylm import cli
+from raylm.cluster.contract import TOKEN
+
+ROOT = Path(__file__).resolve().parents[2]
+SKY_TASK = {
+    *(
+        "name",
+        "num_nodes",
+        "workdir",
+        "resources",
+        "secrets",
+        "envs",
+        "setup",
+        "run",
+        "file_mounts",
+        "volumes",
+        "service",
+        "pool",
+    ),
+    *("config", "inputs", "outputs", "event_callback", "api_server_access", "managed_secrets"),
+}
+SKY_RESOURCES = {
+    *("accelerators", "accelerator_args", "any_of", "ordered", "autostop", "cpus", "disk_size", "disk_tier", "image_id", "infra"),
+    *("instance_type", "job_recovery", "labels", "local_disk", "max_hourly_cost", "memory", "network_tier", "ports", "priority"),
+    *("use_spot", "volumes", "ephemeral_storage", "priority_class"),
+}
+# what SkyPilot's schema takes in silence and its launch does not
+SKY_RECOVERY = {"FAILOVER", "EAGER_NEXT_REGION"}
+SKY_GPUS = {"H100", "H200", "B200", "A100", "A100-80GB", "L4", "L40S", "A10G", "T4", "V100"}
+SETS = [
+    'stages.policy.workers={count = 8, gpus = 1, device = "h100"}',
+    "stages.policy.generator={count = 4, gpus = 1}",
+    "root=s3://bucket/runs",
+]
+
+
+def rendered(kind: str, job: str = "jobs/grpo.toml", sets: list[str] = SETS) -> str:
+    told = io.StringIO()
+    words = [word for each in sets for word in ("--set", each)]
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(io.StringIO()), contextlib.chdir(ROOT):
+        assert cli.main(["cluster", "render", job, "--to", kind, "--out", "-", *words]) == 0
+    return told.getvalue()
+
+
+def check_command(line: str) -> None:
+    """A spec's command is one that raylm understands, for a job of this checkout."""
+    words = shlex.split(line.strip())
+    words = words[next(at for at, word in enumerate(words) if word.endswith("raylm")) :]
+    if words[1:3] == ["cluster", "start"]:
+        parsed = cli._parser().parse_args(words[1:])
+        words = parsed.words[1:]
+    parsed = cli._parser().parse_args(words[1:])
+    assert (ROOT / parsed.job).is_file(), line
+
+
+def check_sky(text: str) -> None:
+    task = yaml.safe_load(text)
+    assert set(task) <= SKY_TASK
+    resources = task["resources"]
+    assert set(resources) <= SKY_RESOURCES
+    if gpus := resources.get("accelerators"):
+        assert gpus.partition(":")[0] in SKY_GPUS
+    if recovery := resources.get("job_recovery"):
+        assert recovery["strategy"] in SKY_RECOVERY
+        assert resources["use_spot"]
+    # secrets that stand in `envs` are shown
+    assert TOKEN in task["secrets"] and not task.get("envs")
+    check_command(task["run"].splitlines()[-1])
+
+
+def check_kuberay(text: str) -> None:
+    docs = list(yaml.safe_load_all(text))
+    ray = docs[0]
+    assert (ray["apiVersion"], ray["kind"] in ("RayJob", "RayCluster")) == ("ray.io/v1", True)
+    cluster = ray["spec"].get("rayClusterSpec", ray["spec"])
+    assert set(cluster) <= {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
+    assert cluster["authOptions"] == {"mode": "token"}
+    if ray["kind"] == "RayJob":
+        check_command(ray["spec"]["entrypoint"])
+    for group in [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]:
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
+        assert all("value" not in variable for variable in container["env"]), "a secret stands in the manifest"
+    kinds = [doc["kind"] for doc in docs[1:]]
+    assert {"PersistentVolumeClaim", "NetworkPolicy"} <= set(kinds)
+
+
+def check_ray_up(text: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(text)
+    validate_config(prepare_config(config))
+    types = config["available_node_types"]
+    assert config["max_workers"] == sum(each["max_workers"] for each in types.values())
+
+
+def check_slurm(text: str) -> None:
+    subprocess.run(["bash", "-n"], input=text.encode(), check=True)
+    lines = text.splitlines()
+    # behind the first command Slurm reads no more of them
+    first = next(at for at, line in enumerate(lines) if line and not line.startswith("#"))
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert not any(line.startswith("#SBATCH") for line in lines[first:])
+    check_command(next(line for line in lines if line.startswith("srun")))
+
+
+CHECKS = {"sky": check_sky, "kuberay": check_kuberay, "ray-up": check_ray_up, "slurm": check_slurm}
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+@pytest.mark.parametrize("job", ["grpo", "serve"])
+def test_what_is_written_is_what_the_provisioner_takes(kind, job):
+    text = rendered(kind, f"jobs/{job}.toml", SETS if job == "grpo" else ["root=s3://bucket/runs"])
+    CHECKS[kind](text)
+
+
+def test_an_endpoint_keeps_its_cluster_and_its_key():
+    sky = yaml.safe_load(rendered("sky", "jobs/serve.toml", []))
+    assert sky["resources"]["ports"] == [8000]
+    assert "use_spot" not in sky["resources"] and "autostop" not in sky["resources"]
+    assert "RAYLM_API_KEY" in sky["secrets"]
+    assert "--stay" in sky["run"] and "host=0.0.0.0" in sky["run"]
+
+
+def test_several_machines_need_a_root_that_all_of_them_see(capsys):
+    words = [word for each in SETS[:2] for word in ("--set", each)]
+    with contextlib.chdir(ROOT):
+        assert cli.main(["cluster", "render", "jobs/grpo.toml", "--to", "sky", "--out", "-", *words]) == 1
+    assert "root = 'runs' is relative" in capsys.readouterr().err
+
+
+def test_a_gpu_without_a_name_is_refused_where_it_needs_one(capsys):
+    with contextlib.chdir(ROOT):
+        words = ["--set", "stages.api.workers={cpus = 4, gpus = 1}"]
+        assert cli.main(["cluster", "render", "jobs/serve.toml", "--to", "sky", "--out", "-", *words]) == 1
+        assert "SkyPilot must know which GPU" in capsys.readouterr().err
+        assert cli.main(["cluster", "render", "jobs/serve.toml", "--to", "kuberay", "--out", "-", *words]) == 0
+
+
+FILES = sorted(path for path in (ROOT / "cluster").rglob("*") if path.suffix in (".yaml", ".sh") and "rendered" not in path.parts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_files_of_the_folder_are_true(path):
+    kind = path.parent.name if path.parent.name in CHECKS else "ray-up"
+    CHECKS[kind](path.read_text())
+
+
+def test_all_shapes_are_there():
+    assert {path.relative_to(ROOT / "cluster").as_posix() for path in FILES} >= {
+        *("sky/data.yaml", "sky/train.yaml", "sky/rl.yaml", "sky/serve.yaml", "kuberay/rl.yaml", "kuberay/serve.yaml"),
+        *("slurm/train.sh", "ray-up.yaml"),
+    }
+
+
+@pytest.mark.skipif("RAYLM_SKY_PYTHON" not in os.environ, reason="RAYLM_SKY_PYTHON names no interpreter with skypilot 0.14")
+def test_skypilot_itself_reads_its_files():
+    read = "import sky, sys; [print(sky.Task.from_yaml(path).num_nodes) for path in sys.argv[1:]]"
+    files = [str(path) for path in FILES if path.parent.name == "sky"]
+    variables = {**os.environ, TOKEN: "x", "RAYLM_API_KEY": "x", "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
+    told = subprocess.run(
+        [os.environ["RAYLM_SKY_PYTHON"], "-c", read, *files], env=variables, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    assert len(told.stdout.split()) == len(files)

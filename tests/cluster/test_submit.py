@@ -1,0 +1,114 @@
+"""What is refused before a job is sent to a cluster; and one that is sent to a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from raylm.cluster.submit import check_environment, check_root, read_environment, run_words
+from raylm.core.errors import ConfigError
+
+JOB = """
+name = "sent"
+root = "{root}"
+[stages.corpus]
+stage = "prepare"
+source = {{kind = "jsonl", glob = "{root}/*.jsonl"}}
+workers = {{count = {count}}}
+"""
+
+
+def test_a_relative_root_is_refused():
+    with pytest.raises(ConfigError, match="is a temporary copy"):
+        check_root("runs")
+    check_root("/shared/runs")
+    check_root("s3://bucket/runs")
+
+
+def test_keys_that_ray_passes_over_are_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"no key 'env_varz'.*env_vars"):
+        check_environment({"env_varz": {}})
+    with pytest.raises(ConfigError, match="HF_TOKEN would be shown"):
+        check_environment({"env_vars": {"HF_TOKEN": "x", "OMP_NUM_THREADS": "1"}})
+    check_environment({"env_vars": {"OMP_NUM_THREADS": "1"}})
+
+
+def test_options_are_those_of_run_there():
+    words = run_words("sft", ["stages.sft.steps=3"], ["sft"])
+    assert words == ("--only", "sft", "--set", "stages.sft.steps=3", "--rebuild", "sft")
+
+
+def test_a_file_that_is_no_runtime_environment(tmp_path):
+    (tmp_path / "env.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="is a JSON object"):
+        read_environment(str(tmp_path / "env.json"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A cluster of this machine alone, made by `raylm cluster start`: token, pinned ports. Yields its address and environment."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        # the ports of `Ports.of` lie above it
+        base = 20000 + probe.getsockname()[1] % 20000
+    variables = {**os.environ, "RAYLM_RAY_PORT": str(base), "TMPDIR": "/tmp"}
+    log = (folder / "log").open("wb")
+    command = [sys.executable, "-m", "raylm", "cluster", "start", "--", "sleep", "600"]
+    started = subprocess.Popen(command, env=variables, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    token = f"/tmp/raylm-ray-{os.getuid()}-{base}.auth/token"
+    deadline = time.monotonic() + 240
+    while "Running entrypoint" not in (folder / "log").read_text():
+        assert started.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+        time.sleep(0.5)
+    yield f"http://127.0.0.1:{base + 1886}", {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token}
+    started.send_signal(signal.SIGTERM)
+    started.wait(60)
+    left = subprocess.run(["pgrep", "-f", f"raylm-ray-{os.getuid()}-{base}/"], capture_output=True, text=True, check=False)
+    assert left.stdout == "", "Ray's processes are still there"
+
+
+def raylm(*words: str, variables, folder) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "raylm", *words]
+    return subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_a_job_runs_there_is_listed_and_its_status_comes_back(cluster, tmp_path):
+    address, variables = cluster
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"row number {n} of a file"}) + "\n" for n in range(50)))
+    (tmp_path / "job.toml").write_text(JOB.format(root=tmp_path, count=1))
+    sent = raylm("submit", "job.toml", "--address", address, "--python", sys.executable, variables=variables, folder=tmp_path)
+    assert sent.returncode == 0, sent.stderr + sent.stdout
+    assert re.search(r"submitted as raylm-sent-1", sent.stderr)
+    assert "next: raylm show" in sent.stdout
+    manifest = json.loads((tmp_path / "sent" / "corpus" / "manifest.json").read_text())
+    assert manifest["kind"] == "Documents"
+    # the same again finds it made
+    again = raylm("submit", "job.toml", "--address", address, "--python", sys.executable, variables=variables, folder=tmp_path)
+    assert (again.returncode, "corpus: ready" in again.stdout) == (0, True)
+    listed = raylm("jobs", "--address", address, variables=variables, folder=tmp_path)
+    assert "raylm-sent-2" in listed.stdout and "SUCCEEDED" in listed.stdout
+    # what the cluster can never hold is refused before it is sent
+    (tmp_path / "other").mkdir()
+    (tmp_path / "job.toml").write_text(JOB.format(root=tmp_path / "other", count=900))
+    large = raylm("submit", "job.toml", "--address", address, "--python", sys.executable, variables=variables, folder=tmp_path)
+    assert (large.returncode, "the whole cluster has" in large.stderr) == (1, True)
+
+
+def test_without_the_token_nobody_is_let_in(cluster, tmp_path):
+    address, variables = cluster
+    wrong = tmp_path / "token"
+    wrong.write_text("0" * 64)
+    wrong.chmod(0o600)
+    told = raylm("jobs", "--address", address, variables={**variables, "RAY_AUTH_TOKEN_PATH": str(wrong)}, folder=tmp_path)
+    assert (told.returncode, "does not take this token" in told.stderr) == (1, True), told.stderr
+    nobody = raylm("jobs", "--address", "http://127.0.0.1:9", variables=variables, folder=tmp_path)
+    assert (nobody.returncode, "no cluster answers" in nobody.stderr) == (1, True), nobody.stderr
