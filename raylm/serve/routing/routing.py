@@ -40,6 +40,8 @@ class Candidate(NamedTuple):
     """Requests that this gateway sent it and that have not ended."""
     under_way_tokens: int = 0
     """Their tokens."""
+    others: int = 0
+    """Requests there that other gateways sent, as far as it told."""
 
 
 class RoutingCard(Config):
@@ -62,12 +64,11 @@ class RoutingCard(Config):
 
 def work(candidate: Candidate, asked: Asked) -> int:
     """Tokens that stand before a replica, estimated: of what this gateway sent; of prompts that it said it has not read yet; and
-    of requests that are not of this gateway, each taken to be like `asked`. What this gateway sent counts at once, so that a
-    replica which is slow to tell, or never does, is not flooded meanwhile; of it, prompts that wait to be read count twice, for
-    the next one waits for them."""
-    load = candidate.load
-    others = max(0, (load.running or 0) + (load.waiting or 0) - candidate.under_way)
-    return candidate.under_way_tokens + max(load.queued_tokens or 0, others * max(asked.tokens, 1))
+    of requests of other gateways, each taken to be like `asked`. What this gateway sent counts at once, so that a replica which
+    is slow to tell, or never does, is not flooded meanwhile; of it, prompts that wait to be read count twice, for the next one
+    waits for them."""
+    unread, others = candidate.load.queued_tokens or 0, candidate.others * max(asked.tokens, 1)
+    return candidate.under_way_tokens + max(unread, others)
 
 
 def not_flooded(asked: Asked, candidates: Sequence[Candidate], bound: float) -> list[Candidate]:

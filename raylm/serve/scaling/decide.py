@@ -108,6 +108,7 @@ def _down(observed: Observed, state: State, bounds: Bounds, wanted: int, need: N
         return _decided(target, f"{why}; since {lasted:.0f} of {delay:.0f} s", "idle_waits", need, state)
     # Serve lets the last one go by itself
     fewer = max(state.peak, 1) if target > 1 else state.peak
+    why = f"for {lasted:.0f} s no more than {fewer} were needed; now {why}"
     return _decided(min(fewer, target), why, need.kind, need, _turn(state, 0, observed.now))
 
 

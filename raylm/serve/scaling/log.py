@@ -44,7 +44,7 @@ def entry(model: str, observed: Observed, decision: Decision) -> dict[str, Any]:
         "ongoing": observed.ongoing,
         "held": observed.held,
         "queued_tokens": observed.queued_tokens,
-        "arriving_s": round(flow.arriving_s, 1),
+        "arriving_s": round(flow.arriving_s(), 1),
         "ttft_s": round(max(late), 3) if late else None,
         "kv_use": round(sum(load.kv_use or 0.0 for load in known), 3),
         "capacity": round(flow.capacity, 1) if flow.capacity else None,

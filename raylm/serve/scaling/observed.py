@@ -100,12 +100,13 @@ class Flow(NamedTuple):
         """Tokens per second that all replicas read together."""
         return (self.points[-1].read - self.points[0].read) / self.span_s if self.span_s else 0.0
 
-    @property
-    def arriving_s(self) -> float:
-        """Tokens per second that arrive: what is read, and by how much more waits than before."""
+    def arriving_s(self, seconds: float = float("inf")) -> float:
+        """Tokens per second that arrived in the last `seconds`: what was read, and by how much more waits than before."""
         if not self.span_s:
             return 0.0
-        return max(0.0, self.read_s + (self.points[-1].waiting - self.points[0].waiting) / self.span_s)
+        last = self.points[-1]
+        first = next(each for each in self.points if each.at >= last.at - seconds or each is self.points[-2])
+        return max(0.0, (last.read - first.read + last.waiting - first.waiting) / (last.at - first.at))
 
     @property
     def waiting(self) -> float:
@@ -142,8 +143,8 @@ def _reading(before: Reading | None, load: Load, now: float) -> Reading:
     if before is None or read < before.read:
         return Reading(now, read, queued)
     gained = read - before.read
-    # all that it read waited before: it was never idle in between
-    if before.queued and gained <= before.queued:
+    # some of what waited before still waits: it was never idle in between
+    if gained < before.queued:
         return Reading(now, read, queued, before.busy_s + now - before.at, before.busy_read + gained)
     return before._replace(at=now, read=read, queued=queued)
 

@@ -11,6 +11,10 @@ from raylm.serve.scaling.scaling import Need, Room, ScalingCard
 
 HELPS = 2.0
 """Most replicas that a first token which is late asks for, times those that answer."""
+RECENT_S = 3.0
+"""Seconds over which what arrives is counted: a burst is forgotten when they are over, and what lasts outlasts the delay."""
+PRESSING = 0.5
+"""Part of what replicas can read that arrives, from which a late first token is no echo of a burst."""
 LEAST = 0.001
 """Of a replica: who has anything to do needs one."""
 
@@ -47,12 +51,12 @@ class Tokens(ScalingCard):
     def _queue(self, flow: Flow, room: Room) -> Need:
         if not flow.capacity:
             return Need(0.0, "no queue so far", "queue")
-        patience = max(self.target_ttft_s, room.cold_start_s)
+        arriving_s, patience = flow.arriving_s(RECENT_S), max(self.target_ttft_s, room.cold_start_s)
         # what waits is caught up with as fast as a replica reads; what arrives must leave it some room
-        needed = max(flow.arriving_s / self.target_use, flow.arriving_s + flow.waiting / patience) / flow.capacity
+        needed = max(arriving_s / self.target_use, arriving_s + flow.waiting / patience) / flow.capacity
         drain_s = flow.waiting / (flow.capacity * max(room.answering, 1))
         why = (
-            f"{flow.arriving_s:.0f} tokens/s arrive and {flow.waiting:.0f} wait ({drain_s:.1f} s), a replica reads "
+            f"{arriving_s:.0f} tokens/s arrive and {flow.waiting:.0f} wait ({drain_s:.1f} s), a replica reads "
             f"{flow.capacity:.0f} tokens/s"
         )
         return Need(needed, why, "queue")
@@ -63,7 +67,9 @@ class Tokens(ScalingCard):
         queues = any((load.waiting or 0) > 0 or (load.queued_tokens or 0) > 0 for load in observed.known)
         # one that did not answer yet has not helped yet
         settled = all(load is not None for load in observed.loads.values()) and observed.running >= observed.target
-        if late <= self.target_ttft_s or not queues or not settled:
+        # when a burst is over, the queue is read before a new one stands, or `_queue` says that it is not
+        over = bool(flow.capacity) and flow.arriving_s(RECENT_S) < PRESSING * (flow.capacity or 0.0) * room.answering
+        if late <= self.target_ttft_s or not queues or not settled or over:
             return Need(0.0, why, "ttft")
         # with a rate that is known the queue says how many more; this is for what it does not see
         most = room.answering + 1 if flow.capacity else HELPS * room.answering
@@ -78,7 +84,7 @@ class Tokens(ScalingCard):
             return Need(0.0, "nobody asks", "idle")
         made = sum(load.tokens_s or 0.0 for load in observed.known)
         carried = max(flow.carried, (flow.capacity or 0.0) * self.target_use)
-        parts = [flow.arriving_s / carried if carried else 0.0, made / flow.made if flow.made else 0.0]
+        parts = [flow.arriving_s() / carried if carried else 0.0, made / flow.made if flow.made else 0.0]
         # what was carried is the least that can be: it keeps replicas, and asks for none
         needed = min(max(parts), float(len(observed.known)))
-        return Need(max(needed, LEAST), f"{flow.arriving_s:.0f} tokens/s arrive and {made:.0f} are made", "steady")
+        return Need(max(needed, LEAST), f"{flow.arriving_s():.0f} tokens/s arrive and {made:.0f} are made", "steady")

@@ -22,7 +22,10 @@ def load(read: int, queued: int = 0, **more: float) -> Load:
 def test_what_arrives_is_what_is_read_and_what_waits_more():
     # 100 tokens/s are read, and 50 more wait each second
     flow = seen(*({"a": load(100 * second, 50 * second)} for second in range(6)))
-    assert (flow.read_s, flow.arriving_s, flow.waiting) == (100.0, 150.0, 250.0)
+    assert (flow.read_s, flow.arriving_s(), flow.waiting) == (100.0, 150.0, 250.0)
+    # and in the last two of them, when nothing more came
+    flow = seen(*({"a": load(100 * t, 50 * min(t, 3) - 100 * max(t - 3, 0) + 1000)} for t in range(6)))
+    assert (flow.arriving_s(2), flow.arriving_s(0.1)) == (0.0, 0.0) and flow.arriving_s(4) == (400 - 100) / 4
 
 
 def test_capacity_is_what_a_replica_reads_while_it_is_never_idle():
@@ -35,9 +38,10 @@ def test_capacity_is_what_a_replica_reads_while_it_is_never_idle():
 
 
 def test_a_replica_that_may_have_been_idle_teaches_nothing():
-    # 60 wait at each look and 100 are read until the next: 40 came in between, and it may have waited for them
-    flow = seen(*({"a": load(100 * second, 60)} for second in range(12)))
-    assert flow.capacity is None
+    # 60 or 100 wait at each look and 100 are read until the next: it may have waited for what came after them
+    for waiting in (60, 100):
+        flow = seen(*({"a": load(100 * second, waiting)} for second in range(12)))
+        assert flow.capacity is None
     # but it has carried so much
     assert flow.carried == 100.0
 

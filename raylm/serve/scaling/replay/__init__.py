@@ -1,0 +1,1 @@
+"""Replays requests against modelled replicas, under any scaling policy, without engines."""
