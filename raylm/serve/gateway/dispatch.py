@@ -61,6 +61,7 @@ class Dispatch:
         self._view, self._under_way = View(0), dict[str, _UnderWay]()
         self._queues: dict[str, OrderedDict[str, deque[_Waiting]]] = {}
         self._suspects: dict[str, str] = {}
+        self._others: dict[str, int] = {}
 
     @property
     def view(self) -> View:
@@ -78,8 +79,13 @@ class Dispatch:
         known = {row.address.replica for row in view.replicas}
         self._suspects = {name: why for name, why in self._suspects.items() if name in known}
         self._under_way = {name: held for name, held in self._under_way.items() if held.requests or name in known}
+        # a load is as old as its beat: where nobody else sends anything, none of it is anybody else's
+        self._others = {row.address.replica: self._sent_by_others(row) for row in view.replicas} if self._share > 1 else {}
         for model in list(self._queues):
             self._serve(model)
+
+    def _sent_by_others(self, row: Replica) -> int:
+        return max(0, (row.load.running or 0) + (row.load.waiting or 0) - self.under_way(row.address.replica))
 
     def suspect(self, replica: str, why: str) -> None:
         """It failed a request: nothing is sent there until `trust`."""
@@ -215,8 +221,9 @@ class Dispatch:
         most, candidates = self._most(model), []
         for row in self._able(model, wanted):
             held = self._under_way.get(row.address.replica) or _UnderWay()
+            others = self._others.get(row.address.replica, 0)
             if held.requests < most:
-                candidates.append(Candidate(row.address, row.load, held.requests, held.tokens))
+                candidates.append(Candidate(row.address, row.load, held.requests, held.tokens, others))
         if self._view.rollout is not None and wanted.like is None:
             candidates = self._view.rollout.allowed(wanted.asked, candidates, random.random())
         if not candidates:

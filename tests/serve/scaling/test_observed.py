@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from raylm.serve.directory import Load
 from raylm.serve.scaling.observed import Flow, Observed, follow
 
 
-def seen(*looks: dict[str, Load | None], every_s: float = 1.0, held: int = 0) -> Flow:
+def seen(*looks: Mapping[str, Load | None], every_s: float = 1.0, held: int = 0) -> Flow:
     flow = Flow()
     for number, loads in enumerate(looks):
         flow = follow(flow, Observed(number * every_s, 1, loads, held), look_back_s=10.0)

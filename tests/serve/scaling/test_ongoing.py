@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+from ray.serve._private.common import DeploymentID
 from ray.serve.autoscaling_policy import replica_queue_length_autoscaling_policy
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
@@ -21,7 +22,7 @@ def test_it_is_the_rule_of_ray_serve():
         loads = {str(number): Load(draw.randint(0, 30), draw.randint(0, 9)) for number in range(running)}
         observed = Observed(0.0, running, loads, held=draw.randint(0, 20))
         context = AutoscalingContext(
-            deployment_id=None, deployment_name="d", app_name=None, current_num_replicas=running, target_num_replicas=running,
+            deployment_id=DeploymentID("d", "a"), deployment_name="d", app_name=None, current_num_replicas=running, target_num_replicas=running,
             running_replicas=[], total_num_requests=float(observed.ongoing), total_queued_requests=0.0, aggregated_metrics=None,
             raw_metrics=None, capacity_adjusted_min_replicas=0, capacity_adjusted_max_replicas=99, policy_state={},
             last_scale_up_time=None, last_scale_down_time=None, current_time=0.0,
