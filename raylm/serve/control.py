@@ -32,7 +32,7 @@ from raylm.serve.directory import (
 )
 from raylm.serve.guards.guard import Admission, Guards, Visit
 from raylm.serve.rollout import Told, together
-from raylm.serve.updates.desk import Growth, Prove
+from raylm.serve.updates.desk import Prove
 from raylm.serve.updates.history import Versions
 from raylm.serve.updates.proving import prove
 from raylm.serve.updates.runner import Runner
@@ -69,7 +69,7 @@ class ControlSettings(NamedTuple):
 class Control:
     """Runs in one process, on one event loop; each method is a remote one."""
 
-    def __init__(self, settings: ControlSettings, growth: Growth | None = None, proved: Prove = prove) -> None:
+    def __init__(self, settings: ControlSettings, *, proved: Prove = prove) -> None:
         self._orders_folder, _, self._orders_file = settings.orders_uri.rpartition("/")
         self._models = tuple(settings.orders)
         # versions of an earlier process are all smaller
@@ -82,9 +82,9 @@ class Control:
         self._told: dict[str, Told] = {}
         self._runner: Runner | None = None
         self._turning: asyncio.Task[None] | None = None
-        if settings.versions_uri and growth is not None:
+        if settings.versions_uri:
             # what a Control before this one began: before anybody is told who stands
-            self._runner = Runner(self, Versions.at(settings.versions_uri), growth, proved, settings.began)
+            self._runner = Runner(self, Versions.at(settings.versions_uri), proved, settings.began)
 
     # of replicas
 
@@ -202,10 +202,9 @@ class Control:
         """Replicas of `model` shall answer with these weights."""
         await self._order(model, self._directory.orders(self._known(model))._replace(weights=weights))
 
-    async def orders(self, model: str, fingerprint: str = "") -> Orders:
-        """How replicas of `model` should be, of a deployment that begins with the weights of `fingerprint`."""
-        orders = self._directory.orders(self._known(model))
-        return self._runner.order_for(model, "", fingerprint, orders) if self._runner else orders
+    async def orders(self, model: str) -> Orders:
+        """How replicas of `model` should be."""
+        return self._directory.orders(self._known(model))
 
     async def set_rollout(self, rollout: Any) -> None:
         """Gateways route by this rollout from now on; None ends it."""
@@ -307,7 +306,6 @@ def _written(orders: Orders) -> dict[str, Any]:
 def _read(kept: dict[str, Any]) -> Orders:
     weights = None
     if kept["weights"]:
-        uri, fingerprint, *probes = kept["weights"]
-        asked = tuple((tuple(tokens), tuple(said)) for tokens, said in (probes[0] if probes else ()))
-        weights = WeightsOrder(uri, fingerprint, asked)
+        uri, fingerprint, probes, in_place = kept["weights"]
+        weights = WeightsOrder(uri, fingerprint, tuple((tuple(tokens), tuple(said)) for tokens, said in probes), in_place)
     return Orders(tuple(AdapterOrder(*each) for each in kept["adapters"]), weights)

@@ -78,6 +78,8 @@ class WeightsOrder(NamedTuple):
     probes: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...] = ()
     """Sequences of tokens, and what transformers says of each token from the second one on: who takes the weights must say it
     too before anybody gets an answer."""
+    in_place: bool = False
+    """Take them within the engine that stands; else in a new process, while the old one finishes what it has."""
 
 
 class Orders(NamedTuple):

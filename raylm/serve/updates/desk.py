@@ -1,4 +1,4 @@
-"""What carries out an update needs of the rest of an endpoint: of Control, of Serve, and of somebody who asks replicas."""
+"""What carries out an update needs of the rest of an endpoint: of Control, and of somebody who asks replicas."""
 
 from __future__ import annotations
 
@@ -29,32 +29,12 @@ class Desk(Protocol):
         """How replicas of the model shall be, also those that start later; kept in a file."""
         ...
 
-    async def drain(self, replica: str) -> None:
-        """It finishes what it has, and gets nothing more."""
-        ...
-
     def told(self, number: str) -> Told:
         """What gateways counted since the update `number` began."""
         ...
 
     async def decided(self, entry: dict[str, Any]) -> None:
         """Keep why something was done."""
-        ...
-
-
-class Growth(Protocol):
-    """Starts and ends deployments of a model's versions."""
-
-    async def start(self, model: str, weights: WeightsOrder) -> None:
-        """Replicas of this version shall stand beside those that stand. Raises PlacementError where that cannot be."""
-        ...
-
-    async def stop(self, model: str, fingerprint: str) -> None:
-        """Replicas of this version shall drain and end."""
-        ...
-
-    async def keep(self, model: str, fingerprint: str) -> None:
-        """This version is the model's from now on: what is woken from zero replicas is it."""
         ...
 
 

@@ -24,7 +24,7 @@ from raylm.core.storage import Folder
 
 ROLLOUTS = ".rollouts"
 How = Literal["start", "in_place", "rolling"]
-Phase = Literal["asked", "starting", "proving", "swapping", "canary", "promoting", "done", "stopped"]
+Phase = Literal["swapping", "canary", "promoting", "done", "stopped"]
 OVER: tuple[Phase, ...] = ("done", "stopped")
 Read = TypeVar("Read", bound=Record)
 

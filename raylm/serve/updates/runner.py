@@ -1,8 +1,10 @@
 """Carries out what `raylm update` asks for: a state machine that Control turns, and that goes on where a Control before it died.
 
-in place:  asked -> swapping: one replica after the other takes the order -> done
-rolling:   asked -> starting -> proving -> canary (share, keys, copies) -> promoting: the old version drains -> done
-anywhere:  a refusal, a failed proof, too many errors, `raylm rollback` -> stopped: clients have the old version again
+asked -> swapping: a replica takes the order, is proved, then the next -> done
+         as many as the share asks for -> canary (share, keys, copies) -> promoting: the others -> done
+anywhere: a refusal, a failed proof, too many errors, `raylm rollback` -> stopped: all replicas have the old version again
+
+How a replica takes weights is its own matter: in place, or (rolling) in a new process while its old one drains.
 """
 
 from __future__ import annotations
@@ -14,14 +16,12 @@ from typing import Any
 from raylm.core.errors import ArtifactError, PlacementError, StageError, StorageError
 from raylm.serve.directory import Orders, Replica, WeightsOrder
 from raylm.serve.rollout import Rollout
-from raylm.serve.updates.desk import Desk, Growth, Prove
+from raylm.serve.updates.desk import Desk, Prove
 from raylm.serve.updates.history import Ask, Phase, Progress, Proof, Turn, Version, Versions, now
 from raylm.serve.updates.verdict import Allowed, figures_of, reason_to_stop
 
 PROVE_S = 20.0
 """Seconds after which a canary is proved again."""
-LEAVE_S = 120.0
-"""Seconds that the replicas of a version get to end."""
 MOST_SAID = 50
 
 
@@ -32,36 +32,29 @@ class Runner:
         began: of each model, the version that it starts with where the history knows none: fingerprint and URI.
     """
 
-    def __init__(self, desk: Desk, versions: Versions, growth: Growth, prove: Prove, began: dict[str, tuple[str, str]]) -> None:
-        self._desk, self._versions, self._growth, self._prove, self._began = desk, versions, growth, prove, began
+    def __init__(self, desk: Desk, versions: Versions, prove: Prove, began: dict[str, tuple[str, str]]) -> None:
+        self._desk, self._versions, self._prove, self._began = desk, versions, prove, began
         self._ask: Ask | None = None
         self._at: Progress | None = None
         self._released: set[str] = set()
         self._refused: dict[str, str] = {}
-        self._proved: set[tuple[str, str]] = set()
+        self._proved: set[tuple[str, str, int]] = set()
         self._since = self._proved_at = time.monotonic()
-        self._stop_asked = ""
+        self._stop_asked, self._desk_leads = "", False
         self._resume()
-
-    @property
-    def progress(self) -> Progress | None:
-        """Of the last update."""
-        return self._at
 
     def order_for(self, model: str, replica: str, fingerprint: str, orders: Orders) -> Orders:
         """What one replica is ordered, where a model's `orders` hold for all of them: while an update is under way each has its
         own turn.
 
         Args:
-            replica: its name; "" before it stands.
-            fingerprint: of what it has, or of what its deployment begins with.
+            fingerprint: of what it has now.
         """
         ask, at = self._ask, self._at
         if ask is None or at is None or at.over or model != ask.model:
             return orders
-        # the deployment of a new version begins with its own weights
-        own = ask.how == "rolling" and fingerprint == ask.fingerprint
-        return orders._replace(weights=_order_of(ask)) if own or replica in self._released else orders
+        takes = replica in self._released or fingerprint == ask.fingerprint
+        return orders._replace(weights=_order_of(ask)) if takes else orders
 
     def exchanged(self, replica: str, fingerprint: str, refused: str, figures: dict[str, Any]) -> None:
         """A replica took the weights that it was ordered, or did not."""
@@ -73,11 +66,11 @@ class Runner:
             self._at = self._at.model_copy(update={"figures": {**self._at.figures, replica: figures}})
 
     async def turn(self) -> None:
-        """One step, once a second."""
+        """One step, twice a second."""
         try:
             await self._look()
             if self._at is not None and not self._at.over:
-                await self._step(self._at.phase)
+                await (self._canary() if self._at.phase == "canary" else self._swapping())
         except (StageError, PlacementError, ArtifactError) as cause:
             await self._stop(cause.what)
         except StorageError as cause:
@@ -93,79 +86,63 @@ class Runner:
             if self._at is not None and not self._at.over and asked.number != self._stop_asked:
                 self._stop_asked = asked.number
                 await self._stop(f"given up by {asked.by}{f': {asked.why}' if asked.why else ''}")
-            return
-        if self._at is not None and not self._at.over:
-            return
-        self._ask, self._refused, self._released, self._proved = asked, {}, set(), set()
-        before = self._current(asked.model)
+        elif self._at is None or self._at.over:
+            await self._begin(asked)
+
+    async def _begin(self, asked: Ask) -> None:
+        self._ask, self._refused, self._released, self._proved, self._desk_leads = asked, {}, set(), set(), False
         self._at = Progress(
             number=asked.number,
             model=asked.model,
             fingerprint=asked.fingerprint,
-            before=before[0],
-            phase="asked",
+            before=self._current(asked.model)[0],
+            phase="swapping",
             since=now(),
         )
-        await self._enter("swapping" if asked.how == "in_place" else "starting", f"asked for by {asked.by}")
-
-    async def _step(self, phase: Phase) -> None:
-        steps = {
-            "swapping": self._swapping,
-            "starting": self._starting,
-            "proving": self._proving,
-            "canary": self._canary,
-            "promoting": self._promoting,
-        }
-        await steps[phase]()
-
-    # in place
+        rows = self._rows()
+        if not rows:
+            raise PlacementError("no replica of it stands: send it a request, and ask again")
+        if self._has_canary and len(rows) < 2:
+            raise PlacementError("a canary stands beside the old version, and there is one replica: replicas = {min = 2}")
+        if asked.how == "rolling" or self._has_canary:
+            # gateways must not take a replica with unproved weights for one like others
+            self._lead(0.0)
+        elif asked.proof is not None:
+            # what an engine reads once, template and end tokens, is compared before its weights change
+            alone = asked.proof.model_copy(update={"turns": [_prompt_alone(each) for each in asked.proof.turns]})
+            await self._prove_all([row for row in rows if row.state in ("ready", "spare")][:1], alone)
+        await self._enter("swapping", f"asked for by {asked.by}")
 
     async def _swapping(self) -> None:
         """One replica after the other: what one refuses, no other is asked to take."""
-        ask = self._asked()
+        ask, rows = self._asked(), self._rows()
         if self._refused:
             replica, why = next(iter(self._refused.items()))
             raise StageError(f"{replica}: {why}")
-        left = [row for row in self._desk.rows(ask.model) if row.address.fingerprint != ask.fingerprint]
-        going = [row for row in left if row.address.replica in self._released and row.state != "draining"]
-        await self._proof(self._unproved())
+        await self._prove_all(self._unproved(), ask.proof)
+        done, left = self._fresh(), [row for row in rows if row.address.fingerprint != ask.fingerprint]
+        if self._progress().phase == "swapping" and self._has_canary and len(done) >= self._wanted(len(rows)):
+            await self._begin_canary()
+            return
+        if done and (self._progress().phase == "promoting" or not self._has_canary) and self._desk_leads:
+            # as many conversations as replicas; of these none goes back to the old version
+            self._lead(1.0 if not left else len(done) / len(rows))
+        going = [row for row in left if row.address.replica in self._released]
         if going and time.monotonic() - self._since > ask.start_s:
             raise PlacementError(f"{going[0].address.replica} did not take the weights within {ask.start_s:g} s")
-        if going:
-            return
-        ready = [row for row in left if row.state in ("ready", "spare")]
-        if ready:
-            if not self._released and ask.proof is not None:
-                # what an engine reads once, template and end tokens, is compared before its weights change
-                await self._proof(
-                    ready[:1], ask.proof.model_copy(update={"turns": [_asked_alone(each) for each in ask.proof.turns]})
-                )
-            self._released.add(ready[0].address.replica)
+        able = sorted((row for row in left if row.state in ("ready", "spare")), key=lambda row: row.state != "spare")
+        if able and not going and len(done) == len(rows) - len(left):
+            self._released.add(able[0].address.replica)
             self._since = time.monotonic()
-            await self._say(f"{ready[0].address.replica} takes the weights")
-        elif not [row for row in left if row.state != "draining"]:
-            # those that start from now on begin with them
-            await self._desk.order_weights(ask.model, _order_of(ask))
+            await self._say(f"{able[0].address.replica} takes the weights")
+        elif rows and not left and len(done) == len(rows):
             await self._done()
 
-    # rolling
-
-    async def _starting(self) -> None:
+    async def _begin_canary(self) -> None:
         ask = self._asked()
-        if self._ready():
-            await self._enter("proving", "a replica of the new version stands")
-        elif time.monotonic() - self._since > ask.start_s:
-            raise PlacementError(f"no replica of the new version was ready within {ask.start_s:g} s")
-
-    async def _proving(self) -> None:
-        ask = self._asked()
-        await self._proof(self._ready())
-        if ask.for_s and (ask.share or ask.keys or ask.shadow):
-            self._lead(ask.share, tuple(ask.keys), ask.shadow)
-            whom = f"keys {', '.join(ask.keys)}" if ask.keys else f"{ask.share:.1%} of the conversations"
-            await self._enter("canary", f"it says what its checkpoint says; {whom}, {ask.shadow:.1%} copies, {ask.for_s:g} s")
-        else:
-            await self._promote("it says what its checkpoint says")
+        whom = f"keys {', '.join(ask.keys)}" if ask.keys else f"{ask.share:.1%} of the conversations"
+        await self._enter("canary", f"it says what its checkpoint says; {whom}, {ask.shadow:.1%} copies, for {ask.for_s:g} s")
+        self._lead(ask.share, tuple(ask.keys), ask.shadow)
 
     async def _canary(self) -> None:
         ask, at = self._asked(), self._progress()
@@ -173,57 +150,39 @@ class Runner:
         self._at = at.model_copy(update={"figures": {**at.figures, **figures_of(told, at.before, ask.fingerprint)}})
         if why := reason_to_stop(told, at.before, ask.fingerprint, Allowed(ask.error_rate, ask.disagree_rate)):
             raise StageError(why)
-        if not self._ready():
+        if unproved := self._unproved():
+            # one that began anew, or all where Control did
+            await self._prove_all(unproved, ask.proof)
+        if not self._fresh():
             # gateways give its requests to the old version meanwhile; a replica that comes again is waited for
             if time.monotonic() - self._proved_at > ask.start_s:
                 raise PlacementError("no replica of the new version is ready any more")
             return
-        if time.monotonic() - self._proved_at > PROVE_S:
-            await self._proof(self._ready())
-        await asyncio.to_thread(self._versions.tell, self._progress())
-        if time.monotonic() - self._since > ask.for_s:
-            await self._proof(self._ready())
-            await self._promote(f"{ask.for_s:g} s without a reason against it")
+        over = time.monotonic() - self._since > ask.for_s
+        if over or time.monotonic() - self._proved_at > PROVE_S:
+            await self._prove_all([row for row in self._fresh() if row.state == "ready"], ask.proof)
+        if over:
+            await self._enter("promoting", f"{ask.for_s:g} s without a reason against it")
+        else:
+            await asyncio.to_thread(self._versions.tell, self._progress())
 
-    async def _promoting(self) -> None:
-        """All requests go to the new version; the old one's replicas end when they have finished."""
-        ask, at = self._asked(), self._progress()
-        old = [row for row in self._desk.rows(ask.model) if row.address.fingerprint != ask.fingerprint]
-        for row in old:
-            if row.state in ("ready", "spare"):
-                await self._desk.drain(row.address.replica)
-        if old and time.monotonic() - self._since < LEAVE_S:
-            await self._growth.stop(ask.model, at.before)
-            return
-        # not before: the old version's replicas would take it for an order to change
-        await self._desk.order_weights(ask.model, _order_of(ask))
-        await self._done()
-
-    async def _proof(self, rows: list[Replica], proof: Proof | None = None) -> None:
-        """Ask replicas what the checkpoint says."""
-        proof = proof or self._asked().proof
+    async def _prove_all(self, rows: list[Replica], proof: Proof | None) -> None:
+        """Ask replicas what the checkpoint says. Raises StageError."""
         self._proved_at = time.monotonic()
-        if proof is None:
-            return
         for row in rows:
-            await asyncio.to_thread(self._prove, row.address, proof)
-            self._proved.add((row.address.replica, row.address.fingerprint))
+            if proof is not None:
+                await asyncio.to_thread(self._prove, row.address, proof)
+            self._proved.add(_who(row))
 
     def _unproved(self) -> list[Replica]:
         """Replicas that took the new weights since."""
-        fresh = [row for row in self._fresh() if row.state in ("ready", "spare")]
-        return [row for row in fresh if (row.address.replica, row.address.fingerprint) not in self._proved]
-
-    async def _promote(self, why: str) -> None:
-        ask = self._asked()
-        self._lead(1.0)
-        await self._growth.keep(ask.model, ask.fingerprint)
-        await self._enter("promoting", why)
-
-    # both
+        fresh = [row for row in self._rows() if row.address.fingerprint == self._asked().fingerprint]
+        return [row for row in fresh if row.state in ("ready", "spare") and _who(row) not in self._proved]
 
     async def _done(self) -> None:
         ask, at = self._asked(), self._progress()
+        # those that start from now on begin with it
+        await self._desk.order_weights(ask.model, _order_of(ask))
         self._desk.lead(None)
         version = Version(
             model=ask.model,
@@ -247,59 +206,63 @@ class Runner:
         self._versions.began(version, why)
 
     async def _stop(self, why: str) -> None:
-        """Clients have the old version again, and the new one's replicas end."""
+        """All replicas have the old version again."""
         ask, at = self._asked(), self._progress()
-        if at.phase == "promoting":
-            # the old version has gone; a rollback is another update
-            await self._say(f"too late to stop: {why}")
-            return
-        self._released.clear()
-        if ask.how == "rolling":
+        led = self._desk_leads
+        if led:
             self._lead(0.0)
-            await self._growth.stop(ask.model, ask.fingerprint)
-            await self._gone()
-            self._desk.lead(None)
-        else:
-            await self._back(ask.model, at.before)
+        if self._desk.ordered(ask.model).weights is None and (uri := self._uri(ask.model, at.before)):
+            # those that took the new weights began with the old ones, perhaps in another process
+            await self._desk.order_weights(ask.model, WeightsOrder(uri, at.before, in_place=ask.how == "in_place"))
+        self._released.clear()
         await self._enter("stopped", why)
+        if led:
+            await self._gone(ask)
+            self._desk.lead(None)
 
-    async def _gone(self) -> None:
-        """Wait for the end of the new version's replicas: without a rollout they would be asked."""
-        until = time.monotonic() + LEAVE_S
-        while self._fresh() and time.monotonic() < until:
+    async def _gone(self, ask: Ask) -> None:
+        """Wait until nobody has the new version: without a rollout it would be asked."""
+        until = time.monotonic() + ask.start_s
+        while time.monotonic() < until and any(row.address.fingerprint == ask.fingerprint for row in self._rows()):
             await asyncio.sleep(0.05)
-        for row in self._fresh():
-            await self._desk.drain(row.address.replica)
-
-    async def _back(self, model: str, before: str) -> None:
-        """Replicas that took the new weights take the old ones again."""
-        if self._desk.ordered(model).weights is None and (uri := self._uri(model, before)):
-            await self._desk.order_weights(model, WeightsOrder(uri, before))
 
     def _resume(self) -> None:
-        """What a Control before this one did not end. Gateways must not take its new version for a replica like others."""
-        self._at = self._versions.progress()
+        """What a Control before this one did not end. Gateways must not take its new version for one like others."""
+        self._at, self._ask = self._versions.progress(), self._versions.asked()
         if self._at is None or self._at.over:
             return
-        self._ask = self._versions.asked()
-        if self._ask is None or self._ask.number != self._at.number:
+        if self._ask is None or (self._ask.number != self._at.number and not self._ask.stop):
             self._at = self._at.model_copy(update={"phase": "stopped"})
-            return
-        if self._ask.how == "rolling":
-            share = {"canary": self._ask.share, "promoting": 1.0}.get(self._at.phase, 0.0)
-            keys, copies = (tuple(self._ask.keys), self._ask.shadow) if self._at.phase == "canary" else ((), 0.0)
-            self._lead(share, keys, copies)
+        elif self._ask.number != self._at.number:
+            # somebody gave it up, and what it was is forgotten: nobody is asked to take it
+            self._at = self._at.model_copy(update={"phase": "stopped", "said": [*self._at.said, f"{now()} stopped: given up"]})
+            self._versions.tell(self._at)
+        elif self._at.phase == "canary":
+            self._lead(self._ask.share, tuple(self._ask.keys), self._ask.shadow)
+        elif self._ask.how == "rolling" or self._has_canary:
+            self._lead(0.0)
+
+    @property
+    def _has_canary(self) -> bool:
+        ask = self._asked()
+        return bool(ask.for_s and (ask.share or ask.keys or ask.shadow))
+
+    def _wanted(self, num_rows: int) -> int:
+        """Replicas that a canary has."""
+        return min(max(1, round(self._asked().share * num_rows)), num_rows - 1)
 
     def _lead(self, share: float, keys: tuple[str, ...] = (), shadow: float = 0.0) -> None:
         ask, at = self._asked(), self._progress()
+        self._desk_leads = True
         self._desk.lead(Rollout(ask.model, at.before, ask.fingerprint, share, keys, shadow, ask.number))
 
-    def _fresh(self) -> list[Replica]:
-        ask = self._asked()
-        return [row for row in self._desk.rows(ask.model) if row.address.fingerprint == ask.fingerprint]
+    def _rows(self) -> list[Replica]:
+        return [row for row in self._desk.rows(self._asked().model) if row.state != "draining"]
 
-    def _ready(self) -> list[Replica]:
-        return [row for row in self._fresh() if row.state == "ready"]
+    def _fresh(self) -> list[Replica]:
+        """Replicas with the new version that were proved, and stand."""
+        mine = [row for row in self._rows() if row.address.fingerprint == self._asked().fingerprint and _who(row) in self._proved]
+        return [row for row in mine if row.state in ("ready", "spare")]
 
     def _current(self, model: str) -> tuple[str, str]:
         """Fingerprint and URI of what clients have."""
@@ -317,11 +280,6 @@ class Runner:
         self._at = self._progress().model_copy(update={"phase": phase})
         self._since = self._proved_at = time.monotonic()
         await self._say(f"{phase}: {why}")
-        if phase == "starting":
-            # before its replicas stand: gateways must not take them for others
-            self._lead(0.0)
-            ask = self._asked()
-            await self._growth.start(ask.model, WeightsOrder(ask.uri, ask.fingerprint))
 
     async def _say(self, words: str) -> None:
         at = self._progress()
@@ -338,11 +296,16 @@ class Runner:
         return self._at
 
 
-def _asked_alone(turn: Turn) -> Turn:
+def _who(row: Replica) -> tuple[str, str, int]:
+    """A replica, with its weights and its process."""
+    return row.address.replica, row.address.fingerprint, row.address.port
+
+
+def _prompt_alone(turn: Turn) -> Turn:
     return turn.model_copy(update={"greedy": [], "likely": []})
 
 
 def _order_of(ask: Ask) -> WeightsOrder:
     proof = ask.proof
     probes = tuple((tuple(each.tokens), tuple(each.logprobs)) for each in proof.probes) if proof else ()
-    return WeightsOrder(ask.uri, ask.fingerprint, probes)
+    return WeightsOrder(ask.uri, ask.fingerprint, probes, ask.how == "in_place")

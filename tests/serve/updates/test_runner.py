@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raylm.core.errors import PlacementError, StageError
+from raylm.core.errors import StageError
 from raylm.core.storage import Folder
 from raylm.serve import control as control_file
 from raylm.serve.control import Control, ControlSettings
@@ -65,8 +65,6 @@ class Scene:
         self.replicas: list[Small] = []
         self.proved: list[tuple[str, int]] = []
         self.fails: dict[str, str] = {}
-        self.kept: list[str] = []
-        self.room = True
         self.tasks: list[asyncio.Task[Any]] = []
         self.control = self.again()
 
@@ -78,7 +76,7 @@ class Scene:
             versions_uri=self.versions.uri,
             began={"chat": (OLD, "/old")},
         )
-        return Control(settings, self, self.prove)
+        return Control(settings, proved=self.prove)
 
     def add(self, name: str, fingerprint: str = OLD, refuses: str = "") -> Small:
         made = Small(self.control, name, fingerprint, refuses)
@@ -91,22 +89,12 @@ class Scene:
         if why := self.fails.get(address.fingerprint):
             raise StageError(why)
 
-    async def start(self, model: str, weights: WeightsOrder) -> None:
-        if not self.room:
-            raise PlacementError("no room for a second version")
-        self.add("fresh-1", weights.fingerprint)
-
-    async def stop(self, model: str, fingerprint: str) -> None:
-        for each in self.replicas:
-            each.ends = each.ends or each.fingerprint == fingerprint
-
-    async def keep(self, model: str, fingerprint: str) -> None:
-        self.kept.append(fingerprint)
-
     def ask(self, how: Any = "in_place", **fields: Any) -> Ask:
         usual = {"number": now(), "by": "me@here", "model": "chat", "uri": "/new", "fingerprint": NEW, "how": how, "proof": PROOF}
         made = Ask(**{**usual, **fields})
         self.versions.ask(made)
+        # any call of a gateway turns it
+        self.control._watch()
         return made
 
     async def until(self, *phases: str, seconds: float = 10.0) -> Any:
@@ -162,9 +150,9 @@ def test_replicas_take_the_weights_one_after_the_other(play):
             (NEW, "in_place", ""),
         ]
         # one that starts later begins with it, and proves itself
-        late = await scene.control.orders("chat", OLD)
-        assert late.weights == WeightsOrder("/new", NEW, (((1, 2), (-1.0,)),))
-        assert (await scene.again().orders("chat", OLD)).weights == late.weights
+        late = await scene.control.orders("chat")
+        assert late.weights == WeightsOrder("/new", NEW, (((1, 2), (-1.0,)),), in_place=True)
+        assert (await scene.again().orders("chat")).weights == late.weights
 
     play(scenario)
 
@@ -181,7 +169,7 @@ def test_what_one_refuses_no_other_is_asked_to_take_and_the_others_come_back(pla
         async with asyncio.timeout(2):
             while set(scene.held().values()) != {OLD}:
                 await asyncio.sleep(0.01)
-        assert all(each.order in (None, WeightsOrder("/old", OLD)) for each in scene.replicas)
+        assert all(each.order in (None, WeightsOrder("/old", OLD, in_place=True)) for each in scene.replicas)
         assert scene.versions.read() == []
 
     play(scenario)
@@ -201,22 +189,30 @@ def test_a_template_that_is_another_is_refused_before_anything_changes(play):
 
 def test_a_canary_that_does_well_is_promoted(play):
     async def scenario(scene):
-        scene.add("a")
+        for name in ("a", "b", "c", "d"):
+            scene.add(name)
         await asyncio.sleep(0.05)
         asked = scene.ask("rolling", share=0.25, shadow=0.5, for_s=0.4)
         await scene.until("canary")
+        await asyncio.sleep(0.05)
         assert scene.rollout[:6] == ("chat", OLD, NEW, 0.25, (), 0.5)
+        assert list(scene.held().values()).count(NEW) == 1
         tally = Tally(asked.number)
         for _ in range(50):
             tally.count(NEW, False, 0.1, 1.0)
             tally.count(OLD, False, 0.1, 1.0)
         tally.compare(NEW, Compared(10, 0, 10, 7, 1.0))
         await scene.control.tally("gateway", tally.told())
-        at = await scene.until("done")
-        assert scene.rollout is None and scene.held() == {"fresh-1": NEW} and scene.kept == [NEW]
+        shares = []
+        while (at := scene.versions.progress()) is None or not at.over:
+            if at and at.phase == "promoting" and scene.rollout:
+                shares.append(scene.rollout.share)
+            await asyncio.sleep(0.005)
+        assert at.phase == "done" and scene.rollout is None and set(scene.held().values()) == {NEW}
+        assert shares == sorted(shares) and shares[-1] >= 0.75, "no conversation goes back to the old version"
         assert at.figures["new"] == {"answers": 50, "failed": 0, "first_s": 0.1, "seconds": 1.0}
         assert at.figures["copies"]["agreed"] == 7
-        assert len(scene.proved) > 3, "a canary is proved again and again"
+        assert len(scene.proved) > 6, "a canary is proved again and again"
         assert scene.versions.current("chat").how == "rolling"
 
     play(scenario)
@@ -225,7 +221,7 @@ def test_a_canary_that_does_well_is_promoted(play):
 @pytest.mark.parametrize("fault", ["errors", "drift", "disagreement", "given up", "gone"])
 def test_a_canary_is_stopped_by(play, fault):
     async def scenario(scene):
-        scene.add("a")
+        first, _ = scene.add("a"), scene.add("b")
         await asyncio.sleep(0.05)
         asked = scene.ask("rolling", share=0.1, for_s=20, start_s=0.5, disagree_rate=0.3)
         await scene.until("canary")
@@ -238,7 +234,7 @@ def test_a_canary_is_stopped_by(play, fault):
         elif fault == "drift":
             scene.fails[NEW] = "log-probabilities differ"
         elif fault == "gone":
-            scene.replicas[-1].ends = True
+            next(each for each in scene.replicas if each.fingerprint == NEW).ends = True
         else:
             scene.versions.ask(asked.model_copy(update={"number": now(), "stop": True, "why": "I said so"}))
         await scene.control.tally("gateway", tally.told())
@@ -251,15 +247,19 @@ def test_a_canary_is_stopped_by(play, fault):
             "gone": "no replica of the new version is ready any more",
         }[fault]
         assert words in at.said[-1]
-        assert scene.rollout is None and scene.held() == {"a": OLD} and scene.kept == []
-        assert (await scene.control.orders("chat", OLD)).weights is None
+        while scene.rollout is not None:
+            # until nobody has it
+            assert scene.rollout.share == 0.0
+            await asyncio.sleep(0.005)
+        assert set(scene.held().values()) == {OLD} and first.name == "a"
+        assert (await scene.control.orders("chat")).weights == WeightsOrder("/old", OLD)
 
     play(scenario)
 
 
 def test_counts_of_an_earlier_update_are_none_of_this_one(play):
     async def scenario(scene):
-        scene.add("a")
+        scene.add("a"), scene.add("b")
         await asyncio.sleep(0.05)
         scene.ask("rolling", share=0.1, for_s=0.3)
         tally = Tally("an earlier one")
@@ -276,31 +276,34 @@ def test_a_version_that_fails_its_proof_gets_no_request(play):
         scene.add("a")
         await asyncio.sleep(0.05)
         scene.fails[NEW] = "greedy tokens differ"
-        scene.ask("rolling", share=0.5, for_s=5)
+        scene.ask("rolling")
         seen = set()
-        while (at := scene.versions.progress()) is None or not at.over:
-            seen.add(scene.rollout.share if scene.rollout else None)
+        while (at := scene.versions.progress()) is None or not at.over or scene.rollout:
+            if NEW in scene.held().values():
+                seen.add(scene.rollout.share if scene.rollout else None)
             await asyncio.sleep(0.005)
         assert at.phase == "stopped" and "greedy tokens differ" in at.said[-1]
-        assert seen <= {None, 0.0} and 0.0 in seen and scene.held() == {"a": OLD}
+        assert seen == {0.0} and scene.held() == {"a": OLD}
 
     play(scenario)
 
 
-def test_no_room_for_a_second_version_is_said(play):
+@pytest.mark.parametrize(("replicas", "why"), [(0, "no replica of it stands"), (1, "a canary stands beside the old version")])
+def test_what_there_are_too_few_replicas_for_is_said(play, replicas, why):
     async def scenario(scene):
-        scene.add("a")
+        for at in range(replicas):
+            scene.add(f"r{at}")
         await asyncio.sleep(0.05)
-        scene.room = False
-        scene.ask("rolling")
-        assert "no room for a second version" in (await scene.until("stopped")).said[-1]
+        scene.ask("rolling", share=0.5, for_s=1)
+        assert why in (await scene.until("stopped")).said[-1]
+        assert scene.rollout is None and set(scene.held().values()) <= {OLD}
 
     play(scenario)
 
 
 def test_control_that_begins_anew_goes_on_and_no_gateway_takes_the_new_version_for_another(play):
     async def scenario(scene):
-        scene.add("a")
+        scene.add("a"), scene.add("b")
         await asyncio.sleep(0.05)
         scene.ask("rolling", keys=["alice"], for_s=0.5)
         await scene.until("canary")
@@ -312,6 +315,6 @@ def test_control_that_begins_anew_goes_on_and_no_gateway_takes_the_new_version_f
         for each in scene.replicas:
             each.control = scene.control
         await scene.until("done")
-        assert scene.held() == {"fresh-1": NEW}
+        assert set(scene.held().values()) == {NEW}
 
     play(scenario)
