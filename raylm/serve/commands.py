@@ -16,6 +16,31 @@ def add_commands(commands: Any, command: Any) -> None:
         command: makes one of (commands, name, function, help).
     """
     _add_keys(commands, command)
+    _add_scaling(commands, command)
+
+
+def _scaling(arguments: argparse.Namespace) -> int:
+    from raylm.serve.scaling import show
+
+    return show.run(arguments)
+
+
+def _add_scaling(commands: Any, command: Any) -> None:
+    scaling = command(
+        commands, "scaling", _scaling, "why an endpoint has as many replicas as it has; what others would have done"
+    )
+    scaling.add_argument("source", metavar="ENDPOINT", help=f"{ENDPOINT}; or a file of requests to replay")
+    scaling.add_argument("--last", metavar="N", type=int, default=50, help="decisions that are shown; default: 50")
+    scaling.add_argument("--model", metavar="MODEL", default="", help="of several models behind the endpoint, this one")
+    scaling.add_argument("--simulate", action="store_true", help="replay its requests (audit log) against modelled replicas")
+    scaling.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="replicas.max=8, policies=[{kind='ongoing',target=4}], ...",
+    )
+    scaling.add_argument("--plot", metavar="FILE", help="write replicas, queue and first tokens over time (SVG)")
 
 
 def _keys(arguments: argparse.Namespace) -> int:

@@ -22,11 +22,11 @@ def test_it_is_the_rule_of_ray_serve():
         loads = {str(number): Load(draw.randint(0, 30), draw.randint(0, 9)) for number in range(running)}
         observed = Observed(0.0, running, loads, held=draw.randint(0, 20))
         context = AutoscalingContext(
-            deployment_id=DeploymentID("d", "a"), deployment_name="d", app_name=None, current_num_replicas=running, target_num_replicas=running,
-            running_replicas=[], total_num_requests=float(observed.ongoing), total_queued_requests=0.0, aggregated_metrics=None,
-            raw_metrics=None, capacity_adjusted_min_replicas=0, capacity_adjusted_max_replicas=99, policy_state={},
-            last_scale_up_time=None, last_scale_down_time=None, current_time=0.0,
-            config=AutoscalingConfig(target_ongoing_requests=target, min_replicas=0, max_replicas=99),
+            deployment_id=DeploymentID("d", "a"), deployment_name="d", app_name=None, current_num_replicas=running,
+            target_num_replicas=running, running_replicas=[], total_num_requests=float(observed.ongoing),
+            total_queued_requests=0.0, aggregated_metrics=None, raw_metrics=None, capacity_adjusted_min_replicas=0,
+            capacity_adjusted_max_replicas=99, policy_state={}, last_scale_up_time=None, last_scale_down_time=None,
+            current_time=0.0, config=AutoscalingConfig(target_ongoing_requests=target, min_replicas=0, max_replicas=99),
         )  # fmt: skip
         theirs, _ = replica_queue_length_autoscaling_policy(context)
         ours = Ongoing(target=target).needs(observed, Flow(), Room(running, 256, 1.0))
