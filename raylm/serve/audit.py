@@ -18,6 +18,7 @@ from pydantic import Field
 
 from raylm.core.config import Config
 from raylm.core.storage import Folder
+from raylm.serve.spans import spans_of
 
 if TYPE_CHECKING:
     from raylm.serve.usage import Done
@@ -79,7 +80,11 @@ class AuditLog:
             "first_s": round(done.first_s, 3),
             "seconds": round(done.seconds, 3),
             "request": visit.number,
+            "served": done.served,
         }
+        if done.marks:
+            # tokens [start, end) of which choice are of which weights
+            line["spans"] = [list(each) for each in spans_of(done.served, done.marks)]
         if self._card.text:
             line["body"] = body[: self._card.text_bytes].decode("utf-8", "replace")
         return json.dumps(line, ensure_ascii=False) + "\n"

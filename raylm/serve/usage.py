@@ -7,6 +7,7 @@ import re
 from typing import Any, NamedTuple
 
 from raylm.serve.guards.guard import Visit
+from raylm.serve.spans import Mark
 
 STREAMS = ("/v1/chat/completions", "/v1/completions")
 """Routes whose streams tell their usage only when they are asked."""
@@ -30,6 +31,10 @@ class Done(NamedTuple):
     seconds: float
     first_s: float
     """Until the first byte of the answer."""
+    served: str = ""
+    """Fingerprint of the weights that the answer began with; "" where nobody answered."""
+    marks: tuple[Mark, ...] = ()
+    """Where they changed under it."""
 
     @property
     def tokens(self) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from raylm.serve.directory import Address, Load
+from raylm.serve.spans import SPANS, Mark, comment_of, header_of
 
 INNER = "x-raylm-inner"
 GENERATES = ("/v1/completions", "/v1/chat/completions")
@@ -41,6 +42,8 @@ class Script:
     """Every so many tokens the text of one comes with the next, as vLLM does where a character is not whole."""
     capacity: int = 64
     """Requests at a time; further ones wait, as in an engine."""
+    marks: tuple[int, Mark] | None = None
+    """Tokens of an answer after which its weights are others, and what is said then."""
 
 
 def next_token(ids: Sequence[int]) -> int:
@@ -190,6 +193,7 @@ class ScriptedReplica:
         await self._fault(0)
         if not body.get("stream"):
             tokens = [answer.step() for _ in range(most)]
+            says = {**says, SPANS: header_of([self.script.marks[1]])} if self.script.marks else says
             await asyncio.sleep(self.script.token_s * most)
             return web.json_response(answer.whole(tokens), headers=says)
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8", **says})
@@ -200,6 +204,8 @@ class ScriptedReplica:
         for at in range(most):
             if at:
                 await self._fault(at)
+            if self.script.marks and self.script.marks[0] == at:
+                await response.write(comment_of(self.script.marks[1]))
             held.append(answer.step())
             late = self.script.holds_text and at % self.script.holds_text == 0 and at + 1 < most
             await response.write(answer.event([held[-1]], [] if late else held, at + 1 == most))
@@ -254,7 +260,15 @@ class _Answer:
         said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
         return {
             **self._head,
-            "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": "length"}],
+            "choices": [
+                {
+                    "index": 0,
+                    **said,
+                    "logprobs": None,
+                    "finish_reason": "length",
+                    **({"token_ids": ids} if self._wants_ids else {}),
+                }
+            ],
             "usage": self._usage(),
         }
 

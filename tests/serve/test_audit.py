@@ -25,7 +25,7 @@ def test_who_asked_for_how_much(tmp_path):
         assert line.pop("time")
         assert line == {
             "key": "alice", "method": "POST", "path": "/v1/completions", "model": "m", "status": 200, "prompt_tokens": 5,
-            "completion_tokens": 3, "first_s": 0.5, "seconds": 1.235, "request": "7",
+            "completion_tokens": 3, "first_s": 0.5, "seconds": 1.235, "request": "7", "served": "",
         }  # fmt: skip
 
 

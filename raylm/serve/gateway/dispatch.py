@@ -218,17 +218,19 @@ class Dispatch:
         return max(1, -(-self._models[model].most_ongoing // self._share))
 
     def _choose(self, model: str, wanted: Wanted) -> Candidate | None:
-        most, candidates = self._most(model), []
-        for row in self._able(model, wanted):
-            held = self._under_way.get(row.address.replica) or _UnderWay()
-            others = self._others.get(row.address.replica, 0)
-            if held.requests < most:
-                candidates.append(Candidate(row.address, row.load, held.requests, held.tokens, others))
+        candidates = [self._candidate(row) for row in self._able(model, wanted)]
         if self._view.rollout is not None and wanted.like is None:
+            # before room is looked for: a version that is full does not send its requests to the other one
             candidates = self._view.rollout.allowed(wanted.asked, candidates, random.random())
+        most = self._most(model)
+        candidates = [each for each in candidates if each.under_way < most]
         if not candidates:
             return None
         return candidates[0] if len(candidates) == 1 else self._cards[model].choose(wanted.asked, candidates)
+
+    def _candidate(self, row: Replica) -> Candidate:
+        held, others = self._under_way.get(row.address.replica) or _UnderWay(), self._others.get(row.address.replica, 0)
+        return Candidate(row.address, row.load, held.requests, held.tokens, others)
 
     def _take(self, candidate: Candidate, asked: Asked) -> Candidate:
         held = self._under_way.setdefault(candidate.address.replica, _UnderWay())

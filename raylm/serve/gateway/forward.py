@@ -18,12 +18,14 @@ from aiohttp import web
 from raylm.serve.config import GatewaySpec
 from raylm.serve.directory import Address
 from raylm.serve.envelope import Refusal, restarting
+from raylm.serve.gateway.beside import Beside
 from raylm.serve.gateway.dispatch import Dispatch, Wanted
 from raylm.serve.gateway.meter import Meter
 from raylm.serve.gateway.reply import Reply, Watchdog
 from raylm.serve.gateway.settings import DTYPE, INNER, SERVED
 from raylm.serve.gateway.trail import STREAMS, Trail
 from raylm.serve.routing.routing import Asked
+from raylm.serve.spans import SPANS, marks_of, without_comments
 
 CONNECT_S = 2.0
 """Seconds until a replica must take a connection."""
@@ -79,6 +81,8 @@ class Forward:
     ) -> None:
         self._session, self._dispatch, self._spec = session, dispatch, spec
         self._lost, self._resumed = lost, resumed
+        self.beside: Beside | None = None
+        """Told of each attempt, while two versions stand beside each other."""
 
     async def run(self, call: Call, reply: Reply, tells: Callable[[Trail | Meter], None]) -> web.StreamResponse:
         """Answer a request.
@@ -102,10 +106,13 @@ class Forward:
         until, tries = time.monotonic() + self._spec.hold_s, 0
         while True:
             candidate = await self._dispatch.place(Wanted(call.asked), until)
+            began = time.monotonic()
             try:
-                return await self._attempt(call, candidate.address, reply, meter, tries)
+                answer = await self._attempt(call, candidate.address, reply, meter, tries)
+                self.answered(call, candidate.address, answer, began, reply.first)
+                return answer
             except Lost as lost:
-                self._lost(candidate.address, lost.why)
+                self.failed(candidate.address, lost.why)
                 tries += lost.began
                 if reply.started or tries > self._spec.retries:
                     return await reply.refuse(restarting())
@@ -119,6 +126,7 @@ class Forward:
                 async with _in_time(self._spec.first_byte_s, "did not end its answer"):
                     body = await read(upstream)
                 meter.see(body, False)
+                meter.marks += marks_of(upstream.headers.get(SPANS))
                 return reply.whole(upstream.status, passed(upstream), body)
             await self._pass_events(upstream, reply, meter)
             return await reply.end()
@@ -133,9 +141,34 @@ class Forward:
                 meter.see(chunk, True)
                 if not reply.started:
                     await reply.begin(passed(upstream))
-                await write(reply, chunk, watchdog)
+                await write(reply, without_comments(chunk) if meter.marks else chunk, watchdog)
         finally:
             watchdog.stop()
+
+    def answered(
+        self, call: Call, address: Address, answer: web.StreamResponse, began: float, first: float, ids: list[int] | None = None
+    ) -> None:
+        """A replica answered; see `Beside`."""
+        if self.beside is not None:
+            self.beside.answered(call, address, answer, began, first, ids)
+
+    def failed(self, address: Address, why: str) -> None:
+        """A replica failed a request."""
+        self._lost(address, why)
+        if self.beside is not None:
+            self.beside.failed(address)
+
+    async def whole(self, call: Call, address: Address, body: bytes) -> tuple[int, bytes]:
+        """Status and whole answer of a copy of a request. Raises ConnectionError."""
+        try:
+            upstream = await self.open(call._replace(number=f"copy-{call.number}"), address, call.path, body, 0)
+            try:
+                async with _in_time(self._spec.first_byte_s, "did not end its answer"):
+                    return upstream.status, await read(upstream)
+            finally:
+                upstream.close()
+        except Lost as lost:
+            raise ConnectionError(lost.why) from None
 
     async def open(self, call: Call, address: Address, path: str, body: bytes, tries: int) -> aiohttp.ClientResponse:
         """A replica's answer, of which the headers have come. Raises Lost."""
@@ -178,10 +211,16 @@ class _Stream:
         try:
             while True:
                 candidate = await self._dispatch.place(Wanted(self._call.asked, self._like), until)
+                address, began = candidate.address, time.monotonic()
                 try:
-                    return await self._attempt(candidate.address, path, body, tries, watchdog)
+                    answer = await self._attempt(address, path, body, tries, watchdog)
+                    if not self._trail.failed:
+                        self._forward.answered(self._call, address, answer, began, self._reply.first, self._trail.ids)
+                    elif self._forward.beside is not None:
+                        self._forward.beside.failed(address)
+                    return answer
                 except Lost as lost:
-                    self._forward._lost(candidate.address, lost.why)
+                    self._forward.failed(address, lost.why)
                     tries += lost.began
                     if tries > self._spec.retries:
                         return await self._reply.refuse(restarting())
@@ -220,6 +259,9 @@ class _Stream:
                 await reply.begin(passed(upstream))
             if shown:
                 await write(reply, shown, watchdog)
+            if trail.marks and self._like is not None and trail.marks[-1].served != self._like.fingerprint:
+                # it goes on with the weights that its last tokens are of
+                self._like = self._like._replace(fingerprint=trail.marks[-1].served)
             if trail.broken:
                 raise Lost("says that its engine died")
         if not trail.ended:

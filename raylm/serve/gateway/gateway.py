@@ -23,6 +23,7 @@ from raylm.serve import auth
 from raylm.serve.audit import AuditLog
 from raylm.serve.directory import Address
 from raylm.serve.envelope import Refusal, Refused, bad_request, unguarded
+from raylm.serve.gateway.beside import Beside
 from raylm.serve.gateway.dispatch import Dispatch
 from raylm.serve.gateway.forward import CONNECT_S, SENT, Call, Forward
 from raylm.serve.gateway.listener import Listener, whole_body
@@ -36,6 +37,7 @@ from raylm.serve.guards.guard import Admission, Guards, Visit
 from raylm.serve.json_body import parsed
 from raylm.serve.keys import KeyRecord, KeyRing
 from raylm.serve.routing.routing import Asked, session_of
+from raylm.serve.spans import Mark
 from raylm.serve.usage import Done
 
 POLL_S = 0.5
@@ -58,6 +60,8 @@ class Gateway:
         self._counters, self._origins = Counters(), Origins(settings.spec.cors)
         self._dispatch = Dispatch(settings, self._woken)
         self._pages = Pages(settings, self._dispatch, self._counters)
+        # what it counted before a death of its process is not counted again
+        self._start = f"{settings.name}-{uuid4().hex[:8]}"
         self._waking: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._under_way = 0
@@ -76,6 +80,7 @@ class Gateway:
         self._probe = Probe(self._session, self._dispatch)
         self._forward = Forward(self._session, self._dispatch, self._settings.spec, self._lost, self._resumed)
         self._listener = Listener(self.handle)
+        self._beside = self._forward.beside = Beside(self._dispatch, self._forward.whole, self._spawn)
         self._spawn(self._follow())
         return await self._listener.listen(self._settings.host, self._settings.port)
 
@@ -147,7 +152,8 @@ class Gateway:
             raise
         finally:
             now = time.monotonic()
-            done = Done(visit, status, *cost.tokens, now - began, (reply.first or now) - began)
+            served = next((value for name, value in reply.said if name.lower() == SERVED), "")
+            done = Done(visit, status, *cost.tokens, now - began, (reply.first or now) - began, served, cost.marks)
             self._spawn(self._told(done, cost.model, body))
 
     async def _answer(
@@ -236,6 +242,8 @@ class Gateway:
                 )
                 if view is not None:
                     self._dispatch.see(view)
+                if (told := self._beside.told()) is not None:
+                    await self._steering.tally(self._start, told)
             except ConnectionError:
                 await asyncio.sleep(POLL_S)
 
@@ -296,6 +304,10 @@ class _Cost:
     @property
     def tokens(self) -> tuple[int, int]:
         return self._counter.tokens if self._counter is not None else (0, 0)
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        return self._counter.marks if self._counter is not None else ()
 
 
 def _prefix(fields: dict[str, Any]) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from raylm.serve.spans import COMMENT, Mark, marks_in
+
 # within a text of JSON these quotes would be escaped
 _USAGE = re.compile(rb'"usage":\s*\{')
 _PROMPT = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
@@ -17,6 +19,8 @@ class Meter:
 
     def __init__(self) -> None:
         self._tail, self._told, self._deltas = b"", (0, 0), 0
+        self.marks: tuple[Mark, ...] = ()
+        """Where the weights changed under it."""
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -28,6 +32,8 @@ class Meter:
         """Read a piece of the answer."""
         if streams:
             self._deltas += len(_DELTA.findall(chunk))
+            if COMMENT in chunk:
+                self.marks += marks_in(chunk)
         # usage follows the answer's text; what comes after it is short
         self._tail = (self._tail + chunk)[-KEPT_BYTES:]
         places = [found.end() for found in _USAGE.finditer(self._tail)]

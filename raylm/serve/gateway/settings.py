@@ -8,6 +8,7 @@ from raylm.serve.audit import Audit
 from raylm.serve.config import GatewaySpec, Limits
 from raylm.serve.directory import View
 from raylm.serve.guards.guard import Admission, Visit
+from raylm.serve.rollout import Told
 
 SERVED, DTYPE, INNER = "x-raylm-served", "x-raylm-dtype", "x-raylm-inner"
 STAGE = "x-raylm-stage"
@@ -73,6 +74,10 @@ class Steering(Protocol):
 
     async def finish(self, visit: Visit, tokens: int) -> None:
         """An admitted request has ended."""
+        ...
+
+    async def tally(self, gateway: str, told: Told) -> None:
+        """What this gateway counted of the versions of an update."""
         ...
 
     async def wake(self, model: ModelFacts) -> None:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from raylm.serve.spans import COMMENT, Mark, marks_in
+
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 STREAMS = (CHAT, COMPLETIONS)
 DONE = b"data: [DONE]\n\n"
@@ -90,14 +92,21 @@ class Trail:
         self._count = self._num_prompt = 0
         self._finished = self._going_on = self._again = self._seen = False
         self._rest = b""
-        self.ended = self.broken = False
-        """All of it came; the replica told within it that its engine died."""
+        self.ended = self.broken = self.failed = False
+        """All of it came; the replica told within it that its engine died; it told another error."""
+        self.marks: tuple[Mark, ...] = ()
+        """Where the weights changed under it."""
 
     def request(self) -> bytes:
         """The body for the first replica."""
         options = self._fields.get("stream_options")
         usage = {**(options if isinstance(options, dict) else {}), "include_usage": True}
         return orjson.dumps({**self._fields, "return_token_ids": True, "stream_options": usage})
+
+    @property
+    def ids(self) -> list[int] | None:
+        """Tokens of the answer; None where they are not kept."""
+        return self._sent if self.may_go_on else None
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -152,10 +161,23 @@ class Trail:
             self.ended = True
             return DONE
         if not event.startswith(b"data: {"):
-            return event + b"\n\n"
+            return self._commented(event)
+        if event.startswith(b'data: {"error"'):
+            self.failed = True
         if self._again and not (event := self._renamed(event)):
             return b""
         return self._rewritten(event) if self._going_on else self._cut(event)
+
+    def _commented(self, event: bytes) -> bytes:
+        """What is no event: the replica's word that its weights are others from here on, or something for the client."""
+        if not event.startswith(COMMENT):
+            return event + b"\n\n"
+        # of a continuation counting began anew
+        done = self._visible if self._going_on else 0
+        self.marks += tuple(
+            mark._replace(before=tuple((at, count + done) for at, count in mark.before)) for mark in marks_in(event + b"\n\n")
+        )
+        return b""
 
     def _cut(self, event: bytes) -> bytes:
         """An event of the first replica, without what the client did not ask for."""

@@ -16,6 +16,7 @@ from raylm.serve.directory import Orders, View
 from raylm.serve.gateway.gateway import Gateway
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
 from raylm.serve.guards.guard import Admission, Visit
+from raylm.serve.rollout import Told
 from tests.serve.scripted_replica import Script, ScriptedReplica
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -41,6 +42,9 @@ class Direct:
 
     async def finish(self, visit: Visit, tokens: int) -> None:
         await self.control.finish(visit, tokens)
+
+    async def tally(self, gateway: str, told: Told) -> None:
+        await self.control.tally(gateway, told)
 
     async def wake(self, model: ModelFacts) -> None:
         self.woken.append(model.name)
