@@ -24,6 +24,15 @@ class Sampling(Config):
     """End at the checkpoint's end token, which is kept as the last token; false always samples max_tokens."""
 
 
+class Quarantined(NamedTuple):
+    """What stands for the completions of a prompt that ended its generators, see `GeneratorSpec.quarantine_after`."""
+
+    deaths: int
+    """Generators that ended while they worked on it, the last one on it alone."""
+    why: str
+    """How the last one ended."""
+
+
 class VersionSpan(NamedTuple):
     """Tokens [start, end) of a completion were sampled by the weights of `version`."""
 

@@ -144,6 +144,9 @@ class GeneratorSpec(EngineOptions):
     max_restarts: int = Field(default=3, ge=0)
     """Times that one generator is replaced before it has answered what was lost with it. After that the others go on without
     it; with none left the run ends."""
+    quarantine_after: int | None = Field(default=3, ge=2)
+    """Generators that one prompt may end: it is asked alone before the last of them, and where it ends that one too, at once, it
+    is set aside and counted. Works where `max_restarts` is as large. None: such a prompt ends the run."""
     probe_nats: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Largest mean absolute difference between a generator's and the trainer's log-probabilities of a few prompts, asked after
     each transfer of weights; one that differs by more is ended. Default: 1e-3 in float32, 0.1 in 16 bits."""

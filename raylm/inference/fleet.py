@@ -37,12 +37,12 @@ class Fleet:
 
     Args:
         make: starts the actor of one place.
-        on_loss: called with the place of a generator that was lost.
+        on_loss: called with the place of a generator that was lost, and whether what it was asked may be why.
         on_look: called as time passes. Both are called with the lock held.
     """
 
     def __init__(
-        self, make: Callable[[int], Any], count: int, on_loss: Callable[[int], None], on_look: Callable[[], None]
+        self, make: Callable[[int], Any], count: int, on_loss: Callable[[int, bool], None], on_look: Callable[[], None]
     ) -> None:
         self.lock = threading.Condition()
         self.hang_s, self.ping_s, self.start_s, self.max_restarts = 600.0, 60.0, 3600.0, 3
@@ -184,7 +184,7 @@ class Fleet:
             return  # of one that has been replaced
         cause = future.exception() and in_words(future.exception(), method)
         if isinstance(cause, GeneratorLost):
-            self.lose(place, cause)
+            self.lose(place, cause, by_request=True)
         else:
             then(None if cause else future.result(), cause)
 
@@ -212,7 +212,7 @@ class Fleet:
                 self.ask(place, "version", partial(self._heard, place))
         elif now - since > self.ping_s:
             lost = f"the generator at place {place} did not answer for {self.ping_s:g} s whether it lives"
-            self.lose(place, GeneratorLost(lost, where="generators", next="raise ping_s in the stage's `generator` table"))
+            self.lose(place, GeneratorLost(lost, where="generators", next="raise ping_s in the stage's `generator` table"), True)
         elif now - since > LATE * self.ping_s and self.health[place].state is State.HEALTHY:
             self.health[place].on("late")
 
@@ -231,15 +231,19 @@ class Fleet:
 
     # losses
 
-    def lose(self, place: int, lost: GeneratorLost) -> None:
-        """The generator of a place is gone: a fresh one comes in its place."""
+    def lose(self, place: int, lost: GeneratorLost, by_request: bool = False) -> None:
+        """The generator of a place is gone: a fresh one comes in its place.
+
+        Args:
+            by_request: it was lost while it worked, perhaps on account of what it was asked.
+        """
         one = self.health[place]
         if one.state is State.DEAD or self._closed:
             return
         one.lost(lost.what)
         self.counts["generators_lost"] += 1
         self._begun.pop(place, None)
-        self._on_loss(place)
+        self._on_loss(place, by_request)
         if one.losses > self.max_restarts:
             import ray
 

@@ -4,12 +4,14 @@
     pool.sync(send, version)       --> every generator holds the weights that `send` brings; requests stand still and go on
     pool.generate(prompts)         --> submit and wait for all, in the order of the prompts
 
-Completions depend on prompt, seed and weights alone, hence not on the number of generators nor on which of them are lost. All
-methods may be called from several threads: a `wait` goes on while another thread syncs.
+A prompt that ends one generator after the other is set aside (`Quarantined` stands for its completions) where it came by
+`submit`; `generate` raises. Completions depend on prompt, seed and weights alone, hence not on the number of generators nor on
+which of them are lost. All methods may be called from several threads: a `wait` goes on while another thread syncs.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -18,7 +20,7 @@ from typing import Any
 from raylm.core.errors import PlacementError
 from raylm.core.workers import Workers
 from raylm.inference.calls import answer_of
-from raylm.inference.completions import Completion, Sampling
+from raylm.inference.completions import Completion, Quarantined, Sampling
 from raylm.inference.config import MEMORY_SHARE, GeneratorSpec
 from raylm.inference.engine_dtype import EngineDtype
 from raylm.inference.fleet import TICK_S, Fleet
@@ -31,6 +33,8 @@ PART = "generator"
 """What keys of held generators begin with, and their part in a reservation."""
 MOST_SEQUENCES = 512
 """Completions that one generator is asked for at a time: two batches of an engine."""
+MOST_QUARANTINED = 3
+"""Prompts set aside in a row, without an answer to another one in between, after which the generators count as what is broken."""
 
 
 class Pool:
@@ -45,6 +49,9 @@ class Pool:
         self._weights = HeldWeights(self._fleet, self._on_proved)
         self._lock = self._fleet.lock
         self._requests = Requests()
+        self._quarantine_after: int | None = None
+        self._quarantined: dict[tuple[int, ...], Quarantined] = {}
+        self._in_a_row = 0
         self._options: dict[str, Any] = {}
         self._most = MOST_SEQUENCES
         self.memory_share = MEMORY_SHARE
@@ -71,17 +78,25 @@ class Pool:
         fleet, self.memory_share = self._fleet, spec.memory_share
         fleet.hang_s, fleet.ping_s, fleet.start_s, fleet.max_restarts = spec.hang_s, spec.ping_s, spec.start_s, spec.max_restarts
         self._weights.probe_nats = spec.probe_nats
+        # a pool that gives its generators up before a prompt has ended so many sets none aside
+        after = spec.quarantine_after
+        self._quarantine_after = after if after is not None and after <= spec.max_restarts else None
 
     def start(self, path: str, max_len: int, dtype: str = "auto", seed: int = 0) -> None:
         """Let all generators hold the checkpoint at `path`: the held ones where they can take it, fresh ones else. Requests of
-        an earlier stage are dropped.
+        an earlier stage are dropped; a `generate` of another thread raises.
 
         Raises:
             GeneratorLost: a fresh one died, or did not start in time.
             RaylmError: the checkpoint cannot be held.
         """
         with self._lock:
-            self._requests = Requests()
+            dropped = self._requests
+            self._requests = Requests(None if self._quarantine_after is None else self._quarantine_after - 1)
+            self._quarantined, self._in_a_row = {}, 0
+            for request in dropped.running:
+                _call_off(request)
+            self._lock.notify_all()
         options = {"options": self._options} if self._options else {}
         self.dtype = self._weights.start(
             model_path=path, max_len=max_len, dtype=dtype, seed=seed, memory_share=self.memory_share, **options
@@ -97,12 +112,17 @@ class Pool:
             ValueError: a request with this key is under way.
         """
         with self._lock:
-            self._requests.add(Request(key, tokens, sampling, seed))
+            request = Request(key, tokens, sampling, seed)
+            self._requests.add(request)
+            if (known := self._quarantined.get(tuple(tokens))) is not None:
+                self._requests.fail(request, known)
+                self._lock.notify_all()
             self._dispatch()
 
-    def wait(self, timeout_s: float) -> list[tuple[Hashable, list[Completion]]]:
+    def wait(self, timeout_s: float) -> list[tuple[Hashable, list[Completion] | Quarantined]]:
         """All submitted requests that were answered since the last call, as soon as there is one; [] after `timeout_s` or when
-        none is under way.
+        none is under way. `Quarantined` stands for the completions of a prompt that ended `quarantine_after` generators: after
+        all but one of these it had the next one to itself, and that ended at once. It is not asked again until `start`.
 
         Raises:
             PlacementError: no generator is left, or none has weights.
@@ -125,7 +145,7 @@ class Pool:
             seeds: one per prompt; sampling.seed + its place when they are not given.
 
         Raises:
-            PlacementError: generators were lost again and again.
+            PlacementError: generators were lost again and again, or another thread started them anew.
             RaylmError: what a generator raised, or the sender of weights for a fresh one.
         """
         seeds = seeds if seeds is not None else [sampling.seed + index for index in range(len(prompts))]
@@ -135,12 +155,15 @@ class Pool:
             for at, asked in enumerate(zip(prompts, [sampling] * len(prompts), seeds, strict=True))
         ]
         with self._lock:
+            asked_of = self._requests
             for request in requests:
-                self._requests.add(request)
+                asked_of.add(request)
             self._dispatch()
         try:
             while len(found) < len(prompts):
                 found.update(self._wait(owner, self._fleet.hang_s))
+                if self._requests is not asked_of:
+                    raise PlacementError("the generators were started anew while they were asked", where="generators")
         finally:
             with self._lock:
                 for request in requests:
@@ -196,6 +219,11 @@ class Pool:
         with self._lock:
             return {name: self._fleet.counts[name] for name in ("generators_lost", "generators_refused")}
 
+    def num_quarantined(self) -> int:
+        """Prompts that were set aside since the last start."""
+        with self._lock:
+            return len(self._quarantined)
+
     def probe_nats(self) -> float | None:
         """Mean difference between log-probabilities of the generators and the trainer, of the one that was furthest off after
         the last transfer; None where nothing was compared."""
@@ -206,7 +234,7 @@ class Pool:
         """End all of them."""
         self._fleet.close()
 
-    def _wait(self, owner: object, timeout_s: float) -> list[tuple[Hashable, list[Completion]]]:
+    def _wait(self, owner: object, timeout_s: float) -> list[tuple[Hashable, Any]]:
         until = time.monotonic() + timeout_s
         with self._lock:
             while True:
@@ -237,9 +265,12 @@ class Pool:
         place = self._requests.running.get(request)
         if place is None:
             return  # cancelled
+        alone = self._requests.suspected(request)
         self._requests.answered(request, cause or answer, self._fleet.proves(place))
-        if not self._requests.lost_at.get(place):
+        # one that had it to itself and answers is one less that may be what ends it
+        if alone or not self._requests.lost_at.get(place):
             self._fleet.health[place].losses = 0
+        self._in_a_row = 0
         self._dispatch()
         self._lock.notify_all()
 
@@ -253,25 +284,45 @@ class Pool:
         self._dispatch()
         self._lock.notify_all()
 
-    def _on_loss(self, place: int) -> None:
+    def _on_loss(self, place: int, by_request: bool) -> None:
         self._weights.lost(place)
-        most = self._fleet.max_restarts
-        for request in self._requests.lost(place):
-            if request.losses > most:
+        after = self._quarantine_after
+        for request in self._requests.lost(place, by_request):
+            if after is not None and request.owner is None and request.proved and request.deaths >= after:
+                self._set_aside(request, place)
+            elif request.losses > self._fleet.max_restarts and not self._requests.suspected(request):
                 why = f"a prompt of {len(request.tokens)} tokens was lost with its generator {request.losses} times: "
                 hint = "is it what ends them? drop it, lower max_tokens, or raise generator.max_restarts"
                 self._requests.fail(request, PlacementError(why + self._fleet.health[place].why, next=hint))
         self._dispatch()
         self._lock.notify_all()
 
-    def _cancel(self, request: Request) -> None:
-        import ray
+    def _set_aside(self, request: Request, place: int) -> None:
+        """No generator is asked this prompt any more, and this one is not given up for it."""
+        found = Quarantined(request.deaths, self._fleet.health[place].why)
+        what = f"a prompt of {len(request.tokens)} tokens ended {found.deaths} generators, the last one on it alone"
+        print(f"  {what}: it is set aside", file=sys.stderr)
+        self._quarantined[tuple(request.tokens)] = found
+        for one in [one for one in self._requests.owed if one.owner is None and one.tokens == request.tokens]:
+            self._requests.fail(one, found)
+        self._in_a_row += 1
+        if self._in_a_row < MOST_QUARANTINED:
+            self._fleet.health[place].losses = 0
 
-        reference = request.reference if request in self._requests.running else None
+    def _cancel(self, request: Request) -> None:
+        runs = request in self._requests.running
         self._requests.forget(request)
-        if reference is not None:
-            ray.cancel(reference)
+        if runs:
+            _call_off(request)
         self._dispatch()
+
+
+def _call_off(request: Request) -> None:
+    """Let the generator that works on it stop."""
+    import ray
+
+    if request.reference is not None:
+        ray.cancel(request.reference)
 
 
 def pool_key(spec: GeneratorSpec) -> str:

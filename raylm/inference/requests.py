@@ -22,6 +22,10 @@ class Request:
     """Who takes the answer; None for those that `wait` is asked by."""
     losses: int = 0
     """Generators that were lost while it ran there."""
+    deaths: int = 0
+    """Those among them that it may have ended itself."""
+    proved: bool = False
+    """The last one died of it: it was alone there, and the first thing that it was asked."""
     reference: Any = None
     """Of the call that runs."""
     answer: Any = None
@@ -29,9 +33,15 @@ class Request:
 
 
 class Requests:
-    """All that were not collected yet."""
+    """All that were not collected yet.
 
-    def __init__(self) -> None:
+    Args:
+        alone_from: deaths from which one of those that `wait` collects has a generator to itself, so that it is known whether it
+            is what ends them; None: never.
+    """
+
+    def __init__(self, alone_from: int | None = None) -> None:
+        self._alone_from = alone_from
         self.owed: deque[Request] = deque()
         """Those that no generator has."""
         self.running: dict[Request, int] = {}
@@ -41,6 +51,10 @@ class Requests:
         self.done: list[Request] = []
         self.lost_at: dict[int, set[Request]] = {}
         """Those that were lost with the generator of a place, and are still not answered."""
+        self._alone: dict[Request, int] = {}
+        """Those that have a generator to themselves, and its place."""
+        self._used: set[int] = set()
+        """Places whose generator has answered something."""
         self._all: dict[tuple[object, Hashable], Request] = {}
         self._load = Counter[int]()
 
@@ -65,21 +79,31 @@ class Requests:
         Args:
             most: completions that one generator is asked for at a time; a request that alone asks for more has one to itself.
         """
+        taken = self._alone.values()
+        places = [place for place in places if place not in taken]
         if not self.owed or not places:
             return None
         place = min(places, key=self._load.__getitem__)
-        return place if not self._load[place] or self._load[place] + self.owed[0].sampling.n <= most else None
+        fits = not self.suspected(self.owed[0]) and self._load[place] + self.owed[0].sampling.n <= most
+        return place if fits or not self._load[place] else None
+
+    def suspected(self, request: Request) -> bool:
+        """Whether it ended so many generators that it must run alone."""
+        return self._alone_from is not None and request.owner is None and request.deaths >= self._alone_from
 
     def run(self, place: int) -> Request:
         """The next request goes to `place`."""
         request = self.owed.popleft()
         self.running[request] = place
         self._load[place] += request.sampling.n
+        if self.suspected(request):
+            self._alone[request] = place
         return request
 
     def answered(self, request: Request, answer: Any, proved: bool) -> None:
         """Take an answer: completions, or an exception that is the request's own fault."""
         place = self._stop(request)
+        self._used.add(place)
         request.answer = answer
         if proved:
             self._finish(request)
@@ -92,13 +116,20 @@ class Requests:
             del self.unproved[request]
             self._finish(request)
 
-    def lost(self, place: int) -> list[Request]:
-        """All that a lost generator had, and what it answered without proof, is owed again, before the others."""
+    def lost(self, place: int, by_request: bool = True) -> list[Request]:
+        """All that a lost generator had, and what it answered without proof, is owed again, before the others.
+
+        Args:
+            by_request: one of those that ran may be why it was lost.
+        """
         gone = [one for group in (self.unproved, self.running) for one, at in group.items() if at == place]
         for request in gone:
+            request.deaths += by_request and request in self.running
+            request.proved = by_request and self._alone.get(request) == place and place not in self._used
             self.unproved.pop(request, None)
             self._stop(request)
             request.losses, request.answer, request.reference = request.losses + 1, None, None
+        self._used.discard(place)
         self.owed.extendleft(reversed(gone))
         self.lost_at.setdefault(place, set()).update(gone)
         return gone
@@ -113,10 +144,10 @@ class Requests:
         self._no_longer_lost(request)
         del self._all[request.owner, request.key]
 
-    def fail(self, request: Request, cause: Exception) -> None:
-        """It cannot be answered."""
+    def fail(self, request: Request, answer: Any) -> None:
+        """No generator is asked: this is the answer, an exception or what stands for completions."""
         self.owed.remove(request)
-        request.answer = cause
+        request.answer = answer
         self._finish(request)
 
     def collect(self, owner: object) -> list[Request]:
@@ -137,6 +168,7 @@ class Requests:
 
     def _stop(self, request: Request) -> int:
         place = self.running.pop(request, -1)
+        self._alone.pop(request, None)
         if place >= 0:
             self._load[place] -= request.sampling.n
         return place

@@ -10,6 +10,7 @@ from typing import Any
 from raylm.core.context import Context
 from raylm.core.errors import StageError
 from raylm.core.room import phases
+from raylm.inference.completions import Quarantined
 from raylm.inference.generator import Completion, Sampling
 from raylm.inference.pool import Send, hold_pool
 from raylm.inference.weight_transfer import Sent
@@ -45,8 +46,9 @@ class Generators:
         sampling = Sampling(max_tokens=max_tokens or self._max_tokens, temperature=temperature, n=num)
         self._pool.submit(key, tokens, sampling, seed)
 
-    def wait(self, timeout_s: float) -> list[tuple[Hashable, list[Completion]]]:
+    def wait(self, timeout_s: float) -> list[tuple[Hashable, list[Completion] | Quarantined]]:
         """What was answered since the last call, as soon as there is something; whatever becomes of single generators.
+        `Quarantined` is a prompt that ended one generator after the other.
 
         Raises:
             GroupLost: a generator was lost, and the trainer whose weights a fresh one needs is lost too.

@@ -16,6 +16,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.config import digest_of
+from raylm.inference.completions import Completion, Quarantined
 from raylm.rl.order import Ask
 from raylm.rl.placement import Generators, check_versions
 from raylm.rl.reward_workers import RewardWorkers
@@ -59,8 +60,8 @@ class Group:
     rollouts: list[Rollout] = field(default_factory=list)
 
     def teaches(self) -> bool:
-        """Whether its scores differ: where all are alike none is better than the others."""
-        values = [one.score.value for one in self.rollouts if one.score is not None]
+        """Whether what its members earned differs: where all is alike none is better than the others."""
+        values = [earned for one in self.rollouts if (earned := one.earned) is not None]
         return bool(values) and max(values) != min(values)
 
     def fill_up(self, why: Unscored) -> None:
@@ -117,6 +118,11 @@ class Rollouts:
     def under_way(self) -> list[Group]:
         """All that `poll` has not given yet, in the order in which they were asked."""
         return sorted([*self._drawing.values(), *self._scoring.values(), *self._finished], key=lambda group: group.number)
+
+    @property
+    def num_under_way(self) -> int:
+        """Number of them."""
+        return len(self._drawing) + len(self._scoring) + len(self._finished)
 
     @property
     def drawing(self) -> bool:
@@ -217,18 +223,32 @@ class Rollouts:
         self._idle_since = None
         self._generators.submit(key, tokens, num, temperature, seed, most)
 
-    def _answered(self, key: Any, completions: list[Any]) -> None:
+    def _answered(self, key: Any, completions: list[Completion] | Quarantined) -> None:
         self._requests.discard(key)
         number = key if self._conversations is None else key[0]
         group = self._drawing.get(number)
         if group is None:
             return  # it was cut in the meantime
+        if isinstance(completions, Quarantined):
+            self._quarantined(key, group, completions)
+            return
         check_versions([completions], self.newest, group.version)
         if self._conversations is not None:
             self._conversations.next(key, completions[0])
             return
         group.drawn = {place: Drawn(group.prompt, Trajectory.of(one)) for place, one in enumerate(completions)}
         self._score(group)
+
+    def _quarantined(self, key: Any, group: Group, found: Quarantined) -> None:
+        """A prompt that ends its generators is not drawn, a conversation that came to such a place is not learned from."""
+        why = Unscored("quarantined", f"the prompt ended {found.deaths} generators, the last one on it alone: {found.why}")
+        if self._conversations is None:
+            group.fill_up(why)
+        else:
+            self._conversations.cancel(key)
+            group.drawn[key[1]] = Drawn(group.prompt, Trajectory([], [], "", why.kind), why)
+        if len(group.drawn) == group.num:
+            self._score(group)
 
     def _go_on(self, conversations: Conversations, wait_s: float) -> None:
         """What an environment answered is asked of the generators; conversations that are over belong to their group."""

@@ -10,7 +10,7 @@ import pytest
 
 from raylm.core.errors import DataError, PlacementError
 from raylm.inference import pool as pools
-from raylm.inference.completions import Sampling
+from raylm.inference.completions import Quarantined, Sampling
 from raylm.inference.config import MEMORY_SHARE, GeneratorSpec
 from raylm.inference.health import State
 from raylm.inference.pool import Pool, pool_key
@@ -292,6 +292,63 @@ def test_a_request_that_ends_its_generators_is_named(calm):
     pool.submit("poison", [13, 13], Sampling(), 0)
     with pytest.raises(PlacementError, match="a prompt of 2 tokens was lost with its generator 2 times"):
         pool.wait(20.0)
+    assert pool.generate(PROMPTS, Sampling(n=2), SEEDS) == calm[0]
+    pool.close()
+
+
+@pytest.mark.long
+@pytest.mark.ray
+def test_a_prompt_that_ends_its_generators_is_set_aside_and_costs_no_other(calm, capsys):
+    pool, made = small_pool(1)
+    for row, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        pool.submit(row, prompt, Sampling(n=2), seed)
+        if row in (3, 7):
+            pool.submit(("poison", row), [13, 13], Sampling(n=row), 0)
+    found = until({}, pool, 22)
+    assert {row: found[row] for row in range(20)} == dict(enumerate(calm[0]))
+    for row in (3, 7):
+        assert isinstance(found["poison", row], Quarantined) and found["poison", row].deaths >= 3
+    said = capsys.readouterr().err
+    assert said.count("on it alone: it is set aside") == 1 and "a prompt of 2 tokens ended" in said
+    # it is known now: no generator is asked, and `generate`, which has nothing to say it with, raises
+    count = len(made)
+    pool.submit("again", [13, 13], Sampling(), 1)
+    assert until({}, pool, 1)["again"].deaths >= 3 and pool.num_quarantined() == 1 and len(made) == count
+    with pytest.raises(PlacementError, match="lost"):
+        pool.generate([[13, 13]], Sampling(), [0])
+    pool.close()
+
+
+@pytest.mark.long
+@pytest.mark.ray
+def test_generators_that_end_whatever_they_are_asked_end_the_run_all_the_same(calm):
+    pool, made = small_pool(1, *[1] * 40)
+    for row, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        pool.submit(row, prompt, Sampling(n=2), seed)
+    with pytest.raises(PlacementError, match="lost 4 times"):
+        until({}, pool, 20)
+    assert len(made) < 12
+    pool.close()
+
+
+@pytest.mark.ray
+def test_a_start_beside_a_call_ends_that_call(calm):
+    pool, _ = small_pool(1)
+    told: list[str] = []
+
+    def ask():
+        try:
+            pool.generate(PROMPTS * 400, Sampling(n=2))
+        except PlacementError as cause:
+            told.append(cause.what)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not pool._requests.running:
+        time.sleep(0.01)
+    pool.start("somewhere", 16)
+    thread.join(timeout=20)
+    assert not thread.is_alive() and "started anew while they were asked" in told[0]
     assert pool.generate(PROMPTS, Sampling(n=2), SEEDS) == calm[0]
     pool.close()
 

@@ -92,3 +92,35 @@ def test_a_cancelled_request_leaves_no_load():
     requests.forget(second)
     asked(requests, 4)
     assert spread(requests, [0], 4) == [0]
+
+
+def test_one_that_may_end_generators_runs_alone_and_only_a_fresh_one_that_ends_proves_it():
+    requests, me = Requests(alone_from=2), object()
+    poison, other, third = asked(requests, 1, 1, 1)
+    (mine,) = asked(requests, 1, owner=me)
+    for _ in range(2):
+        assert spread(requests, [0], 9) == [0] * 4
+        requests.lost(0)
+    assert [request.deaths for request in (poison, other, third, mine)] == [2] * 4 and requests.suspected(poison)
+    assert not requests.suspected(mine), "whoever asks for all at once is told what happened"
+    # the others wait until it is answered, and so does what else there is
+    assert spread(requests, [0], 9) == [0] and [one.key for one in requests.owed] == [1, 2, 0]
+    requests.answered(poison, ["x"], proved=True)
+    assert spread(requests, [0], 9) == [0] and list(requests.running) == [other]
+    # this generator has answered before, and may have ended of something else
+    requests.lost(0)
+    assert other.deaths == 3 and not other.proved
+    assert spread(requests, [0, 1], 9) == [0, 1], "two that are suspected have a generator each"
+    requests.lost(1)
+    assert third.proved and third.deaths == 3
+    requests.lost(0, by_request=False)
+    assert other.deaths == 3 and not other.proved, "it was ended for another reason"
+
+
+def test_one_answered_before_a_proof_is_not_why_its_generator_ended():
+    requests = Requests(alone_from=2)
+    first, second = asked(requests, 1, 1)
+    spread(requests, [0], 9)
+    requests.answered(first, ["x"], proved=False)
+    requests.lost(0)
+    assert (first.losses, first.deaths, second.deaths) == (1, 0, 1)

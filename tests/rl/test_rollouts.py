@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from raylm.core.errors import StageError
-from raylm.inference.completions import Completion, VersionSpan
+from raylm.inference.completions import Completion, Quarantined, VersionSpan
+from raylm.rl.batches import Batch
 from raylm.rl.conversations import Ended, Request
 from raylm.rl.order import Ask
-from raylm.rl.rollouts import Rollouts
-from raylm.rl.types import Prompt, Trajectory, Unscored
+from raylm.rl.rollout_metrics import score_metrics
+from raylm.rl.rollouts import Group, Rollouts
+from raylm.rl.types import Prompt, Rollout, Score, Trajectory, Unscored, experience_of
 from tests.rl.world import Rewards
 
 PROMPT = Prompt(3, [1, 2], json.dumps([]), None)
@@ -113,6 +115,54 @@ def test_tokens_of_weights_that_cannot_be_are_refused(version):
     rollouts.ask(Ask(0, 3), PROMPT, 0, 2)
     with pytest.raises(StageError, match=f"drawn by version {version} of the weights, the trainer sent versions 2 to 3"):
         finished(rollouts)
+
+
+class Refusing(Engines):
+    """Its generators end at the second request."""
+
+    def wait(self, timeout_s: float) -> list[tuple[Any, Any]]:
+        found = super().wait(timeout_s)
+        second = self.asked[1][0] if len(self.asked) > 1 else None
+        return [(key, Quarantined(3, "out of memory") if key == second else answer) for key, answer in found]
+
+
+def test_a_prompt_that_ends_its_generators_costs_itself_alone():
+    rollouts = made(Refusing())
+    for row in (3, 4, 5):
+        rollouts.ask(Ask(0, row), PROMPT._replace(row=row), 0, 0)
+    groups = rollouts.poll(0.1) + rollouts.poll(0.1)
+    kinds = {group.ask.row: {one.unscored.kind if one.unscored else "" for one in group.rollouts} for group in groups}
+    assert kinds == {3: {""}, 4: {"quarantined"}, 5: {""}} and all(len(group.rollouts) == 3 for group in groups)
+    (said,) = {one.unscored.why for group in groups for one in group.rollouts if one.unscored}
+    assert "ended 3 generators, the last one on it alone: out of memory" in said
+    # of conversations the one that came to such a place
+    rollouts = made(Refusing(), Talks())
+    rollouts.ask(Ask(0, 3), PROMPT, 0, 0)
+    group = finished(rollouts)
+    assert [one.unscored.kind if one.unscored else "" for one in group.rollouts] == ["", "quarantined", ""]
+
+
+def test_rewards_at_tokens_tell_completions_apart():
+    group = Group(0, Ask(0, 3), PROMPT, 0, 2, 1.0, 0.0)
+    drawn = Trajectory([5, 6], [-0.1, -0.1], "", "stop")
+    group.rollouts = [Rollout(PROMPT, drawn, Score(0.0, ""), token_rewards=[0.0, value]) for value in (0.5, 0.5)]
+    assert not group.teaches()
+    group.rollouts[1] = group.rollouts[1]._replace(token_rewards=[0.0, 0.7])
+    assert group.teaches(), "a process reward is no part of the score"
+    assert score_metrics(group.rollouts)["reward_std_zero_share"] == 0.0
+
+
+def test_what_an_algorithm_rejects_is_told_from_what_teaches_nothing():
+    groups = []
+    for number, scores in enumerate([(0.0, 1.0), (1.0, 1.0)]):
+        group = Group(number, Ask(0, number), PROMPT._replace(row=number), 0, 2, 1.0, 0.0)
+        drawn = Trajectory([5, 6], [-0.1, -0.1], "", "stop")
+        group.rollouts = [Rollout(group.prompt, drawn, Score(score, "")) for score in scores]
+        groups.append(group)
+    batch = Batch(groups, [])
+    given = experience_of([one for group in groups for one in group.rollouts], [0, 1], 0).samples
+    assert [(one.row, one.place) for one in batch.rejected(given, given[:1])] == [(0, 1)]
+    assert [(one.row, one.place) for one in batch.rejected(given, [])] == [(0, 0), (0, 1)]
 
 
 def test_what_is_cancelled_never_comes():
