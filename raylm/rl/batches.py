@@ -51,6 +51,18 @@ class Batch(NamedTuple):
         numbers = {group.prompt.row: group.number for group in self.groups}
         return {(numbers[sample.row], sample.place): outcome for sample in samples if sample.row in numbers}
 
+    def found(self, why: dict[tuple[int, int], str]) -> dict[tuple[int, int], str]:
+        """What became of samples, by row and place, as `outcomes` names them."""
+        numbers = {group.prompt.row: group.number for group in self.groups}
+        return {(numbers[row], place): outcome for (row, place), outcome in why.items()}
+
+    def rejected(self, given: list[Sample], kept: list[Sample]) -> list[Sample]:
+        """Those of the scored samples that an algorithm left out though there is something to learn from them: their group's
+        scores differ, or, where a prompt is answered once, it kept others."""
+        left = {(sample.row, sample.place) for sample in kept}
+        teaches = {group.prompt.row: group.teaches() if group.num > 1 else bool(kept) for group in self.groups}
+        return [sample for sample in given if (sample.row, sample.place) not in left and teaches[sample.row]]
+
 
 class Batches:
     """The groups that were asked and not yet learned from.
@@ -83,10 +95,13 @@ class Batches:
         """
         self._rollouts.cancel()
         self._finished, self._without_signal, self._iteration = [], [], iteration
-        if self.in_order or not found:
+        if self.in_order:
             self._order.go_to(position)
-        else:
+        elif found:
             self._order.go_on_from(found)
+        else:
+            # not to `position`: a batch that was passed over before the first checkpoint was whatever came first
+            self._order.go_to(0)
 
     def state(self) -> dict[str, Any]:
         """For a step checkpoint: how far the order has come, and what of it no iteration has learned from."""
@@ -116,7 +131,7 @@ class Batches:
         waited = False
         while True:
             self._ask()
-            chosen = choose(self._finished, self._rollouts.under_way, self._quotas(), version, self._staleness)
+            chosen = self._choose()
             if chosen is not None and (len(chosen) == self._quotas()[0] or not self._asks_more()):
                 break
             waited = True
@@ -136,7 +151,8 @@ class Batches:
 
     def keep_going(self, timeout_s: float, ask: bool = True) -> None:
         """What goes on while the trainer works: finished groups are taken over, further prompts are asked."""
-        if ask:
+        # an iteration whose prompts are those of its position asks them itself: another position may have fewer
+        if ask and not self.in_order:
             self._ask()
         self._sort(self._rollouts.poll(timeout_s))
 
@@ -164,24 +180,39 @@ class Batches:
         quotas = self._quotas()
         most = room(quotas, self._version, self._held, self._staleness)
         most = min(most, max(self._enough if enough is None else enough, quotas[0]))
-        return int(most) - len(self._rollouts.under_way) - len(self._finished)
+        return int(most) - self._rollouts.num_under_way - len(self._finished)
+
+    def _choose(self) -> list[Group] | None:
+        """See `choose`."""
+        quotas = self._quotas()
+        # seen without a look at each group: this is asked as often as one of thousands is finished
+        if self._rollouts.num_under_way and len(self._finished) < quotas[0]:
+            return None
+        return choose(self._finished, self._rollouts.under_way, quotas, self._version, self._staleness)
 
     def _asks_more(self) -> bool:
-        """Whether an iteration that is not full, because it has asked some prompts of two epochs, may ask further ahead."""
+        """Whether an iteration that is not full may ask further ahead, and there is something to ask."""
         if not self._staleness or self._room(math.inf) <= 0:
+            return False
+        if len({group.prompt.row for group in self.waiting}) == len(self._prompts):
             return False
         self._enough += self._quotas()[0]
         return True
 
     def _ask(self) -> None:
-        while self._room() > 0:
-            # an iteration that refills comes to prompts of the next epoch: it asks none twice
-            before = {group.prompt.row for group in self.waiting} if self._dynamic and not self._staleness else set()
+        room = self._room()
+        # who asks ahead, or refills, comes to prompts of the next epoch: none is asked while it waits, for two groups of one
+        # prompt do not fit into an iteration, and one of them could become too old
+        before = set() if self.in_order or room <= 0 else {group.prompt.row for group in self.waiting}
+        for _ in range(room):
             if len(before) == len(self._prompts):
-                self._say_all_asked()
+                if self._dynamic and not self._staleness:
+                    self._say_all_asked()
                 return
             ask = self._order.next(before)
             self._rollouts.ask(ask, self._prompts[ask.row], self._cfg.seed, self._held)
+            if not self.in_order:
+                before.add(ask.row)
 
     def _pace(self, waited: bool) -> None:
         """Ask further ahead where the trainer waited, and less far where another iteration is there already."""

@@ -44,12 +44,23 @@ class Iterations:
             self._said |= new
             print(f"  {where}: completions are left out, and counted as unscored: {_reasons(rollouts)}", file=sys.stderr)
 
-    def count(self, step: int, rollouts: list[Rollout], samples: int, finite: bool, masked: int = 0) -> None:
+    def count(
+        self,
+        step: int,
+        rollouts: list[Rollout],
+        samples: int,
+        finite: bool,
+        masked: int = 0,
+        rejected: int = 0,
+        changed: bool | None = None,
+    ) -> None:
         """One more iteration. Raises TrainingError when the last few taught nothing because something is wrong.
 
         Args:
             samples: that it learned from.
             masked: that it would have learned from, had they not been cut off.
+            rejected: that it would have learned from, had the algorithm not rejected them.
+            changed: whether the policy's weights did, where that does not follow from samples and gradient.
         """
         unscored = sum(rollout.score is None for rollout in rollouts)
         bad = ""
@@ -57,7 +68,12 @@ class Iterations:
             bad = "its gradient is not finite"
         elif not samples and unscored:
             bad = f"{unscored} of {len(rollouts)} completions have no score, and those of each prompt that have one score alike"
-        self.learned += bool(samples) and finite
+        elif not samples and rejected:
+            bad = (
+                f"{rejected} completions were rejected by the algorithm's correction: generator and trainer are too far apart "
+                "(mismatch_kl)"
+            )
+        self.learned += bool(samples) and finite if changed is None else changed
         self._bad = [*self._bad, f"iteration {step}: {bad}"] if bad else []
         self._last = self._bad[-1] if bad else self._last
         self._alike = 0 if samples or bad else self._alike + 1

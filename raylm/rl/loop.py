@@ -31,7 +31,7 @@ from raylm.rl.placement import Generators, TrainerGroup
 from raylm.rl.reward_workers import RewardWorkers
 from raylm.rl.rollout_metrics import experience_metrics
 from raylm.rl.rollouts import Rollouts
-from raylm.rl.sample_ledger import NOT_FINITE, PASSED_OVER, TRAINED, TRUNCATED, SampleLedger
+from raylm.rl.sample_ledger import NOT_FINITE, PASSED_OVER, REJECTED, TRAINED, TRUNCATED, SampleLedger
 from raylm.rl.seen import Seen
 from raylm.rl.types import Experience, Prompt, Rollout, check_advantages, experience_of
 from raylm.trainer.recorder import Recorder
@@ -44,6 +44,8 @@ Result = TypeVar("Result")
 GLANCE_S = 0.01
 """Longest look at generation before it is seen that the trainer is done."""
 STEPS_TAKEN = "optimizer_steps"
+UNTAUGHT = "untaught"
+"""What the trainer says of samples that no step learned from, see `PolicyTrainer.learn`; no metric."""
 
 
 class Loop:
@@ -128,9 +130,11 @@ class Loop:
         experience = self._experience(batch)
         if self._needs:
             experience = self._beside("score_s", partial(self._trainer.score, experience, self._needs))
-        experience = self._algorithm.advantages(experience)
+        given, experience = experience.samples, self._algorithm.advantages(experience)
         check_advantages(experience.samples)
-        learned = self._cfg.truncated.left_in(experience) if self._cfg.truncated else experience
+        rejected, learned = batch.rejected(given, experience.samples), experience
+        if self._cfg.truncated:
+            learned = self._cfg.truncated.left_in(experience, getattr(self._algorithm, "weighed", None))
         stats = self._beside("update_s", partial(self._trainer.update, self._iteration, learned))
         if "decision" in stats:
             self._pass_over(stats["decision"], batch)
@@ -144,9 +148,8 @@ class Loop:
             self._sync()
         else:
             self._wake()
-        outcomes = batch.outcomes(experience.samples, TRUNCATED) | batch.outcomes(
-            learned.samples, TRAINED if finite else NOT_FINITE
-        )
+        outcomes = batch.outcomes(rejected, REJECTED) | batch.outcomes(experience.samples, TRUNCATED)
+        outcomes |= batch.outcomes(learned.samples, TRAINED if finite else NOT_FINITE) | batch.found(stats.pop(UNTAUGHT, {}))
         self._ledger.add(self._iteration, batch.asked, outcomes, version, self._steps)
         # an iteration whose groups all scored alike has no samples, hence no KL and no other figure of the algorithm
         counts = {"samples": len(learned.samples), "version": version, **self._batches.counts(batch)}
@@ -157,7 +160,7 @@ class Loop:
             self._seen.add(self._iteration, batch.rollouts, learned, row)
         self._record(row)
         masked = len(experience.samples) - len(learned.samples)
-        self._iterations.count(self._iteration, batch.rollouts, len(learned.samples), finite, masked)
+        self._iterations.count(self._iteration, batch.rollouts, len(learned.samples), finite, masked, len(rejected), changed)
         self._iteration += 1
         if self._is_due():
             self._save()

@@ -108,10 +108,11 @@ class PolicyTrainer(Trainer):
 
         Returns:
             Means of the metrics over the steps, weighed as the steps' samples are; `finite`: some step's gradient was; `changed`:
-            so were the policy's weights. Or the `decision` about a spike in the first step: then nothing was changed.
+            so were the policy's weights; `untaught`: why no step learned from a sample, by its row and place, where there is such
+            a one. Or the `decision` about a spike in the first step: then nothing was changed.
         """
-        learned = {sample.row for sample in experience.samples}
         rows: list[dict[str, Any]] = []
+        taught, untaught = set[tuple[int, int]](), dict[tuple[int, int], str]()
         if experience.samples:
             experience = self.score(experience, lacking(experience.samples, getattr(self.algorithm, "needs", ())))
             with self.profiler.step(iteration):
@@ -124,23 +125,31 @@ class PolicyTrainer(Trainer):
                         if row is None:
                             self._pass_minibatch(iteration, experience)
                         rows += [row] if row else []
+                        of = [(sample.row, sample.place) for sample in samples]
+                        if row and row["finite"]:
+                            taught.update(of)
+                        else:
+                            untaught |= dict.fromkeys(of, "passed_over" if row is None else "not_finite" if row else "no_signal")
         else:
             # the schedule counts their steps: it would not come to its end
             for _ in range(self.cfg.steps_per_iteration):
                 self._pass_step()
         finite = any(row["finite"] for row in rows) or not rows
+        learned = {row for row, _ in taught}
+        untaught = {sample: why for sample, why in untaught.items() if sample not in taught}
         if self.engine.grid.rank == 0:  # every rank has the whole experience: one of them counts its rows
             for position, asked in experience.at_positions.items():
-                self.ledger.add(iteration, position, sorted(learned & set(asked)), trained=finite)
+                self.ledger.add(iteration, position, sorted(learned & set(asked)), trained=True)
                 self.ledger.add(iteration, position, sorted(set(asked) - learned), trained=False)
         if not rows:
-            return {"finite": True, **({"changed": False} if experience.samples else {})}
+            return {"finite": True, **({"changed": False} if experience.samples else {}), **_named(untaught)}
         explained = explained_variance(experience.samples) if self.critic else None
         return {
             **_combined(rows),
             **({} if explained is None else {"explained_variance": explained}),
             "finite": finite,
             "changed": any(row["changed"] for row in rows),
+            **_named(untaught),
         }
 
     def _minibatch(self, iteration: int, samples: list[Sample], experience: Experience) -> dict[str, Any] | None:
@@ -252,6 +261,10 @@ class PolicyTrainer(Trainer):
         found = [taught(each) for each in self.teacher.forward(inputs, asked(count, words, card.temperature))]
         more = [one._replace(id_BTK=each.id_BTK) for one, each in zip(inputs, found, strict=True)]
         return asks._replace(at_ids=count, at_temperature=card.temperature), more, [*found]
+
+
+def _named(untaught: dict[tuple[int, int], str]) -> dict[str, Any]:
+    return {"untaught": untaught} if untaught else {}
 
 
 def _weights(sample: Sample) -> Any:

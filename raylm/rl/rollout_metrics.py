@@ -17,7 +17,7 @@ def score_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
     `reward_std`: spread over all of them. `reward/NAME`: mean of each part, before it is weighed. `source_reward/NAME`: mean over
     the prompts of a source, where there are several of two prompts or more each. `reward_std_zero_share`: groups of several whose
-    members all score alike, which teach nothing. `cut_share`: completions that were cut at a limit. `completion_tokens_max`,
+    members all earn alike, which teach nothing. `cut_share`: completions that were cut at a limit. `completion_tokens_max`,
     `turns`.
     """
     scored = [(one, one.score.value) for one in rollouts if one.score is not None]
@@ -33,7 +33,7 @@ def score_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     sources: dict[str, list[float]] = defaultdict(list)
     groups: dict[int, list[float]] = defaultdict(list)
     for one, value in scored:
-        groups[one.prompt.row].append(value)
+        groups[one.prompt.row].append(one.earned or 0.0)
         sources[one.prompt.source].append(value)
         for name, part in (one.parts or {}).items():
             parts[name].append(part.value)

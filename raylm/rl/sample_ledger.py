@@ -17,6 +17,7 @@ from raylm.trainer.history import Segments
 
 SAMPLES = "samples.parquet"
 TRAINED, NOT_FINITE, TRUNCATED, NO_SIGNAL, PASSED_OVER = "trained", "not_finite", "truncated", "no_signal", "passed_over"
+REJECTED = "rejected"
 
 
 class Taken(NamedTuple):
@@ -30,7 +31,8 @@ class Taken(NamedTuple):
     sample: int
     """Its place among the completions of the prompt."""
     outcome: str
-    """"trained", or why not: a kind of `Unscored`, "no_signal", "truncated", "not_finite", "passed_over"."""
+    """"trained", or why not: a kind of `Unscored`, "no_signal", "rejected" (by the algorithm, which weighs it with nothing),
+    "truncated", "not_finite", "passed_over"."""
     lowest: int
     """Version of the weights that drew its first token; -1 where the generator does not say."""
     highest: int
@@ -86,7 +88,7 @@ class SampleLedger:
         """Check the whole ledger and write it into the artifact; the number of samples that were learned from.
 
         Args:
-            asked: all prompts that the run was to ask, less those that were passed over.
+            asked: all prompts that the run was to ask; those that were passed over may be among them.
 
         Raises:
             TrainingError: a prompt is missing, or in it twice, or was not to be asked.
@@ -99,11 +101,12 @@ class SampleLedger:
         outcome = table.column("outcome").to_numpy()
         # a column each: a long run has millions of samples
         keys = np.stack([table.column(name).to_numpy().astype(np.int64) for name in ("position", "row", "sample")], 1)
+        passed = {Ask(*pair) for pair in np.unique(keys[outcome == PASSED_OVER][:, :2], axis=0).tolist()}
         keys, times = np.unique(keys[outcome != PASSED_OVER], axis=0, return_counts=True)
         twice = keys[times > 1].tolist()
         known = {Ask(*pair) for pair in np.unique(keys[:, :2], axis=0).tolist()}
-        if twice or known != asked:
-            lost, more = sorted(asked - known), sorted(known - asked)
+        lost, more = sorted(asked - known - passed), sorted(known - asked)
+        if twice or lost or more:
             raise TrainingError(
                 f"the ledger of samples is not what was asked: {len(twice)} samples are in it twice (first {twice[:2]}), "
                 f"{len(lost)} prompts are missing (first {lost[:2]}), {len(more)} were not to be asked (first {more[:2]})",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field
 
 from raylm.core.config import Config
-from raylm.rl.types import Experience, Rollout, Score
+from raylm.rl.types import Experience, Rollout, Sample, Score
 
 
 class Truncated(Config):
@@ -25,11 +26,16 @@ class Truncated(Config):
             return rollouts
         return [self._lowered(one) if one.score is not None and not one.trajectory.finished else one for one in rollouts]
 
-    def left_in(self, experience: Experience) -> Experience:
-        """The samples that are learned from, once advantages are set."""
+    def left_in(self, experience: Experience, weigh: Callable[[list[Sample]], list[Sample]] | None = None) -> Experience:
+        """The samples that are learned from, once advantages are set.
+
+        Args:
+            weigh: sets their weights in the loss, where these depend on what else is learned from.
+        """
         if self.action != "mask":
             return experience
-        return experience._replace(samples=[sample for sample in experience.samples if sample.finished])
+        left = [sample for sample in experience.samples if sample.finished]
+        return experience._replace(samples=weigh(left) if weigh else left)
 
     def _lowered(self, one: Rollout) -> Rollout:
         assert one.score is not None

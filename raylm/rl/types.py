@@ -97,6 +97,13 @@ class Rollout(NamedTuple):
     token_rewards: Floats | None = None
     """Further rewards at single tokens, where a process reward gives some."""
 
+    @property
+    def earned(self) -> float | None:
+        """All that it earned, at single tokens too; None without a score."""
+        if self.score is None:
+            return None
+        return self.score.value if self.token_rewards is None else self.score.value + float(sum(self.token_rewards))
+
 
 class Sample(NamedTuple):
     """One scored trajectory, as an algorithm and the trainer see it. All fields per token have length N."""

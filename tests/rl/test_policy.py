@@ -170,7 +170,8 @@ def test_samples_of_no_weight_change_nothing(plain):
     ranks, setup = started(0, 1, plain["folder"], valued_config())
     made = Valued().advantages(trainer.score(ranks, setup, Experience(plain["given"], ASKS, 0), NEEDS))
     still = made._replace(samples=[s._replace(mask=[0.0] * len(s.logprobs)) for s in made.samples])
-    assert trainer.update(ranks, setup, 0, still) == {"finite": True, "changed": False}
+    untaught = {(sample.row, sample.place): "no_signal" for sample in made.samples}
+    assert trainer.update(ranks, setup, 0, still) == {"finite": True, "changed": False, "untaught": untaught}
     held = ranks.held[trainer.HELD]
     assert (held.engine.done, held.critic.done) == (4, 4), "the schedules come to their ends"
 
@@ -214,3 +215,17 @@ def test_every_algorithm_learns_the_same_from_completions_that_share_a_prompt(pl
     assert max(float((t - padded["policy"][key]).abs().max()) for key, t in laid["policy"].items()) < 1e-5
     if name == "grpo":
         assert 0 < laid["rows"][1]["entropy"] < 4.2
+
+
+def test_samples_of_a_step_that_was_not_finite_are_not_called_trained(plain):
+    cfg = valued_config(epochs=1, minibatches=2)
+    ranks, setup = started(0, 1, plain["folder"], cfg)
+    made = Valued().advantages(trainer.score(ranks, setup, Experience(plain["given"], ASKS, 0), NEEDS))
+    bad = made.samples[0].row
+    spoilt = [s._replace(advantages=[float("nan")] * len(s.logprobs)) if s.row == bad else s for s in made.samples]
+    found = trainer.update(ranks, setup, 0, made._replace(samples=spoilt))
+    assert found["finite"] and found["changed"] and found["skipped_steps"] == 1
+    untaught = {row for row, _ in found["untaught"]}
+    assert bad in untaught and len(untaught) < len(ASKS) and set(found["untaught"].values()) == {"not_finite"}
+    trained = {int(row): read.trained for read in ranks.held[trainer.HELD].ledger._open for row in read.rows}
+    assert {row for row, is_trained in trained.items() if is_trained} == set(ASKS) - untaught

@@ -128,7 +128,7 @@ class PolicyGradient(Config):
         if isinstance(self.correction, Correction):
             samples, found = self.correction.weigh(samples)
             metrics |= found
-        samples = self._weighed([sample for sample in samples if sample.num_learned])
+        samples = self.weighed([sample for sample in samples if sample.num_learned])
         return experience._replace(samples=samples, state=state or experience.state, metrics=metrics or experience.metrics)
 
     def divisor(self, samples: list[Sample]) -> float:
@@ -188,8 +188,8 @@ class PolicyGradient(Config):
         after = kl.follow(state, mean, len(samples)) if samples else state
         return penalised, after, {"kl": mean, "kl_coefficient": coefficient}
 
-    def _weighed(self, samples: list[Sample]) -> list[Sample]:
-        """Weights by which the aggregation comes about."""
+    def weighed(self, samples: list[Sample]) -> list[Sample]:
+        """Weights by which the aggregation comes about, of samples that are all there is to learn from."""
         if self.aggregation == "token":
             return samples
         if self.aggregation == "constant":
