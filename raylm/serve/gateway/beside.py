@@ -9,23 +9,21 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from raylm.serve.directory import Address
+from raylm.serve.gateway.call import Call
 from raylm.serve.gateway.dispatch import Dispatch
 from raylm.serve.gateway.trail import CHAT, STREAMS
 from raylm.serve.rollout import Compared, Rollout, Tally, Told
 from raylm.serve.routing.routing import Candidate
 
-if TYPE_CHECKING:
-    from raylm.serve.gateway.forward import Call
-
 MOST_COPIES = 8
 """Copies that are under way at once; more are left out, and counted."""
-Send = Callable[["Call", Address, bytes], Coroutine[Any, Any, tuple[int, bytes]]]
+Send = Callable[[Call, Address, bytes], Coroutine[Any, Any, tuple[int, bytes]]]
 """Sends a body to a replica; status and whole answer. Raises ConnectionError where it fails."""
 
 

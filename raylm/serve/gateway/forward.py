@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -19,12 +19,12 @@ from raylm.serve.config import GatewaySpec
 from raylm.serve.directory import Address
 from raylm.serve.envelope import Refusal, restarting
 from raylm.serve.gateway.beside import Beside
+from raylm.serve.gateway.call import Call
 from raylm.serve.gateway.dispatch import Dispatch, Wanted
 from raylm.serve.gateway.meter import Meter
 from raylm.serve.gateway.reply import Reply, Watchdog
 from raylm.serve.gateway.settings import DTYPE, INNER, SERVED
 from raylm.serve.gateway.trail import STREAMS, Trail
-from raylm.serve.routing.routing import Asked
 from raylm.serve.spans import SPANS, marks_of, without_comments
 
 CONNECT_S = 2.0
@@ -35,24 +35,6 @@ PASSED = ("content-type", SERVED, DTYPE, "retry-after")
 """Headers of a replica's answer that a client gets."""
 SENT = ("content-type", "traceparent", "tracestate", "anthropic-version", "anthropic-beta")
 """Headers of a client's request that a replica gets."""
-
-
-class Call(NamedTuple):
-    """A request that has been let in."""
-
-    number: str
-    method: str
-    path: str
-    body: bytes
-    fields: dict[str, Any]
-    asked: Asked
-    headers: tuple[tuple[str, str], ...] = ()
-    max_len: int = 0
-
-    @property
-    def streams(self) -> bool:
-        """Whether its answer comes as it is made."""
-        return bool(self.fields.get("stream"))
 
 
 class Lost(Exception):

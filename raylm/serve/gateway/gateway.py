@@ -24,8 +24,9 @@ from raylm.serve.audit import AuditLog
 from raylm.serve.directory import Address
 from raylm.serve.envelope import Refusal, Refused, bad_request, unguarded
 from raylm.serve.gateway.beside import Beside
+from raylm.serve.gateway.call import Call
 from raylm.serve.gateway.dispatch import Dispatch
-from raylm.serve.gateway.forward import CONNECT_S, SENT, Call, Forward
+from raylm.serve.gateway.forward import CONNECT_S, SENT, Forward
 from raylm.serve.gateway.listener import Listener, whole_body
 from raylm.serve.gateway.metrics import Counters
 from raylm.serve.gateway.origins import Origins
