@@ -88,12 +88,13 @@ class EngineSettings(EngineOptions):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of vLLM's engine that are not its defaults, less those of speculation, see `options_with`."""
+        """Arguments of `build_engine` that are not its defaults."""
         found = {
             "enable_chunked_prefill": self.enable_chunked_prefill,
             "max_num_batched_tokens": self.max_num_batched_tokens,
             "kv_cache_memory_bytes": int(self.kv_cache_gb * 2**30) if self.kv_cache_gb else None,
             "enforce_eager": None if self.compile is None else not self.compile,
+            "speculation": self.speculation,
         }
         return super().options | {name: value for name, value in found.items() if value is not None}
 
@@ -106,18 +107,9 @@ class EngineSettings(EngineOptions):
             )
 
     def at(self, find: Callable[[str], str]) -> Self:
-        """These settings with what `find` says in place of a stage's name: where the draft model lies."""
+        """These settings with what `find` says in place of a stage's name: where the draft model lies. Ask it before they travel
+        to an engine's machine."""
         return self.model_copy(update={"speculation": self.speculation and self.speculation.at(find)})
-
-    def options_with(self, model: str) -> dict[str, Any]:
-        """Arguments of vLLM's engine for the checkpoint in the folder `model`, on the machine where it is to run.
-
-        Raises:
-            ConfigError: the draft model has other tokens than `model`.
-        """
-        if self.speculation is None:
-            return self.options
-        return self.options | {"speculative_config": self.speculation.speculative_config(model)}
 
 
 class GeneratorSpec(EngineOptions):
@@ -172,3 +164,13 @@ class GeneratorSpec(EngineOptions):
     def role(self, **changes: Any) -> Role:
         """What they ask a cluster for."""
         return Role(**{"count": self.count, "cpus": self.cpus, "gpus": self.gpus, **changes})
+
+
+class BatchGenerators(GeneratorSpec, EngineSettings):
+    """Generators that nobody trains: all that makes an engine fast is open to them."""
+
+    @model_validator(mode="after")
+    def _nobody_trains(self) -> BatchGenerators:
+        if self.sleeps:
+            raise ValueError("generator.sleeps lends memory to a trainer, and here is none: drop it")
+        return self

@@ -55,6 +55,7 @@ def build_engine(
     gpu: bool,
     memory_share: float,
     own_process: bool,
+    speculation: Any = None,
     **options: Any,
 ) -> Any:
     """A ready AsyncLLM. Blocks while weights load; call it in a thread where an event loop must go on.
@@ -66,7 +67,11 @@ def build_engine(
         memory_share: part of the GPU's memory that weights and cache may take; the CPU backend has its own limit.
         own_process: run the engine core in a process beside this one, whose death this one survives. Without it the core is a
             thread here: 8 s of CPU time and 0.4 GB less, and Ray knows of its death by that of this process.
-        options: further arguments of vLLM's AsyncEngineArgs, such as those of `EngineSettings.options_with`.
+        speculation: a card of `AnySpeculation` whose references are addresses.
+        options: further arguments of vLLM's AsyncEngineArgs. `EngineSettings.options` has some, and the speculation.
+
+    Raises:
+        ConfigError: the draft model has other tokens than `model`.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -81,5 +86,7 @@ def build_engine(
         # generator of random numbers, which those of CPUs cannot do (`CPU Generator does not use offset`)
         options = {"max_num_seqs": CPU_REQUESTS, **options, "enable_chunked_prefill": False}
         set_cpu_options(options)
+    if speculation is not None:
+        options["speculative_config"] = speculation.speculative_config(model)
     arguments = AsyncEngineArgs(model=model, **options)
     return AsyncLLM.from_engine_args(arguments) if own_process else engine_in_thread(arguments)

@@ -273,27 +273,29 @@ class Generator:
         self._whole.set()
 
     async def _complete(self, prompt: list[int], sampling: Sampling, seed: int, deadline_s: float) -> Completion:
+        params = sampling.params()
         answer = await self._answer(
             prompt,
             deadline_s,
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
+            **params,
             logprobs=0,
             seed=seed,
             stop_token_ids=self._ends if sampling.stop_at_eos else None,
             ignore_eos=not sampling.stop_at_eos,
         )
-        return self._completion(answer.outputs[0])
+        return self._completion(answer.outputs[0], cut=bool(params.get("detokenize")))
 
     async def _answer(self, prompt: list[int], deadline_s: float, priority: int = 0, **params: Any) -> Any:
         """What the engine answers to one request, whole."""
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         from raylm.inference.vllm_private import progress
 
-        asked = SamplingParams(detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **params)
+        params = {"detokenize": False, **params}
+        if structure := params.pop("structured_outputs", None):
+            params["structured_outputs"] = StructuredOutputsParams(**structure)
+        asked = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **params)
         self._num_requests += 1
         number = str(self._num_requests)
 
@@ -315,16 +317,29 @@ class Generator:
                 task.cancel()
             return task.result()
 
-    def _completion(self, output: Any) -> Completion:
+    def _completion(self, output: Any, cut: bool) -> Completion:
         tokens = list(output.token_ids)
         logprobs = [step[token].logprob for token, step in zip(tokens, output.logprobs, strict=True)]
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        # where vLLM looked for stop texts, its text ends before the one that it found
+        text = output.text if cut else self._tokenizer.decode(tokens, skip_special_tokens=True)
         spans = tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions or ())
         return Completion(tokens, logprobs, text, output.finish_reason, spans)
 
     def _build(self, model_path: str, max_len: int, seed: int, memory_share: float, options: dict[str, Any]) -> Any:
         from raylm.inference.vllm_private import WEIGHT_RECEIVER
 
+        arguments: dict[str, Any] = {
+            "seed": seed,
+            "skip_tokenizer_init": True,
+            "logprobs_mode": "processed_logprobs",
+            "disable_log_stats": True,
+            "scheduling_policy": "priority",
+            # no default of a generation_config.json (top_k, repetition penalty) may bend what is sampled
+            "generation_config": "vllm",
+            "worker_extension_cls": WEIGHT_RECEIVER,
+            **({"weight_transfer_config": {"backend": self._backend}} if self._backend else {}),
+            **options,
+        }
         return build_engine(
             model_path,
             dtype=self._dtype.name,
@@ -333,16 +348,7 @@ class Generator:
             memory_share=memory_share,
             # beside a GPU, scheduling the next step while this process reads the last one is worth a process
             own_process=self._gpu,
-            seed=seed,
-            skip_tokenizer_init=True,
-            logprobs_mode="processed_logprobs",
-            disable_log_stats=True,
-            scheduling_policy="priority",
-            # no default of a generation_config.json (top_k, repetition penalty) may bend what is sampled
-            generation_config="vllm",
-            worker_extension_cls=WEIGHT_RECEIVER,
-            **({"weight_transfer_config": {"backend": self._backend}} if self._backend else {}),
-            **options,
+            **arguments,
         )
 
     def _lost(self, cause: BaseException) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
-from raylm.core.errors import PlacementError
+from raylm.core.errors import PlacementError, RaylmError
 from raylm.core.workers import Workers
 from raylm.inference.calls import answer_of
 from raylm.inference.completions import Completion, Quarantined, Sampling
@@ -82,9 +82,12 @@ class Pool:
         after = spec.quarantine_after
         self._quarantine_after = after if after is not None and after <= spec.max_restarts else None
 
-    def start(self, path: str, max_len: int, dtype: str = "auto", seed: int = 0) -> None:
+    def start(self, path: str, max_len: int, dtype: str = "auto", seed: int = 0, **further: Any) -> None:
         """Let all generators hold the checkpoint at `path`: the held ones where they can take it, fresh ones else. Requests of
         an earlier stage are dropped; a `generate` of another thread raises.
+
+        Args:
+            further: arguments of vLLM's engine beside those of the spec.
 
         Raises:
             GeneratorLost: a fresh one died, or did not start in time.
@@ -97,7 +100,8 @@ class Pool:
             for request in dropped.running:
                 _call_off(request)
             self._lock.notify_all()
-        options = {"options": self._options} if self._options else {}
+        whole = self._options | further
+        options = {"options": whole} if whole else {}
         self.dtype = self._weights.start(
             model_path=path, max_len=max_len, dtype=dtype, seed=seed, memory_share=self.memory_share, **options
         )
@@ -129,6 +133,14 @@ class Pool:
             RaylmError: what a generator raised of one request, which is dropped; or the sender of weights for a fresh one.
         """
         return self._wait(None, timeout_s)
+
+    def answers(self, timeout_s: float) -> list[tuple[Hashable, list[Completion] | Quarantined | RaylmError]]:
+        """`wait`, but what a generator raised of a request comes as its answer.
+
+        Raises:
+            PlacementError: no generator is left, or none has weights.
+        """
+        return self._wait(None, timeout_s, raising=False)
 
     def cancel(self, key: Hashable) -> bool:
         """Drop a request, wherever it is; False where there is none with this key (any more)."""
@@ -234,14 +246,15 @@ class Pool:
         """End all of them."""
         self._fleet.close()
 
-    def _wait(self, owner: object, timeout_s: float) -> list[tuple[Hashable, Any]]:
+    def _wait(self, owner: object, timeout_s: float, raising: bool = True) -> list[tuple[Hashable, Any]]:
         until = time.monotonic() + timeout_s
         with self._lock:
             while True:
                 cause = self._fleet.failure()
                 found = self._requests.collect(owner)
-                if found and isinstance(found[0].answer, Exception):
-                    raise cause or found[0].answer
+                failed = found[0].answer if found and isinstance(found[0].answer, Exception) else None
+                if failed and (cause or raising or not isinstance(failed, RaylmError)):
+                    raise cause or failed
                 if found or not self._requests.outstanding(owner):
                     return [(request.key, request.answer) for request in found]
                 if cause := cause or self._weights.failure():

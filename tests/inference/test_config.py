@@ -7,14 +7,14 @@ from typing import get_args
 import pytest
 
 from raylm.core.config import references
-from raylm.inference.config import CPU_KV_CACHE_DTYPES, EngineOptions, EngineSettings
+from raylm.inference.config import CPU_KV_CACHE_DTYPES, BatchGenerators, EngineOptions, EngineSettings
 from raylm.inference.engine import set_cpu_options
 
 NGRAM = {"kind": "ngram", "num_tokens": 5, "min_lookup": 2, "max_lookup": 3}
 
 
 def test_settings_as_arguments_of_vllm():
-    assert EngineSettings().options == EngineSettings().options_with("/nowhere") == {}
+    assert EngineSettings().options == BatchGenerators().options == {}
     asked = EngineSettings(
         enable_prefix_caching=False,
         max_num_seqs=8,
@@ -34,9 +34,14 @@ def test_settings_as_arguments_of_vllm():
         "enforce_eager": True,
         "kv_cache_dtype": "fp8",
     }
-    assert asked.options == plain
-    speculation = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_min": 2, "prompt_lookup_max": 3}
-    assert asked.options_with("/nowhere") == plain | {"speculative_config": speculation}
+    assert asked.options == plain | {"speculation": asked.speculation}
+    assert asked.speculation is not None and asked.speculation.speculative_config("/nowhere") == {
+        "method": "ngram",
+        "num_speculative_tokens": 5,
+        "prompt_lookup_min": 2,
+        "prompt_lookup_max": 3,
+    }
+    assert BatchGenerators(**asked.model_dump(), count=3, gpus=1).options == asked.options
 
 
 def test_what_cpus_cannot_do_is_refused():
@@ -49,7 +54,11 @@ def test_what_cpus_cannot_do_is_refused():
         with pytest.raises(ValueError, match=why):
             settings.check_gpus(0)
         settings.check_gpus(settings.tensor_parallel)
+        with pytest.raises(ValueError, match=why):
+            BatchGenerators(**table)  # type: ignore[arg-type]
     EngineSettings(kv_cache_dtype="fp8").check_gpus(0)
+    with pytest.raises(ValueError, match="lends memory to a trainer"):
+        BatchGenerators(sleeps=True)
 
 
 def test_formats_of_the_cache_are_those_of_vllm():
