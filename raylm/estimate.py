@@ -84,9 +84,9 @@ def _scores_ahead(job: Job, name: str, known: Known) -> list[str]:
 def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[str]:
     """Lines on models whose engine will not compute in the checkpoint's own format on a machine like this one."""
     cfg: Any = job.stages[name]
-    if cfg.stage not in ("evaluate", "serve"):
+    if cfg.stage not in ("generate", "evaluate", "serve"):
         return []
-    workers = cfg.generator if cfg.stage == "evaluate" else cfg.workers
+    workers = cfg.workers if cfg.stage == "serve" else cfg.generator
     lines = []
     for ref in cfg.models if cfg.stage == "evaluate" else [cfg.model]:
         scheme, own = _scheme_and_dtype(job, ref)

@@ -22,6 +22,7 @@ from raylm.core.room import total
 from raylm.core.storage import Folder
 from raylm.core.workers import Workers
 from raylm.evaluate.config import Evaluate
+from raylm.generate.config import Generate
 from raylm.prepare.config import Prepare
 from raylm.rl.config import RL
 from raylm.run_page import PAGE, RECORD, RunPage
@@ -33,7 +34,7 @@ from raylm.train.config import Train
 
 _TAKEN = {PAGE, RECORD, "run.json"}
 IDENTITY = f"{WORK}/identity.json"
-AnyStage = Annotated[Prepare | Tokenize | Train | RL | Compress | Evaluate | Serve, Field(discriminator="stage")]
+AnyStage = Annotated[Prepare | Tokenize | Train | RL | Compress | Generate | Evaluate | Serve, Field(discriminator="stage")]
 
 
 class Job(Config):

@@ -84,6 +84,7 @@ def _needs(cfg: Any) -> Needs | None:
     return {
         "rl": Needs("causal", plain=True, engine=True, text=True),
         "compress": Needs(plain=True),
+        "generate": Needs("causal", engine=True),
         "evaluate": Needs(engine=True),
         "serve": Needs("causal", engine=True),
     }.get(cfg.stage)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "raylm").rglob("*.py"))
-VERBS = ("prepare", "tokenize", "train", "rl", "compress", "evaluate", "serve")
+VERBS = ("prepare", "tokenize", "train", "rl", "compress", "generate", "evaluate", "serve")
 NOUNS = ("data", "model", "parallel", "trainer", "inference")
 # nouns stand on each other in one order: trainer and inference -> parallel -> data and model
 BELOW = {"parallel": ("model",), "trainer": ("parallel", "model", "data"), "inference": ("model",)}
