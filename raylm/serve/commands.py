@@ -17,6 +17,7 @@ def add_commands(commands: Any, command: Any) -> None:
     """
     _add_keys(commands, command)
     _add_scaling(commands, command)
+    _add_updates(commands, command)
 
 
 def _scaling(arguments: argparse.Namespace) -> int:
@@ -61,3 +62,55 @@ def _add_keys(commands: Any, command: Any) -> None:
         action.add_argument("name", metavar="NAME", help="whose it is, or what for: limits and the audit log go by it")
     adding.add_argument("--model", metavar="MODEL", action="append", default=[], help="for this model alone; may be said again")
     adding.add_argument("--days", metavar="N", type=float, help="days until it expires; default: never")
+
+
+def _update(arguments: argparse.Namespace) -> int:
+    from raylm.serve import update
+
+    return update.update(arguments)
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from raylm.serve import update
+
+    return update.rollback(arguments)
+
+
+def _rollout(arguments: argparse.Namespace) -> int:
+    from raylm.serve import update
+
+    return update.rollout(arguments)
+
+
+def _add_updates(commands: Any, command: Any) -> None:
+    updating = command(commands, "update", _update, "let an endpoint answer with another checkpoint while it serves")
+    back = command(commands, "rollback", _rollback, "give up an update that is under way, or bring back an earlier version")
+    shown = command(commands, "rollout", _rollout, "the update that is under way, and every version so far")
+    for each in (updating, back, shown):
+        each.add_argument("endpoint", metavar="ENDPOINT", help=ENDPOINT)
+    updating.add_argument("model", metavar="MODEL", help="a finished stage's folder, or one of Hugging Face's layout")
+    back.add_argument("fingerprint", metavar="FINGERPRINT", nargs="?", help="of the version, or its beginning; default: the last")
+    which = updating.add_mutually_exclusive_group()
+    which.add_argument("--in-place", action="store_true", help="within the engines that stand; requests under way go on")
+    which.add_argument("--rolling", action="store_true", help="new engines, one replica after the other; default: as it must be")
+    updating.add_argument("--canary", metavar="SHARE", type=_part, help="part of the conversations that get it first: 0.1")
+    updating.add_argument("--canary-keys", metavar="NAMES", help="names of keys that get it first: alice,bob")
+    updating.add_argument("--for", dest="canary_for", metavar="TIME", default="10m", help="how long; default: 10m")
+    updating.add_argument("--shadow", metavar="SHARE", type=_part, help="part of the requests of which it gets a copy meanwhile")
+    updating.add_argument("--report", metavar="URI", help="the evaluation report whose gate it passed; default: sought beside it")
+    limits = (("--max-errors", 0.02, "answers that may fail beyond the old version's"),)
+    limits += (("--max-disagree", 1.0, "greedy copies that it may answer otherwise than the old version"),)
+    for name, usual, what in limits:
+        updating.add_argument(name, metavar="SHARE", type=_part, default=usual, help=f"part of {what}; default: {usual:g}")
+    for each in (updating, back):
+        each.add_argument("--name", metavar="NAME", help="of several models behind the endpoint, this one")
+        each.add_argument("--why", metavar="WORDS", help="kept in the history")
+        each.add_argument("--detach", action="store_true", help="do not wait for the end")
+
+
+def _part(text: str) -> float:
+    """A share of 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: 0 to 1")
+    return value

@@ -12,6 +12,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -197,18 +198,35 @@ class Versions(NamedTuple):
 
     def ask(self, asked: Ask) -> None:
         """Ask for an update. Raises PlanError where another one is under way, unless this one stops it."""
-        at = self.progress()
-        waiting = self.asked()
-        busy = (at and not at.over) or (waiting and (not at or at.number != waiting.number))
-        if busy and not asked.stop:
+        busy, at = self.under_way(), self.progress()
+        if busy is not None and not asked.stop:
+            phase = at.phase if at is not None and at.number == busy.number else "not taken up yet"
             raise PlanError(
-                f"another update is under way: {at.model} to {at.fingerprint} ({at.phase})"
-                if at
-                else "another one was asked for",
+                f"another update is under way: {busy.model} to {busy.fingerprint} ({phase})",
                 where=self.folder.path(f"{self.stage}.state.json"),
                 next="raylm rollout ENDPOINT shows it, raylm rollback ENDPOINT gives it up",
             )
         self._write(f"{self.stage}.asked.json", asked.model_dump())
+
+    def under_way(self) -> Ask | None:
+        """What was asked for and has not ended."""
+        asked, at = self.asked(), self.progress()
+        if asked is None or asked.stop or (at is not None and at.over and at.number == asked.number):
+            return None
+        return asked
+
+    def begin(self, started: Sequence[Version]) -> None:
+        """An endpoint is started anew, with these versions: what was asked of the one before is over."""
+        at = self.progress()
+        if at is not None and not at.over:
+            self.tell(
+                at.model_copy(update={"phase": "stopped", "said": [*at.said, f"{now()} stopped: the endpoint started anew"]})
+            )
+        self.folder.remove(f"{self.stage}.asked.json")
+        for version in started:
+            current = self.current(version.model)
+            if current is None or current.fingerprint != version.fingerprint:
+                self.began(version, "the endpoint started anew")
 
     def asked(self) -> Ask | None:
         """What was asked for last."""

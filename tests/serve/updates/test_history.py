@@ -55,16 +55,29 @@ def test_what_a_rollback_goes_to(versions):
 
 def test_one_update_at_a_time(versions):
     versions.ask(ask("1"))
-    with pytest.raises(PlanError, match="another one was asked for"):
+    with pytest.raises(PlanError, match=r"another update is under way: chat to bbb \(not taken up yet\)"):
         versions.ask(ask("2"))
     state = Progress(number="1", model="chat", fingerprint="bbb", before="aaa", phase="canary", since=now())
     versions.tell(state)
     with pytest.raises(PlanError, match=r"another update is under way: chat to bbb \(canary\)"):
         versions.ask(ask("2"))
     versions.ask(ask("2", stop=True))
-    versions.tell(state.model_copy(update={"phase": "stopped", "number": "2"}))
+    versions.tell(state.model_copy(update={"phase": "stopped"}))
     versions.ask(ask("3"))
-    assert versions.asked() == ask("3")
+    assert versions.asked() == ask("3") == versions.under_way()
+
+
+def test_an_endpoint_that_starts_anew_begins_with_what_its_job_says(versions):
+    versions.begin([version("aaa", "start"), version("sss", "start", "small")])
+    versions.began(version("bbb"), "update")
+    versions.ask(ask("1"))
+    versions.tell(Progress(number="1", model="chat", fingerprint="bbb", before="aaa", phase="canary", since=now()))
+    versions.begin([version("aaa", "start"), version("sss", "start", "small")])
+    assert versions.asked() is None and versions.under_way() is None
+    at = versions.progress()
+    assert at is not None and at.over and "started anew" in at.said[-1]
+    kept = [(each.fingerprint, each.why) for each in versions.read()]
+    assert kept == [("aaa", "update"), ("sss", ""), ("bbb", "the endpoint started anew"), ("aaa", "")]
 
 
 def test_a_proof_is_what_it_was_after_the_file(versions):
