@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by its DevTools protocol: real key strokes and clicks, pictures, and what it asked the network for."""
+"""A headless Chromium, driven by its DevTools protocol: real key strokes and clicks, pictures, and what it asked the network."""
 
 from __future__ import annotations
 
@@ -76,9 +76,15 @@ class Tab:
     def middle(self, selector: str, index: int = 0) -> tuple[float, float]:
         """Of an element that is scrolled to and shown."""
         found = f"document.querySelectorAll({json.dumps(selector)})[{index}]"
-        box = f"(e => {{ e.scrollIntoView({{block: 'nearest'}}); const b = e.getBoundingClientRect(); return b.width ? [b.x + b.width / 2, b.y + b.height / 2] : null }})({found})"
+        seen = "const b = e.getBoundingClientRect(); return b.width ? [b.x + b.width / 2, b.y + b.height / 2] : null"
+        box = f"(e => {{ e.scrollIntoView({{block: 'nearest'}}); {seen} }})({found})"
         self.until(f"!!{found} && !!{box}")
-        x, y = self.js(box)
+        last, now = None, self.js(box)
+        while now != last:
+            # what still moves would be missed
+            time.sleep(0.05)
+            last, now = now, self.js(box)
+        x, y = now
         return x, y
 
     def hover(self, selector: str, index: int = 0) -> None:
@@ -99,7 +105,9 @@ class Tab:
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             extra = text if kind == "keyDown" else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers, **extra)
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers, **extra
+            )
 
     def fill(self, selector: str, text: str) -> None:
         """Put a text into a field in place of what is there."""

@@ -18,6 +18,7 @@ def add_commands(commands: Any, command: Any) -> None:
     _add_keys(commands, command)
     _add_scaling(commands, command)
     _add_updates(commands, command)
+    _add_demo(commands, command)
 
 
 def _scaling(arguments: argparse.Namespace) -> int:
@@ -114,3 +115,15 @@ def _part(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no share: 0 to 1")
     return value
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from raylm.serve.demo import command
+
+    return command.run(arguments)
+
+
+def _add_demo(commands: Any, command: Any) -> None:
+    from raylm.serve.demo.command import add_options
+
+    add_options(command(commands, "demo", _demo, "a page to chat on: sampling, token probabilities, two models side by side"))

@@ -60,12 +60,12 @@ class Beam:
 class Answer:
     """Grows while it streams.
 
-    `state` is waiting, retrying, streaming, done, stopped (by the user), broken (the connection, or the endpoint, in the middle of
-    the answer), refused (by the endpoint) or unreachable; `why` says more where it went wrong.
+    `state` is waiting, retrying, streaming, done, stopped (by the user), broken (the connection, or the endpoint, in the middle
+    of the answer), refused (by the endpoint) or unreachable; `why` says more where it went wrong.
     """
 
     model: str
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     text: str = ""
     reasoning: str = ""
     tokens: list[Token] = field(default_factory=list)
@@ -187,9 +187,9 @@ def _take(answer: Answer, choice: Any) -> bool:
 
 def _take_whole(answer: Answer, completion: Any) -> None:
     """The best of the answers to one request, and the others beside it."""
-    best, *others = completion.choices or [None]
-    if best is None:
+    if not completion.choices:
         raise BrokenOff
+    best, *others = completion.choices
     answer.text, answer.reasoning = best.message.content or "", _thought(best.message)
     answer.tokens, answer.finish = _tokens(best.logprobs), best.finish_reason or "stop"
     for other in others:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -120,7 +120,7 @@ class Running:
                 self._loop.call_soon_threadsafe(self._cancel)
             self._over.wait(wait_s)
 
-    def in_thread(self) -> Iterator[list[Answer]]:
+    def in_thread(self) -> Generator[list[Answer]]:
         """The same for a caller without an event loop. Leaving it, by Ctrl-C too, stops the answers."""
         grown: queue.SimpleQueue[list[Answer] | None] = queue.SimpleQueue()
 

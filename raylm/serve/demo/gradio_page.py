@@ -17,15 +17,11 @@ from starlette.middleware import Middleware
 from .answers import Answer
 from .conversation import Conversation, Running
 from .guard import Guard
-from .look import CSS, facts_html, saved_html, top_html
-from .places import HOST, PORT, TITLE, Served, places, served
+from .look import BEAM, CSS, GREEDY, NOBODY, OWN, PANEL_S, SAMPLE, WAYS, facts_html, saved_html, top_html
+from .places import TITLE, Served, listens, places, served, tie
 from .sampling import MOST_BEAMS, MOST_LOGPROBS, Sampling
 from .spans import STYLE, tokens_html
 
-NOBODY = "nobody"
-OWN, GREEDY, SAMPLE, BEAM = WAYS = ("Model's own", "Greedy", "Sample", "Beam search")
-PANEL_S = 0.5
-"""Least seconds between two pictures of the token probabilities while an answer grows."""
 AT_ONCE = 32
 """Conversations that may be answered at the same time."""
 # on a telephone the settings would cover the chat
@@ -165,8 +161,8 @@ def _sampling(
 def _side(at: int) -> tuple[Any, ...]:
     with gr.Column(visible=at == 0, min_width=280) as column:
         chat = gr.Chatbot(
-            show_label=False, layout="bubble", min_height=240, height="calc(100vh - 33rem)", buttons=["copy"], feedback_options=None,
-            placeholder="Ask something below.", latex_delimiters=[], elem_id=f"chat{at}",
+            show_label=False, layout="bubble", min_height=240, height="calc(100vh - 33rem)", buttons=["copy"],
+            feedback_options=None, placeholder="Ask something below.", latex_delimiters=[], elem_id=f"chat{at}",
         )  # fmt: skip
         facts = gr.HTML(facts_html(None), elem_id=f"facts{at}")
         with gr.Accordion("Token probabilities", open=True, elem_classes="tokens"):
@@ -174,7 +170,9 @@ def _side(at: int) -> tuple[Any, ...]:
     return column, chat, facts, panel
 
 
-async def _send(question: str, session: Session | None, left: str, right: str, system: str, *controls: Any) -> AsyncIterator[list[Any]]:
+async def _send(
+    question: str, session: Session | None, left: str, right: str, system: str, *controls: Any
+) -> AsyncIterator[list[Any]]:
     if session is None:
         raise gr.Error(EARLY)
     names = [name for name in (left, right if right != NOBODY else None) if name in session.served.choices]
@@ -246,9 +244,11 @@ class _Selected:
 
 def main() -> None:
     """Serve the page until Ctrl-C."""
-    host = os.environ.get(HOST) or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    port = int(os.environ.get(PORT) or os.environ.get("GRADIO_SERVER_PORT") or 7860)
-    theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    tie()
+    host, port = listens()
+    theme = gr.themes.Base(
+        primary_hue="blue", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
     page(os.environ.get(TITLE) or "raylm demo").queue().launch(
         server_name=host, server_port=port, share=False, quiet=True, footer_links=[], run_history=False, ssr_mode=False,
         enable_monitoring=False, theme=theme, css=CSS, head=STYLE, app_kwargs={"middleware": [Middleware(Guard, host=host)]},

@@ -9,6 +9,10 @@ import json
 from .answers import Answer
 from .conversation import Conversation
 
+NOBODY = "nobody"
+OWN, GREEDY, SAMPLE, BEAM = WAYS = ("Model's own", "Greedy", "Sample", "Beam search")
+PANEL_S = 0.5
+"""Least seconds between two pictures of the token probabilities while an answer grows."""
 # an image in an answer could carry what was said to somebody else's server; and the page works offline
 CSP = "; ".join(
     (
@@ -27,7 +31,8 @@ CSP = "; ".join(
     )
 )
 FACTS = """
-:root{--accent:#3c6fb4;--soft:color-mix(in srgb,currentColor 65%,transparent);--line:color-mix(in srgb,currentColor 18%,transparent)}
+:root{--accent:#3c6fb4;--soft:color-mix(in srgb,currentColor 65%,transparent);
+--line:color-mix(in srgb,currentColor 18%,transparent)}
 .top{display:flex;align-items:baseline;gap:.7rem;flex-wrap:wrap;padding:.1rem 0 .4rem}
 .top b{font-size:1.15rem;font-weight:650;letter-spacing:-.01em}.top span{color:var(--soft);font-size:.86rem}
 .facts{display:flex;flex-wrap:wrap;gap:.35rem;min-height:1.7rem;align-items:center;font-size:.78rem;
@@ -42,12 +47,15 @@ margin-right:.4rem;animation:going 1.2s ease-in-out infinite}@keyframes going{50
 .saved a{color:var(--accent);text-decoration:none;border:1px solid var(--line);border-radius:.4rem;padding:.15rem .6rem}
 .saved a:hover{border-color:var(--accent)}
 """
-CSS = FACTS + """
+CSS = (
+    FACTS
+    + """
 .dark{--accent:#6f9fdd;color-scheme:dark}
 .gradio-container{max-width:none!important}.gradio-container>main{padding-top:1rem!important}
 .ask{position:sticky!important;bottom:0;z-index:20;background:var(--body-background-fill);padding:.5rem 0!important}
 .probs{--ground:var(--block-background-fill)}
 """
+)
 STATES = {"waiting": "waiting", "streaming": "answering", "stopped": "stopped"}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+import threading
 from typing import NamedTuple
 
 from .answers import Place, models, reason
@@ -12,6 +14,8 @@ from .conversation import Choice
 ENDPOINT, KEY, MODEL = "RAYLM_ENDPOINT", "RAYLM_API_KEY", "RAYLM_MODEL"
 SECOND = "_2"
 HOST, PORT, TITLE = "RAYLM_DEMO_HOST", "RAYLM_DEMO_PORT", "RAYLM_DEMO_TITLE"
+TIED = "RAYLM_DEMO_TIED"
+"""Set where the page ends with the process that holds the other end of its standard input."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,6 +34,18 @@ def places() -> list[Place]:
     if not found:
         raise SystemExit(f"{ENDPOINT} is not set: the URL of an OpenAI-compatible endpoint, with /v1; {KEY} holds its key")
     return found
+
+
+def tie() -> None:
+    """End with whoever started this process, even when that is killed: nobody else would end a page that holds a key."""
+    if os.environ.get(TIED):
+        threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
+
+
+def listens() -> tuple[str, int]:
+    """Address and port of the page; a Space says them in Gradio's own variables."""
+    host = os.environ.get(HOST) or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    return host, int(os.environ.get(PORT) or os.environ.get("GRADIO_SERVER_PORT") or 7860)
 
 
 def base(url: str) -> str:

@@ -24,7 +24,8 @@ max-height:20rem;overflow-y:auto;padding:.2rem .1rem;unicode-bidi:plaintext}
 .probs .t{border-radius:.2rem;cursor:help;outline:none;padding:.12rem 0;box-shadow:inset -1px 0 0 var(--line)}
 .probs .t:hover,.probs .t:focus{box-shadow:0 0 0 1.5px var(--hot)}
 .probs .none{color:var(--soft)}
-.probs .foot{border-top:1px solid var(--line);margin-top:.5rem;min-height:9.6rem;color:var(--soft);padding-top:.6rem;font-size:.84rem}
+.probs .foot{border-top:1px solid var(--line);margin-top:.5rem;min-height:9.6rem;color:var(--soft);padding-top:.6rem;
+font-size:.84rem}
 .probs .card{display:none;position:absolute;left:0;right:0;bottom:0;height:9.6rem;box-sizing:border-box;padding:.55rem 0 0;
 white-space:normal;font:13px/1.45 system-ui,sans-serif;background:var(--ground,#fff);border-top:1px solid var(--line);z-index:1}
 .probs .t:focus>.card{display:block}.probs .t:hover>.card{display:block;z-index:2}
@@ -32,16 +33,20 @@ white-space:normal;font:13px/1.45 system-ui,sans-serif;background:var(--ground,#
 padding:.05rem .3rem;border-radius:.2rem;white-space:pre;color:inherit;border:0}
 .probs .row{display:grid;grid-template-columns:minmax(5rem,38%) 1fr 4.2rem;gap:.6rem;align-items:center;margin-top:.12rem}
 .probs .row code{overflow:hidden;text-overflow:ellipsis}.probs .row.on code{box-shadow:0 0 0 1px var(--hot)}
-.probs .row u{display:block;height:.5rem;border-radius:.25rem;background:var(--hot);opacity:.75;min-width:1px;text-decoration:none}
+.probs .row u{display:block;height:.5rem;border-radius:.25rem;background:var(--hot);opacity:.75;min-width:1px;
+text-decoration:none}
 .probs .row i{font-style:normal;text-align:right;font-variant-numeric:tabular-nums}
 .probs .key{display:inline-flex;align-items:center;gap:.35rem;white-space:nowrap}
 .probs .foot *{color:var(--soft)!important}.probs .key u{display:flex;border-radius:.2rem;overflow:hidden;
 outline:1px solid var(--line)}
 .probs .key s{width:1.1rem;height:.7rem;text-decoration:none}
 .probs details{margin-top:.5rem}.probs summary{cursor:pointer;color:var(--soft)}
-.probs .beam{white-space:pre-wrap;background:var(--panel);border-radius:.35rem;padding:.4rem .6rem;margin:.3rem 0;overflow-wrap:anywhere}
+.probs .beam{white-space:pre-wrap;background:var(--panel);border-radius:.35rem;padding:.4rem .6rem;margin:.3rem 0;
+overflow-wrap:anywhere}
 """
-    + "".join(f".probs .p{at}{{background:color-mix(in srgb,var(--hot) {share}%,transparent)}}" for at, share in enumerate(_SHARES))
+    + "".join(
+        f".probs .p{at}{{background:color-mix(in srgb,var(--hot) {share}%,transparent)}}" for at, share in enumerate(_SHARES)
+    )
     + "</style>"
 )
 
@@ -57,7 +62,8 @@ def figures(tokens: list[Token]) -> str:
     if not tokens:
         return ""
     mean = sum(token.logprob for token in tokens) / len(tokens)
-    return f"{len(tokens)} token{'s' if len(tokens) != 1 else ''}, mean probability {_percent(mean)}, perplexity {math.exp(-mean):.3g}"
+    count = f"{len(tokens)} token{'s' if len(tokens) != 1 else ''}"
+    return f"{count}, mean probability {_percent(mean)}, perplexity {math.exp(-mean):.3g}"
 
 
 def tokens_html(answer: Answer | None) -> str:
@@ -115,4 +121,6 @@ def _quoted(text: str) -> str:
 
 def _percent(logprob: float) -> str:
     share = 100 * math.exp(logprob)
-    return f"{share:.0f} %" if share >= 10 else f"{share:.1f} %" if share >= 1 else f"{share:.2g} %" if share >= 0.01 else "< 0.01 %"
+    return (
+        f"{share:.0f} %" if share >= 10 else f"{share:.1f} %" if share >= 1 else f"{share:.2g} %" if share >= 0.01 else "< 0.01 %"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import time
@@ -14,31 +15,32 @@ import streamlit as st
 from .answers import Answer
 from .conversation import STOP_S, Choice, Conversation, Running
 from .guard import Guard
-from .look import FACTS, facts_html, files
-from .places import HOST, PORT, TITLE, Served, places, served
+from .look import BEAM, FACTS, GREEDY, NOBODY, PANEL_S, SAMPLE, WAYS, facts_html, files
+from .places import TITLE, Served, listens, places, served, tie
 from .sampling import MOST_BEAMS, MOST_LOGPROBS, Sampling
 from .spans import STYLE, tokens_html
 
-NOBODY = "nobody"
-OWN, GREEDY, SAMPLE, BEAM = WAYS = ("Model's own", "Greedy", "Sample", "Beam search")
-PANEL_S = 0.5
 _DIRECTIVE = re.compile(r"(?<!\w):(?=[a-z_-]+[\[/:])")
 _STYLE = STYLE + f"<style>{FACTS}.probs,.facts,.saved{{--ground:var(--st-background-color,#fff)}}"
 # Streamlit's own sign of a running page has a Stop that leaves the page as it was drawn last
-_STYLE += "[data-testid=stStatusWidget]{display:none}</style>"
+_STYLE += "[data-testid=stStatusWidget]{display:none}"
+# where it stays while the answer grows
+_STYLE += ".st-key-stop{position:fixed;right:2rem;bottom:7rem;width:auto;z-index:100}</style>"
 
 
 def main(script: Path) -> None:
     """Serve `script`, which calls `show`, until Ctrl-C."""
     from starlette.middleware import Middleware
 
-    host = os.environ.get(HOST) or "127.0.0.1"
+    tie()
+    host, port = listens()
     app = st.App(script, middleware=[Middleware(Guard, host=host)])
     app.run(
         config={
-            "server.address": host, "server.port": int(os.environ.get(PORT) or 7860), "server.headless": True,
+            "server.address": host, "server.port": port, "server.headless": True,
             "server.fileWatcherType": "none", "server.enableStaticServing": False, "browser.gatherUsageStats": False,
-            "client.toolbarMode": "viewer", "client.showErrorDetails": "none", "theme.primaryColor": "#3c6fb4", "theme.font": "sans-serif",
+            "client.toolbarMode": "viewer", "client.showErrorDetails": "none", 
+            "theme.primaryColor": "#3c6fb4",
         }
     )  # fmt: skip
 
@@ -122,7 +124,7 @@ def _history(conversation: Conversation, side: int) -> None:
 
 
 def _answer(running: Running, question: str, columns: list[Any]) -> None:
-    """Draw answers while they grow. A click on anything, `Stop` among it, runs the page anew: that leaves this loop and stops them."""
+    """Draw answers while they grow. A click on anything, `Stop` among it, runs the page anew, which stops them."""
     spots = []
     for column in columns:
         with column:
@@ -132,8 +134,7 @@ def _answer(running: Running, question: str, columns: list[Any]) -> None:
                 spots.append((st.empty(), st.empty(), st.empty()))
     st.button("Stop", type="primary", key="stop")
     drawn = 0.0
-    growing = running.in_thread()
-    try:
+    with contextlib.closing(running.in_thread()) as growing:
         for answers in growing:
             draws = time.monotonic() - drawn > PANEL_S
             drawn = time.monotonic() if draws else drawn
@@ -143,8 +144,6 @@ def _answer(running: Running, question: str, columns: list[Any]) -> None:
                 facts.html(facts_html(answer))
                 if draws and answer.tokens:
                     panel.html(tokens_html(answer))
-    finally:
-        growing.close()
 
 
 def _said(answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""A small OpenAI endpoint that answers by script, for what talks to one: streams, probabilities, beams, failures, slow answers."""
+"""A small OpenAI endpoint that answers by script, for what talks to one: streams, probabilities, beams, failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAID = [
 
 
 class Scripted(BaseHTTPRequestHandler):
-    """What it does goes by the last question: `slow`, `cut`, `lost` (twice, then it answers), `busy` (once), `refuse`, `image`."""
+    """Goes by the last question: `slow`, `hold`, `cut`, `lost` (twice, then it answers), `busy` (once), `refuse`, `image`."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -32,6 +32,7 @@ class Scripted(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        self.server.hits += 1
         if self.allowed():
             models = [{"id": name, "object": "model", "created": 0, "owned_by": "us"} for name in self.server.models]
             self.whole(200, {"object": "list", "data": models})
@@ -43,7 +44,10 @@ class Scripted(BaseHTTPRequestHandler):
         self.server.seen.append(asked)
         question = asked["messages"][-1]["content"]
         times = sum(each["messages"][-1]["content"] == question for each in self.server.seen)
-        if question == "refuse":
+        if question == "hold":
+            self.server.freed.wait(30)
+            self.close_connection = True
+        elif question == "refuse":
             self.refuse(400, "the prompt is too long")
         elif question == "busy" and times == 1:
             self.refuse(503, "no replica is ready", {"retry-after": "0.1"})
@@ -80,10 +84,11 @@ class Scripted(BaseHTTPRequestHandler):
         self.end_headers()
 
     def completion(self, asked, texts):
+        logprobs = [self.logprobs(asked, [(text, 0.5, [])]) for text in texts]
         choices = [
-            {"index": at, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": self.logprobs(asked, [(text, 0.5, [])])}
+            {"index": at, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": logprobs[at]}
             for at, text in enumerate(texts)
-        ]  # fmt: skip
+        ]
         usage = {"prompt_tokens": 5, "completion_tokens": 12, "total_tokens": 17}
         body = {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": choices, "usage": usage}
         self.whole(200, body)
@@ -152,6 +157,10 @@ class Server(ThreadingHTTPServer):
         self.seen: list[dict] = []
         self.left = threading.Event()
         """A client that left in the middle of an answer."""
+        self.hits = 0
+        """GETs, of whom it may be."""
+        self.freed = threading.Event()
+        """Set where held questions are given up."""
         self.trap = "http://127.0.0.1:9"
 
     @property
@@ -167,6 +176,7 @@ def scripted(*models: str, pause_s: float = 0.0) -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.freed.set()
         server.shutdown()
         server.server_close()
         thread.join(timeout=5)
