@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed-$(LOCK)
 WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo $$PIP_FIND_LINKS)
 TORCH := $(if $(filter gpu,$(LOCK)),,$(if $(wildcard $(addsuffix /torch-*,$(WHEELS))),$(addprefix --find-links ,$(WHEELS)),--torch-backend cpu))
 
-.PHONY: install quickstart test test-long check bench lock clean
+.PHONY: install quickstart test test-long check bench lock demo clean
 
 install: $(STAMP)
 
@@ -27,11 +27,15 @@ quickstart: install
 # two processes, file by file: many tests wait for processes of their own, one core each is what a small machine has
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
-test: install
+# the environments of `raylm demo`: its tests in a browser are left out where they are not there
+demo: install
+	$(VENV)/bin/python -m raylm.serve.demo.environment gradio streamlit
+
+test: install demo
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
 
 # also what `make test` leaves out to stay short: lost machines, more variants of layouts
-test-long: install
+test-long: install demo
 	RAYLM_LONG=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
 
 check: install
@@ -47,6 +51,8 @@ bench: install
 lock: $(VENV)/bin/uv
 	$(VENV)/bin/uv pip compile pyproject.toml --extra $(LOCK) --extra dev --python-version 3.11 $(TORCH) \
 		--no-emit-index-url --no-annotate --no-header --upgrade --quiet --output-file cluster/locks/$(LOCK).txt
+	for page in gradio streamlit; do $(VENV)/bin/uv pip compile --group pyproject.toml:$$page --python-version 3.11 --no-emit-index-url \
+		--no-annotate --no-header --upgrade --quiet --output-file raylm/serve/demo/locks/$$page.txt || exit 1; done
 
 $(VENV)/bin/uv:
 	$(PYTHON) -m venv $(VENV)

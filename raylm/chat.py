@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import difflib
+import json
+import os
+import re
 import sys
-import unicodedata
-from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
 
-QUIT = ("/quit", "/exit")
-FRESH = "/new"
-ANSWER_S = 300.0
+from raylm.chat_lines import BLOCK, QUIT, Lines, harmless
+from raylm.serve.demo.answers import Answer, Place, models, reason
+from raylm.serve.demo.conversation import Choice, Conversation
+from raylm.serve.demo.sampling import RANGES, Sampling
 
-# format characters that join letters and emoji; all others (turns of direction, invisible tags) only mislead the eye
-JOINERS = "\u200c\u200d"
-
-
-class BrokenOff(Exception):
-    """The stream of an answer ended before the answer did."""
+_COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 
 
 def chat(
@@ -26,8 +28,10 @@ def chat(
     *,
     max_tokens: int | None = None,
     temperature: float | None = None,
+    system: str = "",
     lines: TextIO | None = None,
     say: Callable[[str], None] | None = None,
+    history: Path | None = None,
 ) -> int:
     """Talk to an OpenAI-compatible endpoint. Answers stream as they come, and the conversation is kept.
 
@@ -35,153 +39,193 @@ def chat(
         url: base URL, with /v1.
         model: name to ask for; default: the first that the endpoint lists.
         max_tokens: longest answer; default: what the model's context has room for.
+        system: what the model is told before the first question.
         lines: where questions come from; default stdin. What is no terminal is answered line by line, without prompts.
         say: writes a piece of text; default stdout. What the endpoint sends reaches it as `harmless` text.
+        history: file that keeps what is typed in a terminal; None keeps nothing.
 
     Returns:
         0, or 1 when the endpoint refused, broke off or could not be reached.
     """
     from openai import OpenAIError
 
-    from raylm.inference.client import connect
-
-    source: TextIO = lines or sys.stdin
     write = say or _write
+    place = Place(url, key)
 
     def show(text: str) -> None:
         write(harmless(text))
 
-    client = connect(url, key, ANSWER_S)
     try:
-        model = model or client.models.list().data[0].id
+        model = model or asyncio.run(models(place))[0]
     except (OpenAIError, IndexError) as refusal:
         show(f"{reason(refusal, url)}\n")
         return 1
-    live = source.isatty()
-    if live:
-        show(f"{model} at {url}. {FRESH} starts over, Ctrl-C ends an answer, {QUIT[0]} or Ctrl-D leaves.\n")
-    history: list[Any] = []
-    failed = False
-    for question in _questions(source, live, show):
-        if question == FRESH:
-            history = []
-            continue
-        asked = [*history, {"role": "user", "content": question}]
+    read = Lines(lines or sys.stdin, show, history)
+    talk = Talk(Choice(place, model), Sampling(max_tokens=max_tokens, temperature=temperature), system, show, read.live)
+    if read.live:
+        show(f"{model} at {url}. /help lists commands, Ctrl-C ends an answer, Ctrl-D leaves.\n")
+    for question in read:
+        talk.hear(question)
+    show(f"next: raylm chat {url} goes on while the endpoint runs\n" if read.live else "")
+    return int(talk.failed)
+
+
+class Talk:
+    """A conversation and its settings; `hear` takes a question or a command.
+
+    Args:
+        live: somebody looks on: figures and hints are shown too.
+    """
+
+    def __init__(self, choice: Choice, sampling: Sampling, system: str, show: Callable[[str], None], live: bool) -> None:
+        self._choice, self._sampling, self._show, self._live = choice, sampling, show, live
+        self._conversation, self._last = Conversation(system=system), ""
+        self.failed = False
+        self._commands: dict[str, tuple[Callable[[str], None], str]] = {
+            "help": (self._help, "this list"),
+            "system": (self._system, "TEXT: what the model is told before the first question; `-` takes it back"),
+            "set": (self._set, f"NAME=VALUE ...: {', '.join(RANGES)}; `default` leaves it to the endpoint"),
+            "model": (self._model, "NAME: another model of this endpoint; without a name they are listed"),
+            "retry": (self._retry, "asks the last question again"),
+            "reset": (self._reset, "forgets the conversation; so does /new"),
+            "new": (self._reset, ""),
+            "save": (self._save, "FILE: the conversation as .md, or as .json with settings and fingerprints"),
+        }
+
+    def hear(self, text: str) -> None:
+        """One question, or one command."""
+        command = _COMMAND.fullmatch(text)
+        if command is None:
+            self._ask(text)
+        elif command[1] in self._commands:
+            self._commands[command[1]][0]((command[2] or "").strip())
+        else:
+            near = difflib.get_close_matches(command[1], [*self._commands, *(name[1:] for name in QUIT)], 1)
+            self._refuse(f"no command /{command[1]}" + (f"; did you mean /{near[0]}?" if near else "; /help lists them"))
+
+    def _ask(self, question: str) -> None:
+        self._last = question
+        running = self._conversation.ask(question, [self._choice], self._sampling)
+        shown = _Shown(self._show, self._live)
         try:
-            asked_for = {"max_tokens": max_tokens, "temperature": temperature}
-            options: Any = {name: value for name, value in asked_for.items() if value is not None}
-            answer = _stream(client.chat.completions.create(model=model, messages=asked, stream=True, **options), show)
-            history = [*asked, {"role": "assistant", "content": answer}]
+            with contextlib.closing(running.in_thread()) as growing:
+                for answers in growing:
+                    shown.grow(answers[0])
         except KeyboardInterrupt:
-            # the question is dropped with its half answer: the next one should not build on it
-            show("\n(stopped)")
-        except BrokenOff:
-            failed = True
-            show(f"\n({url} broke off in the middle of the answer; the question is not kept)")
-        except OpenAIError as refusal:
-            failed = True
-            show(reason(refusal, url))
-        show("\n")
-    show(f"next: raylm chat {url} goes on while the endpoint runs\n" if live else "")
-    return int(failed)
+            running.stop()
+        answer = self._conversation.turns[-1].answers[0]
+        if answer.state == "done":
+            self._show(f"\n{_figures(answer)}" if self._live else "\n")
+            return
+        # the question is dropped with its half answer: the next one should not build on it
+        self._conversation.take_back()
+        again = "/retry asks it again" if self._live else "the question is not kept"
+        self.failed = self.failed or answer.failed
+        if not answer.failed:
+            self._show("\n(stopped)\n")
+        elif answer.state == "broken":
+            self._show(f"\n({answer.why.rstrip('.')}; {again})\n")
+        else:
+            self._show(f"{answer.why}\n")
 
+    def _help(self, _: str) -> None:
+        lines = [f"  /{name:<8}{said}" for name, (_, said) in self._commands.items() if said]
+        lines += [f"  {QUIT[0]:<9}ends the chat, as Ctrl-D does; Ctrl-C ends an answer alone"]
+        lines += [f"  {BLOCK}      opens a question of several lines and closes it; a backslash at a line's end adds one line"]
+        self._show("\n".join(lines) + "\n")
 
-def reason(refusal: Exception, url: str) -> str:
-    """One sentence for what went wrong, and what to do about it where that is known."""
-    import openai
+    def _system(self, text: str) -> None:
+        if text:
+            self._conversation.system = "" if text == "-" else text
+        self._show(f"system prompt: {self._conversation.system or 'none'}\n")
 
-    if isinstance(refusal, openai.AuthenticationError):
-        return f"{url} does not accept this key; it lies in the file `key` of the endpoint's artifact."
-    if isinstance(refusal, openai.APITimeoutError):
-        return f"{url} did not answer within {ANSWER_S:g} seconds."
-    if isinstance(refusal, openai.APIConnectionError):
-        return f"Nothing answers at {url}; is the endpoint running?"
-    if isinstance(refusal, openai.APIStatusError):
-        return f"The endpoint refused ({refusal.status_code}): {_message(refusal)}"
-    if isinstance(refusal, IndexError):
-        return f"{url} lists no model; name one."
-    return f"The endpoint broke off: {refusal}"
+    def _set(self, text: str) -> None:
+        asked = self._sampling
+        for pair in text.split():
+            name, given, value = pair.partition("=")
+            try:
+                asked = asked.setting(name, value if given else "")
+            except ValueError as cause:
+                self._refuse(str(cause))
+                return
+        self._sampling = asked
+        chosen = ", ".join(f"{name}={value}" for name, value in asked.chosen().items())
+        self._show(f"set: {chosen or 'nothing; the endpoint chooses'}\n")
 
+    def _model(self, name: str) -> None:
+        from openai import OpenAIError
 
-def _message(refusal: Any) -> str:
-    body = refusal.body
-    return str(body.get("message", body)) if isinstance(body, dict) else str(body or refusal.message)
-
-
-def harmless(text: str) -> str:
-    """`text` without anything that a terminal obeys: control characters as their pictures (ESC is ␛), other invisible or
-    direction-turning characters and lone surrogates as escapes (\\u202e). Line ends and tabs stay."""
-    return "".join(map(_shown, text))
-
-
-def _shown(letter: str) -> str:
-    code = ord(letter)
-    if letter in "\n\t" or letter in JOINERS:
-        return letter
-    if code < 0x20 or code == 0x7F:
-        return chr(0x2400 + code) if code < 0x20 else "\u2421"
-    if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-    return letter
-
-
-def _questions(lines: TextIO, live: bool, say: Callable[[str], None]) -> Iterator[str]:
-    """Lines that are not empty, until /quit or the end. In a terminal, Ctrl-C clears a half-typed line; two in a row leave."""
-    typed = live and lines is sys.stdin
-    half_typed = _line_editor() if typed else str
-    stopped = False
-    while True:
         try:
-            line = input("> ") + "\n" if typed else lines.readline()
-        except EOFError:
-            say("\n")
+            listed = asyncio.run(models(self._choice.place))
+        except OpenAIError as cause:
+            self._refuse(reason(cause, self._choice.place.url))
             return
-        except KeyboardInterrupt:
-            say("\n")
-            if not half_typed():
-                # what was typed in the same instant is lost to the terminal: one Ctrl-C is not enough to be sure
-                if stopped:
-                    return
-                say("(Ctrl-C again or Ctrl-D leaves)\n")
-            stopped = True
-            continue
-        stopped = False
-        if not line or line.strip() in QUIT:
+        if name and name not in listed:
+            self._refuse(f"the endpoint lists no model {name!r}; it has {', '.join(listed)}")
             return
-        if line.strip():
-            yield line.strip()
+        self._choice = self._choice._replace(model=name or self._choice.model)
+        self._show("".join(f"{'*' if each == self._choice.model else ' '} {each}\n" for each in listed))
+
+    def _retry(self, _: str) -> None:
+        if not self._last:
+            self._refuse("nothing was asked yet")
+            return
+        if self._conversation.turns and self._conversation.turns[-1].question == self._last:
+            self._conversation.take_back()
+        self._ask(self._last)
+
+    def _reset(self, _: str) -> None:
+        self._conversation.turns.clear()
+
+    def _save(self, name: str) -> None:
+        file = Path(name).expanduser()
+        if not name or file.suffix not in (".json", ".md"):
+            self._refuse("say where: /save talk.md, or /save talk.json")
+            return
+        said = self._conversation
+        text = said.markdown() if file.suffix == ".md" else json.dumps(said.export(), ensure_ascii=False, indent=1) + "\n"
+        try:
+            at = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as cause:
+            self._refuse(f"{file} cannot be made: {cause.strerror}")
+            return
+        with os.fdopen(at, "w", encoding="utf-8", errors="backslashreplace") as opened:
+            opened.write(text)
+        self._show(f"saved {len(said.turns)} questions in {file}\n")
+
+    def _refuse(self, why: str) -> None:
+        self.failed = self.failed or not self._live
+        self._show(f"{why}\n")
 
 
-def _line_editor() -> Callable[[], str]:
-    """Line editing, where Python was built with it; what is pasted stays one question, line ends and all. Returns what
-    tells the text of the line that Ctrl-C ended."""
-    try:
-        import readline
-    except ImportError:
-        return str
-    if "libedit" not in (readline.__doc__ or ""):
-        readline.parse_and_bind("set enable-bracketed-paste on")
-    return readline.get_line_buffer
+class _Shown:
+    """How much of an answer has been written."""
+
+    def __init__(self, show: Callable[[str], None], live: bool) -> None:
+        self._show, self._live = show, live
+        self._thought = self._said = 0
+        self._why = ""
+
+    def grow(self, answer: Answer) -> None:
+        """Write what is new."""
+        if answer.state == "retrying" and answer.why != self._why:
+            self._why = answer.why
+            self._show(f"({answer.why})\n")
+        if self._live and len(answer.reasoning) > self._thought:
+            self._show(("" if self._thought else "(thinks) ") + answer.reasoning[self._thought :])
+            self._thought = len(answer.reasoning)
+        if len(answer.text) > self._said:
+            self._show(("\n\n" if self._thought and not self._said else "") + answer.text[self._said :])
+            self._said = len(answer.text)
 
 
-def _stream(chunks: Any, say: Callable[[str], None]) -> str:
-    """The whole answer, said piece by piece. Raises BrokenOff when the connection ends and no chunk said why the answer does."""
-    import openai
-
-    answer, ended = "", False
-    try:
-        for chunk in chunks:
-            for choice in chunk.choices:
-                piece = choice.delta.content or ""
-                answer += piece
-                ended = ended or choice.finish_reason is not None
-                say(piece)
-    except (openai.APIConnectionError, ValueError) as cause:
-        # ValueError: half an event, which is no JSON
-        raise BrokenOff from cause
-    if not ended:
-        raise BrokenOff
-    return answer
+def _figures(answer: Answer) -> str:
+    """The last line of an answer: how much, how fast."""
+    parts = [f"{answer.num_tokens} tokens"] if answer.num_tokens else []
+    parts += [f"{answer.tokens_s:.1f} tokens/s"] if answer.tokens_s else []
+    parts += [f"first word after {answer.first_s:.2f} s"] if answer.first_s and answer.sampling.streams else []
+    parts += ["cut at max_tokens"] if answer.finish == "length" else []
+    return f"({', '.join(parts or [f'{answer.seconds:.1f} s'])})\n"
 
 
 def _write(text: str) -> None:

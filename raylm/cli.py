@@ -171,13 +171,15 @@ def _find_lr(arguments: argparse.Namespace) -> int:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
-    from raylm import chat, job
+    from raylm import chat, chat_lines, job
     from raylm.core.artifact import Endpoint, open_artifact
     from raylm.core.config import ENDPOINT
     from raylm.core.errors import ArtifactError, PlanError
     from raylm.core.storage import Folder
     from raylm.run_page import page_of
 
+    history = None if arguments.no_history else chat_lines.history_file()
+    options: Any = {"system": arguments.system, "history": history}
     if arguments.what.endswith(".toml"):
         loaded = job.load(arguments.what, arguments.set)
         if not any(cfg.makes() == ENDPOINT for cfg in loaded.stages.values()):
@@ -188,7 +190,7 @@ def _chat(arguments: argparse.Namespace) -> int:
     elif arguments.set or arguments.rebuild:
         raise PlanError("--set and --rebuild are for a job file", where=arguments.what)
     elif arguments.what.startswith(("http://", "https://")):
-        return chat.chat(arguments.what, arguments.key, arguments.model)
+        return chat.chat(arguments.what, arguments.key, arguments.model, **options)
     else:
         endpoint = open_artifact(Folder(arguments.what))
     if not isinstance(endpoint, Endpoint):
@@ -197,7 +199,8 @@ def _chat(arguments: argparse.Namespace) -> int:
         )
     from raylm.serve.stage import endpoint_key
 
-    return chat.chat(endpoint.facts["url"], arguments.key or endpoint_key(endpoint), endpoint.facts["model_name"])
+    key = arguments.key or endpoint_key(endpoint)
+    return chat.chat(endpoint.facts["url"], key, arguments.model or endpoint.facts["model_name"], **options)
 
 
 def _parser(converts: bool = True) -> argparse.ArgumentParser:
@@ -240,7 +243,9 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     chat = _command(commands, "chat", _chat, "talk to a served model; a job file is run (or resumed) first")
     chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")
     chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
-    chat.add_argument("--model", default=None, help="model name at a URL; the first one served when it is not given")
+    chat.add_argument("--model", default=None, help="model name; default: the one of the folder, or the first that a URL lists")
+    chat.add_argument("--system", metavar="TEXT", default="", help="system prompt; /system changes it")
+    chat.add_argument("--no-history", action="store_true", help="keep nothing of what is typed in ~/.local/state/raylm")
     add_endpoint_commands(commands, _command)
     rendering, submitting = add_cluster_commands(commands, _command)
     for taker in (plan, run, chat, find, pushing, sweep, rendering, submitting):

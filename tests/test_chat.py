@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import pty
+import select
+import stat
 import subprocess
 import sys
 import threading
@@ -154,35 +158,42 @@ def test_what_a_terminal_would_obey_is_shown_as_text(url):
     assert not obeyed & set(harmless("".join(sorted(obeyed))))
 
 
+class Pty:
+    """`chat` in a real terminal: its line editor is what keeps a paste together."""
+
+    def __init__(self, url, *options):
+        # no pty.fork: what threads of this process hold when it forks, its copy waits for in vain
+        script = (
+            "import fcntl, sys, termios; from pathlib import Path; fcntl.ioctl(0, termios.TIOCSCTTY, 0); import raylm.chat as c; "
+            "sys.exit(c.chat(sys.argv[1], 'right', history=Path(sys.argv[2]) if sys.argv[2:] else None))"
+        )
+        self.terminal, inner = pty.openpty()
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", script, url, *options],
+            stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
+            env={**os.environ, "TERM": "xterm", "INPUTRC": "/dev/null"},
+        )  # fmt: skip
+        os.close(inner)
+        self.seen = bytearray()
+
+    def until(self, text):
+        while (at := self.seen.find(text.encode())) < 0:
+            assert select.select([self.terminal], [], [], 120)[0], f"{text!r} does not come after {self.seen!r}"
+            self.seen.extend(os.read(self.terminal, 4096))
+        del self.seen[: at + len(text.encode())]
+
+    def press(self, keys):
+        os.write(self.terminal, keys)
+
+    def ended(self):
+        code = self.child.wait(timeout=60)
+        os.close(self.terminal)
+        return code
+
+
 def test_a_paste_is_one_question_and_ctrl_c_ends_an_answer_or_a_half_typed_line(url):
-    """In a real terminal: its line editor is what keeps a paste together."""
-    import os
-    import pty
-    import select
-
-    # no pty.fork: what threads of this process hold when it forks, its copy waits for in vain
-    script = (
-        "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); import raylm.chat as c; "
-        "sys.exit(c.chat(sys.argv[1], 'right'))"
-    )
-    terminal, inner = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-c", script, url],
-        stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
-        env={**os.environ, "TERM": "xterm", "INPUTRC": "/dev/null"},
-    )  # fmt: skip
-    os.close(inner)
-    seen = bytearray()
-
-    def until(text):
-        while (at := seen.find(text.encode())) < 0:
-            assert select.select([terminal], [], [], 120)[0], f"{text!r} does not come after {seen!r}"
-            seen.extend(os.read(terminal, 4096))
-        del seen[: at + len(text.encode())]
-
-    def press(keys):
-        os.write(terminal, keys)
-
+    typed = Pty(url)
+    until, press = typed.until, typed.press
     until("> ")
     press(b"\x1b[200~one\ntwo\nthree\n\x1b[201~")
     press(b"\r")
@@ -205,9 +216,107 @@ def test_a_paste_is_one_question_and_ctrl_c_ends_an_answer_or_a_half_typed_line(
     until("> ")
     press(b"\x03")
     until("next: raylm chat")
-    assert child.wait(timeout=60) == 0
-    os.close(terminal)
+    assert typed.ended() == 0
     assert [asked["messages"][-1]["content"] for asked in Endpoint.seen] == ["one\ntwo\nthree", "slow", "again"]
+
+
+def test_lines_of_one_question_its_history_and_what_is_asked_again(url, tmp_path):
+    kept = tmp_path / "state" / "chat_history"
+    typed = Pty(url, str(kept))
+    until, press = typed.until, typed.press
+    until("> ")
+    press(b'"""one\r')
+    until(". ")
+    press(b"\r")
+    until(". ")
+    press(b'two"""\r')
+    until("1 messages ünïcode")
+    until("first word after")
+    until("> ")
+    press(b"three\\\r")
+    until(". ")
+    press(b"four\r")
+    until("3 messages ünïcode")
+    until("> ")
+    # a block that is thought better of
+    press(b'"""half\r')
+    until(". ")
+    press(b"\x03")
+    until("> ")
+    press(b"/retry\r")
+    until("3 messages ünïcode")
+    until("> ")
+    press(b"break\r")
+    until("engine died; /retry asks it again)")
+    until("> ")
+    press(b"\x04")
+    until("next: raylm chat")
+    assert typed.ended() == 1
+    assert [asked["messages"][-1]["content"] for asked in Endpoint.seen] == ["one\n\ntwo", "three\nfour", "three\nfour", "break"]
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert [json.loads(line) for line in kept.read_text().splitlines()] == ["one\n\ntwo", "three\nfour", "/retry", "break"]
+
+    again = Pty(url, str(kept))
+    again.until("> ")
+    again.press(b"\x1b[A\x1b[A\x1b[A\r")
+    again.until("1 messages ünïcode")
+    again.until("> ")
+    again.press(b"\x04")
+    assert again.ended() == 0
+    assert Endpoint.seen[-1]["messages"][-1]["content"] == "three\nfour"
+
+
+def test_commands_set_show_and_save(url, tmp_path):
+    file = tmp_path / "talk.json"
+    code, said = talk(
+        url,
+        f"/help\n/system be brief\n/set temperature=0.5 top_k=3\none\n/set top_k=default\n/model\n/save {file}\n/reset\ntwo\n",
+        live=True,
+    )
+    assert code == 0
+    assert all(f"/{name}" in said for name in ("help", "system", "set", "model", "retry", "reset", "save", "quit"))
+    assert "system prompt: be brief\nset: temperature=0.5, top_k=3\n2 messages" in said
+    assert "set: temperature=0.5\n* tiny\n" in said
+    first, second = Endpoint.seen
+    assert (first["temperature"], first["top_k"], first["messages"][0]) == (0.5, 3, {"role": "system", "content": "be brief"})
+    assert "top_k" not in second and len(second["messages"]) == 2
+    saved = json.loads(file.read_text())
+    assert (saved["system"], saved["turns"][0]["question"]) == ("be brief", "one")
+    assert KEY not in file.read_text() and stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("/sytem x", "no command /sytem; did you mean /system?"),
+        ("/set temprature=1", "no setting 'temprature'"),
+        ("/set temperature=9", "temperature is 9; it goes from 0 to 2"),
+        ("/model other", "the endpoint lists no model 'other'; it has tiny"),
+        ("/save talk.txt", "say where: /save talk.md, or /save talk.json"),
+        ("/save /nowhere/talk.md", "/nowhere/talk.md cannot be made: No such file or directory"),
+        ("/retry", "nothing was asked yet"),
+    ],
+)
+def test_a_command_that_cannot_be_done_says_why_and_a_script_hears_of_it(url, typed, told):
+    code, said = talk(url, f"{typed}\none\n")
+    assert told in said and said.endswith("1 messages ünïcode\n")
+    assert code == 1 and talk(url, f"{typed}\n", live=True)[0] == 0
+
+
+def test_a_path_is_a_question(url):
+    assert talk(url, "/etc/passwd, what is it?\n") == (0, "1 messages ünïcode\n")
+
+
+def test_a_connection_that_is_lost_before_the_answer_is_said_and_tried_again(monkeypatch):
+    from raylm.serve.demo import answers
+    from tests.serve.demo.scripted import KEY, scripted
+
+    monkeypatch.setattr(answers, "FIRST_PAUSE_S", 0.1)
+    with scripted("tiny") as server:
+        code, said = talk(server.url, "lost\n", key=KEY)
+        assert len(server.seen) == 3
+    assert code == 0
+    assert said.count("Trying again") == 2 and "(tiny, 1 messages) The capital is **Paris**." in said
 
 
 def test_a_wrong_key_and_a_dead_address(url):

@@ -254,7 +254,7 @@ def reason(cause: Exception, url: str) -> str:
     if isinstance(cause, IndexError):
         return f"{url} lists no model; name one."
     if isinstance(cause, BrokenOff):
-        return f"{url} broke off before the answer ended."
+        return f"{url} broke off in the middle of the answer."
     return f"The endpoint broke off: {cause}"
 
 

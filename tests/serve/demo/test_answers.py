@@ -70,7 +70,7 @@ def test_failures_are_states_with_words(place):
     said, _ = answer(place, "cut")
     assert (said.state, said.finish) == ("broken", "")
     assert said.text.startswith("(tiny")
-    assert said.why == f"{place.url} broke off before the answer ended."
+    assert said.why == f"{place.url} broke off in the middle of the answer."
     said, _ = answer(Place(place.url, "wrong"), "hello")
     assert said.state == "refused" and "does not accept this key" in said.why
 

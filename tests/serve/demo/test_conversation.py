@@ -95,7 +95,11 @@ def test_what_is_saved_holds_everything_but_keys_and_addresses(server, sides):
     text = json.dumps(saved)
     assert KEY not in text and "127.0.0.1" not in text
     first = saved["turns"][0]["answers"][0]
-    assert (first["model"], first["served"], first["sampling"]) == ("tiny", "fingerprint-of-tiny", {"temperature": 0.5, "top_logprobs": 2})
+    assert (first["model"], first["served"], first["sampling"]) == (
+        "tiny",
+        "fingerprint-of-tiny",
+        {"temperature": 0.5, "top_logprobs": 2},
+    )
     assert first["tokens"][1]["text"] == "The" and first["tokens"][1]["top"][1][0] == "A"
     read = conversation.markdown()
     assert read.startswith("> be short\n\n**You**\n\none\n\n**tiny**, weights fingerprint-of-tiny\n")

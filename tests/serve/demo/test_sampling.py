@@ -12,7 +12,9 @@ def test_nothing_set_is_left_to_the_endpoint():
 
 
 def test_what_openai_does_not_know_goes_beyond_it():
-    asked = Sampling(temperature=0.7, top_p=0.9, top_k=40, min_p=0.1, repetition_penalty=1.1, seed=3, max_tokens=9, top_logprobs=5)
+    asked = Sampling(
+        temperature=0.7, top_p=0.9, top_k=40, min_p=0.1, repetition_penalty=1.1, seed=3, max_tokens=9, top_logprobs=5
+    )
     request = asked.request()
     assert request.pop("extra_body") == {"top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1}
     assert {name: request[name] for name in ("temperature", "top_p", "seed", "max_tokens")} == {

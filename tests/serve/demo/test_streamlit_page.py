@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from raylm.serve.demo.look import WAYS
 from tests.browser import browser
 from tests.serve.demo.pages import needs, started
