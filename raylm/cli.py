@@ -118,6 +118,10 @@ def _show(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from raylm import doctor
 
+    if arguments.address:
+        from raylm.cluster.commands import examine
+
+        return examine(arguments)
     return doctor.report()
 
 
@@ -226,7 +230,10 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     show.add_argument("what", metavar="URI|JOB", help="folder of an artifact, or a job file")
     show.add_argument("--step", metavar="N", type=int, help="of a trained checkpoint: the documents that step N learned from")
     show.add_argument("--rollouts", metavar="N", type=int, help="of an rl stage: what iteration N drew, scored and learned from")
-    _command(commands, "doctor", _doctor, "what this machine has, what is missing and the command that mends it")
+    doctor = _command(commands, "doctor", _doctor, "what this machine has, what is missing and the command that mends it")
+    doctor.add_argument("--address", metavar="URL", help="look at a live cluster instead: its dashboard, http://HEAD:8265")
+    doctor.add_argument("--root", metavar="URI", help="with --address: every machine must see what is written there")
+    doctor.add_argument("--python", default="python", help="with --address: interpreter there that has raylm")
     convert = _command(commands, "convert", _convert, "write a checkpoint in another format, or read one of another program")
     if converts:
         from raylm.convert import add_options

@@ -23,22 +23,26 @@ class Finding(NamedTuple):
 
 def report() -> int:
     """Print all findings; 0 when jobs can run here, 1 when something needed is missing."""
+    found = findings()
+    show(found)
+    missing = [finding for finding in found if finding.state == "missing"]
+    if missing:
+        print(f"{len(missing)} things are missing to run jobs; `raylm plan` works without them.\nnext: {missing[0].mend}")
+        return 1
+    print("next: raylm plan jobs/quickstart.toml")
+    return 0
+
+
+def show(found: list[Finding]) -> None:
+    """Print findings as a table."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False)
-    found = findings()
     colours = {"ok": "green", "note": "yellow", "missing": "red"}
     for finding in found:
         table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", finding.what, finding.mend)
-    console = Console()
-    console.print(table)
-    missing = [finding for finding in found if finding.state == "missing"]
-    if missing:
-        console.print(f"{len(missing)} things are missing to run jobs; `raylm plan` works without them.\nnext: {missing[0].mend}")
-        return 1
-    console.print("next: raylm plan jobs/quickstart.toml")
-    return 0
+    Console().print(table)
 
 
 def findings() -> list[Finding]:

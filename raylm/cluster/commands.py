@@ -112,6 +112,14 @@ def _stop(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def examine(arguments: argparse.Namespace) -> int:
+    """`raylm doctor --address`."""
+    from raylm.cluster import examine
+    from raylm.cluster.jobs import Cluster, token_of
+
+    return examine.examine(Cluster(arguments.address, token_of(os.environ)), arguments.python, arguments.root)
+
+
 def _address(arguments: argparse.Namespace) -> str:
     from raylm.core.errors import ConfigError
 

@@ -7,13 +7,11 @@ import sys
 import uuid
 
 from raylm.core.config import StageConfig
-from raylm.core.errors import ConfigError
+from raylm.core.errors import ConfigError, PlacementError
+from raylm.core.node_report import ANSWER_S, NodeReport, ask_nodes, differing
 from raylm.core.room import refusal
 from raylm.core.storage import Folder
 from raylm.core.workers import SUBMITTED, Workers
-
-SEEN_S = 120.0
-"""Seconds that a node has to say whether it sees the job's folder; a new one gets the job's packages first."""
 
 
 def check_root(root: str) -> None:
@@ -30,7 +28,7 @@ def check(workers: Workers, folder: Folder, stages: dict[str, StageConfig]) -> N
     """Check a submitted job before its work starts; on a cluster of our own there is nothing to check.
 
     Raises:
-        PlacementError: the cluster can never hold what one of `stages` asks for at once.
+        PlacementError: the cluster can never hold what one of `stages` asks for at once, or its machines have other packages.
         ConfigError: `folder` lies on the driver's machine alone.
     """
     if not workers.submitted or not stages:
@@ -40,10 +38,16 @@ def check(workers: Workers, folder: Folder, stages: dict[str, StageConfig]) -> N
     for name, cfg in stages.items():
         if error := refusal(cfg.roles(), name):
             raise error
-    blind, silent = unseen(folder)
+    reports, silent = look(folder)
     stand_in(here)
     if silent:
-        print(f"  {', '.join(silent)} did not say within {SEEN_S:.0f} s whether {folder.uri} is seen there", file=sys.stderr)
+        print(f"  {', '.join(silent)} did not say within {ANSWER_S:.0f} s whether {folder.uri} is seen there", file=sys.stderr)
+    if other := differing(reports):
+        raise PlacementError(
+            f"the machines of this cluster have different packages: {'; '.join(other[:5])}",
+            next="install one lock (cluster/locks/) on all of them: make install",
+        )
+    blind = [report.address for report in reports if not report.sees]
     if blind:
         raise ConfigError(
             f"{folder.uri} is on this machine alone: {', '.join(blind)} {'does' if len(blind) == 1 else 'do'} not see it",
@@ -65,40 +69,12 @@ def stand_in(path: str) -> None:
         os.chdir(path)
 
 
-def unseen(folder: Folder) -> tuple[list[str], list[str]]:
-    """Addresses of other nodes with cores or GPUs where a file that is written here is not seen, and of those that did not
-    answer. A node that answered has unpacked the job's files."""
-    import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    name, mine = f".seen-{uuid.uuid4().hex}", ray.get_runtime_context().get_node_id()
+def look(folder: Folder) -> tuple[list[NodeReport], list[str]]:
+    """What other machines say of themselves and of a file that is written here, and the addresses of those that are silent. A
+    machine that answered has unpacked the job's files."""
+    name = f".seen-{uuid.uuid4().hex}"
     folder.make().write(name, "")
-    blind, silent = [], []
     try:
-        # a process for each answer: an idle one may stand in a folder that another node's unpacking removed
-        remote = ray.remote(num_cpus=0, max_calls=1)(_sees)
-        probes = [
-            (
-                node["NodeManagerAddress"],
-                remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                    folder.uri, name
-                ),
-            )
-            for node in ray.nodes()
-            if node["Alive"] and node["NodeID"] != mine and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
-        ]
-        ray.wait([answer for _, answer in probes], num_returns=len(probes), timeout=SEEN_S) if probes else None
-        for address, answer in probes:
-            try:
-                if not ray.get(answer, timeout=0.1):
-                    blind.append(address)
-            except RayError:
-                silent.append(address)
+        return ask_nodes(folder, name)
     finally:
         folder.remove(name)
-    return blind, silent
-
-
-def _sees(uri: str, name: str) -> bool:
-    return Folder(uri).exists(name)

@@ -103,6 +103,14 @@ def test_a_job_runs_there_is_listed_and_its_status_comes_back(cluster, tmp_path)
     assert (large.returncode, "the whole cluster has" in large.stderr) == (1, True)
 
 
+def test_a_live_cluster_is_examined_from_within(cluster, tmp_path):
+    address, variables = cluster
+    words = ("doctor", "--address", address, "--python", sys.executable, "--root", str(tmp_path))
+    told = raylm(*words, variables=variables, folder=tmp_path)
+    assert told.returncode == 0, told.stderr + told.stdout
+    assert " sees " in told.stdout and "missing" not in told.stdout and "next: raylm submit" in told.stdout
+
+
 def test_without_the_token_nobody_is_let_in(cluster, tmp_path):
     address, variables = cluster
     wrong = tmp_path / "token"
