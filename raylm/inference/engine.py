@@ -56,6 +56,7 @@ def build_engine(
     memory_share: float,
     own_process: bool,
     speculation: Any = None,
+    stat_loggers: list[Any] | None = None,
     **options: Any,
 ) -> Any:
     """A ready AsyncLLM. Blocks while weights load; call it in a thread where an event loop must go on.
@@ -68,6 +69,7 @@ def build_engine(
         own_process: run the engine core in a process beside this one, whose death this one survives. Without it the core is a
             thread here: 8 s of CPU time and 0.4 GB less, and Ray knows of its death by that of this process.
         speculation: a card of `AnySpeculation` whose references are addresses.
+        stat_loggers: what is told of each step of an engine with its own process, see `stat_logger`.
         options: further arguments of vLLM's AsyncEngineArgs. `EngineSettings.options` has some, and the speculation.
 
     Raises:
@@ -89,4 +91,4 @@ def build_engine(
     if speculation is not None:
         options["speculative_config"] = speculation.speculative_config(model)
     arguments = AsyncEngineArgs(model=model, **options)
-    return AsyncLLM.from_engine_args(arguments) if own_process else engine_in_thread(arguments)
+    return AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers) if own_process else engine_in_thread(arguments)

@@ -1,0 +1,215 @@
+"""What Ray Serve starts, heals and scales: an actor that keeps one engine's process alive and tells Control how it is.
+
+Serve --> Replica --spawn--> engine server (HTTP, vLLM) <-- gateways
+             |-- register, beat each `BEAT_S`, unready --> Control
+             `<- Orders ----------------------------------'
+
+No class of vLLM is ever in this process: what Serve's controller reads of it are words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from typing import Any
+from uuid import uuid4
+
+from raylm.core.errors import RaylmError
+from raylm.serve.app import Served
+from raylm.serve.directory import BEAT_S, SILENT_S, Address, Load, Orders
+from raylm.serve.engine_process import EngineProcess
+from raylm.serve.link import Lost, Ready
+
+CONTROL_S = 2.0
+"""Seconds that Control may take for an answer."""
+MOST_LOSSES, WINDOW_S = 3, 600.0
+"""An engine that is lost more often than that within so many seconds is not started again here: Serve replaces the replica."""
+FIRST_S = 60.0
+"""Seconds that a replica waits for Control at its start."""
+UNHEARD = object()
+"""Control did not answer."""
+SAYS_NOTHING = "the engine's process says nothing"
+
+
+class Replica:
+    """One replica of one model.
+
+    Args:
+        control: handle of Control, or what has its methods.
+        drain_s: seconds that requests under way get when Serve ends this.
+        host: address of this machine that gateways reach; Ray's.
+    """
+
+    async def __init__(self, served: Served, control: Any, drain_s: float = 30.0, host: str = "", owner: int = 0) -> None:
+        self._served, self._control, self._drain_s = served, control, drain_s
+        self._host, self._owner = host or _node_address(), owner or os.getppid()
+        self._name = f"{served.model_name}-{uuid4().hex[:12]}"
+        self._losses: deque[float] = deque()
+        self._given_up = ""
+        self._ending: set[asyncio.Task[None]] = set()
+        self._state: str | None = None
+        """What Control was told of this last; None where it knows nothing."""
+        self._log = logging.getLogger("ray.serve")
+        self._orders = await self._first_orders()
+        await self._start()
+        self._tasks = [asyncio.create_task(each) for each in (self._beat(), self._keep())]
+
+    async def awake(self) -> None:
+        """For Serve's autoscaling: a call that waits is what it starts a first replica for."""
+
+    async def facts(self) -> dict[str, Any]:
+        """Of this replica: seconds of each phase of its start, pid of the process that serves."""
+        ready = await self._process.ready
+        return {"replica": self._name, "pid": ready.pid, "phases": ready.phases, "losses": len(self._losses)}
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For a scaling policy: what is known of the load."""
+        return {name: float(value) for name, value in self._process.load._asdict().items() if value is not None}
+
+    async def check_health(self) -> None:
+        """Raises RuntimeError when this cannot keep its engine alive; Serve then replaces the replica."""
+        if self._given_up:
+            raise RuntimeError(self._given_up)
+
+    async def __del__(self) -> None:
+        """Serve ends this: no new requests, what is under way ends, then the engine."""
+        for task in getattr(self, "_tasks", []):
+            task.cancel()
+        if process := getattr(self, "_process", None):
+            await self._told("drain", self._name)
+            if left := await process.drain(self._drain_s):
+                self._log.error("%s requests were cut off after %s s", left, self._drain_s)
+            await self._told("leave", self._name)
+
+    async def _first_orders(self) -> Orders:
+        """What is ordered already: this must not begin to answer with anything else."""
+        until = time.monotonic() + FIRST_S
+        while (orders := await self._told("orders", self._served.model_name)) is UNHEARD:
+            if time.monotonic() > until:
+                raise RuntimeError(f"the endpoint's control did not answer for {FIRST_S:g} s")
+        return orders
+
+    async def _start(self) -> None:
+        """A process that has answered once, entered at Control. Raises RaylmError or RuntimeError with why there is none."""
+        process = await EngineProcess.start(self._served, self._orders, self._host, self._owner)
+        try:
+            ready = await process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        self._log.info("%s is ready: %s", self._name, ready.phases)
+        self._process = process
+        await self._register(ready)
+
+    async def _register(self, ready: Ready) -> None:
+        served = self._served
+        address = Address(
+            replica=self._name,
+            model=served.model_name,
+            host=self._host,
+            port=ready.port,
+            secret=self._process.secret,
+            node=_node_id(),
+            fingerprint=ready.fingerprint,
+            dtype=ready.dtype,
+            max_len=ready.max_len,
+            adapters=ready.adapters,
+            routes=ready.routes,
+            lineage=served.lineage,
+        )
+        orders = await self._told("register", address, "ready")
+        self._state = None if orders is UNHEARD else "ready"
+        self._take(orders)
+
+    async def _beat(self) -> None:
+        """Tell Control each `BEAT_S` that this lives, and hear what it is to be."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            process = self._process
+            if process.lost.done():
+                continue
+            silent = time.monotonic() - process.heard_s > SILENT_S
+            if silent and self._state == "ready":
+                await self._unready(SAYS_NOTHING)
+            elif not silent and self._state == "unready":
+                await self._told("ready", self._name)
+                self._state = "ready"
+            if time.monotonic() - process.heard_s > self._served.engine.hang_s:
+                process.kill()
+                process.lost.set_result(Lost(SAYS_NOTHING, ends=False))
+                continue
+            orders = await self._told("beat", self._name, Load() if silent else process.load)
+            if process.changed.is_set() or self._state is None or orders is None:
+                process.changed.clear()
+                await self._register(await process.ready)
+            else:
+                self._take(orders)
+
+    def _take(self, orders: Any) -> None:
+        if isinstance(orders, Orders) and orders != self._orders:
+            self._orders = orders
+            self._process.order(orders)
+
+    async def _keep(self) -> None:
+        """Start the engine's process again in place when it is lost."""
+        while not self._given_up:
+            process = self._process
+            lost = await process.lost
+            await self._unready(lost.why)
+            self._log.error("%s: %s", self._name, lost.why)
+            if lost.ends:
+                # it tells those who wait
+                self._ending.add(ending := asyncio.create_task(process.end(self._drain_s)))
+                ending.add_done_callback(self._ending.discard)
+            else:
+                process.kill()
+            await self._again(lost)
+
+    async def _again(self, lost: Lost) -> None:
+        """A new process in the place of one that is lost."""
+        why = lost.why
+        while True:
+            now = time.monotonic()
+            self._losses += [now] if not lost.planned else []
+            while self._losses and self._losses[0] < now - WINDOW_S:
+                self._losses.popleft()
+            if len(self._losses) > MOST_LOSSES:
+                self._given_up = f"the engine was lost {len(self._losses)} times in {WINDOW_S:g} s, last: {why}"
+                return
+            try:
+                await self._start()
+                return
+            except (RaylmError, RuntimeError, OSError) as error:
+                why, lost = str(error), lost._replace(planned=False)
+                self._log.error("%s does not start: %s", self._name, why)
+
+    async def _unready(self, why: str) -> None:
+        self._state = "unready"
+        await self._told("unready", self._name, why)
+
+    async def _told(self, method: str, *args: Any) -> Any:
+        """What Control answers; UNHEARD where it cannot be asked: the next beat tells it again."""
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        try:
+            async with asyncio.timeout(CONTROL_S):
+                return await getattr(self._control, method).remote(*args)
+        except (TimeoutError, RayError, RayServeException, RuntimeError) as error:
+            self._log.warning("control cannot be told %r: %s", method, type(error).__name__)
+            return UNHEARD
+
+
+def _node_address() -> str:
+    import ray
+
+    return ray.util.get_node_ip_address()
+
+
+def _node_id() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""

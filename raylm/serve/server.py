@@ -1,0 +1,254 @@
+"""The process with an engine: its own HTTP server for gateways, and the engine core that it forks.
+
+zygote --fork--> engine server: uvicorn -> InnerDoor -> vLLM's app -> AsyncLLM --fork--> engine core
+                   `-- link to the replica: Ready, Load each `BEAT_S`, Lost
+
+It ends with its replica, and its engine core with it: no part of an engine is left behind, whichever of the three is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from typing import Any
+
+from raylm.core.errors import RaylmError
+from raylm.inference.engine import set_environment
+from raylm.inference.engine_dtype import engine_dtype, network_of
+from raylm.inference.engine_watch import HangWatch, Meter
+from raylm.inference.vllm_private import progress, server_arguments
+from raylm.inference.vllm_serving_private import Step, cores, num_queued_tokens, num_under_way
+from raylm.inference.zygote import die_with
+from raylm.model.load import on_this_machine
+from raylm.serve.app import served_app, start_engine, tools_of
+from raylm.serve.directory import BEAT_S, Load, Orders
+from raylm.serve.inner import DTYPE, SERVED, InnerDoor
+from raylm.serve.link import Drain, Drained, Failed, Link, Lost, Ready, Start
+from raylm.serve.orders import carry_out
+from raylm.serve.phases import Phases
+from raylm.serve.plain import plainly
+from raylm.serve.probe import probe
+
+IMPORTS = (
+    "vllm.engine.arg_utils",
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.entrypoints.generate.api_router",
+    "vllm.entrypoints.launchers.api_server.app_state",
+    "vllm.entrypoints.launchers.app",
+    "vllm.entrypoints.launchers.cli_args",
+    "vllm.v1.worker.cpu_worker",
+    "transformers.models.auto",
+    "llguidance",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "raylm.serve.server",
+)
+"""What the zygote has imported when it forks this."""
+PING_S = 1.0
+END_S = 3.0
+"""Seconds in which those who wait are told that their engine died, or an engine core ends by itself."""
+
+
+class Server:
+    """What one process serves, and how it is. Attributes may be read by what carries out orders."""
+
+    def __init__(self, link: Link, start: Start) -> None:
+        self.link, self.served, self.orders = link, start.served, start.orders
+        self.phases = Phases(start.spawned)
+        self._start, self._ended = start, asyncio.Event()
+        self._ordered = asyncio.Event()
+        self._draining: asyncio.Task[None] | None = None
+        self._lost = False
+        self.paused = False
+        """What is under way stands still on purpose (weights are swapped): that is no hang."""
+        self.adapters: tuple[str, ...] = ()
+        """Names of LoRA adapters that are loaded."""
+
+    async def run(self) -> None:
+        """Start, answer, and return when it is over."""
+        self._listening = await self._begin()
+        self.link.listen(self._heard, self._ended.set)
+        # one that fails ends all: an engine of which nobody knows how it is must not answer
+        async with asyncio.TaskGroup() as group:
+            parts = (self._beat(), self._watch(), self._carry_out(), self._listening.serve([self._socket]))
+            tasks = [group.create_task(each) for each in parts]
+            await self._ended.wait()
+            for task in tasks:
+                task.cancel()
+        self.engine.shutdown(timeout=END_S)
+
+    async def _begin(self) -> Any:
+        import uvicorn
+
+        served, phases = self.served, self.phases
+        weights = self.orders.weights
+        # what was ordered meanwhile is what a new engine begins with
+        self.uri, self.fingerprint = (weights.uri, weights.fingerprint) if weights else (served.model, served.fingerprint)
+        self.model = on_this_machine(self.uri)
+        phases.end("fetch")
+        self.dtype = engine_dtype(network_of(self.model), served.dtype, served.gpu, where=self.uri).name
+        self.tools = tools_of(self.model)
+        arguments = server_arguments(served.model_name, self.tools)
+        phases.end("arguments")
+        self.meter: Meter | None = None
+        self.engine = start_engine(served, self.model, self.dtype, self._step)
+        self.meter = Meter(lambda: num_under_way(self.engine), lambda: num_queued_tokens(self.engine))
+        phases.end("engine")
+        app, check = await served_app(served, self.engine, arguments, self.tools)
+        self.app = app
+        says = {SERVED: self.fingerprint, DTYPE: self.dtype}
+        self.door = InnerDoor(app, self._start.secret, says, served.limits.body_bytes, check, lambda: self.engine.errored)
+        phases.end("app")
+        await probe(self.engine, served.task)
+        await carry_out(self, self.orders)
+        phases.end("probe")
+        phases.show()
+        self._socket = socket.create_server((self._start.host, 0), backlog=2048)
+        config = uvicorn.Config(self.door, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=75, ws="none")
+        self.tell()
+        return _quiet(uvicorn.Server)(config)
+
+    def tell(self) -> None:
+        """Say where and what this serves: at the start, and when weights or adapters are others."""
+        self.door.says[SERVED] = self.fingerprint
+        routes = tuple(sorted({str(path) for route in self.app.routes if (path := getattr(route, "path", None))}))
+        length, port = self.engine.model_config.max_model_len, self._socket.getsockname()[1]
+        self.link.say(Ready(os.getpid(), port, self.fingerprint, self.dtype, length, self.adapters, routes, dict(self.phases.seconds)))
+
+    def _step(self, step: Step) -> None:
+        if self.meter is not None:
+            self.meter.heard(step)
+
+    def _heard(self, message: Any) -> None:
+        if isinstance(message, Orders):
+            self.orders = message
+            self._ordered.set()
+        elif isinstance(message, Drain) and self._draining is None:
+            self._draining = asyncio.create_task(self._drain(message.seconds))
+
+    async def _carry_out(self) -> None:
+        while True:
+            await self._ordered.wait()
+            self._ordered.clear()
+            await carry_out(self, self.orders)
+
+    async def _beat(self) -> None:
+        assert self.meter is not None
+        while True:
+            busy = self.meter.busy()
+            self.link.say(Load(*busy))
+            await asyncio.sleep(BEAT_S)
+
+    async def _watch(self) -> None:
+        """Know at once of an engine core that ended, and soon of one that hangs."""
+        loop, found = asyncio.get_running_loop(), cores(self.engine)
+        for pid, sentinel in found:
+            loop.add_reader(sentinel, self._died, f"the engine core (pid {pid}) ended", sentinel)
+        hang, processes = HangWatch(self.served.engine.hang_s, time.monotonic()), _processes([pid for pid, _ in found])
+        pings, pinged, ping = 0, 0.0, None
+        while True:
+            await asyncio.sleep(BEAT_S)
+            if self.engine.errored:
+                self._died("the engine failed")
+                return
+            now = time.monotonic()
+            if ping is None or (ping.done() and now > pinged + PING_S):
+                # answered between two steps
+                pings, pinged, ping = pings + 1, now, asyncio.create_task(_pinged(self.engine))
+            asked = not self.paused and (num_under_way(self.engine) > 0 or not ping.done())
+            why = hang.look(now, asked, hash((progress(self.engine), pings, ping.done())), _cpu_s(processes))
+            if why:
+                self.link.say(Lost(why, ends=False))
+                return
+
+    def renew(self, why: str, seconds: float) -> None:
+        """Finish what is under way, and let the replica start another process, which begins with what is ordered now."""
+        self._leave(Lost(why, ends=True, planned=True), seconds)
+
+    def _died(self, why: str, sentinel: int | None = None) -> None:
+        if sentinel is not None:
+            asyncio.get_running_loop().remove_reader(sentinel)
+        self._leave(Lost(why, ends=True), END_S)
+
+    def _leave(self, lost: Lost, seconds: float) -> None:
+        if not self._lost and not self._ended.is_set():
+            self._lost = True
+            self.link.say(lost)
+            self._draining = asyncio.create_task(self._drain(seconds))
+
+    async def _drain(self, seconds: float) -> None:
+        """Let what is under way end, at most for so long; then this is over."""
+        until = time.monotonic() + seconds
+        while self.door.under_way and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        left = self.door.under_way
+        self._listening.should_exit = True
+        self.link.say(Drained(left))
+        self._ended.set()
+
+
+def main(channel: socket.socket) -> None:
+    """Where a forked process begins: the first message says what it is to serve."""
+    import uvloop
+
+    link = Link(channel)
+    try:
+        start: Start = link.hear()
+    except EOFError:
+        return
+    set_environment(start.served.gpu)
+    here, inherited = os.getpid(), link.fileno()
+
+    def forked() -> None:
+        # an engine core that held this end would hide the death of this process from its replica
+        with contextlib.suppress(OSError):
+            os.close(inherited)
+        die_with(here)
+
+    os.register_at_fork(after_in_child=forked)
+    try:
+        uvloop.run(plainly(Server(link, start).run()))
+    except (RuntimeError, RaylmError) as error:
+        link.say(Failed(str(error)))
+
+
+async def _pinged(engine: Any) -> None:
+    """An answer of the engine core; that it ended others say."""
+    with contextlib.suppress(RuntimeError):
+        await plainly(engine.is_paused())
+
+
+def _processes(pids: list[int]) -> list[Any]:
+    """Engine cores, and their workers where they have some."""
+    import psutil
+
+    found = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    return [each for process in found for each in (process, *process.children(recursive=True))]
+
+
+def _cpu_s(processes: list[Any]) -> float:
+    """Seconds of CPU time; of what has ended, none."""
+    import psutil
+
+    total = 0.0
+    for each in processes:
+        with contextlib.suppress(psutil.Error):
+            times = each.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _quiet(server: Any) -> Any:
+    """uvicorn's server without its own way with signals: this process ends by what its replica says."""
+
+    class Quiet(server):
+        def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+            return contextlib.nullcontext()
+
+    return Quiet
