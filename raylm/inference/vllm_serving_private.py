@@ -33,7 +33,11 @@ def stat_logger(heard: Callable[[Step], None]) -> Any:
             if scheduler_stats is None:
                 return
             waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-            made = (iteration_stats.num_generation_tokens, tuple(iteration_stats.time_to_first_tokens_iter)) if iteration_stats else (0, ())
+            made = (
+                (iteration_stats.num_generation_tokens, tuple(iteration_stats.time_to_first_tokens_iter))
+                if iteration_stats
+                else (0, ())
+            )
             preempted = iteration_stats.num_preempted_reqs if iteration_stats else 0
             heard(Step(scheduler_stats.num_running_reqs, waiting, scheduler_stats.kv_cache_usage, *made, preempted))
 

@@ -71,7 +71,9 @@ def spawn(entry: str, imports: Sequence[str], owner: int, timeout_s: float = 600
             lease.sendall(asked)
             pid = int.from_bytes(_exactly(lease, 8), "big")
         except (OSError, EOFError) as cause:
-            raise PlacementError(f"the process that starts engines here ended: {cause}", next="its output is in the replica's log") from cause
+            raise PlacementError(
+                f"the process that starts engines here ended: {cause}", next="its output is in the replica's log"
+            ) from cause
     return Child(pid, ours, lease)
 
 
@@ -88,7 +90,9 @@ def _place(imports: Sequence[str], owner: int) -> Path:
     folder = Path(tempfile.gettempdir()) / f"raylm-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
-        raise PlacementError("this folder is open to others", where=str(folder), next="remove it, or set TMPDIR to one of your own")
+        raise PlacementError(
+            "this folder is open to others", where=str(folder), next="remove it, or set TMPDIR to one of your own"
+        )
     steady = sorted((name, value) for name, value in os.environ.items() if name.startswith(STEADY))
     alike = json.dumps([owner, sys.executable, sys.path, list(imports), steady])
     return folder / f"zygote-{hashlib.sha256(alike.encode()).hexdigest()[:16]}"

@@ -10,7 +10,7 @@ import contextlib
 import hmac
 from collections.abc import Awaitable, Callable
 
-from raylm.serve.envelope import Message, Refusal, Refused, Send, answer, envelope, failed, foreign, in_stream, restarting
+from raylm.serve.envelope import Message, Refusal, Refused, Send, answer, event, failed, foreign, in_stream, restarting
 from raylm.serve.plain import plainly
 
 Receive = Callable[[], Awaitable[Message]]
@@ -19,6 +19,8 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 INNER = "x-raylm-inner"
 SERVED = "x-raylm-served"
 DTYPE = "x-raylm-dtype"
+ERRORS = (b'data: {"error"', b"event: error\n")
+"""How a stream of vLLM's says that it failed."""
 LEAVE_S = 1.0
 """Seconds in which a request whose client left may end by itself before it is cancelled."""
 GONE: Message = {"type": "http.disconnect"}
@@ -58,7 +60,7 @@ class InnerDoor:
                 await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
                 await send({"type": "http.response.body", "body": b""})
             return
-        back = _Answer(send, self)
+        back = _Answer(send, self, scope["path"])
         self.under_way += 1
         try:
             await self._visit(scope, receive, back)
@@ -115,8 +117,8 @@ class InnerDoor:
 class _Answer:
     """The way back: what succeeded passes, signed; what failed is told in the one shape."""
 
-    def __init__(self, send: Send, door: InnerDoor) -> None:
-        self._send, self._door = send, door
+    def __init__(self, send: Send, door: InnerDoor, path: str) -> None:
+        self._send, self._door, self._path = send, door, path
         self._signature = tuple((name.encode(), value.encode()) for name, value in door.says.items())
         self._failure: int | None = None
         self._held = b""
@@ -134,7 +136,7 @@ class _Answer:
             if not message.get("more_body", False):
                 await self.refuse(foreign(self._failure, self._held))
         else:
-            if self._streams and message.get("body", b"").startswith(b'data: {"error"'):
+            if self._streams and message.get("body", b"").startswith(ERRORS):
                 message["body"] = self._event(message["body"])
             await self._send(message)
 
@@ -145,9 +147,9 @@ class _Answer:
         refusal = restarting() if refusal.status >= 500 and self._door.is_dead() else refusal
         if not self.started:
             self.started = True
-            await answer(self._send, refusal, self._signature)
+            await answer(self._send, refusal, self._signature, self._path)
         elif self._streams:
-            await self._send({"type": "http.response.body", "body": b"data: " + envelope(refusal) + b"\n\n"})
+            await self._send({"type": "http.response.body", "body": event(refusal, self._path)})
 
     async def _start(self, message: Message) -> None:
         if message["status"] >= 400:
@@ -158,11 +160,11 @@ class _Answer:
         self.started = True
         await self._send({**message, "headers": headers})
 
-    def _event(self, event: bytes) -> bytes:
+    def _event(self, said: bytes) -> bytes:
         """An error event of vLLM's, in the one shape; what follows it in the same chunk stays."""
-        first, end, rest = event.partition(b"\n\n")
-        told = restarting() if self._door.is_dead() else in_stream(first.removeprefix(b"data: "))
-        return b"data: " + envelope(told) + end + rest
+        first, _, rest = said.partition(b"\n\n")
+        told = restarting() if self._door.is_dead() else in_stream(first.partition(b"data: ")[2])
+        return event(told, self._path) + rest
 
 
 async def _body(receive: Receive, most: int) -> bytes | None:

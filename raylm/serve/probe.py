@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator
 from typing import Any
 
 from raylm.core.errors import StageError
+from raylm.serve.tasks import TEXT, VECTORS
 
 PROBE_TOKEN = 1
 
 
 async def probe(engine: Any, task: str) -> None:
     """Let an engine answer one token, or one vector or score. Raises StageError where that is nothing finite."""
-    prompt = {"prompt_token_ids": [PROBE_TOKEN]}
-    if task == "generate":
+    prompt: dict[str, Any] = {"prompt_token_ids": [PROBE_TOKEN]}
+    if task == TEXT:
         from vllm import SamplingParams
 
-        asked, found = SamplingParams(max_tokens=1, temperature=0, detokenize=False, prompt_logprobs=None), None
-        async for found in engine.generate(prompt, asked, "raylm-ready"):
-            pass
-        if found is None or len(found.outputs[0].token_ids) != 1:
+        asked = SamplingParams(max_tokens=1, temperature=0, detokenize=False)
+        last = await _last(engine.generate(prompt, asked, "raylm-ready"))
+        if last is None or len(last.outputs[0].token_ids) != 1:
             raise StageError("the engine started, and generates no token")
         return
     from vllm import PoolingParams
 
-    tasks, found = await engine.get_supported_tasks(), None
-    async for found in engine.encode(prompt, PoolingParams(task="embed" if "embed" in tasks else "classify"), "raylm-ready"):
-        pass
-    numbers = found.outputs.data.flatten().tolist() if found is not None else [math.nan]
+    pooled = PoolingParams(task="embed" if task == VECTORS else "classify")
+    last = await _last(engine.encode(prompt, pooled, "raylm-ready"))
+    numbers = last.outputs.data.flatten().tolist() if last is not None else [math.nan]
     if not all(map(math.isfinite, numbers)):
-        raise StageError(f"the engine started, and its {'vector' if task == 'embed' else 'score'} is no finite number")
+        raise StageError(f"the engine started, and what it says of a token is no finite number: {numbers[:3]}")
+
+
+async def _last(outputs: AsyncIterator[Any]) -> Any:
+    """The last of what an engine says; None where it says nothing."""
+    last = None
+    async for output in outputs:
+        last = output
+    return last

@@ -119,7 +119,9 @@ class Server:
         self.door.says[SERVED] = self.fingerprint
         routes = tuple(sorted({str(path) for route in self.app.routes if (path := getattr(route, "path", None))}))
         length, port = self.engine.model_config.max_model_len, self._socket.getsockname()[1]
-        self.link.say(Ready(os.getpid(), port, self.fingerprint, self.dtype, length, self.adapters, routes, dict(self.phases.seconds)))
+        self.link.say(
+            Ready(os.getpid(), port, self.fingerprint, self.dtype, length, self.adapters, routes, dict(self.phases.seconds))
+        )
 
     def _step(self, step: Step) -> None:
         if self.meter is not None:
