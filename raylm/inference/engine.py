@@ -56,6 +56,7 @@ def build_engine(
     memory_share: float,
     own_process: bool,
     speculation: Any = None,
+    forks: bool = False,
     stat_loggers: list[Any] | None = None,
     **options: Any,
 ) -> Any:
@@ -69,6 +70,8 @@ def build_engine(
         own_process: run the engine core in a process beside this one, whose death this one survives. Without it the core is a
             thread here: 8 s of CPU time and 0.4 GB less, and Ray knows of its death by that of this process.
         speculation: a card of `AnySpeculation` whose references are addresses.
+        forks: fork that process, where vLLM would start another and import everything anew; this one must have no threads of
+            computation yet.
         stat_loggers: what is told of each step of an engine with its own process, see `stat_logger`.
         options: further arguments of vLLM's AsyncEngineArgs. `EngineSettings.options` has some, and the speculation.
 
@@ -91,4 +94,10 @@ def build_engine(
     if speculation is not None:
         options["speculative_config"] = speculation.speculative_config(model)
     arguments = AsyncEngineArgs(model=model, **options)
-    return AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers) if own_process else engine_in_thread(arguments)
+    if not own_process:
+        return engine_in_thread(arguments)
+    config = arguments.create_engine_config()
+    if forks:
+        # its CPU backend has just said otherwise, whatever was there before
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    return AsyncLLM.from_vllm_config(config, stat_loggers=stat_loggers)

@@ -26,6 +26,8 @@ class Busy(NamedTuple):
     kv_use: float | None
     ttft_s: float | None
     tokens_s: float | None
+    read_tokens: int | None = None
+    """Tokens of prompts that it has read since it began; those that it knew already do not count."""
 
 
 class Meter:
@@ -44,13 +46,14 @@ class Meter:
         self._tokens: deque[tuple[float, int]] = deque()
         self._firsts: deque[tuple[float, float]] = deque()
         self._began = clock()
-        self.steps = self.preempted = 0
-        """Steps that were heard of, and requests that lost their place in the cache."""
+        self.steps = self.preempted = self.read_tokens = 0
+        """Steps that were heard of, requests that lost their place in the cache, tokens of prompts that were read."""
 
     def heard(self, step: Step) -> None:
         """One step."""
         now = self._clock()
         self._last, self.steps, self.preempted = step, self.steps + 1, self.preempted + step.preempted
+        self.read_tokens += step.read_tokens
         if step.new_tokens:
             self._tokens.append((now, step.new_tokens))
         self._firsts += [(now, seconds) for seconds in step.first_tokens_s]
@@ -66,10 +69,10 @@ class Meter:
         ttft = firsts[len(firsts) // 2] if firsts else None
         if not self._under_way():
             # of caches kept for prompts that begin alike, what nobody uses counts as free
-            return Busy(0, 0, 0, 0.0 if last else None, ttft, rate)
+            return Busy(0, 0, 0, 0.0 if last else None, ttft, rate, self.read_tokens)
         if last is None:
-            return Busy(None, None, self._queued(), None, ttft, rate)
-        return Busy(last.running, last.waiting, self._queued(), last.kv_use, ttft, rate)
+            return Busy(None, None, self._queued(), None, ttft, rate, self.read_tokens)
+        return Busy(last.running, last.waiting, self._queued(), last.kv_use, ttft, rate, self.read_tokens)
 
 
 class HangWatch:

@@ -19,6 +19,8 @@ class Step(NamedTuple):
     first_tokens_s: tuple[float, ...]
     """Seconds to the first token, of requests that got theirs in this step."""
     preempted: int
+    read_tokens: int = 0
+    """Of prompts, less those that were cached."""
 
 
 def stat_logger(heard: Callable[[Step], None]) -> Any:
@@ -33,13 +35,18 @@ def stat_logger(heard: Callable[[Step], None]) -> Any:
             if scheduler_stats is None:
                 return
             waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-            made = (
-                (iteration_stats.num_generation_tokens, tuple(iteration_stats.time_to_first_tokens_iter))
-                if iteration_stats
-                else (0, ())
+            made = iteration_stats
+            heard(
+                Step(
+                    running=scheduler_stats.num_running_reqs,
+                    waiting=waiting,
+                    kv_use=scheduler_stats.kv_cache_usage,
+                    new_tokens=made.num_generation_tokens if made else 0,
+                    first_tokens_s=tuple(made.time_to_first_tokens_iter) if made else (),
+                    preempted=made.num_preempted_reqs if made else 0,
+                    read_tokens=made.prompt_token_stats.computed if made else 0,
+                )
             )
-            preempted = iteration_stats.num_preempted_reqs if iteration_stats else 0
-            heard(Step(scheduler_stats.num_running_reqs, waiting, scheduler_stats.kv_cache_usage, *made, preempted))
 
         def log_engine_initialized(self) -> None:
             pass

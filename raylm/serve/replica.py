@@ -22,7 +22,11 @@ from raylm.serve.app import Served
 from raylm.serve.directory import BEAT_S, SILENT_S, Address, Load, Orders
 from raylm.serve.engine_process import EngineProcess
 from raylm.serve.link import Lost, Ready
+from raylm.serve.served_model import ServedModel
 
+HEALTH_PERIOD_S = 1.0
+CLOSE_S = 20.0
+"""Seconds that a replica has to end its engine once what was under way has ended."""
 CONTROL_S = 2.0
 """Seconds that Control may take for an answer."""
 MOST_LOSSES, WINDOW_S = 3, 600.0
@@ -201,6 +205,34 @@ class Replica:
         except (TimeoutError, RayError, RayServeException, RuntimeError) as error:
             self._log.warning("control cannot be told %r: %s", method, type(error).__name__)
             return UNHEARD
+
+
+def deployment(model: ServedModel, name: str, drain_s: float) -> Any:
+    """The Serve deployment of a model, to be bound to (Served, handle of Control, drain_s)."""
+    from ray import serve
+
+    replicas = model.replicas
+    least, most = replicas.min + replicas.spare, replicas.max + replicas.spare
+    scaling = {
+        "min_replicas": least,
+        "max_replicas": most,
+        "target_ongoing_requests": replicas.target_ongoing,
+        "upscale_delay_s": replicas.upscale_delay_s,
+        "downscale_delay_s": replicas.downscale_delay_s,
+    }
+    return serve.deployment(
+        Replica,
+        name=name,
+        **({"num_replicas": least} if least == most else {"autoscaling_config": scaling}),
+        max_ongoing_requests=replicas.most_ongoing,
+        ray_actor_options={"num_cpus": model.workers.cpus, "num_gpus": model.workers.gpus},
+        # nothing but words is asked of it: a replica that has given up is replaced after three checks
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=drain_s + CLOSE_S,
+        # a start that failed for a reason fails again
+        max_constructor_retry_count=1,
+    )
 
 
 def _node_address() -> str:

@@ -143,8 +143,7 @@ class Server:
     async def _beat(self) -> None:
         assert self.meter is not None
         while True:
-            busy = self.meter.busy()
-            self.link.say(Load(*busy))
+            self.link.say(Load(**{name: value for name, value in self.meter.busy()._asdict().items() if name in Load._fields}))
             await asyncio.sleep(BEAT_S)
 
     async def _watch(self) -> None:
