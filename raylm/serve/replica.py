@@ -213,17 +213,18 @@ def deployment(model: ServedModel, name: str, drain_s: float) -> Any:
 
     replicas = model.replicas
     least, most = replicas.min + replicas.spare, replicas.max + replicas.spare
-    scaling = {
+    scaling: dict[str, Any] = {
         "min_replicas": least,
         "max_replicas": most,
         "target_ongoing_requests": replicas.target_ongoing,
         "upscale_delay_s": replicas.upscale_delay_s,
         "downscale_delay_s": replicas.downscale_delay_s,
     }
+    count: dict[str, Any] = {"num_replicas": least} if least == most else {"autoscaling_config": scaling}
     return serve.deployment(
         Replica,
         name=name,
-        **({"num_replicas": least} if least == most else {"autoscaling_config": scaling}),
+        **count,
         max_ongoing_requests=replicas.most_ongoing,
         ray_actor_options={"num_cpus": model.workers.cpus, "num_gpus": model.workers.gpus},
         # nothing but words is asked of it: a replica that has given up is replaced after three checks

@@ -1,4 +1,5 @@
-"""The version of vLLM that raylm's use of its private interfaces was written against, and that they stand in one file."""
+"""The version of vLLM that raylm's use of its private interfaces was written against, and that they stand in two files: of all
+engines, and of those that serve."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from raylm.inference import vllm_private
+from raylm.inference import vllm_private, vllm_serving_private
 from raylm.inference.vllm_private import VLLM
 
+FILES = (vllm_private, vllm_serving_private)
 ROOT = Path(__file__).resolve().parents[2] / "raylm"
 DOCUMENTED = ("vllm", "vllm.engine.arg_utils", "vllm.sampling_params", "vllm.v1.engine.async_llm")
 
@@ -25,15 +27,15 @@ def installed():
 
 def test_the_version_is_the_one_that_was_read():
     assert installed().startswith(f"{VLLM}."), (
-        f"vLLM is {installed()}, {vllm_private.__name__} was written against {VLLM}: read each name there in the new source "
+        f"vLLM is {installed()}, two files here were written against {VLLM}: read each name there in the new source "
         "(engine core in a thread, layer-wise reload, output processor, launchers), run tests/inference and tests/serve, "
         "then change VLLM"
     )
 
 
-def test_private_names_of_vllm_stand_in_one_file():
+def test_private_names_of_vllm_stand_in_two_files():
     for path in sorted(ROOT.rglob("*.py")):
-        if path.name == "vllm_private.py":
+        if str(path) in [file.__file__ for file in FILES]:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -46,7 +48,7 @@ def test_every_name_is_still_there():
     """Names are imported in functions, so that a light process needs no vLLM; here they are read in vLLM's own files."""
     (package,) = find_spec("vllm").submodule_search_locations  # type: ignore[union-attr]
     found = 0
-    for node in ast.walk(ast.parse(Path(vllm_private.__file__).read_text())):
+    for node in [each for file in FILES for each in ast.walk(ast.parse(Path(file.__file__).read_text()))]:
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("vllm."):
             continue
         at = Path(package, *str(node.module).split(".")[1:])
