@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from raylm.serve.app import Served
-from raylm.serve.directory import Orders
+from raylm.serve.directory import Address, Orders
 
 
 class Start(NamedTuple):
@@ -32,12 +32,8 @@ class Ready(NamedTuple):
     """It has generated a token, and answers; told again when it has other weights or adapters."""
 
     pid: int
-    port: int
-    fingerprint: str
-    dtype: str
-    max_len: int
-    adapters: tuple[str, ...]
-    routes: tuple[str, ...]
+    address: Address
+    """Without the replica's name and node."""
     phases: dict[str, float]
     """Seconds of each part of the start."""
 

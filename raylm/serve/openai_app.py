@@ -15,8 +15,8 @@ from raylm.model.load import load_tokenizer
 from raylm.serve import trial
 from raylm.serve.config import Limits
 from raylm.serve.dialogue import Render
-from raylm.serve.door import App
 from raylm.serve.envelope import Refusal, bad_request, envelope, failed, foreign, restarting
+from raylm.serve.inner import App
 from raylm.serve.reasoning import ReasoningContent
 from raylm.serve.requests import Reader
 from raylm.serve.tasks import TEXT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from raylm.serve.directory import Orders
@@ -17,3 +18,8 @@ async def carry_out(server: Any, orders: Orders) -> None:
     ordered = (weights.uri, weights.fingerprint) if weights else (server.served.model, server.served.fingerprint)
     if ordered != (server.uri, server.fingerprint):
         server.renew(f"weights {ordered[1]} are ordered", RENEW_S)
+        return
+    if server.adapters is not None and await server.adapters.bring(orders.adapters):
+        for name, why in server.adapters.failed.items():
+            logging.getLogger(__name__).error("the adapter %s is not loaded: %s", name, why)
+        server.tell()

@@ -19,9 +19,10 @@ from uuid import uuid4
 
 from raylm.core.errors import RaylmError
 from raylm.serve.app import Served
-from raylm.serve.directory import BEAT_S, SILENT_S, Address, Load, Orders
+from raylm.serve.directory import BEAT_S, SILENT_S, Load, Orders
 from raylm.serve.engine_process import EngineProcess
 from raylm.serve.link import Lost, Ready
+from raylm.serve.scaling.policy import autoscaling
 from raylm.serve.served_model import ServedModel
 
 HEALTH_PERIOD_S = 1.0
@@ -109,21 +110,7 @@ class Replica:
         await self._register(ready)
 
     async def _register(self, ready: Ready) -> None:
-        served = self._served
-        address = Address(
-            replica=self._name,
-            model=served.model_name,
-            host=self._host,
-            port=ready.port,
-            secret=self._process.secret,
-            node=_node_id(),
-            fingerprint=ready.fingerprint,
-            dtype=ready.dtype,
-            max_len=ready.max_len,
-            adapters=ready.adapters,
-            routes=ready.routes,
-            lineage=served.lineage,
-        )
+        address = ready.address._replace(replica=self._name, node=_node_id())
         orders = await self._told("register", address, "ready")
         self._state = None if orders is UNHEARD else "ready"
         self._take(orders)
@@ -207,25 +194,19 @@ class Replica:
             return UNHEARD
 
 
-def deployment(model: ServedModel, name: str, drain_s: float) -> Any:
-    """The Serve deployment of a model, to be bound to (Served, handle of Control, drain_s)."""
+def deployment(model: ServedModel, name: str, drain_s: float, folder: str = "") -> Any:
+    """The Serve deployment of a model, to be bound to (Served, handle of Control, drain_s).
+
+    Args:
+        folder: where the decisions of its scaling are kept, see `scaling_folder`.
+    """
     from ray import serve
 
-    replicas = model.replicas
-    least, most = replicas.min + replicas.spare, replicas.max + replicas.spare
-    scaling: dict[str, Any] = {
-        "min_replicas": least,
-        "max_replicas": most,
-        "target_ongoing_requests": replicas.target_ongoing,
-        "upscale_delay_s": replicas.upscale_delay_s,
-        "downscale_delay_s": replicas.downscale_delay_s,
-    }
-    count: dict[str, Any] = {"num_replicas": least} if least == most else {"autoscaling_config": scaling}
     return serve.deployment(
         Replica,
         name=name,
-        **count,
-        max_ongoing_requests=replicas.most_ongoing,
+        autoscaling_config=autoscaling(model.model_name, model.replicas.policy, model.replicas.bounds, folder),
+        max_ongoing_requests=model.replicas.most_ongoing,
         ray_actor_options={"num_cpus": model.workers.cpus, "num_gpus": model.workers.gpus},
         # nothing but words is asked of it: a replica that has given up is replaced after three checks
         health_check_period_s=HEALTH_PERIOD_S,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import time
@@ -19,18 +20,24 @@ from raylm.core.errors import RaylmError
 from raylm.inference.engine import set_environment
 from raylm.inference.engine_dtype import engine_dtype, network_of
 from raylm.inference.engine_watch import HangWatch, Meter
-from raylm.inference.vllm_private import progress, server_arguments
+from raylm.inference.vllm_adapters_private import load_adapter, unload_adapter
+from raylm.inference.vllm_private import progress
 from raylm.inference.vllm_serving_private import Step, cores, num_queued_tokens, num_under_way
 from raylm.inference.zygote import die_with
 from raylm.model.load import on_this_machine
-from raylm.serve.app import served_app, start_engine, tools_of
-from raylm.serve.directory import BEAT_S, Load, Orders
+from raylm.serve.adapter_check import Base
+from raylm.serve.adapters import Adapters, Hooks
+from raylm.serve.app import start_engine
+from raylm.serve.directory import BEAT_S, Address, Load, Orders
 from raylm.serve.inner import DTYPE, SERVED, InnerDoor
 from raylm.serve.link import Drain, Drained, Failed, Link, Lost, Ready, Start
+from raylm.serve.models import ADAPTERS, cards
+from raylm.serve.openai_app import Families, serving_app
 from raylm.serve.orders import carry_out
 from raylm.serve.phases import Phases
 from raylm.serve.plain import plainly
 from raylm.serve.probe import probe
+from raylm.serve.tasks import ROUTES
 
 IMPORTS = (
     "vllm.engine.arg_utils",
@@ -67,8 +74,8 @@ class Server:
         self._lost = False
         self.paused = False
         """What is under way stands still on purpose (weights are swapped): that is no hang."""
-        self.adapters: tuple[str, ...] = ()
-        """Names of LoRA adapters that are loaded."""
+        self.adapters: Adapters | None = None
+        """What is loaded; None where there is no room for any."""
 
     async def run(self) -> None:
         """Start, answer, and return when it is over."""
@@ -87,41 +94,60 @@ class Server:
         import uvicorn
 
         served, phases = self.served, self.phases
+        self._socket = socket.create_server((self._start.host, 0), backlog=2048)
         weights = self.orders.weights
         # what was ordered meanwhile is what a new engine begins with
         self.uri, self.fingerprint = (weights.uri, weights.fingerprint) if weights else (served.model, served.fingerprint)
         self.model = on_this_machine(self.uri)
         phases.end("fetch")
         self.dtype = engine_dtype(network_of(self.model), served.dtype, served.gpu, where=self.uri).name
-        self.tools = tools_of(self.model)
-        arguments = server_arguments(served.model_name, self.tools)
+        families = Families.of(self.model, served.task)
+        arguments = families.arguments(served.model_name)
         phases.end("arguments")
         self.meter: Meter | None = None
         self.engine = start_engine(served, self.model, self.dtype, self._step)
         self.meter = Meter(lambda: num_under_way(self.engine), lambda: num_queued_tokens(self.engine))
         phases.end("engine")
-        app, check = await served_app(served, self.engine, arguments, self.tools)
-        self.app = app
-        says = {SERVED: self.fingerprint, DTYPE: self.dtype}
-        self.door = InnerDoor(app, self._start.secret, says, served.limits.body_bytes, check, lambda: self.engine.errored)
+        app = await serving_app(self.engine, arguments, families, served.limits, lambda: cards(self.address), served.task)
+        says, limits = {SERVED: self.fingerprint, DTYPE: self.dtype}, served.limits
+        self.door = InnerDoor(app.app, self._start.secret, says, limits.body_bytes, app.check, lambda: self.engine.errored)
+        if served.lora is not None:
+            base, inner = Base(self.uri, self.fingerprint, served.lora.max_rank), app.inner
+            hooks = Hooks(functools.partial(load_adapter, inner), functools.partial(unload_adapter, inner))
+            self.adapters = Adapters(base, served.lora.most, hooks)
         phases.end("app")
         await probe(self.engine, served.task)
         await carry_out(self, self.orders)
         phases.end("probe")
         phases.show()
-        self._socket = socket.create_server((self._start.host, 0), backlog=2048)
         config = uvicorn.Config(self.door, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=75, ws="none")
         self.tell()
         return _quiet(uvicorn.Server)(config)
 
+    @property
+    def address(self) -> Address:
+        """As gateways shall see it; the replica adds where and who it is."""
+        served, own = self.served, self.adapters
+        lineage = {**served.lineage, "fingerprint": self.fingerprint, ADAPTERS: own.lineage if own else {}}
+        return Address(
+            replica="",
+            model=served.model_name,
+            host=self._start.host,
+            port=self._socket.getsockname()[1],
+            secret=self._start.secret,
+            fingerprint=self.fingerprint,
+            dtype=self.dtype,
+            max_len=self.engine.model_config.max_model_len,
+            adapters=own.names if own else (),
+            routes=ROUTES[served.task],
+            lineage=lineage,
+        )
+
     def tell(self) -> None:
         """Say where and what this serves: at the start, and when weights or adapters are others."""
         self.door.says[SERVED] = self.fingerprint
-        routes = tuple(sorted({str(path) for route in self.app.routes if (path := getattr(route, "path", None))}))
-        length, port = self.engine.model_config.max_model_len, self._socket.getsockname()[1]
-        self.link.say(
-            Ready(os.getpid(), port, self.fingerprint, self.dtype, length, self.adapters, routes, dict(self.phases.seconds))
-        )
+        if "probe" in self.phases.seconds:
+            self.link.say(Ready(os.getpid(), self.address, dict(self.phases.seconds)))
 
     def _step(self, step: Step) -> None:
         if self.meter is not None:

@@ -120,7 +120,7 @@ def test_ready_means_that_it_answers(endpoint):
     assert (status, json.loads(text)["usage"]["completion_tokens"]) == (200, 3)
     address = endpoint.row().address
     assert (address.fingerprint, address.dtype, address.max_len) == ("f00d", "float32", 512)
-    assert {"/v1/chat/completions", "/health", "/metrics"} <= set(address.routes)
+    assert {"/v1/chat/completions", "/tokenize"} <= set(address.routes) and "/pause" not in address.routes
     assert set(endpoint.run(endpoint.replica.facts())["phases"]) >= {"process", "fetch", "engine", "app", "probe"}
 
 
