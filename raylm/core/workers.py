@@ -47,8 +47,6 @@ class Workers:
         # inherited by all workers: their progress is told by raylm, once
         os.environ.setdefault("TQDM_DISABLE", "1")
         if not self.submitted:
-            # what Serve's proxy puts around itself; all of Ray's processes inherit it, so it stands before Ray starts
-            os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "raylm.serve.proxy.middlewares")
             # a process of Ray Train that looks for nodes being drained: a cluster that begins and ends with this run has none
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             # how often Ray's process that reads workers' logs lists them; nobody reads what it would send (log_to_driver)

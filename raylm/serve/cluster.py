@@ -1,21 +1,40 @@
-"""Deploys a Serve application on this cluster and waits until it is ready, or says why it is not."""
+"""Deploys an endpoint on this cluster and waits until it is ready, or says why it is not.
+
+Serve's controller: Control, one deployment per model. Beside them: gateways, which are the only ones that clients reach.
+"""
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from raylm.core.errors import PlacementError, StageError
 from raylm.core.room import Patience, is_short, phases
 from raylm.core.workers import Workers
-from raylm.serve.app import NAME
+from raylm.serve.app import Served
 from raylm.serve.config import Serve
-from raylm.serve.door import DTYPE, SERVED
+from raylm.serve.control import Control, ControlSettings
+from raylm.serve.gateway import nodes
+from raylm.serve.gateway.settings import GatewaySettings
+from raylm.serve.reach import CONTROL, Reach
 
+NAME = "raylm"
+"""Of the Serve application."""
 HELD = "replicas"
 POLL_S = 0.25
+HEALTH_PERIOD_S = 1.0
+
+
+class Parts(NamedTuple):
+    """What is deployed."""
+
+    served: tuple[Served, ...]
+    """Of each model, in the order of the config."""
+    control: ControlSettings
+    gateway: GatewaySettings
 
 
 def url(cfg: Serve) -> str:
@@ -24,13 +43,17 @@ def url(cfg: Serve) -> str:
     return f"http://{host}:{cfg.port}/v1"
 
 
+def deployment_name(number: int) -> str:
+    """Of the replicas of a model, in the order of the config; names of models may hold what those of deployments may not."""
+    return "model" if number == 0 else f"model{number}"
+
+
 def check_port(cfg: Serve, workers: Workers, stage: str) -> None:
     """Raises PlacementError when something else listens on the port. Starts nothing on a machine of our own."""
-    if _serve_runs(workers):
-        # then it is most likely our own proxy that listens; `deploy` compares the ports
+    if _is_ours(cfg, workers):
         return
     with socket.socket(socket.AF_INET6 if ":" in cfg.host else socket.AF_INET) as probe:
-        # a socket that only lingers after its process does not count as taken, as for Serve's own proxy
+        # a socket that only lingers after its process does not count as taken, as for a gateway
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((cfg.host, cfg.port))
@@ -42,26 +65,29 @@ def check_port(cfg: Serve, workers: Workers, stage: str) -> None:
             ) from cause
 
 
-def deploy(cfg: Serve, workers: Workers, application: Any, stage: str, stopped: Callable[[], None] = lambda: None) -> None:
-    """Start Serve's controller and proxy if they do not run, and hand them the application; does not wait for it.
+def deploy(cfg: Serve, workers: Workers, parts: Parts, stage: str, stopped: Callable[[], None] = lambda: None) -> None:
+    """Start Serve's controller if it does not run, hand it the application, and start the gateways; does not wait for replicas.
 
     Args:
         stopped: called when the endpoint has been closed.
+
+    Raises:
+        PlacementError: another endpoint of this run has another port, or a gateway does not listen.
     """
     import logging
 
     from ray import serve
-    from ray.serve.config import HTTPOptions
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
     def start() -> tuple[str, int]:
-        # one proxy: the address that was asked for is an address of one machine
-        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=cfg.host, port=cfg.port))
+        # no proxy of Serve's: tokens pass the gateways alone
+        serve.start(proxy_location="Disabled")
         return cfg.host, cfg.port
 
     def stop(_: tuple[str, int]) -> None:
-        # on somebody else's cluster only the application is ours; other endpoints stay
+        nodes.end(cfg.gateway.drain_s)
+        # on somebody else's cluster only the application is ours
         if workers.submitted:
             serve.delete(NAME)
         else:
@@ -71,28 +97,57 @@ def deploy(cfg: Serve, workers: Workers, application: Any, stage: str, stopped: 
     listening = workers.hold(HELD, start, stop)
     if listening != (cfg.host, cfg.port):
         raise PlacementError(
-            f"Serve listens on {listening[0]}:{listening[1]}; a cluster has one port",
-            next=f"--set stages.{stage}.port={listening[1]}",
+            f"an endpoint listens on {listening[0]}:{listening[1]}; a cluster has one",
+            next=f"--set stages.{stage}.port={listening[1]}, or serve both models behind it with [[stages.{stage}.more]]",
         )
-    serve.run_many([serve.RunTarget(application, name=NAME)], wait_for_applications_running=False)
+    # an endpoint that stood here has other keys
+    nodes.end(cfg.gateway.drain_s)
+    serve.run_many([serve.RunTarget(application(cfg, parts), name=NAME, route_prefix=None)], wait_for_applications_running=False)
+    _start_gateways(cfg, parts.gateway)
 
 
-def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float, stage: str) -> str:
+def application(cfg: Serve, parts: Parts) -> Any:
+    """Control and the models, as Serve deploys them."""
+    from ray import serve
+
+    from raylm.serve import replica
+
+    drain_s = cfg.gateway.drain_s
+    models = [
+        replica.deployment(model, deployment_name(number), drain_s).bind(served, Reach(NAME), drain_s)
+        for number, (model, served) in enumerate(zip(cfg.models, parts.served, strict=True))
+    ]
+    control = serve.deployment(
+        Control,
+        name=CONTROL,
+        num_replicas=1,
+        # long polls of gateways, beats of replicas, and guards where there are several gateways
+        max_ongoing_requests=10_000,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=0.5,
+    )
+    return control.bind(parts.control, *models)
+
+
+def wait_until_ready(cfg: Serve, fingerprints: dict[str, str], deadline: float, stage: str) -> dict[str, str]:
     """Wait until the port answers with these weights; a replica of an earlier stage may still answer with its own. Returns
-    the format that the replica computes in.
+    the number format that each model computes in.
 
     Raises:
-        StageError: the replica failed to start; with its own last words.
+        StageError: a replica failed to start; with its own last words.
         PlacementError: `deadline` (of time.monotonic) passed; with what Serve says it waits for.
     """
     from ray import serve
 
+    _wake(cfg)
     patience, (replicas,) = Patience(stage), phases(cfg.roles())
     while True:
         found = serve.status().applications.get(NAME)
         status = found.status.value if found else "NOT_STARTED"
-        if status == "RUNNING" and (dtype := _answers(cfg, fingerprint)):
-            return dtype
+        if status == "RUNNING" and (dtypes := _answers(cfg, fingerprints)):
+            return dtypes
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise StageError(
                 f"the replica did not start: {_last_words(found)}",
@@ -110,28 +165,52 @@ def wait_until_ready(cfg: Serve, fingerprint: str, deadline: float, stage: str) 
         time.sleep(POLL_S)
 
 
-def _serve_runs(workers: Workers) -> bool:
+def _start_gateways(cfg: Serve, settings: GatewaySettings) -> None:
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+
+    # on every machine Control goes on with it; the one of this machine is waited for
+    started = [nodes.start(settings, node) for node in (nodes.alive() if cfg.gateway.nodes == "every" else [nodes.here()])]
+    try:
+        ray.get([each.listening.remote() for each in started], timeout=nodes.START_S)
+    except (RayError, OSError, GetTimeoutError) as cause:
+        raise PlacementError(
+            f"the gateway does not listen: {str(cause).strip().splitlines()[-1]}",
+            where=f"{cfg.host}:{cfg.port}",
+            next=f"see who has the port with `ss -ltnp 'sport = :{cfg.port}'`",
+        ) from None
+
+
+def _wake(cfg: Serve) -> None:
+    """Models that may sleep are awake while they are compared."""
+    from ray import serve
+
+    for number, model in enumerate(cfg.models):
+        if model.replicas.min == 0:
+            serve.get_deployment_handle(deployment_name(number), NAME).awake.remote()
+
+
+def _is_ours(cfg: Serve, workers: Workers) -> bool:
+    """Whether a gateway of this cluster has the port: `deploy` puts another in its place."""
     import ray
 
     if workers.submitted:
         workers.ensure()
-    if not ray.is_initialized():
-        return False
-    from ray import serve
-
-    return bool(serve.status().proxies)
+    return ray.is_initialized() and bool(nodes.names(cfg.port))
 
 
-def _answers(cfg: Serve, fingerprint: str) -> str | None:
-    """What the replica with these weights computes in; None while there is none."""
+def _answers(cfg: Serve, fingerprints: dict[str, str]) -> dict[str, str]:
+    """What replicas with these weights compute in; nothing while one of them is missing."""
     import urllib.error
     import urllib.request
 
     try:
         with urllib.request.urlopen(url(cfg).removesuffix("/v1") + "/health", timeout=5) as reply:
-            return reply.headers[DTYPE] if reply.headers[SERVED] == fingerprint else None
+            models = json.load(reply)["models"]
     except (urllib.error.URLError, TimeoutError, ConnectionError):
-        return None
+        return {}
+    found = {name: models.get(name, {}).get("served", {}).get(fingerprint) for name, fingerprint in fingerprints.items()}
+    return found if all(found.values()) else {}
 
 
 def _last_words(found: Any) -> str:

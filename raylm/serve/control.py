@@ -30,6 +30,7 @@ from raylm.serve.directory import (
     View,
     WeightsOrder,
 )
+from raylm.serve.gateway.settings import GatewaySettings
 from raylm.serve.guards.guard import Admission, Guards, Visit
 from raylm.serve.rollout import Told, together
 from raylm.serve.updates.desk import Prove
@@ -37,13 +38,13 @@ from raylm.serve.updates.history import Versions
 from raylm.serve.updates.proving import prove
 from raylm.serve.updates.runner import Runner
 
-CONTROL = "control"
-"""Name of its deployment."""
 GRACE_S = 4 * BEAT_S
 """Seconds after its start in which gateways that have a view keep it: replicas have not all come again."""
 EXPIRE_S = 0.25
 TURN_S = 0.5
 """Seconds between two steps of an update."""
+NODES_S = 2.0
+"""Seconds between two looks for machines that have no gateway."""
 NUM_DECISIONS = 2000
 
 
@@ -64,12 +65,18 @@ class ControlSettings(NamedTuple):
     """Of the history of versions; "" where nothing is updated."""
     began: dict[str, tuple[str, str]] = {}
     """Fingerprint and URI of the weights that each model begins with, by the job file."""
+    gateways: GatewaySettings | None = None
+    """A gateway on every machine; None where the stage itself starts the only one."""
 
 
 class Control:
-    """Runs in one process, on one event loop; each method is a remote one."""
+    """Runs in one process, on one event loop; each method is a remote one.
 
-    def __init__(self, settings: ControlSettings, *, proved: Prove = prove) -> None:
+    Args:
+        models: handles of the models' deployments, which Serve starts for they stand here.
+    """
+
+    def __init__(self, settings: ControlSettings, *models: Any, proved: Prove = prove) -> None:
         self._orders_folder, _, self._orders_file = settings.orders_uri.rpartition("/")
         self._models = tuple(settings.orders)
         # versions of an earlier process are all smaller
@@ -85,6 +92,7 @@ class Control:
         if settings.versions_uri:
             # what a Control before this one began: before anybody is told who stands
             self._runner = Runner(self, Versions.at(settings.versions_uri), proved, settings.began)
+        self._gateways = settings.gateways
 
     # of replicas
 
@@ -259,8 +267,18 @@ class Control:
         """Strike off who is silent, from the first call on."""
         if self._expiring is None or self._expiring.done():
             self._expiring = asyncio.ensure_future(self._expire())
+            if self._gateways is not None:
+                self._standing = asyncio.ensure_future(self._stand(self._gateways))
         if self._runner and (self._turning is None or self._turning.done()):
             self._turning = asyncio.ensure_future(self._turn_updates(self._runner))
+
+    async def _stand(self, gateways: GatewaySettings) -> None:
+        """A gateway on every machine, those that come later too."""
+        from raylm.serve.gateway import nodes
+
+        while True:
+            await asyncio.to_thread(nodes.keep_on_every, gateways)
+            await asyncio.sleep(NODES_S)
 
     async def _expire(self) -> None:
         while True:

@@ -100,11 +100,12 @@ class Replica:
     async def _start(self) -> None:
         """A process that has answered once, entered at Control. Raises RaylmError or RuntimeError with why there is none."""
         process = await EngineProcess.start(self._served, self._orders, self._host, self._owner)
+        ready = None
         try:
             ready = await process.wait()
-        except BaseException:
-            process.kill()
-            raise
+        finally:
+            if ready is None:
+                process.kill()
         self._log.info("%s is ready: %s", self._name, ready.phases)
         self._process = process
         await self._register(ready)

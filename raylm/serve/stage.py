@@ -25,8 +25,13 @@ from raylm.model.load import on_this_machine
 from raylm.serve import app, cluster, parity, reference, serving
 from raylm.serve.audit import audit_folder
 from raylm.serve.config import Serve
-from raylm.serve.door import STAGE
+from raylm.serve.control import ControlSettings
+from raylm.serve.directory import AdapterOrder, Orders, Spares
+from raylm.serve.gateway import nodes
+from raylm.serve.gateway.settings import STAGE, GatewaySettings, ModelFacts
 from raylm.serve.keys import KeyFile, key_digest
+from raylm.serve.served_model import ServedModel
+from raylm.serve.tasks import ROUTES, TEXT
 
 KEY_FILE = "key"
 NUM_PROBES = 8
@@ -59,44 +64,28 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
 def _serve(cfg: Serve, ctx: Context) -> Endpoint:
     cluster.check_port(cfg, ctx.workers, ctx.stage)
     ctx.workers.check_room(cfg.roles(), ctx.stage)
-    uri, fingerprint = _model(cfg, ctx)
+    models = [_behind(cfg, ctx, model) for model in cfg.models]
     # key and manifest of an earlier endpoint: not before it is sure that it does not answer any more
     ctx.out.remove()
-    local = on_this_machine(uri)
-    network = reference.network(local)
-    likely = engine_dtype(network_of(local), cfg.dtype, cfg.workers.gpus > 0, where=uri).name
-    key = _key(cfg, ctx.out)
-    digest = key_digest(key.value) if key.value else None
-    own = secrets.token_urlsafe(32)
-    served = app.Served(
-        model=uri,
-        fingerprint=fingerprint,
-        model_name=cfg.model_name,
-        key_digest=digest,
-        dtype=cfg.dtype,
-        max_len=cfg.max_len,
-        gpu=cfg.workers.gpus > 0,
-        memory_share=cfg.memory_share,
-        limits=cfg.limits,
-        stage_digest=key_digest(own),
-        keys_uri=KeyFile.of(ctx.out).uri if digest else "",
-        audit=cfg.audit,
-        audit_folder=audit_folder(ctx.out),
-        counted_uri=(KeyFile.of(ctx.out).folder / f"{ctx.stage}.counted.json").uri,
-    )
+    key, own = _key(cfg, ctx.out), secrets.token_urlsafe(32)
     started = time.monotonic()
-    cluster.deploy(cfg, ctx.workers, app.application(served, cfg), ctx.stage, lambda: serving.leave(ctx.out))
-    # the engine needs its seconds; transformers computes the reference in them
-    expected = reference.expected(local, _probes(cfg), likely, _may_compare(cfg, local))
-    dtype = cluster.wait_until_ready(cfg, fingerprint, started + cfg.start_s, ctx.stage)
+    parts = _parts(cfg, ctx, models, key_digest(key.value) if key.value else None, key_digest(own))
+    cluster.deploy(cfg, ctx.workers, parts, ctx.stage, lambda: serving.leave(ctx.out))
+    # the engines need their seconds; transformers computes the reference in them
+    expected = [_expected(cfg, each, each.likely) for each in models]
+    dtypes = cluster.wait_until_ready(cfg, {each.name: each.fingerprint for each in models}, started + cfg.start_s, ctx.stage)
     start_s = round(time.monotonic() - started, 1)
-    if dtype != likely:
-        # the replica stands on a machine with other kernels than this one
-        expected = reference.expected(local, _probes(cfg), dtype, _may_compare(cfg, local))
     client = connect(cluster.url(cfg), key.value, parity.REQUEST_S, {STAGE: own})
-    verdict = parity.compare(client, cfg.model_name, expected, cfg.limits.num_logprobs > 0)
-    parity.refuse_unequal(verdict, dtype, network.quantized, where=cluster.url(cfg))
-    answers = parity.ask(client, cfg, verdict.chat)
+    proved = {}
+    for each, made in zip(models, expected, strict=True):
+        # the replica stands on a machine with other kernels than this one
+        again = _expected(cfg, each, dtypes[each.name]) if dtypes[each.name] != each.likely else made
+        if again is not None:
+            proved[each.name] = parity.compare(client, each.name, again, cfg.limits.num_logprobs > 0)
+            parity.refuse_unequal(proved[each.name], dtypes[each.name], each.network.quantized, where=cluster.url(cfg))
+    first = proved.get(cfg.model_name)
+    answers = parity.ask(client, cfg, first.chat) if first else []
+    facts = [_facts(each, dtypes[each.name], proved.get(each.name)) for each in models]
     return ctx.commit(
         Endpoint,
         facts={
@@ -104,40 +93,164 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
             "model_name": cfg.model_name,
             "key_file": key.file,
             "asks_key": key.value is not None,
-            "served": fingerprint,
-            "dtype": dtype,
-            "max_len": cfg.max_len or network.max_len,
-            "chat_template": verdict.chat,
-            "template_equal": verdict.template,
-            "greedy_equal": verdict.greedy,
-            "greedy_nats_short": verdict.nats_short,
-            "logprob_nats": verdict.nats,
+            **facts[0],
+            "models": {each.name: told for each, told in zip(models, facts, strict=True)},
             "start_s": start_s,
             "answers": answers,
         },
-        metrics={"url": cluster.url(cfg), "template_equal": verdict.template, "greedy_equal": verdict.greedy, "start_s": start_s},
+        metrics={
+            "url": cluster.url(cfg),
+            "template_equal": facts[0]["template_equal"],
+            "greedy_equal": facts[0]["greedy_equal"],
+            "start_s": start_s,
+        },
     )
 
 
-def _check_gate(cfg: Serve, ctx: Context) -> None:
-    if cfg.requires is None:
-        return
-    report = ctx.open_as(cfg.requires, Report)
-    if report.facts.get("passed") is False:
-        raise StageError(
-            "the report's gate did not pass, so this model is not served",
-            where=report.uri,
-            next=f"read the report; drop stages.{ctx.stage}.requires to serve it all the same",
+class Behind(NamedTuple):
+    """One model behind the door."""
+
+    model: ServedModel
+    uri: str
+    fingerprint: str
+    local: str
+    network: reference.Network
+    likely: str
+    """Number format that this machine would compute in."""
+    adapters: tuple[AdapterOrder, ...]
+    lineage: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.model.model_name
+
+
+def _behind(cfg: Serve, ctx: Context, model: ServedModel) -> Behind:
+    uri, fingerprint = _model(model, ctx)
+    local = on_this_machine(uri)
+    likely = engine_dtype(network_of(local), model.dtype, model.workers.gpus > 0, where=uri).name
+    adapters = tuple(AdapterOrder(each.name, _place(each.path, ctx)) for each in model.adapters)
+    lineage = {"job": ctx.out.uri.rstrip("/").split("/")[-2], "fingerprint": fingerprint}
+    return Behind(model, uri, fingerprint, local, reference.network(local), likely, adapters, lineage)
+
+
+def _parts(cfg: Serve, ctx: Context, models: list[Behind], key: str | None, own: str) -> cluster.Parts:
+    """What is deployed. No secret, but digests of them."""
+    keys = KeyFile.of(ctx.out)
+    counted, orders = (keys.folder.path(f"{ctx.stage}.{what}.json") for what in ("counted", "orders"))
+    # what was ordered of an endpoint ends with it
+    keys.folder.remove(f"{ctx.stage}.orders.json")
+    several, guards = cfg.gateway.nodes == "every", tuple(cfg.guards)
+    served = tuple(_served(cfg, each) for each in models)
+    facts = tuple(
+        ModelFacts(
+            name=each.name,
+            deployment=cluster.deployment_name(number),
+            fingerprint=each.fingerprint,
+            dtype=each.likely,
+            max_len=each.model.max_len or each.network.max_len or 0,
+            least=each.model.replicas.min,
+            most_ongoing=each.model.replicas.most_ongoing,
+            routes=(*ROUTES[each.model.task], "/version"),
+            routing=each.model.routing,
+            lineage=each.lineage,
+            created=int(time.time()),
         )
+        for number, each in enumerate(models)
+    )
+    gateway = GatewaySettings(
+        host=cfg.host,
+        port=cfg.port,
+        models=facts,
+        spec=cfg.gateway,
+        limits=cfg.limits,
+        key_digest=key,
+        keys_uri=keys.uri if key else "",
+        stage_digest=own,
+        guards=guards,
+        guards_at_control=several,
+        counted_uri=counted,
+        audit=cfg.audit,
+        audit_folder=audit_folder(ctx.out),
+        num_gateways=len(nodes.alive()) if several else 1,
+        application=cluster.NAME,
+    )
+    control = ControlSettings(
+        orders={each.name: Orders(each.adapters) for each in models},
+        orders_uri=orders,
+        spares={each.name: Spares(each.model.replicas.spare, max(1, each.model.replicas.min)) for each in models},
+        guards=guards if several else (),
+        counted_uri=counted if several else "",
+        gateways=gateway if several else None,
+    )
+    return cluster.Parts(served, control, gateway)
 
 
-def _model(cfg: Serve, ctx: Context) -> tuple[str, str]:
+def _served(cfg: Serve, each: Behind) -> app.Served:
+    model = each.model
+    return app.Served(
+        model=each.uri,
+        fingerprint=each.fingerprint,
+        model_name=model.model_name,
+        dtype=model.dtype,
+        max_len=model.max_len,
+        gpu=model.workers.gpus > 0,
+        memory_share=model.memory_share,
+        limits=cfg.limits,
+        engine=model.engine,
+        task=model.task,
+        adapters=each.adapters,
+        lineage=each.lineage,
+    )
+
+
+def _expected(cfg: Serve, each: Behind, dtype: str) -> list[reference.Expected] | None:
+    """What transformers says to the probes; None for a model that answers with no text."""
+    if each.model.task != TEXT:
+        return None
+    return reference.expected(each.local, _probes(cfg), dtype, _may_compare(cfg, each.local))
+
+
+def _facts(each: Behind, dtype: str, verdict: parity.Verdict | None) -> dict[str, Any]:
+    """What the manifest keeps of a model."""
+    return {
+        "served": each.fingerprint,
+        "dtype": dtype,
+        "max_len": each.model.max_len or each.network.max_len,
+        "chat_template": verdict.chat if verdict else False,
+        "template_equal": verdict.template if verdict else "not compared: it answers with no text",
+        "greedy_equal": verdict.greedy if verdict else "not compared: it answers with no text",
+        "greedy_nats_short": verdict.nats_short if verdict else 0.0,
+        "logprob_nats": verdict.nats if verdict else None,
+    }
+
+
+def _check_gate(cfg: Serve, ctx: Context) -> None:
+    for number, model in enumerate(cfg.models):
+        if model.requires is None:
+            continue
+        report = ctx.open_as(model.requires, Report)
+        if report.facts.get("passed") is False:
+            key = f"stages.{ctx.stage}.requires" if number == 0 else f"stages.{ctx.stage}.more[{number - 1}].requires"
+            raise StageError(
+                "the report's gate did not pass, so this model is not served",
+                where=report.uri,
+                next=f"read the report; drop {key} to serve it all the same",
+            )
+
+
+def _model(model: ServedModel, ctx: Context) -> tuple[str, str]:
     """Where the weights lie, and their fingerprint. What raylm did not make is its own fingerprint."""
-    if ctx.is_stage(cfg.model) or Folder(cfg.model).exists(MANIFEST):
-        made = ctx.open(cfg.model)
+    if ctx.is_stage(model.model) or Folder(model.model).exists(MANIFEST):
+        made = ctx.open(model.model)
         return made.uri, made.fingerprint
-    folder = Folder(cfg.model)
-    return folder.uri if folder.exists("config.json") else cfg.model, digest_of(cfg.model)
+    folder = Folder(model.model)
+    return folder.uri if folder.exists("config.json") else model.model, digest_of(model.model)
+
+
+def _place(path: str, ctx: Context) -> str:
+    """Where an adapter lies."""
+    return ctx.open(path).uri if ctx.is_stage(path) else path
 
 
 def _key(cfg: Serve, out: Folder) -> Key:

@@ -23,8 +23,8 @@ from raylm.serve.gateway.call import Call
 from raylm.serve.gateway.dispatch import Dispatch, Wanted
 from raylm.serve.gateway.meter import Meter
 from raylm.serve.gateway.reply import Reply, Watchdog
-from raylm.serve.gateway.settings import DTYPE, INNER, SERVED
 from raylm.serve.gateway.trail import STREAMS, Trail
+from raylm.serve.inner import DTYPE, INNER, SERVED
 from raylm.serve.spans import SPANS, marks_of, without_comments
 
 CONNECT_S = 2.0

@@ -33,8 +33,9 @@ from raylm.serve.gateway.origins import Origins
 from raylm.serve.gateway.pages import Pages
 from raylm.serve.gateway.probe import Probe
 from raylm.serve.gateway.reply import Reply
-from raylm.serve.gateway.settings import DTYPE, SERVED, STAGE, GatewaySettings, ModelFacts, Steering
+from raylm.serve.gateway.settings import STAGE, GatewaySettings, ModelFacts, Steering
 from raylm.serve.guards.guard import Admission, Guards, Visit
+from raylm.serve.inner import DTYPE, SERVED
 from raylm.serve.json_body import parsed
 from raylm.serve.keys import KeyRecord, KeyRing
 from raylm.serve.routing.routing import Asked, session_of

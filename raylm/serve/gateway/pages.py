@@ -11,7 +11,8 @@ from raylm.serve.directory import Address, Replica
 from raylm.serve.envelope import Refusal, Refused
 from raylm.serve.gateway.dispatch import Dispatch
 from raylm.serve.gateway.metrics import Counters, merged
-from raylm.serve.gateway.settings import INNER, GatewaySettings, ModelFacts
+from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
+from raylm.serve.inner import INNER
 from raylm.serve.keys import KeyRecord
 
 METRICS_S = 2.0
@@ -78,7 +79,8 @@ class Pages:
         engines = [row for row in rows if row.state in ("ready", "spare", "draining")]
         ready = [row for row in rows if row.state == "ready" and row.address.replica not in self._dispatch.suspects]
         told = {"live": len(rows) > 0, "engine": len(engines) > 0, "ready": len(ready) > 0}
-        return {**told, "replicas": len(ready), **({"asleep": True} if model.least == 0 and not rows else {})}
+        served = {row.address.fingerprint: row.address.dtype for row in ready}
+        return {**told, "replicas": len(ready), "served": served, **({"asleep": True} if model.least == 0 and not rows else {})}
 
     def _rows(self, model: ModelFacts) -> list[Replica]:
         return [row for row in self._dispatch.view.replicas if row.address.model == model.name]

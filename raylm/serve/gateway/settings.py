@@ -10,7 +10,6 @@ from raylm.serve.directory import View
 from raylm.serve.guards.guard import Admission, Visit
 from raylm.serve.rollout import Told
 
-SERVED, DTYPE, INNER = "x-raylm-served", "x-raylm-dtype", "x-raylm-inner"
 STAGE = "x-raylm-stage"
 """Header of the serve stage's own requests, which no guard counts: what compares the endpoint with transformers is no client."""
 
@@ -59,6 +58,8 @@ class GatewaySettings(NamedTuple):
     audit_folder: str = ""
     num_gateways: int = 1
     name: str = "gateway"
+    application: str = "raylm"
+    """Of Serve, in which Control and the models are deployed."""
 
 
 class Steering(Protocol):
