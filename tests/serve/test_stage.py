@@ -303,40 +303,48 @@ def metric(page, name):
     return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name + "{"))
 
 
-def test_a_dead_engine_is_replaced(endpoint, client):
-    import openai
-
+def test_a_dead_engine_costs_no_request(endpoint, client):
     (core,) = engine_cores()
+    asked: Any = {"model": "raylm", "prompt": [5, 6, 7], "max_tokens": 300, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    whole = client.completions.create(**asked).choices[0].text
+    stream = client.completions.create(**asked, stream=True)
+    begun = next(iter(stream)).choices[0].text
     core.kill()
-    deadline, failures = time.monotonic() + 180, []
-    while True:
-        try:
-            client.chat.completions.create(model="raylm", messages=HI, max_tokens=2, timeout=10)
-            if failures:
-                break
-        except openai.APIConnectionError:
-            # no replica is there yet, so it waits at the proxy
-            failures.append(None)
-        except openai.APIStatusError as refusal:
-            failures.append(refusal)
-        assert time.monotonic() < deadline, "the engine did not come back"
-        time.sleep(0.2)
+    # the only replica is gone: what comes now is held until it stands again, and the stream goes on where it was
+    assert client.chat.completions.create(model="raylm", messages=HI, max_tokens=2, timeout=120).usage.completion_tokens == 2
+    assert begun + "".join(chunk.choices[0].text for chunk in stream) == whole
     assert [process.pid for process in engine_cores()] != [core.pid]
-    told = [failure for failure in failures if failure is not None]
-    assert told
-    for refusal in told:
-        assert (refusal.status_code, refusal.body["code"]) == (503, "engine_restarting")
-        assert int(refusal.response.headers["retry-after"]) > 0
+    page = ask(endpoint, "/metrics", stage.endpoint_key(endpoint))[1]
+    assert "raylm_gateway_resumed_total 1" in page
     # what the replica raised was read there; a class of vLLM's would have brought torch with it
     (controller,) = session_processes("ServeController")
     assert "libtorch" not in Path(f"/proc/{controller.pid}/maps").read_text()
 
 
+def test_a_dead_gateway_comes_again_on_its_port_with_keys_and_counts(endpoint, client):
+    import openai
+
+    (gateway,) = session_processes("GatewayActor")
+    gateway.kill()
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            again = client.chat.completions.with_raw_response.create(model="raylm", messages=HI, max_tokens=2)
+            break
+        except openai.APIConnectionError:
+            assert time.monotonic() < deadline, "the gateway did not come back"
+            time.sleep(0.1)
+    assert int(again.headers["x-ratelimit-remaining-tokens"]) <= 1_000_000
+    assert ask(endpoint, "/v1/models", "wrong")[0] == 401
+
+
 def engine_cores():
-    """Engine processes of this Ray session: children of its replicas."""
-    replicas = session_processes("ServeReplica:raylm")
-    children = [child for process in replicas for child in process.children()]
-    return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+    """Engine processes of this Ray session's replica: children of the process that serves."""
+    import psutil
+    from ray import serve
+
+    facts = serve.get_deployment_handle(cluster.deployment_name(0), cluster.NAME).facts.remote().result(timeout_s=60)
+    return [child for child in psutil.Process(facts["pid"]).children() if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 def session_processes(name):

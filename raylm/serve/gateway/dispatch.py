@@ -60,24 +60,23 @@ class Dispatch:
         self._spec, self._share, self._wake = settings.spec, max(1, settings.num_gateways), wake
         self._view, self._under_way = View(0), dict[str, _UnderWay]()
         self._queues: dict[str, OrderedDict[str, deque[_Waiting]]] = {}
-        self._suspects: dict[str, str] = {}
         self._others: dict[str, int] = {}
+        self._suspects: dict[str, Address] = {}
 
     @property
     def view(self) -> View:
         """As Control told it last."""
         return self._view
 
-    @property
-    def suspects(self) -> dict[str, str]:
-        """Replicas that failed a request since, and why."""
-        return self._suspects
+    def suspected(self, address: Address) -> bool:
+        """Whether it failed a request since it last answered. One that has started again, elsewhere, is another."""
+        return (found := self._suspects.get(address.replica)) is not None and _place(found) == _place(address)
 
     def see(self, view: View) -> None:
         """The table has changed, or its loads."""
         self._view = view
-        known = {row.address.replica for row in view.replicas}
-        self._suspects = {name: why for name, why in self._suspects.items() if name in known}
+        known = {row.address.replica: _place(row.address) for row in view.replicas}
+        self._suspects = {name: address for name, address in self._suspects.items() if known.get(name) == _place(address)}
         self._under_way = {name: held for name, held in self._under_way.items() if held.requests or name in known}
         # a load is as old as its beat: where nobody else sends anything, none of it is anybody else's
         self._others = {row.address.replica: self._sent_by_others(row) for row in view.replicas} if self._share > 1 else {}
@@ -87,13 +86,14 @@ class Dispatch:
     def _sent_by_others(self, row: Replica) -> int:
         return max(0, (row.load.running or 0) + (row.load.waiting or 0) - self.under_way(row.address.replica))
 
-    def suspect(self, replica: str, why: str) -> None:
+    def suspect(self, address: Address) -> None:
         """It failed a request: nothing is sent there until `trust`."""
-        self._suspects[replica] = why
+        self._suspects[address.replica] = address
 
-    def trust(self, replica: str) -> None:
+    def trust(self, address: Address) -> None:
         """It answers again."""
-        if self._suspects.pop(replica, None) is not None:
+        if self.suspected(address):
+            del self._suspects[address.replica]
             for model in list(self._queues):
                 self._serve(model)
 
@@ -203,14 +203,14 @@ class Dispatch:
     def _able(self, model: str, wanted: Wanted) -> list[Replica]:
         """Replicas that may be asked, busy or not."""
         rows = [row for row in self._view.ready(wanted.asked.model) if row.address.model == model]
-        return [row for row in rows if row.address.replica not in self._suspects and wanted.fits(row.address)]
+        return [row for row in rows if not self.suspected(row.address) and wanted.fits(row.address)]
 
     def _has_room(self, model: str) -> bool:
         most = self._most(model)
         return any(
             row.state == "ready" and row.address.model == model and self.under_way(row.address.replica) < most
             for row in self._view.replicas
-            if row.address.replica not in self._suspects
+            if not self.suspected(row.address)
         )
 
     def _most(self, model: str) -> int:
@@ -240,6 +240,10 @@ class Dispatch:
     def _wake_where_none(self, model: str) -> None:
         if not any(row.address.model == model for row in self._view.replicas):
             self._wake(self._models[model])
+
+
+def _place(address: Address) -> tuple[str, int, str]:
+    return address.host, address.port, address.secret
 
 
 def _card(model: ModelFacts) -> RoutingCard:

@@ -156,6 +156,8 @@ class Gateway:
             now = time.monotonic()
             served = next((value for name, value in reply.said if name.lower() == SERVED), "")
             done = Done(visit, status, *cost.tokens, now - began, (reply.first or now) - began, served, cost.marks)
+            if self._guards is not None:
+                self._guards.count(visit, done.tokens)
             self._spawn(self._told(done, cost.model, body))
 
     async def _answer(
@@ -230,7 +232,7 @@ class Gateway:
         if self._log is not None:
             await self._log.append(done, model, body)
         if self._guards is not None:
-            await self._guards.finish(done.visit, done.tokens)
+            await self._guards.save()
         elif self._settings.guards:
             with contextlib.suppress(ConnectionError):
                 await self._steering.finish(done.visit, done.tokens)
@@ -253,7 +255,7 @@ class Gateway:
         """A replica failed a request: nothing more is sent there until it answers again."""
         logging.getLogger("raylm.gateway").warning("replica %s of %s %s", address.replica, address.model, why)
         self._counters.failed(address.replica)
-        self._dispatch.suspect(address.replica, why)
+        self._dispatch.suspect(address)
         self._spawn(self._probe.until_it_answers(address))
 
     def _resumed(self) -> None:

@@ -53,7 +53,7 @@ class Pages:
         """This gateway's counters, the replicas' loads, and the replicas' own pages."""
         rows = self._dispatch.view.replicas
         own = self._counters.page(self._dispatch.held(), [(row, self._dispatch.under_way(row.address.replica)) for row in rows])
-        asked = [row.address for row in rows if row.address.replica not in self._dispatch.suspects]
+        asked = [row.address for row in rows if not self._dispatch.suspected(row.address)]
         pages = await asyncio.gather(*(_page(session, address) for address in asked))
         return own + merged({address.replica: page for address, page in zip(asked, pages, strict=True) if page})
 
@@ -77,7 +77,7 @@ class Pages:
     def _health(self, model: ModelFacts) -> dict[str, Any]:
         rows = self._rows(model)
         engines = [row for row in rows if row.state in ("ready", "spare", "draining")]
-        ready = [row for row in rows if row.state == "ready" and row.address.replica not in self._dispatch.suspects]
+        ready = [row for row in rows if row.state == "ready" and not self._dispatch.suspected(row.address)]
         told = {"live": len(rows) > 0, "engine": len(engines) > 0, "ready": len(ready) > 0}
         served = {row.address.fingerprint: row.address.dtype for row in ready}
         return {**told, "replicas": len(ready), "served": served, **({"asleep": True} if model.least == 0 and not rows else {})}

@@ -24,19 +24,19 @@ class Probe:
 
     async def until_it_answers(self, address: Address) -> None:
         """Returns when the replica is trusted again or struck off."""
-        if address.replica in self._asking:
+        if address.secret in self._asking:
             return
-        self._asking.add(address.replica)
+        self._asking.add(address.secret)
         try:
             pause = FIRST_S
-            while address.replica in self._dispatch.suspects:
+            while self._dispatch.suspected(address):
                 if await self._answers(address):
-                    self._dispatch.trust(address.replica)
+                    self._dispatch.trust(address)
                     return
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_S)
         finally:
-            self._asking.discard(address.replica)
+            self._asking.discard(address.secret)
 
     async def _answers(self, address: Address) -> bool:
         host = f"[{address.host}]" if ":" in address.host else address.host

@@ -1,7 +1,6 @@
-"""What every guard has, and the one process that asks the guards of an endpoint in order.
+"""What every guard has, and what asks the guards of an endpoint in order.
 
-replica 1 --.
-replica 2 ---+--> Guards (one process): first card -> second card -> ... -> admitted, or the first refusal
+gateway (or Control, for several gateways): Guards: first card -> second card -> ... -> admitted, or the first refusal
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class Admission(NamedTuple):
 
 
 class Guards:
-    """All guards of one endpoint, in a deployment of its own: a limit is of the endpoint, however many replicas answer.
+    """All guards of one endpoint, in one process: a limit is of the endpoint, however many replicas and gateways there are.
 
     Args:
         state_uri: of the file that holds what must outlive this process; "" where nothing does.
@@ -93,10 +92,14 @@ class Guards:
 
     async def finish(self, visit: Visit, tokens: int) -> None:
         """An admitted request has ended."""
-        _tell(self._guards, visit, tokens)
-        await self._save()
+        self.count(visit, tokens)
+        await self.save()
 
-    async def _save(self) -> None:
+    def count(self, visit: Visit, tokens: int) -> None:
+        """An admitted request has ended; counted at once, so that its client's next one finds it counted. `save` is to follow."""
+        _tell(self._guards, visit, tokens)
+
+    async def save(self) -> None:
         """Write what must outlive this process, at most once in `SAVE_S`: that much may be counted too little after its death."""
         if not self._file or self._saving or not any(_state(guard) is not None for guard in self._guards):
             return

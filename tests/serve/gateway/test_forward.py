@@ -175,6 +175,20 @@ def test_a_request_waits_for_a_replica_that_is_started_for_it():
     asyncio.run(run())
 
 
+def test_a_replica_that_starts_again_under_its_name_is_asked_again():
+    async def run():
+        async with running(Script(dies_after=2)) as one:
+            replica = one.replicas[0]
+            asked = asyncio.create_task(one.stream(COMPLETIONS, {"prompt": "x", "max_tokens": 6}))
+            await until(lambda: replica.dead)
+            # the same name, another port; before the directory knew that it was gone
+            replica.script.dies_after, replica.port = None, 0
+            await replica.start()
+            assert said(await asked) == expected("x", 6)
+
+    asyncio.run(run())
+
+
 def test_nobody_comes_is_a_503_to_retry():
     async def run():
         from raylm.serve.config import GatewaySpec
