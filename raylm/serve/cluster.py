@@ -35,6 +35,8 @@ class Parts(NamedTuple):
     """Of each model, in the order of the config."""
     control: ControlSettings
     gateway: GatewaySettings
+    scaling_folder: str = ""
+    """Where the decisions of scaling are kept."""
 
 
 def url(cfg: Serve) -> str:
@@ -114,7 +116,7 @@ def application(cfg: Serve, parts: Parts) -> Any:
 
     drain_s = cfg.gateway.drain_s
     models = [
-        replica.deployment(model, deployment_name(number), drain_s).bind(served, Reach(NAME), drain_s)
+        replica.deployment(model, deployment_name(number), drain_s, parts.scaling_folder).bind(served, Reach(NAME), drain_s)
         for number, (model, served) in enumerate(zip(cfg.models, parts.served, strict=True))
     ]
     control = serve.deployment(

@@ -30,8 +30,11 @@ from raylm.serve.directory import AdapterOrder, Orders, Spares
 from raylm.serve.gateway import nodes
 from raylm.serve.gateway.settings import STAGE, GatewaySettings, ModelFacts
 from raylm.serve.keys import KeyFile, key_digest
+from raylm.serve.models import lineage_of
+from raylm.serve.scaling.log import scaling_folder
 from raylm.serve.served_model import ServedModel
 from raylm.serve.tasks import ROUTES, TEXT
+from raylm.serve.updates.history import Versions
 
 KEY_FILE = "key"
 NUM_PROBES = 8
@@ -64,7 +67,7 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
 def _serve(cfg: Serve, ctx: Context) -> Endpoint:
     cluster.check_port(cfg, ctx.workers, ctx.stage)
     ctx.workers.check_room(cfg.roles(), ctx.stage)
-    models = [_behind(cfg, ctx, model) for model in cfg.models]
+    models = [_behind(ctx, model) for model in cfg.models]
     # key and manifest of an earlier endpoint: not before it is sure that it does not answer any more
     ctx.out.remove()
     key, own = _key(cfg, ctx.out), secrets.token_urlsafe(32)
@@ -125,12 +128,14 @@ class Behind(NamedTuple):
         return self.model.model_name
 
 
-def _behind(cfg: Serve, ctx: Context, model: ServedModel) -> Behind:
+def _behind(ctx: Context, model: ServedModel) -> Behind:
     uri, fingerprint = _model(model, ctx)
     local = on_this_machine(uri)
     likely = engine_dtype(network_of(local), model.dtype, model.workers.gpus > 0, where=uri).name
     adapters = tuple(AdapterOrder(each.name, _place(each.path, ctx)) for each in model.adapters)
-    lineage = {"job": ctx.out.uri.rstrip("/").split("/")[-2], "fingerprint": fingerprint}
+    made = ctx.open(model.model) if ctx.is_stage(model.model) or Folder(model.model).exists(MANIFEST) else None
+    report = ctx.open_as(model.requires, Report) if model.requires else None
+    lineage = lineage_of(made, model.model, fingerprint, report)
     return Behind(model, uri, fingerprint, local, reference.network(local), likely, adapters, lineage)
 
 
@@ -182,8 +187,10 @@ def _parts(cfg: Serve, ctx: Context, models: list[Behind], key: str | None, own:
         guards=guards if several else (),
         counted_uri=counted if several else "",
         gateways=gateway if several else None,
+        versions_uri=Versions.of(ctx.out).uri,
+        began={each.name: (each.fingerprint, each.uri) for each in models},
     )
-    return cluster.Parts(served, control, gateway)
+    return cluster.Parts(served, control, gateway, scaling_folder(ctx.out))
 
 
 def _served(cfg: Serve, each: Behind) -> app.Served:
@@ -201,6 +208,7 @@ def _served(cfg: Serve, each: Behind) -> app.Served:
         task=model.task,
         adapters=each.adapters,
         lineage=each.lineage,
+        lora=model.takes_adapters,
     )
 
 

@@ -1,4 +1,4 @@
-"""The app of a replica around a tiny engine, both in this process, behind a real HTTP server: for what needs no cluster."""
+"""The app of a replica around a tiny engine, both in this process, behind its door and a gateway: for what needs no cluster."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from raylm.inference.engine import build_engine, set_environment
 from raylm.serve import tasks
 from raylm.serve.adapter_check import modules_of
 from raylm.serve.config import Limits
-from raylm.serve.door import DTYPE, SERVED, Entry, FrontDoor
-from raylm.serve.keys import KeyRing, key_digest
+from raylm.serve.control import Control, ControlSettings
+from raylm.serve.directory import Address, Orders
+from raylm.serve.gateway.gateway import Gateway
+from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
+from raylm.serve.inner import DTYPE, SERVED, InnerDoor
+from raylm.serve.keys import key_digest
 from raylm.serve.models import card
 from raylm.serve.openai_app import Families, ServingApp, serving_app
 from raylm.serve.served_model import LoraSettings
 from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
 from tests.model.tiny import tiny_model, tiny_tokenizer
+from tests.serve.gateway.running import Direct
 
 KEY = "the-key-of-this-test"
 LINEAGE = {"fingerprint": "f00d", "job": "quickstart", "created": 1}
@@ -84,17 +89,24 @@ def running(model: Path, task: str = tasks.TEXT, **options: Any) -> Iterator[Run
             served = await serving_app(
                 engine, each.arguments("raylm"), each, Limits(), lambda: [card("raylm", 512, LINEAGE)], task
             )
-            entry = Entry(
-                KeyRing(key_digest(KEY)), {SERVED: "f00d", DTYPE: "float32"}, check=served.check, is_dead=lambda: engine.errored
-            )
+            says = {SERVED: "f00d", DTYPE: "float32"}
+            door = InnerDoor(served.app, "inner", says, Limits().body_bytes, served.check, lambda: engine.errored)
             listening = socket.create_server(("127.0.0.1", 0))
-            made.append((listening.getsockname()[1], served))
-            servers.append(uvicorn.Server(uvicorn.Config(FrontDoor(served.app, entry), log_level="error", lifespan="off")))
+            servers.append(uvicorn.Server(uvicorn.Config(door, log_level="error", lifespan="off")))
             running.append(asyncio.ensure_future(servers[-1].serve([listening])))
+            control, length = Control(ControlSettings({"raylm": Orders()})), engine.model_config.max_model_len
+            at = listening.getsockname()[1]
+            replica = Address("r", "raylm", "127.0.0.1", at, "inner", "", "f00d", "float32", length, (), (), LINEAGE)
+            await control.register(replica)
+            gateways.append(Gateway(settings, Direct(control)))
+            made.append((await gateways[-1].start(), served))
         ready.set()
         await asyncio.gather(*running)
+        for gateway in gateways:
+            await gateway.drain(0.0)
 
-    running: list[Any] = []
+    running, gateways = list[Any](), list[Gateway]()
+    settings = GatewaySettings("127.0.0.1", 0, (ModelFacts("raylm", "model"),), key_digest=key_digest(KEY))
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
     assert ready.wait(120)

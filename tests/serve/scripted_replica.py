@@ -85,6 +85,8 @@ class ScriptedReplica:
     def __post_init__(self) -> None:
         self.seen: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         """Path, body and headers of each request."""
+        self.serves_all = False
+        """Every path is answered with a count."""
         self.left = 0
         """Requests whose client went before the end."""
         self.running = 0
@@ -110,7 +112,7 @@ class ScriptedReplica:
         self.dead = False
         self.address = Address(
             self.name, self.model, "127.0.0.1", self.port, f"secret-of-{self.name}", "node", self.fingerprint, "float32",
-            self.max_len, self.adapters, (*GENERATES, "/tokenize", "/version", "/v1/embeddings"), self.lineage,
+            self.max_len, self.adapters, (), self.lineage,
         )  # fmt: skip
         if self.control is not None:
             await self.control.register(self.address)
@@ -163,7 +165,7 @@ class ScriptedReplica:
             status, code = self.script.refuses
             told = {"error": {"message": "Refused.", "type": "x", "param": None, "code": code}}
             return web.json_response(told, status=status, headers=says)
-        if request.path not in GENERATES:
+        if request.path not in GENERATES or self.serves_all:
             return web.json_response({"count": len(json.dumps(body)), "model": body.get("model")}, headers=says)
         self.running += 1
         self.most_running = max(self.most_running, self.running)

@@ -14,8 +14,10 @@ from raylm.core.artifact import Checkpoint, Endpoint
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
 from raylm.serve import keys
-from raylm.serve.door import Entry, FrontDoor
+from raylm.serve.gateway.settings import ModelFacts
 from raylm.serve.keys import KeyFile, KeyRing, add, key_digest, revoke
+from tests.serve.gateway.running import COMPLETIONS, error, running
+from tests.serve.scripted_replica import Script
 from tests.stages import context
 
 
@@ -79,34 +81,21 @@ def test_names_are_taken_once_and_days_end(file):
 
 
 def test_a_key_of_some_models_asks_no_others(file):
-    value, sent = add(file, "carol", models=["small"]), []
+    value = add(file, "carol", models=["small"])
 
-    async def inside(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+    async def run():
+        models = ModelFacts("small", "model"), ModelFacts("large", "model1")
+        settings = {"models": models, "names": ("small", "large"), "key_digest": key_digest("owner"), "keys_uri": file.uri}
+        async with running(Script(), Script(), **settings) as one:
+            for model, status in (("small", 200), ("large", 403), (None, 403)):
+                asked = {"prompt": "x", "max_tokens": 1, **({"model": model} if model else {})}
+                answer = await one.ask(COMPLETIONS, asked, authorization=f"Bearer {value}")
+                assert answer[0] == status
+            assert error(answer[2])["type"] == "permission_error"
+            listed = json.loads((await one.ask("/v1/models", authorization=f"Bearer {value}"))[2])["data"]
+            assert [each["id"] for each in listed] == ["small"]
 
-    async def send(message):
-        sent.append(message)
-
-    for model, status in (("small", 200), ("large", 403), (None, 403)):
-        body = [json.dumps({"model": model} if model else {}).encode()]
-
-        async def receive(body=body):
-            if body:
-                return {"type": "http.request", "body": body.pop(), "more_body": False}
-            await asyncio.Event().wait()
-            return {}
-
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/v1/completions",
-            "headers": [(b"authorization", f"Bearer {value}".encode())],
-        }
-        sent.clear()
-        asyncio.run(FrontDoor(inside, Entry(KeyRing(None, file.uri), {}))(scope, receive, send))
-        assert sent[0]["status"] == status
-    assert json.loads(sent[1]["body"])["error"]["type"] == "permission_error"
+    asyncio.run(run())
 
 
 def test_the_command(tmp_path, capsys):

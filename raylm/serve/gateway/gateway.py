@@ -198,6 +198,8 @@ class Gateway:
         if name is None and len(self._settings.models) == 1:
             name = self._settings.models[0].name
         if not isinstance(name, str) or not name:
+            # a key for some models is told no others
+            auth.check_scope(key, "")
             raise bad_request(f"`model` must name one of {', '.join(models)}.", "model")
         auth.check_scope(key, name)
         if name not in models:

@@ -14,6 +14,7 @@ from raylm.serve.gateway.metrics import Counters, merged
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
 from raylm.serve.inner import INNER
 from raylm.serve.keys import KeyRecord
+from raylm.serve.models import card, listed
 
 METRICS_S = 2.0
 """Seconds that a replica has for its page of metrics; one that takes longer is left out."""
@@ -27,14 +28,14 @@ class Pages:
 
     def models(self, key: KeyRecord) -> dict[str, Any]:
         """The list of models that a key may ask, adapters too."""
-        names = [name for name in self._dispatch.models() if not key.models or name in key.models]
-        return {"object": "list", "data": [self._card(name) for name in names]}
+        return {"object": "list", "data": [each for name, each in self._cards().items() if not key.models or name in key.models]}
 
     def model(self, name: str, key: KeyRecord) -> dict[str, Any]:
         """One of them. Raises Refused where there is none."""
-        if name not in self._dispatch.models() or (key.models and name not in key.models):
+        found = self._cards().get(name)
+        if found is None or (key.models and name not in key.models):
             raise Refused(self.no_model(name))
-        return self._card(name)
+        return found
 
     def no_model(self, name: str) -> Refusal:
         """What is said of a model that is not here."""
@@ -57,22 +58,10 @@ class Pages:
         pages = await asyncio.gather(*(_page(session, address) for address in asked))
         return own + merged({address.replica: page for address, page in zip(asked, pages, strict=True) if page})
 
-    def _card(self, name: str) -> dict[str, Any]:
-        facts = self._dispatch.models()[name]
-        rows = [row.address for row in self._rows(facts)]
-        address = next((each for each in rows if name in (each.model, *each.adapters)), None)
-        lineage = (address.lineage if address else None) or facts.lineage
-        card = {
-            "id": name,
-            "object": "model",
-            "created": facts.created,
-            "owned_by": "raylm",
-            "max_model_len": (address.max_len if address else 0) or facts.max_len or None,
-            "metadata": {**lineage, "served": address.fingerprint if address else facts.fingerprint},
-        }
-        return (
-            {**card, "root": facts.name, "parent": facts.name} if name != facts.name else {**card, "root": name, "parent": None}
-        )
+    def _cards(self) -> dict[str, dict[str, Any]]:
+        """By name; a model that has no replica now is there too."""
+        asleep = {facts.name: card(facts.name, facts.max_len, facts.lineage) for facts in self._settings.models}
+        return asleep | {each["id"]: each for each in listed(self._dispatch.view)}
 
     def _health(self, model: ModelFacts) -> dict[str, Any]:
         rows = self._rows(model)

@@ -35,6 +35,7 @@ SPENT = frozenset(
 )
 # the values of others at which they ask for nothing
 USUAL = {
+    "top_logprobs": 0,
     "n": 1,
     "best_of": 1,
     "presence_penalty": 0,
@@ -61,7 +62,9 @@ def continues(path: str, fields: dict[str, Any]) -> bool:
     if path == COMPLETIONS and isinstance(fields["prompt"], list) and not all(isinstance(each, int) for each in fields["prompt"]):
         return False
     for name, value in fields.items():
-        if name in KEPT or name in SPENT or value in (None, False, "", [], {}) or USUAL.get(name) == value:
+        # 0 log-probabilities are some: that of the token itself
+        nothing = value is None or value is False or value in ("", [], {})
+        if name in KEPT or name in SPENT or nothing or (name in USUAL and USUAL[name] == value):
             continue
         # a seed without drawing changes nothing; with it the numbers drawn so far are gone
         if name == "seed" and fields.get("temperature") == 0:

@@ -131,3 +131,35 @@ async def until(true: Any, seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.005)
+
+
+async def raw(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:
+    """What comes back for bytes that no HTTP library would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+        return await asyncio.wait_for(reader.read(), 10)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def plain(
+    port: int, method: str, path: str, *headers: tuple[str, str], body: bytes = b""
+) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of one request on a connection of its own; nothing is made nicer on the way."""
+    said = [("host", "x"), ("connection", "close"), *headers]
+    said += [("content-length", str(len(body)))] if body or method == "POST" else []
+    head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in said)
+    return answer_of(await raw(port, head.encode() + b"\r\n" + body))
+
+
+def answer_of(text: bytes) -> tuple[int, dict[str, str], bytes]:
+    """The first answer in what came back."""
+    head, _, body = text.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return int(first.split()[1]), {line.split(": ")[0].lower(): line.split(": ", 1)[1] for line in lines}, body
