@@ -10,6 +10,7 @@ import contextlib
 import hmac
 from collections.abc import Awaitable, Callable
 
+from raylm.inference.weight_swap import Hold
 from raylm.serve.envelope import Message, Refusal, Refused, Send, answer, event, failed, foreign, in_stream, restarting
 from raylm.serve.plain import plainly
 
@@ -38,6 +39,7 @@ class InnerDoor:
         body_bytes: most bytes of a body.
         check: reads path and body of a request, and raises Refused.
         is_dead: whether the engine behind the door died.
+        hold: what is answered passes it: closed while weights are swapped that are not proved yet.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class InnerDoor:
         body_bytes: int,
         check: Callable[[str, bytes], Awaitable[None]] = _anything,
         is_dead: Callable[[], bool] = lambda: False,
+        hold: Hold | None = None,
     ) -> None:
-        self.app, self.says = app, says
+        self.app, self.says, self.hold = app, says, hold or Hold()
         self._secret, self._body_bytes, self._check, self.is_dead = secret.encode(), body_bytes, check, is_dead
         self.under_way = 0
 
@@ -123,11 +126,17 @@ class _Answer:
         self._failure: int | None = None
         self._held = b""
         self._streams = False
+        self._since = door.hold.dropped
         self.started = False
         self.gone = asyncio.Event()
 
     async def __call__(self, message: Message) -> None:
         if self.gone.is_set():
+            return
+        if not await self._door.hold.passes(self._since):
+            # of weights that were not what they were said to be: what is not sent yet is computed anew
+            await self.refuse(restarting())
+            self.gone.set()
             return
         if message["type"] == "http.response.start":
             await self._start(message)

@@ -50,8 +50,6 @@ class Lost(NamedTuple):
     why: str
     ends: bool
     """The process tells those who wait, and ends by itself."""
-    planned: bool = False
-    """It ends to make room for one with what was ordered."""
 
 
 class Drain(NamedTuple):

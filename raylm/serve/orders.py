@@ -1,25 +1,75 @@
-"""Brings an engine to what Control orders: its adapters and its weights."""
+"""Brings an engine to what Control orders: its adapters, and weights that come in place of those it has."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from raylm.serve.directory import Orders
-
-RENEW_S = 30.0
-"""Seconds that what is under way gets before another process takes over."""
+from raylm.core.errors import RaylmError, StageError
+from raylm.inference.probe import allowed, apart
+from raylm.inference.weight_swap import Swap, Weights, WeightsLost
+from raylm.inference.weight_transfer import Probe
+from raylm.model.load import on_this_machine
+from raylm.serve.directory import Orders, WeightsOrder
+from raylm.serve.link import Lost
 
 
 async def carry_out(server: Any, orders: Orders) -> None:
     """Make `server` (a `raylm.serve.server.Server`) as `orders` say, and `server.tell()` when something changed. Called one at a
-    time: before it is ready, and with each new order."""
-    weights = orders.weights
-    ordered = (weights.uri, weights.fingerprint) if weights else (server.served.model, server.served.fingerprint)
-    if ordered != (server.uri, server.fingerprint):
-        server.renew(f"weights {ordered[1]} are ordered", RENEW_S)
-        return
+    time: before it is ready, and with each new order. What could not be done is in the log, and missing in what the replica says
+    of itself."""
+    log, weights, changed = logging.getLogger("raylm.serve"), orders.weights, False
+    if weights is not None and weights.in_place and weights.fingerprint != server.fingerprint:
+        try:
+            await _swap(server, weights)
+            changed = True
+        except WeightsLost as lost:
+            server.link.say(Lost(str(lost), ends=False))
+            return
+        except RaylmError as refused:
+            log.error("the weights %s are not taken: %s", weights.fingerprint, refused)
     if server.adapters is not None and await server.adapters.bring(orders.adapters):
         for name, why in server.adapters.failed.items():
-            logging.getLogger(__name__).error("the adapter %s is not loaded: %s", name, why)
+            log.error("the adapter %s is not loaded: %s", name, why)
+        changed = True
+    if changed:
         server.tell()
+
+
+async def prove(server: Any, weights: WeightsOrder | None) -> None:
+    """Raises StageError where an engine does not say what was computed of the weights that it began with."""
+    if weights is None or not weights.probes:
+        return
+    said = await Swap(server.engine, server.hold).said([list(tokens) for tokens, _ in weights.probes])
+    nats, most = apart([one.logprobs for one in said], _probes(weights)), allowed(server.dtype, None)
+    if not nats <= most:
+        raise StageError(
+            f"the engine does not say what this checkpoint says: log-probabilities differ by {nats:.3g} on average, {most:g} are "
+            "allowed",
+            where=weights.uri,
+        )
+
+
+async def _swap(server: Any, weights: WeightsOrder) -> None:
+    """Other weights within the engine that stands; what is under way stands still for a moment, and goes on with them."""
+    if server.adapters is not None and server.adapters.names:
+        raise StageError(
+            "LoRA adapters are loaded that were trained beside the weights before",
+            where=weights.uri,
+            next="unload them, or update without --in-place",
+        )
+    now, to = Weights(server.model, server.fingerprint), Weights(on_this_machine(weights.uri), weights.fingerprint)
+    server.paused = True
+    try:
+        done = await Swap(server.engine, server.hold).run(now, to, _probes(weights), allowed(server.dtype, None))
+    finally:
+        server.paused = False
+    server.model, server.uri, server.fingerprint = to.folder, weights.uri, weights.fingerprint
+    logging.getLogger("raylm.serve").warning(
+        "weights %s: beside the engine in %.2f s, answers held for %.3f s, %.3g nats apart",
+        *(done.label, done.beside_s, done.held_s, done.nats),
+    )
+
+
+def _probes(weights: WeightsOrder) -> list[Probe]:
+    return [Probe(list(tokens), list(said)) for tokens, said in weights.probes]

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Coroutine
 from typing import Any
 from uuid import uuid4
 
@@ -54,7 +55,8 @@ class Replica:
         self._name = f"{served.model_name}-{uuid4().hex[:12]}"
         self._losses: deque[float] = deque()
         self._given_up = ""
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
+        self._renewing: asyncio.Task[None] | None = None
         self._state: str | None = None
         """What Control was told of this last; None where it knows nothing."""
         self._log = logging.getLogger("ray.serve")
@@ -141,32 +143,60 @@ class Replica:
                 self._take(orders)
 
     def _take(self, orders: Any) -> None:
-        if isinstance(orders, Orders) and orders != self._orders:
-            self._orders = orders
+        """Bring the engine to what is ordered: within its process, or by another one that takes its place once it is ready."""
+        if not isinstance(orders, Orders) or orders == self._orders:
+            return
+        before, self._orders = self._orders.weights, orders
+        if orders.weights == before or (orders.weights and orders.weights.in_place):
             self._process.order(orders)
+        elif self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        """Another process with what is ordered, while the one that stands goes on until it is ready, and ends what it has."""
+        while True:
+            ordered, old = self._orders, self._process
+            try:
+                await self._start()
+            except (RaylmError, RuntimeError, OSError) as error:
+                self._log.error("%s does not start with what is ordered: %s", self._name, error)
+                return
+            self._end_later(old.drain(self._drain_s))
+            if self._orders.weights == ordered.weights:
+                return
+
+    def _end_later(self, end: Coroutine[Any, Any, Any]) -> None:
+        self._ending.add(ending := asyncio.create_task(end))
+        ending.add_done_callback(self._ending.discard)
 
     async def _keep(self) -> None:
         """Start the engine's process again in place when it is lost."""
         while not self._given_up:
             process = self._process
-            lost = await process.lost
+            await asyncio.wait({process.lost}, timeout=BEAT_S)
+            if not process.lost.done() or process is not self._process:
+                # all is well, or another has taken its place meanwhile
+                continue
+            lost = process.lost.result()
             await self._unready(lost.why)
             self._log.error("%s: %s", self._name, lost.why)
             if lost.ends:
                 # it tells those who wait
-                self._ending.add(ending := asyncio.create_task(process.end(self._drain_s)))
-                ending.add_done_callback(self._ending.discard)
+                self._end_later(process.end(self._drain_s))
             else:
                 process.kill()
-            await self._again(lost)
+            await self._again(lost.why)
 
-    async def _again(self, lost: Lost) -> None:
+    async def _again(self, why: str) -> None:
         """A new process in the place of one that is lost."""
-        why = lost.why
+        if self._renewing is not None and not self._renewing.done():
+            await self._renewing
+            if not self._process.lost.done():
+                return
         while True:
             now = time.monotonic()
-            self._losses += [now] if not lost.planned else []
-            while self._losses and self._losses[0] < now - WINDOW_S:
+            self._losses.append(now)
+            while self._losses[0] < now - WINDOW_S:
                 self._losses.popleft()
             if len(self._losses) > MOST_LOSSES:
                 self._given_up = f"the engine was lost {len(self._losses)} times in {WINDOW_S:g} s, last: {why}"
@@ -175,7 +205,7 @@ class Replica:
                 await self._start()
                 return
             except (RaylmError, RuntimeError, OSError) as error:
-                why, lost = str(error), lost._replace(planned=False)
+                why = str(error)
                 self._log.error("%s does not start: %s", self._name, why)
 
     async def _unready(self, why: str) -> None:

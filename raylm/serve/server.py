@@ -23,6 +23,7 @@ from raylm.inference.engine_watch import HangWatch, Meter
 from raylm.inference.vllm_adapters_private import load_adapter, unload_adapter
 from raylm.inference.vllm_private import progress
 from raylm.inference.vllm_serving_private import Step, cores, num_queued_tokens, num_under_way
+from raylm.inference.weight_swap import Hold
 from raylm.inference.zygote import die_with
 from raylm.model.load import on_this_machine
 from raylm.serve.adapter_check import Base
@@ -33,7 +34,7 @@ from raylm.serve.inner import DTYPE, SERVED, InnerDoor
 from raylm.serve.link import Drain, Drained, Failed, Link, Lost, Ready, Start
 from raylm.serve.models import ADAPTERS, cards
 from raylm.serve.openai_app import Families, serving_app
-from raylm.serve.orders import carry_out
+from raylm.serve.orders import carry_out, prove
 from raylm.serve.phases import Phases
 from raylm.serve.plain import plainly
 from raylm.serve.probe import probe
@@ -72,6 +73,8 @@ class Server:
         self._ordered = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._lost = False
+        self.hold = Hold()
+        """What is answered passes it."""
         self.paused = False
         """What is under way stands still on purpose (weights are swapped): that is no hang."""
         self.adapters: Adapters | None = None
@@ -110,13 +113,16 @@ class Server:
         phases.end("engine")
         app = await serving_app(self.engine, arguments, families, served.limits, lambda: cards(self.address), served.task)
         says, limits = {SERVED: self.fingerprint, DTYPE: self.dtype}, served.limits
-        self.door = InnerDoor(app.app, self._start.secret, says, limits.body_bytes, app.check, lambda: self.engine.errored)
+        self.door = InnerDoor(
+            app.app, self._start.secret, says, limits.body_bytes, app.check, lambda: self.engine.errored, self.hold
+        )
         if served.lora is not None:
             base, inner = Base(self.uri, self.fingerprint, served.lora.max_rank), app.inner
             hooks = Hooks(functools.partial(load_adapter, inner), functools.partial(unload_adapter, inner))
             self.adapters = Adapters(base, served.lora.most, hooks)
         phases.end("app")
         await probe(self.engine, served.task)
+        await prove(self, weights)
         await carry_out(self, self.orders)
         phases.end("probe")
         phases.show()
@@ -194,20 +200,13 @@ class Server:
                 self.link.say(Lost(why, ends=False))
                 return
 
-    def renew(self, why: str, seconds: float) -> None:
-        """Finish what is under way, and let the replica start another process, which begins with what is ordered now."""
-        self._leave(Lost(why, ends=True, planned=True), seconds)
-
     def _died(self, why: str, sentinel: int | None = None) -> None:
         if sentinel is not None:
             asyncio.get_running_loop().remove_reader(sentinel)
-        self._leave(Lost(why, ends=True), END_S)
-
-    def _leave(self, lost: Lost, seconds: float) -> None:
         if not self._lost and not self._ended.is_set():
             self._lost = True
-            self.link.say(lost)
-            self._draining = asyncio.create_task(self._drain(seconds))
+            self.link.say(Lost(why, ends=True))
+            self._draining = asyncio.create_task(self._drain(END_S))
 
     async def _drain(self, seconds: float) -> None:
         """Let what is under way end, at most for so long; then this is over."""

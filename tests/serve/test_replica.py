@@ -17,7 +17,7 @@ from raylm.model.load import load_tokenizer
 from raylm.serve.app import Served
 from raylm.serve.config import Limits
 from raylm.serve.control import Control, ControlSettings
-from raylm.serve.directory import Orders
+from raylm.serve.directory import Orders, WeightsOrder
 from raylm.serve.replica import Replica
 from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
 from tests.model.tiny import tiny_checkpoint
@@ -98,13 +98,18 @@ class Endpoint:
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
-    folder = tiny_checkpoint(str(tmp_path_factory.mktemp("model") / "sft"))
-    tokenizer = load_tokenizer(str(folder))
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(folder)
-    made = Endpoint(str(folder))
+    folder = write(tmp_path_factory.mktemp("model") / "sft", 0)
+    made = Endpoint(folder)
     yield made
     made.run(made.replica.__del__())
+
+
+def write(folder, seed):
+    made = tiny_checkpoint(str(folder), seed=seed)
+    tokenizer = load_tokenizer(str(made))
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(made)
+    return str(made)
 
 
 def gone(processes, seconds=20.0):
@@ -148,6 +153,44 @@ def test_a_client_that_leaves_frees_the_engine(endpoint):
     while endpoint.row().load.running != 0:
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def fingerprint(endpoint, wanted, seconds=60):
+    until = time.monotonic() + seconds
+    while endpoint.row().address.fingerprint != wanted:
+        assert endpoint.row().state == "ready"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_other_weights_come_in_place_or_in_another_process_and_fail_nothing(endpoint, tmp_path):
+    words = {"prompt": [5, 6, 7], "max_tokens": 8, "temperature": 0}
+
+    def says():
+        return json.loads(endpoint.run(endpoint.ask(words))[1])["choices"][0]["text"]
+
+    first, other = says(), write(tmp_path / "other", 1)
+    (asked,) = endpoint.asking({**LONG, "stream": True})
+    endpoint.run(endpoint.handle.control.order_weights("m", WeightsOrder(other, "beef", (), True)))
+    fingerprint(endpoint, "beef")
+    status, text = asked.result(60)
+    assert status == 200 and '"error"' not in text and text.count("data: ") >= LENGTH
+    second = says()
+    assert second != first
+    server, core = endpoint.processes()
+    # weights that are no such network change nothing
+    endpoint.run(endpoint.handle.control.order_weights("m", WeightsOrder(str(tmp_path), "bad", (), True)))
+    time.sleep(1.5)
+    assert endpoint.row().address.fingerprint == "beef" and says() == second
+    # back in a process of its own: what is under way ends in the one before
+    (asked,) = endpoint.asking({**LONG, "stream": True})
+    endpoint.run(endpoint.handle.control.order_weights("m", WeightsOrder(endpoint.served.model, "f00d")))
+    fingerprint(endpoint, "f00d")
+    status, text = asked.result(60)
+    assert status == 200 and '"error"' not in text and text.count("data: ") >= LENGTH
+    assert says() == first
+    assert gone([server, core])
+    assert "unready" not in [name for name, _ in endpoint.handle.told]
 
 
 def test_a_killed_engine_is_told_at_once_and_started_again_in_place(endpoint):
