@@ -18,6 +18,24 @@ from raylm.serve.directory import Load, Orders
 from raylm.serve.link import Drain, Drained, Failed, Link, Lost, Ready, Start
 
 ENTRY = "raylm.serve.server:main"
+IMPORTS = (
+    "vllm.engine.arg_utils",
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.entrypoints.generate.api_router",
+    "vllm.entrypoints.launchers.api_server.app_state",
+    "vllm.entrypoints.launchers.app",
+    "vllm.entrypoints.launchers.cli_args",
+    "vllm.v1.worker.cpu_worker",
+    "transformers.models.auto",
+    "llguidance",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "raylm.serve.server",
+)
+"""What the zygote has imported when it forks this."""
 DRAINED_S = 10.0
 """Seconds that a process has to end after it has drained."""
 
@@ -47,8 +65,6 @@ class EngineProcess:
             host: address of this machine that gateways reach.
             owner: pid of the Ray node's process.
         """
-        from raylm.serve.server import IMPORTS
-
         began = time.time()
         set_environment(served.gpu)
         if not served.gpu:

@@ -178,14 +178,14 @@ class Replica:
                 # all is well, or another has taken its place meanwhile
                 continue
             lost = process.lost.result()
-            await self._unready(lost.why)
             self._log.error("%s: %s", self._name, lost.why)
             if lost.ends:
                 # it tells those who wait
                 self._end_later(process.end(self._drain_s))
             else:
                 process.kill()
-            await self._again(lost.why)
+            # the next one starts even where Control cannot be told
+            await asyncio.gather(self._unready(lost.why), self._again(lost.why))
 
     async def _again(self, why: str) -> None:
         """A new process in the place of one that is lost."""

@@ -40,24 +40,6 @@ from raylm.serve.plain import plainly
 from raylm.serve.probe import probe
 from raylm.serve.tasks import ROUTES
 
-IMPORTS = (
-    "vllm.engine.arg_utils",
-    "vllm.v1.engine.async_llm",
-    "vllm.v1.engine.core",
-    "vllm.v1.executor.uniproc_executor",
-    "vllm.entrypoints.generate.api_router",
-    "vllm.entrypoints.launchers.api_server.app_state",
-    "vllm.entrypoints.launchers.app",
-    "vllm.entrypoints.launchers.cli_args",
-    "vllm.v1.worker.cpu_worker",
-    "transformers.models.auto",
-    "llguidance",
-    "uvicorn",
-    "uvloop",
-    "httptools",
-    "raylm.serve.server",
-)
-"""What the zygote has imported when it forks this."""
 PING_S = 1.0
 END_S = 3.0
 """Seconds in which those who wait are told that their engine died, or an engine core ends by itself."""
