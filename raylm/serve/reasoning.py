@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from raylm.serve.door import App, Receive
+from raylm.serve.inner import App, Receive
 from raylm.serve.envelope import Message, Send
 
 PATH = "/v1/chat/completions"

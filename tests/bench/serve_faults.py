@@ -48,14 +48,19 @@ ASKED: dict[str, Any] = {"model": "raylm", "prompt": [5, 6, 7, 8], "max_tokens":
 class Standing:
     """An endpoint of `count` replicas of a tiny model, with keys on."""
 
-    def __init__(self, workers: Workers, root: Folder, checkpoint: Checkpoint, count: int) -> None:
+    def __init__(
+        self, workers: Workers, root: Folder, checkpoint: Checkpoint, count: int, scaled: dict[str, Any] | None = None
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        scaled: Any = {"min": count, "max": count}
-        cfg = Serve(model="sft", port=port, replicas=scaled, engine={"hang_s": HANG_S}, workers={"cpus": 0.5}, compare_up_to_gb=0)  # type: ignore[arg-type]
-        made = stage.run(cfg, _context("serve", root, workers, sft=checkpoint.folder))
+        replicas: Any = scaled or {"min": count, "max": count}
+        cfg = Serve(
+            model="sft", port=port, replicas=replicas, engine={"hang_s": HANG_S}, workers={"cpus": 0.5}, compare_up_to_gb=0
+        )  # type: ignore[arg-type]
+        made = stage.run(cfg, context("serve", root, workers, sft=checkpoint.folder))
         self.url, self.key, self.count = made.facts["url"], stage.endpoint_key(made), count
+        self.start_s = made.facts["start_s"]
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self.standing(MOST_S)
@@ -65,6 +70,16 @@ class Standing:
 
         async def asked() -> Any:
             return await getattr(Reach(cluster.NAME), method).remote(*args)
+
+        return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(30)
+
+    def facts(self) -> dict[str, Any]:
+        """What a replica says of its start."""
+
+        async def asked() -> Any:
+            from ray import serve
+
+            return await serve.get_deployment_handle(cluster.deployment_name(0), cluster.NAME).facts.remote()
 
         return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(30)
 
@@ -167,7 +182,7 @@ def measured(standing: Standing, fault: str, other: str) -> dict[str, Any]:
     }
 
 
-def _context(name: str, root: Folder, workers: Workers, **stages: Any) -> Context:
+def context(name: str, root: Folder, workers: Workers, **stages: Any) -> Context:
     settings: dict[str, Any] = {"config": {}, "identity": {}, "inputs": [], "fingerprint": "0123456789abcdef"}
     return Context(stage=name, out=root / name, stages=stages, workers=workers, **settings)
 
@@ -179,7 +194,7 @@ def main(cases: list[str], told: Callable[[str], None] = print) -> None:
     workers = Workers(wanted_cpus=4)
     workers.ensure()
     made = tiny_checkpoint((root / "sft").uri)
-    checkpoint = _context("sft", root, workers).commit(Checkpoint, facts={"dtype": "float32"})
+    checkpoint = context("sft", root, workers).commit(Checkpoint, facts={"dtype": "float32"})
     for count in (2, 1):
         chosen = [case.rpartition("_")[0] for case in cases if case.endswith(f"_{count}")]
         if not chosen:
