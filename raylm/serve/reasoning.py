@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from raylm.serve.inner import App, Receive
 from raylm.serve.envelope import Message, Send
+from raylm.serve.inner import App, Receive
 
 PATH = "/v1/chat/completions"
 # a key of JSON, and its text: within a text of JSON these quotes would be escaped

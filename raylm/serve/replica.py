@@ -62,6 +62,7 @@ class Replica:
         self._log = logging.getLogger("ray.serve")
         self._orders = await self._first_orders()
         await self._start()
+        self._ended = False
         self._tasks = [asyncio.create_task(each) for each in (self._beat(), self._keep())]
 
     async def awake(self) -> None:
@@ -81,15 +82,21 @@ class Replica:
         if self._given_up:
             raise RuntimeError(self._given_up)
 
-    async def __del__(self) -> None:
-        """Serve ends this: no new requests, what is under way ends, then the engine."""
-        for task in getattr(self, "_tasks", []):
+    def __del__(self) -> Coroutine[Any, Any, None] | None:
+        """Serve calls this when it ends a replica, and awaits what comes; Python itself calls it later again."""
+        if getattr(self, "_ended", True):
+            return None
+        self._ended = True
+        return self._end()
+
+    async def _end(self) -> None:
+        """No new requests, what is under way ends, then the engine."""
+        for task in (*self._tasks, *((self._renewing,) if self._renewing else ())):
             task.cancel()
-        if process := getattr(self, "_process", None):
-            await self._told("drain", self._name)
-            if left := await process.drain(self._drain_s):
-                self._log.error("%s requests were cut off after %s s", left, self._drain_s)
-            await self._told("leave", self._name)
+        await self._told("drain", self._name)
+        if left := await self._process.drain(self._drain_s):
+            self._log.error("%s requests were cut off after %s s", left, self._drain_s)
+        await self._told("leave", self._name)
 
     async def _first_orders(self) -> Orders:
         """What is ordered already: this must not begin to answer with anything else."""
