@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from raylm.inference.weight_swap import Hold
 from raylm.serve.envelope import Message, Refusal, Refused, Send, answer, event, failed, foreign, in_stream, restarting
 from raylm.serve.plain import plainly
+from raylm.serve.spans import SPANS, Mark, comment_of, header_of
 
 Receive = Callable[[], Awaitable[Message]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -54,7 +55,24 @@ class InnerDoor:
     ) -> None:
         self.app, self.says, self.hold = app, says, hold or Hold()
         self._secret, self._body_bytes, self._check, self.is_dead = secret.encode(), body_bytes, check, is_dead
-        self.under_way = 0
+        self._answers: set[_Answer] = set()
+
+    @property
+    def under_way(self) -> int:
+        """Requests that have come and have not been answered."""
+        return len(self._answers)
+
+    def mark(self, served: str, tokens: dict[str, list[tuple[int, int]]]) -> None:
+        """Weights are others from here on: answers under way say so.
+
+        Args:
+            served: fingerprint of the new ones.
+            tokens: by a request's id in the engine, which holds the one that it came with: places of choices, and how many tokens
+                each had before.
+        """
+        for back in self._answers:
+            found = [pair for name, pairs in tokens.items() if back.number and back.number in name for pair in pairs]
+            back.mark(Mark(served, tuple(sorted(found))))
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not self._knows(scope):
@@ -63,14 +81,15 @@ class InnerDoor:
                 await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
                 await send({"type": "http.response.body", "body": b""})
             return
-        back = _Answer(send, self, scope["path"])
-        self.under_way += 1
+        number = next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"x-request-id"), "")
+        back = _Answer(send, self, scope["path"], number)
+        self._answers.add(back)
         try:
             await self._visit(scope, receive, back)
         except Refused as refused:
             await back.refuse(refused.refusal)
         finally:
-            self.under_way -= 1
+            self._answers.remove(back)
 
     def _knows(self, scope: Message) -> bool:
         sent = [value for name, value in scope["headers"] if name.lower() == INNER.encode()]
@@ -120,7 +139,8 @@ class InnerDoor:
 class _Answer:
     """The way back: what succeeded passes, signed; what failed is told in the one shape."""
 
-    def __init__(self, send: Send, door: InnerDoor, path: str) -> None:
+    def __init__(self, send: Send, door: InnerDoor, path: str, number: str) -> None:
+        self.number, self._marks = number, list[Mark]()
         self._send, self._door, self._path = send, door, path
         self._signature = tuple((name.encode(), value.encode()) for name, value in door.says.items())
         self._failure: int | None = None
@@ -147,7 +167,15 @@ class _Answer:
         else:
             if self._streams and message.get("body", b"").startswith(ERRORS):
                 message["body"] = self._event(message["body"])
+            if self._streams and self._marks:
+                # what vLLM sends at once are whole events
+                message["body"] = b"".join(comment_of(mark) for mark in self._marks) + message.get("body", b"")
+                self._marks.clear()
             await self._send(message)
+
+    def mark(self, mark: Mark) -> None:
+        """From here on this answer is of other weights."""
+        self._marks.append(mark)
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send the refusal as the whole answer; within a stream that has begun, as its last event."""
@@ -167,6 +195,8 @@ class _Answer:
         headers = [*message.get("headers", []), *self._signature]
         self._streams = any(name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
         self.started = True
+        if self._marks and not self._streams:
+            headers.append((SPANS.encode(), header_of(self._marks).encode()))
         await self._send({**message, "headers": headers})
 
     def _event(self, said: bytes) -> bytes:

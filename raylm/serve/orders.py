@@ -64,6 +64,7 @@ async def _swap(server: Any, weights: WeightsOrder) -> None:
         done = await Swap(server.engine, server.hold).run(now, to, _probes(weights), allowed(server.dtype, None))
     finally:
         server.paused = False
+    server.door.mark(weights.fingerprint, done.under_way)
     server.model, server.uri, server.fingerprint = to.folder, weights.uri, weights.fingerprint
     logging.getLogger("raylm.serve").warning(
         "weights %s: beside the engine in %.2f s, answers held for %.3f s, %.3g nats apart",

@@ -10,6 +10,7 @@ No class of vLLM is ever in this process: what Serve's controller reads of it ar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -109,12 +110,10 @@ class Replica:
     async def _start(self) -> None:
         """A process that has answered once, entered at Control. Raises RaylmError or RuntimeError with why there is none."""
         process = await EngineProcess.start(self._served, self._orders, self._host, self._owner)
-        ready = None
-        try:
+        with contextlib.ExitStack() as failed:
+            failed.callback(process.kill)
             ready = await process.wait()
-        finally:
-            if ready is None:
-                process.kill()
+            failed.pop_all()
         self._log.info("%s is ready: %s", self._name, ready.phases)
         self._process = process
         await self._register(ready)

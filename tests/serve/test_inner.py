@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raylm.inference.weight_swap import Hold
 from raylm.serve.envelope import bad_request
 from raylm.serve.inner import INNER, SERVED, InnerDoor
 
@@ -223,3 +224,53 @@ def test_work_that_does_not_listen_is_cancelled():
 
     leaving(app, "cancel")
     assert cancelled == [True]
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_an_answer_says_where_its_weights_changed(streams):
+    sent, kind = [], b"text/event-stream" if streams else b"application/json"
+
+    async def app(scope, receive, send):
+        await receive()
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]}
+        if streams:
+            await send(start)
+            await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        here.mark("beef", {"cmpl-77-0": [(1, 25), (0, 22)], "cmpl-8": [(0, 3)]})
+        if not streams:
+            await send(start)
+        await send({"type": "http.response.body", "body": b"data: 2\n\n"})
+
+    async def receive():
+        if not asked:
+            await asyncio.Event().wait()
+        return asked.pop()
+
+    async def send(message):
+        sent.append(message)
+
+    asked: list[dict[str, Any]] = [{"type": "http.request", "body": b"{}", "more_body": False}]
+    here = door(app)
+    asyncio.run(here({**POST, "headers": [KNOWN, (b"x-request-id", b"77")]}, receive, send))
+    if streams:
+        assert [each["body"] for each in sent[1:]] == [b"data: 1\n\n", b": raylm-spans beef 0:22,1:25\n\ndata: 2\n\n"]
+    else:
+        assert dict(sent[0]["headers"])[b"x-raylm-spans"] == b"beef 0:22,1:25"
+
+
+def test_what_was_said_by_weights_that_were_refused_does_not_go_out():
+    hold = Hold()
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        hold.close()
+        asyncio.get_running_loop().call_later(0.05, hold.drop)
+        await send({"type": "http.response.body", "body": b"data: wrong\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    _, _, text = call(app, hold=hold)
+    events = text.split(b"\n\n")
+    assert events[0] == b"data: 1" and b"wrong" not in text and b"DONE" not in text
+    assert json.loads(events[1].removeprefix(b"data: "))["error"]["code"] == "engine_restarting"
