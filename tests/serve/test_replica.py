@@ -23,10 +23,10 @@ from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
 from tests.model.tiny import tiny_checkpoint
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
-LENGTH = 480
+LENGTH = 2000
 LONG = {"prompt": [5, 6, 7], "max_tokens": LENGTH, "temperature": 0, "ignore_eos": True}
-# about 1,000 tokens: two long answers fill it
-SETTINGS = EngineSettings(kv_cache_gb=0.001, hang_s=3.0)
+# about 4,000 tokens: two long answers fill it
+SETTINGS = EngineSettings(kv_cache_gb=0.004, hang_s=3.0)
 
 
 class Handle:
@@ -105,7 +105,7 @@ def endpoint(tmp_path_factory):
 
 
 def write(folder, seed):
-    made = tiny_checkpoint(str(folder), seed=seed)
+    made = tiny_checkpoint(str(folder), seed=seed, max_len=2048)
     tokenizer = load_tokenizer(str(made))
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(made)
@@ -124,18 +124,18 @@ def test_ready_means_that_it_answers(endpoint):
     status, text = endpoint.run(endpoint.ask({**LONG, "max_tokens": 3}))
     assert (status, json.loads(text)["usage"]["completion_tokens"]) == (200, 3)
     address = endpoint.row().address
-    assert (address.fingerprint, address.dtype, address.max_len) == ("f00d", "float32", 512)
+    assert (address.fingerprint, address.dtype, address.max_len) == ("f00d", "float32", 2048)
     assert {"/v1/chat/completions", "/tokenize"} <= set(address.routes) and "/pause" not in address.routes
     assert set(endpoint.run(endpoint.replica.facts())["phases"]) >= {"process", "fetch", "engine", "app", "probe"}
 
 
 def test_a_full_cache_lets_requests_wait_and_fails_none(endpoint):
-    asked = endpoint.asking(*[LONG] * 6)
+    asked = endpoint.asking(*[LONG] * 4)
     loads = []
     while not all(each.done() for each in asked):
         loads.append(endpoint.row().load)
         time.sleep(0.05)
-    assert [json.loads(each.result()[1])["usage"]["completion_tokens"] for each in asked] == [LENGTH] * 6
+    assert [json.loads(each.result()[1])["usage"]["completion_tokens"] for each in asked] == [LENGTH] * 4
     assert max(load.waiting or 0 for load in loads) > 0
     assert max(load.kv_use or 0 for load in loads) > 0.5
     assert endpoint.state("ready").why == ""
