@@ -84,8 +84,8 @@ class EngineSettings(EngineOptions):
     """Propose several tokens at once and check them in one step. Greedy answers stay those of the model, sampled ones are drawn
     from its distribution. It pays where the engine has time to spare: few requests at once, much of what is proposed taken."""
     hang_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """Seconds in which an engine that has something to do answers nothing and computes nothing, after which it counts as hung. One
-    that computes, as it does on a long prompt, gets ten times as long."""
+    """Seconds in which an engine that has something to do answers nothing and computes nothing, after which it counts as hung.
+    One that computes, as it does on a long prompt, gets ten times as long."""
 
     @property
     def options(self) -> dict[str, Any]:

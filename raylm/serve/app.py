@@ -63,7 +63,7 @@ def start_engine(served: Served, model: str, dtype: str, heard: Callable[[Step],
         # llguidance reads it as it goes and bounds its own work. White space between tokens is where small models get lost
         structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
         generation_config=with_ends(model),
-        **served.engine.options_with(model),
+        **served.engine.options,
         **engine_options(served.task, served.lora, modules_of(model) if served.lora else ()),
     )
 

@@ -146,7 +146,7 @@ def _parts(cfg: Serve, ctx: Context, models: list[Behind], key: str | None, own:
     # what was ordered of an endpoint ends with it
     keys.folder.remove(f"{ctx.stage}.orders.json")
     several, guards = cfg.gateway.nodes == "every", tuple(cfg.guards)
-    served = tuple(_served(cfg, each) for each in models)
+    served = tuple(_served(cfg, ctx, each) for each in models)
     facts = tuple(
         ModelFacts(
             name=each.name,
@@ -193,7 +193,7 @@ def _parts(cfg: Serve, ctx: Context, models: list[Behind], key: str | None, own:
     return cluster.Parts(served, control, gateway, scaling_folder(ctx.out))
 
 
-def _served(cfg: Serve, each: Behind) -> app.Served:
+def _served(cfg: Serve, ctx: Context, each: Behind) -> app.Served:
     model = each.model
     return app.Served(
         model=each.uri,
@@ -204,7 +204,7 @@ def _served(cfg: Serve, each: Behind) -> app.Served:
         gpu=model.workers.gpus > 0,
         memory_share=model.memory_share,
         limits=cfg.limits,
-        engine=model.engine,
+        engine=model.engine.at(lambda ref: _place(ref, ctx)),
         task=model.task,
         adapters=each.adapters,
         lineage=each.lineage,
@@ -257,7 +257,7 @@ def _model(model: ServedModel, ctx: Context) -> tuple[str, str]:
 
 
 def _place(path: str, ctx: Context) -> str:
-    """Where an adapter lies."""
+    """Where an adapter or a draft model lies."""
     return ctx.open(path).uri if ctx.is_stage(path) else path
 
 

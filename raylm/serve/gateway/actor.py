@@ -12,6 +12,7 @@ from raylm.serve.gateway.gateway import Gateway
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
 from raylm.serve.guards.guard import Admission, Visit
 from raylm.serve.reach import Reach
+from raylm.serve.rollout import Told
 
 Value = TypeVar("Value")
 SLOW_S = 5.0
@@ -33,6 +34,9 @@ class ByServe:
 
     async def finish(self, visit: Visit, tokens: int) -> None:
         await self._asked("finish", SLOW_S, visit, tokens)
+
+    async def tally(self, start: str, told: Told) -> None:
+        await self._asked("tally", SLOW_S, start, told)
 
     async def wake(self, model: ModelFacts) -> None:
         from ray import serve

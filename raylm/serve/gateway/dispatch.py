@@ -32,7 +32,8 @@ class Wanted(NamedTuple):
         """Whether a replica may be asked."""
         if self.like and (address.fingerprint, address.dtype) != (self.like.fingerprint, self.like.dtype):
             return False
-        return not address.routes or self.asked.path in address.routes
+        # a page that every replica has is asked for without a path
+        return not address.routes or not self.asked.path or self.asked.path in address.routes
 
 
 class _Waiting(NamedTuple):

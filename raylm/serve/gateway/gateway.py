@@ -189,7 +189,7 @@ class Gateway:
             text = await self._pages.metrics(self._session)
             kind = ("content-type", "text/plain; version=0.0.4; charset=utf-8")
             return reply.whole(200, [kind, *self._signature(None)], text.encode())
-        asked = Asked(self._settings.models[0].name, path, key.name)
+        asked = Asked(self._settings.models[0].name, "", key.name)
         return await self._forward.run(Call(number, "GET", path, b"", {}, asked), reply, lambda _: None)
 
     def _model(self, fields: dict[str, Any], key: KeyRecord) -> tuple[str, ModelFacts]:
