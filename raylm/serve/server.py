@@ -41,6 +41,7 @@ from raylm.serve.probe import probe
 from raylm.serve.tasks import ROUTES
 
 PING_S = 1.0
+CLOSE_S = 1.0
 END_S = 3.0
 """Seconds in which those who wait are told that their engine died, or an engine core ends by itself."""
 
@@ -68,10 +69,13 @@ class Server:
         self.link.listen(self._heard, self._ended.set)
         # one that fails ends all: an engine of which nobody knows how it is must not answer
         async with asyncio.TaskGroup() as group:
-            parts = (self._beat(), self._watch(), self._carry_out(), self._listening.serve([self._socket]))
-            tasks = [group.create_task(each) for each in parts]
+            answering = group.create_task(self._listening.serve([self._socket]))
+            tasks = [group.create_task(each) for each in (self._beat(), self._watch(), self._carry_out())]
             await self._ended.wait()
-            for task in tasks:
+            self._listening.should_exit = True
+            # what was answered last goes out
+            await asyncio.wait({answering}, timeout=CLOSE_S)
+            for task in (answering, *tasks):
                 task.cancel()
         self.engine.shutdown(timeout=END_S)
 
@@ -196,7 +200,6 @@ class Server:
         while self.door.under_way and time.monotonic() < until:
             await asyncio.sleep(0.02)
         left = self.door.under_way
-        self._listening.should_exit = True
         self.link.say(Drained(left))
         self._ended.set()
 
