@@ -35,8 +35,8 @@ class ByServe:
     async def finish(self, visit: Visit, tokens: int) -> None:
         await self._asked("finish", SLOW_S, visit, tokens)
 
-    async def tally(self, start: str, told: Told) -> None:
-        await self._asked("tally", SLOW_S, start, told)
+    async def tally(self, gateway: str, told: Told) -> None:
+        await self._asked("tally", SLOW_S, gateway, told)
 
     async def wake(self, model: ModelFacts) -> None:
         from ray import serve
