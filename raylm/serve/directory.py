@@ -61,6 +61,8 @@ class Load(NamedTuple):
     """Tokens per second that it makes, of late."""
     read_tokens: int | None = None
     """Tokens of prompts that its engine has read since its start."""
+    read_prompts: int | None = None
+    """Prompts that it has read since then."""
 
 
 class AdapterOrder(NamedTuple):

@@ -69,15 +69,17 @@ def decide(observed: Observed, state: State, card: ScalingCard, bounds: Bounds) 
     cold_s = COLD_START_S if state.cold_start_s is None else state.cold_start_s
     room = Room(max(observed.running - bounds.spare, min(observed.running, 1)), bounds.most_ongoing, cold_s)
     need = _at_door(observed) or card.needs(observed, state.flow, room)
-    wanted = bounds.spare + min(max(math.ceil(need.replicas - EPS), bounds.min), bounds.max)
+    wanted, kept = (
+        bounds.spare + min(max(math.ceil(each - EPS), bounds.min), bounds.max) for each in (need.replicas, need.stays)
+    )
     why = f"{need.why}: {need.replicas:.2f} of {bounds.min} to {bounds.max} are needed"
     target = min(max(observed.target, bounds.min + bounds.spare), bounds.max + bounds.spare)
     if target != observed.target:
         return _decided(target, "the bounds are others", "bounds", need, _turn(state, 0, observed.now))
     if wanted > target:
         return _up(observed, state, bounds, wanted, need, why)
-    if wanted < target:
-        return _down(observed, state, bounds, wanted, need, why, cold_s)
+    if kept < target:
+        return _down(observed, state, bounds, kept, need, why, cold_s)
     return _decided(target, why, need.kind, need, _turn(state, 0, observed.now))
 
 
@@ -96,13 +98,13 @@ def _up(observed: Observed, state: State, bounds: Bounds, wanted: int, need: Nee
     return _decided(wanted, why, need.kind, need, _turn(state, 0, observed.now))
 
 
-def _down(observed: Observed, state: State, bounds: Bounds, wanted: int, need: Need, why: str, cold_s: float) -> Decision:
+def _down(observed: Observed, state: State, bounds: Bounds, kept: int, need: Need, why: str, cold_s: float) -> Decision:
     target, unknown = observed.target, [name for name, load in observed.loads.items() if load is None]
     if unknown or observed.running < target:
         missing = f"{len(unknown)} have told nothing yet" if unknown else f"{target - observed.running} are starting"
         return _decided(target, f"{why}; kept, {missing}", "unknown", need, _turn(state, 0, observed.now))
     state = _turn(state, -1, observed.now)
-    state = state._replace(peak=max(state.peak, wanted))
+    state = state._replace(peak=max(state.peak, kept))
     lasted, delay = observed.now - state.since, max(bounds.downscale_delay_s, cold_s)
     if lasted + EPS < delay:
         return _decided(target, f"{why}; since {lasted:.0f} of {delay:.0f} s", "idle_waits", need, state)

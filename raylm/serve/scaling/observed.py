@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from raylm.serve.directory import Load
 
-LEARN_S = 3.0
-"""Seconds of being busy without a break after which what a replica read in them is taken for all that it can."""
+LEARN_S, FIRST_S = 3.0, 1.0
+"""Seconds of being busy after which what a replica read in them is taken for all that it can; while nothing is known, so many."""
 WEIGHT = 0.3
 """Of a new measurement of that, against what was known."""
 CALM_S = 1.0
@@ -60,6 +60,7 @@ class Reading(NamedTuple):
     at: float
     read: int
     queued: int
+    prompts: int
     busy_s: float = 0.0
     """Seconds in which it was never idle, since something was learned of it, and"""
     busy_read: int = 0
@@ -74,6 +75,8 @@ class Point(NamedTuple):
     """Tokens that all have read so far."""
     waiting: float
     """Tokens that wait, those of held requests estimated."""
+    prompts: int = 0
+    """Prompts that all have read so far."""
 
 
 class Flow(NamedTuple):
@@ -88,7 +91,7 @@ class Flow(NamedTuple):
     made: float = 0.0
     """Most tokens per second that one has made."""
     per_request: float = 256.0
-    """Tokens of a prompt that waits, about."""
+    """Tokens of a prompt, of late; none that was read yet: an assumption."""
 
     @property
     def span_s(self) -> float:
@@ -100,12 +103,16 @@ class Flow(NamedTuple):
         """Tokens per second that all replicas read together."""
         return (self.points[-1].read - self.points[0].read) / self.span_s if self.span_s else 0.0
 
-    def arriving_s(self, seconds: float = float("inf")) -> float:
-        """Tokens per second that arrived in the last `seconds`: what was read, and by how much more waits than before."""
+    def arriving_s(self, seconds: float = float("inf"), prompts: int = 0) -> float:
+        """Tokens per second that arrived in the last `seconds`: what was read, and by how much more waits than before. In more
+        seconds where fewer than `prompts` were read in these: they come at random."""
         if not self.span_s:
             return 0.0
-        last = self.points[-1]
-        first = next(each for each in self.points if each.at >= last.at - seconds or each is self.points[-2])
+        last, first = self.points[-1], self.points[0]
+        for each in reversed(self.points[:-1]):
+            first = each
+            if last.at - each.at >= seconds and last.prompts - each.prompts >= prompts:
+                break
         return max(0.0, (last.read - first.read + last.waiting - first.waiting) / (last.at - first.at))
 
     @property
@@ -116,37 +123,40 @@ class Flow(NamedTuple):
 
 def follow(flow: Flow, observed: Observed, look_back_s: float) -> Flow:
     """`flow` with one more look at the replicas."""
-    readings, gained, capacity = {}, 0, flow.capacity
+    readings, gained, prompts, capacity = {}, 0, 0, flow.capacity
     for name, load in observed.loads.items():
         if load is None or load.read_tokens is None:
             continue
         before = flow.readings.get(name)
-        reading = _reading(before, load, observed.now)
+        reading = _reading(before, load, observed.now, flow.per_request)
         # what was read before the first look, or before an engine began anew, did not pass here
-        gained += max(0, reading.read - before.read) if before else 0
-        if reading.busy_s >= LEARN_S and reading.busy_read:
+        if before is not None and reading.read >= before.read:
+            gained, prompts = gained + reading.read - before.read, prompts + reading.prompts - before.prompts
+        if reading.busy_s >= (LEARN_S if capacity else FIRST_S) and reading.busy_read:
             found = reading.busy_read / reading.busy_s
             capacity = found if capacity is None else capacity + WEIGHT * (found - capacity)
             reading = reading._replace(busy_s=0.0, busy_read=0)
         readings[name] = reading
-    waits = sum(load.waiting or 0 for load in observed.known)
-    per_request = observed.queued_tokens / waits if waits and observed.queued_tokens else flow.per_request
-    read = (flow.points[-1].read if flow.points else 0) + gained
-    point = Point(observed.now, read, observed.queued_tokens + observed.held * per_request)
-    kept = [each for each in flow.points if each.at >= observed.now - look_back_s]
-    flow = flow._replace(points=(*kept, point), readings=readings, capacity=capacity, per_request=per_request)
+    before = flow.points[-1] if flow.points else Point(observed.now, 0, 0.0)
+    waiting = observed.queued_tokens + observed.held * flow.per_request
+    point = Point(observed.now, before.read + gained, waiting, before.prompts + prompts)
+    points = (*(each for each in flow.points if each.at >= observed.now - look_back_s), point)
+    read, number = point.read - points[0].read, point.prompts - points[0].prompts
+    per_request = read / number if read and number else flow.per_request
+    flow = flow._replace(points=points, readings=readings, capacity=capacity, per_request=per_request)
     return _learn_carried(flow, observed, look_back_s)
 
 
-def _reading(before: Reading | None, load: Load, now: float) -> Reading:
-    read, queued = load.read_tokens or 0, load.queued_tokens or 0
+def _reading(before: Reading | None, load: Load, now: float, per_request: float) -> Reading:
+    read, queued, prompts = load.read_tokens or 0, load.queued_tokens or 0, load.read_prompts or 0
     if before is None or read < before.read:
-        return Reading(now, read, queued)
+        return Reading(now, read, queued, prompts)
     gained = read - before.read
-    # some of what waited before still waits: it was never idle in between
-    if gained < before.queued:
-        return Reading(now, read, queued, before.busy_s + now - before.at, before.busy_read + gained)
-    return before._replace(at=now, read=read, queued=queued)
+    # of what waited before, one whole prompt still waits: it was never idle in between. With a prompt alone, moments in which it
+    # is not done yet would count, and that in which it is would not
+    if gained + per_request <= before.queued and before.queued >= 2 * per_request:
+        return Reading(now, read, queued, prompts, before.busy_s + now - before.at, before.busy_read + gained)
+    return before._replace(at=now, read=read, queued=queued, prompts=prompts)
 
 
 def _learn_carried(flow: Flow, observed: Observed, look_back_s: float) -> Flow:

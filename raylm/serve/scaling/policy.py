@@ -19,10 +19,11 @@ from raylm.serve.scaling.observed import Observed
 
 PERIOD_S = 0.5
 """Seconds between two decisions; Serve asks each 0.1 s."""
-REPORT_S = 1.0
+REPORT_S = 0.5
 """Seconds between two reports of a replica."""
 STALE_S = 5.0
 """Seconds without a new report after which a replica's load is not known."""
+COUNTS = ("running", "waiting", "queued_tokens", "read_tokens", "read_prompts")
 FIGURES = ("replicas", "needed", "running", "ongoing", "held", "queued_tokens", "arriving_s", "ttft_s", "kv_use", "capacity")
 
 
@@ -84,7 +85,7 @@ class ScalingPolicy:
 def load_of(values: dict[str, float]) -> Load | None:
     """A load from what `record_autoscaling_stats` said; None where nothing of it is one."""
     known = {name: values[name] for name in Load._fields if name in values}
-    whole = {name: int(value) for name, value in known.items() if name in ("running", "waiting", "queued_tokens", "read_tokens")}
+    whole = {name: int(value) for name, value in known.items() if name in COUNTS}
     return Load(**{**known, **whole}) if known else None
 
 
@@ -107,7 +108,7 @@ def autoscaling(model: str, card: Any, bounds: Bounds, folder: str = "") -> Any:
             max_replicas=bounds.max + bounds.spare,
             # how often replicas report, and a gateway that waits for a first one
             metrics_interval_s=REPORT_S,
-            look_back_period_s=10 * REPORT_S,
+            look_back_period_s=20 * REPORT_S,
             # decided with reasons by the policy
             upscale_delay_s=0,
             downscale_delay_s=0,

@@ -28,13 +28,20 @@ class Need(NamedTuple):
     why: str
     kind: str = ""
     """In one word, for logs and figures: `queue`, `ttft`, `kv`, ..."""
+    keep: float | None = None
+    """Replicas that must stay, where that is less: what is needed for a moment asks for more, and does not keep them."""
+
+    @property
+    def stays(self) -> float:
+        """Replicas that must stay."""
+        return self.replicas if self.keep is None else min(self.keep, self.replicas)
 
 
 class ScalingCard(Config):
     """Says how many replicas a load needs. It is asked in Serve's controller, twice a second, and keeps nothing: what it needs to
     know of the past is in `Flow`."""
 
-    look_back_s: float = Field(default=10.0, ge=1)
+    look_back_s: float = Field(default=30.0, ge=1)
     """Seconds over which the load is looked at."""
 
     def needs(self, observed: Observed, flow: Flow, room: Room) -> Need:

@@ -18,7 +18,8 @@ def seen(*looks: Mapping[str, Load | None], every_s: float = 1.0, held: int = 0)
 
 
 def load(read: int, queued: int = 0, **more: float) -> Load:
-    return Load(1, int(queued > 0), queued, 0.1, read_tokens=read)._replace(**more)
+    """Prompts of 50 tokens."""
+    return Load(1, int(queued > 0), queued, 0.1, read_tokens=read, read_prompts=read // 50)._replace(**more)
 
 
 def test_what_arrives_is_what_is_read_and_what_waits_more():
@@ -31,21 +32,21 @@ def test_what_arrives_is_what_is_read_and_what_waits_more():
 
 
 def test_capacity_is_what_a_replica_reads_while_it_is_never_idle():
-    # more waits at each look than is read until the next
-    flow = seen(*({"a": load(100 * second, 500)} for second in range(4)))
-    assert flow.capacity == 100.0
+    # more waits at each look than is read until the next; the first second is enough to begin with (the size of prompts is known
+    # from then on)
+    flow = seen(*({"a": load(100 * second, 600)} for second in range(2)))
+    assert (flow.capacity, flow.per_request) == (100.0, 50.0)
     # 200 tokens/s in the next three seconds count for three tenths
-    flow = seen(*({"a": load(100 * min(t, 3) + 200 * max(t - 3, 0), 500)} for t in range(7)))
+    flow = seen(*({"a": load(100 * min(t, 1) + 200 * max(t - 1, 0), 600)} for t in range(5)))
     assert flow.capacity == pytest.approx(100 + 0.3 * 100)
 
 
 def test_a_replica_that_may_have_been_idle_teaches_nothing():
-    # 60 or 100 wait at each look and 100 are read until the next: it may have waited for what came after them
-    for waiting in (60, 100):
-        flow = seen(*({"a": load(100 * second, waiting)} for second in range(12)))
-        assert flow.capacity is None
-    # but it has carried so much
-    assert flow.carried == 100.0
+    # 60, 100 or 120 wait at each look and 100 are read until the next: it may have waited for what came after them
+    found = [seen(*({"a": load(100 * second, waiting)} for second in range(12))) for waiting in (60, 100, 120)]
+    assert [flow.capacity for flow in found] == [None] * 3
+    # but it has carried so much, where few waited
+    assert [flow.carried for flow in found] == [100.0, 100.0, 0.0]
 
 
 def test_what_was_read_before_the_first_look_does_not_count():
@@ -63,10 +64,27 @@ def test_unknown_loads_are_left_out():
     assert Observed(0, 1, {"a": None}).known == []
 
 
-def test_held_requests_are_estimated_by_those_that_wait():
-    looks = [{"a": load(0, 1000, waiting=4)}]
-    assert seen(*looks, held=2).waiting == 1000 + 2 * 250
+def test_a_long_prompt_alone_teaches_nothing():
+    # a prompt of 400 tokens is read in 4 s, then comes the next: half of the looks find one that is not done
+    flow = seen(*({"a": load(400 * (t // 8), 400 if t % 8 < 4 else 0, read_prompts=t // 8)} for t in range(33)))
+    assert flow.capacity is None and flow.per_request == 400.0
+
+
+def test_held_requests_are_estimated_by_those_that_were_read():
+    looks = [{"a": load(100 * t, 1000, waiting=4)} for t in range(2)]
+    assert seen(*looks, held=2).waiting == 1000 + 2 * 256
+    assert seen(*looks, looks[-1], held=2).waiting == 1000 + 2 * 50
     assert Observed(0, 1, looks[0], held=2).ongoing == 2 + 1 + 4
+
+
+def test_what_arrives_is_counted_over_enough_prompts():
+    # 2 prompts a second until 30 s, then 8
+    looks = [{"a": load(100 * min(t, 30) + 400 * max(t - 30, 0))} for t in range(36)]
+    flow = seen(*looks)
+    assert (flow.arriving_s(3), flow.arriving_s(3, 16), flow.arriving_s(1, 16)) == (400, 400, 400)
+    # before it, 16 prompts are 8 s
+    flow = seen(*looks[:32])
+    assert flow.arriving_s(3, 16) == pytest.approx((400 + 4 * 100) / 5) and flow.arriving_s() == pytest.approx((400 + 900) / 10)
 
 
 def test_only_the_last_seconds_are_kept():

@@ -74,7 +74,7 @@ class Engine:
         self._written = 0.0
         """Tokens that an answer that never ended would have."""
         self._kv = 0
-        self._made, self._read = 0.0, 0
+        self._made, self._read, self._prompts = 0.0, 0, 0
         self._history: deque[tuple[float, float]] = deque([(now, 0.0)])
         self._firsts: deque[tuple[float, float]] = deque()
         self._chunk = 0.0
@@ -132,6 +132,7 @@ class Engine:
             ttft_s=firsts[len(firsts) // 2] if firsts else None,
             tokens_s=(self._made - made) / max(self._now - began, 1.0),
             read_tokens=self._read,
+            read_prompts=self._prompts,
         )
 
     def _step_s(self) -> float:
@@ -145,6 +146,7 @@ class Engine:
         if self._reading and self._left <= TINY:
             job = self._reading.popleft()
             self._read, self._unread, self._made = self._read + job.prompt, self._unread - job.prompt, self._made + 1
+            self._prompts += 1
             self._firsts.append((self._now, self._now - job.came))
             last = job.answer == 1
             ended.append(Ended(job, self._now, first=True, last=last))

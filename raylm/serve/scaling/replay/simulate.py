@@ -21,7 +21,7 @@ from raylm.serve.scaling.replay.engine import Ended, Engine, EngineModel, Job
 from raylm.serve.scaling.replay.trace import Arrival
 from raylm.serve.scaling.scaling import ScalingCard
 
-TICK_S = 1.0
+TICK_S = 0.5
 """Seconds between two reports of replicas, and two decisions."""
 
 

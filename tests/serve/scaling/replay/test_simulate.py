@@ -82,9 +82,13 @@ def test_a_short_burst_that_is_over_before_a_replica_could_start_starts_none():
 
 def test_steady_load_does_not_flap():
     arrivals = poisson((900, 9))
-    replay = Simulator(Tokens(target_ttft_s=2), BOUNDS, MODEL, replicas=3).run(arrivals)
+    patient = BOUNDS._replace(upscale_delay_s=5)
+    replay = Simulator(Tokens(target_ttft_s=2), patient, MODEL, replicas=3).run(arrivals)
     check(replay, arrivals)
     assert len(replay.decisions) <= 3
+    # where requests are counted the same noise moves replicas all the time
+    counted = Simulator(Ongoing(target=4), patient, MODEL, replicas=3).run(arrivals)
+    assert len(counted.decisions) > 3 * len(replay.decisions)
 
 
 def test_a_spare_answers_nobody():
