@@ -72,7 +72,7 @@ def build_engine(
         speculation: a card of `AnySpeculation` whose references are addresses.
         forks: fork that process, where vLLM would start another and import everything anew; this one must have no threads of
             computation yet.
-        stat_loggers: what is told of each step of an engine with its own process, see `stat_logger`.
+        stat_loggers: what is told of each step, see `stat_logger` and `counting`.
         options: further arguments of vLLM's AsyncEngineArgs. `EngineSettings.options` has some, and the speculation.
 
     Raises:
@@ -95,7 +95,7 @@ def build_engine(
         options["speculative_config"] = speculation.speculative_config(model)
     arguments = AsyncEngineArgs(model=model, **options)
     if not own_process:
-        return engine_in_thread(arguments)
+        return engine_in_thread(arguments, stat_loggers)
     config = arguments.create_engine_config()
     if forks:
         # its CPU backend has just said otherwise, whatever was there before

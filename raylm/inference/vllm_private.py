@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +26,7 @@ WEIGHT_RECEIVER = f"{__name__}.WeightReceiver"
 """Name of the class that every worker of an engine is mixed with, for `worker_extension_cls`."""
 
 
-def engine_in_thread(arguments: Any) -> Any:
+def engine_in_thread(arguments: Any, stat_loggers: list[Any] | None = None) -> Any:
     """A ready AsyncLLM whose engine core is a thread of this process, where vLLM's own way is a process beside it.
 
     For engines on CPUs: a second process would import vLLM once more (8 s of CPU time, 0.4 GB). When the core ends, requests
@@ -33,6 +34,7 @@ def engine_in_thread(arguments: Any) -> Any:
 
     Args:
         arguments: AsyncEngineArgs.
+        stat_loggers: what is told of each step.
     """
     from vllm.utils.network_utils import get_open_zmq_ipc_path
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -54,7 +56,7 @@ def engine_in_thread(arguments: Any) -> Any:
     def run() -> None:
         core = None
         try:
-            core = Core(config, True, addresses, executor, False)  # type: ignore[arg-type]
+            core = Core(config, True, addresses, executor, stat_loggers is not None)  # type: ignore[arg-type]
             built.set()
             core.run_busy_loop()
         except SystemExit:
@@ -70,7 +72,24 @@ def engine_in_thread(arguments: Any) -> Any:
     if failures:
         raise failures[0] or RuntimeError("the engine core ended while it started")
     client = {"input_address": addresses.inputs[0], "output_address": addresses.outputs[0]}
-    return AsyncLLM(config, executor, log_stats=False, log_requests=False, client_addresses=client)
+    options: Any = {"stat_loggers": stat_loggers, "client_addresses": client}
+    return AsyncLLM(config, executor, log_stats=False, log_requests=False, **options)
+
+
+def counting(counts: Counter[str]) -> Any:
+    """A logger of vLLM's statistics that adds up in `counts` the tokens that speculation `drafted` and that were `accepted`."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class Counting(StatLoggerBase):
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None: ...
+
+        def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0) -> None:
+            if scheduler_stats is not None and (found := scheduler_stats.spec_decoding_stats):
+                counts.update(drafted=found.num_draft_tokens, accepted=found.num_accepted_tokens)
+
+        def log_engine_initialized(self) -> None: ...
+
+    return Counting
 
 
 def is_dead(engine: Any, cause: BaseException | None = None) -> bool:

@@ -19,6 +19,35 @@ def add_commands(commands: Any, command: Any) -> None:
     _add_scaling(commands, command)
     _add_updates(commands, command)
     _add_demo(commands, command)
+    _add_tuning(commands, command)
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from raylm.serve.tune import run
+
+    return run.run(arguments)
+
+
+def _add_tuning(commands: Any, command: Any) -> None:
+    tuning = command(commands, "tune-serve", _tune, "try engine settings on your own prompts on this machine; leaves the best")
+    tuning.add_argument("model", metavar="MODEL", help="folder of a checkpoint: runs/quickstart/sft")
+    asked = tuning.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompts", metavar="FILE", help="a prompt a line: text, or JSON with prompt or messages")
+    asked.add_argument("--from-audit", metavar="ENDPOINT", help=f"what its clients asked, where its audit keeps text: {ENDPOINT}")
+    tuning.add_argument("--minutes", metavar="N", type=float, default=10.0, help="for all candidates; default: 10")
+    tuning.add_argument("--draft", metavar="MODEL", help="folder of a draft model, distilled from MODEL")
+    tuning.add_argument("--also", metavar="NAME=MODEL", action="append", default=[], help="another checkpoint, quantized say")
+    tuning.add_argument("--tokens", metavar="N", type=int, default=64, help="most tokens of an answer; default: 64")
+    tuning.add_argument("--concurrency", metavar="N", type=int, default=8, help="requests at once; default: 8")
+    tuning.add_argument("--repeats", metavar="N", type=int, default=3, help="passes over all prompts; default: 3")
+    tuning.add_argument(
+        "--gpus", metavar="N", type=int, default=0, help="GPUs of this machine that an engine may take; default: 0"
+    )
+    tuning.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="as in a serve stage")
+    tuning.add_argument("--max-len", metavar="N", type=int, help="as in a serve stage; default: what the prompts need")
+    tuning.add_argument("--compile", action="store_true", help="on a CPU try torch.compile too, which takes minutes to start")
+    tuning.add_argument("--out", metavar="FOLDER", default="tune-serve", help="where results and report lie; default: tune-serve")
+    tuning.add_argument("--anew", action="store_true", help="measure again what is there of an earlier run")
 
 
 def _scaling(arguments: argparse.Namespace) -> int:
