@@ -183,6 +183,9 @@ class Pty:
         del self.seen[: at + len(text.encode())]
 
     def press(self, keys):
+        if keys == b"\x03":
+            # a signal that comes before the line editor waits again is heard with the next key alone
+            time.sleep(0.3)
         os.write(self.terminal, keys)
 
     def ended(self):

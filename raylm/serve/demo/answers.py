@@ -30,10 +30,17 @@ class BrokenOff(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """An endpoint: its base URL, with /v1, and the key that its requests carry. The key is in no repr."""
+    """An endpoint: its base URL, with /v1, and the key that its requests carry, which is in no repr. `name` stands for the URL in
+    what is shown: a page need not tell it to everybody."""
 
     url: str
     key: str | None = field(default=None, repr=False)
+    name: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What is said of it."""
+        return self.name or self.url
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ async def ask(place: Place, model: str, messages: list[dict[str, str]], sampling
                 break
             except (OpenAIError, BrokenOff) as cause:
                 answer.seconds = time.monotonic() - began
-                answer.why = reason(cause, place.url)
+                answer.why = reason(cause, place.shown)
                 in_middle = bool(answer.text or answer.reasoning)
                 pause = None if in_middle or tried == TRIES else _pause(cause, tried)
                 if pause is None:
@@ -239,8 +246,13 @@ def _state(cause: Exception, in_middle: bool) -> str:
     return "unreachable" if isinstance(cause, openai.APIConnectionError) and not in_middle else "broken"
 
 
-def reason(cause: Exception, url: str) -> str:
-    """One sentence for what went wrong, and what to do about it where that is known."""
+def reason(cause: Exception, name: str) -> str:
+    """One sentence for what went wrong, and what to do about it where that is known; `name` says which endpoint."""
+    said = _reason(cause, name)
+    return said if said.startswith("http") else said[:1].upper() + said[1:]
+
+
+def _reason(cause: Exception, url: str) -> str:
     import openai
 
     if isinstance(cause, openai.AuthenticationError):

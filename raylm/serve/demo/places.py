@@ -30,7 +30,12 @@ class Served(NamedTuple):
 
 def places() -> list[Place]:
     """One endpoint, or two. Raises SystemExit where there is none: a Space without its secrets."""
-    found = [Place(base(url), os.environ.get(KEY + at) or None) for at in ("", SECOND) if (url := os.environ.get(ENDPOINT + at))]
+    names = {"": "the endpoint", SECOND: "the second endpoint"}
+    found = [
+        Place(base(url), os.environ.get(KEY + at) or None, name)
+        for at, name in names.items()
+        if (url := os.environ.get(ENDPOINT + at))
+    ]
     if not found:
         raise SystemExit(f"{ENDPOINT} is not set: the URL of an OpenAI-compatible endpoint, with /v1; {KEY} holds its key")
     return found
@@ -63,7 +68,7 @@ async def served(found: list[Place]) -> Served:
     failed, firsts = [], []
     for at, (place, names) in enumerate(zip(found, listed, strict=True)):
         if isinstance(names, OpenAIError):
-            failed.append(reason(names, "The endpoint" if at == 0 else "The second endpoint"))
+            failed.append(reason(names, place.shown))
             continue
         if isinstance(names, BaseException):
             raise names

@@ -33,10 +33,14 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(url: str, *options: str, key: str, **variables: str) -> Iterator[str]:
-    """URL of the page of an endpoint; when this ends the page has ended, by Ctrl-C."""
-    port = free_port()
+    """URL of the page of an endpoint; at the end the page has ended too, by Ctrl-C, and has called nobody but the endpoint."""
+    port, outside = free_port(), socket.create_server(("127.0.0.1", 0))
+    outside.setblocking(False)
+    way_out = f"http://127.0.0.1:{outside.getsockname()[1]}"
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), way_out)
+    proxies |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     command = [sys.executable, "-m", "raylm", "demo", url, "--port", str(port), *options]
-    env = {**os.environ, "RAYLM_API_KEY": key, **variables}
+    env = {**os.environ, **proxies, "RAYLM_API_KEY": key, **variables}
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -48,3 +52,5 @@ def started(url: str, *options: str, key: str, **variables: str) -> Iterator[str
         assert process.wait(timeout=30) == 0
         with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             pass
+        with outside, pytest.raises(BlockingIOError):
+            outside.accept()

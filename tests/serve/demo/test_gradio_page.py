@@ -176,6 +176,18 @@ def test_a_failure_is_said_and_retry_asks_again(tab, server):
     assert server.seen[-1]["messages"] == server.seen[-2]["messages"]
 
 
+def test_an_endpoint_that_is_gone_is_said_without_its_address(tab, other):
+    settled(tab)
+    other.shutdown()
+    other.server_close()
+    choose(tab, "#left", "elsewhere")
+    ask(tab, "are you there")
+    tab.shows("#facts0", "Trying again in")
+    tab.shows("#facts0", "Nothing answers at the second endpoint; is the endpoint running?")
+    settled(tab)
+    choose(tab, "#left", "tiny")
+
+
 def test_a_click_on_an_answer_shows_its_tokens(tab):
     ask(tab, "long")
     tab.shows("#panel0", "31 tokens")
