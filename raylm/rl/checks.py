@@ -98,6 +98,14 @@ def check_cards(cfg: RL) -> None:
         )
 
 
+def few_prompts(cfg: RL, count: int) -> str:
+    """What becomes of a set of prompts that is smaller than an iteration."""
+    return (
+        f"an iteration asks {cfg.prompts_per_iteration:,} prompts, {cfg.prompts!r} has {count:,} to learn from: each asks all of "
+        "them, with fresh draws (more draws of each: algorithm.num_generations)"
+    )
+
+
 def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], made: bool) -> list[str]:
     """What may go wrong with these prompts and this model, in lines.
 
@@ -108,11 +116,6 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
     Raises:
         ConfigError: what must go wrong.
     """
-    if known.count is not None and known.count < cfg.prompts_per_iteration:
-        raise ConfigError(
-            f"an iteration asks {cfg.prompts_per_iteration:,} prompts, {cfg.prompts!r} has {known.count:,}",
-            next="lower prompts_per_iteration",
-        )
     if known.num_ground_truths == 0:
         for card in map(resolve, cfg.rewards):
             if "ground_truth" in getattr(card, "needs", ()):
@@ -122,6 +125,8 @@ def check_prompts(cfg: RL, known: Known, model: str, config: dict[str, Any], mad
                 )
     _check_overlong(cfg)
     lines = [*_check_positions(cfg, known, positions(config)), *_check_routing(cfg, config)]
+    if known.count is not None and known.count < cfg.prompts_per_iteration:
+        lines.append(few_prompts(cfg, known.count))
     size, has = vocabulary(config), known.facts.get("vocab_size")
     if size is not None and has is not None and has > size:
         raise ConfigError(f"the tokenizer of {cfg.prompts!r} has {has} tokens, the model's embedding {size}", next=FITS)

@@ -161,10 +161,13 @@ def lay_out(micro: Micro, pad_id: int, device: Any, shared: bool) -> Laid:
 
 def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
     """Samples of one prompt each, in order."""
-    found: dict[tuple[Any, ...], list[Sample]] = {}
+    import numpy as np
+
+    found: dict[tuple[int, bytes], list[Sample]] = {}
     for sample in samples:
         # a conversation may begin with another prompt than the one of its row
-        found.setdefault((sample.row, *sample.tokens[: sample.num_prompt]), []).append(sample)
+        prompt = np.asarray(sample.tokens[: sample.num_prompt], np.int64).tobytes()
+        found.setdefault((sample.row, prompt), []).append(sample)
     return list(found.values())
 
 

@@ -19,7 +19,7 @@ from raylm.parallel.group.driver import RankGroup, hold_ranks
 from raylm.rl import trainer
 from raylm.rl.config import RL
 from raylm.rl.scoring import lacking
-from raylm.rl.types import Experience
+from raylm.rl.types import Experience, packed
 
 
 class Generators:
@@ -123,12 +123,12 @@ class TrainerGroup:
         """The experience with what trainer, reference and critic say of it, as far as `needs` asks."""
         if not experience.samples or not lacking(experience.samples, needs):
             return experience
-        return self._call(trainer.score, self._setup, experience, needs)
+        return self._call(trainer.score, self._setup, packed(experience), needs)
 
     def update(self, iteration: int, experience: Experience) -> dict[str, Any]:
         """All optimizer steps of an iteration, if there are samples; their metrics, or the `decision` about a spike."""
         self._reached = iteration
-        return self._call(trainer.update, self._setup, iteration, experience)
+        return self._call(trainer.update, self._setup, iteration, packed(experience))
 
     def send(self, generators: list[Any], version: int, averaged: bool = False) -> Sent:
         """Send the weights, or their averages, to generators."""

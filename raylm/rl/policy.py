@@ -50,9 +50,11 @@ class Setup(base.Setup):
     """Weights that the critic starts from; None: those of the policy."""
 
     def rows_at(self, cfg: RL, position: int) -> list[int]:
-        """Rows of the prompts at `position` of their order."""
+        """Rows of the prompts at `position` of their order; all of them, in an order of its own, where there are fewer than an
+        iteration asks."""
         # a batch that reaches over the end of an epoch may name a row twice; asked once, its group stays one group
-        found = batch_indices(len(self.prompt_rows), cfg.prompts_per_iteration, position, cfg.seed)
+        size = min(cfg.prompts_per_iteration, len(self.prompt_rows))
+        found = batch_indices(len(self.prompt_rows), size, position, cfg.seed)
         return [self.prompt_rows[index] for index in dict.fromkeys(found)]
 
 

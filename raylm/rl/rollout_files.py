@@ -6,7 +6,7 @@ rollouts/held_out-00000010-00000010.parquet   greedy answers to the held-out pro
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,8 +75,11 @@ def table_of(iteration: int, rollouts: Sequence[Rollout], experience: Experience
     """
     import pyarrow as pa
 
-    learned = _by_tokens(experience)
-    rows = [_row(iteration, one, next(learned[one.prompt.row, tuple(one.trajectory.tokens)], None), version) for one in rollouts]
+    learned = {(sample.row, sample.place): sample for sample in experience.samples} if experience else {}
+    places, rows = Counter[int](), []
+    for one in rollouts:
+        rows.append(_row(iteration, one, learned.get((one.prompt.row, places[one.prompt.row])), version))
+        places[one.prompt.row] += 1
     return pa.Table.from_pylist(rows, schema=_schema())
 
 
@@ -128,14 +131,6 @@ def _parts(folder: Folder, files: list[File]) -> Iterator[list[File]]:
         part, size = [*part, file], size + own
     if part:
         yield part
-
-
-def _by_tokens(experience: Experience | None) -> dict[tuple[int, tuple[int, ...]], Iterator[Sample]]:
-    """Samples by prompt and tokens; of several that are alike each is found once."""
-    found: dict[tuple[int, tuple[int, ...]], list[Sample]] = defaultdict(list)
-    for sample in experience.samples if experience else ():
-        found[sample.row, tuple(sample.tokens[sample.num_prompt :])].append(sample)
-    return defaultdict(lambda: iter(()), {key: iter(samples) for key, samples in found.items()})
 
 
 def _row(iteration: int, one: Rollout, learned: Sample | None, version: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from raylm.model.limits import config_of
 from raylm.model.load import check_start, checkpoint_path
 from raylm.parallel.checkpoints.steps import keep_for_good
 from raylm.parallel.group.driver import warm_ranks
-from raylm.rl.checks import check_cards, check_prompts, known_of
+from raylm.rl.checks import check_cards, check_prompts, few_prompts, known_of
 from raylm.rl.config import RL
 from raylm.rl.conversations import Conversations, open_conversations
 from raylm.rl.loop import Loop
@@ -70,11 +70,9 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
         print(f"  {line}", file=sys.stderr)
     train, without = _with_ground_truth(cfg, train, prompts.uri)
     held_out = _with_ground_truth(cfg, held_out, prompts.uri)[0][: cfg.held_out_prompts] if held_out else []
-    if cfg.prompts_per_iteration > len(train):
-        raise ConfigError(
-            f"an iteration asks {cfg.prompts_per_iteration:,} prompts, {len(train):,} of {cfg.prompts!r} can be scored",
-            next="lower prompts_per_iteration",
-        )
+    if len(train) < cfg.prompts_per_iteration <= (known.count or 0):
+        # as far as the artifact said there were enough
+        print(f"  {few_prompts(cfg, len(train))}", file=sys.stderr)
     check_start(model_path, NEEDS, prompts.folder, prompts.facts["vocab_size"])
     check_profile(cfg.watch.profile, cfg.iterations, cfg.workers.count)
     if cfg.adapter and cfg.adapter.path:

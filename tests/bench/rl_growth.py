@@ -66,7 +66,7 @@ def driver() -> Driver:
     from raylm.rl.iterations import reward_metrics
     from raylm.rl.rollout_files import table_of
     from raylm.rl.rollout_metrics import experience_metrics
-    from raylm.rl.types import Prompt, Rollout, Score, Trajectory, experience_of
+    from raylm.rl.types import Prompt, Rollout, Score, Trajectory, experience_of, packed
 
     draw, count, length = random.Random(0), 512, 1024
     rollouts = []
@@ -84,7 +84,7 @@ def driver() -> Driver:
         experience = Grpo(num_generations=GROUP).advantages(experience_of(rollouts, list(range(count // GROUP)), 0))
         reward_metrics(rollouts)
         experience_metrics(rollouts, experience, 1)
-        pickle.loads(pickle.dumps(experience, 5))
+        pickle.loads(pickle.dumps(packed(experience), 5))
         learn.append(time.process_time() - started)
         started = time.process_time()
         import pyarrow.parquet as pq

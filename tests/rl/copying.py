@@ -62,6 +62,21 @@ def copying_model(seed: int = 0) -> Any:
     return Qwen2ForCausalLM(Qwen2Config(vocab_size=len(WORDS), tie_word_embeddings=True, **shape, **heads, **ids))
 
 
+def warmed_model(seed: int = 0, steps: int = 150) -> Any:
+    """The model after supervised steps on answers of any letters of the question: what is left to learn is which of the three."""
+    model, source = copying_model(seed), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
+    for step in range(steps):
+        asked = torch.tensor(questions(64, 100_000 + step))
+        answer = asked.gather(1, torch.randint(3, (64, LENGTH), generator=source))
+        logits_BTV = model(input_ids=torch.cat([asked, answer], 1)).logits[:, asked.shape[1] - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), answer.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
+
+
 def questions(count: int, seed: int) -> list[list[int]]:
     """Prompts as tokens: three letters and an equals sign."""
     letters = torch.randint(3, len(WORDS), (count, 3), generator=torch.Generator().manual_seed(seed))
@@ -78,8 +93,8 @@ def sparse(question: list[int], answer: list[int]) -> float:
     return float(answer == [question[-2]] * LENGTH)
 
 
-def copying_job(root: Path, num_prompts: int, seed: int = 0) -> None:
-    """The artifacts `prompts` and `base` in `root`."""
+def copying_job(root: Path, num_prompts: int, seed: int = 0, model: Any = None) -> None:
+    """The artifacts `prompts` and `base` in `root`; the base is random where no `model` is given."""
     rows = [
         {"tokens": tokens, "messages": " ".join(WORDS[token] for token in tokens), "ground_truth": WORDS[tokens[-2]]}
         for tokens in questions(num_prompts, seed)
@@ -88,7 +103,7 @@ def copying_job(root: Path, num_prompts: int, seed: int = 0) -> None:
         root, "prompts", Prompts, rows, vocab=len(WORDS), tokenizer=copying_tokenizer(), bos_token_id=None, eos_token_id=1
     )
     base = context(root, "base")
-    copying_model(seed).save_pretrained(base.out.uri)
+    (model or copying_model(seed)).save_pretrained(base.out.uri)
     copying_tokenizer().save_pretrained(base.out.uri)
     base.commit(Checkpoint, variant="causal", facts=made.facts)
 
@@ -129,15 +144,24 @@ def draw(model: Any, prompts: list[list[int]], source: torch.Generator) -> list[
 
 
 def learn_to_copy(
-    folder: Path, card: Any, iterations: int, reward: Any = dense, seed: int = 0, lr: float = LR, rows: Any = None, **table: Any
+    folder: Path,
+    card: Any,
+    iterations: int,
+    reward: Any = dense,
+    seed: int = 0,
+    lr: float = LR,
+    rows: Any = None,
+    base: Any = None,
+    **table: Any,
 ) -> list[float]:
     """Mean reward of each iteration: the trainer and the algorithm as they are, and in place of vLLM a draw from the trainer's
     own model.
 
     Args:
         rows: takes the metrics of each iteration.
+        base: the model to start from; else the random one.
     """
-    copying_model(seed).save_pretrained(folder / "model")
+    (base or copying_model(seed)).save_pretrained(folder / "model")
     cfg = config(algorithm=card, iterations=iterations, temperature=1.0, micro_batch=PROMPTS * GENERATIONS, **table)
     cfg = cfg.model_copy(update={"optimizer": cfg.optimizer.model_copy(update={"lr": lr})})
     setup = setup_of(folder, steps=iterations, tokens={"pad_token_id": 0, "vocab_size": len(WORDS)}, length=8)

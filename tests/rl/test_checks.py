@@ -16,7 +16,7 @@ from raylm.job import Step
 from raylm.model.limits import config_of
 from raylm.rl.checks import check_cards, check_prompts, known_of
 from tests.model.tiny import tiny_checkpoint
-from tests.rl.samples import config
+from tests.rl.samples import config, setup_of
 from tests.rows import make_rows
 
 
@@ -93,7 +93,6 @@ def test_spikes_are_refused_where_there_is_no_batch_to_pass_over(table):
     ("prompts", "table", "words"),
     [
         ("own", {"max_tokens": 61}, "4 \\+ 61 tokens .* the model has 64 positions"),
-        ("own", {"prompts_per_iteration": 5}, "an iteration asks 5 prompts, 'own' has 4"),
         ("own", {"model": "small"}, "the tokenizer of 'own' has 300 tokens, the model's embedding 280"),
         ("wild", {}, "a prompt of 'wild' has token 306, the model's embedding 300 rows"),
         ("own", {"rewards": [{"kind": "answer"}]}, "the reward `answer` needs a ground truth, no prompt of 'own' has one"),
@@ -103,6 +102,14 @@ def test_spikes_are_refused_where_there_is_no_batch_to_pass_over(table):
 def test_what_does_not_fit_is_refused(root, prompts, table, words):
     with pytest.raises(ConfigError, match=words):
         fits(root, prompts, **table)
+
+
+def test_a_set_that_is_smaller_than_an_iteration_is_asked_whole_each_time_and_that_is_said(root):
+    (said,) = fits(root, "own", prompts_per_iteration=5, max_tokens=8)
+    assert said.startswith("an iteration asks 5 prompts, 'own' has 4 to learn from: each asks all of them, with fresh draws")
+    setup, cfg = setup_of(root, prompt_rows=[3, 5, 8, 9]), config(prompts_per_iteration=9)
+    orders = [setup.rows_at(cfg, position) for position in range(12)]
+    assert all(sorted(rows) == [3, 5, 8, 9] for rows in orders) and len({tuple(rows) for rows in orders}) > 3
 
 
 def test_a_mixture_of_experts_is_told_that_its_routing_is_not_replayed(root):

@@ -9,7 +9,7 @@ import torch
 from raylm.model.attention import install
 from raylm.model.scores import ask
 from raylm.rl.minibatches import Micro, in_minibatches, lay_out, micros_of, pays
-from raylm.rl.types import Sample
+from raylm.rl.types import Experience, Sample, packed
 from tests.model.tiny import tiny_model
 
 
@@ -105,3 +105,13 @@ def test_sums_over_completions_are_the_same_where_they_share_rows():
         found.append([set(each.tolist()) for each in laid.gathered(inputs.sequence_sums(value_BT))])
     counts = [len(sample.logprobs) for sample in samples]
     assert found[0] == found[1] == [{count * (count + 1) / 2} for count in counts]
+
+
+def test_packed_samples_are_the_same_samples():
+    given = Sample(3, [1, 2, 5, 6], 2, [-0.1, -0.25], 1.0, [0.5, 0.5], mask=[1, 0], token_rewards=np.array([0.0, 0.5]))
+    (made,) = packed(Experience([given], [3], 0)).samples
+    assert made.tokens.dtype == np.int32 and made.logprobs.dtype == np.float64 and made.token_rewards is given.token_rewards
+    for name, value in given._asdict().items():
+        found = getattr(made, name)
+        assert list(found) == list(value) if isinstance(found, np.ndarray) else found == value, name
+    assert made.num_learned == given.num_learned == 1.0 and packed(Experience([made], [3], 0)).samples == [made]
