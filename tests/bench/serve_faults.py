@@ -14,6 +14,7 @@ replica failed 283 requests, the first success came after 62.8 s; an update stal
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -97,19 +98,26 @@ class Standing:
 
 
 def processes(name: str) -> list[Any]:
-    """Processes whose command line or title begins with `name`."""
+    """Processes of this run's Ray whose command line begins with `name`, the oldest first. Others' are not touched."""
     import psutil
+    import ray
 
-    found = []
+    session, found = ray.get_runtime_context().get_session_name(), []
     for process in psutil.process_iter(["cmdline"]):
         if " ".join(process.info["cmdline"] or []).startswith(name):
-            found.append(process)
-    return found
+            with contextlib.suppress(psutil.Error):
+                above = [" ".join(parent.cmdline()) for parent in process.parents()]
+                # what a zygote forked is no child of Ray's; the zygote's command names the process that it belongs to
+                owners = [int(line.split()[4]) for line in above if "raylm.inference.zygote" in line]
+                above += [" ".join(psutil.Process(pid).cmdline()) for pid in owners]
+                if any(session in line for line in above):
+                    found.append(process)
+    return sorted(found, key=lambda each: each.create_time())
 
 
 def cores() -> list[Any]:
-    """Engine cores: children of what the zygote forked."""
-    return sorted(processes("VLLM::EngineCore"), key=lambda each: each.create_time())
+    """Engine cores, the oldest first."""
+    return processes("VLLM::EngineCore")
 
 
 def strike(fault: str, standing: Standing, other: str) -> None:
