@@ -152,24 +152,29 @@ class Replica:
         """Bring the engine to what is ordered: within its process, or by another one that takes its place once it is ready."""
         if not isinstance(orders, Orders) or orders == self._orders:
             return
-        before, self._orders = self._orders.weights, orders
-        if orders.weights == before or (orders.weights and orders.weights.in_place):
+        self._orders = orders
+        if self._has_weights or (orders.weights and orders.weights.in_place):
             self._process.order(orders)
         elif self._renewing is None or self._renewing.done():
             self._renewing = asyncio.create_task(self._renew())
 
+    @property
+    def _has_weights(self) -> bool:
+        """Whether the process has what is ordered."""
+        weights, ready = self._orders.weights, self._process.ready
+        wanted = weights.fingerprint if weights else self._served.fingerprint
+        return ready.done() and ready.result().address.fingerprint == wanted
+
     async def _renew(self) -> None:
         """Another process with what is ordered, while the one that stands goes on until it is ready, and ends what it has."""
-        while True:
-            ordered, old = self._orders, self._process
+        while not self._has_weights:
+            old = self._process
             try:
                 await self._start()
             except (RaylmError, RuntimeError, OSError) as error:
                 self._log.error("%s does not start with what is ordered: %s", self._name, error)
                 return
             self._end_later(old.drain(self._drain_s))
-            if self._orders.weights == ordered.weights:
-                return
 
     def _end_later(self, end: Coroutine[Any, Any, Any]) -> None:
         self._ending.add(ending := asyncio.create_task(end))
