@@ -55,10 +55,9 @@ class Standing:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        replicas: Any = scaled or {"min": count, "max": count}
-        cfg = Serve(
-            model="sft", port=port, replicas=replicas, engine={"hang_s": HANG_S}, workers={"cpus": 0.5}, compare_up_to_gb=0
-        )  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"replicas": scaled or {"min": count, "max": count}, "engine": {"hang_s": HANG_S}}
+        settings["workers"] = {"cpus": 0.5}
+        cfg = Serve(model="sft", port=port, compare_up_to_gb=0, **settings)
         made = stage.run(cfg, context("serve", root, workers, sft=checkpoint.folder))
         self.url, self.key, self.count = made.facts["url"], stage.endpoint_key(made), count
         self.start_s = made.facts["start_s"]

@@ -230,7 +230,7 @@ def test_work_that_does_not_listen_is_cancelled():
 def test_an_answer_says_where_its_weights_changed(streams):
     sent, kind = [], b"text/event-stream" if streams else b"application/json"
 
-    async def app(scope, receive, send):
+    async def app(scope, receive, send) -> None:
         await receive()
         start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]}
         if streams:
@@ -250,7 +250,7 @@ def test_an_answer_says_where_its_weights_changed(streams):
         sent.append(message)
 
     asked: list[dict[str, Any]] = [{"type": "http.request", "body": b"{}", "more_body": False}]
-    here = door(app)
+    here: Any = door(app)
     asyncio.run(here({**POST, "headers": [KNOWN, (b"x-request-id", b"77")]}, receive, send))
     if streams:
         assert [each["body"] for each in sent[1:]] == [b"data: 1\n\n", b": raylm-spans beef 0:22,1:25\n\ndata: 2\n\n"]
