@@ -105,18 +105,25 @@ def processes(name: str) -> list[Any]:
     for process in psutil.process_iter(["cmdline"]):
         if " ".join(process.info["cmdline"] or []).startswith(name):
             with contextlib.suppress(psutil.Error):
-                above = [" ".join(parent.cmdline()) for parent in process.parents()]
-                # what a zygote forked is no child of Ray's; the zygote's command names the process that it belongs to
-                owners = [int(line.split()[4]) for line in above if "raylm.inference.zygote" in line]
-                above += [" ".join(psutil.Process(pid).cmdline()) for pid in owners]
-                if any(session in line for line in above):
+                if any(session in " ".join(parent.cmdline()) for parent in process.parents()):
                     found.append(process)
     return sorted(found, key=lambda each: each.create_time())
 
 
 def cores() -> list[Any]:
-    """Engine cores, the oldest first."""
-    return processes("VLLM::EngineCore")
+    """Engine cores, the oldest first: what a server forked that a zygote forked; all three have the zygote's command line."""
+    import psutil
+    import ray
+
+    session, found = ray.get_runtime_context().get_session_name(), []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "raylm.inference.zygote" in line:
+            with contextlib.suppress(psutil.Error):
+                forks = [parent for parent in process.parents() if parent.cmdline() == line]
+                if len(forks) == 2 and session in " ".join(psutil.Process(int(line[4])).cmdline()):
+                    found.append(process)
+    return sorted(found, key=lambda each: each.create_time())
 
 
 def strike(fault: str, standing: Standing, other: str) -> None:
