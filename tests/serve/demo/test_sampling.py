@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from raylm.serve.demo.sampling import MOST_BEAMS, Sampling
+from raylm.serve.config import Limits
+from raylm.serve.demo.sampling import MOST_BEAMS, MOST_LOGPROBS, Sampling
+from raylm.serve.requests import Reader
 
 
 def test_nothing_set_is_left_to_the_endpoint():
@@ -43,3 +47,20 @@ def test_settings_come_from_texts_and_are_refused_in_words():
     ):
         with pytest.raises(ValueError, match=said):
             asked.setting(name, text)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Sampling(),
+        Sampling(temperature=0.0, max_tokens=512, top_logprobs=MOST_LOGPROBS),
+        Sampling(temperature=0.7, top_p=0.9, top_k=200, min_p=0.1, repetition_penalty=1.1, seed=3, max_tokens=9),
+        Sampling(beam_width=MOST_BEAMS, max_tokens=9, top_logprobs=MOST_LOGPROBS),
+    ],
+)
+def test_the_door_takes_all_that_can_be_set(asked):
+    request = asked.request()
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **request.pop("extra_body", {}), **request}
+    assert Reader(Limits(), max_len=4096, vocab=100).check("/v1/chat/completions", json.dumps(body).encode()) == []
+    # and the engine gives as many log-probabilities as its beams ask for
+    assert Limits().num_logprobs >= 2 * MOST_BEAMS
