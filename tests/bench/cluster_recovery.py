@@ -1,7 +1,7 @@
 """Takes a job on two hosts (network namespaces of this machine) whose machine, cable or head is lost; leaves, for each loss, the
 seconds until raylm says it, until it works again, and the steps that are done twice.
 
-Peer: the recovery that was measured on the same hosts before the settings of `raylm cluster start` (44.6 s until said, 133 s until
+Peer: what was measured on such hosts before the settings of `raylm cluster start` (44.6 s until said, 133 s until
 learning again). `RAYLM_LOSSES` names the losses, separated by commas; all where it does not.
 """
 
