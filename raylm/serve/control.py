@@ -324,6 +324,8 @@ def _written(orders: Orders) -> dict[str, Any]:
 def _read(kept: dict[str, Any]) -> Orders:
     weights = None
     if kept["weights"]:
-        uri, fingerprint, probes, in_place = kept["weights"]
-        weights = WeightsOrder(uri, fingerprint, tuple((tuple(tokens), tuple(said)) for tokens, said in probes), in_place)
+        uri, fingerprint, probes, in_place, lineage = kept["weights"]
+        weights = WeightsOrder(
+            uri, fingerprint, tuple((tuple(tokens), tuple(said)) for tokens, said in probes), in_place, lineage
+        )
     return Orders(tuple(AdapterOrder(*each) for each in kept["adapters"]), weights)

@@ -82,6 +82,8 @@ class WeightsOrder(NamedTuple):
     too before anybody gets an answer."""
     in_place: bool = False
     """Take them within the engine that stands; else in a new process, while the old one finishes what it has."""
+    lineage: dict[str, Any] = {}
+    """Where they come from, for /v1/models."""
 
 
 class Orders(NamedTuple):

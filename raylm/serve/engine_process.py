@@ -15,7 +15,7 @@ from raylm.inference import zygote
 from raylm.inference.engine import set_cpu_options, set_environment
 from raylm.serve.app import Served
 from raylm.serve.directory import Load, Orders
-from raylm.serve.link import Drain, Drained, Failed, Link, Lost, Ready, Start
+from raylm.serve.link import Drain, Drained, Exchanged, Failed, Link, Lost, Ready, Start
 
 ENTRY = "raylm.serve.server:main"
 IMPORTS = (
@@ -53,6 +53,8 @@ class EngineProcess:
         """What it serves now; renewed when it says that that is something else."""
         self.changed = asyncio.Event()
         """It has other weights or adapters than it said before."""
+        self.exchanged: list[Exchanged] = []
+        """What became of weights that were ordered, and is not told yet."""
         self.left = 0
         """Requests that were cut off when it was drained."""
         self.ended = asyncio.Event()
@@ -120,6 +122,8 @@ class EngineProcess:
                 self.ready = asyncio.get_running_loop().create_future()
                 self.changed.set()
             self.ready.set_result(message)
+        elif isinstance(message, Exchanged):
+            self.exchanged.append(message)
         elif isinstance(message, Lost):
             self._lost(message)
         elif isinstance(message, Failed):

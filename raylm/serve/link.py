@@ -38,6 +38,17 @@ class Ready(NamedTuple):
     """Seconds of each part of the start."""
 
 
+class Exchanged(NamedTuple):
+    """It took the weights that were ordered, in place, or did not."""
+
+    fingerprint: str
+    """Of what was ordered."""
+    refused: str = ""
+    """Why it goes on with those before; "" where it does not."""
+    figures: dict[str, float] = {}
+    """Seconds, and nats to the reference."""
+
+
 class Failed(NamedTuple):
     """It could not start."""
 

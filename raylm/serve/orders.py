@@ -11,7 +11,7 @@ from raylm.inference.weight_swap import Swap, Weights, WeightsLost
 from raylm.inference.weight_transfer import Probe
 from raylm.model.load import on_this_machine
 from raylm.serve.directory import Orders, WeightsOrder
-from raylm.serve.link import Lost
+from raylm.serve.link import Exchanged, Lost
 
 
 async def carry_out(server: Any, orders: Orders) -> None:
@@ -28,6 +28,7 @@ async def carry_out(server: Any, orders: Orders) -> None:
             return
         except RaylmError as refused:
             log.error("the weights %s are not taken: %s", weights.fingerprint, refused)
+            server.link.say(Exchanged(weights.fingerprint, refused.what))
     if server.adapters is not None and await server.adapters.bring(orders.adapters):
         for name, why in server.adapters.failed.items():
             log.error("the adapter %s is not loaded: %s", name, why)
@@ -65,7 +66,9 @@ async def _swap(server: Any, weights: WeightsOrder) -> None:
     finally:
         server.paused = False
     server.door.mark(weights.fingerprint, done.under_way)
-    server.model, server.uri, server.fingerprint = to.folder, weights.uri, weights.fingerprint
+    server.model, server.uri, server.fingerprint, server.taken = to.folder, weights.uri, weights.fingerprint, weights
+    figures = {"held_s": done.held_s, "beside_s": done.beside_s, "nats": done.nats, "under_way": len(done.under_way)}
+    server.link.say(Exchanged(weights.fingerprint, "", {name: round(value, 9) for name, value in figures.items()}))
     logging.getLogger("raylm.serve").warning(
         "weights %s: beside the engine in %.2f s, answers held for %.3f s, %.3g nats apart",
         *(done.label, done.beside_s, done.held_s, done.nats),

@@ -56,6 +56,8 @@ class Replica:
         self._name = f"{served.model_name}-{uuid4().hex[:12]}"
         self._losses: deque[float] = deque()
         self._given_up = ""
+        self._leaving: EngineProcess | None = None
+        """A process that ends before another one takes its place."""
         self._ending: set[asyncio.Task[Any]] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._state: str | None = None
@@ -134,13 +136,15 @@ class Replica:
             silent = time.monotonic() - process.heard_s > SILENT_S
             if silent and self._state == "ready":
                 await self._unready(SAYS_NOTHING)
-            elif not silent and self._state == "unready":
+            elif not silent and self._state == "unready" and process is not self._leaving:
                 await self._told("ready", self._name)
                 self._state = "ready"
             if time.monotonic() - process.heard_s > self._served.engine.hang_s:
                 process.kill()
                 process.lost.set_result(Lost(SAYS_NOTHING, ends=False))
                 continue
+            while process.exchanged:
+                await self._told("exchanged", self._name, *process.exchanged.pop(0))
             orders = await self._told("beat", self._name, Load() if silent else process.load)
             if process.changed.is_set() or self._state is None or orders is None:
                 process.changed.clear()
@@ -168,11 +172,18 @@ class Replica:
     async def _renew(self) -> None:
         """Another process with what is ordered, while the one that stands goes on until it is ready, and ends what it has."""
         while not self._has_weights:
-            old = self._process
+            ordered, old = self._orders, self._process
+            if self._served.gpu:
+                # a GPU has no room for both: what comes meanwhile goes to others, or waits in the gateways
+                self._leaving = old
+                await self._unready("its engine makes room for another one")
+                await old.drain(self._drain_s)
             try:
                 await self._start()
             except (RaylmError, RuntimeError, OSError) as error:
                 self._log.error("%s does not start with what is ordered: %s", self._name, error)
+                if ordered.weights is not None:
+                    await self._told("exchanged", self._name, ordered.weights.fingerprint, str(error), {})
                 return
             self._end_later(old.drain(self._drain_s))
 

@@ -17,6 +17,8 @@ CHAT = ("/v1/chat/completions", "/tokenize", *pooling_shape.PATHS)
 NOT_SERVED = {
     **dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "vllm_xargs", "mm_payload", "return_mm_kwargs"), ""),
     **dict.fromkeys(("prompt_embeds", "media_io_kwargs", "mm_processor_kwargs", "documents", "suffix", "request_id"), ""),
+    # engines put the probes of new weights first; nobody else comes before others
+    "priority": "requests are answered in the order in which they come",
     **dict.fromkeys(("background", "previous_response_id", "previous_input_messages"), ""),
     **dict.fromkeys(
         ("guided_json", "guided_regex", "guided_choice", "guided_grammar"), "use `response_format` or `structured_outputs`"

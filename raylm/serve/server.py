@@ -84,7 +84,7 @@ class Server:
 
         served, phases = self.served, self.phases
         self._socket = socket.create_server((self._start.host, 0), backlog=2048)
-        weights = self.orders.weights
+        weights = self.taken = self.orders.weights
         # what was ordered meanwhile is what a new engine begins with
         self.uri, self.fingerprint = (weights.uri, weights.fingerprint) if weights else (served.model, served.fingerprint)
         self.model = on_this_machine(self.uri)
@@ -120,7 +120,7 @@ class Server:
     def address(self) -> Address:
         """As gateways shall see it; the replica adds where and who it is."""
         served, own = self.served, self.adapters
-        lineage = {**served.lineage, "fingerprint": self.fingerprint, ADAPTERS: own.lineage if own else {}}
+        lineage = {**self._lineage(), "fingerprint": self.fingerprint, ADAPTERS: own.lineage if own else {}}
         return Address(
             replica="",
             model=served.model_name,
@@ -134,6 +134,12 @@ class Server:
             routes=ROUTES[served.task],
             lineage=lineage,
         )
+
+    def _lineage(self) -> dict[str, Any]:
+        """Of the weights that it has now."""
+        if self.fingerprint == self.served.fingerprint:
+            return self.served.lineage
+        return self.taken.lineage if self.taken is not None else {}
 
     def tell(self) -> None:
         """Say where and what this serves: at the start, and when weights or adapters are others."""

@@ -34,7 +34,7 @@ from raylm.serve.models import lineage_of
 from raylm.serve.scaling.log import scaling_folder
 from raylm.serve.served_model import ServedModel
 from raylm.serve.tasks import ROUTES, TEXT
-from raylm.serve.updates.history import Versions
+from raylm.serve.updates.history import Version, Versions, now, who
 
 KEY_FILE = "key"
 NUM_PROBES = 8
@@ -142,6 +142,10 @@ def _behind(ctx: Context, model: ServedModel) -> Behind:
 def _parts(cfg: Serve, ctx: Context, models: list[Behind], key: str | None, own: str) -> cluster.Parts:
     """What is deployed. No secret, but digests of them."""
     keys = KeyFile.of(ctx.out)
+    versions = Versions.of(ctx.out)
+    began, by = now(), who()
+    started = [(each.name, each.fingerprint, each.uri) for each in models]
+    versions.begin([Version(model=name, fingerprint=of, uri=uri, how="start", began=began, by=by) for name, of, uri in started])
     counted, orders = (keys.folder.path(f"{ctx.stage}.{what}.json") for what in ("counted", "orders"))
     # what was ordered of an endpoint ends with it
     keys.folder.remove(f"{ctx.stage}.orders.json")
@@ -187,7 +191,7 @@ def _parts(cfg: Serve, ctx: Context, models: list[Behind], key: str | None, own:
         guards=guards if several else (),
         counted_uri=counted if several else "",
         gateways=gateway if several else None,
-        versions_uri=Versions.of(ctx.out).uri,
+        versions_uri=versions.uri,
         began={each.name: (each.fingerprint, each.uri) for each in models},
     )
     return cluster.Parts(served, control, gateway, scaling_folder(ctx.out))
@@ -223,6 +227,7 @@ def _facts(each: Behind, dtype: str, verdict: parity.Verdict | None) -> dict[str
     """What the manifest keeps of a model."""
     return {
         "served": each.fingerprint,
+        "uri": each.uri,
         "dtype": dtype,
         "max_len": each.model.max_len or each.network.max_len,
         "chat_template": verdict.chat if verdict else False,

@@ -11,10 +11,11 @@ import re
 import time
 from typing import Any
 
-from raylm.core.artifact import Artifact, Endpoint, open_artifact
+from raylm.core.artifact import Artifact, Endpoint, Report, open_artifact
 from raylm.core.config import did_you_mean
 from raylm.core.errors import ArtifactError, ConfigError, PlacementError, StageError
 from raylm.core.storage import Folder
+from raylm.serve.models import lineage_of
 from raylm.serve.updates.history import Ask, How, Progress, Version, Versions, now, who
 
 POLL_S = 0.5
@@ -47,6 +48,7 @@ def update(arguments: argparse.Namespace) -> int:
         content=found.content,
         how=how,
         report=report,
+        lineage=lineage_of(found.artifact, arguments.model, found.fingerprint, _report(report)),
         share=share,
         keys=keys,
         shadow=arguments.shadow or 0.0,
@@ -74,7 +76,9 @@ def rollback(arguments: argparse.Namespace) -> int:
         return 0
     version = versions.find(model, arguments.fingerprint or "")
     found = proofs.target(version.uri)
-    if found.fingerprint != version.fingerprint or (version.content and found.content != version.content):
+    # what raylm did not make was known by its name alone when the endpoint started
+    known = found.artifact is not None or version.how != "start"
+    if (known and found.fingerprint != version.fingerprint) or (version.content and found.content != version.content):
         raise ArtifactError(
             f"version {version.fingerprint} lies there no more: there is {found.fingerprint}",
             where=version.uri,
@@ -93,6 +97,7 @@ def rollback(arguments: argparse.Namespace) -> int:
         content=version.content,
         how=how,
         report=version.report,
+        lineage=version.lineage,
         proof=_proof(endpoint, found.folder, _told(endpoint, model)),
         why=f"rolled back by {who()}{f': {arguments.why}' if arguments.why else ''}",
     )
@@ -159,7 +164,13 @@ def _proof(endpoint: Artifact, folder: str, served: dict[str, Any]) -> Any:
             where=endpoint.uri,
             next="serve the other checkpoint anew: raylm run JOB --rebuild STAGE",
         )
-    return proofs.proof(folder, served["dtype"], reference.PROBES, float(config.get("compare_up_to_gb", 4.0)))
+    made = proofs.proof(folder, served["dtype"], reference.PROBES, float(config.get("compare_up_to_gb", 4.0)))
+    return made.model_copy(update={"logprobs": (config.get("limits") or {}).get("num_logprobs", 20) > 0})
+
+
+def _report(uri: str) -> Report | None:
+    found = open_artifact(Folder(uri)) if uri else None
+    return found if isinstance(found, Report) else None
 
 
 def _endpoint(uri: str) -> Artifact:

@@ -38,7 +38,7 @@ class Handle:
     def __getattr__(self, name):
         def remote(*args):
             if name != "beat":
-                self.told.append((name, args[1:] if name == "unready" else ()))
+                self.told.append((name, args[1:] if name in ("unready", "exchanged") else ()))
             return getattr(self.control, name)(*args)
 
         return type("Method", (), {"remote": staticmethod(remote)})
@@ -183,6 +183,8 @@ def test_other_weights_come_in_place_or_in_another_process_and_fail_nothing(endp
     endpoint.run(endpoint.handle.control.order_weights("m", WeightsOrder(str(tmp_path), "bad", (), True)))
     time.sleep(1.5)
     assert endpoint.row().address.fingerprint == "beef" and says() == second
+    (took, no, figures), (refused, why, _) = (args for name, args in endpoint.handle.told if name == "exchanged")
+    assert (took, no, refused) == ("beef", "", "bad") and figures["held_s"] > 0 and why
     # back in a process of its own: what is under way ends in the one before
     (asked,) = endpoint.asking(counted)
     endpoint.run(endpoint.handle.control.order_weights("m", WeightsOrder(endpoint.served.model, "f00d")))

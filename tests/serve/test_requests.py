@@ -107,6 +107,7 @@ def test_bodies_that_cannot_be_read(body, words):
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"vllm_xargs": {"kv_transfer_params": 5}}, "vllm_xargs"),
+        ({"priority": -1}, "priority"),
         ({"guided_json": {"type": "object"}}, "guided_json"),
         ({"structured_outputs": 5}, "structured_outputs"),
         ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs"),

@@ -43,6 +43,8 @@ class Version(Record):
     """Digest of its payload files: a rollback brings back exactly these."""
     report: str = ""
     """Of the gate that it passed; "" where none was asked."""
+    lineage: dict[str, Any] = {}
+    """What /v1/models says of it."""
     ended: str = ""
     why: str = ""
     """Why it ended."""
@@ -73,6 +75,8 @@ class Proof(Record):
     quantized: bool
     ends: list[int]
     """Tokens that end an answer."""
+    logprobs: bool = True
+    """Whether the endpoint tells log-probabilities."""
     probes: list[Probed] = []
     turns: list[Turn] = []
     why_not: str = ""
@@ -91,6 +95,7 @@ class Ask(Record):
     how: How
     content: str = ""
     report: str = ""
+    lineage: dict[str, Any] = {}
     share: float = 0.0
     keys: list[str] = []
     for_s: float = 0.0

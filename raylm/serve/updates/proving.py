@@ -11,10 +11,10 @@ from raylm.core.errors import StageError
 from raylm.inference.client import connect
 from raylm.serve import parity
 from raylm.serve.directory import Address
+from raylm.serve.inner import INNER
 from raylm.serve.reference import Continued, Expected
 from raylm.serve.updates.history import Proof
 
-INNER = "x-raylm-inner"
 ASK_S = 60.0
 BIAS = 100.0
 """Makes a token the likeliest one, whatever the weights say."""
@@ -39,7 +39,7 @@ def prove(address: Address, proof: Proof) -> None:
                 Expected(each.text, each.prompt, Continued(each.greedy, each.likely) if each.greedy else None)
                 for each in proof.turns
             ]
-            verdict = parity.compare(client, address.model, expected)
+            verdict = parity.compare(client, address.model, expected, proof.logprobs)
             parity.refuse_unequal(verdict, address.dtype, proof.quantized, where)
             for end in proof.ends:
                 _ends(client, address.model, proof.turns[0].prompt, end, where)

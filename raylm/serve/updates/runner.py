@@ -193,6 +193,7 @@ class Runner:
             by=ask.by,
             content=ask.content,
             report=ask.report,
+            lineage=ask.lineage,
             figures=at.figures,
         )
         await asyncio.to_thread(self._record, version, ask.why or f"updated by {ask.by}")
@@ -212,8 +213,8 @@ class Runner:
         if led:
             self._lead(0.0)
         if self._desk.ordered(ask.model).weights is None and (uri := self._uri(ask.model, at.before)):
-            # those that took the new weights began with the old ones, perhaps in another process
-            await self._desk.order_weights(ask.model, WeightsOrder(uri, at.before, in_place=ask.how == "in_place"))
+            # those that took the new weights come back the same way
+            await self._desk.order_weights(ask.model, WeightsOrder(uri, at.before, (), ask.how == "in_place"))
         self._released.clear()
         await self._enter("stopped", why)
         if led:
@@ -308,4 +309,4 @@ def _prompt_alone(turn: Turn) -> Turn:
 def _order_of(ask: Ask) -> WeightsOrder:
     proof = ask.proof
     probes = tuple((tuple(each.tokens), tuple(each.logprobs)) for each in proof.probes) if proof else ()
-    return WeightsOrder(ask.uri, ask.fingerprint, probes, ask.how == "in_place")
+    return WeightsOrder(ask.uri, ask.fingerprint, probes, ask.how == "in_place", ask.lineage)
