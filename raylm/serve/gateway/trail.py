@@ -20,6 +20,7 @@ DONE = b"data: [DONE]\n\n"
 # a key follows a comma, and within a text of JSON these quotes are escaped
 _IDS = re.compile(rb',"token_ids":(?:null|\[([\d,]*)\])')
 _PROMPT_IDS = re.compile(rb',"prompt_token_ids":(?:null|\[([\d,]*)\])')
+_NO_PROMPT = b',"prompt_token_ids":null'
 _COUNTS = re.compile(rb'"prompt_tokens":(\d+).*?"completion_tokens":(\d+)')
 
 # what a request may ask for and another replica still goes on alike: these are handed on ...
@@ -73,6 +74,13 @@ def continues(path: str, fields: dict[str, Any]) -> bool:
     return True
 
 
+def _choices(fields: dict[str, Any]) -> int:
+    """Answers that a request asks for: `n` of each prompt."""
+    prompt, each = fields.get("prompt"), fields.get("n")
+    prompts = len(prompt) if isinstance(prompt, list) and not all(isinstance(token, int) for token in prompt) else 1
+    return prompts * (each if isinstance(each, int) and each > 1 else 1)
+
+
 class Trail:
     """What has passed of one answer.
 
@@ -93,12 +101,18 @@ class Trail:
         self._head: dict[str, Any] = {}
         self._usage: tuple[int, int] | None = None
         self._count = self._num_prompt = 0
-        self._finished = self._going_on = self._again = self._seen = False
+        self._going_on = self._again = self._seen = False
+        self._num_choices, self._num_finished = _choices(fields), 0
         self._rest = b""
         self.ended = self.broken = self.failed = False
         """All of it came; the replica told within it that its engine died; it told another error."""
         self.marks: tuple[Mark, ...] = ()
         """Where the weights changed under it."""
+
+    @property
+    def _finished(self) -> bool:
+        """Whether the last token of every choice has come."""
+        return self._num_finished >= self._num_choices
 
     def request(self) -> bytes:
         """The body for the first replica."""
@@ -157,15 +171,15 @@ class Trail:
         return end + self._told_usage() + DONE
 
     def _passed(self, event: bytes) -> bytes:
-        if event.startswith(b'data: {"error"') and b'"engine_restarting"' in event:
-            self.broken = True
-            return b""
         if event == b"data: [DONE]":
             self.ended = True
             return DONE
         if not event.startswith(b"data: {"):
             return self._commented(event)
         if event.startswith(b'data: {"error"'):
+            if b'"engine_restarting"' in event:
+                self.broken = True
+                return b""
             self.failed = True
         if self._again and not (event := self._renamed(event)):
             return b""
@@ -183,26 +197,29 @@ class Trail:
         return b""
 
     def _cut(self, event: bytes) -> bytes:
-        """An event of the first replica, without what the client did not ask for."""
-        ids = _IDS.findall(event)
-        if b'"prompt_token_ids":' in event:
+        """An event of the first replica, without what the client did not ask for. Runs for every token: searches of short
+        literals, and no JSON."""
+        if b',"prompt_token_ids":' in event:
             event = self._begun(event)
-        if ids:
-            for each in ids:
-                if each:
-                    self._sent.extend(map(int, each.split(b","))) if self.may_go_on else None
-                    self._count += each.count(b",") + 1
-            if not self._shows_ids:
-                event = _IDS.sub(b"", event)
-        if b'"usage":{' in event and b'"choices":[]' in event:
-            if (found := _COUNTS.search(event)) is not None:
-                self._usage = int(found[1]), int(found[2])
+        found = _IDS.search(event)
+        if found is None and b'"usage":{' in event and b'"choices":[]' in event:
+            if (told := _COUNTS.search(event)) is not None:
+                self._usage = int(told[1]), int(told[2])
             return event + b"\n\n" if self._shows_usage else b""
+        if found is not None:
+            ids = found[1].split(b",") if found[1] else ()
+            self._count += len(ids)
+            if self.may_go_on:
+                self._sent.extend(map(int, ids))
+            if not self._shows_ids:
+                event = event[: found.start()] + event[found.end() :]
         self._look(event)
         return event + b"\n\n"
 
     def _begun(self, event: bytes) -> bytes:
         """Read the prompt's tokens, which the first event has."""
+        if self._head and not self._shows_ids and _NO_PROMPT in event:
+            return event.replace(_NO_PROMPT, b"", 1)
         for each in _PROMPT_IDS.findall(event):
             if each:
                 self._num_prompt += each.count(b",") + 1
@@ -215,13 +232,15 @@ class Trail:
 
     def _look(self, event: bytes) -> None:
         """Whether text was seen, the answer is at its end, or is of a kind that nobody can go on with."""
-        if (b'"content":"' in event and b'"content":""' not in event) or (b'"text":"' in event and b'"text":""' not in event):
+        chat = self._path == CHAT
+        if (b'"content":"' in event and b'"content":""' not in event) if chat else b'"text":""' not in event:
             self._visible, self._seen = len(self._sent), True
         if b'"finish_reason":"' in event:
-            self._finished = self._seen = True
-        if b'"reasoning":' in event or b'"reasoning_content":' in event or b'"tool_calls":' in event:
+            self._num_finished += 1
+            self._seen = True
+        if chat and (b'"reasoning":' in event or b'"reasoning_content":' in event or b'"tool_calls":' in event):
             self.may_go_on, self._seen = False, True
-        elif b'"delta":{}' in event:
+        elif chat and b'"delta":{}' in event:
             # a parser of thoughts or calls holds something back
             self.may_go_on = False
 
@@ -248,7 +267,7 @@ class Trail:
         self._count += len(ids)
         if text:
             self._visible = len(self._sent)
-        self._finished = self._finished or reason is not None
+        self._num_finished += reason is not None
         return self._event({"choices": [self._choice(text, ids, reason, choice.get("stop_reason"))]})
 
     def _choice(self, text: str, ids: list[int], reason: str | None, stop: Any) -> dict[str, Any]:

@@ -64,6 +64,9 @@ def test_several_choices_are_counted_together():
         ids = ',"prompt_token_ids":[1,2]' if index in (0, 2) else ""
         trail.see(f'data: {{"id":"x","choices":[{{"index":{index},"text":"t"{ids},"token_ids":[5,6]}}]}}\n\n'.encode())
     assert trail.tokens == (4, 8) and trail.resume() is None
+    # one of them at its end is not all of them
+    trail.see(b'data: {"id":"x","choices":[{"index":0,"text":"","finish_reason":"stop","token_ids":[2]}]}\n\n')
+    assert trail.resume() is None
 
 
 @pytest.mark.parametrize(
