@@ -25,7 +25,12 @@ SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 # lines of the raylet that raylm says in its own words, or that our sharing of cores makes harmless
-SAID_OTHERWISE = ("PYTHON worker processes have been started", "A worker died or was killed while executing")
+SAID_OTHERWISE = (
+    "PYTHON worker processes have been started",
+    "A worker died or was killed while executing",
+    # calls that wait at Serve's controller when an endpoint is stopped
+    r"Task ServeController\.",
+)
 
 
 class Workers:
