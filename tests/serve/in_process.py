@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import socket
+import subprocess
+import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,9 +113,18 @@ def running(model: Path, task: str = tasks.TEXT, **options: Any) -> Iterator[Run
 
     running, gateways = list[Any](), list[Gateway]()
     settings = GatewaySettings("127.0.0.1", 0, (ModelFacts("raylm", "model"),), key_digest=key_digest(KEY))
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    failed: list[BaseException] = []
+
+    def turn() -> None:
+        try:
+            loop.run_until_complete(serve())
+        finally:
+            failed.extend([cause] if (cause := sys.exception()) else [])
+            ready.set()
+
+    thread = threading.Thread(target=turn, daemon=True)
     thread.start()
-    assert ready.wait(120)
+    assert ready.wait(120) and not failed, failed
     try:
         (first, served), (second, _) = made
         yield Running(f"http://127.0.0.1:{first}/v1", f"http://127.0.0.1:{second}/v1", served, engine, loop, model)
@@ -118,3 +133,31 @@ def running(model: Path, task: str = tasks.TEXT, **options: Any) -> Iterator[Run
             server.should_exit = True
         thread.join(30)
         engine.shutdown()
+
+
+def answers(model: Path, task: str, requests: list[tuple[str, Any]]) -> list[tuple[int, Any]]:
+    """Status and JSON of requests to an engine in another process: two engines in one do not go well together."""
+    command = [sys.executable, "-m", __name__, str(model), task]
+    done = subprocess.run(command, input=json.dumps(requests), capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return [(status, json.loads(text)) for status, text in json.loads(done.stdout.splitlines()[-1])]
+
+
+def ask(url: str, path: str, body: Any = None, key: str = KEY, method: str | None = None) -> tuple[int, str]:
+    """Status and text of a plain HTTP request."""
+    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(url.removesuffix("/v1") + path, headers=headers, data=data, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, refusal.read().decode()
+
+
+if __name__ == "__main__":
+    with running(Path(sys.argv[1]), sys.argv[2]) as made:
+        found = [ask(made.url, path, body) for path, body in json.load(sys.stdin)]
+    print(json.dumps(found), flush=True)
+    # an engine core that is a thread may hold up the end of its process
+    os._exit(0)
