@@ -16,6 +16,7 @@ def add_commands(commands: Any, command: Any) -> None:
         command: makes one of (commands, name, function, help).
     """
     _add_keys(commands, command)
+    _add_adapters(commands, command)
     _add_scaling(commands, command)
     _add_updates(commands, command)
     _add_demo(commands, command)
@@ -156,3 +157,23 @@ def _add_demo(commands: Any, command: Any) -> None:
     from raylm.serve.demo.command import add_options
 
     add_options(command(commands, "demo", _demo, "a page to chat on: sampling, token probabilities, two models side by side"))
+
+
+def _adapters(arguments: argparse.Namespace) -> int:
+    from raylm.serve import adapter_commands
+
+    return adapter_commands.run(arguments)
+
+
+def _add_adapters(commands: Any, command: Any) -> None:
+    adapters = command(commands, "adapters", _adapters, "LoRA adapters of an endpoint that serves: list, load, unload")
+    actions = adapters.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="names, where they come from, and which replicas have them")
+    loading = actions.add_parser("load", help="load one on every replica; clients then ask for it as a model")
+    unloading = actions.add_parser("unload", help="let no request ask for one any more")
+    for action in (listing, loading, unloading):
+        action.add_argument("endpoint", metavar="ENDPOINT", help=ENDPOINT)
+        action.add_argument("--model", metavar="MODEL", default="", help="of several models behind the endpoint, this one")
+    for action in (loading, unloading):
+        action.add_argument("name", metavar="NAME", help="what clients ask for")
+    loading.add_argument("path", metavar="PATH", help="a folder or URI of peft's layout, a train stage's folder, or a hub name")

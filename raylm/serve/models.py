@@ -13,6 +13,8 @@ from raylm.serve.directory import Address, View
 OWNER = "raylm"
 ADAPTERS = "adapters"
 """Key of a lineage that holds those of adapters, by name."""
+FAILED = "failed_adapters"
+"""Key of a lineage that holds why adapters that are ordered are not there, by name: for operators, not for clients."""
 
 
 def lineage_of(made: Artifact | None, name: str, fingerprint: str, report: Report | None = None) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def card(name: str, max_len: int, lineage: dict[str, Any], parent: str | None = 
         lineage: as `lineage_of` tells it.
         parent: the name of the model that it is an adapter of.
     """
-    known = {key: value for key, value in lineage.items() if key not in ("created", ADAPTERS)}
+    known = {key: value for key, value in lineage.items() if key not in ("created", ADAPTERS, FAILED)}
     return {
         "id": name,
         "object": "model",
