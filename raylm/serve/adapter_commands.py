@@ -78,6 +78,21 @@ def load(call: Call, model: str, order: AdapterOrder, seconds: float = LOAD_S) -
         time.sleep(POLL_S)
 
 
+def check_loaded(call: Call, model: str, orders: Sequence[AdapterOrder], seconds: float = LOAD_S) -> None:
+    """Wait until every replica has the adapters that a job names; a model that sleeps has none to ask. Raises StageError where
+    one cannot load them."""
+    until = time.monotonic() + seconds
+    for order in orders:
+        found = standing(order, model, call("view").replicas)
+        while found.replicas and not found.done:
+            if found.failed or time.monotonic() > until:
+                raise StageError(
+                    f"the adapter {order.name!r} of {model}: {found}", where=order.uri, next="drop it from `adapters`"
+                )
+            time.sleep(POLL_S)
+            found = standing(order, model, call("view").replicas)
+
+
 def _load(call: Call, model: str, arguments: argparse.Namespace) -> int:
     at = Folder(arguments.path)
     # what lies here is found by its whole path from everywhere; other words are a URI, or a name of the hub

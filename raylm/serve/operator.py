@@ -14,6 +14,7 @@ from typing import Any
 from raylm.core.artifact import Endpoint, open_artifact
 from raylm.core.errors import ArtifactError, PlanError, RaylmError
 from raylm.core.storage import Folder
+from raylm.serve.reach import CONTROL
 
 NOTES = ".control"
 CONTROL_S = 30.0
@@ -63,7 +64,7 @@ def control(endpoint: Endpoint) -> Iterator[Call]:
         except (ConnectionError, RuntimeError, ValueError, OSError) as cause:
             raise gone from cause
     try:
-        yield lambda method, *arguments: _called(told["application"], method, arguments)
+        yield calls(told["application"])
     except RayError as cause:
         raise gone from cause
     finally:
@@ -71,12 +72,15 @@ def control(endpoint: Endpoint) -> Iterator[Call]:
             ray.shutdown()
 
 
+def calls(application: str) -> Call:
+    """Calls of the Control of a Serve application, from a process of its cluster."""
+    return lambda method, *arguments: _called(application, method, arguments)
+
+
 def _called(application: str, method: str, arguments: tuple[Any, ...]) -> Any:
     from ray import serve
     from ray.exceptions import RayTaskError
     from ray.serve.exceptions import RayServeException
-
-    from raylm.serve.reach import CONTROL
 
     try:
         handle = serve.get_deployment_handle(CONTROL, application)

@@ -32,7 +32,7 @@ from raylm.serve.app import start_engine
 from raylm.serve.directory import BEAT_S, Address, Load, Orders
 from raylm.serve.inner import DTYPE, SERVED, InnerDoor
 from raylm.serve.link import Drain, Drained, Failed, Link, Lost, Ready, Start
-from raylm.serve.models import ADAPTERS, cards
+from raylm.serve.models import ADAPTERS, FAILED, cards
 from raylm.serve.openai_app import Families, serving_app
 from raylm.serve.orders import carry_out, prove
 from raylm.serve.phases import Phases
@@ -120,7 +120,8 @@ class Server:
     def address(self) -> Address:
         """As gateways shall see it; the replica adds where and who it is."""
         served, own = self.served, self.adapters
-        lineage = {**self._lineage(), "fingerprint": self.fingerprint, ADAPTERS: own.lineage if own else {}}
+        adapters = {ADAPTERS: own.lineage, FAILED: own.failed} if own else {}
+        lineage = {**self._lineage(), "fingerprint": self.fingerprint, **adapters}
         return Address(
             replica="",
             model=served.model_name,

@@ -22,7 +22,8 @@ from raylm.core.workers import KEY_VARIABLE
 from raylm.inference.client import connect
 from raylm.inference.engine_dtype import engine_dtype, network_of
 from raylm.model.load import on_this_machine
-from raylm.serve import app, cluster, parity, reference, serving
+from raylm.serve import app, cluster, operator, parity, reference, serving
+from raylm.serve.adapter_commands import check_loaded
 from raylm.serve.audit import audit_folder
 from raylm.serve.config import Serve
 from raylm.serve.control import ControlSettings
@@ -78,6 +79,9 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
     expected = [_expected(cfg, each, each.likely) for each in models]
     dtypes = cluster.wait_until_ready(cfg, {each.name: each.fingerprint for each in models}, started + cfg.start_s, ctx.stage)
     start_s = round(time.monotonic() - started, 1)
+    operator.note(ctx.out, cluster.NAME)
+    for each in models:
+        check_loaded(operator.calls(cluster.NAME), each.name, each.adapters)
     client = connect(cluster.url(cfg), key.value, parity.REQUEST_S, {STAGE: own})
     proved = {}
     for each, made in zip(models, expected, strict=True):

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from raylm.serve import tasks
 from raylm.serve.adapter_check import modules_of
 from raylm.serve.config import Limits
 from raylm.serve.control import Control, ControlSettings
-from raylm.serve.directory import Address, Orders
+from raylm.serve.directory import BEAT_S, Address, Load, Orders
 from raylm.serve.gateway.gateway import Gateway
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
 from raylm.serve.inner import DTYPE, SERVED, InnerDoor
@@ -62,6 +63,16 @@ class Running(NamedTuple):
     engine: Any
     loop: asyncio.AbstractEventLoop
     model: Path
+    behind: list[tuple[Control, Address]]
+
+    def have(self, *adapters: str) -> None:
+        """Tell the gateways that the replica has these, as it does itself when they are loaded."""
+        for control, address in self.behind:
+            self.call(control.register(address._replace(adapters=adapters)))
+        names, until = {"raylm", *adapters}, time.monotonic() + 10
+        while {each["id"] for each in json.loads(ask(self.url, "/v1/models")[1])["data"]} != names:
+            assert time.monotonic() < until
+            time.sleep(0.02)
 
     def call(self, coroutine: Any) -> Any:
         """The result of a coroutine that runs where the engine does."""
@@ -104,14 +115,23 @@ def running(model: Path, task: str = tasks.TEXT, **options: Any) -> Iterator[Run
             at = listening.getsockname()[1]
             replica = Address("r", "raylm", "127.0.0.1", at, "inner", "", "f00d", "float32", length, (), (), LINEAGE)
             await control.register(replica)
+            behind.append((control, replica))
             gateways.append(Gateway(settings, Direct(control)))
             made.append((await gateways[-1].start(), served))
         ready.set()
+        beating = asyncio.ensure_future(beat())
         await asyncio.gather(*running)
+        beating.cancel()
         for gateway in gateways:
             await gateway.drain(0.0)
 
-    running, gateways = list[Any](), list[Gateway]()
+    async def beat() -> None:
+        while True:
+            for control, address in behind:
+                await control.beat(address.replica, Load())
+            await asyncio.sleep(BEAT_S)
+
+    running, gateways, behind = list[Any](), list[Gateway](), list[tuple[Control, Address]]()
     settings = GatewaySettings("127.0.0.1", 0, (ModelFacts("raylm", "model"),), key_digest=key_digest(KEY))
     failed: list[BaseException] = []
 
@@ -127,7 +147,7 @@ def running(model: Path, task: str = tasks.TEXT, **options: Any) -> Iterator[Run
     assert ready.wait(120) and not failed, failed
     try:
         (first, served), (second, _) = made
-        yield Running(f"http://127.0.0.1:{first}/v1", f"http://127.0.0.1:{second}/v1", served, engine, loop, model)
+        yield Running(f"http://127.0.0.1:{first}/v1", f"http://127.0.0.1:{second}/v1", served, engine, loop, model, behind)
     finally:
         for server in servers:
             server.should_exit = True

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raylm.core.errors import ConfigError, StageError
-from raylm.serve.adapter_commands import load, standing
+from raylm.serve.adapter_commands import check_loaded, load, standing
 from raylm.serve.directory import AdapterOrder, Address, Replica, State, View
 from raylm.serve.models import FAILED
 
@@ -62,3 +62,11 @@ def test_other_models_and_replicas_that_do_not_answer_do_not_count():
     found = standing(ORDER, "raylm", (replica("a", "french"), replica("b", state="unready"), other))
     assert found.done and (found.have, found.replicas) == (1, 1)
     assert not standing(ORDER, "raylm", ()).done
+
+
+def test_adapters_of_a_job_are_there_or_the_stage_fails():
+    check_loaded(Told((replica("a"),), (replica("a", "french"),)), "raylm", [ORDER])
+    # a model that sleeps
+    check_loaded(Told(()), "raylm", [ORDER])
+    with pytest.raises(StageError, match="has rank 128"):
+        check_loaded(Told((replica("a", french="has rank 128"),)), "raylm", [ORDER])

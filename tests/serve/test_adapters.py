@@ -85,6 +85,7 @@ def test_an_engine_answers_as_peft_does_under_each_name(tiny, tmp_path):
     def bring(*orders: tuple[str, str]) -> None:
         tiny.call(adapters.bring(tuple(AdapterOrder(name, str(folders[at])) for name, at in orders)))
         assert not adapters.failed
+        tiny.have(*adapters.names)
 
     bring(("french", "one"), ("german", "two"))
     assert answer("french") == expected["one"] and answer("german") == expected["two"] and answer("raylm") == plain

@@ -18,7 +18,7 @@ def write_adapter(model: Path, folder: Path, seed: int = 0, **config: Any) -> Pa
     for name, weight in made.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
-    made.save_pretrained(folder)
+    made.save_pretrained(str(folder))
     return folder
 
 
