@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -18,12 +20,13 @@ from raylm.core.artifact import Checkpoint, Endpoint, open_artifact
 from raylm.core.context import Context
 from raylm.core.storage import Folder
 from raylm.model.load import load_tokenizer
-from raylm.serve import cluster, stage
+from raylm.serve import cluster, operator, stage
 from raylm.serve.audit import Audit, audit_folder
 from raylm.serve.config import Serve
 from raylm.serve.keys import LOOK_S, KeyFile, add, revoke
 from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
 from tests.model.tiny import tiny_checkpoint
+from tests.serve.tiny_adapter import write_adapter
 
 PROMPTS = ["Hello there", "What is a list?"]
 HI: Any = [{"role": "user", "content": "hi"}]
@@ -75,7 +78,9 @@ def endpoint(root, workers, checkpoint):
     os.environ[stage.KEY_VARIABLE] = FROM_OUTSIDE
     workers.ensure()
     del os.environ[stage.KEY_VARIABLE]
-    cfg = Serve(model="sft", port=free_port(), prompts=PROMPTS, answer_tokens=8, start_s=240, guards=GUARDS, audit=Audit())
+    adapters: Any = [{"name": "french", "path": str(write_adapter(Path(checkpoint.uri), Path(root.uri) / "french"))}]
+    asked: Any = {"prompts": PROMPTS, "answer_tokens": 8, "start_s": 240, "guards": GUARDS, "audit": Audit()}
+    cfg = Serve(model="sft", port=free_port(), adapters=adapters, **asked)
     yield stage.run(cfg, context("serve", root, workers, sft=checkpoint.folder))
     workers.release(cluster.HELD)
 
@@ -278,6 +283,32 @@ def test_a_key_is_added_counted_audited_and_revoked_while_the_endpoint_stands(en
     assert {line["model"] for line in hers} == {"raylm"} and {line["status"] for line in hers} == {200}
 
 
+def test_adapters_are_loaded_and_unloaded_from_a_command_line(endpoint, client, checkpoint, root):
+    def greedy(model: str) -> str:
+        return client.completions.create(model=model, prompt=[5, 6, 7], max_tokens=12, temperature=0).choices[0].text
+
+    def command(*words: str) -> str:
+        """What `raylm adapters` prints, from a process that is no part of the cluster."""
+        action, *rest = words
+        line = [sys.executable, "-m", "raylm", "adapters", action, endpoint.uri, *rest]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
+        return done.stdout + done.stderr
+
+    assert "french" in command("list") and "on 1 of 1 replicas" in command("list")
+    names = {model.id: model.model_extra for model in client.models.list()}
+    assert set(names) == {"raylm", "french"} and names["french"]["parent"] == "raylm"
+    german = write_adapter(Path(checkpoint.uri), Path(root.uri) / "german", seed=1)
+    assert "on 1 of 1 replicas" in command("load", "german", str(german))
+    assert len({greedy(name) for name in ("raylm", "french", "german")}) == 3
+    wide = write_adapter(Path(checkpoint.uri), Path(root.uri) / "wide", r=128)
+    assert "has rank 128" in command("load", "wide", str(wide)) and "no model name" in command("load", "../wide", str(wide))
+    assert "unloaded" in command("unload", "german")
+    deadline = time.monotonic() + 20
+    while {model.id for model in client.models.list()} != {"raylm", "french"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_client_that_leaves_frees_the_engine(endpoint, client, streamed):
     import openai
@@ -301,6 +332,22 @@ def test_a_client_that_leaves_frees_the_engine(endpoint, client, streamed):
 
 def metric(page, name):
     return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name + "{"))
+
+
+def test_no_log_and_no_state_of_the_cluster_shows_a_secret(endpoint):
+    from ray import serve
+
+    view = operator.calls(cluster.NAME)("view")
+    secrets = [FROM_OUTSIDE, str(stage.endpoint_key(endpoint)), *(each.address.secret for each in view.replicas)]
+    assert len(secrets) > 2 and all(len(secret) > 20 for secret in secrets)
+    files = [file for file in (session_folder() / "logs").rglob("*") if file.is_file()]
+    shown = {str(file): file.read_text(errors="replace") for file in files}
+    assert len(shown) > 10
+    shown |= {"serve status": str(serve.status()), "view": str(view), "manifest": endpoint.manifest.model_dump_json()}
+    shown |= {str(file): file.read_text() for file in Path(endpoint.uri).parent.glob(".*/*.json*")}
+    for where, text in shown.items():
+        for secret in secrets:
+            assert secret not in text, where
 
 
 def test_a_dead_engine_costs_no_request(endpoint, client):
@@ -360,3 +407,11 @@ def session_processes(name):
             if any(session in line for line in above):
                 found.append(process)
     return found
+
+
+def session_folder():
+    """Where this Ray session keeps its logs and sockets."""
+    import ray
+
+    folder = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))
+    return Path(folder) / "ray" / ray.get_runtime_context().get_session_name()
