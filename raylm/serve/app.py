@@ -42,8 +42,12 @@ class Served(NamedTuple):
     """Room for adapters."""
 
 
-def start_engine(served: Served, model: str, dtype: str, heard: Callable[[Step], None]) -> Any:
-    """A ready AsyncLLM, whose steps `heard` is told of. Blocks for as long as the engine core needs to start."""
+def start_engine(served: Served, model: str, dtype: str, heard: Callable[[Step], None], reasoning: str = "") -> Any:
+    """A ready AsyncLLM, whose steps `heard` is told of. Blocks for as long as the engine core needs to start.
+
+    Args:
+        reasoning: vLLM's parser of the model's thoughts: a form that is asked for holds from the end of the thought.
+    """
     return build_engine(
         model,
         dtype=dtype,
@@ -61,7 +65,7 @@ def start_engine(served: Served, model: str, dtype: str, heard: Callable[[Step],
         max_logprobs=served.limits.num_logprobs,
         # xgrammar, the default, compiles a schema whole before the first token: minutes for some, in the one thread for all.
         # llguidance reads it as it goes and bounds its own work. White space between tokens is where small models get lost
-        structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
+        structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True, "reasoning_parser": reasoning},
         generation_config=with_ends(model),
         **served.engine.options,
         **engine_options(served.task, served.lora, modules_of(model) if served.lora else ()),

@@ -94,7 +94,7 @@ class Server:
         arguments = families.arguments(served.model_name)
         phases.end("arguments")
         self.meter: Meter | None = None
-        self.engine = start_engine(served, self.model, self.dtype, self._step)
+        self.engine = start_engine(served, self.model, self.dtype, self._step, families.reasoning)
         self.meter = Meter(lambda: num_under_way(self.engine), lambda: num_queued_tokens(self.engine))
         phases.end("engine")
         app = await serving_app(self.engine, arguments, families, served.limits, lambda: cards(self.address), served.task)

@@ -80,8 +80,12 @@ class Running(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(model: Path, task: str = tasks.TEXT, **options: Any) -> Iterator[Running]:
-    """The app around an engine of its own, on ports of loopback."""
+def running(model: Path, task: str = tasks.TEXT, reasoning: str = "", **options: Any) -> Iterator[Running]:
+    """The app around an engine of its own, on ports of loopback.
+
+    Args:
+        reasoning: vLLM's parser of thoughts that the engine is told of.
+    """
     import uvicorn
 
     set_environment(gpu=False)
@@ -94,7 +98,7 @@ def running(model: Path, task: str = tasks.TEXT, **options: Any) -> Iterator[Run
         memory_share=0.5,
         served_model_name=["raylm"],
         max_logprobs=Limits().num_logprobs,
-        structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
+        structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True, "reasoning_parser": reasoning},
         **{"own_process": False, **tasks.engine_options(task, lora, modules_of(str(model)) if lora else ()), **options},
     )
     families = Families.of(str(model), task)
@@ -155,9 +159,9 @@ def running(model: Path, task: str = tasks.TEXT, **options: Any) -> Iterator[Run
         engine.shutdown()
 
 
-def answers(model: Path, task: str, requests: list[tuple[str, Any]]) -> list[tuple[int, Any]]:
+def answers(model: Path, task: str, requests: list[tuple[str, Any]], reasoning: str = "") -> list[tuple[int, Any]]:
     """Status and JSON of requests to an engine in another process: two engines in one do not go well together."""
-    command = [sys.executable, "-m", __name__, str(model), task]
+    command = [sys.executable, "-m", __name__, str(model), task, reasoning]
     done = subprocess.run(command, input=json.dumps(requests), capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return [(status, json.loads(text)) for status, text in json.loads(done.stdout.splitlines()[-1])]
@@ -176,8 +180,8 @@ def ask(url: str, path: str, body: Any = None, key: str = KEY, method: str | Non
 
 
 if __name__ == "__main__":
-    with running(Path(sys.argv[1]), sys.argv[2]) as made:
-        found = [ask(made.url, path, body) for path, body in json.load(sys.stdin)]
+    with running(Path(sys.argv[1]), *sys.argv[2:]) as made:
+        found = [ask(made.thinks, path, body) for path, body in json.load(sys.stdin)]
     print(json.dumps(found), flush=True)
     # an engine core that is a thread may hold up the end of its process
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Vectors and rewards of tiny models, beside what transformers makes of the same tokens."""
+"""Vectors and rewards of tiny models, beside what transformers makes of the same tokens; thoughts before an answer of a form."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from raylm.model.load import load_tokenizer
 from raylm.serve import tasks
 from tests.model.tiny import tiny_checkpoint
-from tests.serve.in_process import answers
+from tests.serve.in_process import answers, write_checkpoint
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.long]
 HI = [{"role": "user", "content": "hi"}]
@@ -59,3 +59,18 @@ def test_rewards_are_the_heads_own_numbers(tmp_path):
         assert (status, told["usage"]["prompt_tokens"]) == (200, len(ids))
         # a probability would lie between 0 and 1
         assert told["data"][0]["data"] == pytest.approx([expected], abs=1e-4) and not 0 <= expected <= 1
+
+
+def test_a_form_holds_from_the_end_of_the_thought(tmp_path):
+    model = write_checkpoint(tmp_path / "model")
+    close = load_tokenizer(str(model)).convert_tokens_to_ids("</think>")
+    city = {"type": "object", "properties": {"city": {"enum": ["Oslo"]}}, "required": ["city"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "k", "schema": city}}
+    asked = {"model": "raylm", "messages": HI, "max_tokens": 24, "temperature": 0, "response_format": form}
+    thinking = {**asked, "logit_bias": {str(close): 100.0}}
+    silent = {**asked, "chat_template_kwargs": {"enable_thinking": False}}
+    requests = [("/v1/chat/completions", each) for each in (thinking, silent, asked)]
+    turns = [told["choices"][0]["message"] for _, told in answers(model, tasks.TEXT, requests, "qwen3")]
+    # one that closes its thought at once, one that is asked for none, and one that never ends thinking
+    assert [turn["content"] for turn in turns] == ['{"city":"Oslo"}', '{"city":"Oslo"}', None]
+    assert not turns[0]["reasoning"] and turns[2]["reasoning_content"]
