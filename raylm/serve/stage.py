@@ -22,6 +22,7 @@ from raylm.core.workers import KEY_VARIABLE
 from raylm.inference.client import connect
 from raylm.inference.engine_dtype import engine_dtype, network_of
 from raylm.model.load import on_this_machine
+from raylm.model.preflight import variant_in
 from raylm.serve import app, cluster, operator, parity, reference, serving
 from raylm.serve.adapter_commands import check_loaded
 from raylm.serve.audit import audit_folder
@@ -34,7 +35,7 @@ from raylm.serve.keys import KeyFile, key_digest
 from raylm.serve.models import lineage_of
 from raylm.serve.scaling.log import scaling_folder
 from raylm.serve.served_model import ServedModel
-from raylm.serve.tasks import ROUTES, TEXT
+from raylm.serve.tasks import ROUTES, TEXT, check_fits
 from raylm.serve.updates.history import Version, Versions, now, who
 
 KEY_FILE = "key"
@@ -135,9 +136,10 @@ class Behind(NamedTuple):
 def _behind(ctx: Context, model: ServedModel) -> Behind:
     uri, fingerprint = _model(model, ctx)
     local = on_this_machine(uri)
+    made = ctx.open(model.model) if ctx.is_stage(model.model) or Folder(model.model).exists(MANIFEST) else None
+    check_fits(model.task, made.made.variant if made else variant_in(Path(local)), where=model.model)
     likely = engine_dtype(network_of(local), model.dtype, model.workers.gpus > 0, where=uri).name
     adapters = tuple(AdapterOrder(each.name, _place(each.path, ctx)) for each in model.adapters)
-    made = ctx.open(model.model) if ctx.is_stage(model.model) or Folder(model.model).exists(MANIFEST) else None
     report = ctx.open_as(model.requires, Report) if model.requires else None
     lineage = lineage_of(made, model.model, fingerprint, report)
     return Behind(model, uri, fingerprint, local, reference.network(local), likely, adapters, lineage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from raylm.core.errors import ConfigError
 from raylm.serve.served_model import LoraSettings
 
 TEXT, VECTORS, SCORES = "generate", "embed", "score"
@@ -24,6 +25,24 @@ ROUTES: dict[str, tuple[str, ...]] = {
     SCORES: ("/pooling", *_TOKENS),
 }
 """Paths that take a body, for each task."""
+FITS: dict[str, tuple[str, ...]] = {
+    TEXT: ("causal", "quantized", ""),
+    VECTORS: ("causal", "quantized", "masked", ""),
+    SCORES: ("reward", "classifier"),
+}
+"""Variants of checkpoints (`raylm.core.variants`) that can be asked for it; "" for weights that say nothing."""
+
+
+def check_fits(task: str, variant: str, where: str) -> None:
+    """Raises ConfigError for a checkpoint that cannot be served for a task: a reward model draws no tokens, a language model
+    gives no scores."""
+    if variant not in FITS[task]:
+        others = [other for other, variants in FITS.items() if variant in variants]
+        raise ConfigError(
+            f"task = {task!r} is not for a {variant or 'language'} model",
+            where=where,
+            next=f"task = {others[0]!r}" if others else "serve another checkpoint",
+        )
 
 
 def engine_options(task: str, lora: LoraSettings | None = None, modules: Sequence[str] = ()) -> dict[str, Any]:
