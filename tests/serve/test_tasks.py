@@ -21,7 +21,7 @@ def test_what_does_not_is_refused_with_the_task_that_does(task, variant, remedy)
     with pytest.raises(ConfigError) as refused:
         check_fits(task, variant, "sft")
     assert f"task = {remedy!r}" in str(refused.value)
-    with pytest.raises(ConfigError, match="serve another checkpoint|another"):
+    with pytest.raises(ConfigError, match="serve another checkpoint"):
         check_fits(task, "export:gguf", "sft")
 
 
