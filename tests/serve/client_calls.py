@@ -21,7 +21,7 @@ def langchain(url: str, key: str) -> dict[str, Any]:
     whole = chat.invoke(turns)
     parts = [part.content for part in chat.stream(turns)]
     tool = {"title": "weather", "description": "Of a city.", **CITY}
-    called = chat.bind(max_tokens=60).bind_tools([tool], tool_choice="weather").invoke("hello")
+    called = ChatOpenAI(**asked, max_tokens=60).bind_tools([tool], tool_choice="weather").invoke("hello")
     form = ChatOpenAI(**asked, max_tokens=60).with_structured_output(tool, method="json_schema").invoke("hello")
     responses = ChatOpenAI(**asked, max_tokens=8, use_responses_api=True).invoke(turns)
     return {
