@@ -164,7 +164,7 @@ def test_models(endpoint, client, root):
     for path in ("/v1/models", "/v1/models/raylm", "/metrics", "/version"):
         _, body = ask(endpoint, path, stage.endpoint_key(endpoint))
         assert str(Path(root.uri).parent) not in body
-    assert [model.id for model in client.models.list()] == ["raylm"]
+    assert [model.id for model in client.models.list()] == ["raylm", "french"]
     assert client.models.retrieve("raylm").id == "raylm"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-9")
