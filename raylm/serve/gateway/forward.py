@@ -116,7 +116,7 @@ class Forward:
             upstream.close()
 
     async def _pass_events(self, upstream: aiohttp.ClientResponse, reply: Reply, meter: Meter) -> None:
-        watchdog = Watchdog(self._spec.silence_s, self._spec.longest_s, reply)
+        watchdog = Watchdog(self._spec.first_byte_s, self._spec.silence_s, self._spec.longest_s, reply)
         watchdog.watch(upstream.close)
         try:
             while chunk := await piece(upstream, watchdog):
@@ -189,7 +189,7 @@ class _Stream:
         """Answer it, with as many replicas as it takes."""
         until, tries = time.monotonic() + self._spec.hold_s, 0
         path, body = self._call.path, self._trail.request()
-        watchdog = Watchdog(self._spec.silence_s, self._spec.longest_s, self._reply)
+        watchdog = Watchdog(self._spec.first_byte_s, self._spec.silence_s, self._spec.longest_s, self._reply)
         try:
             while True:
                 candidate = await self._dispatch.place(Wanted(self._call.asked, self._like), until)
@@ -267,7 +267,7 @@ async def piece(upstream: aiohttp.ClientResponse, watchdog: Watchdog) -> bytes:
         raise Lost(watchdog.why or f"broke off: {type(cause).__name__}") from cause
     if watchdog.why:
         raise Lost(watchdog.why)
-    watchdog.last = asyncio.get_running_loop().time()
+    watchdog.last, watchdog.begun = asyncio.get_running_loop().time(), True
     return chunk
 
 

@@ -87,29 +87,30 @@ class Watchdog:
     """Ends a stream that is silent, endless, or not read; one timer for each, set anew a few times and not with every chunk.
 
     Args:
-        silence_s: seconds without a chunk after which `silent` is called.
+        first_s: seconds without the first chunk of a replica (it may have a queue) after which `silent` is called.
+        silence_s: seconds without a chunk after which it is called later on.
         longest_s: seconds after which it is called in any case.
     """
 
-    def __init__(self, silence_s: float, longest_s: float, reply: Reply) -> None:
+    def __init__(self, first_s: float, silence_s: float, longest_s: float, reply: Reply) -> None:
         self._loop, self._reply = asyncio.get_running_loop(), reply
-        self._silence_s, self._end = silence_s, self._loop.time() + longest_s
+        self._first_s, self._silence_s, self._end = first_s, silence_s, self._loop.time() + longest_s
         self._silent = lambda: None
         self.last = self._loop.time()
-        self.writing = False
+        self.writing = self.begun = False
         self.why = ""
         self._timer = self._loop.call_later(self._period(), self._look)
 
     def watch(self, silent) -> None:  # type: ignore[no-untyped-def]
         """From now on the answer of another replica."""
-        self._silent, self.last, self.why = silent, self._loop.time(), ""
+        self._silent, self.last, self.why, self.begun = silent, self._loop.time(), "", False
 
     def stop(self) -> None:
         """The stream has ended."""
         self._timer.cancel()
 
     def _period(self) -> float:
-        return max(0.01, min(self._silence_s, STALL_S) / 4)
+        return max(0.01, min(self._silence_s, self._first_s, STALL_S) / 4)
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -117,6 +118,6 @@ class Watchdog:
         if self.writing:
             if now - self.last > STALL_S:
                 self._reply.cut_off()
-        elif now - self.last > self._silence_s or now > self._end:
+        elif now - self.last > (self._silence_s if self.begun else self._first_s) or now > self._end:
             self.why = "fell silent" if now <= self._end else "took too long"
             self._silent()
