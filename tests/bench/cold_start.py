@@ -28,7 +28,7 @@ from tests.bench.serve_faults import ASKED, Standing, context
 from tests.bench.serving.steady import Steady
 from tests.model.tiny import tiny_checkpoint
 
-GOAL_S, MOST_S, RATE = 10.0, 180.0, 12.0
+GOAL_S, MOST_S, RATE = 10.0, 180.0, 4.0
 
 
 def bare(model: str) -> float:
@@ -68,7 +68,7 @@ def second(standing: Standing) -> float:
         states = serve.status().applications[cluster.NAME].deployments[cluster.deployment_name(0)].replica_states
         return any("STARTING" in str(state) and count for state, count in states.items())
 
-    with Steady(standing.url, standing.key, {**ASKED, "max_tokens": 400}, RATE):
+    with Steady(standing.url, standing.key, {**ASKED, "max_tokens": 200}, RATE):
         until = time.monotonic() + MOST_S
         while not starting():
             assert time.monotonic() < until, "Serve starts no second replica"
