@@ -95,6 +95,14 @@ def read(folder: str, last: int = 50) -> list[dict[str, Any]]:
     return found[-last:]
 
 
+def last_of(folder: str, model: str) -> dict[str, Any]:
+    """The last line of a model; empty where there is none, or none that can be read: it was a help, and is not needed."""
+    try:
+        return next((line for line in reversed(read(folder, 200)) if line.get("model") == model), {})
+    except (ArtifactError, OSError, ValueError):
+        return {}
+
+
 def table(lines: list[dict[str, Any]]) -> list[str]:
     """Decisions for people."""
     shown = []

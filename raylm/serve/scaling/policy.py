@@ -14,8 +14,8 @@ from raylm.core.config import resolve
 from raylm.serve.directory import Load
 from raylm.serve.scaling import AnyScaling
 from raylm.serve.scaling.decide import Bounds, State, decide
-from raylm.serve.scaling.log import ScalingLog, entry
-from raylm.serve.scaling.observed import Observed
+from raylm.serve.scaling.log import ScalingLog, entry, last_of
+from raylm.serve.scaling.observed import Flow, Observed
 
 PERIOD_S = 0.5
 """Seconds between two decisions; Serve asks each 0.1 s."""
@@ -39,8 +39,15 @@ class ScalingPolicy:
 
     def __init__(self, model: str, card: dict[str, Any], bounds: dict[str, Any], folder: str = "") -> None:
         adapter: TypeAdapter[Any] = TypeAdapter(AnyScaling)
+        last = last_of(folder, model)
+
+        def known(name: str) -> float | None:
+            return float(last[name]) if last.get(name) else None
+
         self._model, self._card, self._bounds = model, resolve(adapter.validate_python(card)), Bounds(**bounds)
-        self._state, self._log, self._asked_s, self._replicas = State(), ScalingLog(folder), float("-inf"), 0
+        # what a replica can do, and how long a start takes, was known to the one before
+        self._state, self._log = State(Flow(capacity=known("capacity")), cold_start_s=known("cold_start_s")), ScalingLog(folder)
+        self._asked_s, self._replicas = float("-inf"), 0
         self._target: int | None = None
         self._reports: dict[str, tuple[float, float]] = {}
         self._gauges = _gauges()

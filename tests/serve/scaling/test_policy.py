@@ -124,3 +124,18 @@ def test_what_changes_nothing_is_written_seldom(tmp_path):
     assert len(log.read(str(tmp_path), 1000)) == 10
     written.write({**line, "kind": "queue", "replicas": 2}, 100.0)
     assert log.read(str(tmp_path), 1)[0]["replicas"] == 2
+
+
+def test_the_next_one_knows_what_the_last_one_learned(monkeypatch, tmp_path):
+    Clock(monkeypatch)
+    line = {"model": "chat", "before": 1, "replicas": 2, "kind": "queue", "reason": "r", "capacity": 1500.0, "cold_start_s": 7.0}
+    log.ScalingLog(str(tmp_path)).write(line, 0.0)
+    log.ScalingLog(str(tmp_path)).write({**line, "model": "other", "capacity": 9.0}, 0.0)
+    assert log.last_of(str(tmp_path), "chat")["capacity"] == 1500.0 and log.last_of(str(tmp_path), "none") == {}
+    scaled, config = made(str(tmp_path), max=4, upscale_delay_s=0, policy={"kind": "tokens", "target_ttft_s": 1.0})
+    busy = {"running": 9.0, "waiting": 0.0, "queued_tokens": 60_000.0, "read_tokens": 0.0}
+    # 60,000 tokens are 40 s of one: it is known at the first look that one is not enough
+    assert scaled(context(config, 1, {REPLICAS[0]: [(6.0, busy)]}))[0] == 4
+    assert log.last_of("", "chat") == {}
+    (tmp_path / "2999-01-01.jsonl").write_text("{broken}")
+    assert log.last_of(str(tmp_path), "chat") == {}
