@@ -28,6 +28,8 @@ class Busy(NamedTuple):
     tokens_s: float | None
     read_tokens: int | None = None
     """Tokens of prompts that it has read since it began; those that it knew already do not count."""
+    read_prompts: int | None = None
+    """Prompts that have got a first token since then."""
 
 
 class Meter:
@@ -46,7 +48,7 @@ class Meter:
         self._tokens: deque[tuple[float, int]] = deque()
         self._firsts: deque[tuple[float, float]] = deque()
         self._began = clock()
-        self.steps = self.preempted = self.read_tokens = 0
+        self.steps = self.preempted = self.read_tokens = self.read_prompts = 0
         """Steps that were heard of, requests that lost their place in the cache, tokens of prompts that were read."""
 
     def heard(self, step: Step) -> None:
@@ -54,6 +56,7 @@ class Meter:
         now = self._clock()
         self._last, self.steps, self.preempted = step, self.steps + 1, self.preempted + step.preempted
         self.read_tokens += step.read_tokens
+        self.read_prompts += len(step.first_tokens_s)
         if step.new_tokens:
             self._tokens.append((now, step.new_tokens))
         self._firsts += [(now, seconds) for seconds in step.first_tokens_s]
@@ -67,12 +70,13 @@ class Meter:
         firsts = sorted(seconds for _, seconds in self._firsts)
         rate = sum(count for _, count in self._tokens) / min(LATELY_S, max(now - self._began, 1e-3)) if last else None
         ttft = firsts[len(firsts) // 2] if firsts else None
+        read = (self.read_tokens, self.read_prompts)
         if not self._under_way():
             # of caches kept for prompts that begin alike, what nobody uses counts as free
-            return Busy(0, 0, 0, 0.0 if last else None, ttft, rate, self.read_tokens)
+            return Busy(0, 0, 0, 0.0 if last else None, ttft, rate, *read)
         if last is None:
-            return Busy(None, None, self._queued(), None, ttft, rate, self.read_tokens)
-        return Busy(last.running, last.waiting, self._queued(), last.kv_use, ttft, rate, self.read_tokens)
+            return Busy(None, None, self._queued(), None, ttft, rate, *read)
+        return Busy(last.running, last.waiting, self._queued(), last.kv_use, ttft, rate, *read)
 
 
 class HangWatch:

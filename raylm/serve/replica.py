@@ -76,9 +76,15 @@ class Replica:
         ready = await self._process.ready
         return {"replica": self._name, "pid": ready.pid, "phases": ready.phases, "losses": len(self._losses)}
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """For a scaling policy: what is known of the load."""
-        return {name: float(value) for name, value in self._process.load._asdict().items() if value is not None}
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For a scaling policy: what is known of the load, and how many requests gateways hold; nothing of an engine that is
+        silent, for what it told last is no load of now."""
+        process = self._process
+        if time.monotonic() - process.heard_s > SILENT_S:
+            return {}
+        held = await self._told("held", self._served.model_name)
+        found = {"held": held, **process.load._asdict()}
+        return {name: float(value) for name, value in found.items() if value is not None and value is not UNHEARD}
 
     async def check_health(self) -> None:
         """Raises RuntimeError when this cannot keep its engine alive; Serve then replaces the replica."""

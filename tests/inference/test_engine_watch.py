@@ -22,9 +22,9 @@ def step(**changes):
 
 def test_what_was_never_told_is_unknown_and_not_zero():
     clock = Clock()
-    assert Meter(lambda: 3, lambda: 70, clock).busy() == Busy(None, None, 70, None, None, None, 0)
+    assert Meter(lambda: 3, lambda: 70, clock).busy() == Busy(None, None, 70, None, None, None, 0, 0)
     # the front end itself knows that nothing is under way
-    assert Meter(lambda: 0, lambda: 0, clock).busy() == Busy(0, 0, 0, None, None, None, 0)
+    assert Meter(lambda: 0, lambda: 0, clock).busy() == Busy(0, 0, 0, None, None, None, 0, 0)
 
 
 def test_rates_are_of_the_last_seconds_and_an_engine_without_requests_is_idle():
@@ -33,11 +33,11 @@ def test_rates_are_of_the_last_seconds_and_an_engine_without_requests_is_idle():
     clock.now = LATELY_S
     meter.heard(step(new_tokens=30, first_tokens_s=(0.1, 0.3, 0.2), read_tokens=5))
     meter.heard(step(running=3, waiting=0, kv_use=0.75, new_tokens=20, preempted=2, read_tokens=7))
-    assert meter.busy() == Busy(3, 0, 40, 0.75, 0.2, 50 / LATELY_S, 12)
+    assert meter.busy() == Busy(3, 0, 40, 0.75, 0.2, 50 / LATELY_S, 12, 3)
     assert (meter.steps, meter.preempted) == (2, 2)
     # the engine's last step still had a request in it
     under_way[0], clock.now = 0, 2 * LATELY_S + 1
-    assert meter.busy() == Busy(0, 0, 0, 0.0, None, 0.0, 12)
+    assert meter.busy() == Busy(0, 0, 0, 0.0, None, 0.0, 12, 3)
 
 
 def test_an_engine_that_answers_does_not_hang():
