@@ -29,7 +29,7 @@ class Prefix(RoutingCard):
     block_bytes: int = Field(default=128, ge=16)
     """Bytes of text in a block; the engine's blocks are of 16 tokens, 60 bytes of English."""
     most_blocks: int = Field(default=200_000, ge=1)
-    """Blocks that are remembered of all replicas together, about 100 bytes of memory each."""
+    """Blocks that are remembered of all replicas together, about 150 bytes of memory each."""
     worth: float = Field(default=1.0, gt=0)
     """Tokens of work of others that one token which is already read outweighs."""
     bound: float = Field(default=1.5, ge=1)
