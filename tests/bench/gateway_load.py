@@ -114,6 +114,12 @@ def ways(engine: int) -> dict[str, tuple[list[str], dict[str, str], int]]:
     }
 
 
+def version(name: str) -> str:
+    """Of a peer, in its own environment."""
+    ask = f"import importlib.metadata as found; print(found.version({name!r}))"
+    return subprocess.check_output([str(python_of(name, *PEERS[name])), "-c", ask], text=True).strip()
+
+
 def p99(late: list[float]) -> float:
     return statistics.quantiles(late, n=100)[98] if len(late) > 1 else float("inf")
 
@@ -153,7 +159,8 @@ def main(counts: list[int]) -> None:
     line = {
         "name": "gateway_load",
         "peer": "litellm's proxy",
-        "peer_version": "see tests/bench/README.md",
+        "peer_version": version("litellm"),
+        "router_version": version("vllm-router"),
         "ours": ours["added_p99_ms"],
         "theirs": theirs["added_p99_ms"],
         "unit": "ms",
