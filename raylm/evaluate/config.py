@@ -59,4 +59,6 @@ class Evaluate(StageConfig):
 
     def roles(self) -> dict[str, Role]:
         # log-probabilities first, then answers
-        return {**super().roles(), "generator": self.generator.role(phase=1)}
+        beside = any(getattr(task, "asks_values", False) for task in self.tasks)
+        values = {"values": self.workers.role(count=1, phase=1)} if beside else {}
+        return {**super().roles(), "generator": self.generator.role(phase=1), **values}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from textwrap import shorten
 from typing import Any
 
@@ -16,7 +17,8 @@ from raylm.data.shards import Rows
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examine import Mark, Marks, examine, grade_logprobs
 from raylm.evaluate.lm import LM
-from raylm.inference.completions import Sampling
+from raylm.evaluate.values import last_values
+from raylm.inference.completions import Completion, Sampling
 from raylm.inference.pool import hold_pool
 from raylm.model.limits import config_of, positions
 from raylm.model.load import checkpoint_path
@@ -132,18 +134,34 @@ class Examinations:
         pool = hold_pool(self._ctx.workers, self._cfg.generator)
         pool.start(path, max_len=max_len)
 
-        def answers(prompts: list[list[int]], max_tokens: int) -> list[str]:
-            return [group[0].text for group in pool.generate(prompts, Sampling(max_tokens=max_tokens, temperature=0.0))]
+        def drawn(prompts: list[list[int]], max_tokens: int) -> list[Completion]:
+            return [group[0] for group in pool.generate(prompts, Sampling(max_tokens=max_tokens, temperature=0.0))]
 
+        lm = partial(
+            LM,
+            path,
+            generator=lambda *asked: [one.text for one in drawn(*asked)],
+            room=max_len,
+            drawer=lambda *asked: [one.tokens for one in drawn(*asked)],
+            valuer=self._values,
+        )
         computes = pool.dtype
         for number in numbers:
             try:
-                mark: Mark = examine(LM(path, generator=answers, room=max_len), self._cards[number], self._rows(number))
+                mark: Mark = examine(lm(), self._cards[number], self._rows(number))
             except RaylmError as refusal:
                 self._fail(model, [number], refusal)
             else:
                 notes = [mark.note, f"the engine computed in {computes.name}, {computes.why}" if computes.why else ""]
                 self._marks.write(model, number, mark._replace(note="; ".join(filter(None, notes))))
+
+    def _values(self, card: Any, sequences: list[list[int]]) -> list[float]:
+        """What a task's reward model says of sequences, by a worker beside the engine."""
+        rows, path = self._ctx.open(card.rows), checkpoint_path(self._ctx, card.model)
+        spec, asked = self._cfg.workers, (rows.folder.path("tokenizer"), sequences, card.dtype, card.batch_tokens)
+        return finish_task(
+            start_task(last_values, spec, path, *asked), spec, DEADLINE_S, f"{self._ctx.stage}: values by {card.model}"
+        )
 
     def _open(self, model: str, needs: str) -> list[int]:
         """Numbers of the tasks of one kind in which `model` has no mark yet."""

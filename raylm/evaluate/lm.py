@@ -26,6 +26,8 @@ class LM:
         fresh: shape, token facts and seed of a model to measure before its first step.
         generator: asks the held vLLM engine for texts; None where only log-probabilities are asked for.
         room: most tokens of prompt and answer that the engine takes; None for any number.
+        drawer: asks it for the tokens of answers.
+        valuer: asks a task's reward model for the values of sequences.
     """
 
     def __init__(
@@ -34,8 +36,11 @@ class LM:
         fresh: tuple[Shape, dict[str, Any], int] | None = None,
         generator: Any = None,
         room: int | None = None,
+        drawer: Any = None,
+        valuer: Any = None,
     ) -> None:
         self._path, self._fresh, self._generator, self._room = path, fresh, generator, room
+        self._drawer, self._valuer = drawer, valuer
         self._model: Any = None
         self._tokenizer: Any = None
         self._left_out: Counter[str] = Counter()
@@ -81,10 +86,25 @@ class LM:
         Raises:
             DataError: more than a tenth could not be asked.
         """
+        return self._asked_of(self._generator, prompts, max_tokens)
+
+    def drawn(self, prompts: list[list[int]], max_tokens: int) -> list[list[int] | None]:
+        """Greedy answers as the tokens that were drawn, as `answers` else."""
+        return self._asked_of(self._drawer, prompts, max_tokens)
+
+    def values(self, card: Any, sequences: list[list[int]]) -> list[float]:
+        """What the reward model `card.model` says at the end of each sequence.
+
+        Raises:
+            DataError: it reads other tokens than the task's rows have.
+        """
+        return self._valuer(card, sequences)
+
+    def _asked_of(self, generator: Any, prompts: list[list[int]], max_tokens: int) -> list[Any]:
         room = None if self._room is None else self._room - max_tokens
         reasons = [_unfit(prompt, None, room, None) for prompt in prompts]
         self.leave_out(reasons)
-        answered = iter(self._generator([prompt for prompt, why in zip(prompts, reasons, strict=True) if not why], max_tokens))
+        answered = iter(generator([prompt for prompt, why in zip(prompts, reasons, strict=True) if not why], max_tokens))
         return [None if why else next(answered) for why in reasons]
 
     def text(self, tokens: Any) -> str:

@@ -7,13 +7,15 @@ import shutil
 
 import pytest
 
-from raylm.core.artifact import Dialogues, Pairs, Prompts, Tokens
+from raylm.core.artifact import Checkpoint, Dialogues, Pairs, Prompts, Tokens
 from raylm.core.config import resolve
 from raylm.core.errors import DataError, StageError
 from raylm.core.storage import Folder
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examinations import Examinations
 from raylm.evaluate.stage import run
+from raylm.model.load import load_model, load_tokenizer
+from raylm.model.value_head import with_value_head
 from raylm.train.config import Train
 from raylm.train.stage import run as train
 from tests.rows import counting_rows, make_rows
@@ -25,6 +27,7 @@ TASKS = [
     {"kind": "dialogue_loss", "rows": "dialogues"},
     {"kind": "preference", "rows": "pairs"},
     {"kind": "answers", "rows": "prompts", "max_tokens": 4},
+    {"kind": "reward", "rows": "prompts", "model": "judge", "max_tokens": 4},
 ]
 
 
@@ -46,6 +49,11 @@ def root(tmp_path_factory, workers):
     shape = {"hidden_size": 64, "num_layers": 1, "num_heads": 2, "max_length": 32}
     cfg = Train(stage="train", rows="tokens", model=shape, batch=5, steps=8, optimizer={"lr": 1e-2})
     train(cfg, context(at, "base", cfg, workers))
+    judge = context(at, "judge")
+    base = load_model(str(at / "base"), "float32", plain=True)
+    with_value_head(base, 3).save_pretrained(judge.out.uri)
+    load_tokenizer(str(at / "base")).save_pretrained(judge.out.uri)
+    judge.commit(Checkpoint, variant="reward", facts={})
     yield at
     workers.release()
 
@@ -55,7 +63,7 @@ def test_one_report_over_all_tasks(root, workers):
     made = run(cfg, context(root, "report", cfg, workers))
     grades = made.metrics["grades"]
     assert list(grades) == ["gzip -9", "xz -9", "untrained", "base"]
-    assert grades["base"].keys() == {"bits_per_byte", "dialogue_loss", "preference", "answers"}
+    assert grades["base"].keys() == {"bits_per_byte", "dialogue_loss", "preference", "answers", "reward"}
     assert grades["base"]["bits_per_byte"] < grades["untrained"]["bits_per_byte"]
     assert grades["base"]["dialogue_loss"] < grades["untrained"]["dialogue_loss"]
     assert grades["base"]["answers"] == 0.0

@@ -9,5 +9,6 @@ from raylm.evaluate.tasks.answers import Answers
 from raylm.evaluate.tasks.bits_per_byte import BitsPerByte
 from raylm.evaluate.tasks.dialogue_loss import DialogueLoss
 from raylm.evaluate.tasks.preference import Preference
+from raylm.evaluate.tasks.reward import Reward
 
-AnyTask = Annotated[BitsPerByte | DialogueLoss | Preference | Answers | CustomCard, Field(discriminator="kind")]
+AnyTask = Annotated[BitsPerByte | DialogueLoss | Preference | Answers | Reward | CustomCard, Field(discriminator="kind")]
