@@ -146,9 +146,10 @@ class Sample(NamedTuple):
     @property
     def num_learned(self) -> float:
         """Tokens that are learned from."""
-        if self.mask is None:
+        mask: Any = self.mask
+        if mask is None:
             return float(len(self.logprobs))
-        return float(sum(self.mask) if isinstance(self.mask, list) else self.mask.sum())
+        return float(sum(mask) if isinstance(mask, list) else mask.sum())
 
 
 class Experience(NamedTuple):
