@@ -2,8 +2,8 @@
 slowed down, or answered anything that is no envelope.
 
 `RAYLM_SOAK_S` says for how many seconds. Memory is that of all processes of the endpoint (gateway, Control, replica, engine), as
-the line through the samples of the second half; a half that grows by more than `MOST_MB` is a leak. Nobody else's endpoint is asked
-the same: the peer is the endpoint itself in its first quarter, and the ratio is that of the times that valid requests took.
+the line through the samples of the second half; a half that grows by more than `MOST_MB` is a leak. Nobody else's endpoint is
+asked the same: the peer is the endpoint itself in its first quarter, and the ratio is that of the times that valid requests took.
 
     python -m tests.bench.soak
 """
