@@ -53,11 +53,11 @@ async def prove(server: Any, weights: WeightsOrder | None) -> None:
 
 async def _swap(server: Any, weights: WeightsOrder) -> None:
     """Other weights within the engine that stands; what is under way stands still for a moment, and goes on with them."""
-    if server.adapters is not None and server.adapters.names:
+    if server.adapters is not None:
         raise StageError(
-            "LoRA adapters are loaded that were trained beside the weights before",
+            "this engine has room for LoRA adapters, which are trained beside the weights that it has",
             where=weights.uri,
-            next="unload them, or update without --in-place",
+            next="update without --in-place",
         )
     now, to = Weights(server.model, server.fingerprint), Weights(on_this_machine(weights.uri), weights.fingerprint)
     server.paused = True

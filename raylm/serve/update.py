@@ -37,7 +37,10 @@ def update(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{model} has these weights already ({found.fingerprint})", where=found.uri)
     report = proofs.check_gate(found, bool(served.get("requires")), arguments.report)
     share, keys = arguments.canary or 0.0, [each for each in (arguments.canary_keys or "").split(",") if each]
-    how = _how(now_has, found.folder, arguments.in_place, arguments.rolling, bool(share or keys or arguments.shadow))
+    rolling = arguments.rolling or (_has_room_for_adapters(served) and not arguments.in_place)
+    if arguments.in_place and _has_room_for_adapters(served):
+        raise ConfigError("an engine with room for LoRA adapters takes no weights in place", where=endpoint.uri, next="--rolling")
+    how = _how(now_has, found.folder, arguments.in_place, rolling, bool(share or keys or arguments.shadow))
     print(f"{model}: {now_has.fingerprint} -> {found.fingerprint} ({how.replace('_', ' ')}); what transformers says of it ...")
     asked = Ask(
         number=now(),
@@ -84,7 +87,8 @@ def rollback(arguments: argparse.Namespace) -> int:
             where=version.uri,
             next="name a checkpoint: raylm update ENDPOINT MODEL",
         )
-    how = _how(_serving(endpoint, versions, model), found.folder, False, False, False)
+    rolling = _has_room_for_adapters(_told(endpoint, model))
+    how = _how(_serving(endpoint, versions, model), found.folder, False, rolling, False)
     print(
         f"{model}: back to {version.fingerprint} of {version.began} ({how.replace('_', ' ')}); what transformers says of it ..."
     )
@@ -123,6 +127,10 @@ def rollout(arguments: argparse.Namespace) -> int:
     console.print(table)
     print(f"next: raylm rollback {arguments.endpoint} [FINGERPRINT]")
     return 0
+
+
+def _has_room_for_adapters(served: dict[str, Any]) -> bool:
+    return bool(served.get("adapters") or served.get("lora"))
 
 
 def seconds(text: str) -> float:
