@@ -6,6 +6,7 @@ there: every machine reports (raylm.core.node_report) -> findings -> exit status
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 import uuid
@@ -89,7 +90,7 @@ def main(arguments: list[str]) -> int:
     """Within the cluster: ask all machines and print what they say."""
     import ray
 
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     root, name = (arguments or [""])[0], f".seen-{uuid.uuid4().hex}"
     folder: Any = Folder(root).make() if root else None
     if folder:
