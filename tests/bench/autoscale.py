@@ -5,7 +5,8 @@ own rule, fed with the same loads). Leaves a plot of replicas, queue and first t
 Replicas have the pace of an engine and none in them (`serving/paced.py`), so that two cores are enough; gateway, Control, Serve
 and its controller are real. Starts take 4 s, and delays and `look_back_s` are as much shorter than in a job. The peer's target is
 the best of six for such loads, found in the simulator over five draws of it: that with the least replica-seconds of those that
-answer about as many requests in time, or, where none does, the one that answers most. raylm is not fitted to the load.
+answer about as many requests in time, or, where none does, the one that answers most. The
+defaults of `tokens` were chosen on loads of this kind.
 
     python -m tests.bench.autoscale [--simulate-only]
 """
