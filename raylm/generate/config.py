@@ -93,6 +93,15 @@ class Generate(StageConfig):
                 raise ValueError(f"template: {cause.what}") from cause
         return self
 
+    @model_validator(mode="after")
+    def _seeds_are_kept(self) -> Generate:
+        if self.generator.speculation and self.sampling.temperature > 0:
+            raise ValueError(
+                "generator.speculation with temperature > 0 draws what no seed repeats (vLLM's rejection sampling does not keep "
+                "to a request's stream): say temperature = 0, or drop it"
+            )
+        return self
+
     @property
     def rows(self) -> str:
         """The reference to the rows that are asked about."""

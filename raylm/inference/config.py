@@ -82,7 +82,8 @@ class EngineSettings(EngineOptions):
     """Compile the model, and capture CUDA graphs on a GPU: a start takes minutes longer. Default: on a GPU only."""
     speculation: AnySpeculation | None = None
     """Propose several tokens at once and check them in one step. Greedy answers stay those of the model, sampled ones are drawn
-    from its distribution. It pays where the engine has time to spare: few requests at once, much of what is proposed taken."""
+    from its distribution, but no `seed` repeats them, and vLLM refuses min_p and logit_bias. It pays where the engine has time to
+    spare: few requests at once, much of what is proposed taken."""
     hang_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     """Seconds in which an engine that has something to do answers nothing and computes nothing, after which it counts as hung.
     One that computes, as it does on a long prompt, gets ten times as long."""

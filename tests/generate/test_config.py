@@ -22,6 +22,7 @@ TABLE = {"stage": "generate", "model": "base", "documents": "texts"}
         ({"template": "{{ text"}, "template: no jinja template"),
         ({"workers": {"count": 4}}, "say generator = "),
         ({"generator": {"sleeps": True}}, "lends memory to a trainer"),
+        ({"generator": {"speculation": {"kind": "ngram"}}}, "draws what no seed repeats"),
         ({"sampling": {"temperature": 0, "n": 2}}, "draws the same completion n = 2 times"),
         ({"sampling": {"structure": {"regex": "a", "choice": ["a", "b"]}}}, "asks for one of"),
     ],
@@ -32,11 +33,12 @@ def test_what_does_not_fit_together_is_refused(table, why):
 
 
 def test_references_and_identity():
-    drafted = Generate(**TABLE, generator={"count": 2, "speculation": {"kind": "draft_model", "model": "student"}})
+    greedy = TABLE | {"sampling": {"temperature": 0}}
+    drafted = Generate(**greedy, generator={"count": 2, "speculation": {"kind": "draft_model", "model": "student"}})
     assert [(ref.path[-1], ref.value) for ref in references(drafted)] == [
         ("model", "base"), ("documents", "texts"), ("model", "student")
     ]  # fmt: skip
     # engines are where it runs; what is drawn is what it is
-    assert drafted.fingerprint() == Generate(**TABLE).fingerprint()
+    assert drafted.fingerprint() == Generate(**greedy).fingerprint()
     assert Generate(**TABLE, sampling={"seed": 1}).fingerprint() != Generate(**TABLE).fingerprint()
     assert drafted.roles()["generator"].count == 2 and drafted.makes().kind == "Documents"
