@@ -37,12 +37,10 @@ STREAMS, GOALS, REQUESTS, OUT, PROMPT = (1, 8, 32), {1: 0.95, 8: 0.90, 32: 0.80}
 GUARDS: Any = [{"kind": "request_rate", "per_minute": 1_000_000}, {"kind": "token_rate", "per_minute": 100_000_000}]
 START_S = 150.0
 BARE = """
-import sys
+import runpy
 from raylm.inference.engine import set_environment
 set_environment(gpu=False)
-from vllm.entrypoints.cli.main import main
-sys.argv = ["vllm", "serve", *sys.argv[1:]]
-main()
+runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
 """
 
 
@@ -105,10 +103,10 @@ async def compare(paths: dict[str, Way], rounds: int) -> dict[tuple[str, int], l
 
 def start_bare(model: str, port: int) -> subprocess.Popen[bytes]:
     """vLLM's own server with the arguments that a replica's engine has."""
-    options = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--served-model-name", "raylm"]
+    options = ["--model", model, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--served-model-name", "raylm"]
     options += ["--enforce-eager", "--max-num-seqs", "256", "--no-enable-chunked-prefill", "--disable-uvicorn-access-log"]
     options += ["--scheduling-policy", "priority"]
-    return subprocess.Popen([sys.executable, "-c", BARE, model, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-c", BARE, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def wait_for(port: int, bare: subprocess.Popen[bytes]) -> None:
