@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import ENDPOINT, Config, Makes, Role, StageConfig
+from raylm.core.config import ENDPOINT, Config, Makes, Refers, Role, StageConfig
 from raylm.serve.audit import Audit
 from raylm.serve.guards import AnyGuard
-from raylm.serve.served_model import PLACEMENT, ServedModel
+from raylm.serve.served_model import PLACEMENT, VARIANTS, ServedModel
 
 
 class Limits(Config):
@@ -116,6 +116,10 @@ class Serve(ServedModel, StageConfig):
 
     def makes(self) -> Makes:
         return ENDPOINT
+
+    def narrowed(self) -> dict[str, Refers]:
+        # a reward model draws no tokens, a language model gives no scores; of `more` the stage says it when it starts
+        return {"model": Refers((), VARIANTS[self.task])}
 
     def roles(self) -> dict[str, Role]:
         further = {f"replicas_{served.model_name}": served.replica_role() for served in self.more}

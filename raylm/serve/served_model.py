@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from raylm.core.config import Config, Refers, ReportRef, Role, WorkerSpec
-from raylm.core.variants import GENERATES
+from raylm.core.variants import GENERATES, VALUED
 from raylm.inference.config import EngineSettings
 from raylm.serve.routing import AnyRouting
 from raylm.serve.routing.least_loaded import LeastLoaded
@@ -16,6 +16,12 @@ from raylm.serve.scaling import AnyScaling
 from raylm.serve.scaling.decide import Bounds
 from raylm.serve.scaling.tokens import Tokens
 
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "generate": GENERATES,
+    "embed": (*GENERATES, "masked"),
+    "score": VALUED,
+}
+"""Checkpoints that can be asked for a task."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,95}")
 PLACEMENT = frozenset({"workers", "replicas", "routing", "memory_share"})
 """Fields of a served model that do not change what it answers."""
@@ -78,7 +84,7 @@ class ServedModel(Config):
 
     placement = PLACEMENT
 
-    model: Annotated[str, Refers(("Checkpoint",), (*GENERATES, "reward"))]
+    model: Annotated[str, Refers(("Checkpoint",), (*GENERATES, "masked", *VALUED))]
     """Stage that makes the checkpoint, or a folder, URI or hub name of Hugging Face's layout."""
     model_name: str = "raylm"
     """Name that clients send as `model`."""

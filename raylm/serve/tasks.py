@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raylm.core.errors import ConfigError
-from raylm.serve.served_model import LoraSettings
+from raylm.serve.served_model import VARIANTS, LoraSettings
 
 TEXT, VECTORS, SCORES = "generate", "embed", "score"
 _TOKENS = ("/tokenize", "/detokenize")
@@ -25,12 +25,12 @@ ROUTES: dict[str, tuple[str, ...]] = {
     SCORES: ("/pooling", *_TOKENS),
 }
 """Paths that take a body, for each task."""
-FITS: dict[str, tuple[str, ...]] = {
-    TEXT: ("causal", "quantized", ""),
-    VECTORS: ("causal", "quantized", "masked", ""),
-    SCORES: ("reward", "classifier"),
+FITS = {
+    # "" is of weights that say nothing
+    task: variants if task == SCORES else (*variants, "")
+    for task, variants in VARIANTS.items()
 }
-"""Variants of checkpoints (`raylm.core.variants`) that can be asked for it; "" for weights that say nothing."""
+"""Variants of checkpoints (`raylm.core.variants`) that can be asked for it."""
 
 
 def check_fits(task: str, variant: str, where: str) -> None:
