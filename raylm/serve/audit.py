@@ -94,7 +94,8 @@ class AuditLog:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             at = self._folder / f"{datetime.now(UTC).date()}-{self._name}.jsonl"
-            with os.fdopen(os.open(at, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
-                file.write("".join(lines))
+            with os.fdopen(os.open(at, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as file:
+                # a path may hold bytes that are no text: they cost nobody's line
+                file.write("".join(lines).encode("utf-8", "backslashreplace"))
         except OSError as cause:
             logging.getLogger("ray.serve").error("the audit log cannot be written: %s", cause.strerror)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any, NamedTuple
 
 from raylm.core.config import did_you_mean
@@ -46,6 +46,8 @@ TURN_S = 0.5
 NODES_S = 2.0
 """Seconds between two looks for machines that have no gateway."""
 NUM_DECISIONS = 2000
+NUM_FINISHED = 20_000
+"""Requests of which is known that they were counted."""
 
 
 class ControlSettings(NamedTuple):
@@ -86,6 +88,7 @@ class Control:
         self._decisions: deque[dict[str, Any]] = deque(maxlen=NUM_DECISIONS)
         self._held: dict[str, tuple[float, dict[str, int]]] = {}
         self._expiring: asyncio.Task[None] | None = None
+        self._standing: asyncio.Task[None] | None = None
         self._told: dict[str, Told] = {}
         self._runner: Runner | None = None
         self._turning: asyncio.Task[None] | None = None
@@ -93,6 +96,7 @@ class Control:
             # what a Control before this one began: before anybody is told who stands
             self._runner = Runner(self, Versions.at(settings.versions_uri), proved, settings.began)
         self._gateways = settings.gateways
+        self._finished: OrderedDict[str, None] = OrderedDict()
 
     # of replicas
 
@@ -177,8 +181,12 @@ class Control:
         return await self._guards.admit(visit) if self._guards else Admission(None)
 
     async def finish(self, visit: Visit, tokens: int) -> None:
-        """An admitted request has ended."""
-        if self._guards:
+        """An admitted request has ended; told again where the gateway did not hear that this was heard."""
+        if self._guards and visit.number not in self._finished:
+            if visit.number:
+                self._finished[visit.number] = None
+            while len(self._finished) > NUM_FINISHED:
+                self._finished.popitem(last=False)
             await self._guards.finish(visit, tokens)
 
     # of operators
@@ -267,8 +275,8 @@ class Control:
         """Strike off who is silent, from the first call on."""
         if self._expiring is None or self._expiring.done():
             self._expiring = asyncio.ensure_future(self._expire())
-            if self._gateways is not None:
-                self._standing = asyncio.ensure_future(self._stand(self._gateways))
+        if self._gateways is not None and (self._standing is None or self._standing.done()):
+            self._standing = asyncio.ensure_future(self._stand(self._gateways))
         if self._runner and (self._turning is None or self._turning.done()):
             self._turning = asyncio.ensure_future(self._turn_updates(self._runner))
 
@@ -277,7 +285,11 @@ class Control:
         from raylm.serve.gateway import nodes
 
         while True:
-            await asyncio.to_thread(nodes.keep_on_every, gateways)
+            try:
+                await asyncio.to_thread(nodes.keep_on_every, gateways)
+            except (RuntimeError, ValueError, OSError) as cause:
+                # Ray's own state does not answer just now, or an actor of this name is ending
+                logging.getLogger("ray.serve").error("gateways are not looked after: %s", cause)
             await asyncio.sleep(NODES_S)
 
     async def _expire(self) -> None:

@@ -108,10 +108,17 @@ class EngineProcess:
                 os.kill(self.pid, signal.SIGKILL)
         self.close()
 
+    def give_up(self, why: str) -> None:
+        """End it now: it is lost, unless it was already."""
+        self.kill()
+        self._lost(Lost(why, ends=False))
+
     def close(self) -> None:
         """Nothing more is heard of it; it ends by itself where it has not."""
         self._link.close()
         self._lease.close()
+        # nobody waits for a word of it, and its pid may soon be another process's
+        self.ended.set()
 
     def _heard(self, message: Any) -> None:
         self.heard_s = time.monotonic()

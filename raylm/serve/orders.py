@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -59,7 +60,9 @@ async def _swap(server: Any, weights: WeightsOrder) -> None:
             where=weights.uri,
             next="update without --in-place",
         )
-    now, to = Weights(server.model, server.fingerprint), Weights(on_this_machine(weights.uri), weights.fingerprint)
+    # what lies in a bucket is fetched beside the answers, which go on meanwhile
+    fetched = await asyncio.to_thread(on_this_machine, weights.uri)
+    now, to = Weights(server.model, server.fingerprint), Weights(fetched, weights.fingerprint)
     server.paused = True
     try:
         done = await Swap(server.engine, server.hold).run(now, to, _probes(weights), allowed(server.dtype, None))

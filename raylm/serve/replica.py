@@ -23,7 +23,7 @@ from raylm.core.errors import RaylmError
 from raylm.serve.app import Served
 from raylm.serve.directory import BEAT_S, SILENT_S, Load, Orders
 from raylm.serve.engine_process import EngineProcess
-from raylm.serve.link import Lost, Ready
+from raylm.serve.link import Ready
 from raylm.serve.scaling.policy import autoscaling
 from raylm.serve.served_model import ServedModel
 
@@ -90,6 +90,11 @@ class Replica:
         """Raises RuntimeError when this cannot keep its engine alive; Serve then replaces the replica."""
         if self._given_up:
             raise RuntimeError(self._given_up)
+        for task in () if self._ended else self._tasks:
+            # without it nobody would beat, or start the engine again
+            if task.done():
+                cause = None if task.cancelled() else task.exception()
+                raise RuntimeError(f"what keeps the engine ended: {type(cause).__name__}: {cause}")
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
         """Serve calls this when it ends a replica, and awaits what comes; Python itself calls it later again."""
@@ -103,7 +108,9 @@ class Replica:
         for task in (*self._tasks, *((self._renewing,) if self._renewing else ())):
             task.cancel()
         await self._told("drain", self._name)
-        if left := await self._process.drain(self._drain_s):
+        # one that made room for another may not have ended what it has
+        left, *_ = await asyncio.gather(self._process.drain(self._drain_s), *self._ending)
+        if left:
             self._log.error("%s requests were cut off after %s s", left, self._drain_s)
         await self._told("leave", self._name)
 
@@ -146,11 +153,12 @@ class Replica:
                 await self._told("ready", self._name)
                 self._state = "ready"
             if time.monotonic() - process.heard_s > self._served.engine.hang_s:
-                process.kill()
-                process.lost.set_result(Lost(SAYS_NOTHING, ends=False))
+                process.give_up(SAYS_NOTHING)
                 continue
             while process.exchanged:
-                await self._told("exchanged", self._name, *process.exchanged.pop(0))
+                if await self._told("exchanged", self._name, *process.exchanged[0]) is UNHEARD:
+                    break
+                process.exchanged.pop(0)
             orders = await self._told("beat", self._name, Load() if silent else process.load)
             if process.changed.is_set() or self._state is None or orders is None:
                 process.changed.clear()

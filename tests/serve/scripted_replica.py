@@ -42,6 +42,8 @@ class Script:
     """Every so many tokens the text of one comes with the next, as vLLM does where a character is not whole."""
     capacity: int = 64
     """Requests at a time; further ones wait, as in an engine."""
+    dies_saying: bool = False
+    """Its engine dies before the first token, which it tells within the stream."""
     marks: tuple[int, Mark] | None = None
     """Tokens of an answer after which its weights are others, and what is said then."""
 
@@ -200,6 +202,12 @@ class ScriptedReplica:
             return web.json_response(answer.whole(tokens), headers=says)
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8", **says})
         await response.prepare(request)
+        if self.script.dies_saying:
+            self.script.refuses = (503, "engine_restarting")
+            await response.write(
+                b'data: {"error": {"message": "x", "type": "y", "param": null, "code": "engine_restarting"}}\n\n'
+            )
+            return response
         if chat:
             await response.write(answer.role())
         held: list[int] = []

@@ -34,3 +34,12 @@ def test_a_disk_that_takes_nothing_costs_the_line_alone(tmp_path, caplog):
     AuditLog(str(tmp_path / "file" / "below"), Audit()).write(DONE, "m", b"")
     assert "the audit log cannot be written" in caplog.text
     assert audit_folder(Folder("s3://bucket/job/api")) == ""
+
+
+def test_bytes_that_are_no_text_cost_nobody_a_line(tmp_path):
+    log = AuditLog(str(tmp_path), Audit())
+    log._write(
+        [log._line(DONE, "m", b""), log._line(DONE._replace(visit=DONE.visit._replace(path="/v1/models/\udcff")), "m", b"")]
+    )
+    (file,) = tmp_path.glob("*.jsonl")
+    assert [json.loads(line)["path"] for line in file.read_text().splitlines()] == ["/v1/completions", "/v1/models/\udcff"]

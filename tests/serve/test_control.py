@@ -112,3 +112,28 @@ def test_where_several_gateways_ask_the_guards_stand_here():
         assert (await one.decisions())[-1]["why"] == "queue"
 
     asyncio.run(run())
+
+
+def test_gateways_are_looked_after_also_after_ray_did_not_answer(monkeypatch, caplog):
+    from raylm.serve.gateway import nodes
+    from raylm.serve.gateway.settings import GatewaySettings
+
+    monkeypatch.setattr(control, "NODES_S", 0.01)
+    looked = []
+
+    def keep(gateways):
+        looked.append(gateways.port)
+        if len(looked) == 1:
+            raise RuntimeError("the state of the cluster is lost")
+
+    monkeypatch.setattr(nodes, "keep_on_every", keep)
+
+    async def run():
+        one = Control(settings(gateways=GatewaySettings("127.0.0.1", 7, ())))
+        await one.register(A)
+        async with asyncio.timeout(5):
+            while len(looked) < 3:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert "the state of the cluster is lost" in caplog.text

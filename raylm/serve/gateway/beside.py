@@ -34,7 +34,7 @@ class Beside:
         spawn: runs something beside all else.
     """
 
-    def __init__(self, dispatch: Dispatch, send: Send, spawn: Callable[[Coroutine[Any, Any, Any]], None]) -> None:
+    def __init__(self, dispatch: Dispatch, send: Send, spawn: Callable[[Coroutine[Any, Any, Any]], object]) -> None:
         self._dispatch, self._send, self._spawn = dispatch, send, spawn
         self._tally, self._under_way = Tally(), 0
 

@@ -7,13 +7,14 @@ Asked --place--> room? --routing card--> Candidate          (taken until `free`)
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from raylm.core.config import resolve
+from raylm.core.config import card_kind, resolve
 from raylm.serve.directory import Address, Replica, View
 from raylm.serve.envelope import Refusal, Refused
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
@@ -128,7 +129,7 @@ class Dispatch:
             raise Refused(_nobody())
         model = facts.name
         queue = self._queues.get(model)
-        if not queue and (candidate := self._choose(model, wanted)) is not None:
+        if not queue and (candidate := self._choose(model, wanted, random.random())) is not None:
             return self._take(candidate, wanted.asked)
         if wanted.like is None and sum(self.held().values()) >= self._spec.most_held:
             raise Refused(_busy())
@@ -148,10 +149,15 @@ class Dispatch:
         # an answer that has begun goes before those that have not
         line.appendleft(waiting) if wanted.like else line.append(waiting)
         self._wake_where_none(model)
+        # those before it may wait for something else
+        self._serve(model)
         try:
             async with asyncio.timeout(until - time.monotonic()):
                 return await waiting.placed
         except TimeoutError:
+            if waiting.placed.done() and not waiting.placed.cancelled():
+                # both in one turn of the loop: the place has been taken
+                return waiting.placed.result()
             raise Refused(_busy() if self._able(model, wanted) else _nobody()) from None
         except asyncio.CancelledError:
             if waiting.placed.done() and not waiting.placed.cancelled():
@@ -190,16 +196,24 @@ class Dispatch:
         return True
 
     def _next(self, model: str, line: deque[_Waiting]) -> tuple[_Waiting, Candidate] | None:
-        """The first of a key that somebody has room for; one that needs special weights holds up no other."""
-        tried_plain = False
+        """The first of a key that somebody has room for; one that needs special weights, an adapter or a version that is full
+        holds up no other."""
+        tried = set[tuple[str, str, bool]]()
         for waiting in line:
-            special = waiting.wanted.like is not None
-            if waiting.placed.done() or (tried_plain and not special):
+            wanted, draw = waiting.wanted, random.random()
+            kind = self._kind(wanted.asked, draw)
+            if waiting.placed.done() or (wanted.like is None and kind in tried):
                 continue
-            if (candidate := self._choose(model, waiting.wanted)) is not None:
+            if (candidate := self._choose(model, wanted, draw)) is not None:
                 return waiting, candidate
-            tried_plain = tried_plain or not special
+            if wanted.like is None:
+                tried.add(kind)
         return None
+
+    def _kind(self, asked: Asked, draw: float) -> tuple[str, str, bool]:
+        """Requests alike in this can go to the same replicas: adapter, route, and version of an update."""
+        rollout = self._view.rollout
+        return asked.model, asked.path, rollout is not None and rollout.chosen(asked, draw)
 
     def _able(self, model: str, wanted: Wanted) -> list[Replica]:
         """Replicas that may be asked, busy or not."""
@@ -218,16 +232,29 @@ class Dispatch:
         """Requests that this gateway may have at one replica."""
         return max(1, -(-self._models[model].most_ongoing // self._share))
 
-    def _choose(self, model: str, wanted: Wanted) -> Candidate | None:
+    def _choose(self, model: str, wanted: Wanted, draw: float) -> Candidate | None:
         candidates = [self._candidate(row) for row in self._able(model, wanted)]
         if self._view.rollout is not None and wanted.like is None:
             # before room is looked for: a version that is full does not send its requests to the other one
-            candidates = self._view.rollout.allowed(wanted.asked, candidates, random.random())
+            candidates = self._view.rollout.allowed(wanted.asked, candidates, draw)
         most = self._most(model)
         candidates = [each for each in candidates if each.under_way < most]
         if not candidates:
             return None
-        return candidates[0] if len(candidates) == 1 else self._cards[model].choose(wanted.asked, candidates)
+        return candidates[0] if len(candidates) == 1 else self._routed(model, wanted.asked, candidates)
+
+    def _routed(self, model: str, asked: Asked, candidates: list[Candidate]) -> Candidate:
+        """What the model's card says; where it fails, the one with the least load: this runs in the end of others' requests, and
+        where the view is renewed."""
+        try:
+            chosen = self._cards[model].choose(asked, candidates)
+            if chosen in candidates:
+                return chosen
+            raise TypeError(f"choose returned {type(chosen).__name__}, which is none of the candidates")
+        # somebody else's module: a mistake in it shows as any exception
+        except (Exception, SystemExit):
+            logging.getLogger("raylm.gateway").exception("the routing card %s failed", card_kind(self._cards[model]))
+            return LeastLoaded().choose(asked, candidates)
 
     def _candidate(self, row: Replica) -> Candidate:
         held, others = self._under_way.get(row.address.replica) or _UnderWay(), self._others.get(row.address.replica, 0)

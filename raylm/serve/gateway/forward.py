@@ -17,7 +17,7 @@ from aiohttp import web
 
 from raylm.serve.config import GatewaySpec
 from raylm.serve.directory import Address
-from raylm.serve.envelope import Refusal, restarting
+from raylm.serve.envelope import Refusal, Refused, restarting
 from raylm.serve.gateway.beside import Beside
 from raylm.serve.gateway.call import Call
 from raylm.serve.gateway.dispatch import Dispatch, Wanted
@@ -171,7 +171,12 @@ class Forward:
             upstream.close()
             raise Lost("another process listens at its address", began=False)
         if upstream.status == 503:
-            told = await read(upstream)
+            try:
+                async with _in_time(self._spec.silence_s, "did not end its refusal"):
+                    told = await read(upstream)
+            except Lost:
+                upstream.close()
+                raise
             if any(code in told for code in GONE_CODES):
                 raise Lost("says that it cannot answer")
         return upstream
@@ -217,6 +222,8 @@ class _Stream:
                         return await self._reply.end()
                     path, body, until = onward.path, onward.body, time.monotonic() + self._spec.hold_s
                     self._forward._resumed()
+                else:
+                    self._trail.anew()
         finally:
             watchdog.stop()
 
@@ -260,11 +267,16 @@ class _Stream:
 
 
 async def piece(upstream: aiohttp.ClientResponse, watchdog: Watchdog) -> bytes:
-    """What has come of a stream; b"" at its end. Raises Lost."""
+    """What has come of a stream; b"" at its end. Raises Lost; Refused where it has taken too long, which is no fault of the
+    replica's."""
     try:
         chunk = await upstream.content.readany()
     except (aiohttp.ClientError, OSError) as cause:
+        if watchdog.overdue:
+            raise _overdue(watchdog) from None
         raise Lost(watchdog.why or f"broke off: {type(cause).__name__}") from cause
+    if watchdog.overdue:
+        raise _overdue(watchdog)
     if watchdog.why:
         raise Lost(watchdog.why)
     watchdog.last, watchdog.begun = asyncio.get_running_loop().time(), True
@@ -305,6 +317,11 @@ class _in_time:
             await self._timeout.__aexit__(*error)
         except TimeoutError:
             raise Lost(f"{self._what} within {self._seconds:g} s") from None
+
+
+def _overdue(watchdog: Watchdog) -> Refused:
+    message = f"The answer took more than {watchdog.longest_s:g} s, the most that this endpoint gives one."
+    return Refused(Refusal(504, message, "timeout"))
 
 
 def _broken() -> Refusal:

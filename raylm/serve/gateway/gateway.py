@@ -44,6 +44,10 @@ from raylm.serve.usage import Done
 
 POLL_S = 0.5
 """Seconds after which a view is asked for again, for its loads."""
+TELL_S = 3.0
+"""Seconds that guards and audit log get at the end for what they have not written."""
+FINISH_S = 60.0
+"""Seconds in which Control is told again what a request cost; a new one stands within a few."""
 PREFIX_BYTES = 8192
 BYTES_OF_TOKEN = 4
 """About, of text in many languages."""
@@ -66,6 +70,7 @@ class Gateway:
         self._start = f"{settings.name}-{uuid4().hex[:8]}"
         self._waking: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._telling: set[asyncio.Task[Any]] = set()
         self._under_way = 0
         self._draining = False
 
@@ -95,6 +100,10 @@ class Gateway:
             await asyncio.sleep(0.02)
         left = self._under_way
         await self._listener.shutdown(0.1)
+        # what the last requests cost is written down
+        until = time.monotonic() + TELL_S
+        while self._telling and time.monotonic() < until:
+            await asyncio.wait(self._telling, timeout=until - time.monotonic())
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -144,7 +153,7 @@ class Gateway:
         if admission.refusal is not None:
             self._counters.ended("", request.path, admission.refusal.status, (0, 0), 0.0)
             raise Refused(admission.refusal)
-        cost, began, status = _Cost(), time.monotonic(), 499
+        cost, began, status = _Cost(), time.monotonic(), 500
         try:
             answer = await self._answer(request, reply, number, key, body, cost)
             status = reply.status
@@ -152,13 +161,16 @@ class Gateway:
         except Refused as refused:
             status = reply.status if reply.started else refused.refusal.status
             raise
+        except (asyncio.CancelledError, ConnectionError):
+            status = 499
+            raise
         finally:
             now = time.monotonic()
             served = next((value for name, value in reply.said if name.lower() == SERVED), "")
             done = Done(visit, status, *cost.tokens, now - began, (reply.first or now) - began, served, cost.marks)
             if self._guards is not None:
                 self._guards.count(visit, done.tokens)
-            self._spawn(self._told(done, cost.model, body))
+            self._tell(self._told(done, cost.model, body))
 
     async def _answer(
         self, request: web.BaseRequest, reply: Reply, number: str, key: KeyRecord, body: bytes, cost: _Cost
@@ -203,7 +215,7 @@ class Gateway:
             raise bad_request(f"`model` must name one of {', '.join(models)}.", "model")
         auth.check_scope(key, name)
         if name not in models:
-            raise Refused(self._pages.no_model(name))
+            raise Refused(self._pages.no_model(name, key))
         return name, models[name]
 
     async def _admitted(self, visit: Visit) -> Admission:
@@ -217,27 +229,40 @@ class Gateway:
         try:
             return await asyncio.shield(asked)
         except ConnectionError:
-            # nobody is admitted uncounted while Control starts again
+            # nobody is admitted uncounted while Control starts again; one that was only slow may have counted it in
+            self._tell(self._finished(visit, 0))
             return Admission(unguarded())
         except asyncio.CancelledError:
-            self._spawn(self._given_back(asked, visit))
+            self._tell(self._given_back(asked, visit))
             raise
 
     async def _given_back(self, asked: asyncio.Future[Admission], visit: Visit) -> None:
         with contextlib.suppress(ConnectionError):
-            if (await asked).refusal is None:
-                await self._steering.finish(visit, 0)
+            if (await asked).refusal is not None:
+                return
+        await self._finished(visit, 0)
+
+    async def _finished(self, visit: Visit, tokens: int) -> None:
+        """Tell Control, which knows those that it was told of already, until it hears."""
+        until = time.monotonic() + FINISH_S
+        while True:
+            try:
+                return await self._steering.finish(visit, tokens)
+            except ConnectionError:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(POLL_S)
 
     async def _told(self, done: Done, model: str, body: bytes) -> None:
         """A request has ended."""
         self._counters.ended(model, done.visit.path, done.status, (done.prompt_tokens, done.completion_tokens), done.first_s)
-        if self._log is not None:
-            await self._log.append(done, model, body)
         if self._guards is not None:
-            await self._guards.save()
+            self._tell(self._guards.save())
         elif self._settings.guards:
-            with contextlib.suppress(ConnectionError):
-                await self._steering.finish(done.visit, done.tokens)
+            self._tell(self._finished(done.visit, done.tokens))
+        if self._log is not None:
+            # last, for it may write those of others too
+            await self._log.append(done, model, body)
 
     async def _follow(self) -> None:
         """Keep the view new; without Control the last one stays."""
@@ -287,10 +312,16 @@ class Gateway:
         served, dtype = (address.fingerprint, address.dtype) if address else (facts.fingerprint, facts.dtype)
         return [(SERVED, served), (DTYPE, dtype)]
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
+
+    def _tell(self, work: Coroutine[Any, Any, Any]) -> None:
+        """What must be done also where the gateway ends."""
+        self._telling.add(task := self._spawn(work))
+        task.add_done_callback(self._telling.discard)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

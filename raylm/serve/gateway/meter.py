@@ -34,8 +34,10 @@ class Meter:
             self._deltas += len(_DELTA.findall(chunk))
             if COMMENT in chunk:
                 self.marks += marks_in(chunk)
-        # usage follows the answer's text; what comes after it is short
-        self._tail = (self._tail + chunk)[-KEPT_BYTES:]
+        # in a stream usage follows the answer's text, and what comes after it is short; a whole answer may tell all tokens of the
+        # prompt behind it
+        seen = self._tail + chunk
+        self._tail = seen[-KEPT_BYTES:] if streams else seen
         places = [found.end() for found in _USAGE.finditer(self._tail)]
         if places:
             # details of it are nested, and no object follows that has such keys

@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from raylm.serve.auth import MODEL
 from raylm.serve.directory import Replica
 
 FIRST_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -31,6 +32,8 @@ class Counters:
 
     def ended(self, model: str, path: str, status: int, tokens: tuple[int, int], first_s: float) -> None:
         """A request has ended."""
+        # clients choose the name behind it: one row for all of them
+        path = MODEL + "{model}" if path.startswith(MODEL) else path
         self._requests[model, path, status] += 1
         if any(tokens):
             self._tokens[model, "prompt"] += tokens[0]

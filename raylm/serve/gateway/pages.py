@@ -34,12 +34,12 @@ class Pages:
         """One of them. Raises Refused where there is none."""
         found = self._cards().get(name)
         if found is None or (key.models and name not in key.models):
-            raise Refused(self.no_model(name))
+            raise Refused(self.no_model(name, key))
         return found
 
-    def no_model(self, name: str) -> Refusal:
-        """What is said of a model that is not here."""
-        there = ", ".join(f"`{each}`" for each in self._dispatch.models())
+    def no_model(self, name: str, key: KeyRecord) -> Refusal:
+        """What is said of a model that is not here, or not for this key: which is told of no others than its own."""
+        there = ", ".join(f"`{each}`" for each in self._dispatch.models() if not key.models or each in key.models) or "none"
         return Refusal(404, f"The model `{name[:100]}` does not exist; there is {there}.", "model_not_found", "model")
 
     def health(self, draining: bool) -> tuple[int, dict[str, Any]]:

@@ -95,7 +95,7 @@ class Watchdog:
     def __init__(self, first_s: float, silence_s: float, longest_s: float, reply: Reply) -> None:
         self._loop, self._reply = asyncio.get_running_loop(), reply
         self._first_s, self._silence_s, self._end = first_s, silence_s, self._loop.time() + longest_s
-        self._silent = lambda: None
+        self._silent, self.longest_s, self.overdue = lambda: None, longest_s, False
         self.last = self._loop.time()
         self.writing = self.begun = False
         self.why = ""
@@ -119,5 +119,5 @@ class Watchdog:
             if now - self.last > STALL_S:
                 self._reply.cut_off()
         elif now - self.last > (self._silence_s if self.begun else self._first_s) or now > self._end:
-            self.why = "fell silent" if now <= self._end else "took too long"
+            self.why, self.overdue = "fell silent", now > self._end
             self._silent()

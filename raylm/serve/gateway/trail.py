@@ -141,6 +141,11 @@ class Trail:
             self._rest = b""
         return b"".join([self._passed(event) for event in data.split(b"\n\n")[:-1]])
 
+    def anew(self) -> None:
+        """The client has nothing of the answer yet: another replica begins it."""
+        self.broken, self.marks, self._rest = False, (), b""
+        self._sent, self._count, self._num_prompt, self._usage = [], 0, 0, None
+
     def resume(self) -> Resumption | None:
         """How the answer goes on elsewhere, after what was seen; None where it cannot."""
         self.broken = False
@@ -148,7 +153,8 @@ class Trail:
             return Resumption(self._path, None)
         if not self._seen:
             # nobody has read a word of it: the same request, less the event that begins it
-            self._again, self._rest, self._sent, self._count, self._num_prompt = True, b"", [], 0, 0
+            self._again = True
+            self.anew()
             return Resumption(self._path, self.request())
         if not self.may_go_on or self._prompt is None:
             return None

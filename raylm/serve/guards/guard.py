@@ -6,6 +6,7 @@ gateway (or Control, for several gateways): Guards: first card -> second card ->
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ class Guards:
     def __init__(self, cards: list[Any], state_uri: str = "") -> None:
         self._guards: list[Guard] = [resolve(card) for card in cards]
         self._folder, _, self._file = state_uri.rpartition("/")
-        self._saved, self._saving = 0.0, False
+        self._saved, self._waiting, self._writing = 0.0, False, asyncio.Lock()
         self._restore()
 
     async def admit(self, visit: Visit) -> Admission:
@@ -101,14 +102,25 @@ class Guards:
 
     async def save(self) -> None:
         """Write what must outlive this process, at most once in `SAVE_S`: that much may be counted too little after its death."""
-        if not self._file or self._saving or not any(_state(guard) is not None for guard in self._guards):
+        if not self._file or self._waiting or not any(_state(guard) is not None for guard in self._guards):
             return
-        self._saving = True
-        await asyncio.sleep(max(0.0, self._saved + SAVE_S - time.monotonic()))
-        states = [{"guard": guard.identity(), "state": state} for guard in self._guards if (state := _state(guard)) is not None]
-        self._saving, self._saved = False, time.monotonic()
+        self._waiting = True
         try:
-            await asyncio.to_thread(Folder(self._folder).make().write_json, self._file, states)
+            # one at a time: an older state must not be written over a newer one
+            async with self._writing:
+                await asyncio.sleep(max(0.0, self._saved + SAVE_S - time.monotonic()))
+                self._waiting, self._saved = False, time.monotonic()
+                await self._write()
+        except asyncio.CancelledError:
+            self._waiting = False
+            raise
+
+    async def _write(self) -> None:
+        # a copy: counting goes on while it is written
+        states = copy.deepcopy([(guard.identity(), state) for guard in self._guards if (state := _state(guard)) is not None])
+        told = [{"guard": guard, "state": state} for guard, state in states]
+        try:
+            await asyncio.to_thread(Folder(self._folder).make().write_json, self._file, told)
         except StorageError as cause:
             logging.getLogger("ray.serve").error("what guards counted cannot be written: %s", cause)
 

@@ -37,6 +37,7 @@ class TokenBudget(Guard):
             self._used[visit.client] = self._used.get(visit.client, 0) + tokens
 
     def headers(self, visit: Visit, now_s: float) -> dict[str, str]:
+        self._begin()
         left = max(0, self.tokens - self._used.get(visit.client, 0))
         return {"x-ratelimit-limit-budget-tokens": str(self.tokens), "x-ratelimit-remaining-budget-tokens": str(left)}
 

@@ -223,3 +223,32 @@ def test_an_error_of_a_replica_passes_as_it_is():
             assert events(b"") == []
 
     asyncio.run(run())
+
+
+def test_an_engine_that_dies_before_the_first_word_costs_one_replica_and_not_two():
+    async def run():
+        async with running(Script(dies_saying=True), Script()) as one:
+            await one.control.unready("r1", "later")
+            await until(lambda: len(one.gateway._dispatch.view.ready("chat")) == 1)
+            asked = asyncio.create_task(one.stream(COMPLETIONS, {"prompt": "x", "max_tokens": 9}))
+            await until(lambda: one.gateway._counters._failures)
+            await one.control.ready("r1")
+            told = await asked
+            assert said(told) == expected("x", 9) and told[-1] == "[DONE]"
+            # the second one did it all, and is not blamed for what the first one said
+            assert len(one.replicas[1].seen) == 1 and set(one.gateway._counters._failures) == {"r0"}
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_takes_too_long_is_cut_off_and_blames_no_replica():
+    async def run():
+        from raylm.serve.config import GatewaySpec
+
+        spec = GatewaySpec(longest_s=0.1, silence_s=0.2, first_byte_s=5, hold_s=5)
+        async with running(Script(token_s=0.02), Script(token_s=0.02), spec=spec) as one:
+            told = await one.stream(COMPLETIONS, {"prompt": "x", "max_tokens": 500})
+            assert told[-1]["error"]["code"] == "timeout" and "0.1 s" in told[-1]["error"]["message"]
+            assert sum(len(each.seen) for each in one.replicas) == 1 and not one.gateway._counters._failures
+
+    asyncio.run(run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from raylm.serve.gateway import listener
 from raylm.serve.gateway.settings import STAGE, ModelFacts
 from raylm.serve.guards.concurrency import Concurrency
 from raylm.serve.guards.request_rate import RequestRate
+from raylm.serve.guards.token_budget import TokenBudget
 from raylm.serve.guards.token_rate import TokenRate
 from raylm.serve.keys import key_digest
 from tests.serve.gateway.running import CHAT, COMPLETIONS, answer_of, error, plain, raw, running, until
@@ -328,5 +330,106 @@ def test_the_end_answers_what_is_under_way_and_takes_nothing_more():
             with pytest.raises(OSError):
                 await asyncio.open_connection("127.0.0.1", one.port)
             assert (await asked)[0] == 200 and await ending == 0
+
+    asyncio.run(run())
+
+
+def test_the_end_writes_down_what_the_last_request_cost(tmp_path):
+    async def run():
+        counted = str(tmp_path / "counted.json")
+        options = {"audit": Audit(), "audit_folder": str(tmp_path / "audit"), "counted_uri": counted}
+        async with running(Script(), guards=(TokenBudget(tokens=10_000),), **options) as one:
+            for _ in range(3):
+                assert (await one.ask(COMPLETIONS, X))[0] == 200
+            await one.gateway.drain(1.0)
+        lines = [line for file in (tmp_path / "audit").glob("*.jsonl") for line in file.read_text().splitlines()]
+        # a prompt of one token and two of the answer, three times
+        assert len(lines) == 3 and json.loads((tmp_path / "counted.json").read_text())[0]["state"]["used"] == {"": 9}
+
+    asyncio.run(run())
+
+
+def test_names_that_clients_make_up_cost_no_memory():
+    async def run():
+        guards = (Concurrency(most=8),)
+        async with running(Script(), guards=guards) as one:
+            for number in range(20):
+                assert (await one.ask(f"/v1/models/none-{number}"))[0] == 404
+            await until(lambda: sum(one.gateway._counters._requests.values()) == 20)
+            assert len(one.gateway._counters._requests) == 1 and b"none-7" not in (await one.ask("/metrics"))[2]
+
+    asyncio.run(run())
+
+
+def test_a_key_for_one_model_is_told_no_others(tmp_path):
+    async def run():
+        from raylm.core.storage import Folder
+        from raylm.serve.keys import KeyFile, add
+
+        file = KeyFile.of(Folder(tmp_path / "job" / "api"))
+        key = "Bearer " + add(file, "alice", ["chat"])
+        models = (ModelFacts("chat", "model"), ModelFacts("unannounced", "model1"))
+        async with running(Script(), models=models, key_digest=key_digest("k"), keys_uri=file.uri) as one:
+            for name in ("unannounced", "none"):
+                status, _, body = await one.ask(f"/v1/models/{name}", authorization=key)
+                assert status == 404 and "`chat`" in error(body)["message"]
+                assert body.replace(b"The model `unannounced`", b"").count(b"unannounced") == 0
+            assert b"unannounced" in (await one.ask("/v1/models/none", authorization="Bearer k"))[2]
+
+    asyncio.run(run())
+
+
+def test_a_place_at_control_is_given_back_where_its_answer_came_too_late():
+    async def run():
+        guard = Concurrency(most=1)
+        async with running(Script(), guards=(guard,), guards_at_control=True, control_guards=(guard,)) as one:
+
+            async def slow(visit):
+                await one.control.admit(visit)
+                raise ConnectionError("TimeoutError")
+
+            quick, one.steering.admit = one.steering.admit, slow
+            assert (await one.ask(COMPLETIONS, X))[0] == 503
+            one.steering.admit = quick
+            assert (await one.ask(COMPLETIONS, X))[0] == 200
+
+    asyncio.run(run())
+
+
+def test_what_fails_here_is_no_client_that_left(monkeypatch, caplog):
+    async def run():
+        async with running(Script()) as one:
+
+            async def fails(*_):
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(one.gateway._forward, "run", fails)
+            assert (await one.ask(COMPLETIONS, X))[0] == 500
+            await until(lambda: one.gateway._counters._requests)
+            assert {status for _, _, status in one.gateway._counters._requests} == {500}
+
+    asyncio.run(run())
+
+
+def test_what_control_did_not_hear_is_told_again_and_counted_once(tmp_path):
+    async def run():
+        guard = TokenBudget(tokens=10_000)
+        options = {"guards_at_control": True, "control_guards": (guard,)}
+        async with running(Script(), guards=(guard,), **options) as one:
+            told = []
+
+            async def finish(visit, tokens):
+                told.append(tokens)
+                # not heard, heard without an answer, and heard
+                if len(told) > 1:
+                    await one.control.finish(visit, tokens)
+                if len(told) < 3:
+                    raise ConnectionError("Control starts again")
+
+            one.steering.finish = finish
+            assert (await one.ask(COMPLETIONS, X))[0] == 200
+            await until(lambda: len(told) == 3)
+            counting: Any = one.control._guards
+            assert told == [3, 3, 3] and counting._guards[0].state()["used"] == {"": 3}
 
     asyncio.run(run())

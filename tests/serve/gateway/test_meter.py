@@ -34,3 +34,9 @@ def test_who_leaves_before_the_usage_came_is_charged_a_token_for_each_event():
     for _ in range(3):
         meter.see(b'event: content_block_delta\ndata: {"delta":{"text":"a delta"}}\n\n', True)
     assert meter.tokens == (4, 3)
+
+
+def test_what_vllm_tells_behind_the_usage_of_a_whole_answer_hides_it_from_nobody():
+    meter = Meter()
+    meter.see(PLAIN[:-9] + b',"prompt_logprobs":null,"prompt_token_ids":[' + b"12345," * 20_000 + b"7]}", False)
+    assert meter.tokens == (12, 3)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from raylm.core.storage import Folder
 from raylm.serve.config import Serve
 from raylm.serve.guards import guard as guards_of
 from raylm.serve.guards import token_budget
@@ -56,3 +58,35 @@ def test_what_was_used_outlives_the_process(tmp_path, clock, monkeypatch):
     # a larger budget is not begun anew, another period is
     assert dict(asyncio.run(made(200).admit(ONE)).headers)[b"x-ratelimit-remaining-budget-tokens"] == b"50"
     assert asyncio.run(made(100, "day").admit(ONE)).refusal is None
+
+
+def test_a_state_is_never_written_over_a_newer_one(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(guards_of, "SAVE_S", 0.0)
+    one = Guards([TokenBudget(tokens=1000)], str(tmp_path / "counted.json"))
+    written, slow = Folder.write, [0.05]
+
+    def write(folder, name, text):
+        # the first write is the slowest
+        if slow:
+            time.sleep(slow.pop())
+        return written(folder, name, text)
+
+    monkeypatch.setattr(Folder, "write", write)
+
+    async def run():
+        saves = []
+        for _ in range(3):
+            one.count(ONE, 100)
+            saves.append(asyncio.create_task(one.save()))
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*saves)
+
+    asyncio.run(run())
+    assert Folder(tmp_path).read_json("counted.json")[0]["state"]["used"] == {ONE.client: 300}
+
+
+def test_what_is_left_is_of_this_period(clock):
+    guard = TokenBudget(tokens=100, period="month")
+    guard.finish(ONE, 60, 0.0)
+    clock.append(datetime(2027, 1, 1, tzinfo=UTC))
+    assert guard.headers(ONE, 0.0)["x-ratelimit-remaining-budget-tokens"] == "100"
