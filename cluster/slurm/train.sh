@@ -24,4 +24,5 @@ head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$RAY_AUTH_TOKEN_PATH"
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 export RAYLM_HEAD_ADDRESS="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 
-srun --kill-on-bad-exit=1 .venv/bin/raylm cluster start -- .venv/bin/raylm run jobs/pretrain.toml --set root=/shared/runs --set 'stages.base.workers={count = 32, gpus = 1, nodes = 4, device = "h100", least = 8}'
+# srun does not take over the cores of a task by itself (Slurm 22.05 and later): Ray would have one
+srun --kill-on-bad-exit=1 --cpus-per-task=35 .venv/bin/raylm cluster start -- .venv/bin/raylm run jobs/pretrain.toml --set root=/shared/runs --set 'stages.base.workers={count = 32, gpus = 1, nodes = 4, device = "h100", least = 8}'

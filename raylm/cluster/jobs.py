@@ -46,7 +46,7 @@ class Cluster:
 
         if token_path:
             os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)})
-        self.address = address.rstrip("/")
+        self.address, self._printed = address.rstrip("/"), 0
         if not self.address.startswith(("http://", "https://")):
             raise ConfigError("the address of a cluster's dashboard is needed", where=address, next="--address http://HEAD:8265")
         from ray.job_submission import JobSubmissionClient
@@ -101,11 +101,11 @@ class Cluster:
         Raises:
             PlacementError: the cluster has not answered for `BROKEN_S`.
         """
-        printed, broken = 0, 0.0
+        self._printed, broken = 0, 0.0
         self._wait_for_start(name)
         while True:
             try:
-                printed = asyncio.run(self._tail(name, printed))
+                asyncio.run(self._tail(name))
                 status = str(self.info(name).status)
                 broken = 0.0
                 if status in DONE:
@@ -128,15 +128,14 @@ class Cluster:
                 print(f"  {name} has not started: {self.info(name).message}", file=sys.stderr, flush=True)
             time.sleep(0.5)
 
-    async def _tail(self, name: str, printed: int) -> int:
-        """Print what is new; `printed` characters were printed before."""
-        skip = printed
+    async def _tail(self, name: str) -> None:
+        """Print what is new; the log comes from its beginning each time, also after a connection that broke in the middle."""
+        skip = self._printed
         async for part in self._client.tail_job_logs(name):
             fresh = part[skip:]
             skip = max(0, skip - len(part))
-            printed += len(fresh)
+            self._printed += len(fresh)
             print(fresh, end="", flush=True)
-        return printed
 
     def _ended(self, name: str) -> int:
         found = self.info(name)

@@ -30,7 +30,7 @@ class Pool(NamedTuple):
     """Equal machines."""
 
     name: str
-    """head, gpu or cpu. The first machine of a job's first pool is Ray's head."""
+    """head, gpu, cpu or spread. The first machine of a job's first pool is Ray's head."""
     count: int
     cpus: int
     memory_gb: int
@@ -62,8 +62,13 @@ def pools(found: list[StageNeed]) -> list[Pool]:
         return _plain_pools(plain, spread, found)
     if gpu.count == 1:
         # one machine is the whole cluster: what needs no GPU stands beside it
-        return [_sized(gpu, gpu.cpus + math.ceil(plain) + HEAD_CPUS)]
-    return [_plain("head", 1, min(math.ceil(plain), MOST_CPUS) + HEAD_CPUS, found), gpu, *_overflow(plain, found)]
+        made = [_sized(gpu, gpu.cpus + math.ceil(plain) + HEAD_CPUS)]
+    else:
+        made = [_plain("head", 1, min(math.ceil(plain), MOST_CPUS) + HEAD_CPUS, found), gpu, *_overflow(plain, found)]
+    if (missing := spread - sum(pool.count for pool in made)) > 0:
+        # a stage without GPUs wants its processes on more machines than those with GPUs are
+        made.append(_plain("spread", missing, math.ceil(plain / spread), found))
+    return made
 
 
 def one_pool(found: list[StageNeed]) -> Pool:
@@ -74,7 +79,8 @@ def one_pool(found: list[StageNeed]) -> Pool:
     if gpu is None:
         return made[0]._replace(count=sum(pool.count for pool in made), cpus=max(pool.cpus for pool in made), spot=spot)
     plain = sum(pool.count * pool.cpus for pool in made if not pool.gpus)
-    return _sized(gpu, gpu.cpus + math.ceil(plain / gpu.count))._replace(spot=spot)
+    count = max(gpu.count, *(need.nodes for need in found))
+    return _sized(gpu, gpu.cpus + math.ceil(plain / count))._replace(count=count, spot=spot)
 
 
 def _gpu_pool(found: list[StageNeed], device: Device | None, name: str) -> Pool | None:

@@ -61,6 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     spec = spec_of(loaded, steps, _relative(arguments.job), words, arguments.image)._replace(file=out)
     if arguments.to == "sky" and spec.equal.gpus and not spec.equal.device:
         raise ConfigError("SkyPilot must know which GPU", where=spec.path, next='workers = {device = "h100"} in the stage')
+    if arguments.to in ("sky", "kuberay") and not spec.ports:
+        # a single machine goes, too, when its job ends or it is taken away
+        check_root(loaded.root)
     text = write(spec)
     if arguments.out == "-":
         print(text, end="")

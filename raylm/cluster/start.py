@@ -236,12 +236,23 @@ def _lead(node: Node, ray: subprocess.Popen[bytes], command: Sequence[str], stay
         status = cluster.follow(name)
         if stay and status == 0:
             _say("serves until this process is told to end")
-            return _follow(ray)
+            return _serve(node, ray)
         return status
     except KeyboardInterrupt:
         # its driver hears SIGTERM and may save what it has; the scheduler gives it seconds
         cluster.stop(name)
         return 130
+
+
+def _serve(node: Node, ray: subprocess.Popen[bytes]) -> int:
+    """Until this process is told to end. Raises PlacementError where Ray ends before: a scheduler that may start it again must
+    hear of it."""
+    _follow(ray)
+    raise PlacementError(
+        f"Ray ended, and the endpoint with it: {last_words('', node.temp, 0.0)}",
+        where=node.address,
+        next=f"see {node.temp}/session_latest/logs",
+    )
 
 
 def _follow(ray: subprocess.Popen[bytes]) -> int:

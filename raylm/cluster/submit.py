@@ -49,7 +49,8 @@ def entry(asked: Asked, number: int) -> Entry:
     """The submission, under a name that says whose it is: `raylm-grpo-1`."""
     command = shlex.join([*shlex.split(asked.python), "-m", "raylm", "run", asked.path, *asked.words])
     found = upload(asked.folder)
-    runtime_env = {**asked.runtime_env, "working_dir": str(asked.folder), "excludes": list(found.excludes)}
+    excludes = [*asked.runtime_env.get("excludes", []), *found.excludes]
+    runtime_env = {**asked.runtime_env, "working_dir": str(asked.folder), "excludes": excludes}
     return Entry(f"raylm-{asked.job.name}-{number}", command, runtime_env, {"raylm_job": asked.job.name, "root": asked.job.root})
 
 

@@ -64,6 +64,11 @@ class Draw:
         """Of all whole shards: completions that were asked for, those that are rejected, and why."""
         self._since = time.monotonic()
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of completions that were drawn in this attempt."""
+        return self._counts["tokens"]
+
     def run(self, units: list[Plain]) -> list[Plain]:
         """The marks of all units, in order.
 
@@ -177,6 +182,10 @@ class Draw:
 
     def _alarm_of_ends(self, last: Quarantined) -> None:
         if (ends := self._counts["ends"]) >= _ALARM_ENDS and ends > 0.1 * self._counts["rows"]:
+            # it is the machine's fault, or the settings': the next attempt asks them again
+            for unit in self._open.values():
+                for place in [place for place, outcome in unit.outcomes.items() if outcome == ENDS]:
+                    unit.journal.add(place, None)
             raise StageError(
                 f"{ends} of {self._counts['rows']:,} rows ended their generator again and again: {last.why}",
                 where=self._ctx.stage,

@@ -27,7 +27,7 @@ class Journal:
         """By place in the unit, what an earlier attempt has written."""
 
     def add(self, place: int, outcome: Any) -> None:
-        """One row is done."""
+        """One row is done; None: it is to be asked again."""
         if self._path is None:
             return
         if self._file is None:
@@ -59,4 +59,5 @@ class Journal:
                 file.truncate(len(whole) + 1)
         if not whole or json.loads(lines[0]) != self._head:
             return {}
-        return dict(json.loads(line) for line in lines[1:])
+        found = dict(json.loads(line) for line in lines[1:])
+        return {place: outcome for place, outcome in found.items() if outcome is not None}

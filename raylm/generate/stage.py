@@ -51,7 +51,8 @@ def run(cfg: Generate, ctx: Context) -> Documents:
     window = 2 * spec.count * (2 * spec.max_num_seqs if spec.max_num_seqs else MOST_SEQUENCES)
     marks: list[Plain] | None = None
     try:
-        marks = Draw(cfg, ctx, pool, Reader(artifact, renderer), room, max(window // cfg.sampling.n, 1)).run(units)
+        drawing = Draw(cfg, ctx, pool, Reader(artifact, renderer), room, max(window // cfg.sampling.n, 1))
+        marks = drawing.run(units)
     finally:
         if marks is None:
             # its requests would be answered on for nobody
@@ -61,11 +62,12 @@ def run(cfg: Generate, ctx: Context) -> Documents:
     if not total["rows"]:
         listed = ", ".join(f"{reason} {count}" for reason, count in total["rejected"].items())
         raise DataError(f"no completion is left of {total['asked']:,} rows: {listed or 'there are none'}", where=artifact.uri)
+    # of this attempt alone: what an earlier one drew took its own time
     seconds = time.monotonic() - began
     facts = {key: total[key] for key in ("rows", "asked", "finish_reasons", "rejected", "rejected_examples", "bytes")}
     facts |= {"model": model, "dtype": pool.dtype.name, "dtype_why": pool.dtype.why, "keep": cfg.keep}
     metrics = {key: total[key] for key in ("asked", "rows", "completions", "prompt_tokens", "completion_tokens")}
-    metrics |= {"rejected": sum(total["rejected"].values()), "tokens_per_s": round(total["completion_tokens"] / seconds, 1)}
+    metrics |= {"rejected": sum(total["rejected"].values()), "tokens_per_s": round(drawing.num_tokens / seconds, 1)}
     metrics |= {"ends_its_generator": total["rejected"].get(ENDS, 0), **pool.counts()}
     return ctx.commit(Documents, facts=facts, metrics=metrics, rows=total["shards"])
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.artifact import MANIFEST, Checkpoint, open_artifact
 from raylm.core.config import Makes
-from raylm.core.errors import ConfigError
+from raylm.core.errors import ConfigError, StorageError
 from raylm.core.storage import Folder
 from raylm.model.adapters.saved import CONFIG, WEIGHTS, adapter_file, check_base, fields_of
 from raylm.model.headers import read_header, read_headers
@@ -81,13 +82,27 @@ def checked(name: str, uri: str, base: Base, into: Path) -> Checked:
     _check_layers(files[1], uri, base)
     check_base(uri, base.at)
     lineage = _lineage(uri, base)
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-    at = into / digest
-    if not at.is_dir():
-        at.mkdir(parents=True, mode=0o700)
-        for file in files:
-            shutil.copyfile(file, at / file.name)
+    try:
+        at = _copied(files, into)
+    except OSError as cause:
+        raise StorageError(f"this adapter cannot be copied: {cause.strerror}", where=str(into), next="make room there") from cause
+    digest = at.name
     return Checked(at, digest, rank, {"fingerprint": digest, "rank": rank, **lineage})
+
+
+def _copied(files: list[Path], into: Path) -> Path:
+    """A folder of `into` that the files' content names: whole, or not there."""
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="half-", dir=into) as half:
+        for file in files:
+            shutil.copyfile(file, Path(half) / file.name)
+        # of the copy: who writes there meanwhile changes no name
+        whole = b"".join((Path(half) / file.name).read_bytes() for file in files)
+        at = into / hashlib.sha256(whole).hexdigest()[:16]
+        if not at.is_dir():
+            Path(half).rename(at)
+            Path(half).mkdir()
+    return at
 
 
 def modules_of(model: str) -> list[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from raylm.cluster.machines import Pool, one_pool, pools
-from raylm.cluster.needs import needs
+from raylm.cluster.needs import StageNeed, needs
+from raylm.core.config import Role
 from raylm.core.errors import ConfigError, PlanError
+from raylm.core.room import Node, refusal
 from raylm.job import load, plan
 
 GPUS = 'stages.policy.workers={count = 8, gpus = 1, device = "h100"}'
@@ -73,3 +75,17 @@ def test_two_kinds_of_gpu_are_refused_with_the_stages_that_ask():
         pools(found("jobs/grpo.toml", *sets))
     with pytest.raises(ConfigError, match="no device is called 'h1000'"):
         found("jobs/grpo.toml", 'stages.policy.workers={count = 8, gpus = 1, device = "h1000"}')
+
+
+def test_a_stage_without_gpus_that_wants_more_machines_than_there_are_gpus_gets_them():
+    def need(stage: str, cpus: float, gpus: float = 0.0, nodes: int = 0) -> StageNeed:
+        role = Role(count=4, cpus=cpus / 4, gpus=gpus / 4, nodes=nodes or None)
+        return StageNeed(stage, "x", {"workers": role}, cpus, 0.0 if gpus else cpus, gpus, "h100" if gpus else "", nodes, True)
+
+    asked = [need("data", 8, nodes=4), need("train", 4, gpus=4)]
+    made = pools(asked)
+    there = [Node(str(at), {"CPU": pool.cpus, "GPU": pool.gpus}) for pool in made for at in range(pool.count)]
+    assert len(there) == 4
+    equal = one_pool(asked)
+    for nodes in (there, [Node(str(at), {"CPU": equal.cpus, "GPU": equal.gpus}) for at in range(equal.count)]):
+        assert not any(refusal(each.roles, each.stage, nodes) for each in asked)

@@ -18,6 +18,9 @@ import yaml
 
 from raylm import cli
 from raylm.cluster.contract import TOKEN
+from raylm.cluster.machines import Pool
+from raylm.cluster.specs import kuberay, ray_up, slurm
+from raylm.cluster.specs.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[2]
 SKY_TASK = {
@@ -181,3 +184,54 @@ def test_skypilot_itself_reads_its_files():
     )
     assert told.returncode == 0, told.stderr
     assert len(told.stdout.split()) == len(files)
+
+
+GPU = Pool("head", 2, 8, 32, 100, gpus=1, device="h100")
+
+
+def spec(*words: str, job: str = "grpo", ports: tuple[int, ...] = ()) -> Spec:
+    return Spec(job, f"jobs/{job}.toml", ("raylm", "run", f"jobs/{job}.toml", *words), (GPU,), GPU, ports, file="x.yaml")
+
+
+def test_what_yaml_reads_otherwise_is_a_command_all_the_same():
+    words = ("--set", "stages.x.system=Answer: yes # or no")
+    made = next(yaml.safe_load_all(kuberay.render(spec(*words))))
+    assert shlex.split(made["spec"]["entrypoint"])[-2:] == list(words)
+
+
+def test_kuberay_takes_the_name_and_its_submitter_passes_the_policy():
+    text = kuberay.render(spec(job="x" * 80))
+    job, _, policy = yaml.safe_load_all(text)
+    # MaxRayJobNameLength of KubeRay: it refuses longer ones
+    assert len(job["metadata"]["name"]) == 47
+    froms = policy["spec"]["ingress"][0]["from"]
+    # the pod of the Kubernetes Job that submits has that label, and none of Ray's
+    assert {"podSelector": {"matchLabels": {"job-name": job["metadata"]["name"]}}} in froms
+
+
+def test_the_secret_of_the_endpoint_is_not_the_one_in_which_kuberay_keeps_its_token():
+    text = kuberay.render(spec(job="serve", ports=(8000,)))
+    cluster = next(yaml.safe_load_all(text))
+    (variable,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
+    secret = variable["valueFrom"]["secretKeyRef"]["name"]
+    assert secret != cluster["metadata"]["name"] and f"create secret generic {secret} " in text
+    # who submits needs that token
+    assert f"RAY_AUTH_TOKEN=$(kubectl get secret {cluster['metadata']['name']} " in text
+
+
+def test_a_step_of_slurm_has_the_cores_of_its_machine():
+    assert "srun --kill-on-bad-exit=1 --cpus-per-task=8 " in slurm.render(spec())
+
+
+def test_jobs_that_are_submitted_to_ray_up_find_python():
+    config = yaml.safe_load(ray_up.render(spec()))
+    for command in (*config["head_start_ray_commands"], *config["worker_start_ray_commands"]):
+        assert 'PATH="$HOME/raylm/.venv/bin:$PATH"' in command
+        subprocess.run(["bash", "-n"], input=command.encode(), check=True)
+
+
+@pytest.mark.parametrize("kind", ["sky", "kuberay"])
+def test_a_machine_that_goes_with_its_job_needs_a_root_elsewhere(kind, capsys):
+    with contextlib.chdir(ROOT):
+        assert cli.main(["cluster", "render", "jobs/pretrain.toml", "--to", kind, "--out", "-"]) == 1
+    assert "root = 'runs' is relative" in capsys.readouterr().err

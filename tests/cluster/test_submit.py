@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -10,11 +11,16 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
-from raylm.cluster.submit import check_environment, check_root, read_environment, run_words
-from raylm.core.errors import ConfigError
+from raylm.cluster.contract import Place, Ports
+from raylm.cluster.jobs import Cluster
+from raylm.cluster.start import Node, _serve
+from raylm.cluster.submit import Asked, check_environment, check_root, entry, read_environment, run_words
+from raylm.core.errors import ConfigError, PlacementError
+from raylm.job import load
 
 JOB = """
 name = "sent"
@@ -50,6 +56,38 @@ def test_a_file_that_is_no_runtime_environment(tmp_path):
     (tmp_path / "env.json").write_text("[1]")
     with pytest.raises(ConfigError, match="is a JSON object"):
         read_environment(str(tmp_path / "env.json"))
+
+
+def test_what_the_user_leaves_out_is_not_sent(tmp_path):
+    (tmp_path / "job.toml").write_text(JOB.format(root="/shared", count=1))
+    asked = Asked(load(str(tmp_path / "job.toml"), []), "job.toml", (), tmp_path, {"excludes": ["private/"]}, "python")
+    left_out = entry(asked, 1).runtime_env["excludes"]
+    assert "private/" in left_out and ".env" in left_out
+
+
+def test_a_connection_that_breaks_prints_nothing_twice(capsys):
+    class Breaks:
+        tries = 0
+
+        async def tail_job_logs(self, name):
+            self.tries += 1
+            yield "one\ntwo\n"
+            if self.tries == 1:
+                raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+            yield "three\n"
+
+    there: Any = Cluster.__new__(Cluster)
+    there._client, there._printed = Breaks(), 0
+    with pytest.raises(RuntimeError):
+        asyncio.run(there._tail("x"))
+    asyncio.run(there._tail("x"))
+    assert capsys.readouterr().out == "one\ntwo\nthree\n"
+
+
+def test_an_endpoint_whose_ray_ends_by_itself_has_failed(tmp_path):
+    node = Node(Place(0, 1, "127.0.0.1"), "127.0.0.1", Ports.of(), tmp_path, {})
+    with pytest.raises(PlacementError, match="Ray ended, and the endpoint with it"):
+        _serve(node, subprocess.Popen(["true"]))
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from raylm.core.artifact import open_artifact
 from raylm.core.errors import DataError, StageError
+from raylm.core.storage import Folder
 from raylm.data.records import id_of, is_held_out
 from raylm.data.shards import read_parquet
-from raylm.generate.draw import seed_of
+from raylm.generate.asked import Reader, units_of
+from raylm.generate.config import Generate
+from raylm.generate.draw import Draw, seed_of
+from raylm.generate.render import Renderer
 from raylm.generate.stage import totals
 from raylm.inference.completions import Quarantined
-from tests.generate.engines import TEXTS, Engines, draw, make_texts
+from tests.generate.engines import CONFIG, TEXTS, Engines, draw, make_texts, tokenizer
+from tests.stages import context
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,3 +119,25 @@ def test_rows_that_end_their_generators_one_after_the_other_stop_the_stage(root)
 def test_seeds_are_those_of_the_row():
     assert seed_of(3, "a") == seed_of(3, "a") != seed_of(3, "b") != seed_of(4, "b")
     assert 0 <= seed_of(0, "") < 2**62
+
+
+def test_rows_that_stopped_the_stage_are_asked_again_by_the_next_attempt(root):
+    class Broken(Engines):
+        def answer(self, tokens, sampling, seed):
+            return Quarantined(3, "out of memory")
+
+    with pytest.raises(StageError, match="out of memory"):
+        draw(root, "mended", Broken())
+    ctx, marks = draw(root, "mended", Engines())
+    assert totals(marks) == totals(draw(root, "calm", Engines())[1]) and files(ctx) == files(draw(root, "calm", Engines())[0])
+
+
+def test_tokens_are_counted_of_this_attempt_alone(root):
+    drawn = []
+    for _ in range(2):
+        cfg = Generate(**CONFIG)
+        artifact, ctx = open_artifact(Folder(root / "texts")), context(root, "counted", cfg)
+        drawing = Draw(cfg, ctx, Engines(), Reader(artifact, Renderer(tokenizer(), None, None, False)), 40, 5)  # type: ignore[arg-type]
+        total = totals(drawing.run(units_of(artifact, cfg.rows_per_shard, None)))
+        drawn.append((drawing.num_tokens, total["completion_tokens"]))
+    assert drawn == [(96, 96), (0, 96)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raylm.core.errors import ArtifactError, ConfigError
+from raylm.core.errors import ArtifactError, ConfigError, StorageError
 from raylm.serve.adapter_check import Base, checked, modules_of
 from tests.model.tiny import tiny_checkpoint
 from tests.serve.tiny_adapter import write_adapter
@@ -101,3 +101,20 @@ def test_an_adapter_of_another_model_is_refused(adapter, tmp_path):
 def test_nothing_there(model, tmp_path):
     with pytest.raises(ArtifactError, match="no adapter here"):
         check(tmp_path / "nowhere", model, tmp_path / "into")
+
+
+def test_a_copy_that_broke_off_is_not_taken_for_a_whole_one(adapter, model, tmp_path, monkeypatch):
+    whole, real = [], shutil.copyfile
+
+    def full(source, target):
+        if whole:
+            raise OSError(28, "No space left on device")
+        whole.append(real(source, target))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(shutil, "copyfile", full)
+        with pytest.raises(StorageError, match="cannot be copied: No space left"):
+            check(adapter, model, tmp_path)
+    assert not any(tmp_path.iterdir())
+    found = check(adapter, model, tmp_path)
+    assert sorted(file.name for file in found.at.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]

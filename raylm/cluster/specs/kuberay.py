@@ -6,6 +6,8 @@ raylm is deployed by its job, with gateways that listen beside Serve.
 
 from __future__ import annotations
 
+import json
+
 from raylm.cluster.contract import Ports
 from raylm.cluster.machines import Pool
 from raylm.cluster.specs.spec import Spec, header
@@ -44,7 +46,8 @@ def _job(spec: Spec) -> str:
         return "\n".join([*lines, *_indent(cluster, 2)]) + "\n"
     lines += _indent(
         [
-            f"entrypoint: {spec.command}",
+            "# JSON is YAML: a `--set` may hold what YAML reads otherwise",
+            f"entrypoint: {json.dumps(spec.command)}",
             "submissionMode: K8sJobMode",
             "# the same job continues where it was: a new cluster for each of these tries",
             "backoffLimit: 3",
@@ -83,7 +86,7 @@ def _template(spec: Spec, pool: Pool, is_head: bool) -> list[str]:
         "        env:",
         "          - name: RAYLM_API_KEY",
         "            valueFrom:",
-        f"              secretKeyRef: {{name: {spec.name}, key: RAYLM_API_KEY, optional: true}}",
+        f"              secretKeyRef: {{name: {_secret(spec)}, key: RAYLM_API_KEY, optional: true}}",
     ]
     if is_head:
         lines += ["        ports:", *(f"          - {{name: {name}, containerPort: {port}}}" for name, port in named)]
@@ -122,7 +125,9 @@ spec:
 
 def _policy(spec: Spec) -> str:
     doors = "".join(f"        - {{port: {port}, protocol: TCP}}\n" for port in spec.ports)
+    # an endpoint's door is open to all; what hands a RayJob over is a pod of a Kubernetes Job, which has none of Ray's labels
     door = f"    - ports:\n{doors}" if spec.ports else ""
+    submitter = "" if spec.ports else f"        - podSelector:\n            matchLabels: {{job-name: {spec.name}}}\n"
     return f"""\
 # Ray's ports are open to the cluster's own pods and to the operator alone
 apiVersion: networking.k8s.io/v1
@@ -140,7 +145,7 @@ spec:
         - namespaceSelector: {{}}
           podSelector:
             matchLabels: {{app.kubernetes.io/name: kuberay-operator}}
-{door}"""
+{submitter}{door}"""
 
 
 def _service(spec: Spec) -> str:
@@ -156,18 +161,25 @@ spec:
 {doors}"""
 
 
+def _secret(spec: Spec) -> str:
+    """Of the endpoint's key. KubeRay keeps Ray's token in a Secret with the cluster's own name, and takes one that is there."""
+    return f"{spec.name}-key"
+
+
 def _indent(lines: list[str], by: int) -> list[str]:
     return [" " * by + line for line in lines]
 
 
 def _header(spec: Spec) -> str:
     how = [
-        f"kubectl create secret generic {spec.name} --from-literal=RAYLM_API_KEY=...",
+        f"kubectl create secret generic {_secret(spec)} --from-literal=RAYLM_API_KEY=...",
         f"kubectl apply -f {spec.file}",
         f"kubectl get ray{'clusters' if spec.ports else 'jobs'} {spec.name} -w",
     ]
     if spec.ports:
-        how.append(
-            f"kubectl port-forward svc/{spec.name}-head-svc 8265 & raylm submit {spec.path} --address http://127.0.0.1:8265"
-        )
+        token = f"$(kubectl get secret {spec.name} -o jsonpath='{{.data.auth_token}}' | base64 -d)"
+        how += [
+            f"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN={token}   # KubeRay made it",
+            f"kubectl port-forward svc/{spec.name}-head-svc 8265 & raylm submit {spec.path} --address http://127.0.0.1:8265",
+        ]
     return header(spec, "KubeRay", how)

@@ -20,6 +20,7 @@ CPU_INSTANCES = (
     (64, "16xlarge"),
 )
 """Cores and sizes of a family with 4 GB a core."""
+_PATH = 'PATH="$HOME/raylm/.venv/bin:$PATH"'
 
 
 def render(spec: Spec) -> str:
@@ -57,11 +58,14 @@ def render(spec: Spec) -> str:
         "",
         "head_start_ray_commands:",
         "  - >-",
-        "    cd ~/raylm && RAY_AUTH_MODE=token .venv/bin/ray start --head --port=6379",
+        # jobs that are submitted find their `python` by the path of Ray's own processes
+        f"    cd ~/raylm && {_PATH} RAY_AUTH_MODE=token .venv/bin/ray start --head --port=6379",
         "    --autoscaling-config=~/ray_bootstrap_config.yaml --dashboard-host=127.0.0.1 --dashboard-port=8265",
         "    --disable-usage-stats",
         "worker_start_ray_commands:",
-        "  - cd ~/raylm && RAY_AUTH_MODE=token .venv/bin/ray start --address=$RAY_HEAD_IP:6379 --disable-usage-stats",
+        "  - >-",
+        f"    cd ~/raylm && {_PATH} RAY_AUTH_MODE=token .venv/bin/ray start --address=$RAY_HEAD_IP:6379",
+        "    --disable-usage-stats",
         "",
     ]
     return "\n".join(lines)

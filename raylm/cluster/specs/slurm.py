@@ -39,7 +39,9 @@ def render(spec: Spec) -> str:
             f"trap 'rm -f \"${TOKEN_PATH}\"' EXIT",
             'export RAYLM_HEAD_ADDRESS="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
             "",
-            f"srun --kill-on-bad-exit=1 .venv/bin/raylm cluster start {spec.stay}-- .venv/bin/{spec.command}",
+            "# srun does not take over the cores of a task by itself (Slurm 22.05 and later): Ray would have one",
+            f"srun --kill-on-bad-exit=1 --cpus-per-task={pool.cpus} "
+            f".venv/bin/raylm cluster start {spec.stay}-- .venv/bin/{spec.command}",
             "",
         ]
     )

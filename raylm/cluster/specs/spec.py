@@ -32,8 +32,8 @@ class Spec(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of cluster and task: letters, digits and hyphens."""
-        return re.sub(r"[^a-z0-9]+", "-", f"raylm-{self.job}".lower()).strip("-")[:52].strip("-")
+        """Of cluster and task: letters, digits and hyphens; a RayJob's has 47 at most."""
+        return re.sub(r"[^a-z0-9]+", "-", f"raylm-{self.job}".lower()).strip("-")[:47].strip("-")
 
     @property
     def command(self) -> str:

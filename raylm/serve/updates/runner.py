@@ -23,6 +23,8 @@ from raylm.serve.updates.verdict import Allowed, figures_of, reason_to_stop
 PROVE_S = 20.0
 """Seconds after which a canary is proved again."""
 MOST_SAID = 50
+COME_S = 5.0
+"""Seconds after its own start in which Control does not take a replica for gone that it does not know."""
 
 
 class Runner:
@@ -40,7 +42,8 @@ class Runner:
         self._refused: dict[str, str] = {}
         self._proved: set[tuple[str, str, int]] = set()
         self._since = self._proved_at = time.monotonic()
-        self._stop_asked, self._desk_leads = "", False
+        self._stop_asked, self._desk_leads, self._settle_s = "", False, 0.0
+        self._unread = ""
         self._resume()
 
     def order_for(self, model: str, replica: str, fingerprint: str, orders: Orders) -> Orders:
@@ -68,14 +71,27 @@ class Runner:
     async def turn(self) -> None:
         """One step, twice a second."""
         try:
+            self._settle()
             await self._look()
             if self._at is not None and not self._at.over:
                 await (self._canary() if self._at.phase == "canary" else self._swapping())
-        except (StageError, PlacementError, ArtifactError) as cause:
-            await self._stop(cause.what)
         except StorageError as cause:
             # a disk that does not answer now may do so the next time; clients have what they had
-            await self._desk.decided({"what": "update", "why": f"a file cannot be read or written: {cause.what}"})
+            await self._cannot_read(f"a file cannot be read or written: {cause.what}")
+        except (StageError, PlacementError, ArtifactError) as cause:
+            if self._at is None or self._at.over:
+                # what is asked for cannot be read; an update that has ended is not stopped by it
+                await self._cannot_read(cause.what)
+            else:
+                await self._stop(cause.what)
+        else:
+            self._unread = ""
+
+    async def _cannot_read(self, why: str) -> None:
+        """Say it once, not twice a second."""
+        if why != self._unread:
+            self._unread = why
+            await self._desk.decided({"what": "update", "why": why})
 
     async def _look(self) -> None:
         """Take up what was asked for."""
@@ -86,7 +102,7 @@ class Runner:
             if self._at is not None and not self._at.over and asked.number != self._stop_asked:
                 self._stop_asked = asked.number
                 await self._stop(f"given up by {asked.by}{f': {asked.why}' if asked.why else ''}")
-        elif self._at is None or self._at.over:
+        elif self._at is None or (self._at.over and not self._desk_leads):
             await self._begin(asked)
 
     async def _begin(self, asked: Ask) -> None:
@@ -183,6 +199,7 @@ class Runner:
         ask, at = self._asked(), self._progress()
         # those that start from now on begin with it
         await self._desk.order_weights(ask.model, _order_of(ask))
+        self._desk_leads = False
         self._desk.lead(None)
         version = Version(
             model=ask.model,
@@ -209,28 +226,33 @@ class Runner:
     async def _stop(self, why: str) -> None:
         """All replicas have the old version again."""
         ask, at = self._asked(), self._progress()
-        led = self._desk_leads
-        if led:
+        if self._desk_leads:
             self._lead(0.0)
         if self._desk.ordered(ask.model).weights is None and (uri := self._uri(ask.model, at.before)):
             # those that took the new weights come back the same way
             await self._desk.order_weights(ask.model, WeightsOrder(uri, at.before, (), ask.how == "in_place"))
         self._released.clear()
         await self._enter("stopped", why)
-        if led:
-            await self._gone(ask)
-            self._desk.lead(None)
 
-    async def _gone(self, ask: Ask) -> None:
-        """Wait until nobody has the new version: without a rollout it would be asked."""
-        until = time.monotonic() + ask.start_s
-        while time.monotonic() < until and any(row.address.fingerprint == ask.fingerprint for row in self._rows()):
-            await asyncio.sleep(0.05)
+    def _settle(self) -> None:
+        """Gateways route as usual again once nobody has the version that was given up, however long that takes: without a rollout
+        it would be asked."""
+        if (at := self._at) is None or not at.over or not self._desk_leads:
+            return
+        rows = [row for row in self._desk.rows(at.model) if row.state != "draining"]
+        if not any(row.address.fingerprint == at.fingerprint for row in rows) and time.monotonic() - self._since > self._settle_s:
+            self._desk_leads = False
+            self._desk.lead(None)
 
     def _resume(self) -> None:
         """What a Control before this one did not end. Gateways must not take its new version for one like others."""
         self._at, self._ask = self._versions.progress(), self._versions.asked()
         if self._at is None or self._at.over:
+            # an endpoint that was started anew has no ask: all of it is over
+            if self._at is not None and self._ask is not None and self._at.phase == "stopped":
+                # some may have it still, and have not all come again yet
+                self._settle_s = COME_S
+                self._lead(0.0)
             return
         if self._ask is None or (self._ask.number != self._at.number and not self._ask.stop):
             self._at = self._at.model_copy(update={"phase": "stopped"})
@@ -253,9 +275,9 @@ class Runner:
         return min(max(1, round(self._asked().share * num_rows)), num_rows - 1)
 
     def _lead(self, share: float, keys: tuple[str, ...] = (), shadow: float = 0.0) -> None:
-        ask, at = self._asked(), self._progress()
+        at = self._progress()
         self._desk_leads = True
-        self._desk.lead(Rollout(ask.model, at.before, ask.fingerprint, share, keys, shadow, ask.number))
+        self._desk.lead(Rollout(at.model, at.before, at.fingerprint, share, keys, shadow, at.number))
 
     def _rows(self) -> list[Replica]:
         return [row for row in self._desk.rows(self._asked().model) if row.state != "draining"]

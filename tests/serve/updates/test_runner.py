@@ -318,3 +318,43 @@ def test_control_that_begins_anew_goes_on_and_no_gateway_takes_the_new_version_f
         assert set(scene.held().values()) == {NEW}
 
     play(scenario)
+
+
+def test_what_does_not_give_up_the_version_that_was_stopped_is_not_asked_however_long_it_takes(play):
+    async def scenario(scene):
+        stuck, _ = scene.add("a"), scene.add("b")
+        await asyncio.sleep(0.05)
+        scene.ask("rolling", keys=["alice"], for_s=20, start_s=0.3)
+        await scene.until("canary")
+        for each in scene.replicas:
+            each.refuses = "it does not start"
+        scene.fails[NEW] = "greedy tokens differ"
+        await scene.until("stopped")
+        await asyncio.sleep(0.5)
+        assert NEW in scene.held().values() and scene.rollout.share == 0.0 and not scene.rollout.keys
+        # nor by a Control that begins anew
+        scene.control._turning.cancel()
+        scene.control._runner = None
+        scene.control = scene.again()
+        assert scene.rollout.share == 0.0 and scene.rollout.fresh == NEW
+        for each in scene.replicas:
+            each.control, each.refuses = scene.control, ""
+        while scene.rollout is not None:
+            await asyncio.sleep(0.005)
+        assert set(scene.held().values()) == {OLD} and stuck.fingerprint == OLD
+
+    play(scenario)
+
+
+def test_an_ask_that_cannot_be_read_is_said_once_and_stops_nothing_that_has_ended(play):
+    async def scenario(scene):
+        scene.add("a")
+        await asyncio.sleep(0.05)
+        scene.ask()
+        await scene.until("done")
+        scene.versions.folder.write("api.asked.json", "{}")
+        await asyncio.sleep(0.3)
+        assert scene.versions.progress().phase == "done"
+        assert sum("cannot be read" in entry["why"] for entry in await scene.control.decisions()) == 1
+
+    play(scenario)
