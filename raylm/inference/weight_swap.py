@@ -164,7 +164,12 @@ class Swap:
         """Resume, and compare. What was asked before it resumes is answered first."""
         asked = asyncio.ensure_future(self.said(sequences))
         await asyncio.sleep(0)
-        await self._resume()
+        try:
+            await self._resume()
+        except RaylmError as cause:
+            # answers are held, and nothing would open them again
+            asked.cancel()
+            raise WeightsLost(f"the engine does not go on: {cause.what}") from cause
         try:
             said = await asked
         except StageError as late:
@@ -177,8 +182,13 @@ class Swap:
         found = _Beside(Intake(self._workers, self._stop), WeightsDigest(), uuid4().hex)
         found.intake.begin(found.transfer, None)
         stream = pack(_tensors(Path(weights.folder)), BUCKET_BYTES, found.digest)
-        while bucket := await asyncio.to_thread(next, stream, None):
-            await found.intake.take(Bucket(bucket.data, bucket.table, aside=True), found.transfer)
+        try:
+            while bucket := await asyncio.to_thread(next, stream, None):
+                await found.intake.take(Bucket(bucket.data, bucket.table, aside=True), found.transfer)
+        except (RaylmError, OSError) as cause:
+            # a disk that went away is no end of an engine that answers
+            found.intake.close()
+            raise ArtifactError(f"these weights cannot be read: {cause}", where=weights.folder, next="try it again") from cause
         return found
 
     async def _load(self, beside: _Beside, weights: Weights, mode: Literal["keep", "abort"]) -> None:

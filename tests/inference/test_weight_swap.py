@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from raylm.core.errors import ArtifactError, StageError
+from raylm.inference import weight_swap
 from raylm.inference.engine import build_engine, set_environment
-from raylm.inference.weight_swap import Hold, Swap, Weights
+from raylm.inference.weight_swap import Hold, Swap, Weights, WeightsLost
 from raylm.inference.weight_transfer import Probe
 from tests.model.tiny import tiny_checkpoint, tiny_model
 
@@ -206,3 +207,23 @@ def test_another_network_changes_nothing(runner, engine, folders, name, why):
     for stream, prompt in zip(runner.run(scene()), (PROMPT, OTHER), strict=True):
         assert not stream.dropped and stream.tokens == greedy(folders["a"], prompt, LENGTH)
         assert {span[0] for span in stream.spans} == {"a"}
+
+
+def test_an_engine_that_does_not_go_on_must_end():
+    class Still:
+        async def resume_generation(self):
+            raise StageError("it stands still")
+
+    # refused alone, it would hold every answer for ever, with the new weights
+    with pytest.raises(WeightsLost, match="does not go on: it stands still"):
+        asyncio.run(Swap(Still(), Hold())._verdict([], []))
+
+
+def test_weights_on_a_disk_that_went_away_are_refused_and_end_nothing(monkeypatch):
+    def lost(folder):
+        raise OSError(5, "Input/output error")
+        yield
+
+    monkeypatch.setattr(weight_swap, "_tensors", lost)
+    with pytest.raises(ArtifactError, match=r"cannot be read: .*Input/output error"):
+        asyncio.run(Swap(None, Hold())._beside(Weights("/new", "b")))

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -122,9 +123,10 @@ def measure(tuning: Tuning, candidate: Candidate, seconds: float) -> dict[str, A
         else:
             result = json.loads(files["json"].read_text()) if files["json"].is_file() else {"failed": _last_words(files["log"])}
         finally:
-            if process.poll() is None:
+            # also where it has ended itself: an engine in a process of its own would keep the GPU's memory
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
     files["json"].write_text(json.dumps({"of": digest_of(asked), **result}))
     return result
 

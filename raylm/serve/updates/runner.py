@@ -260,6 +260,8 @@ class Runner:
             # somebody gave it up, and what it was is forgotten: nobody is asked to take it
             self._at = self._at.model_copy(update={"phase": "stopped", "said": [*self._at.said, f"{now()} stopped: given up"]})
             self._versions.tell(self._at)
+            self._settle_s = COME_S
+            self._lead(0.0)
         elif self._at.phase == "canary":
             self._lead(self._ask.share, tuple(self._ask.keys), self._ask.shadow)
         elif self._ask.how == "rolling" or self._has_canary:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from raylm.cli import main
 from raylm.core.errors import ConfigError, StageError
 from raylm.serve.tune import run
-from raylm.serve.tune.candidates import candidates
+from raylm.serve.tune.candidates import Candidate, candidates
 from raylm.serve.tune.run import Tuning, measure, try_all
 from tests.model.tiny import tiny_checkpoint
 from tests.serve.tune.test_report import result
@@ -93,3 +96,19 @@ def test_with_engines(tmp_path):
     assert told["plain"]["median"] > 0 and told["ngram-3"]["drafted"] > told["ngram-3"]["accepted"] > 0
     assert told["ngram-3"]["greedy_equal"] == told["no-prefix-cache"]["greedy_equal"] == "4/4"
     assert "the draft model cannot propose tokens for this model" in told["draft-2"]["verdict"]
+
+
+def test_what_a_candidate_leaves_behind_ends_with_it(tuning, tmp_path, monkeypatch):
+    # an engine in a process of its own outlives one that ended without a word to it
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/engine\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert "without a word" in measure(tuning, Candidate("plain", {}), 20)["failed"]
+    engine = int((tmp_path / "engine").read_text())
+    for _ in range(100):
+        stat = Path(f"/proc/{engine}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.02)
+    raise AssertionError("it still runs")

@@ -346,6 +346,22 @@ def test_what_does_not_give_up_the_version_that_was_stopped_is_not_asked_however
     play(scenario)
 
 
+def test_what_was_given_up_while_nobody_led_is_not_asked_either(play):
+    async def scenario(scene):
+        scene.add("a"), scene.add("b")
+        await asyncio.sleep(0.05)
+        asked = scene.ask("rolling", keys=["alice"], for_s=20)
+        await scene.until("canary")
+        scene.control._turning.cancel()
+        scene.control._runner = None
+        scene.versions.ask(asked.model_copy(update={"number": now(), "stop": True}))
+        scene.control = scene.again()
+        assert scene.versions.progress().phase == "stopped"
+        assert (scene.rollout.fresh, scene.rollout.share, scene.rollout.keys) == (NEW, 0.0, ())
+
+    play(scenario)
+
+
 def test_an_ask_that_cannot_be_read_is_said_once_and_stops_nothing_that_has_ended(play):
     async def scenario(scene):
         scene.add("a")
