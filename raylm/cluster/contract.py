@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -142,7 +143,8 @@ def token_file(variables: Mapping[str, str], where: Place, folder: Path) -> Path
     """The file with the token of this Ray cluster, mode 0600. Made from RAYLM_RAY_TOKEN, or new where the machine is alone.
 
     Raises:
-        ConfigError: several machines, and no token that all of them know; or a file that others may read.
+        ConfigError: several machines, and no token that all of them know; or a file that others may read, or a folder that
+            they may write to.
     """
     if given := variables.get(TOKEN_PATH):
         path = Path(given)
@@ -159,6 +161,10 @@ def token_file(variables: Mapping[str, str], where: Place, folder: Path) -> Path
             next=f"set the secret {TOKEN} on all, or {TOKEN_PATH} to a file",
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    there = folder.lstat()
+    if there.st_uid != os.getuid() or not stat.S_ISDIR(there.st_mode) or there.st_mode & 0o022:
+        # it lies where everybody may make one: whoever did could put a token there that he knows
+        raise ConfigError("others may write where the token would lie", where=str(folder), next="remove it, or set TMPDIR")
     path = folder / "token"
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

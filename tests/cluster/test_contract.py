@@ -66,3 +66,14 @@ def test_one_machine_makes_a_token_and_several_must_have_one(tmp_path):
     given.chmod(0o644)
     with pytest.raises(ConfigError, match="others may read the token"):
         token_file({"RAY_AUTH_TOKEN_PATH": str(given)}, Place(1, 2, "10.1.2.3"), tmp_path / "auth")
+
+
+def test_a_token_is_not_put_where_others_may_put_theirs(tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "own").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    for name in ("open", "link"):
+        with pytest.raises(ConfigError, match="others may write where the token would lie"):
+            token_file({}, place({}), tmp_path / name)
+    assert token_file({}, place({}), tmp_path / "own").parent == tmp_path / "own"

@@ -99,7 +99,9 @@ def _asked(file: Path) -> Iterator[Any]:
             continue  # the last line of a killed process, or a body that was cut
         if not isinstance(body, dict):
             continue
-        if isinstance(body.get("messages"), list) and all(isinstance(turn.get("content"), str) for turn in body["messages"]):
-            yield body["messages"]
+        turns = body.get("messages")
+        # what was refused stands there too
+        if isinstance(turns, list) and all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):
+            yield turns
         elif isinstance(body.get("prompt"), str):
             yield body["prompt"]

@@ -47,3 +47,11 @@ def test_prompts_are_rendered_as_the_endpoint_does():
     tokenizer.chat_template = None
     assert encoded(["Hi", "word " * 90], tokenizer, 50) == [tokenizer("Hi")["input_ids"]]
     assert len(spread(list(range(1000)))) == MOST and spread([1, 2]) == [1, 2]
+
+
+def test_what_was_refused_is_no_prompt(tmp_path):
+    at = tmp_path / "job" / ".audit" / "api"
+    at.mkdir(parents=True)
+    lines = [json.dumps({"body": json.dumps(body)}) for body in ({"messages": ["Hi"]}, {"messages": [7]}, {"prompt": "go on"})]
+    (at / "2026-01-01-a.jsonl").write_text("\n".join(lines))
+    assert read_audit(str(tmp_path / "job" / "api")) == ["go on"]
