@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from raylm.serve.usage import Done
 
 AUDIT = ".audit"
+MOST_LINES = 10_000
+"""Lines that wait for a disk; more are left out, and counted."""
 
 
 class Audit(Config):
@@ -47,10 +49,15 @@ class AuditLog:
     def __init__(self, folder: str, card: Audit) -> None:
         self._folder, self._card, self._name = Path(folder), card, uuid4().hex[:6]
         self._lines: list[str] = []
+        self._left_out = 0
         self._writing = False
 
     async def append(self, done: Done, model: str, body: bytes) -> None:
         """One request that has ended. Nothing waits: what comes while the disk is busy is written together."""
+        if len(self._lines) >= MOST_LINES:
+            # the disk hangs: the endpoint does not end for it
+            self._left_out += 1
+            return
         self._lines.append(self._line(done, model, body))
         if self._writing:
             return
@@ -59,6 +66,9 @@ class AuditLog:
             while self._lines:
                 lines, self._lines = self._lines, []
                 await asyncio.to_thread(self._write, lines)
+                if self._left_out:
+                    logging.getLogger("ray.serve").error("the audit log lacks %s lines: its disk was too slow", self._left_out)
+                    self._left_out = 0
         finally:
             self._writing = False
 

@@ -32,6 +32,8 @@ OWNER = "owner"
 PREFIX = "sk-"
 LOOK_S = 1.0
 """Seconds for which what was read is believed: a revoked key is refused that much later."""
+ANSWER_S = 2.0
+"""Seconds for which a request waits for the file."""
 
 
 def key_digest(key: str) -> str:
@@ -124,16 +126,24 @@ class KeyRing:
     def __post_init__(self) -> None:
         self._keys: dict[str, KeyRecord] = {self.owner: KeyRecord(OWNER, self.owner)} if self.owner else {}
         self._looked = -LOOK_S
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Future[None] | None = None
 
     async def find(self, digest: str) -> KeyRecord | None:
         """The valid key of a digest."""
         if self.uri and time.monotonic() - self._looked >= LOOK_S:
-            async with self._looking:
-                if time.monotonic() - self._looked >= LOOK_S:
-                    await asyncio.to_thread(self._look)
+            await self._renewed()
         found = self._keys.get(digest)
         return found if found and found.valid(datetime.now(UTC)) else None
+
+    async def _renewed(self) -> None:
+        """Read the file again; one that does not answer in time costs a moment, and not the endpoint."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(asyncio.to_thread(self._look))
+        done, _ = await asyncio.wait({self._looking}, timeout=ANSWER_S)
+        if not done:
+            self._looked = time.monotonic()
+        for each in done:
+            each.result()
 
     def _look(self) -> None:
         try:

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from raylm.core.errors import RaylmError
 from raylm.serve.app import Served
-from raylm.serve.directory import BEAT_S, SILENT_S, Load, Orders
+from raylm.serve.directory import BEAT_S, SILENT_S, Load, Orders, State
 from raylm.serve.engine_process import EngineProcess
 from raylm.serve.link import Ready
 from raylm.serve.scaling.policy import autoscaling
@@ -62,6 +62,8 @@ class Replica:
         self._renewing: asyncio.Task[None] | None = None
         self._state: str | None = None
         """What Control was told of this last; None where it knows nothing."""
+        self._untold = ""
+        """Why this is unready, where Control did not hear it."""
         self._log = logging.getLogger("ray.serve")
         self._orders = await self._first_orders()
         await self._start()
@@ -133,10 +135,10 @@ class Replica:
         self._process = process
         await self._register(ready)
 
-    async def _register(self, ready: Ready) -> None:
+    async def _register(self, ready: Ready, state: State = "ready") -> None:
         address = ready.address._replace(replica=self._name, node=_node_id())
-        orders = await self._told("register", address, "ready")
-        self._state = None if orders is UNHEARD else "ready"
+        orders = await self._told("register", address, state)
+        self._state, self._untold = None if orders is UNHEARD else state, ""
         self._take(orders)
 
     async def _beat(self) -> None:
@@ -150,8 +152,10 @@ class Replica:
             if silent and self._state == "ready":
                 await self._unready(SAYS_NOTHING)
             elif not silent and self._state == "unready" and process is not self._leaving:
-                await self._told("ready", self._name)
-                self._state = "ready"
+                if await self._told("ready", self._name) is not UNHEARD:
+                    self._state, self._untold = "ready", ""
+            elif self._untold:
+                await self._unready(self._untold)
             if time.monotonic() - process.heard_s > self._served.engine.hang_s:
                 process.give_up(SAYS_NOTHING)
                 continue
@@ -160,9 +164,15 @@ class Replica:
                     break
                 process.exchanged.pop(0)
             orders = await self._told("beat", self._name, Load() if silent else process.load)
+            if process is not self._process:
+                # another took its place meanwhile: where this one was is told to nobody
+                continue
             if process.changed.is_set() or self._state is None or orders is None:
                 process.changed.clear()
-                await self._register(await process.ready)
+                # a Control that began anew must not take one that is silent, or makes room, for ready
+                await self._register(await process.ready, "unready" if silent or process is self._leaving else "ready")
+                if process is not self._process:
+                    self._state = None
             else:
                 self._take(orders)
 
@@ -246,7 +256,7 @@ class Replica:
 
     async def _unready(self, why: str) -> None:
         self._state = "unready"
-        await self._told("unready", self._name, why)
+        self._untold = why if await self._told("unready", self._name, why) is UNHEARD else ""
 
     async def _told(self, method: str, *args: Any) -> Any:
         """What Control answers; UNHEARD where it cannot be asked: the next beat tells it again."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
+import threading
 
 from raylm.core.storage import Folder
+from raylm.serve import audit
 from raylm.serve.audit import Audit, AuditLog, audit_folder
 from raylm.serve.guards.guard import Visit
 from raylm.serve.usage import Done
@@ -43,3 +46,20 @@ def test_bytes_that_are_no_text_cost_nobody_a_line(tmp_path):
     )
     (file,) = tmp_path.glob("*.jsonl")
     assert [json.loads(line)["path"] for line in file.read_text().splitlines()] == ["/v1/completions", "/v1/models/\udcff"]
+
+
+def test_a_disk_that_hangs_costs_lines_and_no_memory(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(audit, "MOST_LINES", 3)
+    log, hangs, write = AuditLog(str(tmp_path), Audit()), threading.Event(), AuditLog._write
+    monkeypatch.setattr(AuditLog, "_write", lambda self, lines: (hangs.wait(10), write(self, lines)))
+
+    async def run():
+        asked = [asyncio.create_task(log.append(DONE, "m", b"")) for _ in range(9)]
+        await asyncio.sleep(0.01)
+        assert len(log._lines) == 3
+        hangs.set()
+        await asyncio.gather(*asked)
+
+    asyncio.run(run())
+    (file,) = tmp_path.glob("*.jsonl")
+    assert len(file.read_text().splitlines()) == 4 and "lacks 5 lines" in caplog.text

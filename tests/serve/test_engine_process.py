@@ -16,7 +16,7 @@ from raylm.inference.zygote import Child
 from raylm.serve import replica as replica_file
 from raylm.serve.directory import Load, Orders
 from raylm.serve.engine_process import EngineProcess
-from raylm.serve.link import Exchanged, Lost
+from raylm.serve.link import Exchanged, Lost, Ready
 from raylm.serve.replica import Replica
 
 
@@ -88,26 +88,81 @@ class Deaf:
         return SimpleNamespace(remote=remote)
 
 
+def beating(control):
+    """A replica that only beats."""
+    one: Any = object.__new__(Replica)
+    one._control, one._name, one._log = control, "m-1", logging.getLogger("ray.serve")
+    one._leaving, one._orders, one._ended, one._state, one._untold = None, Orders(), True, "ready", ""
+    one._served = SimpleNamespace(engine=SimpleNamespace(hang_s=7200.0))
+    future = asyncio.get_running_loop().create_future
+    one._process = SimpleNamespace(
+        lost=future(), heard_s=time.monotonic() + 3600, load=Load(), changed=asyncio.Event(), exchanged=[], ready=future()
+    )
+    return one
+
+
+async def beaten(one, until):
+    """Beat until something is so."""
+    task = asyncio.create_task(one._beat())
+    # the first look for Ray imports it
+    async with asyncio.timeout(60):
+        while not until():
+            await asyncio.sleep(0.002)
+    task.cancel()
+
+
 def test_what_became_of_weights_is_told_until_control_hears(monkeypatch):
     monkeypatch.setattr(replica_file, "BEAT_S", 0.005)
 
     async def run():
-        one: Any = object.__new__(Replica)
-        control = Deaf()
-        one._control, one._name, one._state, one._log = control, "m-1", "ready", logging.getLogger("ray.serve")
-        one._leaving, one._orders, one._ended = None, Orders(), True
-        one._served = SimpleNamespace(engine=SimpleNamespace(hang_s=60.0))
-        one._process = SimpleNamespace(
-            lost=asyncio.get_running_loop().create_future(), heard_s=time.monotonic(), load=Load(), changed=asyncio.Event(),
-            exchanged=[Exchanged("f00d", "they are not what they are said to be"), Exchanged("ne37")],
-            ready=asyncio.get_running_loop().create_future(),
-        )  # fmt: skip
-        beating = asyncio.create_task(one._beat())
-        async with asyncio.timeout(5):
-            while one._process.exchanged:
-                await asyncio.sleep(0.005)
-        beating.cancel()
+        one = beating(control := Deaf())
+        one._process.exchanged = [Exchanged("f00d", "they are not what they are said to be"), Exchanged("ne37")]
+        await beaten(one, lambda: not one._process.exchanged)
         assert [args[0] for name, args in control.heard if name == "exchanged"] == ["f00d", "f00d", "ne37"]
+
+    asyncio.run(run())
+
+
+def test_ready_and_unready_are_told_until_control_hears(monkeypatch):
+    monkeypatch.setattr(replica_file, "BEAT_S", 0.005)
+
+    async def run():
+        one = beating(control := Deaf())
+        one._process.heard_s = time.monotonic() - 10
+        await beaten(one, lambda: [name for name, _ in control.heard].count("unready") == 2)
+        one._process.heard_s = time.monotonic() + 3600
+        await beaten(one, lambda: [name for name, _ in control.heard].count("ready") == 2)
+        await beaten(one, lambda: [name for name, _ in control.heard].count("beat") > 4)
+        # heard once, each is told no more
+        said = [name for name, _ in control.heard if name != "beat"]
+        assert said == ["unready", "unready", "ready", "ready"] and one._state == "ready"
+
+    asyncio.run(run())
+
+
+def test_a_control_that_began_anew_takes_no_silent_replica_for_ready(monkeypatch):
+    monkeypatch.setattr(replica_file, "BEAT_S", 0.005)
+
+    async def run():
+        from raylm.serve.control import Control, ControlSettings
+        from raylm.serve.directory import Address
+
+        control = Control(ControlSettings({"m": Orders()}))
+        one = beating(handle := SimpleNamespace())
+        for name in ("beat", "register", "unready", "ready"):
+            setattr(handle, name, SimpleNamespace(remote=getattr(control, name)))
+        one._process.ready.set_result(Ready(1, Address("", "m", "127.0.0.1", 1, "s3cret"), {}))
+        one._process.heard_s = time.monotonic() - 10
+        one._state = "unready"
+        states = set()
+
+        def told():
+            states.update(row.state for row in control.rows("m"))
+            return len(control.rows("m")) == 1 and control.rows("m")[0].beat > began + 0.05
+
+        began = time.monotonic()
+        await beaten(one, told)
+        assert states == {"unready"}
 
     asyncio.run(run())
 
@@ -130,5 +185,32 @@ def test_the_end_waits_for_a_process_that_made_room_too():
         one._end_later(leaves())
         await one._end()
         assert ended
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("meanwhile", ["beat", "register"])
+def test_an_address_that_has_ended_is_not_what_control_is_left_with(monkeypatch, meanwhile):
+    monkeypatch.setattr(replica_file, "BEAT_S", 0.005)
+
+    async def run():
+        from raylm.serve.directory import Address
+
+        one, ports = beating(None), []
+        old, new = one._process, beating(None)._process
+        for port, each in enumerate((old, new)):
+            each.ready.set_result(Ready(1, Address("", "m", "127.0.0.1", port, "s3cret"), {}))
+
+        async def beat(*_):
+            one._process = new if meanwhile == "beat" else one._process
+            return Orders() if ports else None
+
+        async def register(address, _):
+            one._process = new
+            ports.append(address.port)
+            return Orders()
+
+        one._control = SimpleNamespace(beat=SimpleNamespace(remote=beat), register=SimpleNamespace(remote=register))
+        await beaten(one, lambda: ports and ports[-1] == 1)
 
     asyncio.run(run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -122,3 +123,28 @@ def test_keys_that_are_made_at_once_are_all_kept(file):
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda at: add(file, f"key{at}"), range(16)))
     assert {key.digest for key in file.read()} == {key_digest(value) for value in made}
+
+
+def test_a_disk_that_hangs_shuts_nobody_out(tmp_path, monkeypatch):
+    file = KeyFile.of(Folder(tmp_path / "job" / "api"))
+    digest, hangs, read = key_digest(add(file, "alice")), threading.Event(), KeyFile.read
+
+    async def run():
+        ring = KeyRing(key_digest("k"), file.uri)
+        assert await ring.find(digest)
+        monkeypatch.setattr(keys, "LOOK_S", 0.0)
+        monkeypatch.setattr(keys, "ANSWER_S", 0.01)
+        monkeypatch.setattr(KeyFile, "read", lambda self: (hangs.wait(10), read(self))[1])
+        try:
+            async with asyncio.timeout(1):
+                for _ in range(3):
+                    assert await ring.find(digest) and await ring.find(key_digest("k")) and not await ring.find("x")
+        finally:
+            hangs.set()
+        # it answers again: what was revoked meanwhile is refused
+        revoke(file, "alice")
+        monkeypatch.setattr(keys, "ANSWER_S", 5.0)
+        await ring.find(digest)
+        assert await ring.find(digest) is None
+
+    asyncio.run(run())
