@@ -246,7 +246,11 @@ class Runner:
 
     def _resume(self) -> None:
         """What a Control before this one did not end. Gateways must not take its new version for one like others."""
-        self._at, self._ask = self._versions.progress(), self._versions.asked()
+        try:
+            self._at, self._ask = self._versions.progress(), self._versions.asked()
+        except ArtifactError:
+            # an endpoint serves without its last update's story; the next turn says what cannot be read
+            return
         if self._at is None or self._at.over:
             # an endpoint that was started anew has no ask: all of it is over
             if self._at is not None and self._ask is not None and self._at.phase == "stopped":

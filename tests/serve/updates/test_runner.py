@@ -374,3 +374,16 @@ def test_an_ask_that_cannot_be_read_is_said_once_and_stops_nothing_that_has_ende
         assert sum("cannot be read" in entry["why"] for entry in await scene.control.decisions()) == 1
 
     play(scenario)
+
+
+@pytest.mark.parametrize("name", ["api.asked.json", "api.state.json"])
+def test_a_story_that_cannot_be_read_keeps_no_control_from_starting(play, name):
+    async def scenario(scene):
+        scene.add("a")
+        await asyncio.sleep(0.05)
+        scene.ask()
+        await scene.until("done")
+        scene.versions.folder.write(name, "{}")
+        assert (await scene.again().orders("chat")).weights is not None
+
+    play(scenario)
