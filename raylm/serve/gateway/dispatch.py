@@ -18,6 +18,7 @@ from raylm.core.config import card_kind, resolve
 from raylm.serve.directory import Address, Replica, View
 from raylm.serve.envelope import Refusal, Refused
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
+from raylm.serve.models import ADAPTERS
 from raylm.serve.routing.least_loaded import LeastLoaded
 from raylm.serve.routing.routing import Asked, Candidate, RoutingCard
 
@@ -27,11 +28,11 @@ class Wanted(NamedTuple):
 
     asked: Asked
     like: Address | None = None
-    """Only one with these weights and this number format: it goes on with an answer of that replica's."""
+    """Only one with these weights, adapter and number format: it goes on with an answer of that replica's."""
 
     def fits(self, address: Address) -> bool:
         """Whether a replica may be asked."""
-        if self.like and (address.fingerprint, address.dtype) != (self.like.fingerprint, self.like.dtype):
+        if self.like and _weights(address, self.asked.model) != _weights(self.like, self.asked.model):
             return False
         # a page that every replica has is asked for without a path
         return not address.routes or not self.asked.path or self.asked.path in address.routes
@@ -268,6 +269,12 @@ class Dispatch:
     def _wake_where_none(self, model: str) -> None:
         if not any(row.address.model == model for row in self._view.replicas):
             self._wake(self._models[model])
+
+
+def _weights(address: Address, name: str) -> tuple[str, str, str | None]:
+    """What answers to a name: the model's weights, and the adapter where it is one's name; another may have come under it."""
+    adapter = (address.lineage.get(ADAPTERS) or {}).get(name) or {}
+    return address.fingerprint, address.dtype, adapter.get("fingerprint")
 
 
 def _place(address: Address) -> tuple[str, int, str]:

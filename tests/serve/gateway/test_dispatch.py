@@ -90,3 +90,15 @@ def test_a_routing_card_that_fails_costs_nobody_an_answer(caplog):
             caplog.clear()
 
     asyncio.run(run())
+
+
+def test_an_answer_of_an_adapter_goes_on_with_that_adapter_alone():
+    asked = Asked("tuned", "/v1/completions", "k")
+
+    def address(name, fingerprint):
+        return row(name, adapters=("tuned",)).address._replace(lineage={"adapters": {"tuned": {"fingerprint": fingerprint}}})
+
+    wanted = Wanted(asked, like=address("a", "ada9"))
+    assert wanted.fits(address("b", "ada9")) and not wanted.fits(address("b", "0ther"))
+    # answers of the model itself go on wherever the model is
+    assert wanted._replace(asked=asked._replace(model="chat")).fits(address("b", "0ther"))
