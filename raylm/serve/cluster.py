@@ -94,6 +94,9 @@ def deploy(cfg: Serve, workers: Workers, parts: Parts, stage: str, stopped: Call
             serve.delete(NAME)
         else:
             serve.shutdown()
+        if cfg.gateway.nodes == "every":
+            # Control may have put one in the place of one that ended before it ended itself
+            nodes.end(0.0)
         stopped()
 
     listening = workers.hold(HELD, start, stop)
