@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 CPU_KV_CACHE_GB = "1"
@@ -95,9 +98,26 @@ def build_engine(
         options["speculative_config"] = speculation.speculative_config(model)
     arguments = AsyncEngineArgs(model=model, **options)
     if not own_process:
-        return engine_in_thread(arguments, stat_loggers)
+        with _unseen("llvmlite"):
+            return engine_in_thread(arguments, stat_loggers)
     config = arguments.create_engine_config()
     if forks:
         # its CPU backend has just said otherwise, whatever was there before
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     return AsyncLLM.from_vllm_config(config, stat_loggers=stat_loggers)
+
+
+@contextlib.contextmanager
+def _unseen(package: str) -> Iterator[None]:
+    """Without the modules of a package among those that Python lists.
+
+    A start of vLLM 0.32 on a CPU reads `vars()` of whatever stands in any module and takes it for a dict; an object of llvmlite's
+    (which numba imports) gives a function of LLVM's for it, and the start fails.
+    """
+    taken = {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] == package}
+    for name in taken:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        sys.modules.update(taken)

@@ -56,6 +56,9 @@ def runner():
 
 @pytest.fixture(scope="module")
 def engine(runner, folders):
+    # what it leaves in a process must not keep an engine from starting there
+    import numba  # noqa: F401
+
     from raylm.inference.vllm_private import WEIGHT_RECEIVER
 
     set_environment(False)

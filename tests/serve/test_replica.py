@@ -101,7 +101,8 @@ def endpoint(tmp_path_factory):
     folder = write(tmp_path_factory.mktemp("model") / "sft", 0)
     made = Endpoint(folder)
     yield made
-    made.run(made.replica.__del__())
+    if (ending := made.replica.__del__()) is not None:
+        made.run(ending)
 
 
 def write(folder, seed):
