@@ -177,6 +177,9 @@ class Trail:
         return end + self._told_usage() + DONE
 
     def _passed(self, event: bytes) -> bytes:
+        if self.broken:
+            # vLLM ends a stream that failed as it ends any other: that end is not the answer's
+            return b""
         if event == b"data: [DONE]":
             self.ended = True
             return DONE

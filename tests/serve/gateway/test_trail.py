@@ -126,3 +126,15 @@ def test_thoughts_and_calls_are_not_continued():
         )
         trail.see(EVENTS[0])
         assert trail.resume() is None
+
+
+def test_the_end_that_vllm_puts_behind_an_error_is_not_the_answers():
+    trail = Trail(CHAT, ASKED, 100)
+    trail.see(ROLE + EVENTS[0])
+    died = b'data: {"error":{"message":"","type":"service_unavailable_error","param":null,"code":"engine_restarting"}}\n\n'
+    # in one piece, as it comes when the machine is busy
+    assert trail.see(died + b"data: [DONE]\n\n") == b""
+    assert (trail.broken, trail.ended) == (True, False)
+    assert trail.resume() is not None
+    assert trail.see(b'data: {"id":"y","choices":[{"index":0,"text":"!","finish_reason":"stop","token_ids":[6]}]}\n\n') != b""
+    assert trail.see(b"data: [DONE]\n\n") == b"data: [DONE]\n\n"
