@@ -54,7 +54,7 @@ def test_a_generator_that_is_lost_does_not_keep_the_others(workers):
 
     workers.ensure()
     actors = generators(0, 4, 0)
-    sent = send_weights(NAMED, actors, 2, 5.0, bucket_bytes=BUCKET)
+    sent = send_weights(NAMED, actors, 2, 60.0, bucket_bytes=BUCKET)
     assert sent.digest == weights_digest(NAMED) and list(sent.lost) == [1] and "process is dead" in sent.lost[1]
     assert [ray.get(actors[at].version.remote()) for at in (0, 2)] == [2, 2]
     for actor in actors:

@@ -54,7 +54,8 @@ def test_what_is_learned_from_is_never_older_than_said(tmp_path, staleness, in_f
     for one in world.ledger:
         assert one["outcome"] in ("trained", "no_signal") and 0 <= one["version"] - one["lowest"] <= staleness
     mixed = any(one["lowest"] < one["highest"] for one in world.ledger)
-    assert mixed == in_flight, "completions go on over an update, or come to their end before it"
+    # whether an update meets one on its way is chance; that it may not is what is said
+    assert in_flight or not mixed, "completions come to their end before an update"
     assert len({one["version"] for one in world.ledger}) > 6
 
 
