@@ -115,6 +115,8 @@ class Talk:
             running.stop()
         answer = self._conversation.turns[-1].answers[0]
         if answer.state == "done":
+            # its last words may have come with its end
+            shown.grow(answer)
             self._show(f"\n{_figures(answer)}" if self._live else "\n")
             return
         # the question is dropped with its half answer: the next one should not build on it
@@ -211,12 +213,14 @@ class _Shown:
         if answer.state == "retrying" and answer.why != self._why:
             self._why = answer.why
             self._show(f"({answer.why})\n")
-        if self._live and len(answer.reasoning) > self._thought:
-            self._show(("" if self._thought else "(thinks) ") + answer.reasoning[self._thought :])
-            self._thought = len(answer.reasoning)
-        if len(answer.text) > self._said:
-            self._show(("\n\n" if self._thought and not self._said else "") + answer.text[self._said :])
-            self._said = len(answer.text)
+        # read once: it grows in another thread
+        thought, text = answer.reasoning, answer.text
+        if self._live and len(thought) > self._thought:
+            self._show(("" if self._thought else "(thinks) ") + thought[self._thought :])
+            self._thought = len(thought)
+        if len(text) > self._said:
+            self._show(("\n\n" if self._thought and not self._said else "") + text[self._said :])
+            self._said = len(text)
 
 
 def _figures(answer: Answer) -> str:

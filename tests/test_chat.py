@@ -178,7 +178,7 @@ class Pty:
 
     def until(self, text):
         while (at := self.seen.find(text.encode())) < 0:
-            assert select.select([self.terminal], [], [], 120)[0], f"{text!r} does not come after {self.seen!r}"
+            assert select.select([self.terminal], [], [], 60)[0], f"{text!r} does not come after {self.seen!r}"
             self.seen.extend(os.read(self.terminal, 4096))
         del self.seen[: at + len(text.encode())]
 
@@ -338,3 +338,21 @@ def test_it_imports_neither_torch_nor_ray(url):
     )
     done = subprocess.run([sys.executable, "-c", script, url], input="hi\n", capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 messages ünïcode\n[]\n", "")
+
+
+def test_what_comes_while_it_is_shown_is_shown_too():
+    from raylm.chat import _Shown
+    from raylm.serve.demo.answers import Answer
+    from raylm.serve.demo.sampling import Sampling
+
+    answer, said = Answer("tiny", Sampling()), []
+
+    def show(text):
+        said.append(text)
+        if len(said) == 1:
+            answer.text += " grows"  # in the thread that reads it
+
+    shown, answer.text = _Shown(show, True), "it"
+    shown.grow(answer)
+    shown.grow(answer)
+    assert "".join(said) == "it grows"
