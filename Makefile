@@ -29,7 +29,7 @@ SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
 # the environments of `raylm demo`: its tests in a browser are left out where they are not there
 demo: install
-	$(VENV)/bin/python -m raylm.serve.demo.environment gradio streamlit
+	-$(VENV)/bin/python -m raylm.serve.demo.environment gradio streamlit
 
 test: install demo
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
