@@ -79,7 +79,7 @@ KEPT = ("max_tokens", "max_output_tokens")
 TEXTS = (b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a": NaN}', b'{"a": 1e999}', b"[" * 5000, b'{"model": "raylm", "model": 5}')
 # of the code behind the door, of its machine, and of the libraries that it is made of
 INTERNAL = re.compile(
-    r"vllm|traceback|pydantic|starlette|fastapi|asyncio|site-packages|\.py\b|/tmp/|/root/|/home/|0x[0-9a-f]{6}|\bray::|errors\.",
+    r"vllm|traceback|pydantic|starlette|fastapi|asyncio|site-packages|\.py\b|/(?:tmp|root|home)/|0x[0-9a-f]{6}|\bray::|errors\.",
     re.I,
 )
 
