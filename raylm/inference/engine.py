@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 CPU_KV_CACHE_GB = "1"
@@ -84,7 +81,7 @@ def build_engine(
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from raylm.inference.vllm_private import engine_in_thread
+    from raylm.inference.vllm_start_private import engine_in_thread, search_own_kernels
 
     options = {"enforce_eager": not gpu, **options, "dtype": dtype, "max_model_len": max_len, "trust_remote_code": False}
     if gpu:
@@ -94,30 +91,14 @@ def build_engine(
         # generator of random numbers, which those of CPUs cannot do (`CPU Generator does not use offset`)
         options = {"max_num_seqs": CPU_REQUESTS, **options, "enable_chunked_prefill": False}
         set_cpu_options(options)
+        search_own_kernels()
     if speculation is not None:
         options["speculative_config"] = speculation.speculative_config(model)
     arguments = AsyncEngineArgs(model=model, **options)
     if not own_process:
-        with _unseen("llvmlite"):
-            return engine_in_thread(arguments, stat_loggers)
+        return engine_in_thread(arguments, stat_loggers)
     config = arguments.create_engine_config()
     if forks:
         # its CPU backend has just said otherwise, whatever was there before
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     return AsyncLLM.from_vllm_config(config, stat_loggers=stat_loggers)
-
-
-@contextlib.contextmanager
-def _unseen(package: str) -> Iterator[None]:
-    """Without the modules of a package among those that Python lists.
-
-    A start of vLLM 0.32 on a CPU reads `vars()` of whatever stands in any module and takes it for a dict; an object of llvmlite's
-    (which numba imports) gives a function of LLVM's for it, and the start fails.
-    """
-    taken = {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] == package}
-    for name in taken:
-        del sys.modules[name]
-    try:
-        yield
-    finally:
-        sys.modules.update(taken)

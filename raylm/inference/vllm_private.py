@@ -5,9 +5,6 @@ Documented are `vllm`, `vllm.engine.arg_utils` and `vllm.v1.engine.async_llm`; t
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -24,56 +21,6 @@ VLLM = "0.32"
 
 WEIGHT_RECEIVER = f"{__name__}.WeightReceiver"
 """Name of the class that every worker of an engine is mixed with, for `worker_extension_cls`."""
-
-
-def engine_in_thread(arguments: Any, stat_loggers: list[Any] | None = None) -> Any:
-    """A ready AsyncLLM whose engine core is a thread of this process, where vLLM's own way is a process beside it.
-
-    For engines on CPUs: a second process would import vLLM once more (8 s of CPU time, 0.4 GB). When the core ends, requests
-    raise EngineDeadError as they do when a core process dies.
-
-    Args:
-        arguments: AsyncEngineArgs.
-        stat_loggers: what is told of each step.
-    """
-    from vllm.utils.network_utils import get_open_zmq_ipc_path
-    from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.engine.core import EngineCoreProc
-    from vllm.v1.engine.utils import EngineZmqAddresses
-    from vllm.v1.executor import Executor
-
-    class Core(EngineCoreProc):
-        @contextlib.contextmanager
-        def _perform_handshakes(self, handshake_address: Any, *_: Any) -> Iterator[Any]:
-            # client and core have one configuration: there is nothing to agree on
-            yield handshake_address
-
-    config = arguments.create_engine_config()
-    executor = Executor.get_class(config)
-    addresses = EngineZmqAddresses(inputs=[get_open_zmq_ipc_path()], outputs=[get_open_zmq_ipc_path()])
-    built, failures = threading.Event(), []
-
-    def run() -> None:
-        core = None
-        try:
-            core = Core(config, True, addresses, executor, stat_loggers is not None)  # type: ignore[arg-type]
-            built.set()
-            core.run_busy_loop()
-        except SystemExit:
-            pass
-        finally:
-            failures.append(sys.exception())
-            built.set()
-            if core is not None and failures[0]:
-                core._send_engine_dead()
-
-    threading.Thread(target=run, name="vllm-engine-core", daemon=True).start()
-    built.wait()
-    if failures:
-        raise failures[0] or RuntimeError("the engine core ended while it started")
-    client = {"input_address": addresses.inputs[0], "output_address": addresses.outputs[0]}
-    options: Any = {"stat_loggers": stat_loggers, "client_addresses": client}
-    return AsyncLLM(config, executor, log_stats=False, log_requests=False, **options)
 
 
 def counting(counts: Counter[str]) -> Any:

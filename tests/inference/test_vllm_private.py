@@ -1,5 +1,5 @@
-"""The version of vLLM that raylm's use of its private interfaces was written against, and that they stand in three files: of all
-engines, of those that serve, and of adapters that are loaded while one serves."""
+"""The version of vLLM that raylm's use of its private interfaces was written against, and that they stand in four files: of all
+engines, of how they start, of those that serve, and of adapters that are loaded while one serves."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from raylm.inference import vllm_adapters_private, vllm_private, vllm_serving_private
+from raylm.inference import vllm_adapters_private, vllm_private, vllm_serving_private, vllm_start_private
 from raylm.inference.vllm_private import VLLM
 
-FILES = (vllm_private, vllm_serving_private, vllm_adapters_private)
+FILES = (vllm_private, vllm_start_private, vllm_serving_private, vllm_adapters_private)
 ROOT = Path(__file__).resolve().parents[2] / "raylm"
 DOCUMENTED = ("vllm", "vllm.engine.arg_utils", "vllm.sampling_params", "vllm.v1.engine.async_llm")
 
@@ -27,13 +27,13 @@ def installed():
 
 def test_the_version_is_the_one_that_was_read():
     assert installed().startswith(f"{VLLM}."), (
-        f"vLLM is {installed()}, three files here were written against {VLLM}: read each name there in the new source "
+        f"vLLM is {installed()}, four files here were written against {VLLM}: read each name there in the new source "
         "(engine core in a thread, layer-wise reload, output processor, launchers), run tests/inference and tests/serve, "
         "then change VLLM"
     )
 
 
-def test_private_names_of_vllm_stand_in_three_files():
+def test_private_names_of_vllm_stand_in_four_files():
     for path in sorted(ROOT.rglob("*.py")):
         if str(path) in [file.__file__ for file in FILES]:
             continue

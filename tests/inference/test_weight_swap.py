@@ -56,7 +56,8 @@ def runner():
 
 @pytest.fixture(scope="module")
 def engine(runner, folders):
-    # what it leaves in a process must not keep an engine from starting there
+    # what these leave in a process must not keep an engine from starting there
+    import flask  # noqa: F401
     import numba  # noqa: F401
 
     from raylm.inference.vllm_private import WEIGHT_RECEIVER
