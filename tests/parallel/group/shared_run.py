@@ -27,14 +27,14 @@ def where(ranks: Any) -> dict[str, Any]:
 
 
 def holds() -> None:
-    """Reserve what an rl stage does, say so, and give it back."""
+    """Reserve what an rl stage does, say so, and give it back when a line comes in."""
     from raylm.core.config import Role
     from raylm.core.workers import Workers
 
     workers = Workers()
     workers.reserve({"ranks": Role(count=2), "generator": Role()}, "first")
     print("held", flush=True)
-    time.sleep(5)
+    sys.stdin.readline()
     workers.stop()
 
 
@@ -101,12 +101,20 @@ def main(root: str) -> None:
     cluster.wait_for_nodes()
     environment = os.environ | {SUBMITTED: "{}", "RAY_ADDRESS": cluster.address}
     command = [sys.executable, "-m", "tests.parallel.group.shared_run"]
-    first = subprocess.Popen([*command, "holds"], env=environment, stdout=subprocess.PIPE, text=True)
-    assert first.stdout and first.stdout.readline() == "held\n"
-    second = subprocess.run([*command, "runs", root], env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert second.returncode == 0, second.stderr
-    assert first.wait(30) == 0
-    print(json.dumps(json.loads(second.stdout.splitlines()[-1]) | {"said": second.stderr}))
+    pipe = subprocess.PIPE
+    first = subprocess.Popen([*command, "holds"], env=environment, stdin=pipe, stdout=pipe, text=True)
+    assert first.stdin and first.stdout and first.stdout.readline() == "held\n"
+    second = subprocess.Popen([*command, "runs", root], env=environment, stdout=pipe, stderr=pipe, text=True)
+    assert second.stdout and second.stderr
+    said = ""
+    for line in second.stderr:
+        said += line
+        if "second waits for" in line and first.poll() is None:
+            first.stdin.write("\n")
+            first.stdin.flush()
+            assert first.wait(60) == 0
+    assert second.wait(300) == 0, said
+    print(json.dumps(json.loads(second.stdout.read().splitlines()[-1]) | {"said": said}))
     cluster.shutdown()
 
 
