@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from raylm.core.errors import DataError
+from raylm.data.json_schemas import fit, table
 from raylm.rl.rewards.reward import Reward
 from raylm.rl.types import Prompt, Score, Trajectory, Unscored
-
-FENCE = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
 
 
 class JsonSchema(Reward):
@@ -37,40 +35,11 @@ class JsonSchema(Reward):
 
     def score_one(self, prompt: Prompt, trajectory: Trajectory) -> Score | Unscored:
         """The reward, with the first thing that does not fit."""
-        from jsonschema import exceptions, validators
-        from referencing.jsonschema import EMPTY_REGISTRY
-
-        schema = self.json_schema if self.json_schema is not None else _table((prompt.columns or {}).get(self.column or ""))
+        schema = self.json_schema if self.json_schema is not None else table((prompt.columns or {}).get(self.column or ""))
         if schema is None:
             return Unscored("no_schema", f"the prompt's row has no JSON schema in `{self.column}`")
         try:
-            checker = validators.validator_for(schema, default=validators.validator_for({"$schema": DRAFT}))
-            checker.check_schema(schema)
-        except exceptions.SchemaError as cause:
-            return Unscored("no_schema", f"not a JSON schema: {cause.message}")
-        text = trajectory.text
-        if self.fenced and (fence := FENCE.fullmatch(text)):
-            text = fence[1]
-        try:
-            made = json.loads(text, parse_constant=_refuse)
-        except (ValueError, RecursionError) as cause:
-            return Score(0.0, f"no JSON: {cause}")
-        # what a schema refers to must stand in it: nothing is fetched
-        wrong = next(iter(checker(schema, registry=EMPTY_REGISTRY).iter_errors(made)), None)
-        return Score(self.value, "fits") if wrong is None else Score(self.parses, f"{wrong.json_path}: {wrong.message}")
-
-
-DRAFT = "https://json-schema.org/draft/2020-12/schema"
-
-
-def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
-
-
-def _table(found: Any) -> dict[str, Any] | None:
-    if isinstance(found, str):
-        try:
-            found = json.loads(found)
-        except ValueError:
-            return None
-    return found if isinstance(found, dict) else None
+            found = fit(trajectory.text, schema, self.fenced)
+        except DataError as cause:
+            return Unscored("no_schema", cause.what)
+        return Score(self.value if found.fits else self.parses if found.parses else 0.0, found.why)

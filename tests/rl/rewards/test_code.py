@@ -8,9 +8,10 @@ import threading
 
 import pytest
 
-from raylm.rl.rewards.code import Case, Code, read_tests
-from raylm.rl.rewards.jail import landlock_version
-from raylm.rl.rewards.sandbox import Limits, run
+from raylm.data.programs.cases import Case, read_tests
+from raylm.data.programs.jail import landlock_version
+from raylm.data.programs.sandbox import Limits, run
+from raylm.rl.rewards.code import Code
 from raylm.rl.types import Prompt, Score, Trajectory, Unscored
 
 LIMITS = Limits(1.0, 512 << 20, 1 << 16)

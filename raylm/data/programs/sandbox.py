@@ -75,7 +75,10 @@ def run(source: str, limits: Limits, stdin: str = "", checks: list[str] | None =
         found = _verdict(told)
         honest = found.get("word") == word
         if honest and "refused" in found:
-            raise ConfigError(f"code cannot be run safely here: {found['refused']}", next="see raylm/rl/rewards/code.py")
+            raise ConfigError(
+                f"code cannot be run safely here: {found['refused']}",
+                next="it takes Linux on x86-64, see raylm/data/programs/jail.py",
+            )
         last = _read(error, TAIL).strip().splitlines()
         return Ran(ended, _read(output, limits.output_bytes), last[-1] if last else "", found.get("failed") if honest else None)
 
