@@ -19,6 +19,7 @@ from raylm.core.errors import ConfigError, StorageError
 from raylm.core.storage import Folder
 from raylm.serve.directory import (
     BEAT_S,
+    CLOSED,
     AdapterOrder,
     Address,
     Directory,
@@ -32,6 +33,7 @@ from raylm.serve.directory import (
 )
 from raylm.serve.gateway.settings import GatewaySettings
 from raylm.serve.guards.guard import Admission, Guards, Visit
+from raylm.serve.lifelines import Lifelines
 from raylm.serve.rollout import Told, together
 from raylm.serve.updates.desk import Prove
 from raylm.serve.updates.history import Versions
@@ -97,6 +99,7 @@ class Control:
             self._runner = Runner(self, Versions.at(settings.versions_uri), proved, settings.began)
         self._gateways = settings.gateways
         self._finished: OrderedDict[str, None] = OrderedDict()
+        self._lifelines = Lifelines(self._closed, self._open_again)
 
     # of replicas
 
@@ -105,6 +108,7 @@ class Control:
         self._watch()
         self._directory.register(address, state, time.monotonic())
         self._tell()
+        self._follow()
         return self._turned(address, self._directory.orders(address.model))
 
     async def beat(self, replica: str, load: Load) -> Orders | None:
@@ -135,6 +139,7 @@ class Control:
         """It has ended."""
         self._directory.leave(replica)
         self._tell()
+        self._follow()
 
     # of gateways
 
@@ -267,6 +272,19 @@ class Control:
         self._directory.turn(replica, state, time.monotonic(), why)
         self._tell()
 
+    def _follow(self) -> None:
+        self._lifelines.follow(row.address for row in self._directory.view().replicas)
+
+    def _closed(self, address: Address) -> None:
+        """Its server ended: nobody waits for the silence of its replica."""
+        if self._directory.close(address):
+            logging.getLogger("ray.serve").warning("%s %s", address.replica, CLOSED)
+            self._tell()
+
+    def _open_again(self, address: Address) -> None:
+        if self._directory.open_again(address, time.monotonic()):
+            self._tell()
+
     def _tell(self) -> None:
         self._changed.set()
         self._changed.clear()
@@ -299,6 +317,7 @@ class Control:
             self._directory.expire(time.monotonic())
             if self._directory.version != before:
                 self._tell()
+                self._follow()
 
     async def _turn_updates(self, runner: Runner) -> None:
         while True:

@@ -204,6 +204,23 @@ class Directory:
             elif now - row.beat > SILENT_S and row.state in ("ready", "spare"):
                 self._set(name, "unready", SILENT, row.beat)
 
+    def close(self, address: Address) -> bool:
+        """The server at this address accepts nobody; whether that is news."""
+        row = self._rows.get(address.replica)
+        if row is None or _place(row.address) != _place(address) or row.state not in ("ready", "spare"):
+            return False
+        # a replica that lives says so by its beats all the same
+        self._set(address.replica, "unready", CLOSED, row.beat)
+        return True
+
+    def open_again(self, address: Address, now: float) -> bool:
+        """It accepts again; whether that is news."""
+        row = self._rows.get(address.replica)
+        if row is None or _place(row.address) != _place(address) or (row.state, row.why) != ("unready", CLOSED):
+            return False
+        self._set(address.replica, "ready", "", now)
+        return True
+
     def _set(self, replica: str, state: State, why: str, now: float) -> None:
         """The one place in which a state changes: who is too many becomes a spare, and who is lost is replaced by one."""
         row = self._rows[replica]
@@ -250,3 +267,8 @@ class Directory:
 
 
 SILENT = f"not heard for {SILENT_S:g} s"
+CLOSED = "its server ended"
+
+
+def _place(address: Address) -> tuple[str, int]:
+    return address.host, address.port
