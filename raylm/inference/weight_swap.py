@@ -11,6 +11,7 @@ No token of weights that were not proved leaves the process: what is sampled aft
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -231,9 +232,14 @@ class Swap:
     async def _forget(self, intake: Intake) -> None:
         """Give back the memory in which weights lay."""
         intake.close()
-        if not is_dead(self._engine):
+        if is_dead(self._engine):
+            return
+        try:
             with InWords("swap", self._ended):
                 await self._workers("raylm_forget_weights")
+        except RaylmError as cause:
+            # the weights are right or back, and answers wait: an engine that keeps memory is no reason to hold them
+            logging.getLogger("ray.serve").error("the memory of new weights is not given back: %s", cause)
 
     def _ended(self, cause: BaseException) -> bool:
         return is_dead(self._engine, cause)

@@ -63,6 +63,13 @@ def check_scope(key: KeyRecord, model: str) -> None:
         raise Refused(Refusal(403, message, "model_not_allowed", "model"))
 
 
+def check_whole(key: KeyRecord, path: str) -> None:
+    """Raises Refused (403) where the key is for some models: `path` tells of all of them."""
+    if key.models:
+        message = f"This key is for the models {', '.join(key.models)}; {path} tells of the whole endpoint."
+        raise Refused(Refusal(403, message, "route_not_allowed"))
+
+
 def _sent(scope: MutableMapping[str, Any]) -> str:
     """The key in the headers; "" where there is not exactly one. Clients of Anthropic's shape have a header of their own."""
     own = [value for name, value in scope["headers"] if name.lower() == b"x-api-key"] if is_anthropic(scope["path"]) else []

@@ -86,7 +86,7 @@ class Control:
         # versions of an earlier process are all smaller
         self._directory = Directory({**settings.orders, **self._kept()}, settings.spares, version=int(time.time() * 1000))
         self._guards = Guards(list(settings.guards), settings.counted_uri) if settings.guards else None
-        self._changed, self._began = asyncio.Event(), time.monotonic()
+        self._changed, self._began, self._keeping = asyncio.Event(), time.monotonic(), asyncio.Lock()
         self._decisions: deque[dict[str, Any]] = deque(maxlen=NUM_DECISIONS)
         self._held: dict[str, tuple[float, dict[str, int]]] = {}
         self._expiring: asyncio.Task[None] | None = None
@@ -333,12 +333,14 @@ class Control:
         self._directory.order(model, orders)
         if not self._orders_file:
             return
-        kept = {name: _written(self._directory.orders(name)) for name in self._models}
-        try:
-            await asyncio.to_thread(Folder(self._orders_folder).make().write_json, self._orders_file, kept)
-        except StorageError as cause:
-            # replicas that stand hear of it all the same
-            logging.getLogger("ray.serve").error("what was ordered cannot be kept: %s", cause)
+        # one after the other: what is written last is what was ordered last
+        async with self._keeping:
+            kept = {name: _written(self._directory.orders(name)) for name in self._models}
+            try:
+                await asyncio.to_thread(Folder(self._orders_folder).make().write_json, self._orders_file, kept)
+            except StorageError as cause:
+                # replicas that stand hear of it all the same
+                logging.getLogger("ray.serve").error("what was ordered cannot be kept: %s", cause)
 
     def _kept(self) -> dict[str, Orders]:
         """What an earlier process was ordered."""

@@ -198,6 +198,7 @@ class Gateway:
             name = path.removeprefix(auth.MODEL)
             return reply.whole(200, [json_type, *self._signature(name)], orjson.dumps(self._pages.model(name, key)))
         if path == "/metrics":
+            auth.check_whole(key, path)
             text = await self._pages.metrics(self._session)
             kind = ("content-type", "text/plain; version=0.0.4; charset=utf-8")
             return reply.whole(200, [kind, *self._signature(None)], text.encode())
@@ -296,9 +297,15 @@ class Gateway:
 
     async def _wake(self, model: ModelFacts) -> None:
         try:
-            await self._steering.wake(model)
-        except ConnectionError:
-            logging.getLogger("raylm.gateway").warning("no replica of %s could be started", model.name)
+            while True:
+                try:
+                    return await self._steering.wake(model)
+                except ConnectionError:
+                    logging.getLogger("raylm.gateway").warning("no replica of %s could be started", model.name)
+                # those who wait ask no second time
+                await asyncio.sleep(POLL_S)
+                if not self._dispatch.held().get(model.name):
+                    return None
         finally:
             self._waking.discard(model.name)
 

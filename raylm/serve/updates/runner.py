@@ -20,6 +20,8 @@ from raylm.serve.updates.desk import Desk, Prove
 from raylm.serve.updates.history import Ask, Phase, Progress, Proof, Turn, Version, Versions, now
 from raylm.serve.updates.verdict import Allowed, figures_of, reason_to_stop
 
+FAULTS = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What a proof by a library may raise besides the errors of raylm."""
 PROVE_S = 20.0
 """Seconds after which a canary is proved again."""
 MOST_SAID = 50
@@ -84,6 +86,12 @@ class Runner:
                 await self._cannot_read(cause.what)
             else:
                 await self._stop(cause.what)
+        except FAULTS as fault:
+            # a fault of the update, not of the endpoint: tried again it would come again, twice a second
+            if self._at is None or self._at.over:
+                await self._cannot_read(f"{type(fault).__name__}: {fault}")
+            else:
+                await self._stop(f"{type(fault).__name__}: {fault}")
         else:
             self._unread = ""
 
@@ -217,6 +225,10 @@ class Runner:
         await self._enter("done", f"clients of {ask.model} have {ask.fingerprint}")
 
     def _record(self, version: Version, why: str) -> None:
+        known = self._versions.current(version.model)
+        if known is not None and (known.fingerprint, known.uri) == (version.fingerprint, version.uri):
+            # a Control before this one wrote it, and died before it said so
+            return
         if self._versions.current(version.model) is None and version.model in self._began:
             fingerprint, uri = self._began[version.model]
             first = Version(model=version.model, fingerprint=fingerprint, uri=uri, how="start", began=version.began, by="")

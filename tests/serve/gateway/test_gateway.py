@@ -375,6 +375,10 @@ def test_a_key_for_one_model_is_told_no_others(tmp_path):
                 assert status == 404 and "`chat`" in error(body)["message"]
                 assert body.replace(b"The model `unannounced`", b"").count(b"unannounced") == 0
             assert b"unannounced" in (await one.ask("/v1/models/none", authorization="Bearer k"))[2]
+            # the page of all models is for who may ask all of them
+            status, _, body = await one.ask("/metrics", authorization=key)
+            assert status == 403 and b"unannounced" not in body
+            assert (await one.ask("/metrics", authorization="Bearer k"))[0] == 200
 
     asyncio.run(run())
 

@@ -64,7 +64,7 @@ class Scene:
         self.versions = Versions.of(Folder(root / "job" / "api"))
         self.replicas: list[Small] = []
         self.proved: list[tuple[str, int]] = []
-        self.fails: dict[str, str] = {}
+        self.fails: dict[str, str | Exception] = {}
         self.tasks: list[asyncio.Task[Any]] = []
         self.control = self.again()
 
@@ -87,7 +87,7 @@ class Scene:
     def prove(self, address: Address, proof: Proof) -> None:
         self.proved.append((address.replica, sum(len(each.greedy) for each in proof.turns)))
         if why := self.fails.get(address.fingerprint):
-            raise StageError(why)
+            raise why if isinstance(why, Exception) else StageError(why)
 
     def ask(self, how: Any = "in_place", **fields: Any) -> Ask:
         usual = {"number": now(), "by": "me@here", "model": "chat", "uri": "/new", "fingerprint": NEW, "how": how, "proof": PROOF}
@@ -286,6 +286,39 @@ def test_a_version_that_fails_its_proof_gets_no_request(play):
         assert seen == {0.0} and scene.held() == {"a": OLD}
 
     play(scenario)
+
+
+def test_a_fault_of_a_proof_stops_the_update_once(play):
+    async def run(scene):
+        scene.fails[NEW] = KeyError("chat_template")
+        scene.add("a")
+        await asyncio.sleep(0.05)
+        scene.ask()
+        at = await scene.until("stopped")
+        assert "KeyError: 'chat_template'" in at.said[-1]
+        proved = len(scene.proved)
+        await asyncio.sleep(0.1)
+        assert len(scene.proved) == proved and scene.versions.read() == []
+
+    play(run)
+
+
+def test_a_version_that_was_written_before_control_died_is_not_written_twice(play):
+    async def run(scene):
+        scene.add("a")
+        await asyncio.sleep(0.05)
+        scene.ask()
+        await scene.until("done")
+        # what the files hold of a Control that died between the two
+        scene.control._turning.cancel()
+        scene.control._runner = None
+        scene.versions.tell(scene.versions.progress().model_copy(update={"phase": "promoting"}))
+        scene.control = scene.replicas[0].control = scene.again()
+        scene.control._watch()
+        await scene.until("done")
+        assert [each.fingerprint for each in scene.versions.read()] == [OLD, NEW]
+
+    play(run)
 
 
 @pytest.mark.parametrize(("replicas", "why"), [(0, "no replica of it stands"), (1, "a canary stands beside the old version")])
