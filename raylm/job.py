@@ -26,8 +26,8 @@ from raylm.generate.config import Generate
 from raylm.prepare.config import Prepare
 from raylm.rl.config import RL
 from raylm.run_page import PAGE, RECORD, RunPage
-from raylm.serve import serving
 from raylm.serve.config import Serve
+from raylm.serve.engine import serving
 from raylm.starts import check_starts, made_of
 from raylm.tokenize.config import Tokenize
 from raylm.train.config import Train

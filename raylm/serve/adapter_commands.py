@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from raylm.core.errors import ConfigError, StageError
 from raylm.core.storage import Folder
+from raylm.serve.api.models import FAILED
 from raylm.serve.directory import AdapterOrder, Replica
-from raylm.serve.models import FAILED
 from raylm.serve.operator import Call, control, endpoint_of
 from raylm.serve.served_model import checked_name
 

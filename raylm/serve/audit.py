@@ -18,7 +18,7 @@ from pydantic import Field
 
 from raylm.core.config import Config
 from raylm.core.storage import Folder
-from raylm.serve.spans import spans_of
+from raylm.serve.engine.spans import spans_of
 
 if TYPE_CHECKING:
     from raylm.serve.usage import Done

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from raylm.core.errors import PlacementError, StageError
 from raylm.core.room import Patience, is_short, phases
 from raylm.core.workers import Workers
-from raylm.serve.app import Served
 from raylm.serve.config import Serve
 from raylm.serve.control import Control, ControlSettings
+from raylm.serve.engine.app import Served
 from raylm.serve.gateway import nodes
 from raylm.serve.gateway.settings import GatewaySettings
 from raylm.serve.reach import CONTROL, Reach

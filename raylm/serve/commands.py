@@ -96,19 +96,19 @@ def _add_keys(commands: Any, command: Any) -> None:
 
 
 def _update(arguments: argparse.Namespace) -> int:
-    from raylm.serve import update
+    from raylm.serve.updates import update
 
     return update.update(arguments)
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from raylm.serve import update
+    from raylm.serve.updates import update
 
     return update.rollback(arguments)
 
 
 def _rollout(arguments: argparse.Namespace) -> int:
-    from raylm.serve import update
+    from raylm.serve.updates import update
 
     return update.rollout(arguments)
 

@@ -34,10 +34,10 @@ from raylm.serve.directory import (
 from raylm.serve.gateway.settings import GatewaySettings
 from raylm.serve.guards.guard import Admission, Guards, Visit
 from raylm.serve.lifelines import Lifelines
-from raylm.serve.rollout import Told, together
 from raylm.serve.updates.desk import Prove
 from raylm.serve.updates.history import Versions
 from raylm.serve.updates.proving import prove
+from raylm.serve.updates.rollout import Told, together
 from raylm.serve.updates.runner import Runner
 
 GRACE_S = 4 * BEAT_S

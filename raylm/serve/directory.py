@@ -122,7 +122,7 @@ class View(NamedTuple):
     version: int
     replicas: tuple[Replica, ...] = ()
     rollout: Any = None
-    """What is under way of `raylm.serve.rollout`; None where nothing is."""
+    """What is under way of `raylm.serve.updates.rollout`; None where nothing is."""
 
     def ready(self, model: str) -> list[Replica]:
         """Those that may be asked for `model`, a model's name or an adapter's."""

@@ -20,10 +20,10 @@ from typing import Any
 from uuid import uuid4
 
 from raylm.core.errors import RaylmError
-from raylm.serve.app import Served
 from raylm.serve.directory import BEAT_S, SILENT_S, Load, Orders, State
-from raylm.serve.engine_process import EngineProcess
-from raylm.serve.link import Ready
+from raylm.serve.engine.app import Served
+from raylm.serve.engine.link import Ready
+from raylm.serve.engine.process import EngineProcess
 from raylm.serve.scaling.policy import autoscaling
 from raylm.serve.served_model import ServedModel
 

@@ -23,19 +23,21 @@ from raylm.inference.client import connect
 from raylm.inference.engine_dtype import engine_dtype, network_of
 from raylm.model.load import on_this_machine
 from raylm.model.preflight import variant_in
-from raylm.serve import app, cluster, operator, parity, reference, serving
+from raylm.serve import cluster, operator
 from raylm.serve.adapter_commands import check_loaded
+from raylm.serve.api.models import lineage_of
+from raylm.serve.api.tasks import ROUTES, TEXT, check_fits
 from raylm.serve.audit import audit_folder
 from raylm.serve.config import Serve
 from raylm.serve.control import ControlSettings
 from raylm.serve.directory import AdapterOrder, Orders, Spares
+from raylm.serve.engine import app, serving
 from raylm.serve.gateway import nodes
 from raylm.serve.gateway.settings import STAGE, GatewaySettings, ModelFacts
 from raylm.serve.keys import KeyFile, key_digest
-from raylm.serve.models import lineage_of
 from raylm.serve.scaling.log import scaling_folder
 from raylm.serve.served_model import ServedModel
-from raylm.serve.tasks import ROUTES, TEXT, check_fits
+from raylm.serve.updates import parity, reference
 from raylm.serve.updates.history import Version, Versions, now, who
 
 KEY_FILE = "key"

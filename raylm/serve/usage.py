@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from raylm.serve.engine.spans import Mark
 from raylm.serve.guards.guard import Visit
-from raylm.serve.spans import Mark
 
 
 class Done(NamedTuple):

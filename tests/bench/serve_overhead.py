@@ -29,7 +29,7 @@ from raylm.core.storage import Folder
 from raylm.core.workers import Workers
 from raylm.serve import cluster, stage
 from raylm.serve.config import Serve
-from raylm.serve.inner import INNER
+from raylm.serve.engine.inner import INNER
 from raylm.serve.reach import Reach
 from tests.model.tiny import tiny_model, tiny_tokenizer
 

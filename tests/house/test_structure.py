@@ -17,7 +17,7 @@ BELOW = {"parallel": ("model",), "trainer": ("parallel", "model", "data"), "infe
 
 # the walker names the stage that failed; ranks and their thread at the driver report what failed; a dashboard ends no run;
 # no exception of vLLM's may leave a replica, whatever its class
-BLIND = ("serve/plain.py", "job.py", "parallel/group/ranks.py", "parallel/group/driver.py", "trainer/watch/watch.py")
+BLIND = ("serve/engine/plain.py", "job.py", "parallel/group/ranks.py", "parallel/group/driver.py", "trainer/watch/watch.py")
 
 
 def module(path: Path) -> str:

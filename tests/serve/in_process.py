@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.inference.engine import build_engine, set_environment
-from raylm.serve import tasks
-from raylm.serve.adapter_check import modules_of
+from raylm.serve.api import tasks
+from raylm.serve.api.models import card
+from raylm.serve.api.openai_app import Families, ServingApp, serving_app
 from raylm.serve.config import Limits
 from raylm.serve.control import Control, ControlSettings
 from raylm.serve.directory import BEAT_S, Address, Load, Orders
+from raylm.serve.engine.adapter_check import modules_of
+from raylm.serve.engine.inner import DTYPE, SERVED, InnerDoor
 from raylm.serve.gateway.gateway import Gateway
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
-from raylm.serve.inner import DTYPE, SERVED, InnerDoor
 from raylm.serve.keys import key_digest
-from raylm.serve.models import card
-from raylm.serve.openai_app import Families, ServingApp, serving_app
 from raylm.serve.served_model import LoraSettings
 from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
 from tests.model.tiny import tiny_model, tiny_tokenizer

@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from raylm.serve.directory import Address, Load
-from raylm.serve.spans import SPANS, Mark, comment_of, header_of
+from raylm.serve.engine.spans import SPANS, Mark, comment_of, header_of
 
 INNER = "x-raylm-inner"
 GENERATES = ("/v1/completions", "/v1/chat/completions")

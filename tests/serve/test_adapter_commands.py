@@ -8,8 +8,8 @@ import pytest
 
 from raylm.core.errors import ConfigError, StageError
 from raylm.serve.adapter_commands import check_loaded, load, standing
+from raylm.serve.api.models import FAILED
 from raylm.serve.directory import AdapterOrder, Address, Replica, State, View
-from raylm.serve.models import FAILED
 
 ORDER = AdapterOrder("french", "/adapters/french")
 

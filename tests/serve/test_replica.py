@@ -14,10 +14,10 @@ import pytest
 from raylm.core.errors import StageError
 from raylm.inference.config import EngineSettings
 from raylm.model.load import load_tokenizer
-from raylm.serve.app import Served
 from raylm.serve.config import Limits
 from raylm.serve.control import Control, ControlSettings
 from raylm.serve.directory import Orders, WeightsOrder
+from raylm.serve.engine.app import Served
 from raylm.serve.replica import Replica
 from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
 from tests.model.tiny import tiny_checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raylm.model.load import load_tokenizer
-from raylm.serve import tasks
+from raylm.serve.api import tasks
 from tests.model.tiny import tiny_checkpoint
 from tests.serve.in_process import answers, write_checkpoint
 

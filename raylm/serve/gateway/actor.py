@@ -12,7 +12,7 @@ from raylm.serve.gateway.gateway import Gateway
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
 from raylm.serve.guards.guard import Admission, Visit
 from raylm.serve.reach import Reach
-from raylm.serve.rollout import Told
+from raylm.serve.updates.rollout import Told
 
 Value = TypeVar("Value")
 SLOW_S = 5.0

@@ -18,8 +18,8 @@ from raylm.serve.directory import Address
 from raylm.serve.gateway.call import Call
 from raylm.serve.gateway.dispatch import Dispatch
 from raylm.serve.gateway.trail import CHAT, STREAMS
-from raylm.serve.rollout import Compared, Rollout, Tally, Told
 from raylm.serve.routing.routing import Candidate
+from raylm.serve.updates.rollout import Compared, Rollout, Tally, Told
 
 MOST_COPIES = 8
 """Copies that are under way at once; more are left out, and counted."""

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from raylm.core.config import card_kind, resolve
+from raylm.serve.api.models import ADAPTERS
 from raylm.serve.directory import Address, Replica, View
 from raylm.serve.envelope import Refusal, Refused
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
-from raylm.serve.models import ADAPTERS
 from raylm.serve.routing.least_loaded import LeastLoaded
 from raylm.serve.routing.routing import Asked, Candidate, RoutingCard
 

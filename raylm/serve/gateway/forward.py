@@ -17,6 +17,8 @@ from aiohttp import web
 
 from raylm.serve.config import GatewaySpec
 from raylm.serve.directory import Address
+from raylm.serve.engine.inner import DTYPE, INNER, SERVED
+from raylm.serve.engine.spans import SPANS, marks_of, without_comments
 from raylm.serve.envelope import Refusal, Refused, restarting
 from raylm.serve.gateway.beside import Beside
 from raylm.serve.gateway.call import Call
@@ -24,8 +26,6 @@ from raylm.serve.gateway.dispatch import Dispatch, Wanted
 from raylm.serve.gateway.meter import Meter
 from raylm.serve.gateway.reply import Reply, Watchdog
 from raylm.serve.gateway.trail import STREAMS, Trail
-from raylm.serve.inner import DTYPE, INNER, SERVED
-from raylm.serve.spans import SPANS, marks_of, without_comments
 
 CONNECT_S = 2.0
 """Seconds until a replica must take a connection."""

@@ -20,8 +20,11 @@ import orjson
 from aiohttp import web
 
 from raylm.serve import auth
+from raylm.serve.api.json_body import parsed
 from raylm.serve.audit import AuditLog
 from raylm.serve.directory import Address
+from raylm.serve.engine.inner import DTYPE, SERVED
+from raylm.serve.engine.spans import Mark
 from raylm.serve.envelope import Refusal, Refused, bad_request, unguarded
 from raylm.serve.gateway.beside import Beside
 from raylm.serve.gateway.call import Call
@@ -35,11 +38,8 @@ from raylm.serve.gateway.probe import Probe
 from raylm.serve.gateway.reply import Reply
 from raylm.serve.gateway.settings import STAGE, GatewaySettings, ModelFacts, Steering
 from raylm.serve.guards.guard import Admission, Guards, Visit
-from raylm.serve.inner import DTYPE, SERVED
-from raylm.serve.json_body import parsed
 from raylm.serve.keys import KeyRecord, KeyRing
 from raylm.serve.routing.routing import Asked, session_of
-from raylm.serve.spans import Mark
 from raylm.serve.usage import Done
 
 POLL_S = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from raylm.serve.spans import COMMENT, Mark, marks_in
+from raylm.serve.engine.spans import COMMENT, Mark, marks_in
 
 # within a text of JSON these quotes would be escaped
 _USAGE = re.compile(rb'"usage":\s*\{')

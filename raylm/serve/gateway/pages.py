@@ -7,14 +7,14 @@ from typing import Any
 
 import aiohttp
 
+from raylm.serve.api.models import card, listed
 from raylm.serve.directory import Address, Replica
+from raylm.serve.engine.inner import INNER
 from raylm.serve.envelope import Refusal, Refused
 from raylm.serve.gateway.dispatch import Dispatch
 from raylm.serve.gateway.metrics import Counters, merged
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
-from raylm.serve.inner import INNER
 from raylm.serve.keys import KeyRecord
-from raylm.serve.models import card, listed
 
 METRICS_S = 2.0
 """Seconds that a replica has for its page of metrics; one that takes longer is left out."""

@@ -7,8 +7,8 @@ import asyncio
 import aiohttp
 
 from raylm.serve.directory import Address
+from raylm.serve.engine.inner import INNER, SERVED
 from raylm.serve.gateway.dispatch import Dispatch
-from raylm.serve.inner import INNER, SERVED
 
 FIRST_S, LONGEST_S = 0.05, 1.0
 """Seconds between two questions; they double."""

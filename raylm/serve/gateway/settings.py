@@ -8,7 +8,7 @@ from raylm.serve.audit import Audit
 from raylm.serve.config import GatewaySpec, Limits
 from raylm.serve.directory import View
 from raylm.serve.guards.guard import Admission, Visit
-from raylm.serve.rollout import Told
+from raylm.serve.updates.rollout import Told
 
 STAGE = "x-raylm-stage"
 """Header of the serve stage's own requests, which no guard counts: what compares the endpoint with transformers is no client."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from raylm.serve.spans import COMMENT, Mark, marks_in
+from raylm.serve.engine.spans import COMMENT, Mark, marks_in
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 STREAMS = (CHAT, COMPLETIONS)

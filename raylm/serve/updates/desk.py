@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from raylm.serve.directory import Address, Orders, Replica, WeightsOrder
-from raylm.serve.rollout import Rollout, Told
 from raylm.serve.updates.history import Proof
+from raylm.serve.updates.rollout import Rollout, Told
 
 
 class Desk(Protocol):

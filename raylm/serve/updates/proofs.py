@@ -131,7 +131,7 @@ def proof(folder: str, dtype: str, texts: tuple[str, ...], compare_up_to_gb: flo
     """
     from raylm.model.checkpoint import end_tokens
     from raylm.model.load import load_tokenizer
-    from raylm.serve import reference
+    from raylm.serve.updates import reference
 
     size, ends = reference.weights_gb(folder), end_tokens(Path(folder), load_tokenizer(folder))
     compared = size is not None and 0 < size <= compare_up_to_gb

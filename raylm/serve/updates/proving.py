@@ -9,11 +9,11 @@ from typing import Any
 
 from raylm.core.errors import StageError
 from raylm.inference.client import connect
-from raylm.serve import parity
 from raylm.serve.directory import Address
-from raylm.serve.inner import INNER
-from raylm.serve.reference import Continued, Expected
+from raylm.serve.engine.inner import INNER
+from raylm.serve.updates import parity
 from raylm.serve.updates.history import Proof
+from raylm.serve.updates.reference import Continued, Expected
 
 ASK_S = 60.0
 BIAS = 100.0

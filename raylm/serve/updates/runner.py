@@ -15,9 +15,9 @@ from typing import Any
 
 from raylm.core.errors import ArtifactError, PlacementError, StageError, StorageError
 from raylm.serve.directory import Orders, Replica, WeightsOrder
-from raylm.serve.rollout import Rollout
 from raylm.serve.updates.desk import Desk, Prove
 from raylm.serve.updates.history import Ask, Phase, Progress, Proof, Turn, Version, Versions, now
+from raylm.serve.updates.rollout import Rollout
 from raylm.serve.updates.verdict import Allowed, figures_of, reason_to_stop
 
 FAULTS = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from raylm.serve.rollout import Compared, Counts, Told
+from raylm.serve.updates.rollout import Compared, Counts, Told
 
 ALPHA = 0.001
 NUM_RATES = 64

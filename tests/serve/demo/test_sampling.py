@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from raylm.serve.api.requests import Reader
 from raylm.serve.config import Limits
 from raylm.serve.demo.sampling import MOST_BEAMS, MOST_LOGPROBS, Sampling
-from raylm.serve.requests import Reader
 
 
 def test_nothing_set_is_left_to_the_endpoint():

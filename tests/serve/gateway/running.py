@@ -16,7 +16,7 @@ from raylm.serve.directory import Orders, View
 from raylm.serve.gateway.gateway import Gateway
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
 from raylm.serve.guards.guard import Admission, Visit
-from raylm.serve.rollout import Told
+from raylm.serve.updates.rollout import Told
 from tests.serve.scripted_replica import Script, ScriptedReplica
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

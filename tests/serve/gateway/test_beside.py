@@ -12,10 +12,10 @@ import pytest
 from raylm.core.storage import Folder
 from raylm.serve import control as control_file
 from raylm.serve.audit import Audit
+from raylm.serve.engine.spans import Mark
 from raylm.serve.keys import KeyFile, add
-from raylm.serve.rollout import Compared, Counts, Rollout
-from raylm.serve.spans import Mark
 from raylm.serve.updates.history import Ask, Versions, now
+from raylm.serve.updates.rollout import Compared, Counts, Rollout
 from raylm.serve.updates.runner import Runner
 from tests.serve.gateway.running import CHAT, COMPLETIONS, running, said, until
 from tests.serve.scripted_replica import Script, ScriptedReplica, expected

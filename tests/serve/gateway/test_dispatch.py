@@ -10,8 +10,8 @@ from raylm.serve.config import GatewaySpec
 from raylm.serve.directory import Address, Replica, View
 from raylm.serve.gateway.dispatch import Dispatch, Wanted
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
-from raylm.serve.rollout import Rollout
 from raylm.serve.routing.routing import Asked
+from raylm.serve.updates.rollout import Rollout
 
 OLD, NEW = "f00d", "ne37"
 

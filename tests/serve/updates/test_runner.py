@@ -12,9 +12,9 @@ from raylm.core.storage import Folder
 from raylm.serve import control as control_file
 from raylm.serve.control import Control, ControlSettings
 from raylm.serve.directory import Address, Load, Orders, WeightsOrder
-from raylm.serve.rollout import Compared, Tally
 from raylm.serve.updates import runner as runner_file
 from raylm.serve.updates.history import Ask, Probed, Proof, Turn, Versions, now
+from raylm.serve.updates.rollout import Compared, Tally
 
 OLD, NEW = "0ld0", "ne37"
 PROOF = Proof(

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from raylm.serve.rollout import Compared, Counts, Told
+from raylm.serve.updates.rollout import Compared, Counts, Told
 from raylm.serve.updates.verdict import ALPHA, Allowed, evidence, exceeds, reason_to_stop, upper
 
 
