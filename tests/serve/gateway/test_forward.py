@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from raylm.serve.gateway import gateway
 from tests.serve.gateway.running import CHAT, COMPLETIONS, error, events, running, said, until
 from tests.serve.scripted_replica import Script, expected
 
@@ -160,7 +161,7 @@ def test_a_client_that_leaves_frees_the_replica():
     asyncio.run(run())
 
 
-def test_a_request_waits_for_a_replica_that_is_started_for_it():
+def test_a_request_waits_for_a_replica_that_is_started_for_it(monkeypatch):
     async def run():
         async with running() as one:
             from tests.serve.scripted_replica import ScriptedReplica
@@ -168,12 +169,16 @@ def test_a_request_waits_for_a_replica_that_is_started_for_it():
             late = ScriptedReplica("late", one.control)
 
             async def start(_):
+                if len(one.steering.woken) == 1:
+                    # Serve does not hear it the first time, and nobody else asks
+                    raise ConnectionError("Serve is slow")
                 await asyncio.sleep(0.1)
                 await late.start()
 
             one.steering.on_wake = start
+            monkeypatch.setattr(gateway, "POLL_S", 0.05)
             assert said(await one.stream(COMPLETIONS, {"prompt": "x", "max_tokens": 3})) == expected("x", 3)
-            assert one.steering.woken == ["chat"]
+            assert one.steering.woken == ["chat", "chat"]
             await late.stop()
 
     asyncio.run(run())
