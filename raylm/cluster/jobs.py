@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raylm.cluster.watch import Machine, machines_at
 from raylm.core.errors import ConfigError, PlacementError
 
 DONE = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -95,6 +96,10 @@ class Cluster:
             found = list_nodes(address=self.address, filters=[("state", "=", "ALIVE")], detail=True, limit=10_000)
         return list(found)
 
+    def machines(self) -> list[Machine] | None:
+        """Machines of the cluster, dead ones too; None where it does not answer."""
+        return machines_at(self.address, token_value())
+
     def follow(self, name: str) -> int:
         """Print a job's output until it has ended, over broken connections; returns its exit status, 130 where it was stopped.
 
@@ -154,13 +159,18 @@ def token_of(variables: Mapping[str, str]) -> Path | None:
     return usual if usual.is_file() and "RAY_AUTH_TOKEN" not in variables else None
 
 
+def token_value() -> str:
+    """The token itself; "" where there is none."""
+    file = token_of(os.environ)
+    return os.environ.get("RAY_AUTH_TOKEN") or (file.read_text().strip() if file else "")
+
+
 def _get(url: str) -> dict[str, Any]:
     """A page of the dashboard's, as JSON."""
     import json
     import urllib.request
 
-    file = token_of(os.environ)
-    token = os.environ.get("RAY_AUTH_TOKEN") or (file.read_text().strip() if file else "")
+    token = token_value()
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     with urllib.request.urlopen(request, timeout=30) as reply:
         return json.load(reply)

@@ -91,7 +91,7 @@ def _gpu_pool(found: list[StageNeed], device: Device | None, name: str) -> Pool 
     spread = max(need.nodes for need in found)
     count = max(math.ceil(whole / most), spread, 1)
     each = next((size for size in SIZES if size * count >= whole and size <= most), most)
-    reserved = max(need.cpus - need.cpus_without_gpu for need in found)
+    reserved = max(need.cpus_with_gpu for need in found)
     cpus = max(math.ceil(reserved / count) + HEAD_CPUS, CPUS_PER_GPU * each)
     memory = max(GB_PER_CPU * cpus, math.ceil((device.memory_gb if device else 80) * each))
     spot, stages = all(need.spot for need in found), tuple(need.stage for need in found)

@@ -20,7 +20,9 @@ class StageNeed(NamedTuple):
     cpus: float
     """Cores of all roles of the fullest phase."""
     cpus_without_gpu: float
-    """Of these, the cores of processes that hold no GPU: they may stand anywhere."""
+    """Cores of the processes that hold no GPU, in the phase in which these are most: they may stand anywhere."""
+    cpus_with_gpu: float
+    """Cores of the processes that hold one, in the phase in which these are most: they stand beside their GPUs."""
     gpus: float
     device: str
     """Kind of GPU, "" where the stage does not say or needs none."""
@@ -43,6 +45,7 @@ def _need(job: Job, name: str) -> StageNeed:
     cfg = job.stages[name]
     roles = cfg.roles()
     top, plain = peak(roles), {each: role for each, role in roles.items() if not role.gpus}
+    with_gpu = {each: role for each, role in roles.items() if role.gpus}
     device = cfg.workers.device or ""
     if device:
         device_of(device)
@@ -52,6 +55,7 @@ def _need(job: Job, name: str) -> StageNeed:
         roles=roles,
         cpus=top["CPU"],
         cpus_without_gpu=peak(plain)["CPU"] if plain else 0.0,
+        cpus_with_gpu=peak(with_gpu)["CPU"] if with_gpu else 0.0,
         gpus=top["GPU"],
         device=device if top["GPU"] else "",
         nodes=max((role.nodes or 0 for role in roles.values()), default=0),

@@ -46,7 +46,8 @@ def spec_of(job: Job, steps: list[Step], path: str, words: tuple[str, ...], imag
     for cfg in serving:
         if cfg.host == "127.0.0.1" and sum(pool.count for pool in made) >= 1 and not cfg.insecure:
             words = (*words, "--set", f"stages.{_name_of(job, cfg)}.host=0.0.0.0")
-    return Spec(job.name, path, ("raylm", "run", path, *words), tuple(made), equal, ports, image)
+    toml = Path(path).read_text() if Path(path).is_file() else ""
+    return Spec(job.name, path, ("raylm", "run", path, *words), tuple(made), equal, ports, image, toml=toml)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(text)
     print(f"{out}: {spec.told}")
+    for line in ray_up.larger(spec) if arguments.to == "ray-up" else ():
+        print(f"  note: {line}", file=sys.stderr)
     print(f"next: {_launch(text)}")
     return 0
 

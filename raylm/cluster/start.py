@@ -2,7 +2,7 @@
 
 all machines: raylm cluster start -- raylm run jobs/x.toml
 head:   ray start --head -> all machines have joined -> ray job submit COMMAND -> its exit status -> Ray ends
-others: ray start --address -> until the head ends
+others: ray start --address -> until the head ends, which its closed port says
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from uuid import uuid4
 
 from raylm.cluster.contract import BASE, TOKEN, TOKEN_PATH, Place, Ports, own_address, place, token_file
 from raylm.cluster.jobs import Cluster, Entry
+from raylm.cluster.watch import Machine, MachineWatch, machines_at
 from raylm.core.errors import ConfigError, PlacementError
 
 TRIES = 5
@@ -32,6 +34,8 @@ START_S = 120.0
 JOIN_S = 1800.0
 """Seconds that machines may come after each other."""
 END_S = 5.0
+GONE_S = 6.0
+"""Seconds for which nothing may listen on the head's port before its other machines end, too; Ray's own wait is a minute."""
 _GRAVE = re.compile(r"\b[EF] \d+ \d+\]|\w*(Error|Exception)\b|[Ff]atal|[Cc]heck failed|timed out|[Ff]ailed|in use")
 QUICK = {
     # a dead machine is known after 5 s and one whose cable was pulled after 15 s, not after 15 and 65
@@ -72,7 +76,7 @@ def main(command: Sequence[str], stay: bool = False) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ray = _started(node)
     try:
-        return _lead(node, ray, command, stay) if node.where.is_head else _follow(ray)
+        return _lead(node, ray, command, stay) if node.where.is_head else _follow(node, ray)
     finally:
         _end(ray)
 
@@ -173,34 +177,23 @@ def _runs(node: Node, ray: subprocess.Popen[bytes]) -> bool:
     """Whether Ray came up: the head answers for its cluster, another machine is listed there."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and ray.poll() is None:
-        there = alive(node)
+        found = alive(node)
         # Ray itself puts the machine's address in the place of loopback
-        if there if node.where.is_head else any(each["address"] == node.address for each in there):
+        if found if node.where.is_head else any(each.address == node.address for each in found):
             return True
         time.sleep(0.5)
     return False
 
 
-def alive(node: Node) -> list[dict[str, Any]]:
-    """Machines of the cluster that are alive, as {"address", "resources"}; none while it cannot be asked."""
+def there(node: Node) -> list[Machine] | None:
+    """Machines of the cluster; None while it cannot be asked."""
     head = node.address if node.where.is_head else node.where.head
-    return asked(f"http://{head}:{node.ports.dashboard}", Path(node.variables[TOKEN_PATH]).read_text().strip())
+    return machines_at(f"http://{head}:{node.ports.dashboard}", Path(node.variables[TOKEN_PATH]).read_text().strip())
 
 
-def asked(dashboard: str, token: str | None) -> list[dict[str, Any]]:
-    """Machines that a cluster's dashboard knows to be alive; none where it cannot be asked."""
-    import json
-    import urllib.error
-    import urllib.request
-
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"{dashboard}/api/v0/nodes?detail=1&limit=10000", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as reply:
-            rows = json.load(reply)["data"]["result"]["result"]
-    except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError):
-        return []
-    return [{"address": row["node_ip"], "resources": row["resources_total"]} for row in rows if row["state"] == "ALIVE"]
+def alive(node: Node) -> list[Machine]:
+    """Those that are alive; none while the cluster cannot be asked."""
+    return [machine for machine in there(node) or [] if machine.is_alive]
 
 
 def _wait_for_head(node: Node) -> None:
@@ -217,7 +210,7 @@ def _wait_for_head(node: Node) -> None:
 
 def _lead(node: Node, ray: subprocess.Popen[bytes], command: Sequence[str], stay: bool) -> int:
     deadline, missing = time.monotonic() + JOIN_S, -1
-    while (there := len(alive(node))) < node.where.num_nodes:
+    while (joined := len(alive(node))) < node.where.num_nodes:
         if ray.poll() is not None:
             raise PlacementError(
                 f"Ray ended on the head: {last_words('', node.temp, 0.0)}",
@@ -225,15 +218,16 @@ def _lead(node: Node, ray: subprocess.Popen[bytes], command: Sequence[str], stay
                 next=f"see {node.temp}/session_latest/logs",
             )
         if time.monotonic() > deadline:
-            raise PlacementError(f"{there} of {node.where.num_nodes} machines joined within {JOIN_S:.0f} s", where=node.address)
-        if missing != (missing := node.where.num_nodes - there):
+            raise PlacementError(f"{joined} of {node.where.num_nodes} machines joined within {JOIN_S:.0f} s", where=node.address)
+        if missing != (missing := node.where.num_nodes - joined):
             _say(f"waits for {missing} more of {node.where.num_nodes} machines")
         time.sleep(1)
     inner = f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(command)}"
     cluster = Cluster(node.dashboard, Path(node.variables[TOKEN_PATH]))
     name = cluster.submit(Entry(f"raylm-{uuid4().hex[:8]}", shlex.join(["bash", "-c", inner]), {}, {}))
     try:
-        status = cluster.follow(name)
+        with MachineWatch(partial(there, node)):
+            status = cluster.follow(name)
         if stay and status == 0:
             _say("serves until this process is told to end")
             return _serve(node, ray)
@@ -247,7 +241,7 @@ def _lead(node: Node, ray: subprocess.Popen[bytes], command: Sequence[str], stay
 def _serve(node: Node, ray: subprocess.Popen[bytes]) -> int:
     """Until this process is told to end. Raises PlacementError where Ray ends before: a scheduler that may start it again must
     hear of it."""
-    _follow(ray)
+    ray.wait()
     raise PlacementError(
         f"Ray ended, and the endpoint with it: {last_words('', node.temp, 0.0)}",
         where=node.address,
@@ -255,10 +249,28 @@ def _serve(node: Node, ray: subprocess.Popen[bytes]) -> int:
     )
 
 
-def _follow(ray: subprocess.Popen[bytes]) -> int:
-    """Until Ray ends here, which it does when the head is gone."""
-    ray.wait()
+def _follow(node: Node, ray: subprocess.Popen[bytes]) -> int:
+    """Until Ray ends here, or the head has ended: its machine answers, and nothing listens there. A head that does not answer
+    at all (a cable, a machine that boots) is left to Ray, which waits for a minute; one that keeps its state may come back."""
+    comes_back, refused_at = node.variables.get("RAY_gcs_storage", "memory") != "memory", 0.0
+    while ray.poll() is None:
+        time.sleep(1)
+        refused_at = (refused_at or time.monotonic()) if _refuses(node) else 0.0
+        if refused_at and not comes_back and time.monotonic() - refused_at > GONE_S:
+            _say(f"the head at {node.where.head} has ended")
+            break
     return 0
+
+
+def _refuses(node: Node) -> bool:
+    """Whether the head's machine says that nothing listens on the port of its GCS."""
+    try:
+        socket.create_connection((node.where.head, node.ports.gcs), timeout=2).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _end(ray: subprocess.Popen[bytes]) -> None:

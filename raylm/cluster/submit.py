@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from raylm.cluster.jobs import DONE, Cluster, Entry
 from raylm.cluster.upload import Upload, upload
+from raylm.cluster.watch import MachineWatch
 from raylm.core.config import did_you_mean
 from raylm.core.errors import ConfigError, PlacementError
 from raylm.core.room import Node, refusal
@@ -140,7 +141,8 @@ def submit(asked: Asked, steps: list[Step], cluster: Cluster, *, detach: bool, i
         print(f"next: raylm jobs --address {cluster.address}")
         return 0
     try:
-        status = cluster.follow(name)
+        with MachineWatch(cluster.machines):
+            status = cluster.follow(name)
     except KeyboardInterrupt:
         return _interrupted(cluster, name, interrupt)
     if status == 0:

@@ -36,10 +36,11 @@ class Hosts:
 
     Args:
         folder: a new folder for what is the hosts' own: their /mnt, which TMPDIR names there.
+        disk_mb: size of each host's own disk; 0 leaves it to the machine's.
     """
 
-    def __init__(self, count: int, folder: Path) -> None:
-        self.count, self.folder = count, folder
+    def __init__(self, count: int, folder: Path, disk_mb: int = 0) -> None:
+        self.count, self.folder, self._disk_mb = count, folder, disk_mb
         # several test processes have hosts at the same time: their names must differ, their addresses may not meet
         self._tag = f"rl{os.getpid() % 100_000}"
         self._net = f"{NET}.{os.getpid() % 250}"
@@ -87,7 +88,8 @@ class Hosts:
             hostname host{host}; mount --make-rprivate /
             mount --bind {self.folder}/hosts /etc/hosts
             mount --bind {own} /mnt; mount -t tmpfs -o size=1500m tmpfs /dev/shm
-            touch /mnt/.up; exec sleep infinity
+            [ {self._disk_mb} = 0 ] || mount -t tmpfs -o size={self._disk_mb}m tmpfs /mnt
+            touch {own}/.up; exec sleep infinity
         """
         entered = ["nsenter", f"--net=/run/netns/{name}", "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork"]
         self._roots[host] = subprocess.Popen([*entered, "--kill-child", "--mount-proc", "bash", "-c", inside])

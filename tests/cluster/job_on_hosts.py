@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ JOB = """
 name = "hosts"
 root = "{root}"
 
+{corpus}
 [stages.questions]
 stage = "prepare"
 source = {{kind = "python_questions", num_rows = 400}}
@@ -36,22 +38,51 @@ stage = "train"
 rows = "dialogues"
 model = {{kind = "llama", hidden_size = 32, num_layers = 2, num_heads = 2, intermediate_size = 64, max_length = 64}}
 optimizer = {{lr = 3e-3}}
-batch = 16
+batch = {batch}
 micro_batch = 8
 steps = {steps}
 save_every = {save_every}
 workers = {{count = {hosts}, nodes = {hosts}, least = 1}}
 """
+CORPUS = """
+[stages.corpus]
+stage = "prepare"
+source = {{kind = "jsonl", glob = "{glob}"}}
+steps = [{{kind = "length", min_chars = 5}}]
+dedup = [{{kind = "exact"}}, {{kind = "min_hash"}}]
+workers = {{count = 4}}
+"""
 
 
 class Run:
-    """One job on all hosts, by `raylm cluster start` on each."""
+    """One job on all hosts, by `raylm cluster start` on each.
 
-    def __init__(self, hosts: Hosts, folder: Path, **job: Any) -> None:
-        self.hosts, self.folder = hosts, folder
-        self.job = folder / "job.toml"
-        self.job.write_text(JOB.format(root=folder / "runs", hosts=hosts.count, **{"steps": 20, "save_every": 10, **job}))
+    Args:
+        files: how many of jsonl a first stage `corpus` reads; none, and there is no such stage.
+        variables: of the environment of all machines.
+        job: what differs in `JOB`.
+    """
+
+    def __init__(self, hosts: Hosts, folder: Path, files: int = 0, variables: dict[str, str] | None = None, **job: Any) -> None:
+        self.hosts, self.folder, self._variables = hosts, folder, variables or {}
+        self.job, self.texts = folder / "job.toml", set[str]()
+        corpus = CORPUS.format(glob=self._write(files)) if files else ""
+        asked = {"steps": 20, "save_every": 10, "batch": 16, "root": folder / "runs", **job}
+        self.job.write_text(JOB.format(hosts=hosts.count, corpus=corpus, **asked))
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def _write(self, files: int, rows: int = 1500) -> str:
+        """Documents of words drawn by chance, and in every file one that stands in all: `texts` are those that must stay."""
+        draw = random.Random(0)
+        words = ["".join(draw.choices("abcdefghijklmnop", k=6)) for _ in range(5000)]
+        (self.folder / "raw").mkdir()
+        for at in range(files):
+            texts = [" ".join(draw.choices(words, k=60)) for _ in range(rows)]
+            self.texts.update(texts)
+            lines = [json.dumps({"text": text}) + "\n" for text in (*texts, "this one stands in every file of them all")]
+            (self.folder / "raw" / f"{at:03d}.jsonl").write_text("".join(lines))
+        self.texts.add("this one stands in every file of them all")
+        return str(self.folder / "raw" / "*.jsonl")
 
     def start(self, hosts: Iterable[int] | None = None) -> None:
         """Start the machines' Ray, and on the first of them the job."""
@@ -66,6 +97,7 @@ class Run:
                 RAYLM_NUM_NODES=str(self.hosts.count),
                 RAYLM_HEAD_ADDRESS=self.hosts.address(0),
                 RAYLM_RAY_TOKEN=TOKEN,
+                **self._variables,
             )
 
     def log(self, host: int = 0) -> str:
@@ -77,7 +109,7 @@ class Run:
     def manifest(self, stage: str) -> dict[str, Any]:
         return json.loads((self.folder / "runs" / "hosts" / stage / "manifest.json").read_text())
 
-    def rows(self, stage: str) -> list[dict[str, Any]]:
+    def rows(self, stage: str = "sft") -> list[dict[str, Any]]:
         """Rows of a stage's metrics, as far as they are written."""
         path = self.folder / "runs" / "hosts" / stage / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
@@ -88,6 +120,23 @@ class Run:
             except ValueError:
                 break
         return found
+
+    def marks(self, stage: str = "corpus") -> set[str]:
+        """Units of a prepare stage that are finished."""
+        return {path.name for path in (self.folder / "runs" / "hosts" / stage / "_work").glob("*-?????.json")}
+
+    def until_marks(self, count: int, timeout_s: float, stage: str = "corpus") -> float:
+        """Seconds until so many are."""
+        began = time.monotonic()
+        while len(self.marks(stage)) < count:
+            assert self.processes[0].poll() is None, self.log(0)
+            assert time.monotonic() - began < timeout_s, f"no {count} units: {self.log(0)}"
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def step(self, stage: str = "sft") -> int:
+        """The last step that is made."""
+        return max((row.get("step", 0) for row in self.rows(stage)), default=0)
 
     def until_step(self, step: int, timeout_s: float, stage: str = "sft") -> float:
         """Seconds until the training has made this step."""
@@ -109,8 +158,8 @@ class Run:
 
 
 @contextmanager
-def running(folder: Path, count: int, **job: Any) -> Iterator[Run]:
-    with Hosts(count, folder) as hosts:
+def running(folder: Path, count: int, disk_mb: int = 0, **job: Any) -> Iterator[Run]:
+    with Hosts(count, folder, disk_mb) as hosts:
         run = Run(hosts, folder, **job)
         run.start()
         yield run

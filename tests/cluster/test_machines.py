@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from raylm.cluster.machines import Pool, one_pool, pools
@@ -80,7 +83,8 @@ def test_two_kinds_of_gpu_are_refused_with_the_stages_that_ask():
 def test_a_stage_without_gpus_that_wants_more_machines_than_there_are_gpus_gets_them():
     def need(stage: str, cpus: float, gpus: float = 0.0, nodes: int = 0) -> StageNeed:
         role = Role(count=4, cpus=cpus / 4, gpus=gpus / 4, nodes=nodes or None)
-        return StageNeed(stage, "x", {"workers": role}, cpus, 0.0 if gpus else cpus, gpus, "h100" if gpus else "", nodes, True)
+        plain, beside = (0.0, cpus) if gpus else (cpus, 0.0)
+        return StageNeed(stage, "x", {"workers": role}, cpus, plain, beside, gpus, "h100" if gpus else "", nodes, True)
 
     asked = [need("data", 8, nodes=4), need("train", 4, gpus=4)]
     made = pools(asked)
@@ -89,3 +93,15 @@ def test_a_stage_without_gpus_that_wants_more_machines_than_there_are_gpus_gets_
     equal = one_pool(asked)
     for nodes in (there, [Node(str(at), {"CPU": equal.cpus, "GPU": equal.gpus}) for at in range(equal.count)]):
         assert not any(refusal(each.roles, each.stage, nodes) for each in asked)
+
+
+def test_cores_of_one_phase_are_not_taken_from_those_of_another():
+    # first 64 cores clean, then 8 ranks with 8 cores and a GPU each: 64 cores stand beside the GPUs all the same
+    roles = {"readers": Role(count=64, cpus=1.0), "ranks": Role(count=8, cpus=8.0, gpus=1.0, phase=1)}
+    cfg = SimpleNamespace(stage="x", spot=True, workers=SimpleNamespace(device="h100"), roles=lambda: roles)
+    (need,) = needs(cast(Any, SimpleNamespace(stages={"s": cfg})), [cast(Any, SimpleNamespace(name="s", state="new"))])
+    assert (need.cpus, need.cpus_without_gpu, need.cpus_with_gpu) == (64.0, 64.0, 64.0)
+    machines = pools([need])
+    there = [Node(str(at), {"CPU": pool.cpus, "GPU": pool.gpus}) for pool in machines for at in range(pool.count)]
+    assert refusal(roles, "s", there) is None
+    assert next(pool.cpus for pool in machines if pool.gpus) >= 64

@@ -11,6 +11,7 @@ import io
 import os
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,16 @@ def check_kuberay(text: str) -> None:
     assert set(cluster) <= {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
     assert cluster["authOptions"] == {"mode": "token"}
     if ray["kind"] == "RayJob":
-        check_command(ray["spec"]["entrypoint"])
+        # the job file comes with the manifests, and lies where the entrypoint looks for it
+        (brought,) = [doc for doc in docs if doc["kind"] == "ConfigMap"]
+        pod = cluster["headGroupSpec"]["template"]["spec"]
+        (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "job"]
+        assert {"name": "job", "configMap": {"name": brought["metadata"]["name"]}} in pod["volumes"]
+        ((name, toml),) = brought["data"].items()
+        (original,) = [path for path in (ROOT / "jobs").glob("*.toml") if tomllib.loads(path.read_text()) == tomllib.loads(toml)]
+        there = f"{mount['mountPath']}/{name}"
+        assert there in shlex.split(ray["spec"]["entrypoint"])
+        check_command(ray["spec"]["entrypoint"].replace(there, str(original)))
     for group in [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]:
         (container,) = group["template"]["spec"]["containers"]
         assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
@@ -201,7 +211,7 @@ def test_what_yaml_reads_otherwise_is_a_command_all_the_same():
 
 def test_kuberay_takes_the_name_and_its_submitter_passes_the_policy():
     text = kuberay.render(spec(job="x" * 80))
-    job, _, policy = yaml.safe_load_all(text)
+    job, _, policy, _ = yaml.safe_load_all(text)
     # MaxRayJobNameLength of KubeRay: it refuses longer ones
     assert len(job["metadata"]["name"]) == 47
     froms = policy["spec"]["ingress"][0]["from"]
@@ -221,6 +231,17 @@ def test_the_secret_of_the_endpoint_is_not_the_one_in_which_kuberay_keeps_its_to
 
 def test_a_step_of_slurm_has_the_cores_of_its_machine():
     assert "srun --kill-on-bad-exit=1 --cpus-per-task=8 " in slurm.render(spec())
+
+
+def test_what_aws_has_only_in_larger_machines_is_said():
+    few = GPU._replace(gpus=2, cpus=20)
+    text = ray_up.render(spec()._replace(pools=(few,)))
+    assert "# 2 x p5.48xlarge: 8 h100 each, 2 of them are used" in text
+    (made,) = yaml.safe_load(text)["available_node_types"].values()
+    assert (made["node_config"]["InstanceType"], made["resources"]["GPU"]) == ("p5.48xlarge", 8)
+    # one GPU and few cores: there is such a machine
+    assert ray_up.instance(GPU) == ("p5.4xlarge", 1)
+    assert ray_up.larger(spec()) == []
 
 
 def test_jobs_that_are_submitted_to_ray_up_find_python():

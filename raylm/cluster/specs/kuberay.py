@@ -7,6 +7,7 @@ raylm is deployed by its job, with gateways that listen beside Serve.
 from __future__ import annotations
 
 import json
+import shlex
 
 from raylm.cluster.contract import Ports
 from raylm.cluster.machines import Pool
@@ -14,13 +15,15 @@ from raylm.cluster.specs.spec import Spec, header
 
 IMAGE = "REGISTRY/raylm:TAG"
 VOLUME = "/shared"
+JOB_FOLDER = "/raylm-job"
+MOUNTED = f"{JOB_FOLDER}/job.toml"
+"""Where the head of a RayJob finds its job file: the image need not have it."""
 
 
 def render(spec: Spec) -> str:
     """The manifests for `kubectl apply`."""
     docs = [_job(spec), _volume(spec), _policy(spec)]
-    if spec.ports:
-        docs.append(_service(spec))
+    docs.append(_service(spec) if spec.ports else _job_file(spec))
     return _header(spec) + "---\n".join(docs)
 
 
@@ -47,7 +50,7 @@ def _job(spec: Spec) -> str:
     lines += _indent(
         [
             "# JSON is YAML: a `--set` may hold what YAML reads otherwise",
-            f"entrypoint: {json.dumps(spec.command)}",
+            f"entrypoint: {json.dumps(shlex.join(MOUNTED if word == spec.path else word for word in spec.words))}",
             "submissionMode: K8sJobMode",
             "# the same job continues where it was: a new cluster for each of these tries",
             "backoffLimit: 3",
@@ -99,8 +102,10 @@ def _template(spec: Spec, pool: Pool, is_head: bool) -> list[str]:
         "        volumeMounts:",
         f"          - {{name: artifacts, mountPath: {VOLUME}}}",
         "          - {name: memory, mountPath: /dev/shm}",
+        *([f"          - {{name: job, mountPath: {JOB_FOLDER}}}"] if is_head and not spec.ports else []),
         "    volumes:",
         f"      - {{name: artifacts, persistentVolumeClaim: {{claimName: {spec.name}}}}}",
+        *([f"      - {{name: job, configMap: {{name: {_job_map(spec)}}}}}"] if is_head and not spec.ports else []),
         f"      - {{name: memory, emptyDir: {{medium: Memory, sizeLimit: {max(1, pool.memory_gb // 3)}Gi}}}}",
     ]
     if pool.gpus:
@@ -121,6 +126,23 @@ spec:
     requests:
       storage: {sum(pool.disk_gb for pool in spec.pools)}Gi
 """
+
+
+def _job_file(spec: Spec) -> str:
+    lines = "".join(f"    {line}\n" if line.strip() else "\n" for line in spec.toml.splitlines())
+    return f"""\
+# the job file; other files that it names lie in the image or in a bucket
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {_job_map(spec)}
+data:
+  job.toml: |
+{lines}"""
+
+
+def _job_map(spec: Spec) -> str:
+    return f"{spec.name}-file"
 
 
 def _policy(spec: Spec) -> str:

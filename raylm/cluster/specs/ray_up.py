@@ -8,8 +8,15 @@ from __future__ import annotations
 from raylm.cluster.machines import Pool
 from raylm.cluster.specs.spec import Spec, header
 
-GPU_INSTANCES = {"h100": "p5.48xlarge", "h200": "p5en.48xlarge", "b200": "p6-b200.48xlarge", "a100": "p4de.24xlarge"}
-"""Instances with eight of them."""
+GPU_INSTANCES = {
+    "h100": ((1, 16, "p5.4xlarge"), (8, 192, "p5.48xlarge")),
+    "h200": ((8, 192, "p5en.48xlarge"),),
+    "b200": ((8, 192, "p6-b200.48xlarge"),),
+    "a100": ((8, 96, "p4de.24xlarge"),),
+    "a100-40gb": ((8, 96, "p4d.24xlarge"),),
+    "l40s": ((1, 32, "g6e.8xlarge"), (4, 96, "g6e.24xlarge"), (8, 192, "g6e.48xlarge")),
+}
+"""GPUs and cores of one machine, and AWS's name of it."""
 CPU_INSTANCES = (
     (2, "large"),
     (4, "xlarge"),
@@ -72,15 +79,20 @@ def render(spec: Spec) -> str:
 
 
 def _node_type(pool: Pool, others: int) -> list[str]:
-    gpus = f", GPU: {pool.gpus}" if pool.gpus else ""
+    name, there = instance(pool)
+    # what the machine has: Ray would count no more of it than is said here
+    gpus = f", GPU: {there}" if there else ""
+    said = f"    # AWS has no smaller machine with {pool.device}: {pool.gpus} of its {there} are used"
+    more = [said] if there > pool.gpus else []
     disk = f"{{DeviceName: /dev/sda1, Ebs: {{VolumeSize: {pool.disk_gb}, VolumeType: gp3}}}}"
     spot = ["      InstanceMarketOptions: {MarketType: spot}"] if pool.spot else []
     return [
         f"  {pool.name}:",
         f"    # {pool.memory_gb} GB memory" + (f", {pool.device}" if pool.device else ""),
+        *more,
         f"    resources: {{CPU: {pool.cpus}{gpus}}}",
         "    node_config:",
-        f"      InstanceType: {instance(pool)}",
+        f"      InstanceType: {name}",
         f"      BlockDeviceMappings: [{disk}]",
         *spot,
         # all of them from the start: raylm refuses at once what the cluster that stands can never hold
@@ -89,16 +101,26 @@ def _node_type(pool: Pool, others: int) -> list[str]:
     ]
 
 
-def instance(pool: Pool) -> str:
-    """AWS's smallest instance that is as large as a machine of the pool (https://aws.amazon.com/ec2/instance-types/, 2026)."""
+def instance(pool: Pool) -> tuple[str, int]:
+    """AWS's smallest instance that is as large as a machine of the pool, and the GPUs it has
+    (https://aws.amazon.com/ec2/instance-types/, 2026)."""
     if pool.gpus:
-        return GPU_INSTANCES.get(pool.device, "INSTANCE_WITH_THESE_GPUS")
-    return next((f"m7i.{size}" for cores, size in CPU_INSTANCES if cores >= pool.cpus), "m7i.48xlarge")
+        sizes = GPU_INSTANCES.get(pool.device, ())
+        fit = ((name, gpus) for gpus, cores, name in sizes if gpus >= pool.gpus and cores >= pool.cpus)
+        return next(fit, ("INSTANCE_WITH_THESE_GPUS", pool.gpus))
+    return next((f"m7i.{size}" for cores, size in CPU_INSTANCES if cores >= pool.cpus), "m7i.48xlarge"), 0
+
+
+def larger(spec: Spec) -> list[str]:
+    """What is rented beyond what the job asks for, in words."""
+    found = [(pool, *instance(pool)) for pool in spec.pools]
+    return [
+        f"{pool.count} x {name}: {gpus} {pool.device} each, {pool.gpus} of them are used (AWS has no smaller one)"
+        for pool, name, gpus in found
+        if gpus > pool.gpus
+    ]
 
 
 def _header(spec: Spec) -> str:
-    return header(
-        spec,
-        "ray up",
-        [f"ray up {spec.file}", f"ray dashboard {spec.file}", f"raylm submit {spec.path} --address http://127.0.0.1:8265"],
-    )
+    how = [f"ray up {spec.file}", f"ray dashboard {spec.file}", f"raylm submit {spec.path} --address http://127.0.0.1:8265"]
+    return header(spec, "ray up", [*(f"# {line}" for line in larger(spec)), *how])

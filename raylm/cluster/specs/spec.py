@@ -29,6 +29,8 @@ class Spec(NamedTuple):
     image: str = ""
     file: str = ""
     """Where the spec is written."""
+    toml: str = ""
+    """The job file's text, for a spec that brings it along."""
 
     @property
     def name(self) -> str:
