@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,6 +16,7 @@ from raylm.core.artifact import MANIFEST, WORK, Artifact, InputEntry, open_artif
 from raylm.core.config import ENDPOINT, Config, Makes, Reference, StageConfig, did_you_mean, digest_of, references
 from raylm.core.context import Context
 from raylm.core.errors import ArtifactError, ConfigError, DriftError, PlanError, RaylmError, StageError
+from raylm.core.lock import locked
 from raylm.core.room import total
 from raylm.core.storage import Folder
 from raylm.core.workers import Workers
@@ -186,7 +185,7 @@ def run(
             )
     workers = Workers(wanted_cpus=sum(sorted(total(step.config.roles()) for step in steps)[-2:]) + 3)
     made: dict[str, Artifact] = {}
-    with _locked(Folder(job.root) / job.name):
+    with locked(Folder(job.root) / job.name):
         for step in steps:
             if step.makes == ENDPOINT:
                 serving.check(job.folder(step.name))
@@ -360,19 +359,3 @@ def _known(job: Job, names: list[str], flag: str) -> list[str]:
 
 def _is_uri(value: str) -> bool:
     return "/" in value
-
-
-@contextlib.contextmanager
-def _locked(folder: Folder) -> Iterator[None]:
-    """Two runs of one job must not write into each other; the lock dies with its process, kill -9 included."""
-    if not folder.is_local:
-        yield
-        return
-    import fcntl
-
-    with open(folder.make().path(".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as cause:
-            raise PlanError("another run of this job is going on", where=folder.uri, next="wait for it, or stop it") from cause
-        yield

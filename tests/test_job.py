@@ -9,6 +9,7 @@ from raylm import job
 from raylm.core.artifact import Documents, Tokens
 from raylm.core.config import references
 from raylm.core.errors import ArtifactError, ConfigError, DriftError, PlanError
+from raylm.core.lock import locked
 from raylm.core.storage import Folder
 from tests.stages import context
 
@@ -165,7 +166,7 @@ def test_names_on_the_command_line_are_checked(tmp_path):
 
 def test_two_runs_of_one_job_do_not_meet(tmp_path):
     loaded = job.load(write(tmp_path))
-    with job._locked(Folder(tmp_path) / "t"), pytest.raises(PlanError, match="another run"):
+    with locked(Folder(tmp_path) / "t"), pytest.raises(PlanError, match="another run"):
         job.run(loaded)
     assert Path(tmp_path, "t", ".lock").exists()
 

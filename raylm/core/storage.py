@@ -111,6 +111,28 @@ class Folder:
         with self.writing(name) as path:
             path.write_bytes(content.encode() if isinstance(content, str) else content)
 
+    def create(self, name: str, content: str) -> bool:
+        """Write a small file if there is none called `name`; whether this call wrote it. Of several callers one does."""
+        if not self.is_local:
+            return self._fs.create(self.path(name), content.encode())
+        with _storage_errors(self.path(name)):
+            try:
+                handle = os.open(self.make().path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            except FileExistsError:
+                return False
+            with os.fdopen(handle, "w") as file:
+                file.write(content)
+        return True
+
+    def names(self) -> list[str]:
+        """Names of what lies in this folder itself, sorted; none where it is not there."""
+        if self.is_local:
+            return sorted(os.listdir(self.uri)) if os.path.isdir(self.uri) else []
+        self._fs.invalidate_cache()
+        if not self._fs.exists(self.uri):
+            return []
+        return sorted(str(path).rstrip("/").rpartition("/")[2] for path in self._fs.ls(self.uri, detail=False))
+
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as indented JSON in one step."""
         self.write(name, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")

@@ -49,6 +49,20 @@ class Store:
             logging.getLogger("gcsfs").addHandler(logging.NullHandler())
             self._fs: Any = url_to_fs(uri)[0]
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file if none of that name is there, in one step where the store can do that (S3 and GCS can);
+        whether it was written."""
+        with StoreCall(self._uri):
+            try:
+                self._fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return False
+            except (NotImplementedError, TypeError):
+                if self._fs.exists(path):
+                    return False
+                self._fs.pipe_file(path, data)
+        return True
+
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._fs, name)
         if not callable(found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _UNREADABLE = -1
+_REMOTE_FOOTERS = 32
+"""Footers behind a URI that are read at the same time."""
 
 
 class Parquet(RowSource):
@@ -34,8 +37,11 @@ class Parquet(RowSource):
     def units(self) -> list[Unit]:
         """Ranges of row groups; `start` and `end` count groups. Raises DataError when no file matches."""
         rows: dict[Span, int] = {}
-        for span in matched(self.glob):
-            rows.update(_row_groups(span))
+        spans = matched(self.glob)
+        # each footer behind a URI is an answer to wait for, and little else
+        with ThreadPoolExecutor(_REMOTE_FOOTERS if "://" in self.glob else 1) as pool:
+            for groups in pool.map(_row_groups, spans):
+                rows.update(groups)
         return grouped(rows, self.split_rows, size=rows.__getitem__)
 
     def read(self, unit: Unit) -> Iterator[dict[str, Any] | Rejected]:
@@ -83,7 +89,7 @@ def parquet_file(path: str) -> Iterator[pq.ParquetFile]:
             yield file
 
 
-def _row_groups(span: Span) -> Iterator[tuple[Span, int]]:
+def _row_groups(span: Span) -> list[tuple[Span, int]]:
     """One span per row group with its rows; one marked span for a file whose footer cannot be read."""
     import pyarrow as pa
 
@@ -91,7 +97,5 @@ def _row_groups(span: Span) -> Iterator[tuple[Span, int]]:
         with parquet_file(span.path) as file:
             counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
     except (OSError, pa.ArrowException):
-        yield span._replace(start=_UNREADABLE, end=span.end), 1
-        return
-    for group, count in enumerate(counts):
-        yield span._replace(start=group, end=group + 1), count
+        return [(span._replace(start=_UNREADABLE, end=span.end), 1)]
+    return [(span._replace(start=group, end=group + 1), count) for group, count in enumerate(counts)]

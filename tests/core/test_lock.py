@@ -1,0 +1,109 @@
+"""The lease of a job's folder in a bucket, on a local S3 server: one of two has it, a dead one's expires."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from raylm.core.errors import PlanError
+from raylm.core.lock import Lease, _is_dead, _name, _process, locked
+from raylm.core.storage import Folder
+from tests.buckets import local_bucket
+
+FAST = {"beat_s": 0.2, "lease_s": 1.0}
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with local_bucket("locks"):
+        yield "s3://locks"
+
+
+def elsewhere(folder: Folder, beats: int = 0) -> None:
+    """The lease of a run on another machine, that beats no more."""
+    told = {"run": "x", "who": "ann on far", "process": "other-boot pid:[1] 7 1", "since": "2026-01-01 00:00:00", "beats": beats}
+    folder.write(_name(3), json.dumps(told))
+
+
+def test_a_second_run_is_refused_with_who_holds_it_and_has_it_when_that_one_has_ended(bucket):
+    folder = Folder(f"{bucket}/a")
+    first, second = Lease(folder, **FAST), Lease(folder, **FAST)
+    first.take()
+    with pytest.raises(PlanError, match=f"another run of this job is going on: .* on {os.uname().nodename}, since"):
+        second.take()
+    first.give_back()
+    began = time.monotonic()
+    second.take()
+    assert time.monotonic() - began < FAST["lease_s"]
+    second.give_back()
+    assert folder.names() == []
+
+
+def test_of_many_at_once_one_has_it(bucket):
+    folder = Folder(f"{bucket}/b")
+
+    def taken(lease: Lease) -> bool:
+        try:
+            lease.take()
+        except PlanError:
+            return False
+        return True
+
+    leases = [Lease(folder, **FAST) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        won = list(pool.map(taken, leases))
+    assert sum(won) == 1
+    leases[won.index(True)].give_back()
+
+
+def test_a_lease_that_nobody_renews_expires_and_its_holder_ends_when_it_lives_after_all(bucket):
+    folder, said = Folder(f"{bucket}/c"), list[str]()
+    silent = Lease(folder, beat_s=2.5, lease_s=1.0, lost=said.append)
+    silent.take()
+    began = time.monotonic()
+    # from another machine its process cannot be seen
+    elsewhere_told = json.loads(folder.read(_name(1))) | {"process": ""}
+    folder.write(_name(1), json.dumps(elsewhere_told))
+    other = Lease(folder, **FAST)
+    other.take()
+    assert FAST["lease_s"] <= time.monotonic() - began < 2.5
+    assert folder.names() == [_name(2)]
+    until = time.monotonic() + 10
+    while not said and time.monotonic() < until:
+        time.sleep(0.05)
+    assert said and "has taken over" in said[0]
+    silent.give_back()
+    # what the older one does at its end takes nothing from the newer
+    assert folder.names() == [_name(2)]
+    other.give_back()
+
+
+def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(bucket):
+    folder = Folder(f"{bucket}/d")
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; from raylm.core.lock import _process; print(_process(os.getpid()))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    gone = done.stdout.strip()
+    assert _is_dead(gone) and not _is_dead(_process(os.getpid())) and not _is_dead("other-boot pid:[1] 7 1") and not _is_dead("")
+    elsewhere(folder)
+    folder.write(_name(3), json.dumps(json.loads(folder.read(_name(3))) | {"process": gone}))
+    began = time.monotonic()
+    with locked(folder):
+        assert folder.names() == [_name(4)]
+    assert time.monotonic() - began < 5 and folder.names() == []
+
+
+def test_a_file_is_created_once(bucket, tmp_path):
+    for folder in (Folder(tmp_path / "new"), Folder(f"{bucket}/e")):
+        assert folder.names() == []
+        assert folder.create("x", "one") and not folder.create("x", "two")
+        assert folder.read("x") == b"one" and folder.names() == ["x"]
