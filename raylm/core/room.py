@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any, NamedTuple
 
+from raylm.core.autoscaler_private import NodeGroup, node_groups
 from raylm.core.config import Role
 from raylm.core.errors import PlacementError
 
@@ -14,6 +16,9 @@ SAY_S = 20.0
 SELDOM_S = 600.0
 QUEUE_S = 24 * 3600.0
 """Seconds that a stage waits for other jobs of a shared cluster to make room."""
+
+# a job that was submitted to a cluster finds its address here; Ray sets it for the driver of `ray job submit`
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 Roles = dict[str, Role]
 """The parties of a stage by name (ranks, generator, workers)."""
@@ -73,7 +78,8 @@ class Patience:
         if self.is_long:
             waited = time.monotonic() - self._began
             self._say_at = min(2 * self._say_at, self._say_at + SELDOM_S)
-            print(f"  {self._what} {shortage(roles)}{also} ({waited:.0f} s)", file=sys.stderr, flush=True)
+            told = f"{self._what} {shortage(roles)}{_held()}{_coming(roles, self._what)}{also} ({waited:.0f} s)"
+            print(f"  {told}", file=sys.stderr, flush=True)
 
 
 class Reservation:
@@ -101,7 +107,8 @@ class Reservation:
             patience.look(roles)
             if time.monotonic() > until:
                 remove_placement_group(self.group)
-                raise PlacementError(f"{what} {shortage(roles)} since {QUEUE_S:.0f} s", next="run it when the cluster has room")
+                told = f"{what} {shortage(roles)}{_held()} since {QUEUE_S:.0f} s"
+                raise PlacementError(told, next="run it when the cluster has room; raylm jobs, raylm stop NAME")
 
     def has(self, name: str, role: Role) -> bool:
         """Whether the role `name` has places here, of the size that `role` asks for."""
@@ -142,10 +149,53 @@ def refusal(roles: Roles, what: str, there: list[Node] | None = None) -> Placeme
     """Why the cluster can never hold the roles of one of the phases, with what was asked and what there is; None when it can.
 
     Args:
-        there: machines of the cluster; those of the cluster that this process has joined where none are given.
+        there: machines of the cluster; where none are given those of the cluster that this process has joined, and those that
+            its autoscaler may bring.
     """
-    there = nodes() if there is None else there
+    here = nodes() if there is None else there
+    error = _first(roles, what, here)
+    if error is None or there is not None or not (brought := _brought(here)):
+        return error
+    if error := _first(roles, what, brought):
+        return PlacementError(f"{error.what}; its autoscaler may bring no more than that", next=error.next)
+    return None
+
+
+def _first(roles: Roles, what: str, there: list[Node]) -> PlacementError | None:
     return next(filter(None, (_refusal(together, what, there) for together in phases(roles))), None)
+
+
+def _brought(there: list[Node]) -> list[Node]:
+    """The cluster when its autoscaler has brought all that it may; empty where there is no autoscaler."""
+    groups = node_groups()
+    # the head belongs to no group that grows, or to one that is counted below
+    others = [node for node in there if not any(_is_of(node, group) for group in groups)]
+    return [*others, *(Node(group.name, group.has) for group in groups for _ in range(group.most))] if groups else []
+
+
+def _is_of(node: Node, group: NodeGroup) -> bool:
+    return all(node.has.get(name, 0.0) == group.has.get(name, 0.0) for name in ("CPU", "GPU"))
+
+
+def waits_for_autoscaler(roles: Roles, what: str) -> str:
+    """`x needs more than the cluster has now: waits for its autoscaler (up to 4 x gpu)`; "" where it needs no more."""
+    here = nodes()
+    if (error := _first(roles, what, here)) is None or not (groups := node_groups()):
+        return ""
+    told = ", ".join(f"{group.most} x {group.name}: {_words(group.has)}" for group in groups if group.most)
+    return f"{error.what}: waits for its autoscaler (up to {told})"
+
+
+def _coming(roles: Roles, what: str) -> str:
+    return "; its autoscaler must bring machines" if waits_for_autoscaler(roles, what) else ""
+
+
+def _held() -> str:
+    """`; held by ...`, on a cluster that others use too."""
+    from raylm.core.holders import holders
+
+    said = holders() if SUBMITTED in os.environ else ""
+    return f"; {said}" if said else ""
 
 
 def _refusal(roles: Roles, what: str, there: list[Node]) -> PlacementError | None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -13,16 +14,15 @@ from typing import Any, TypeVar
 from raylm.core.config import Role, WorkerSpec
 from raylm.core.errors import PlacementError
 from raylm.core.node import start_node
-from raylm.core.room import Patience, Reservation, Roles, asks, free, refusal
+from raylm.core.room import SUBMITTED, Node, Patience, Reservation, Roles, asks, free, nodes, refusal, waits_for_autoscaler
 
 Held = TypeVar("Held")
 
+RETURN_S = 900.0
+"""Seconds that a run waits for machines to come back that its cluster had before."""
+
 # key of an endpoint, which no process of the cluster needs to know
 KEY_VARIABLE = "RAYLM_API_KEY"
-
-# a job that was submitted to a cluster finds its address here; Ray sets it for the driver of `ray job submit`
-SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-
 
 # lines of the raylet that raylm says in its own words, or that our sharing of cores makes harmless
 SAID_OTHERWISE = (
@@ -46,6 +46,7 @@ class Workers:
         self._wanted_cpus = wanted_cpus
         self._held: dict[str, tuple[Any, Callable[[Any], None]]] = {}
         self._reserved: Reservation | None = None
+        self._largest: list[Node] = []
         self._started = False
         # stands before the first import of Ray, which reads it then
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(SAID_OTHERWISE))
@@ -73,10 +74,25 @@ class Workers:
         self._started = True
 
     def check_room(self, roles: Roles, what: str) -> None:
-        """Raises PlacementError, in words, when the cluster can never hold what one phase of `roles` asks for."""
+        """Wait for machines that this run has seen and that are gone, if one phase of `roles` needs them.
+
+        Raises:
+            PlacementError: the cluster can never hold what is asked for, or they did not come back within `RETURN_S`.
+        """
         self.ensure()
-        if error := refusal(roles, what):
-            raise error
+        patience, until = Patience(what), time.monotonic() + RETURN_S
+        while error := refusal(roles, what):
+            there = nodes()
+            self._largest = max(self._largest, there, key=len)
+            if refusal(roles, what, self._largest):
+                raise error
+            if time.monotonic() > until:
+                raise PlacementError(f"{error.what}; no machine came back within {RETURN_S:.0f} s", next=error.next)
+            patience.look(roles, f"; {len(self._largest) - len(there)} machines are lost")
+            time.sleep(1.0)
+        self._largest = max(self._largest, nodes(), key=len)
+        if self.submitted and (told := waits_for_autoscaler(roles, what)):
+            print(f"  {told}", file=sys.stderr, flush=True)
 
     def reserve(self, roles: Roles, what: str) -> Reservation | None:
         """Places for `roles` on a shared cluster, all or none; waits for them. What was held in other places is closed first:

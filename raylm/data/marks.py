@@ -46,7 +46,8 @@ def run_marked(
         done = len(units) - len(todo)
         bar.to(done)
         if todo:
-            ctx.workers.check_room({"workers": workers.role()}, ctx.stage)
+            # one goes on where machines were lost in the middle; whether all have a place is asked before a run starts
+            ctx.workers.check_room({"workers": workers.role(count=1)}, ctx.stage)
             with _words(ctx, name, workers) as patience:
                 for _ in _through_ray([(at, units[at]) for at in todo], _marked(ctx, name, work), workers):
                     patience.again()
