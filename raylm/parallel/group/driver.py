@@ -159,6 +159,8 @@ class RankGroup:
                     elastic_resize_monitor_interval_s=RESIZE_S,
                     use_gpu=use_gpu,
                     resources_per_worker={"CPU": spec.cpus, **({"GPU": spec.gpus} if use_gpu else {})},
+                    # without a word Ray Train packs: two ranks of `nodes = 2` would lie on one machine that has room for both
+                    placement_strategy="SPREAD" if (spec.nodes or 1) > 1 else "PACK",
                 ),
                 # the mailbox counts deaths: what matters is not how many there were but whether steps lie between them.
                 # step checkpoints are the stage's own, in its folder; Ray's storage holds only its bookkeeping
