@@ -21,8 +21,6 @@ from raylm.serve.gateway import nodes
 from raylm.serve.gateway.settings import GatewaySettings
 from raylm.serve.reach import CONTROL, Reach
 
-NAME = "raylm"
-"""Of the Serve application."""
 HELD = "replicas"
 POLL_S = 0.25
 HEALTH_PERIOD_S = 1.0
@@ -37,6 +35,11 @@ class Parts(NamedTuple):
     gateway: GatewaySettings
     scaling_folder: str = ""
     """Where the decisions of scaling are kept."""
+
+
+def application_name(cfg: Serve) -> str:
+    """Of the Serve application: endpoints of several jobs stand on one cluster side by side, each with its own port."""
+    return f"raylm-{cfg.port}"
 
 
 def url(cfg: Serve) -> str:
@@ -88,15 +91,15 @@ def deploy(cfg: Serve, workers: Workers, parts: Parts, stage: str, stopped: Call
         return cfg.host, cfg.port
 
     def stop(_: tuple[str, int]) -> None:
-        nodes.end(cfg.gateway.drain_s)
+        nodes.end(cfg.gateway.drain_s, cfg.port)
         # on somebody else's cluster only the application is ours
         if workers.submitted:
-            serve.delete(NAME)
+            serve.delete(application_name(cfg))
         else:
             serve.shutdown()
         if cfg.gateway.nodes == "every":
             # Control may have put one in the place of one that ended before it ended itself
-            nodes.end(0.0)
+            nodes.end(0.0, cfg.port)
         stopped()
 
     listening = workers.hold(HELD, start, stop)
@@ -106,8 +109,9 @@ def deploy(cfg: Serve, workers: Workers, parts: Parts, stage: str, stopped: Call
             next=f"--set stages.{stage}.port={listening[1]}, or serve both models behind it with [[stages.{stage}.more]]",
         )
     # an endpoint that stood here has other keys
-    nodes.end(cfg.gateway.drain_s)
-    serve.run_many([serve.RunTarget(application(cfg, parts), name=NAME, route_prefix=None)], wait_for_applications_running=False)
+    nodes.end(cfg.gateway.drain_s, cfg.port)
+    target = serve.RunTarget(application(cfg, parts), name=application_name(cfg), route_prefix=None)
+    serve.run_many([target], wait_for_applications_running=False)
     _start_gateways(cfg, parts.gateway)
 
 
@@ -117,9 +121,9 @@ def application(cfg: Serve, parts: Parts) -> Any:
 
     from raylm.serve import replica
 
-    drain_s = cfg.gateway.drain_s
+    drain_s, name = cfg.gateway.drain_s, application_name(cfg)
     models = [
-        replica.deployment(model, deployment_name(number), drain_s, parts.scaling_folder).bind(served, Reach(NAME), drain_s)
+        replica.deployment(model, deployment_name(number), drain_s, parts.scaling_folder).bind(served, Reach(name), drain_s)
         for number, (model, served) in enumerate(zip(cfg.models, parts.served, strict=True))
     ]
     control = serve.deployment(
@@ -149,7 +153,7 @@ def wait_until_ready(cfg: Serve, fingerprints: dict[str, str], deadline: float, 
     _wake(cfg)
     patience, (replicas,) = Patience(stage), phases(cfg.roles())
     while True:
-        found = serve.status().applications.get(NAME)
+        found = serve.status().applications.get(application_name(cfg))
         status = found.status.value if found else "NOT_STARTED"
         if status == "RUNNING" and (dtypes := _answers(cfg, fingerprints)):
             return dtypes
@@ -192,7 +196,7 @@ def _wake(cfg: Serve) -> None:
 
     for number, model in enumerate(cfg.models):
         if model.replicas.min == 0:
-            serve.get_deployment_handle(deployment_name(number), NAME).awake.remote()
+            serve.get_deployment_handle(deployment_name(number), application_name(cfg)).awake.remote()
 
 
 def _is_ours(cfg: Serve, workers: Workers) -> bool:

@@ -82,9 +82,9 @@ def _serve(cfg: Serve, ctx: Context) -> Endpoint:
     expected = [_expected(cfg, each, each.likely) for each in models]
     dtypes = cluster.wait_until_ready(cfg, {each.name: each.fingerprint for each in models}, started + cfg.start_s, ctx.stage)
     start_s = round(time.monotonic() - started, 1)
-    operator.note(ctx.out, cluster.NAME)
+    operator.note(ctx.out, cluster.application_name(cfg))
     for each in models:
-        check_loaded(operator.calls(cluster.NAME), each.name, each.adapters)
+        check_loaded(operator.calls(cluster.application_name(cfg)), each.name, each.adapters)
     client = connect(cluster.url(cfg), key.value, parity.REQUEST_S, {STAGE: own})
     proved = {}
     for each, made in zip(models, expected, strict=True):
@@ -190,7 +190,7 @@ def _parts(cfg: Serve, ctx: Context, models: list[Behind], key: str | None, own:
         audit=cfg.audit,
         audit_folder=audit_folder(ctx.out),
         num_gateways=len(nodes.alive()) if several else 1,
-        application=cluster.NAME,
+        application=cluster.application_name(cfg),
     )
     control = ControlSettings(
         orders={each.name: Orders(each.adapters) for each in models},

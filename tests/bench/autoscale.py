@@ -113,18 +113,18 @@ class Standing:
             max_ongoing_requests=1000,
             ray_actor_options={"num_cpus": 0},
             graceful_shutdown_timeout_s=25,
-        ).bind(cluster.NAME, ENGINE.model_dump(), NAME)
+        ).bind(cluster.application_name(self.cfg), ENGINE.model_dump(), NAME)
         control = serve.deployment(
             Control, name=CONTROL, num_replicas=1, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0},
             graceful_shutdown_timeout_s=0.5,
         )  # fmt: skip
         settings = ControlSettings(orders={NAME: Orders()})
         serve.run_many(
-            [serve.RunTarget(control.bind(settings, model), name=cluster.NAME, route_prefix=None)],
+            [serve.RunTarget(control.bind(settings, model), name=cluster.application_name(self.cfg), route_prefix=None)],
             wait_for_applications_running=True,
         )
         facts = ModelFacts(NAME, self.deployment, most_ongoing=replicas.most_ongoing, max_len=100_000)
-        gateway = GatewaySettings("127.0.0.1", self.cfg.port, (facts,), application=cluster.NAME)
+        gateway = GatewaySettings("127.0.0.1", self.cfg.port, (facts,), application=cluster.application_name(self.cfg))
         import ray
 
         ray.get(nodes.start(gateway, nodes.here()).listening.remote(), timeout=60)
@@ -135,14 +135,14 @@ class Standing:
 
         from raylm.serve import cluster
 
-        return dict(serve.status().applications[cluster.NAME].deployments[self.deployment].replica_states)
+        return dict(serve.status().applications[cluster.application_name(self.cfg)].deployments[self.deployment].replica_states)
 
     def end(self) -> None:
         from ray import serve
 
         from raylm.serve.gateway import nodes
 
-        nodes.end(5.0)
+        nodes.end(5.0, self.cfg.port)
         serve.shutdown()
 
 

@@ -143,10 +143,11 @@ def endpoint(workers: Workers, root: Folder) -> dict[str, Way]:
     sft = Context(stage="sft", out=root / "sft", stages={}, workers=workers, **settings)
     checkpoint = sft.commit(Checkpoint, facts={"dtype": "float32"})
     ctx = Context(stage="serve", out=root / "serve", stages={"sft": checkpoint.folder}, workers=workers, **settings)
-    served = stage.run(Serve(model="sft", port=free_port(), guards=GUARDS, workers={"cpus": 0.5}), ctx)  # type: ignore[arg-type]
+    cfg = Serve(model="sft", port=free_port(), guards=GUARDS, workers={"cpus": 0.5})  # type: ignore[arg-type]
+    served = stage.run(cfg, ctx)
 
     async def view() -> Any:
-        return await Reach(cluster.NAME).view.remote()
+        return await Reach(cluster.application_name(cfg)).view.remote()
 
     address = asyncio.run(view()).replicas[0].address
     key = {"authorization": f"Bearer {stage.endpoint_key(served)}"}

@@ -350,7 +350,7 @@ def metric(page, name):
 def test_no_log_and_no_state_of_the_cluster_shows_a_secret(endpoint):
     from ray import serve
 
-    view = operator.calls(cluster.NAME)("view")
+    view = operator.calls(application())("view")
     secrets = [FROM_OUTSIDE, str(stage.endpoint_key(endpoint)), *(each.address.secret for each in view.replicas)]
     assert len(secrets) > 2 and all(len(secret) > 20 for secret in secrets)
     files = [file for file in (session_folder() / "logs").rglob("*") if file.is_file()]
@@ -398,12 +398,20 @@ def test_a_dead_gateway_comes_again_on_its_port_with_keys_and_counts(endpoint, c
     assert ask(endpoint, "/v1/models", "wrong")[0] == 401
 
 
+def application():
+    """Name of the one Serve application of this cluster."""
+    from ray import serve
+
+    (name,) = serve.status().applications
+    return name
+
+
 def engine_cores():
     """Engine processes of this Ray session's replica: children of the process that serves."""
     import psutil
     from ray import serve
 
-    facts = serve.get_deployment_handle(cluster.deployment_name(0), cluster.NAME).facts.remote().result(timeout_s=60)
+    facts = serve.get_deployment_handle(cluster.deployment_name(0), application()).facts.remote().result(timeout_s=60)
     return [child for child in psutil.Process(facts["pid"]).children() if "resource_tracker" not in " ".join(child.cmdline())]
 
 

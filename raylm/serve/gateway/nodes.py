@@ -64,22 +64,22 @@ def keep_on_every(settings: GatewaySettings) -> None:
             _kill(name)
 
 
-def names(port: int | None = None) -> list[str]:
-    """Of the gateways of this cluster."""
+def names(port: int) -> list[str]:
+    """Of the gateways of this cluster that listen on `port`."""
     import ray
 
-    prefix = PREFIX if port is None else f"{PREFIX}{port}-"
+    prefix = f"{PREFIX}{port}-"
     listed: list[Any] = ray.util.list_named_actors(all_namespaces=True)
     return [each["name"] for each in listed if each["namespace"] == NAMESPACE and each["name"].startswith(prefix)]
 
 
-def end(drain_s: float) -> None:
-    """Drain all gateways of this cluster, at most for so long, and end them."""
+def end(drain_s: float, port: int) -> None:
+    """Drain the gateways of this cluster that listen on `port`, at most for so long, and end them."""
     import ray
     from ray.exceptions import RayError
 
     found = []
-    for name in names():
+    for name in names(port):
         with contextlib.suppress(ValueError, RayError):
             found.append((name, ray.get_actor(name, NAMESPACE).drain.remote(drain_s)))
     if found:
