@@ -9,7 +9,7 @@ from typing import Any
 
 from raylm.compress.config import Compress
 from raylm.core.artifact import MANIFEST, open_artifact
-from raylm.core.config import Config, CustomCard, resolve, resolved
+from raylm.core.config import ENDPOINT, Config, CustomCard, resolve, resolved
 from raylm.core.errors import ConfigError, PlanError
 from raylm.core.storage import Folder
 from raylm.core.variants import VALUED
@@ -36,7 +36,7 @@ from raylm.trainer.forecast.teacher import stored_teacher
 
 CALLED = (
     ("tasks", "grade", "grade(lm, rows)"),
-    ("method", "apply", "apply(model, calibration)"),
+    ("method", "apply", "apply(model, ranges)"),
     ("format", "write", "write(source, out)"),
 )
 """Methods that cards of these fields are called by."""
@@ -88,7 +88,7 @@ def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[
         return []
     workers = cfg.workers if cfg.stage == "serve" else cfg.generator
     lines = []
-    for ref in cfg.models if cfg.stage == "evaluate" else [cfg.model]:
+    for ref in _run_here(job, cfg) if cfg.stage == "evaluate" else [cfg.model]:
         scheme, own = _scheme_and_dtype(job, ref)
         taken, why = formats(scheme, workers.gpus > 0, machine or this_machine())
         asked = getattr(cfg, "dtype", "auto")
@@ -100,6 +100,12 @@ def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[
     return lines
 
 
+def _run_here(job: Job, cfg: Any) -> list[str]:
+    """The models of an evaluate stage that no endpoint answers for."""
+    elsewhere = {*cfg.own_names(), *(name for name, stage in job.stages.items() if stage.makes() == ENDPOINT)}
+    return [ref for ref in cfg.models if ref not in elsewhere]
+
+
 def _scheme_and_dtype(job: Job, ref: str) -> tuple[str, str]:
     """How the layers of a model are quantized, and what it is stored in: by its files, or by the stage that will make it."""
     folder = job.folder(ref) if ref in job.stages else Folder(ref)
@@ -107,7 +113,7 @@ def _scheme_and_dtype(job: Job, ref: str) -> tuple[str, str]:
         config = folder.read_json("config.json")
         return scheme_of(config), stored_dtype(config) or "float32"
     made_by: Any = job.stages.get(ref)
-    return getattr(made_by.cards()[0] if isinstance(made_by, Compress) else None, "scheme", ""), "float32"
+    return getattr(getattr(made_by, "method", None), "scheme", ""), "float32"
 
 
 def check(job: Job, step: Step, steps: list[Step]) -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raylm.core.artifact import MANIFEST, Artifact, Checkpoint
-from raylm.core.config import Makes, references
+from raylm.core.artifact import MANIFEST, Artifact, Checkpoint, Endpoint, kind_in
+from raylm.core.config import ENDPOINT, Makes, references
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
 from raylm.core.variants import VALUED, refusal
@@ -34,8 +34,10 @@ def check_starts(name: str, stages: dict[str, Any], folder: Callable[[str], Fold
             continue
         if ref.value in stages and not folder(ref.value).exists(MANIFEST):
             continue
+        if ref.value in stages and stages[ref.value].makes() == ENDPOINT:
+            continue
         at = folder(ref.value) if ref.value in stages else Folder(ref.value)
-        if not at.is_local:
+        if not at.is_local or kind_in(at) == Endpoint.kind:
             continue
         if ref.path[0] == "adapter":
             # it may be a folder of peft's, which is no model

@@ -203,6 +203,11 @@ def open_artifact(folder: Folder) -> Artifact:
     return artifact
 
 
+def kind_in(folder: Folder) -> str:
+    """The kind of artifact in `folder`, whole or not; "" where no manifest is."""
+    return str(folder.read_json(MANIFEST).get("kind", "")) if folder.exists(MANIFEST) else ""
+
+
 def versions() -> dict[str, str]:
     """Versions of raylm, Python and the libraries that decide numbers, as far as they are installed."""
     import platform

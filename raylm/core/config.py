@@ -190,6 +190,10 @@ class StageConfig(Config):
         it is as the annotation says."""
         return {}
 
+    def own_names(self) -> set[str]:
+        """What references may name that the stage's own table describes: neither a stage nor a URI."""
+        return set()
+
     def raw(self) -> dict[str, str]:
         """What the stage reads that is no artifact, in a word each: a part of its identity, so that a change is seen."""
         return {}
@@ -248,10 +252,12 @@ def ref_or_table(value: Any) -> str:
 
 def references(cfg: Config, path: tuple[str, ...] = ()) -> Iterator[Reference]:
     """Every filled reference in `cfg`, nested cards and lists included, in field order."""
-    narrowed = cfg.narrowed() if isinstance(cfg, StageConfig) else {}
+    narrowed, own = (cfg.narrowed(), cfg.own_names()) if isinstance(cfg, StageConfig) else ({}, ())
     for name, field in type(cfg).model_fields.items():
         less = narrowed.get(name, Refers(()))
         for ref in _references_in(getattr(cfg, name), _mark(field.annotation, field.metadata), (*path, name)):
+            if ref.value in own:
+                continue
             yield replace(ref, kinds=less.kinds or ref.kinds, variants=less.variants or ref.variants, by=less.by or ref.by)
 
 

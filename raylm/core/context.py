@@ -47,7 +47,11 @@ class Context:
 
     def open(self, ref: str) -> Artifact:
         """The artifact that a reference names. Raises ArtifactError when it is not there or not whole."""
-        return artifacts.open_artifact(self._stages.get(ref) or Folder(ref))
+        return artifacts.open_artifact(self.folder(ref))
+
+    def folder(self, ref: str) -> Folder:
+        """Where a reference points, whatever lies there."""
+        return self._stages.get(ref) or Folder(ref)
 
     def is_stage(self, ref: str) -> bool:
         """Whether `ref` names a stage of this job, and no URI."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from raylm.core.config import CustomCard, Makes, Refers, Role, StageConfig, card_kind, did_you_mean
 from raylm.core.variants import GENERATES, LANGUAGE_MODELS
+from raylm.evaluate.backends.endpoint import EndpointSpec
 from raylm.evaluate.tasks import AnyTask
 from raylm.inference.config import GeneratorSpec
 
@@ -20,8 +21,10 @@ class Evaluate(StageConfig):
     figures = ("passed",)
 
     stage: Literal["evaluate"]
-    models: list[Annotated[str, Refers(("Checkpoint",), (*LANGUAGE_MODELS, "quantized"))]] = Field(min_length=1)
-    """Models in the order of the road; the last one is the one a gate judges."""
+    models: list[Annotated[str, Refers(("Checkpoint", "Endpoint"), (*LANGUAGE_MODELS, "quantized"))]] = Field(min_length=1)
+    """Models in the order of the road, or endpoints; the last one is the one a gate judges."""
+    endpoints: list[EndpointSpec] = []
+    """Models that run elsewhere, behind any OpenAI-compatible endpoint; `models` names them."""
     tasks: list[AnyTask] = Field(min_length=1)
     """What each model is asked."""
     untrained: bool = True
@@ -53,9 +56,40 @@ class Evaluate(StageConfig):
     def makes(self) -> Makes:
         return Makes("Report")
 
+    @model_validator(mode="after")
+    def _endpoints_can_be_asked(self) -> Evaluate:
+        names = [spec.name for spec in self.endpoints]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two endpoints are called {twice!r}")
+        if unused := next((name for name in names if name not in self.models), None):
+            raise ValueError(f"endpoint {unused!r} is named by no entry of models")
+        for spec in self.endpoints:
+            for task in self.tasks:
+                if "logprobs" in getattr(task, "needs", ()) and not spec.logprobs:
+                    raise ValueError(
+                        f"task {card_kind(task)} asks for log-probabilities, and endpoint {spec.name!r} gives none: "
+                        "say logprobs = true with its tokenizer where it does (/v1/completions with echo), or drop the task"
+                    )
+                if getattr(task, "asks_values", False):
+                    raise ValueError(
+                        f"task {card_kind(task)} reads the tokens that were drawn; endpoint {spec.name!r} tells none"
+                    )
+        return self
+
+    def own_names(self) -> set[str]:
+        return {spec.name for spec in self.endpoints}
+
     def narrowed(self) -> dict[str, Refers]:
         asks = [card_kind(task) for task in self.tasks if "generate" in getattr(task, "needs", ())]
-        return {"models": Refers((), GENERATES, f"task {asks[0]}")} if asks else {}
+        # an endpoint answers with texts: no log-probabilities of given tokens, no ids of its own
+        inside = [
+            card_kind(task)
+            for task in self.tasks
+            if "logprobs" in getattr(task, "needs", ()) or getattr(task, "asks_values", False)
+        ]
+        if not asks and not inside:
+            return {}
+        return {"models": Refers(("Checkpoint",) if inside else (), GENERATES if asks else (), f"task {(asks or inside)[0]}")}
 
     def roles(self) -> dict[str, Role]:
         # log-probabilities first, then answers

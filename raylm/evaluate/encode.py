@@ -9,7 +9,7 @@ from raylm.evaluate.lm import LM
 
 
 def encoded_anew(rows: list[Any], theirs: Any, lm: LM) -> list[dict[str, Any]]:
-    """Rows with `tokens` of the model's tokenizer and `bytes` of their text.
+    """Rows with `tokens` of the model's tokenizer, `bytes` of their text, and the whole `text` of the row they are a part of.
 
     Special tokens part documents: the model's own end token stands in their place, and its begin token before a row where
     it is used to one. A row longer than the model's positions becomes several. A row that the model's tokenizer does not
@@ -31,9 +31,10 @@ def encoded_anew(rows: list[Any], theirs: Any, lm: LM) -> list[dict[str, Any]]:
         if not whole or not parts:
             continue
         tokens = [*begin, *(token for at, piece in enumerate(pieces) for token in [*(end if at else []), *piece])]
-        size = len(theirs.decode(row, skip_special_tokens=True).encode())
+        whole_text = theirs.decode(row, skip_special_tokens=True)
+        size = len(whole_text.encode())
         for part in np.array_split(tokens, math.ceil(len(tokens) / (most or len(tokens)))):
-            found.append({"tokens": part, "bytes": size * len(part) / len(tokens)})
+            found.append({"tokens": part, "bytes": size * len(part) / len(tokens), "text": whole_text})
     lm.leave_out(reasons)
     return found
 

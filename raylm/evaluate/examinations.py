@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
+import os
 from textwrap import shorten
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from raylm.core.artifact import Artifact
+from raylm.core.artifact import Artifact, Checkpoint, Endpoint, kind_in
 from raylm.core.config import card_kind
 from raylm.core.context import Context
 from raylm.core.errors import RaylmError
 from raylm.core.workers import finish_task, start_task
 from raylm.data.shards import Rows
+from raylm.evaluate.backends import endpoint
+from raylm.evaluate.backends.pool_answers import PoolAnswers
 from raylm.evaluate.config import Evaluate
-from raylm.evaluate.examine import Mark, Marks, examine, grade_logprobs
+from raylm.evaluate.examine import Asked, Marks, grade_all, grade_logprobs
+from raylm.evaluate.instances import Graded
 from raylm.evaluate.lm import LM
 from raylm.evaluate.values import last_values
-from raylm.inference.completions import Completion, Sampling
 from raylm.inference.pool import hold_pool
 from raylm.model.limits import config_of, positions
 from raylm.model.load import checkpoint_path
@@ -27,6 +29,7 @@ from raylm.model.shapes.shape import Shape
 
 DEADLINE_S = 24 * 3600.0
 UNTRAINED = "untrained"
+INSTANCES = "instances"
 
 # what an engine that failed may raise: `answer_of` gives back the exception of its process, whatever it was
 FAILURES = (
@@ -51,9 +54,10 @@ class Examinations:
 
     def __init__(self, cfg: Evaluate, cards: list[Any], ctx: Context) -> None:
         self._cfg, self._cards, self._ctx = cfg, cards, ctx
-        self._marks = Marks(ctx.work / "marks")
+        self._marks = Marks(ctx.work / "marks", ctx.out / INSTANCES, ctx.work / "answers")
+        self._endpoints = _endpoints(cfg, ctx)
         first = ctx.open(cfg.models[0]) if cfg.untrained and ctx.is_stage(cfg.models[0]) else None
-        self._fresh = _fresh(first) if first and any(card.needs == "logprobs" for card in cards) else None
+        self._fresh = _fresh(first) if isinstance(first, Checkpoint) and any(card.needs == "logprobs" for card in cards) else None
         self._models = [*([UNTRAINED] if self._fresh else []), *cfg.models]
         self._failed: dict[tuple[str, int], str] = {}
 
@@ -64,11 +68,11 @@ class Examinations:
         running: dict[str, tuple[list[int], Any]] = {}
         for model in self._models:
             numbers = self._open(model, "logprobs")
-            if not numbers:
+            if not numbers or model in self._endpoints:
                 continue
             if not running:
                 self._ctx.workers.check_room(self._cfg.roles(), self._ctx.stage)
-            tasks = [(number, self._cards[number], self._rows(number)) for number in numbers]
+            tasks = self._tasks(numbers)
             fresh = self._fresh if model == UNTRAINED else None
             try:
                 path = checkpoint_path(self._ctx, self._cfg.models[0] if fresh else model)
@@ -91,13 +95,32 @@ class Examinations:
 
         for model in self._cfg.models:
             numbers = self._open(model, "generate")
-            if not numbers:
+            if not numbers or model in self._endpoints:
                 continue
             try:
                 self._ask_engine(model, numbers)
             except (RaylmError, RayError, *FAILURES) as failure:
                 self._fail(model, numbers, failure)
                 self._ctx.workers.release("generator")
+
+    def by_endpoints(self) -> None:
+        """Endpoints one after the other, in this process; each is asked several requests at a time."""
+        for model, made in self._endpoints.items():
+            numbers = [*self._open(model, "logprobs"), *self._open(model, "generate")]
+            if not numbers:
+                continue
+            try:
+                lm = LM("", scorer=made, answerer=made, journal=self._marks.journal(model, f"{made.spec.url} {made.spec.model}"))
+                refused = grade_all(lm, self._tasks(numbers), model, self._marks)
+                self._failed |= {(model, number): why for number, why in refused.items()}
+            except RaylmError as failure:
+                self._fail(model, numbers, failure)
+
+    def graded(self) -> dict[str, dict[str, list[Graded]]]:
+        """Every model's instances by task; those that are missing are left out."""
+        names = [self._name(number) for number in range(len(self._cards))]
+        found = {model: {name: self._marks.graded(model, name) for name in names} for model in self._models}
+        return {model: {name: graded for name, graded in tasks.items() if graded} for model, tasks in found.items()}
 
     def grades(self) -> dict[str, dict[str, float]]:
         """Every model's grades; those that are missing are left out."""
@@ -134,26 +157,15 @@ class Examinations:
         pool = hold_pool(self._ctx.workers, self._cfg.generator)
         pool.start(path, max_len=max_len)
 
-        def drawn(prompts: list[list[int]], max_tokens: int) -> list[Completion]:
-            return [group[0] for group in pool.generate(prompts, Sampling(max_tokens=max_tokens, temperature=0.0))]
-
-        lm = partial(
-            LM,
+        lm = LM(
             path,
-            generator=lambda *asked: [one.text for one in drawn(*asked)],
-            room=max_len,
-            drawer=lambda *asked: [one.tokens for one in drawn(*asked)],
+            answerer=PoolAnswers(pool, max_len),
             valuer=self._values,
+            journal=self._marks.journal(model, path),
         )
-        computes = pool.dtype
-        for number in numbers:
-            try:
-                mark: Mark = examine(lm(), self._cards[number], self._rows(number))
-            except RaylmError as refusal:
-                self._fail(model, [number], refusal)
-            else:
-                notes = [mark.note, f"the engine computed in {computes.name}, {computes.why}" if computes.why else ""]
-                self._marks.write(model, number, mark._replace(note="; ".join(filter(None, notes))))
+        note = f"the engine computed in {pool.dtype.name}, {pool.dtype.why}" if pool.dtype.why else ""
+        refused = grade_all(lm, self._tasks(numbers), model, self._marks, note)
+        self._failed |= {(model, number): why for number, why in refused.items()}
 
     def _values(self, card: Any, sequences: list[list[int]]) -> list[float]:
         """What a task's reward model says of sequences, by a worker beside the engine."""
@@ -167,6 +179,9 @@ class Examinations:
         """Numbers of the tasks of one kind in which `model` has no mark yet."""
         numbers = [number for number, card in enumerate(self._cards) if card.needs == needs]
         return [number for number in numbers if self._marks.read(model, number) is None]
+
+    def _tasks(self, numbers: list[int]) -> list[Asked]:
+        return [Asked(number, self._cards[number], self._rows(number), self._name(number)) for number in numbers]
 
     def _name(self, number: int) -> str:
         """The kind of a task; with its place where another one is of that kind too."""
@@ -196,6 +211,18 @@ def _in_words(failure: Any) -> str:
     cause = getattr(failure, "cause", None) or failure
     words = shorten(str(cause), 300, placeholder=" ...")
     return words if isinstance(cause, RaylmError) else f"{type(cause).__name__}: {words}"
+
+
+def _endpoints(cfg: Evaluate, ctx: Context) -> dict[str, endpoint.Endpoint]:
+    """The models that run elsewhere: entries of `endpoints`, and Endpoint artifacts."""
+    listed = {spec.name: spec for spec in cfg.endpoints}
+    found = {}
+    for model in cfg.models:
+        if model in listed:
+            found[model] = endpoint.Endpoint(listed[model], os.environ.get(listed[model].key_env))
+        elif kind_in(ctx.folder(model)) == Endpoint.kind:
+            found[model] = endpoint.served(ctx.open(model), model)
+    return found
 
 
 def _fresh(first: Artifact) -> tuple[Shape, dict[str, Any], int] | None:

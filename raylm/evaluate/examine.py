@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.config import digest_of
 from raylm.core.errors import DataError, RaylmError
 from raylm.core.storage import Folder
 from raylm.data.shards import Rows
+from raylm.evaluate import instances
 from raylm.evaluate.encode import encoded_anew
+from raylm.evaluate.instances import Graded
+from raylm.evaluate.journal import Journal
 from raylm.evaluate.lm import LM
 from raylm.model.load import load_tokenizer
 from raylm.model.same_tokens import other_tokens
@@ -27,14 +32,16 @@ class Mark(NamedTuple):
 
 
 class Marks:
-    """Finished marks, a file for each model and task: what a run that ended early need not ask again.
+    """Finished marks, a file for each model and task, and what they are made of: what a run that ended early need not ask again.
 
     Args:
         folder: in the stage's work folder.
+        instances: where the graded instances go; default: beside the marks.
+        answers: where journals are kept; default: beside the marks.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(self, folder: Folder, instances: Folder | None = None, answers: Folder | None = None) -> None:
+        self._folder, self._instances, self._answers = folder, instances or folder / "instances", answers or folder / "answers"
 
     def read(self, model: str, task: int) -> Mark | None:
         """The mark of `model` in task number `task`, None when there is none yet."""
@@ -45,31 +52,57 @@ class Marks:
         """Keep a mark."""
         self._folder.write_json(self._name(model, task), mark._asdict())
 
+    def keep(self, model: str, task: str, graded: list[Graded]) -> None:
+        """Keep the instances of `model` in the task of that name; before its mark, which says that they are whole."""
+        instances.write(self._instances, instances.file_of(model, task), graded)
+
+    def graded(self, model: str, task: str) -> list[Graded]:
+        """The instances of `model` in a task; [] where there are none."""
+        name = instances.file_of(model, task)
+        return instances.read(self._instances, name) if self._instances.exists(name) else []
+
+    def journal(self, model: str, path: str) -> Journal:
+        """Answers of a model: what a run that died in the middle of a task has of it.
+
+        Args:
+            path: its files. Weights that were changed since are another model.
+        """
+        at = Path(path)
+        files = sorted(at.glob("*.safetensors")) if "://" not in path and at.is_dir() else []
+        weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        return Journal(self._answers / digest_of([model, path, weights]))
+
     def _name(self, model: str, task: int) -> str:
         return f"{task}-{digest_of(model)}.json"
 
 
-def examine(lm: LM, card: Any, uri: str | None) -> Mark:
+def examine(lm: LM, card: Any, uri: str | None, keep: Callable[[list[Graded]], None] | None = None) -> Mark:
     """Ask one task.
 
     Args:
         uri: the artifact of the task's rows; None for a task that brings its own texts.
+        keep: is handed the graded instances.
 
     Raises:
         DataError: the rows are of another tokenizer than the model's, or no finite grade came of them.
     """
     notes: list[str] = []
-    grades = card.grade(lm, None if uri is None else _rows_for(lm, card, uri, notes))
-    for name, value in grades.items():
-        if not math.isfinite(value):
+    graded = instances.kept(card.grade(lm, None if uri is None else _rows_for(lm, card, uri, notes)))
+    grades = instances.summary_of(card)(graded)
+    for name in card.better:
+        if not math.isfinite(value := grades.get(name, math.nan)):
             raise DataError(f"{name} is {value}: no grade", where=uri, next="look at the model's weights and at the rows")
-    left = lm.told()
-    return Mark(grades, "; ".join([*notes, *([f"without {left}"] if left else [])]))
+    if keep is not None:
+        keep(graded)
+    return Mark(grades, "; ".join([*notes, *lm.notes()]))
 
 
 def _rows_for(lm: LM, card: Any, uri: str, notes: list[str]) -> Any:
     """The task's rows in the model's tokens; adds to `notes` where they had to be encoded anew."""
     rows: Any = Rows.open(uri, "held_out")
+    if lm.tokenizer is None or not (lm.reads_tokens or "logprobs" in card.needs):
+        # an endpoint is asked by messages, whatever tokens stand beside them
+        return rows
     num_rows = min(getattr(card, "num_rows", ROWS), len(rows))
     theirs = load_tokenizer(Folder(uri).path("tokenizer"))
     why = other_tokens((rows[at] for at in range(num_rows)), theirs, lm.tokenizer)
@@ -85,26 +118,44 @@ def _rows_for(lm: LM, card: Any, uri: str, notes: list[str]) -> Any:
     return encoded_anew([rows[at]["tokens"] for at in range(num_rows)], theirs, lm)
 
 
+class Asked(NamedTuple):
+    """A task as a worker gets it."""
+
+    number: int
+    card: Any
+    uri: str | None
+    """Of its rows; None for a task that brings its own texts."""
+    name: str = ""
+    """What its instances are kept under."""
+
+
 def grade_logprobs(
-    path: str,
-    fresh: tuple[Shape, dict[str, Any], int] | None,
-    tasks: list[tuple[int, Any, str | None]],
-    model: str,
-    marks: Marks,
+    path: str, fresh: tuple[Shape, dict[str, Any], int] | None, tasks: list[Any], model: str, marks: Marks
 ) -> dict[int, str]:
-    """All log-probability tasks of one model; runs on a worker, which keeps each mark at once.
+    """All log-probability tasks of one model; runs on a worker, which keeps each answer and each mark at once.
 
     Args:
-        tasks: number, card, and URI of its rows.
+        tasks: of `Asked`.
 
     Returns:
         Why there is no mark, by the task's number.
     """
-    lm = LM(path, fresh)
+    return grade_all(LM(path, fresh, journal=marks.journal(model, path)), tasks, model, marks)
+
+
+def grade_all(lm: LM, tasks: list[Any], model: str, marks: Marks, note: str = "") -> dict[int, str]:
+    """Tasks of one model, as `grade_logprobs`.
+
+    Args:
+        note: what is to be said of each.
+    """
     refused: dict[int, str] = {}
-    for number, card, uri in tasks:
+    for asked in (Asked(*task) for task in tasks):
         try:
-            marks.write(model, number, examine(lm, card, uri))
+            name = asked.name or str(asked.number)
+            mark = examine(lm, asked.card, asked.uri, lambda graded, name=name: marks.keep(model, name, graded))
         except RaylmError as refusal:
-            refused[number] = " ".join(str(refusal).split())
+            refused[asked.number] = " ".join(str(refusal).split())
+        else:
+            marks.write(model, asked.number, mark._replace(note="; ".join(filter(None, [mark.note, note]))))
     return refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raylm.core.artifact import Artifact, Report
+from raylm.core.artifact import Artifact, Checkpoint, Report
 from raylm.core.config import card_kind, resolve
 from raylm.core.context import Context
 from raylm.core.errors import DataError, StageError
@@ -28,6 +28,8 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
 
     cards: list[Any] = [resolve(card) for card in cfg.tasks]
     for card in cards:
+        if getattr(card, "rows", None) is None:
+            continue
         rows = ctx.open(card.rows)
         if not rows.shards("held_out-"):
             raise DataError(
@@ -38,8 +40,9 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     asked = Examinations(cfg, cards, ctx)
     asked.by_logprobs()
     asked.by_answers()
+    asked.by_endpoints()
     grades |= asked.grades()
-    models = [ctx.open(ref) for ref in cfg.models if ctx.is_stage(ref)]
+    models: list[Artifact] = [made for ref in cfg.models if ctx.is_stage(ref) and isinstance(made := ctx.open(ref), Checkpoint)]
     png = report.picture(report.road(models))
     reasons = failures(grades[cfg.models[-1]], cfg.gate, better)
     notes = [*_before_and_after(models), *_loss_of_compression(cfg, models, grades), *asked.notes(), *_gate(cfg, reasons)]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from raylm.core.errors import ConfigError
 
@@ -69,12 +69,26 @@ class Client:
         Raises:
             ConfigError: the endpoint refuses the key or does not know the model: no other request would fare better.
         """
+        made = self.made("chat", messages, **options)
+        return made if isinstance(made, Reply) else _reply(made)
+
+    def made(self, shape: Literal["chat", "text"], prompt: Any, **options: Any) -> Any:
+        """The whole answer as the API's object, or the Reply that says why there is none.
+
+        Args:
+            shape: `chat`: messages to /chat/completions; `text`: a text, or token ids, to /completions.
+
+        Raises:
+            ConfigError: as `ask`.
+        """
         from openai import OpenAIError
 
+        to = self._sync.chat.completions if shape == "chat" else self._sync.completions
+        asked = {"model": self._model, ("messages" if shape == "chat" else "prompt"): list(prompt) if shape == "chat" else prompt}
         retry = Retry(self._deadline_s)
         while True:
             try:
-                return _reply(self._sync.chat.completions.create(**self._request(messages, options), timeout=retry.left()))
+                return to.create(**asked, **options, timeout=retry.left())
             except OpenAIError as cause:
                 pause = self._judged(retry, cause)
             if isinstance(pause, Reply):

@@ -19,11 +19,13 @@ from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.evaluate.examine import Marks, examine, grade_logprobs
+from raylm.evaluate.instances import Graded, asked_id
 from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.answers import Answers
 from raylm.evaluate.tasks.bits_per_byte import BitsPerByte
 from raylm.evaluate.tasks.dialogue_loss import DialogueLoss
 from raylm.evaluate.tasks.preference import Preference
+from tests.evaluate.fakes import Says
 from tests.model.tiny import SPECIAL, tiny_checkpoint, tiny_model, tiny_tokenizer
 from tests.rows import counting_rows, make_rows
 
@@ -57,7 +59,7 @@ def asked(root, model, name, **options):
 
 @pytest.mark.parametrize("name", ["dialogues", "pairs", "prompts"])
 def test_rows_of_another_tokenizer_are_refused(root, name):
-    generator = {"generator": lambda prompts, _: ["a class"] * len(prompts)}
+    generator = {"answerer": Says(lambda prompts, _: ["a class"] * len(prompts))}
     assert asked(root, "own", name, **generator).note == ""
     with pytest.raises(DataError, match="another tokenizer than the model's: the model's tokenizer cuts"):
         asked(root, "other", name, **generator)
@@ -146,10 +148,12 @@ def test_prompts_that_leave_no_room_for_the_answer_are_not_asked(root):
         return ["class"] * len(prompts)
 
     card = Answers(rows="prompts20", max_tokens=4)
-    assert examine(LM(str(root / "own"), generator=generator, room=20), card, str(root / "prompts20")).grades == {"answers": 1.0}
+    assert examine(LM(str(root / "own"), answerer=Says(generator, room=20)), card, str(root / "prompts20")).grades == {
+        "answers": 1.0
+    }
     assert len(seen) == 20
     with pytest.raises(DataError, match="20 of 20 texts longer than the 15 tokens"):
-        examine(LM(str(root / "own"), generator=generator, room=19), card, str(root / "prompts20"))
+        examine(LM(str(root / "own"), answerer=Says(generator, room=19)), card, str(root / "prompts20"))
 
 
 class Killed(DialogueLoss):
@@ -190,7 +194,11 @@ class Own(Config):
         assert rows is None
         tokens = [lm.tokenizer.encode(text) for text in TEXTS]
         masks = [[0] * 8 + [1] * (len(row) - 8) for row in tokens]
-        return {"own": -sum(lm.logprob_sums(tokens, masks)) / sum(map(sum, masks))}
+        sums = lm.logprob_sums(tokens, masks)
+        return [
+            Graded(asked_id(text), {"own": -nats}, {"own": sum(mask)})
+            for text, nats, mask in zip(TEXTS, sums, masks, strict=True)
+        ]
 
 
 def test_a_task_may_bring_its_own_texts(root):

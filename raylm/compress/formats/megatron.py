@@ -13,7 +13,7 @@ from raylm.model.megatron.shape import Layout
 class Megatron(Layout):
     """Checkpoint of Megatron-LM's GPTModel: weights are bit-equal both ways. Config and tokenizer lie beside it in `hf/`."""
 
-    takes: ClassVar[tuple[str, ...]] = ()
+    rounded: ClassVar[bool] = False
     variant: ClassVar[str] = "export:megatron"
 
     kind: Literal["megatron"] = "megatron"

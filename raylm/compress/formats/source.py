@@ -8,20 +8,16 @@ from raylm.core.artifact import WORK
 from raylm.core.storage import Folder
 
 
-class Changed(NamedTuple):
-    """A model that a method has worked on, in memory."""
+class Rounded(NamedTuple):
+    """A model that a method has rounded."""
 
     model: Any
     compressor: Any
-    """Of compressed-tensors: its `update_config` marks a folder. None where the weights stay plain (a pruned model)."""
+    """Of compressed-tensors: its `update_config` marks a folder."""
     num_parameters: int
-    """Of the model before."""
     bytes_before: int
     dtype_before: Any
-    """The torch.dtype of its weights before."""
-    facts: dict[str, Any] = {}
-    """What the method says of the checkpoint."""
-    metrics: dict[str, float] = {}
+    """The torch.dtype of its weights."""
 
 
 class Source(NamedTuple):
@@ -29,8 +25,8 @@ class Source(NamedTuple):
 
     path: str
     """Folder, bucket or hub name of a checkpoint in Hugging Face's layout: config, tokenizer, weights as they are stored."""
-    changed: Changed | None = None
-    """The model in memory, where a method has worked on it."""
+    rounded: Rounded | None = None
+    """The model in memory, where a method has rounded it."""
 
 
 class Written(NamedTuple):

@@ -10,6 +10,8 @@ from raylm.core.config import Config, PromptsRef
 from raylm.core.errors import DataError
 from raylm.data.answers import ground_truth_of, same, says
 from raylm.data.shards import Rows
+from raylm.evaluate.instances import Graded, asked_id, question_of, source_of
+from raylm.inference.completions import Sampling
 
 if TYPE_CHECKING:
     from raylm.evaluate.lm import LM
@@ -32,8 +34,8 @@ class Answers(Config):
     among: list[str] = []
     """All possible answers; one that names two of them is wrong."""
 
-    def grade(self, lm: LM, rows: Rows) -> dict[str, float]:
-        """Share of right answers among prompts that have a ground_truth. Raises DataError when none has."""
+    def grade(self, lm: LM, rows: Rows) -> list[Graded]:
+        """Right answers among prompts that have a ground_truth. Raises DataError when none has."""
         picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
         picked = [row for row in picked if ground_truth_of(row["ground_truth"])]
         if not picked:
@@ -42,10 +44,22 @@ class Answers(Config):
                 where=self.rows,
                 next="give the rows an `answer` column",
             )
-        texts = lm.answers([[int(token) for token in row["tokens"]] for row in picked], self.max_tokens)
-        answered = [(text, row) for text, row in zip(texts, picked, strict=True) if text is not None]
-        right = [self._right(text, str(row["ground_truth"])) for text, row in answered]
-        return {"answers": sum(right) / len(right)}
+        sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
+        answered = lm.complete([lm.prompt(row) for row in picked], sampling)
+        return [
+            Graded(
+                asked_id(row["tokens"], str(row["ground_truth"])),
+                {"answers": self._right(one.text, str(row["ground_truth"]))},
+                {"answers": 1.0},
+                source_of(row),
+                f"{question_of(row)}\n(ground truth: {row['ground_truth']})",
+                one.text,
+                one.num_tokens,
+                one.seconds,
+            )
+            for one, row in zip(answered, picked, strict=True)
+            if one is not None
+        ]
 
     def _right(self, text: str, ground_truth: str) -> bool:
         return says(text, ground_truth) and not any(says(text, word) for word in self.among if not same(word, ground_truth))

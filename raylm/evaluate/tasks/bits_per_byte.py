@@ -10,6 +10,7 @@ from pydantic import Field
 from raylm.core.config import Config, TokensRef
 from raylm.core.errors import DataError
 from raylm.data.shards import Rows
+from raylm.evaluate.instances import Graded, asked_id, source_of
 
 if TYPE_CHECKING:
     from raylm.evaluate.lm import LM
@@ -29,21 +30,28 @@ class BitsPerByte(Config):
     num_rows: int = Field(default=256, gt=0)
     """Rows at most."""
 
-    def grade(self, lm: LM, rows: Rows) -> dict[str, float]:
-        """Mean bits per predicted token, divided by the mean bytes per token of these rows."""
+    def grade(self, lm: LM, rows: Rows) -> list[Graded]:
+        """Bits of each row's predicted tokens; its weight is their number times the mean bytes of a token of these rows."""
         import numpy as np
 
         anew = len(rows) > 0 and "bytes" in rows[0]
         picked = [rows[index] for index in range(len(rows) if anew else min(self.num_rows, len(rows)))]
         asked = [row["tokens"] for row in picked]
         sums = lm.logprob_sums(asked, [np.ones(len(row)) for row in asked])
-        scored = [(row, value) for row, value in zip(picked, sums, strict=True) if math.isfinite(value)]
-        predicted = sum(len(row["tokens"]) - 1 for row, _ in scored)
-        sizes = [row["bytes"] if anew else len(lm.text(row["tokens"]).encode()) for row, _ in scored]
-        bytes_per_token = sum(sizes) / sum(len(row["tokens"]) for row, _ in scored)
+        texts = [row["text"] if anew else lm.text(row["tokens"]) for row in picked]
+        scored = [each for each in zip(picked, texts, sums, lm.seconds, strict=True) if math.isfinite(each[2])]
+        sizes = [row["bytes"] if anew else len(text.encode()) for row, text, *_ in scored]
+        bytes_per_token = sum(sizes) / sum(len(row["tokens"]) for row, *_ in scored)
         if not bytes_per_token:
             raise DataError("the rows hold no text, only special tokens", where=self.rows)
-        return {"bits_per_byte": -sum(value for _, value in scored) / predicted / math.log(2) / bytes_per_token}
+        parts: dict[str, list[Graded]] = {}
+        for row, text, nats, seconds in scored:
+            predicted = len(row["tokens"]) - 1
+            # one row that became several windows is one instance; two rows alike are two
+            name = asked_id(text) if anew else f"{asked_id(text)} {len(parts)}"
+            values = {"bits_per_byte": -nats / math.log(2)}, {"bits_per_byte": predicted * bytes_per_token}
+            parts.setdefault(name, []).append(Graded(name.split()[0], *values, source_of(row), text, "", predicted, seconds))
+        return [_together(part) for part in parts.values()]
 
     def baselines(self, rows: Rows, tokenizer: str) -> dict[str, dict[str, float]]:
         """What general compressors need for the same text, in one piece."""
@@ -63,3 +71,14 @@ class BitsPerByte(Config):
 
     def _tokens(self, rows: Rows) -> list:
         return [rows[index]["tokens"] for index in range(min(self.num_rows, len(rows)))]
+
+
+def _together(parts: list[Graded]) -> Graded:
+    """The windows of one row."""
+    sums = [
+        {"bits_per_byte": math.fsum(each["bits_per_byte"] for each in found)}
+        for found in zip(*[part[1:3] for part in parts], strict=True)
+    ]
+    return parts[0]._replace(
+        values=sums[0], weights=sums[1], tokens=sum(part.tokens for part in parts), seconds=sum(part.seconds for part in parts)
+    )

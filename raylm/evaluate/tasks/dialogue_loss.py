@@ -9,6 +9,7 @@ from pydantic import Field
 
 from raylm.core.config import Config, DialoguesRef
 from raylm.data.shards import Rows
+from raylm.evaluate.instances import Graded, asked_id, source_of
 
 if TYPE_CHECKING:
     from raylm.evaluate.lm import LM
@@ -26,9 +27,22 @@ class DialogueLoss(Config):
     num_rows: int = Field(default=256, gt=0)
     """Rows at most."""
 
-    def grade(self, lm: LM, rows: Rows) -> dict[str, float]:
-        """Mean over all assistant tokens."""
+    def grade(self, lm: LM, rows: Rows) -> list[Graded]:
+        """Nats of each dialogue's assistant tokens; its weight is their number."""
         picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
         sums = lm.logprob_sums([row["tokens"] for row in picked], [row["mask"] for row in picked])
-        scored = [(row, value) for row, value in zip(picked, sums, strict=True) if math.isfinite(value)]
-        return {"dialogue_loss": -sum(value for _, value in scored) / float(sum(row["mask"][1:].sum() for row, _ in scored))}
+        counts = [float(row["mask"][1:].sum()) for row in picked]
+        return [
+            Graded(
+                asked_id(row["tokens"], row["mask"]),
+                {"dialogue_loss": -value},
+                {"dialogue_loss": count},
+                source_of(row),
+                lm.tokenizer.decode(row["tokens"]),
+                "",
+                int(count),
+                seconds,
+            )
+            for row, value, count, seconds in zip(picked, sums, counts, lm.seconds, strict=True)
+            if math.isfinite(value)
+        ]

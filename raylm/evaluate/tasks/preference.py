@@ -9,6 +9,7 @@ from pydantic import Field
 
 from raylm.core.config import Config, PairsRef
 from raylm.data.shards import Rows
+from raylm.evaluate.instances import Graded, asked_id, source_of
 
 if TYPE_CHECKING:
     from raylm.evaluate.lm import LM
@@ -26,16 +27,29 @@ class Preference(Config):
     num_rows: int = Field(default=256, gt=0)
     """Pairs at most."""
 
-    def grade(self, lm: LM, rows: Rows) -> dict[str, float]:
-        """Ties count half."""
+    def grade(self, lm: LM, rows: Rows) -> list[Graded]:
+        """1.0 for each pair whose chosen answer is likelier, 0.5 for a tie."""
         import numpy as np
 
         picked = [rows[index] for index in range(min(self.num_rows, len(rows)))]
-        sums = {}
+        sums, seconds = {}, np.zeros(len(picked))
         for side in ("chosen", "rejected"):
             tokens = [np.concatenate([row["prompt"], row[side]]) for row in picked]
             masks = [np.concatenate([np.zeros(len(row["prompt"])), np.ones(len(row[side]))]) for row in picked]
             sums[side] = lm.logprob_sums(tokens, masks)
-        scored = [pair for pair in zip(sums["chosen"], sums["rejected"], strict=True) if all(map(math.isfinite, pair))]
-        wins = [float(c > r) + 0.5 * float(c == r) for c, r in scored]
-        return {"preference": sum(wins) / len(wins)}
+            seconds += lm.seconds
+        scored = zip(picked, sums["chosen"], sums["rejected"], seconds.tolist(), strict=True)
+        return [
+            Graded(
+                asked_id(row["prompt"], row["chosen"], row["rejected"]),
+                {"preference": float(chosen > rejected) + 0.5 * float(chosen == rejected)},
+                {"preference": 1.0},
+                source_of(row),
+                lm.text(row["prompt"]),
+                f"log p {chosen:.3f} chosen: {lm.text(row['chosen'])}\nlog p {rejected:.3f} rejected: {lm.text(row['rejected'])}",
+                len(row["chosen"]) + len(row["rejected"]),
+                spent,
+            )
+            for row, chosen, rejected, spent in scored
+            if math.isfinite(chosen) and math.isfinite(rejected)
+        ]

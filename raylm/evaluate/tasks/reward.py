@@ -10,6 +10,8 @@ from pydantic import Field
 from raylm.core.config import Config, PromptsRef, Refers
 from raylm.core.errors import DataError
 from raylm.data.shards import Rows
+from raylm.evaluate.instances import Graded, asked_id, question_of, source_of
+from raylm.inference.completions import Sampling
 
 if TYPE_CHECKING:
     from raylm.evaluate.lm import LM
@@ -39,13 +41,28 @@ class Reward(Config):
     batch_tokens: int = Field(default=16_384, gt=0)
     """Tokens of one of its forward passes, padding included."""
 
-    def grade(self, lm: LM, rows: Rows) -> dict[str, float]:
-        """The mean over all prompts that could be asked. Raises DataError where a value is not finite."""
-        prompts = [[int(token) for token in rows[at]["tokens"]] for at in range(min(self.num_rows, len(rows)))]
-        drawn = zip(prompts, lm.drawn(prompts, self.max_tokens), strict=True)
-        values = lm.values(self, [[*prompt, *tokens] for prompt, tokens in drawn if tokens is not None])
+    def grade(self, lm: LM, rows: Rows) -> list[Graded]:
+        """The value of each answer of prompts that could be asked. Raises DataError where a value is not finite."""
+        picked = [rows[at] for at in range(min(self.num_rows, len(rows)))]
+        prompts = [[int(token) for token in row["tokens"]] for row in picked]
+        sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
+        answered = [each for each in zip(picked, prompts, lm.complete(prompts, sampling), strict=True) if each[2] is not None]
+        values = lm.values(self, [[*prompt, *one.tokens] for _, prompt, one in answered if one])
         if wrong := sum(not math.isfinite(value) for value in values):
             raise DataError(
                 f"{wrong} of {len(values)} answers have no finite value", where=self.model, next="look at its weights"
             )
-        return {"reward": sum(values) / len(values)}
+        return [
+            Graded(
+                asked_id(prompt),
+                {"reward": value},
+                {"reward": 1.0},
+                source_of(row),
+                question_of(row),
+                one.text,
+                one.num_tokens,
+                one.seconds,
+            )
+            for (row, prompt, one), value in zip(answered, values, strict=True)
+            if one
+        ]

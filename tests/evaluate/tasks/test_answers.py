@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from raylm.core.errors import DataError
+from raylm.evaluate.instances import means
 from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.answers import Answers
+from tests.evaluate.fakes import Says
 
 KINDS = ["function", "class", "module"]
 
@@ -19,7 +21,8 @@ def graded(texts, ground_truths, among=KINDS):
         asked.append((prompts, max_tokens))
         return [texts[prompt[1]] for prompt in prompts]
 
-    return Answers(rows="rows", among=among).grade(LM("nowhere", generator=generator), rows)["answers"], asked
+    made = Answers(rows="rows", among=among).grade(LM("nowhere", answerer=Says(generator)), rows)
+    return means(made)["answers"], asked
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from raylm.evaluate.instances import means
 from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.dialogue_loss import DialogueLoss
 from tests.model.tiny import tiny_checkpoint, tiny_model
@@ -24,5 +25,5 @@ def test_the_mean_over_all_assistant_tokens(tmp_path):
         for row in ROWS:
             tokens, mask = torch.tensor(row["tokens"])[None], torch.tensor(row["mask"])[None]
             total += float(model(tokens, labels=tokens.masked_fill(mask == 0, -100)).loss) * int(mask.sum())
-    found = DialogueLoss(rows="rows").grade(LM(str(tmp_path)), ROWS)
+    found = means(DialogueLoss(rows="rows").grade(LM(str(tmp_path)), ROWS))
     assert found == {"dialogue_loss": pytest.approx(total / 6, abs=1e-5)}

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from raylm.evaluate.instances import means
 from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.preference import Preference
-from tests.model.tiny import tiny_checkpoint, tiny_model
+from tests.model.tiny import tiny_checkpoint, tiny_model, tiny_tokenizer
 
 
 def pair(chosen, rejected):
@@ -23,7 +24,7 @@ def test_the_likelier_answer_wins_by_transformers_own_numbers(tmp_path):
         )
     likely, unlikely = order[0], order[-1]
     rows = [pair([likely], [unlikely]), pair([unlikely], [likely]), pair([likely], [unlikely]), pair([likely, 9], [likely, 9])]
-    assert Preference(rows="rows").grade(LM(str(tmp_path)), rows) == {"preference": 0.625}
+    assert means(Preference(rows="rows").grade(LM(str(tmp_path)), rows)) == {"preference": 0.625}
 
 
 def test_a_shorter_answer_wins_with_a_model_that_knows_nothing(tmp_path):
@@ -31,5 +32,6 @@ def test_a_shorter_answer_wins_with_a_model_that_knows_nothing(tmp_path):
     blind = tiny_model(vocab=300, layers=1)
     blind.model.embed_tokens.weight.data.zero_()
     blind.save_pretrained(tmp_path)
+    tiny_tokenizer(300).save_pretrained(tmp_path)
     rows = [pair([5], [6, 7]), pair([5, 6, 7], [8]), pair([5, 6], [7, 8])]
-    assert Preference(rows="rows").grade(LM(str(tmp_path)), rows)["preference"] == pytest.approx(0.5)
+    assert means(Preference(rows="rows").grade(LM(str(tmp_path)), rows))["preference"] == pytest.approx(0.5)

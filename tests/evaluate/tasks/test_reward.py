@@ -6,10 +6,12 @@ import pytest
 
 from raylm.core.errors import DataError
 from raylm.evaluate.config import Evaluate
+from raylm.evaluate.instances import means
 from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.reward import Reward
 from raylm.evaluate.values import last_values
 from raylm.model.value_head import with_value_head
+from tests.evaluate.fakes import Says
 from tests.model.tiny import tiny_model, tiny_tokenizer
 
 CARD = Reward(rows="prompts", model="judge", max_tokens=4)
@@ -23,8 +25,8 @@ def graded(values, answers):
         asked.append((card.model, sequences))
         return values[: len(sequences)]
 
-    lm = LM("nowhere", room=6, drawer=lambda prompts, most: answers[: len(prompts)], valuer=valuer)
-    return CARD.grade(lm, ROWS), asked
+    lm = LM("nowhere", answerer=Says(lambda prompts, most: answers[: len(prompts)], room=6), valuer=valuer)
+    return means(CARD.grade(lm, ROWS)), asked
 
 
 def test_the_mean_over_prompts_and_the_tokens_that_were_drawn():

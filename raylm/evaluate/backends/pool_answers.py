@@ -1,0 +1,58 @@
+"""Answers by the generators that a stage holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from raylm.core.errors import DataError, RaylmError
+from raylm.evaluate.backends.backend import Answer
+from raylm.inference.completions import Quarantined, Sampling
+from raylm.inference.pool import Pool
+
+LOOK_S = 1.0
+
+
+class PoolAnswers:
+    """A pool that holds a model.
+
+    Args:
+        room: most tokens of prompt and answer together.
+    """
+
+    reads_tokens = True
+
+    def __init__(self, pool: Pool, room: int | None) -> None:
+        self._pool, self.room = pool, room
+
+    def complete(
+        self, prompts: Sequence[Any], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, list[Answer] | str]]:
+        """All are submitted at once; the generators keep themselves busy.
+
+        Raises:
+            PlacementError: no generator is left.
+        """
+        owed, began = set(range(len(prompts))), time.monotonic()
+        for at, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            self._pool.submit(at, list(prompt), sampling, seed)
+        try:
+            while owed:
+                for key, found in self._pool.answers(LOOK_S):
+                    at: Any = key
+                    owed.discard(at)
+                    yield at, _judged(found, time.monotonic() - began)
+        finally:
+            for at in owed:
+                self._pool.cancel(at)
+
+
+def _judged(found: Any, seconds: float) -> list[Answer] | str:
+    if isinstance(found, Quarantined):
+        return "that ended one generator after the other"
+    if isinstance(found, DataError):
+        return f"that the engine refused ({found.what[:80]})"
+    if isinstance(found, RaylmError):
+        raise found
+    return [Answer(one.text, list(one.tokens), one.finish_reason, seconds, len(one.tokens)) for one in found]

@@ -1,0 +1,38 @@
+"""Texts as tokens of a model with what counts of them: a context and its continuation, windows of a long text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def pair_tokens(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], int]:
+    """Tokens of context and continuation together, and where the continuation begins. Both are encoded in one piece; spaces at
+    the end of the context are read as the continuation's, and before an empty context stands the begin or end token."""
+    stripped = context.rstrip()
+    continuation = context[len(stripped) :] + continuation
+    if not stripped:
+        return [_prefix(tokenizer), *tokenizer.encode(continuation, add_special_tokens=False)], 1
+    whole = tokenizer.encode(stripped + continuation, add_special_tokens=False)
+    return whole, len(tokenizer.encode(stripped, add_special_tokens=False))
+
+
+def windows(tokenizer: Any, text: str, most: int | None) -> list[tuple[list[int], list[int]]]:
+    """A text as (tokens, mask) for a model of `most` positions: each token counts once, the first after the begin or end token,
+    and later windows are full of what stands before. [] for an empty text."""
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    if not tokens:
+        return []
+    size = min(most or len(tokens), len(tokens))
+    found = [([_prefix(tokenizer), *tokens[:size]], [0] + [1] * size)]
+    done = size
+    while done < len(tokens):
+        end = min(done + size, len(tokens))
+        row = tokens[end - size - 1 : end]
+        found.append((row, [0] * (len(row) - (end - done)) + [1] * (end - done)))
+        done = end
+    return found
+
+
+def _prefix(tokenizer: Any) -> int:
+    """What stands before a text that nothing stands before."""
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
