@@ -17,7 +17,7 @@ from raylm.core.storage import Folder
 CARDS: dict[str, Any] = {
     card.model_fields["kind"].default: card
     for card in get_args(get_args(AnyFormat)[0])
-    if card is not CustomCard and not card.rounded
+    if card is not CustomCard and card.takes != ("rounded",)
 }
 
 

@@ -36,7 +36,7 @@ from raylm.trainer.forecast.teacher import stored_teacher
 
 CALLED = (
     ("tasks", "grade", "grade(lm, rows)"),
-    ("method", "apply", "apply(model, ranges)"),
+    ("method", "apply", "apply(model, calibration)"),
     ("format", "write", "write(source, out)"),
 )
 """Methods that cards of these fields are called by."""
@@ -113,7 +113,7 @@ def _scheme_and_dtype(job: Job, ref: str) -> tuple[str, str]:
         config = folder.read_json("config.json")
         return scheme_of(config), stored_dtype(config) or "float32"
     made_by: Any = job.stages.get(ref)
-    return getattr(getattr(made_by, "method", None), "scheme", ""), "float32"
+    return getattr(made_by.cards()[0] if isinstance(made_by, Compress) else None, "scheme", ""), "float32"
 
 
 def check(job: Job, step: Step, steps: list[Step]) -> list[str]:

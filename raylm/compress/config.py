@@ -9,34 +9,47 @@ from pydantic import Field, model_validator
 
 from raylm.compress.formats import AnyFormat
 from raylm.compress.formats.compressed_tensors import CompressedTensors
+from raylm.compress.formats.hugging_face import HuggingFace
 from raylm.compress.methods import AnyMethod
 from raylm.compress.methods.int8 import Int8
 from raylm.core.config import CustomCard, Makes, Refers, StageConfig, card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.core.variants import LANGUAGE_MODELS
 
+ROWS = ("Tokens", "Dialogues", "Pairs", "Unpaired", "Labelled", "Prompts")
+
 
 class Compress(StageConfig):
     """Checkpoint -> Checkpoint of fewer bytes, or in the format of another program."""
 
-    figures = ("bytes", "size_ratio", "rounded_share")
+    figures = ("bytes", "size_ratio", "rounded_share", "kl", "flipped")
 
     stage: Literal["compress"]
     model: Annotated[str, Refers(("Checkpoint",), LANGUAGE_MODELS)]
     """Weights to compress, or to export."""
-    format: AnyFormat = CompressedTensors()
-    """What is written: rounded weights for vLLM and transformers, or plain ones for another program."""
-    method: AnyMethod = Int8()
-    """How weights are rounded, in formats that hold rounded ones."""
-    calibration: Annotated[str, Refers(("Tokens", "Dialogues"))] | None = None
-    """Rows on which the range of activations is measured; needed by methods with static activations."""
+    format: AnyFormat | None = None
+    """What is written; where it does not say: rounded weights for vLLM and transformers, plain ones in Hugging Face's layout."""
+    method: AnyMethod | None = None
+    """What is done to the weights; int8 where neither method nor format is named, nothing where the format holds plain ones."""
+    calibration: Annotated[str, Refers(ROWS)] | None = None
+    """Rows that methods measure on; the changed model is compared with the original on others of them."""
     calibration_rows: int = Field(default=64, gt=0)
     """Number of those rows."""
+    held_rows: int = Field(default=16, ge=0)
+    """Rows on which the changed model is compared with the original (`kl`, `flipped`): held-out ones, or those behind."""
 
-    @property
-    def rounds(self) -> bool:
-        """Whether weights are rounded: the format says it."""
-        return resolve(self.format).rounded
+    def cards(self) -> tuple[Any, Any]:
+        """Method (None for none) and format, where a default stands for what is not named.
+
+        Raises:
+            ConfigError: a custom card cannot be made here.
+        """
+        method, written = resolve(self.method), resolve(self.format)
+        if written is None:
+            written = HuggingFace() if getattr(method, "makes", "rounded") == "plain" else CompressedTensors()
+        if method is None and "plain" not in written.takes and "rounded" in written.takes:
+            method = Int8()
+        return method, written
 
     @model_validator(mode="after")
     def _fits(self) -> Compress:
@@ -47,18 +60,24 @@ class Compress(StageConfig):
 
     def misfit(self) -> str:
         """What does not go together, "" where all does. Raises ConfigError when a custom card cannot be made."""
-        method: Any = resolve(self.method)
-        if not self.rounds:
-            unread = sorted({"method", "calibration", "calibration_rows"} & self.model_fields_set)
-            return (
-                f"format {card_kind(resolve(self.format))} writes weights as they are: drop {', '.join(unread)}" if unread else ""
-            )
+        method, written = self.cards()
+        called = card_kind(written)
+        if method is None:
+            needs = getattr(written, "needs", ())
+            unread = [] if needs else sorted({"calibration", "calibration_rows", "held_rows"} & self.model_fields_set)
+            return f"format {called} writes weights as they are: drop {', '.join(unread)}" if unread else ""
+        makes = getattr(method, "makes", "rounded")
+        if makes not in written.takes:
+            if makes == "rounded":
+                return f"format {called} writes weights as they are: drop method, {card_kind(method)} rounds them"
+            remedy = "drop format" if written.takes else "write that from what a stage before has made with the method"
+            return f"format {called} does not take the {makes} weights that method {card_kind(method)} makes: {remedy}"
         if self.calibration is None and "calibration" in getattr(method, "needs", ()):
-            return f"method {card_kind(method)} needs `calibration`: the name of a stage that makes Tokens or Dialogues"
+            return f"method {card_kind(method)} needs `calibration`: the name of a stage that makes {', '.join(ROWS)}"
         return ""
 
     def makes(self) -> Makes:
         # a custom format that cannot be made here says nothing yet
         with contextlib.suppress(ConfigError):
-            return Makes("Checkpoint", getattr(resolve(self.format), "variant", ""))
+            return Makes("Checkpoint", getattr(self.cards()[1], "variant", ""))
         return Makes("Checkpoint")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raylm.compress.methods.rounding import measure_ranges
+from raylm.compress.calibration import Calibration
 from tests.model.tiny import tiny_model
 
 ROWS = torch.stack([torch.arange(6 + 9 * row, 30 + 9 * row) for row in range(8)])
@@ -36,7 +36,7 @@ def rounded(card: Any, folder: Path) -> Rounded:
     from transformers import AutoModelForCausalLM
 
     model, original = (tiny_model(vocab=300, layers=1).eval() for _ in range(2))
-    compressor = card.apply(model, measure_ranges(model, list(ROWS)))
+    compressor = card.apply(model, Calibration(list(ROWS))).compressor
     model.save_pretrained(folder)
     compressor.update_config(str(folder))
     loaded = AutoModelForCausalLM.from_pretrained(folder).eval()

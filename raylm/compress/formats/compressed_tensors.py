@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from raylm.compress.blocks import texts
 from raylm.compress.coverage import left_in
 from raylm.compress.formats.source import Source, Written, weight_bytes
 from raylm.core.config import Config
@@ -20,7 +21,7 @@ PROBE, SAME = 32, {4: 1e-3, 2: 2e-2}
 class CompressedTensors(Config):
     """Rounded weights with their scales (https://github.com/vllm-project/compressed-tensors)."""
 
-    rounded: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = ("rounded",)
     variant: ClassVar[str] = "quantized"
 
     kind: Literal["compressed_tensors"] = "compressed_tensors"
@@ -34,9 +35,10 @@ class CompressedTensors(Config):
         """
         from raylm.model.checkpoint import write_checkpoint
 
-        if source.rounded is None:
+        changed = source.changed
+        if changed is None or changed.compressor is None:
             raise ConfigError("compressed_tensors holds rounded weights", next="round them by a compress stage with a `method`")
-        model, compressor, count, before, dtype_before = source.rounded
+        model, compressor, count, before = changed.model, changed.compressor, changed.num_parameters, changed.bytes_before
         left: Counter[str] = Counter()
 
         def finish(at: Path) -> None:
@@ -47,10 +49,10 @@ class CompressedTensors(Config):
             check_reload(model, str(at))
 
         write_checkpoint(out, model.config, model.state_dict(), source.path, finish, start=source.path, keep_dtypes=False)
-        stored, dtype = (str(each).removeprefix("torch.") for each in (dtype_before, model.dtype))
+        stored, dtype = (str(each).removeprefix("torch.") for each in (changed.dtype_before, model.dtype))
         share = round(1 - left.total() / count, 4)
         # how many times smaller than the same parameters in `dtype`: what a change of dtype alone saves is not counted
-        after, plain_bytes = weight_bytes(out), before * model.dtype.itemsize / dtype_before.itemsize
+        after, plain_bytes = weight_bytes(out), before * model.dtype.itemsize / changed.dtype_before.itemsize
         sizes = {
             "bytes_before": before,
             "bytes_after": after,
@@ -59,7 +61,7 @@ class CompressedTensors(Config):
         }
         facts: dict[str, Any] = {"quantized": True, "rounded_share": share, "dtype": dtype, "dtype_before": stored}
         facts["left"] = {name: round(size / count, 4) for name, size in left.most_common() if size > count / 1000}
-        return Written(self.variant, facts, sizes)
+        return Written(self.variant, {**facts, **changed.facts}, {**sizes, **changed.metrics})
 
 
 def check_reload(model: Any, folder: str) -> None:
@@ -72,9 +74,8 @@ def check_reload(model: Any, folder: str) -> None:
     again: Any = load_model(folder).eval()
     length = min(PROBE, positions(model.config.to_dict()) or PROBE)
     ids = torch.arange(length)[None] * 7919 % model.get_input_embeddings().weight.shape[0]
-    inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
     with torch.no_grad():
-        ours, theirs = (each(**inputs).logits.float() for each in (model, again))
+        ours, theirs = (each(**texts(model, ids)).logits.float() for each in (model, again))
     apart, largest = float((ours - theirs).abs().max()), float(ours.abs().max())
     if not apart <= SAME[model.dtype.itemsize] * largest:
         raise ArtifactError(

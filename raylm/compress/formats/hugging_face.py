@@ -12,7 +12,7 @@ from raylm.core.storage import Folder
 class HuggingFace(Config):
     """What transformers, vLLM and most others load; a copy, or in another dtype."""
 
-    rounded: ClassVar[bool] = False
+    takes: ClassVar[tuple[str, ...]] = ("plain",)
     variant: ClassVar[str] = ""
 
     kind: Literal["hugging_face"] = "hugging_face"
@@ -20,16 +20,23 @@ class HuggingFace(Config):
     """Dtype of the weights; `auto` leaves each as it is."""
 
     def write(self, source: Source, out: Folder) -> Written:
-        """Write the plain checkpoint at `source.path` to `out`. Raises ConfigError when it is quantized."""
+        """Write the plain checkpoint at `source.path`, or what a method has made of it, to `out`. Raises ConfigError when it is
+        quantized."""
+        import torch
+
         from raylm.model.checkpoint import write_checkpoint
         from raylm.model.load import kind_of_model, load_model
 
-        model: Any = load_model(source.path, self.dtype, plain=True)
-        before = sum(p.numel() * p.element_size() for p in model.parameters())
-        write_checkpoint(out, model.config, model.state_dict(), source.path, start=source.path, keep_dtypes=self.dtype == "auto")
-        facts = {"dtype": str(model.dtype).removeprefix("torch.")}
-        after = weight_bytes(out, ".safetensors")
-        return Written(kind_of_model(model.config) or "", facts, {"bytes_before": before, "bytes_after": after})
+        changed = source.changed
+        model: Any = changed.model if changed else load_model(source.path, self.dtype, plain=True)
+        if changed and self.dtype != "auto":
+            model = model.to(getattr(torch, self.dtype))
+        before = changed.bytes_before if changed else sum(p.numel() * p.element_size() for p in model.parameters())
+        keep = self.dtype == "auto"
+        write_checkpoint(out, model.config, model.state_dict(), source.path, start=source.path, keep_dtypes=keep)
+        facts = {"dtype": str(model.dtype).removeprefix("torch."), **(changed.facts if changed else {})}
+        sizes = {"bytes_before": before, "bytes_after": weight_bytes(out, ".safetensors")}
+        return Written(kind_of_model(model.config) or "", facts, {**sizes, **(changed.metrics if changed else {})})
 
     def next_step(self, out: str) -> str:
         """What to do with `out`."""

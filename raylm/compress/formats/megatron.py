@@ -13,7 +13,7 @@ from raylm.model.megatron.shape import Layout
 class Megatron(Layout):
     """Checkpoint of Megatron-LM's GPTModel: weights are bit-equal both ways. Config and tokenizer lie beside it in `hf/`."""
 
-    rounded: ClassVar[bool] = False
+    takes: ClassVar[tuple[str, ...]] = ()
     variant: ClassVar[str] = "export:megatron"
 
     kind: Literal["megatron"] = "megatron"

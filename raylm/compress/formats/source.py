@@ -8,16 +8,20 @@ from raylm.core.artifact import WORK
 from raylm.core.storage import Folder
 
 
-class Rounded(NamedTuple):
-    """A model that a method has rounded."""
+class Changed(NamedTuple):
+    """A model that a method has worked on, in memory."""
 
     model: Any
     compressor: Any
-    """Of compressed-tensors: its `update_config` marks a folder."""
+    """Of compressed-tensors: its `update_config` marks a folder. None where the weights stay plain (a pruned model)."""
     num_parameters: int
+    """Of the model before."""
     bytes_before: int
     dtype_before: Any
-    """The torch.dtype of its weights."""
+    """The torch.dtype of its weights before."""
+    facts: dict[str, Any] = {}
+    """What the method says of the checkpoint."""
+    metrics: dict[str, float] = {}
 
 
 class Source(NamedTuple):
@@ -25,8 +29,8 @@ class Source(NamedTuple):
 
     path: str
     """Folder, bucket or hub name of a checkpoint in Hugging Face's layout: config, tokenizer, weights as they are stored."""
-    rounded: Rounded | None = None
-    """The model in memory, where a method has rounded it."""
+    changed: Changed | None = None
+    """The model in memory, where a method has worked on it."""
 
 
 class Written(NamedTuple):

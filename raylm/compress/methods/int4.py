@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from raylm.compress.coverage import layers_to_round
-from raylm.compress.methods.rounding import Ranges, round_weights
+from raylm.compress.methods.applied import Applied
+from raylm.compress.methods.rounding import round_weights
 from raylm.core.config import Config
 from raylm.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+    from raylm.compress.calibration import Calibration
 
 # vLLM's kernel on CPUs refuses layers of other widths
 WIDTH = 32
@@ -24,12 +27,14 @@ class Int4(Config):
     needs: ClassVar[tuple[str, ...]] = ()
     scheme: ClassVar[str] = "W4A16"
 
+    makes: ClassVar[Literal["rounded", "plain"]] = "rounded"
+
     kind: Literal["int4"] = "int4"
     group_size: int = Field(default=128, gt=0, multiple_of=2)
     """Weights that share a scale; must divide every layer's input width. GPUs take 32, 64 and 128."""
 
-    def apply(self, model: torch.nn.Module, ranges: Ranges) -> Any:
-        """Round `model` in place; returns the compressor that marks its folder."""
+    def apply(self, model: torch.nn.Module, calibration: Calibration | None) -> Applied:
+        """Round `model` in place."""
         import torch
         from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
 
@@ -51,4 +56,4 @@ class Int4(Config):
             weight.data = weight.data.to(torch.bfloat16)
         group = {"strategy": QuantizationStrategy.GROUP, "group_size": self.group_size}
         weights = QuantizationArgs(num_bits=4, type=QuantizationType.INT, symmetric=True, **group)
-        return round_weights(model, weights, None, ranges)
+        return Applied(round_weights(model, weights, None, {}))

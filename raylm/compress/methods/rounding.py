@@ -61,31 +61,6 @@ def round_weights(model: torch.nn.Module, weights: Any, inputs: Any, ranges: Ran
     return compressor
 
 
-def measure_ranges(model: torch.nn.Module, rows: list[Any]) -> Ranges:
-    """Run token rows through `model` and note the largest input magnitude of each linear layer."""
-    import numpy as np
-    import torch
-
-    ranges: Ranges = {}
-    device = next(model.parameters()).device
-
-    def note(name: str) -> Any:
-        def hook(_: Any, inputs: Any) -> None:
-            # torch's maximum keeps NaN, Python's drops it
-            ranges[name] = float(inputs[0].abs().max().float().maximum(torch.tensor(ranges.get(name, 0.0)).to(device)))
-
-        return hook
-
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
-    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers]
-    with torch.no_grad():
-        for row in rows:
-            model(input_ids=torch.tensor(np.asarray(row, dtype=np.int64))[None].to(device), use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    return ranges
-
-
 def _range(ranges: Ranges, name: str) -> float:
     if not math.isfinite(ranges.get(name, math.nan)):
         found = f"are {ranges[name]}" if name in ranges else "were never seen"

@@ -29,5 +29,5 @@ def test_every_weight_is_within_half_a_scale_of_its_group(tmp_path):
 def test_a_group_that_does_not_divide_a_layers_width_is_refused():
     model = tiny_model(vocab=300, layers=1)
     with pytest.raises(ConfigError, match=r"q_proj has 64 inputs, no multiple of group_size 128"):
-        Int4().apply(model, {})
+        Int4().apply(model, None)
     assert model.model.layers[0].self_attn.q_proj.weight.dtype == torch.float32

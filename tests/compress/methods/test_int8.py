@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from raylm.compress.calibration import Calibration
 from raylm.compress.methods.int8 import Int8
-from raylm.compress.methods.rounding import measure_ranges
 from tests.compress.small import ROWS, rounded
 from tests.model.tiny import tiny_model
 
@@ -36,7 +36,7 @@ def test_ranges_are_the_largest_inputs_seen():
     model = tiny_model(vocab=300, layers=1).eval()
     seen = {}
     model.model.layers[0].mlp.down_proj.register_forward_pre_hook(lambda _, inputs: seen.setdefault("all", []).append(inputs[0]))
-    ranges = measure_ranges(model, list(ROWS))
+    ranges = Calibration(list(ROWS)).absmax(model)
     assert ranges["model.layers.0.mlp.down_proj"] == float(max(tensor.abs().max() for tensor in seen["all"]))
     assert len(ranges) == 8
     assert not model.lm_head._forward_pre_hooks
