@@ -24,6 +24,7 @@ class HuggingFace(Config):
         quantized."""
         import torch
 
+        from raylm.compress.formats.compressed_tensors import check_reload
         from raylm.model.checkpoint import write_checkpoint
         from raylm.model.load import kind_of_model, load_model
 
@@ -33,7 +34,8 @@ class HuggingFace(Config):
             model = model.to(getattr(torch, self.dtype))
         before = changed.bytes_before if changed else sum(p.numel() * p.element_size() for p in model.parameters())
         keep = self.dtype == "auto"
-        write_checkpoint(out, model.config, model.state_dict(), source.path, start=source.path, keep_dtypes=keep)
+        check = (lambda at: check_reload(model, str(at))) if changed else None
+        write_checkpoint(out, model.config, model.state_dict(), source.path, check, start=source.path, keep_dtypes=keep)
         facts = {"dtype": str(model.dtype).removeprefix("torch."), **(changed.facts if changed else {})}
         sizes = {"bytes_before": before, "bytes_after": weight_bytes(out, ".safetensors")}
         return Written(kind_of_model(model.config) or "", facts, {**sizes, **(changed.metrics if changed else {})})
