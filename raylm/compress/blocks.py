@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raylm.core.errors import ConfigError
+from raylm.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,14 @@ class Statistics(NamedTuple):
     def norms_I(self) -> torch.Tensor:
         """Root of the sum of squares of each input."""
         return self.gram_II.diagonal().clamp(min=0).sqrt()
+
+    def check(self, name: str) -> None:
+        """Raises DataError when what entered layer `name` is not all finite."""
+        if not bool(self.gram_II.isfinite().all()):
+            raise DataError(
+                f"on the calibration rows, the activations that enter {name} are not all finite",
+                next="take other rows, or a method that needs none",
+            )
 
 
 class Block:

@@ -27,10 +27,11 @@ class Calibration:
     Args:
         rows: token ids of each row: list, numpy array or tensor.
         held: rows that no method sees: what the changed model is compared on with the original.
+        path: of the model, whose tokenizer lies there.
     """
 
-    def __init__(self, rows: list[Any], held: list[Any] | None = None) -> None:
-        self.rows, self.held = list(rows), list(held or ())
+    def __init__(self, rows: list[Any], held: list[Any] | None = None, path: str = "") -> None:
+        self.rows, self.held, self.path = list(rows), list(held or ()), path
 
     @classmethod
     def open(cls, uri: str, path: str, config: Any, num_rows: int, num_held: int = 0) -> Calibration:
@@ -56,7 +57,7 @@ class Calibration:
         rows, kept = ([ids[:most] for row in each if len(ids := tokens_of(row))] for each in (picked, held))
         if not rows:
             raise DataError("there are no rows to calibrate on", where=uri)
-        return cls(rows, kept)
+        return cls(rows, kept, path)
 
     def batches(self, device: Any = "cpu", rows: list[Any] | None = None) -> list[torch.Tensor]:
         """Token ids [rows, tokens] of rows of equal length: nothing is padded, so that every position counts once."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from raylm.compress.coverage import layers_to_round
 from raylm.compress.methods.applied import Applied
+from raylm.compress.methods.grid import Grid
 from raylm.compress.methods.rounding import round_weights
 from raylm.core.config import Config
 
@@ -18,12 +20,13 @@ class Int8(Config):
     """One scale per output channel for weights; integer arithmetic on CPUs and GPUs. Half to a quarter of the bytes."""
 
     scheme: ClassVar[str] = "W8A8"
-
     makes: ClassVar[Literal["rounded", "plain"]] = "rounded"
 
     kind: Literal["int8"] = "int8"
     activations: Literal["static", "dynamic"] = "static"
     """`static`: one measured scale per layer, the same for every engine; `dynamic`: one scale per token, found as it runs."""
+    observer: Literal["minmax", "mse"] = "minmax"
+    """`minmax`: the largest weight of a channel sets its scale; `mse`: the scale of the smallest squared error is searched."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -32,11 +35,20 @@ class Int8(Config):
 
     def apply(self, model: torch.nn.Module, calibration: Calibration | None) -> Applied:
         """Round `model` in place."""
-        from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
-
+        grid = Grid(8)
         dynamic = self.activations == "dynamic"
-        weights = QuantizationArgs(num_bits=8, type=QuantizationType.INT, symmetric=True, strategy=QuantizationStrategy.CHANNEL)
-        span = QuantizationStrategy.TOKEN if dynamic else QuantizationStrategy.TENSOR
-        inputs = QuantizationArgs(num_bits=8, type=QuantizationType.INT, symmetric=True, strategy=span, dynamic=dynamic)
         ranges = {} if dynamic or calibration is None else calibration.absmax(model)
-        return Applied(round_weights(model, weights, inputs, ranges))
+        scales = {}
+        if self.observer == "mse":
+            for name in layers_to_round(model)[0]:
+                grid.check(name, layer := model.get_submodule(name))
+                scales[name] = grid.search(layer.weight.data)
+        return Applied(round_weights(model, grid.arguments(), eight_bit_inputs(dynamic), ranges, scales))
+
+
+def eight_bit_inputs(dynamic: bool) -> Any:
+    """compressed_tensors QuantizationArgs of 8-bit activations: one scale per layer, or per token as it runs."""
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
+
+    span = QuantizationStrategy.TOKEN if dynamic else QuantizationStrategy.TENSOR
+    return QuantizationArgs(num_bits=8, type=QuantizationType.INT, symmetric=True, strategy=span, dynamic=dynamic)

@@ -6,7 +6,7 @@ llmcompressor's recipes (GPTQ, AWQ) pin another compressed-tensors than vLLM doe
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.compress.coverage import layers_to_round
 from raylm.core.errors import DataError
@@ -16,20 +16,40 @@ if TYPE_CHECKING:
 
 Ranges = dict[str, float]
 """Largest magnitude that entered each linear layer, by the layer's name."""
+Scales = dict[str, "torch.Tensor"]
+"""Of the weights of each linear layer, [outputs, groups]."""
 
 
-def round_weights(model: torch.nn.Module, weights: Any, inputs: Any, ranges: Ranges) -> Any:
+class Rounding(NamedTuple):
+    """How one linear layer is rounded."""
+
+    weights: Any
+    """compressed_tensors QuantizationArgs."""
+    inputs: Any = None
+    """Those of its activations; None leaves them alone."""
+    scale: torch.Tensor | None = None
+    """Of its weights, [outputs, groups]; None for that of the largest weight."""
+
+
+def round_weights(model: torch.nn.Module, weights: Any, inputs: Any, ranges: Ranges, scales: Scales | None = None) -> Any:
     """Round every linear layer but the output head to nearest; returns the compressor, whose `update_config` marks a folder
     and names what was left.
 
     Args:
         weights, inputs: compressed_tensors QuantizationArgs of weights and of activations (None leaves them alone).
         ranges: needed when `inputs` is static.
+        scales: of the weights; where a layer has none, that of its largest weight.
 
     Raises:
         ConfigError: linear layers are not what holds the model's parameters.
         DataError: weights or measured activations are not finite, or nothing was measured.
     """
+    rounded, kept = layers_to_round(model)
+    return round_layers(model, {name: Rounding(weights, inputs, (scales or {}).get(name)) for name in rounded}, kept, ranges)
+
+
+def round_layers(model: torch.nn.Module, roundings: dict[str, Rounding], kept: list[str], ranges: Ranges) -> Any:
+    """Round each named linear layer in its own way; see `round_weights`. Layers of one way are one group of the config."""
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
         QuantizationConfig,
@@ -39,26 +59,40 @@ def round_weights(model: torch.nn.Module, weights: Any, inputs: Any, ranges: Ran
     )
     from compressed_tensors.quantization.utils import calculate_qparams
 
-    rounded, kept = layers_to_round(model)
-    scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)
+    groups: dict[str, list[str]] = {}
+    for name, how in roundings.items():
+        groups.setdefault(repr((how.weights, how.inputs)), []).append(name)
+    schemes = {}
+    for index, names in enumerate(groups.values()):
+        how = roundings[names[0]]
+        targets = ["Linear"] if len(groups) == 1 else names
+        schemes[f"group_{index}"] = QuantizationScheme(targets=targets, weights=how.weights, input_activations=how.inputs)
     apply_quantization_config(
-        model,
-        QuantizationConfig(config_groups={"group_0": scheme}, ignore=kept, quantization_status=QuantizationStatus.INITIALIZED),
+        model, QuantizationConfig(config_groups=schemes, ignore=kept, quantization_status=QuantizationStatus.INITIALIZED)
     )
-    for name in rounded:
+    for name, how in roundings.items():
         layer: Any = model.get_submodule(name)
-        lowest, highest = _extremes(layer.weight.data, weights)
+        lowest, highest = _extremes(layer.weight.data, how.weights)
         if not bool((lowest.isfinite() & highest.isfinite()).all()):
             raise DataError(f"the weights of {name} are not all finite", next="find out in which training stage they broke")
-        _set(layer, "weight", *calculate_qparams(lowest, highest, weights))
-        if inputs is not None and not inputs.dynamic:
+        scale, zero_point = calculate_qparams(lowest, highest, how.weights)
+        _set(layer, "weight", scale if how.scale is None else how.scale, zero_point)
+        if how.inputs is not None and not how.inputs.dynamic:
             largest = layer.weight.data.new_tensor([_range(ranges, name)])
-            _set(layer, "input", *calculate_qparams(-largest, largest, inputs))
+            _set(layer, "input", *calculate_qparams(-largest, largest, how.inputs))
     compressor = ModelCompressor.from_pretrained_model(model)
     if compressor.quantization_config is not None:
         compressor.quantization_config.ignore = kept
     compressor.compress_model(model)
     return compressor
+
+
+def to_half(model: torch.nn.Module) -> None:
+    """Parameters in bfloat16, which vLLM's 4-bit kernels on CPU and GPU compute in."""
+    import torch
+
+    for weight in model.parameters():
+        weight.data = weight.data.to(torch.bfloat16)
 
 
 def _range(ranges: Ranges, name: str) -> float:
