@@ -59,6 +59,8 @@ class AutoRound(Config):
 
         asked: dict[str, Any] = {"bits": 4, "group_size": self.group_size, "sym": True, "iters": self.steps}
         sizes: dict[str, Any] = {"nsamples": len(rows), "seqlen": length, "batch_size": self.batch_size}
+        # compiling takes a C++ compiler, and longer than it saves on models of this size
+        sizes["enable_torch_compile"] = False
         device = str(next(model.parameters()).device)
         library: Any = Library(model, tokenizer=tokenizer, dataset=rows, device_map=device, **asked, **sizes)
         tuned, _ = library.quantize()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -36,8 +36,9 @@ class Int4(Config):
         grid = Grid(4, self.group_size, half=True)
         scales = {}
         for name in layers_to_round(model)[0]:
-            grid.check(name, model.get_submodule(name))
-        if self.observer == "mse":
-            scales = {name: grid.search(model.get_submodule(name).weight.data) for name in layers_to_round(model)[0]}
+            layer: Any = model.get_submodule(name)
+            grid.check(name, layer)
+            if self.observer == "mse":
+                scales[name] = grid.search(layer.weight.data)
         to_half(model)
         return Applied(round_weights(model, grid.arguments(), None, {}, scales))

@@ -41,7 +41,8 @@ class Int8(Config):
         scales = {}
         if self.observer == "mse":
             for name in layers_to_round(model)[0]:
-                grid.check(name, layer := model.get_submodule(name))
+                layer: Any = model.get_submodule(name)
+                grid.check(name, layer)
                 scales[name] = grid.search(layer.weight.data)
         return Applied(round_weights(model, grid.arguments(), eight_bit_inputs(dynamic), ranges, scales))
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from raylm.compress.methods.applied import Applied
-from raylm.compress.methods.distillation import Tuning, head_inputs, tune
 from raylm.compress.methods.grid import Grid
 from raylm.compress.methods.rounding import round_weights, to_half
 from raylm.compress.methods.sequential import Recipe, grids_of, round_blocks
@@ -42,6 +41,8 @@ class Qad(Config):
 
     def apply(self, model: torch.nn.Module, calibration: Calibration | None) -> Applied:
         """Round `model` in place. Raises ConfigError, DataError; see `round_blocks`."""
+        from raylm.compress.methods.distillation import Tuning, head_inputs, tune
+
         assert calibration is not None
         model.float()
         grid = Grid(4, self.group_size, half=True)

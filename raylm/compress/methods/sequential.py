@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.compress.coverage import layers_to_round
 from raylm.compress.methods.hessian import Fitted, damped, descend, error, gptq, refit
@@ -58,7 +58,7 @@ def round_blocks(model: torch.nn.Module, calibration: Calibration, grids: dict[s
             block.layers[name].weight.data.copy_(done[name].weight(grids[name]))
     for name in grids.keys() - done.keys():
         # outside of the decoder's blocks, or no token came there
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         scale = grids[name].search(layer.weight.data)
         whole = grids[name].integers(layer.weight.data.float(), scale)
         done[name] = Fitted(whole, scale, layer.weight.data.float() / grids[name].spread(scale, layer.in_features))
