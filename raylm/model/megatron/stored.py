@@ -39,11 +39,22 @@ class Stored:
             if which:
                 raise ArtifactError(f"tensors {problem}: {', '.join(sorted(which)[:4])}", where=str(self._folder))
 
+    def names(self) -> set[str]:
+        """Names of all tensors."""
+        return set(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor; its values are not read."""
+        return tuple(self._opened(name).get_slice(name).get_shape())
+
     def read(self, name: str) -> torch.Tensor:
         """One tensor, on the CPU, as it is stored."""
+        return self._opened(name).get_tensor(name)
+
+    def _opened(self, name: str) -> Any:
         from safetensors import safe_open
 
         file = self._places[name]
         if file not in self._open:
             self._open[file] = safe_open(self._folder / file, framework="pt").__enter__()
-        return self._open[file].get_tensor(name)
+        return self._open[file]

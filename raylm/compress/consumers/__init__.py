@@ -1,0 +1,10 @@
+"""Programs that read what is exported: the closed set of cards that prove an export by running it."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from raylm.compress.consumers.transformers import Transformers
+from raylm.compress.consumers.xllamacpp import Xllamacpp
+
+AnyConsumer = Annotated[Transformers | Xllamacpp, Field(discriminator="kind")]

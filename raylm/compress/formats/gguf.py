@@ -1,0 +1,109 @@
+"""GGUF: one file that llama.cpp and what embeds it (Ollama, LM Studio, KoboldCpp, ...) read; see `raylm.model.gguf`."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from raylm.compress.formats.source import Source, Written, weight_bytes
+from raylm.core.artifact import WORK
+from raylm.core.config import Config
+from raylm.core.errors import ArtifactError
+from raylm.core.storage import Folder
+from raylm.model.gguf.types import Dtype
+
+NOISE: dict[str, float] = {"f32": 1e-3, "f16": 2e-2, "bf16": 1e-1}
+"""Nats by which arithmetic in the file's dtype moves a log-probability: llama.cpp rounds activations to it, too."""
+ROUNDING = 0.2
+"""The same for rounded weights, whose greedy tokens need not be equal."""
+MOST_KL: dict[str, float] = {"f32": 1e-3, "f16": 1e-3, "bf16": 0.02, "q8_0": 0.1}
+"""Mean KL per token that no rounding to the dtype makes."""
+
+
+class Gguf(Config):
+    """Weights, tokenizer and chat template in one file, proved by running it in every consumer that is installed."""
+
+    takes: ClassVar[tuple[str, ...]] = ("plain",)
+    variant: ClassVar[str] = "export:gguf"
+
+    kind: Literal["gguf"] = "gguf"
+    dtype: Dtype = "f16"
+    """Type of the matrices; `q8_0` 8.5 bits, `q4_k_m` about 4.8, `q4_0` 4.5. Widths that are no multiple of 256 (K-quants) or 32
+    get the next larger type, which the facts name."""
+    license: str | None = None
+    """Licence (a key of the hub: apache-2.0) written into the file; else that on the model card beside the weights."""
+    parity_prompts: int = Field(default=64, ge=0)
+    """Prompts on which the file is compared with transformers in every consumer; 0: it is not proved."""
+
+    def write(self, source: Source, out: Folder) -> Written:
+        """Write `model-<dtype>.gguf` and parity.json to `out`.
+
+        Raises:
+            ConfigError: llama.cpp has no such network or tokenizer, or the weights are quantized.
+            ArtifactError: a consumer reads the file as another model; nothing is published then.
+        """
+        from raylm.compress.consumers.parity import FILE, prove
+        from raylm.model.checkpoint import publish
+        from raylm.model.gguf.write import check_written
+
+        near = (out / WORK).make().uri if out.is_local else None
+        with plain_folder(source) as folder, tempfile.TemporaryDirectory(prefix=".gguf-", dir=near) as name:
+            at = Path(name)
+            file = at / f"model-{self.dtype}.gguf"
+            wrote = self.write_file(folder, file)
+            check_written(file)
+            parity = prove(self.asked(), at, str(folder), list(source.prompts) or None, num_prompts=self.parity_prompts)
+            parity.check(out.uri)
+            (at / FILE).write_text(parity.dumps())
+            publish(at, out)
+            before = weight_bytes(Folder(folder))
+        changed = source.changed
+        facts: dict[str, Any] = {"dtype": self.dtype, "types": wrote.types, "parity": parity.facts()}
+        facts |= {name: value for name, value in (("instead", wrote.fallbacks), ("notes", wrote.notes)) if value}
+        sizes = {"bytes_before": before, "bytes_after": weight_bytes(out, ".gguf"), "bits_per_weight": round(wrote.bits(), 3)}
+        if changed is None:
+            return Written(self.variant, facts, {**sizes, **parity.metrics()})
+        return Written(self.variant, {**facts, **changed.facts}, {**sizes, **changed.metrics, **parity.metrics()})
+
+    def write_file(self, folder: Path, file: Path) -> Any:
+        """Write the plain checkpoint in `folder` as `file`; a `raylm.model.gguf.write.Wrote`."""
+        from raylm.model.gguf.write import write_gguf
+
+        return write_gguf(folder, file, self.dtype, self.license)
+
+    def asked(self) -> Any:
+        """What its consumers are asked for."""
+        from raylm.compress.consumers.parity import Asked
+
+        exact = self.dtype in ("f32", "f16")
+        return Asked("gguf", exact, NOISE.get(self.dtype, ROUNDING), MOST_KL.get(self.dtype, 2.0))
+
+    def next_step(self, out: str) -> str:
+        """What to do with `out`."""
+        return f"llama-server -m {shlex.quote(f'{out}/model-{self.dtype}.gguf')} --jinja"
+
+
+@contextlib.contextmanager
+def plain_folder(source: Source) -> Iterator[Path]:
+    """The local folder of the checkpoint to export; one that a method has changed in memory is written first."""
+    from raylm.model.checkpoint import write_checkpoint
+    from raylm.model.load import folder_of
+
+    if source.changed is not None:
+        with tempfile.TemporaryDirectory(prefix="raylm-plain-") as name:
+            model: Any = source.changed.model
+            write_checkpoint(Folder(name), model.config, model.state_dict(), source.path, start=source.path)
+            yield Path(name)
+        return
+    folder = folder_of(source.path)
+    if folder is None:
+        raise ArtifactError(
+            "there is no such checkpoint", where=source.path, next="name a folder, or a hub name you have access to"
+        )
+    yield folder
