@@ -9,7 +9,7 @@ from raylm.convert import CARDS
 
 
 def test_every_format_of_plain_weights_can_be_asked_for():
-    assert set(CARDS) == {"hugging_face", "megatron"}
+    assert set(CARDS) == {"gguf", "hugging_face", "megatron"}
 
 
 @pytest.mark.parametrize(

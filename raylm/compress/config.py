@@ -38,6 +38,10 @@ class Compress(StageConfig):
     held_rows: int = Field(default=16, ge=0)
     """Rows on which the changed model is compared with the original (`kl`, `flipped`): held-out ones, or those behind."""
 
+    prompts: Annotated[str, Refers(("Prompts",))] | None = None
+    """Held-out rows of these are what an export is proved on, in the programs that read it; made of the chat template and plain
+    text where it is absent."""
+
     def cards(self) -> tuple[Any, Any]:
         """Method (None for none) and format, where a default stands for what is not named.
 
@@ -62,6 +66,8 @@ class Compress(StageConfig):
         """What does not go together, "" where all does. Raises ConfigError when a custom card cannot be made."""
         method, written = self.cards()
         called = card_kind(written)
+        if self.prompts and not getattr(written, "proved", False):
+            return f"format {called} is not proved by running it: drop prompts"
         if method is None:
             needs = getattr(written, "needs", ())
             unread = [] if needs else sorted({"calibration", "calibration_rows", "held_rows"} & self.model_fields_set)

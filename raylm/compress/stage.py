@@ -9,6 +9,7 @@ from typing import Any
 
 from raylm.compress.calibration import Calibration
 from raylm.compress.config import Compress
+from raylm.compress.consumers.prompts import stored_prompts
 from raylm.compress.drift import drift
 from raylm.compress.formats.source import Changed, Source, Written
 from raylm.compress.methods.applied import Applied
@@ -29,7 +30,8 @@ def run(cfg: Compress, ctx: Context) -> Checkpoint:
     ctx.workers.check_room(cfg.roles(), ctx.stage)
     rows: Artifact | None = ctx.open(cfg.calibration) if cfg.calibration else None
     path = checkpoint_path(ctx, cfg.model)
-    work = start_task(compress, cfg.workers, cfg, path, rows.uri if rows else None, ctx.out.uri)
+    asked = ctx.open(cfg.prompts).uri if cfg.prompts else None
+    work = start_task(compress, cfg.workers, cfg, path, rows.uri if rows else None, ctx.out.uri, asked)
     written: Written = finish_task(work, cfg.workers, DEADLINE_S, ctx.stage)
     facts = {"base_model": cfg.model, **written.facts}
     if method := cfg.cards()[0]:
@@ -39,17 +41,18 @@ def run(cfg: Compress, ctx: Context) -> Checkpoint:
     return ctx.commit(Checkpoint, variant=written.variant, facts=facts, metrics=written.metrics)
 
 
-def compress(cfg: Compress, path: str, rows_uri: str | None, out: str) -> Written:
+def compress(cfg: Compress, path: str, rows_uri: str | None, out: str, prompts_uri: str | None = None) -> Written:
     """Runs on the worker: lets the method work on the weights at `path`, and writes them to `out`."""
     method, written = cfg.cards()
+    prompts = tuple(stored_prompts(prompts_uri, written.parity_prompts)) if prompts_uri else ()
     if method is None:
-        return written.write(Source(path), Folder(out))
+        return written.write(Source(path, prompts=prompts), Folder(out))
     model: Any = load_model(path, "auto", plain=True).eval()
     calibration = None
     if rows_uri is not None:
         calibration = Calibration.open(rows_uri, path, model.config, cfg.calibration_rows, cfg.held_rows)
     changed = _changed(method, model, calibration)
-    done: Written = written.write(Source(path, changed), Folder(out))
+    done: Written = written.write(Source(path, changed, prompts), Folder(out))
     if calibration is None or not calibration.held:
         return done
     # behind the writing: rounded layers unpack their weights when they first run

@@ -139,7 +139,8 @@ def _is_near_tie(mine: Ran, theirs: Ran, at: int, noise: float) -> bool:
 def _difference(mine: Ran, theirs: Ran, at: int, tokenizer: Any) -> str:
     if theirs.tokens is None:
         return f"answers {theirs.text[:60]!r}, transformers {mine.text[:60]!r}"
-    said = f"answer token {at} is {_token(theirs.tokens, at, tokenizer)}, transformers says {_token(mine.tokens or [], at, tokenizer)}"
+    found, ours = _token(theirs.tokens, at, tokenizer), _token(mine.tokens or [], at, tokenizer)
+    said = f"answer token {at} is {found}, transformers says {ours}"
     if mine.logprobs is not None and at < len(mine.logprobs.ids):
         values = mine.logprobs.values[at]
         said += f" (its two likeliest are {values[0] - values[1]:.3g} nats apart)"

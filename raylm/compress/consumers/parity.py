@@ -110,6 +110,7 @@ def prove(
     *,
     num_prompts: int = NUM_PROMPTS,
     consumers: list[Consumer] | None = None,
+    reference: list[Ran] | None = None,
     say: Callable[[str], None] = print,
 ) -> Parity:
     """Run every consumer on the written files in the local `folder`, and compare with transformers on the checkpoint `source`.
@@ -118,6 +119,7 @@ def prove(
         source: the plain checkpoint that was exported: a folder (or what `raylm.model.load` takes).
         prompts: what is asked; else `num_prompts` are made of the chat template and plain text.
         consumers: all that read this kind where it is None.
+        reference: what transformers says of these prompts, where it is known already.
 
     Raises:
         ArtifactError: transformers cannot answer. What the others say is a verdict; see `Parity.check`.
@@ -131,7 +133,6 @@ def prove(
     chosen = consumers_of(asked.kind) if consumers is None else consumers
     missing = {each.kind: each.installed() for each in chosen}
     prompts = made_prompts(tokenizer, num_prompts) if prompts is None else prompts
-    reference: list[Ran] = []
     verdicts = []
     for each in chosen:
         verdict = Verdict(each.kind, "" if missing[each.kind] else each.version())

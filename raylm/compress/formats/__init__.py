@@ -5,8 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from raylm.compress.formats.compressed_tensors import CompressedTensors
+from raylm.compress.formats.gguf import Gguf
 from raylm.compress.formats.hugging_face import HuggingFace
 from raylm.compress.formats.megatron import Megatron
 from raylm.core.config import CustomCard
 
-AnyFormat = Annotated[CompressedTensors | HuggingFace | Megatron | CustomCard, Field(discriminator="kind")]
+AnyFormat = Annotated[CompressedTensors | Gguf | HuggingFace | Megatron | CustomCard, Field(discriminator="kind")]

@@ -31,6 +31,7 @@ class Gguf(Config):
 
     takes: ClassVar[tuple[str, ...]] = ("plain",)
     variant: ClassVar[str] = "export:gguf"
+    proved: ClassVar[bool] = True
 
     kind: Literal["gguf"] = "gguf"
     dtype: Dtype = "f16"

@@ -31,6 +31,8 @@ class Source(NamedTuple):
     """Folder, bucket or hub name of a checkpoint in Hugging Face's layout: config, tokenizer, weights as they are stored."""
     changed: Changed | None = None
     """The model in memory, where a method has worked on it."""
+    prompts: tuple[Any, ...] = ()
+    """What an export is proved on (`raylm.compress.consumers.consumer.Prompt`); made of template and text where it is empty."""
 
 
 class Written(NamedTuple):

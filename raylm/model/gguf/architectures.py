@@ -1,4 +1,4 @@
-"""Networks that llama.cpp computes as transformers does: their tensors by both names, and what of a config it has no word for.
+"""Networks that llama.cpp computes as transformers does: their tensors by both names, and what of a config it has no word for
 
 No torch: `raylm plan` asks for refusals before anything starts.
 """
@@ -56,7 +56,7 @@ def architecture_of(config: dict[str, Any], where: str = "") -> Architecture:
 
 
 def rope_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary parameters, as transformers 5 and as versions before it wrote them: rope_type, rope_theta and what the type needs."""
+    """Rotary parameters, as transformers 5 and versions before it wrote them: rope_type, rope_theta and what the type needs."""
     found = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     found.setdefault("rope_type", found.pop("type", "default"))
     found.setdefault("rope_theta", config.get("rope_theta", 10_000.0))

@@ -1,6 +1,6 @@
 """Which type each tensor of a GGUF file has, and its bytes.
 
-matrix [rows, width] -> type by the file's dtype and the tensor's part -> one that the width allows -> bytes, a row after the other
+matrix [rows, width] -> type by the file's dtype and the tensor's part -> one that the width allows -> bytes, row after row
 """
 
 from __future__ import annotations

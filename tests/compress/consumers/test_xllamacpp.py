@@ -1,7 +1,8 @@
-"""llama.cpp's server on tiny files that are written here: it says what transformers says, and faults are named."""
+"""llama.cpp's server on tiny files that are written here: it says what transformers says, and planted faults are named."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,38 +10,74 @@ import pytest
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'raylm[export]'")
 
-from raylm.compress.consumers.consumer import Prompt
+from raylm.compress.consumers.consumer import Prompt, Ran
 from raylm.compress.consumers.parity import Asked, Parity, prove
+from raylm.compress.consumers.transformers import Transformers
 from raylm.compress.consumers.xllamacpp import Xllamacpp, _places
 from raylm.model.gguf.write import write_gguf
 from tests.model.gguf.small import small
 
 PROMPTS: list[Prompt] = [
     [{"role": "user", "content": "It's 12345 o'clock."}],
-    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "def f(x):\n    return x\n\n"}],
-    "two  spaces, na\u00efve caf\u00e9 \u65e5\u672c \U0001f44d\U0001f3fd 1,000",
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "def f(x):\n    return (x)\n\n"}],
+    "two  spaces, naïve café 日本 👍🏽 1,000:\n\n- x",
     "<|user|>I'LL say 2024<|end|>",
 ]
+NOISE = {"f32": 1e-3, "f16": 2e-2}
 
 
-def proof(folder: Path, source: Path, noise: float = 1e-3) -> Parity:
-    asked = Asked("gguf", exact=True, noise=noise, most_kl=1e-3, max_tokens=8)
-    return prove(asked, folder, str(source), PROMPTS, consumers=[Xllamacpp()], say=lambda line: None)
+@cache
+def reference(kind: str) -> list[Ran]:
+    return Transformers().run(small(kind), PROMPTS, 8)
 
 
-def written(at: Path, kind: str, dtype: str, **changes: Any) -> Path:
+def proof(at: Path, kind: str, dtype: str, **changes: Any) -> Parity:
     write_gguf(small(kind), at / "model.gguf", dtype, changes=changes)
-    return at
+    return proof_of(at, kind, NOISE[dtype])
+
+
+def proof_of(at: Path, kind: str, noise: float) -> Parity:
+    asked = Asked("gguf", exact=True, noise=noise, most_kl=1e-3, max_tokens=8)
+    said = reference(kind)
+    return prove(asked, at, str(small(kind)), PROMPTS, consumers=[Xllamacpp()], reference=said, say=lambda line: None)
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("llama", "f32"), ("qwen3", "f16"), ("gpt2", "f32")])
 def test_it_reads_what_was_written_as_the_same_model(tmp_path, kind, dtype):
-    noise = {"f32": 1e-3, "f16": 2e-2}[dtype]
-    parity = proof(written(tmp_path, kind, dtype), small(kind), noise)
+    parity = proof(tmp_path, kind, dtype)
     (found,) = parity.verdicts
     assert not parity.wrong(), parity.lines()
     assert found.ids_equal == 4 and found.tells_ids and found.tokens_equal + found.near_ties == 4
     assert found.positions > 20 and found.kl is not None and found.kl < 1e-4
+
+
+def test_a_wrong_pre_tokenizer_is_told_by_the_first_prompt_token_that_differs(tmp_path):
+    (wrong,) = proof(tmp_path, "qwen3", "f32", **{"tokenizer.ggml.pre": "gpt-2"}).wrong()
+    assert "xllamacpp" in wrong and "cuts" in wrong and "prompt token" in wrong and "transformers makes" in wrong
+
+
+def test_a_wrong_template_is_told_by_the_first_prompt_token_that_differs(tmp_path):
+    template = "{{ bos_token }}{% for message in messages %}<|user|>{{ message['content'] }}{% endfor %}<|assistant|>"
+    parity = proof(tmp_path, "llama", "f32", **{"tokenizer.chat_template": template})
+    (wrong,) = parity.wrong()
+    assert "cuts 2 of 4 prompts otherwise; conversation \"It's 12345 o'clock.\": prompt token" in wrong
+    assert parity.verdicts[0].ids_equal == 2
+
+
+def test_missing_permutation_is_told_by_the_first_answer_token_that_differs(tmp_path):
+    import gguf
+
+    write_gguf(small("llama"), tmp_path / "model.gguf", "f32")
+    read = gguf.GGUFReader(tmp_path / "model.gguf", "r+")
+    (queries,) = (tensor.data for tensor in read.tensors if tensor.name == "blk.0.attn_q.weight")
+    # pairs of neighbours back to halves: as they lie in the checkpoint
+    queries[:] = queries.reshape(4, 8, 2, -1).swapaxes(1, 2).reshape(queries.shape).copy()
+    queries.flush()
+    del read, queries
+    parity = proof_of(tmp_path, "llama", 1e-3)
+    (wrong,) = parity.wrong()
+    assert parity.verdicts[0].ids_equal == 4
+    assert "answers" in wrong and "answer token" in wrong and "transformers says" in wrong
 
 
 def test_positions_are_told_from_the_tokens():

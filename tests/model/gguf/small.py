@@ -7,7 +7,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from tests.model.tiny import tiny_tokenizer
+from raylm.tokenize.trainers.pattern import Pattern, byte_characters
+from raylm.tokenize.trainers.spelling import byte_level
+from tests.model.tiny import CHAT_TEMPLATE, SPECIAL, tiny_tokenizer
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -48,7 +50,29 @@ def checkpoint(folder: Path, kind: str, tokenizer: Any = None, **changes: Any) -
     return folder
 
 
+def gpt4_tokenizer() -> Any:
+    """As `tiny_tokenizer`, but text is split as GPT-4 does; tokens hold punctuation with line breaks."""
+    import pydoc_data.topics as help_texts
+
+    from tokenizers import models, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = byte_level(models.BPE(), Pattern("gpt4", 3))
+    alphabet = list(byte_characters())
+    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator(list(help_texts.topics.values())[:20], trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=SPECIAL[0],
+        bos_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
+        additional_special_tokens=SPECIAL[3:],
+    )
+    made.chat_template = CHAT_TEMPLATE
+    return made
+
+
 @cache
 def small(kind: str) -> Path:
     """The same folder for all tests of a process."""
-    return checkpoint(Path(mkdtemp(prefix="raylm-small-")) / kind, kind)
+    return checkpoint(Path(mkdtemp(prefix="raylm-small-")) / kind, kind, gpt4_tokenizer() if kind == "qwen3" else None)

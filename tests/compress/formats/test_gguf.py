@@ -1,0 +1,66 @@
+"""The `gguf` format: what is written is proved before it is published, and what is wrong is not published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raylm.compress.formats.gguf import Gguf
+from raylm.compress.formats.source import Source
+from raylm.core.errors import ArtifactError, ConfigError
+from raylm.core.storage import Folder
+from tests.model.gguf.small import small
+
+
+class WithoutBegin(Gguf):
+    """Writes a template that leaves the first token out."""
+
+    def write_file(self, folder: Path, file: Path) -> Any:
+        from raylm.model.gguf.write import write_gguf
+
+        template = (folder / "chat_template.jinja").read_text().replace("{{ bos_token }}", "")
+        return write_gguf(folder, file, self.dtype, changes={"tokenizer.chat_template": template})
+
+
+def test_a_file_is_written_with_its_proof(tmp_path):
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'raylm[export]'")
+    written = Gguf(dtype="f16", parity_prompts=4).write(Source(str(small("llama"))), Folder(tmp_path))
+    assert written.variant == "export:gguf"
+    assert sorted(Folder(tmp_path).files()) == ["model-f16.gguf", "parity.json"]
+    assert written.facts["parity"]["xllamacpp"].startswith("ids 4/4, answers 4/4")
+    assert written.metrics["parity_kl"] < 1e-4 and 16 <= written.metrics["bits_per_weight"] < 17
+    told = json.loads((tmp_path / "parity.json").read_text())
+    ran = {each["consumer"]: each for each in told["consumers"]}
+    assert ran["xllamacpp"]["tokens_equal"] == 4 and told["asked"]["exact"]
+
+
+def test_what_a_consumer_reads_otherwise_is_not_published(tmp_path):
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'raylm[export]'")
+    with pytest.raises(ArtifactError, match=r"xllamacpp .* prompt token 0 is \d+ '<.user.>', transformers makes 1 '<.bos.>'"):
+        WithoutBegin(dtype="q8_0", parity_prompts=2).write(Source(str(small("llama"))), Folder(tmp_path))
+    assert Folder(tmp_path).files() == []
+
+
+def test_without_prompts_it_says_that_nothing_is_proved(tmp_path):
+    out = Folder(tmp_path)
+    written = Gguf(dtype="q8_0", parity_prompts=0).write(Source(str(small("gpt2"))), out)
+    assert all("not proved" in words for words in written.facts["parity"].values())
+    first = (tmp_path / "model-q8_0.gguf").read_bytes()
+    # as after a kill: the same file again
+    (tmp_path / "parity.json").unlink()
+    Gguf(dtype="q8_0", parity_prompts=0).write(Source(str(small("gpt2"))), out)
+    assert (tmp_path / "model-q8_0.gguf").read_bytes() == first
+
+
+def test_quantized_weights_are_refused_with_what_to_do(tmp_path):
+    from shutil import copytree
+
+    folder = copytree(small("llama"), tmp_path / "quantized")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "config_groups": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="rounded twice"):
+        Gguf().write(Source(str(folder)), Folder(tmp_path / "out"))
