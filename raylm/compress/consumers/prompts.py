@@ -77,7 +77,7 @@ def stored_prompts(uri: str, count: int) -> list[Prompt]:
     """
     from raylm.data.shards import Rows
 
-    rows: Any = next((found for split in ("held_out", "train") if len(found := Rows.open(uri, split))), [])
+    rows: Any = next((each for split in ("held_out", "train") if len(each := Rows.open(uri, split))), [])
     found: list[Prompt] = []
     for number in range(len(rows)):
         if len(found) == count:

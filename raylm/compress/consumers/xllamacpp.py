@@ -33,8 +33,10 @@ class Xllamacpp(Consumer):
         return package_version("xllamacpp")
 
     def run(self, folder: Path, prompts: list[Prompt], max_tokens: int) -> list[Ran]:
-        import xllamacpp
+        from importlib import import_module
 
+        # a compiled module without types
+        xllamacpp: Any = import_module("xllamacpp")
         params = xllamacpp.CommonParams()
         params.model.path = str(gguf_in(folder))
         params.n_ctx = context_length(prompts, max_tokens)

@@ -32,8 +32,8 @@ def pre_tokenizer(spec: dict[str, Any], where: str) -> str:
     Raises:
         ConfigError: it has none that splits alike.
     """
-    part = spec.get("pre_tokenizer") or {"type": "none"}
-    steps = part.get("pretokenizers", [part])
+    part: dict[str, Any] = spec.get("pre_tokenizer") or {"type": "none"}
+    steps: list[dict[str, Any]] = part.get("pretokenizers", [part])
     found = [_step(step, last=step is steps[-1]) for step in steps]
     known = NAMES.get((tuple(text for text in found if text), bool(spec["model"].get("ignore_merges"))))
     if known is None or None in found:

@@ -113,14 +113,14 @@ def _sentence_piece(spec: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _space_prefix(spec: dict[str, Any], where: str) -> bool:
-    normalizer, split = spec.get("normalizer"), spec.get("pre_tokenizer")
+    normalizer, split = spec.get("normalizer"), spec.get("pre_tokenizer") or {}
     steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    if split is None and steps == [{"type": "Prepend", "prepend": SPACE}, replace]:
+    if not split and steps == [{"type": "Prepend", "prepend": SPACE}, replace]:
         return True
-    if split is None and steps == [replace]:
+    if not split and steps == [replace]:
         return False
-    whole = not steps and split and split["type"] == "Metaspace" and not split.get("split", True)
+    whole = not steps and split.get("type") == "Metaspace" and not split.get("split", True)
     if whole and split["replacement"] == SPACE and split.get("prepend_scheme") in ("always", "never"):
         return split["prepend_scheme"] == "always"
     raise _no_counterpart(f"spaces by {json.dumps(normalizer)[:120]} and {json.dumps(split)[:120]}", where)

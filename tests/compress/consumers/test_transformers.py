@@ -16,7 +16,11 @@ def test_it_answers_greedily_and_tells_log_probabilities_of_every_position():
     talk = [{"role": "user", "content": "What is 2 plus 3?"}]
     said, plain = Transformers().run(folder, [talk, "plain text"], 6)
     assert said.prompt_ids == tokenizer("<|bos|><|user|>What is 2 plus 3?<|end|><|assistant|>")["input_ids"]
-    assert plain.prompt_ids == tokenizer("plain text")["input_ids"] and said.num_prompt_tokens == len(said.prompt_ids)
+    assert (
+        said.prompt_ids
+        and plain.prompt_ids == tokenizer("plain text")["input_ids"]
+        and said.num_prompt_tokens == len(said.prompt_ids)
+    )
     ids = list(said.prompt_ids)
     assert said.tokens and said.logprobs is not None
     for position, token in enumerate(said.tokens):

@@ -69,6 +69,7 @@ def test_missing_permutation_is_told_by_the_first_answer_token_that_differs(tmp_
 
     write_gguf(small("llama"), tmp_path / "model.gguf", "f32")
     read = gguf.GGUFReader(tmp_path / "model.gguf", "r+")
+    queries: Any
     (queries,) = (tensor.data for tensor in read.tensors if tensor.name == "blk.0.attn_q.weight")
     # pairs of neighbours back to halves: as they lie in the checkpoint
     queries[:] = queries.reshape(4, 8, 2, -1).swapaxes(1, 2).reshape(queries.shape).copy()
