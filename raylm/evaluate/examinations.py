@@ -15,7 +15,7 @@ from raylm.core.errors import RaylmError
 from raylm.core.workers import finish_task, start_task
 from raylm.data.shards import Rows
 from raylm.evaluate.backends import endpoint
-from raylm.evaluate.backends.pool_answers import PoolAnswers
+from raylm.evaluate.backends.pool_answers import Engine
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examine import Asked, Marks, grade_all, grade_logprobs
 from raylm.evaluate.instances import Graded
@@ -110,8 +110,7 @@ class Examinations:
             if not numbers:
                 continue
             try:
-                lm = LM("", scorer=made, answerer=made, journal=self._marks.journal(model, f"{made.spec.url} {made.spec.model}"))
-                refused = grade_all(lm, self._tasks(numbers), model, self._marks)
+                refused = grade_all(self._elsewhere(model, made), self._tasks(numbers), model, self._marks)
                 self._failed |= {(model, number): why for number, why in refused.items()}
             except RaylmError as failure:
                 self._fail(model, numbers, failure)
@@ -154,18 +153,35 @@ class Examinations:
         for number in numbers:
             longest = max(longest, self._longest(number) + self._cards[number].max_tokens)
         max_len = min(longest, positions(config_of(path)) or longest)
-        pool = hold_pool(self._ctx.workers, self._cfg.generator)
-        pool.start(path, max_len=max_len)
+        engine = Engine(hold_pool(self._ctx.workers, self._cfg.generator))
+        engine.hold(path, max_len)
 
         lm = LM(
             path,
-            answerer=PoolAnswers(pool, max_len),
+            answerer=engine.answers(path, max_len),
             valuer=self._values,
             journal=self._marks.journal(model, path),
+            beside=lambda other, room: self._beside(other, room, engine),
         )
-        note = f"the engine computed in {pool.dtype.name}, {pool.dtype.why}" if pool.dtype.why else ""
+        dtype = engine.pool.dtype
+        note = f"the engine computed in {dtype.name}, {dtype.why}" if dtype.why else ""
         refused = grade_all(lm, self._tasks(numbers), model, self._marks, note)
         self._failed |= {(model, number): why for number, why in refused.items()}
+
+    def _beside(self, other: Any, room: int, engine: Engine | None = None) -> LM:
+        """Another model that a task asks: one that runs elsewhere, or a checkpoint in the generators."""
+        if isinstance(other, endpoint.EndpointSpec):
+            return self._elsewhere(other.name, endpoint.Endpoint(other, os.environ.get(other.key_env)))
+        if kind_in(self._ctx.folder(other)) == Endpoint.kind:
+            return self._elsewhere(other, endpoint.served(self._ctx.open(other), other))
+        path = checkpoint_path(self._ctx, other)
+        max_len = min(room, positions(config_of(path)) or room)
+        engine = engine or Engine(hold_pool(self._ctx.workers, self._cfg.generator))
+        return LM(path, answerer=engine.answers(path, max_len), journal=self._marks.journal(other, path))
+
+    def _elsewhere(self, name: str, made: endpoint.Endpoint) -> LM:
+        journal = self._marks.journal(name, f"{made.spec.url} {made.spec.model}")
+        return LM("", scorer=made, answerer=made, journal=journal, beside=self._beside)
 
     def _values(self, card: Any, sequences: list[list[int]]) -> list[float]:
         """What a task's reward model says of sequences, by a worker beside the engine."""
@@ -194,11 +210,14 @@ class Examinations:
         return None if rows is None else self._ctx.open(rows).uri
 
     def _longest(self, number: int) -> int:
-        """Tokens of the longest prompt of a task; one that brings its own texts says it (`max_prompt`)."""
-        if (uri := self._rows(number)) is None:
-            return self._cards[number].max_prompt
-        rows = Rows.open(uri, "held_out")
-        return max((len(rows[at]["tokens"]) for at in range(len(rows))), default=0)
+        """Tokens of the longest prompt of a task; one that brings its own texts says it (`max_prompt`), one that adds to its
+        rows' how much that is (`added(rows)`)."""
+        card = self._cards[number]
+        if (most := getattr(card, "max_prompt", None)) is not None:
+            return most
+        rows = Rows.open(self._rows(number), "held_out")  # type: ignore[arg-type]
+        added = card.added(rows) if hasattr(card, "added") else 0
+        return max((len(rows[at]["tokens"]) for at in range(len(rows))), default=0) + added
 
     def _fail(self, model: str, numbers: list[int], failure: Exception) -> None:
         for number in numbers:

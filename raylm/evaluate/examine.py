@@ -100,6 +100,9 @@ def examine(lm: LM, card: Any, uri: str | None, keep: Callable[[list[Graded]], N
 def _rows_for(lm: LM, card: Any, uri: str, notes: list[str]) -> Any:
     """The task's rows in the model's tokens; adds to `notes` where they had to be encoded anew."""
     rows: Any = Rows.open(uri, "held_out")
+    if getattr(card, "any_tokenizer", False):
+        # their text or messages are asked
+        return rows
     if lm.tokenizer is None or not (lm.reads_tokens or "logprobs" in card.needs):
         # an endpoint is asked by messages, whatever tokens stand beside them
         return rows

@@ -38,6 +38,7 @@ class LM:
         answerer: answers prompts; None where only log-probabilities are asked for.
         valuer: asks a task's reward model for the values of sequences.
         journal: what was answered before, and where answers are kept.
+        beside: makes an LM of another model of the stage: who it is, most tokens of prompt and answer.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class LM:
         answerer: Answerer | None = None,
         valuer: Any = None,
         journal: Journal | None = None,
+        beside: Callable[[Any, int], LM] | None = None,
     ) -> None:
         self._scorer: Scorer = scorer or TransformersScorer(path, fresh)
         self._answerer, self._valuer, self._journal = answerer, valuer, journal or Journal(None)
         self._left_out: Counter[str] = Counter()
+        self._beside, self._notes = beside, list[str]()
         self._asked = self._cut = 0
         self.seconds: list[float] = []
         """Of each request of the last call, 0 for one that was left out."""
@@ -66,6 +69,22 @@ class LM:
     def reads_tokens(self) -> bool:
         """Prompts may be token ids of its tokenizer; else it is asked by texts and messages."""
         return self._answerer is None or self._answerer.reads_tokens
+
+    @property
+    def room(self) -> int | None:
+        """Most tokens of a prompt and its answer together; None for any number, and where no answers are asked for."""
+        return None if self._answerer is None else self._answerer.room
+
+    def beside(self, model: Any, room: int) -> LM:
+        """Another model, which judges this one's answers.
+
+        Args:
+            model: a checkpoint or an endpoint as the job names it, or an EndpointSpec.
+            room: most tokens of prompt and answer that are asked of it.
+        """
+        if self._beside is None:
+            raise ConfigError("no other model can be asked here", next='a task that asks one says needs = "generate"')
+        return self._beside(model, room)
 
     def logprob_sums(self, tokens: Sequence[Any], masks: Sequence[Any]) -> list[float]:
         """Sum of log-probabilities over each row's counted tokens, in nats; NaN for a row that could not be scored.
@@ -99,15 +118,18 @@ class LM:
         found = self._scores(rows, masks, reasons, greedy=True)
         return [(score.nats, score.greedy) if score else (math.nan, False) for score in found]
 
-    def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
+    def loglikelihood_rolling(self, texts: Sequence[str], special_tokens: bool = False) -> list[float]:
         """Log-probability of each whole text, in nats, begin or end token before it; NaN for one that could not be scored. A text
         longer than the model is read in windows: each token counts once, with as much before it as there is room for.
+
+        Args:
+            special_tokens: tokens that the tokenizer itself writes around a text count as if they were text, as with lm-eval.
 
         Raises:
             DataError: more than a tenth of the texts could not be scored.
         """
         most = self._scorer.positions()
-        parts = [windows(self.tokenizer, text, most) for text in texts]
+        parts = [windows(self.tokenizer, text, most, special_tokens) for text in texts]
         rows = [(row, mask) for each in parts for row, mask in each]
         self.leave_out(["" if each else "empty" for each in parts])
         found = iter(self._scores([row for row, _ in rows], [mask for _, mask in rows], [""] * len(rows), greedy=False))
@@ -199,6 +221,21 @@ class LM:
             raise DataError("the prompts hold no messages, which an endpoint is asked by", next="tokenize them with form prompts")
         return messages
 
+    def rendered(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """Messages that wait for an answer, as tokens by the model's chat template.
+
+        Raises:
+            ConfigError: its tokenizer has none.
+        """
+        if not self.tokenizer.chat_template:
+            raise ConfigError("messages are asked, and the model's tokenizer has no chat template")
+        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def note(self, text: str) -> None:
+        """Something that the reader of the grades has to know."""
+        self._notes.append(text)
+
     def text(self, tokens: Any) -> str:
         """Tokens as text, without special tokens."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -211,9 +248,10 @@ class LM:
         """What is to be said of the answers since the last call: texts that were left out, contexts that were cut."""
         left = [f"without {_counted(self._left_out, self._asked)}"] if self._left_out else []
         cut = [f"{self._cut} contexts lost their beginning: the model has no room for them"] if self._cut else []
-        self._left_out, self._asked, self._cut = Counter(), 0, 0
+        told = [*self._notes, *left, *cut]
+        self._left_out, self._asked, self._cut, self._notes = Counter(), 0, 0, []
         self._journal.flush()
-        return [*left, *cut]
+        return told
 
     def leave_out(self, reasons: Sequence[str]) -> None:
         """Count the texts that cannot be asked about: a reason for each text, "" where there is none.
@@ -287,10 +325,7 @@ class LM:
         if isinstance(prompt, str):
             return self.tokenizer(prompt)["input_ids"]
         if chat:
-            if not self.tokenizer.chat_template:
-                raise ConfigError("messages are asked, and the model's tokenizer has no chat template")
-            text = self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
-            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return self.rendered(prompt)  # type: ignore[arg-type]
         return [int(token) for token in prompt]  # type: ignore[arg-type]
 
 

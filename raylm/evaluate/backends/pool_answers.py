@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from raylm.core.errors import DataError, RaylmError
@@ -14,17 +14,41 @@ from raylm.inference.pool import Pool
 LOOK_S = 1.0
 
 
+class Engine:
+    """A pool that holds one of several models at a time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._held: tuple[str, int] | None = None
+
+    def hold(self, path: str, max_len: int) -> None:
+        """Let the generators hold a model, where they hold another one.
+
+        Args:
+            max_len: most tokens of prompt and answer together.
+        """
+        if self._held != (path, max_len):
+            self._held = None
+            self.pool.start(path, max_len=max_len)
+            self._held = path, max_len
+
+    def answers(self, path: str, max_len: int) -> PoolAnswers:
+        """Answers of this model, whichever one is held when they are asked for."""
+        return PoolAnswers(self.pool, max_len, lambda: self.hold(path, max_len))
+
+
 class PoolAnswers:
     """A pool that holds a model.
 
     Args:
         room: most tokens of prompt and answer together.
+        hold: called first, where the pool may hold another model.
     """
 
     reads_tokens = True
 
-    def __init__(self, pool: Pool, room: int | None) -> None:
-        self._pool, self.room = pool, room
+    def __init__(self, pool: Pool, room: int | None, hold: Callable[[], None] = lambda: None) -> None:
+        self._pool, self.room, self._hold = pool, room, hold
 
     def complete(
         self, prompts: Sequence[Any], sampling: Sampling, seeds: Sequence[int]
@@ -34,6 +58,7 @@ class PoolAnswers:
         Raises:
             PlacementError: no generator is left.
         """
+        self._hold()
         owed, began = set(range(len(prompts))), time.monotonic()
         for at, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             self._pool.submit(at, list(prompt), sampling, seed)
