@@ -94,7 +94,8 @@ def examine(lm: LM, card: Any, uri: str | None, keep: Callable[[list[Graded]], N
             raise DataError(f"{name} is {value}: no grade", where=uri, next="look at the model's weights and at the rows")
     if keep is not None:
         keep(graded)
-    return Mark(grades, "; ".join([*notes, *lm.notes()]))
+    told = card.notes(graded) if hasattr(card, "notes") else []
+    return Mark(grades, "; ".join([*told, *notes, *lm.notes()]))
 
 
 def _rows_for(lm: LM, card: Any, uri: str, notes: list[str]) -> Any:
