@@ -149,6 +149,12 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return run.run(arguments)
 
 
+def _tune_mixture(arguments: argparse.Namespace) -> int:
+    from raylm.mixture import tune
+
+    return tune.run(arguments)
+
+
 def _find_lr(arguments: argparse.Namespace) -> int:
     from raylm import job
     from raylm.core.config import did_you_mean
@@ -247,6 +253,7 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     find.add_argument("--from", dest="lowest", metavar="LR", type=float, default=1e-6, help="the first rate")
     find.add_argument("--to", dest="highest", metavar="LR", type=float, default=1.0, help="the last rate")
     sweep = _add_sweep(commands)
+    tuning = _add_tune_mixture(commands)
     chat = _command(commands, "chat", _chat, "talk to a served model; a job file is run (or resumed) first")
     chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")
     chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
@@ -255,7 +262,7 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     chat.add_argument("--no-history", action="store_true", help="keep nothing of what is typed in ~/.local/state/raylm")
     add_endpoint_commands(commands, _command)
     rendering, submitting = add_cluster_commands(commands, _command)
-    for taker in (plan, run, chat, find, pushing, sweep, rendering, submitting):
+    for taker in (plan, run, chat, find, pushing, sweep, tuning, rendering, submitting):
         taker.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key: stages.sft.steps=10")
     for taker in (plan, run, chat, submitting):
         taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")
@@ -308,6 +315,41 @@ def _add_sweep(commands: Any) -> argparse.ArgumentParser:
     sweep.add_argument("--seed", type=int, default=0, help="of the draws")
     sweep.add_argument("--anew", action="store_true", help="forget the sweep that lies there")
     return sweep
+
+
+def _add_tune_mixture(commands: Any) -> argparse.ArgumentParser:
+    tuning = _command(
+        commands,
+        "tune-mixture",
+        _tune_mixture,
+        "choose the shares of a train stage's sources by small proxies, keep them as a job",
+    )
+    tuning.add_argument("job", metavar="JOB", help="a job file; what the stage reads is made once for all proxies")
+    tuning.add_argument("stage", metavar="STAGE", help="a train stage whose rows are a mixture")
+    tuning.add_argument(
+        "--proxies", metavar="N", type=int, default=24, help="mixtures that are tried, the natural one among them"
+    )
+    tuning.add_argument("--steps", metavar="N", type=int, default=300, help="length of a proxy, in the stage's batches")
+    proxy = "a key of the stage for proxies alone: model.hidden_size=64; default: the stage's model, small: a million weights"
+    tuning.add_argument("--proxy", metavar="KEY=VALUE", action="append", default=[], help=proxy)
+    target = "rows whose held-out loss is to fall, by stage or URI, weighted where a number stands; default: every source alike"
+    tuning.add_argument("--target", metavar="ROWS[=WEIGHT]", action="append", default=[], help=target)
+    tuning.add_argument("--rows", metavar="N", type=int, default=128, help="held-out rows of each target")
+    tuning.add_argument(
+        "--max-epochs", metavar="X", type=float, default=4.0, help="most times that the whole run may see a source; default: 4"
+    )
+    tuning.add_argument(
+        "--min-rank",
+        metavar="R",
+        type=float,
+        default=0.7,
+        help="rank correlation over left-out proxies below which none is chosen",
+    )
+    tuning.add_argument("--unseen", metavar="N", type=int, default=0, help="further mixtures that are trained and never fitted")
+    tuning.add_argument("--processes", metavar="N", type=int, help="proxies at the same time; default: one for each core")
+    tuning.add_argument("--seed", type=int, default=0, help="of the mixtures")
+    tuning.add_argument("--anew", action="store_true", help="forget the proxies that lie there")
+    return tuning
 
 
 def _command(commands: Any, name: str, function: Any, help: str) -> argparse.ArgumentParser:

@@ -53,6 +53,8 @@ class Mixture(Config):
     """Without weights: a part counts rows ** (1 / temperature). 1 is as large as it is, more is nearer to equal shares."""
     phases: list[Phase] = []
     """In place of weights: weights that change in the course of the run."""
+    chosen_by: Annotated[str, Refers(("Report",))] | None = None
+    """The report of `raylm tune-mixture` that the weights come from: the lineage of what is trained with them."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Mixture:
