@@ -31,6 +31,20 @@ class Rounded(NamedTuple):
         return float((self.logits.argmax(-1) == self.rounded_logits.argmax(-1)).float().mean())
 
 
+def outliers() -> torch.nn.Module:
+    """A model that computes what the tiny one does: four inputs of each block are 60 times as large, their weights as small."""
+    model = tiny_model(vocab=300, layers=1).eval()
+    block = model.model.layers[0]
+    for norm, layers in (
+        (block.input_layernorm, [getattr(block.self_attn, f"{each}_proj") for each in "qkv"]),
+        (block.post_attention_layernorm, [block.mlp.gate_proj, block.mlp.up_proj]),
+    ):
+        norm.weight.data[3::16] *= 60
+        for layer in layers:
+            layer.weight.data[:, 3::16] /= 60
+    return model
+
+
 def rounded(card: Any, folder: Path) -> Rounded:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM

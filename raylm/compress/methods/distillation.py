@@ -8,7 +8,7 @@ rounded  -> weight = clamp(round(latent)) * scale, gradient straight through the
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
@@ -51,6 +51,23 @@ class FakeRound(torch.autograd.Function):
         groups = grads[0].unflatten(1, (scale.shape[1], -1))
         of_scale = (groups * whole.unflatten(1, (scale.shape[1], -1))).sum(-1)
         return (groups * scale[..., None]).flatten(1) * inside, of_scale, None, None
+
+
+class Divergence(torch.autograd.Function):
+    """Sum over tokens of KL(original || rounded), of logits [..., V]. Its gradient is known while both are there: the difference
+    of the probabilities."""
+
+    @staticmethod
+    def forward(ctx: Any, given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        ours, theirs = given.float().log_softmax(-1), wanted.float().log_softmax(-1)
+        chances = theirs.exp()
+        total = (chances * (theirs - ours)).sum()
+        ctx.save_for_backward(ours.exp_().sub_(chances).to(given.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return ctx.saved_tensors[0] * grads[0], None
 
 
 class Rounded(torch.nn.Module):
@@ -145,9 +162,9 @@ def _descend(model: Any, rows: list[Any], own: list[torch.Tensor], optimizer: An
         for same in _of_equal_length(picked, rows):
             hidden = torch.stack([own[at] for at in same])
             with torch.no_grad():
-                wanted = head(hidden).float().log_softmax(-1)
-            given = model(input_ids=torch.stack([rows[at] for at in same]), use_cache=False).logits.float().log_softmax(-1)
-            loss = torch.nn.functional.kl_div(given, wanted, reduction="sum", log_target=True) / count
+                wanted = head(hidden)
+            given = model(input_ids=torch.stack([rows[at] for at in same]), use_cache=False).logits
+            loss = cast(torch.Tensor, Divergence.apply(given, wanted)) / count
             loss.backward()
             total += float(loss.detach())
         optimizer.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from raylm.compress.calibration import Calibration
-from raylm.compress.methods.distillation import FakeRound, head_inputs
+from raylm.compress.methods.distillation import Divergence, FakeRound, head_inputs
 from raylm.compress.methods.gptq import Gptq
 from raylm.compress.methods.qad import Qad
 from tests.compress.small import rounded
@@ -21,6 +21,17 @@ def test_the_gradient_goes_straight_through_the_rounding_and_exactly_to_the_scal
     # beyond the grid nothing moves a latent; a scale's gradient is the sum of its integers
     assert latent.grad.tolist() == [[0.5, 5.0, 0.0, 2000.0]]
     assert scale.grad.tolist() == [[1.0 - 30.0, 700.0]]
+
+
+def test_the_divergence_and_its_gradient_are_torchs():
+    torch.manual_seed(0)
+    given, wanted = torch.randn(2, 5, 7, requires_grad=True), torch.randn(2, 5, 7)
+    loss = torch.nn.functional.kl_div(given.log_softmax(-1), wanted.log_softmax(-1), reduction="sum", log_target=True)
+    (expected,) = torch.autograd.grad(loss, given)
+    found = Divergence.apply(given, wanted)
+    (found / 2).backward()
+    torch.testing.assert_close(found, loss)
+    torch.testing.assert_close(given.grad * 2, expected)
 
 
 def test_head_inputs_give_the_models_own_logits_row_by_row():
