@@ -280,7 +280,9 @@ def _config(job: Job, cfg: Any, vocab: int | None) -> dict[str, Any] | None:
         return cfg.model.config({"vocab_size": vocab}) if vocab else None
     if cfg.model in job.stages:
         before: Any = job.stages[cfg.model]
-        return _config(job, before, vocab) if hasattr(before, "model") and not hasattr(before, "models") else None
+        found = _config(job, before, vocab) if hasattr(before, "model") and not hasattr(before, "models") else None
+        cut = getattr(before.cards()[0], "planned", None) if isinstance(before, Compress) else None
+        return cut(found) if found and cut else found
     folder = Folder(cfg.model)
     if folder.is_local and folder.exists("config.json"):
         return folder.read_json("config.json")

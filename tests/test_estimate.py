@@ -241,3 +241,16 @@ def test_no_adapter_beside_a_new_value_head(tmp_path):
             checked(model)
         assert "drop `adapter`" in str(caught.value) and caught.value.where.startswith("stages.judge")
     assert checked(f'"{outside}"') == []
+
+
+def test_a_pruned_model_is_counted_as_it_will_be(tmp_path):
+    job_file, root = ROOT / "jobs" / "prune.toml", f"root={tmp_path}"
+    whole, half = (
+        next(line for line in estimate(job.load(job_file, [root]), name) if "M parameters," in line)
+        for name in ("parent", "student")
+    )
+    assert whole.startswith("1.97 M parameters") and half.startswith("1.12 M parameters")
+    wide = [root, 'stages.smaller.method={kind = "width", ffn = 0.5, heads = 2}']
+    assert any("1.38 M parameters" in line for line in estimate(job.load(job_file, wide), "student"))
+    with pytest.raises(ConfigError, match="num_layers = 9, but the model has 8"):
+        estimate(job.load(job_file, [root, 'stages.smaller.method={kind = "depth", num_layers = 9}']), "student")

@@ -37,6 +37,17 @@ class Depth(Config):
             raise ValueError("say either `share` or `num_layers`")
         return self
 
+    def planned(self, config: dict[str, Any]) -> dict[str, Any]:
+        """config.json of what comes out, as far as counting needs it. Raises ConfigError where `num_layers` is too many."""
+        name = next((each for each in ("num_hidden_layers", "n_layer") if each in config), None)
+        return {**config, name: self._kept(config[name])} if name else config
+
+    def _kept(self, total: int) -> int:
+        kept = self.num_layers or max(1, round(total * self.share))
+        if kept > total:
+            raise ConfigError(f"num_layers = {kept}, but the model has {total}", next="lower it")
+        return kept
+
     def apply(self, model: Any, calibration: Calibration) -> Applied:
         """A model with the layers of `model` that matter most.
 
@@ -51,14 +62,12 @@ class Depth(Config):
 
         check_decoder(model, "depth")
         total = len(decoder_blocks(model)[1])
-        num_kept = self.num_layers or max(1, round(total * self.share))
-        if num_kept > total:
-            raise ConfigError(f"num_layers = {num_kept}, but the model has {total}", next="lower it")
+        num_kept = self._kept(total)
         kept, found = _choose(self.importance, model, calibration, total, num_kept)
         made = without_layers(model, kept)
         before, after = num_parameters(model), num_parameters(made)
         return Applied(
-            facts={"layers_kept": kept, "layers_before": total, "importance": found},
+            facts={"parameters": after, "layers_kept": kept, "layers_before": total, "importance": found},
             metrics={"num_layers": num_kept, "num_parameters": after, "parameter_ratio": round(before / after, 4)},
             model=made,
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from raylm.compress.pruning.shares import count
 from raylm.core.config import Config
 
 if TYPE_CHECKING:
@@ -45,6 +46,21 @@ class Width(Config):
             raise ValueError("`ffn`, `heads` and `hidden` are whole numbers above 0, or shares up to 1.0")
         return self
 
+    def planned(self, config: dict[str, Any]) -> dict[str, Any]:
+        """config.json of what comes out, as far as counting needs it. Raises ConfigError where a number is more than there is."""
+        made = dict(config)
+        groups = config.get("num_key_value_heads") or config.get("num_attention_heads")
+        if groups and config.get("hidden_size"):
+            made["head_dim"] = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        if self.ffn is not None and config.get("intermediate_size"):
+            made["intermediate_size"] = count(config["intermediate_size"], self.ffn, "ffn")
+        if self.heads is not None and groups:
+            kept = count(groups, self.heads, "heads")
+            made |= {"num_key_value_heads": kept, "num_attention_heads": kept * config["num_attention_heads"] // groups}
+        if self.hidden is not None and config.get("hidden_size"):
+            made["hidden_size"] = count(config["hidden_size"], self.hidden, "hidden")
+        return made
+
     def apply(self, model: Any, calibration: Calibration) -> Applied:
         """A narrower model; `model` is changed.
 
@@ -72,7 +88,7 @@ class Width(Config):
         made = cut.run(calibration)
         after = num_parameters(made)
         widths = {axis.what: [axis.before, axis.after] for axis in (*inner, *([hidden] if hidden else []))}
-        facts: dict[str, Any] = {"widths": widths}
+        facts: dict[str, Any] = {"parameters": after, "widths": widths}
         if heads:
             facts["heads_kept"] = [cut.kept[name].tolist() for name in cut.kept if name.startswith("heads ")]
         return Applied(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.compress.pruning.rebuilt import changed_config, field_name
+from raylm.compress.pruning.shares import count
 from raylm.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ def feed_forward(config: Any, after: int | float) -> Axis:
         raise ConfigError(f"config.json of {config.model_type} says no width of its feed-forward layers")
     # GPT-2 leaves four times its width unsaid
     before = known[name] or 4 * config.hidden_size
-    kept = _count(before, after, "ffn")
+    kept = count(before, after, "ffn")
     return Axis("neurons", before, kept, {name: kept}, {before: kept})
 
 
 def heads(config: Any, after: int | float) -> Axis:
     """Groups of query heads that share a key and a value head; a float is the share that stays."""
     num_heads, groups = config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    kept = _count(groups, after, "heads")
+    kept = count(groups, after, "heads")
     width, each = head_dim(config), num_heads // groups
     values = {"num_attention_heads": kept * each}
     if field_name(config, "num_key_value_heads") in config.to_dict():
@@ -71,7 +72,7 @@ def heads(config: Any, after: int | float) -> Axis:
 def channels(config: Any, after: int | float) -> Axis:
     """Channels of the hidden states; a float is the share that stays."""
     before = config.hidden_size
-    kept = _count(before, after, "hidden")
+    kept = count(before, after, "hidden")
     return Axis("channels", before, kept, {"hidden_size": kept}, {before: kept})
 
 
@@ -143,13 +144,3 @@ def _shapes(config: Any) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         made = auto_class(config).from_config(config)
     return {name: tuple(each.shape) for name, each in made.state_dict().items()}
-
-
-def _count(before: int, after: int | float, name: str) -> int:
-    """How many of `before` stay. Raises ConfigError when these are more, or none."""
-    kept = after if isinstance(after, int) else round(before * after)
-    if not 0 < kept <= before:
-        raise ConfigError(
-            f"{name} = {after} of {before}: that leaves {kept}", next=f"give a number between 1 and {before}, or a share"
-        )
-    return kept

@@ -117,3 +117,10 @@ def test_other_models_and_numbers_are_refused():
         Depth().apply(tiny_composite(), calibration())
     with pytest.raises(ValueError, match="either `share` or `num_layers`"):
         Depth(share=0.5, num_layers=2)
+
+
+def test_plan_counts_the_layers_that_stay():
+    assert Depth(share=0.3).planned({"num_hidden_layers": 10})["num_hidden_layers"] == 3
+    assert Depth(num_layers=5).planned({"n_layer": 12, "n_head": 2}) == {"n_layer": 5, "n_head": 2}
+    with pytest.raises(ConfigError, match="num_layers = 5, but the model has 4"):
+        Depth(num_layers=5).planned({"num_hidden_layers": 4})

@@ -172,3 +172,15 @@ def test_a_table_that_says_nothing_is_refused():
         Width()
     with pytest.raises(ValueError, match=r"shares up to 1\.0"):
         Width(ffn=1.5)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_plan_counts_what_stays(name):
+    card = Width(ffn=0.5, heads=1, hidden=0.75)
+    model = family(name)
+    planned = card.planned(model.config.to_dict())
+    made = card.apply(model, calibration()).model.config.to_dict()
+    for field in ("intermediate_size", "num_attention_heads", "num_key_value_heads", "hidden_size", "head_dim"):
+        assert planned[field] == made[field]
+    with pytest.raises(ConfigError, match="ffn = 64 of 48"):
+        Width(ffn=64).planned({"intermediate_size": 48})
