@@ -250,7 +250,7 @@ def test_a_pruned_model_is_counted_as_it_will_be(tmp_path):
         for name in ("parent", "student")
     )
     assert whole.startswith("1.97 M parameters") and half.startswith("1.12 M parameters")
-    wide = [root, 'stages.smaller.method={kind = "width", ffn = 0.5, heads = 2}']
+    wide = [root, 'stages.smaller.method={kind = "width", ffn = 0.5}']
     assert any("1.38 M parameters" in line for line in estimate(job.load(job_file, wide), "student"))
     with pytest.raises(ConfigError, match="num_layers = 9, but the model has 8"):
         estimate(job.load(job_file, [root, 'stages.smaller.method={kind = "depth", num_layers = 9}']), "student")

@@ -69,7 +69,7 @@ def test_zeros_are_those_of_the_file_and_rounding_keeps_them(root, kind):
     zeros = {name.removesuffix(".weight"): int((weight == 0).sum()) for name, weight in stored.items() if "_proj" in name}
     assert written.facts["zeros"] == zeros
     assert written.metrics["zeros"] == sum(zeros.values()) == sum(stored[f"{name}.weight"].numel() for name in zeros) // 2
-    for rounding in ({"kind": "int8"}, {"kind": "int4", "group_size": 32}):
+    for rounding in ({"kind": "int8"}, {"kind": "int4", "group_size": 32}, {"kind": "gptq", "group_size": 32}):
         at = f"{kind}-{rounding['kind']}"
         pruned(root, at, rounding, model=kind)
         again: Any = load_model(str(root / at))

@@ -54,13 +54,15 @@ def gptq(weight_OI: torch.Tensor, hessian_II: torch.Tensor, scale_OG: torch.Tens
     # upper factor of the inverse: row j says how the error of column j is shared out among those behind
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian_II[order][:, order])), upper=True)
     whole, latent = torch.empty_like(work), torch.empty_like(work)
+    # of a pruned matrix: others make up for each other's errors, and zeros stay zeros
+    pruned = work == 0
     for start in range(0, width, BLOCK):
         end = min(start + BLOCK, width)
         errors = torch.empty_like(work[start:end])
         for j in range(start, end):
             unit = work[j] / scale[j]
             latent[j] = unit
-            whole[j] = unit.round().clamp_(grid.low, grid.high)
+            whole[j] = unit.round().clamp_(grid.low, grid.high).masked_fill_(pruned[j], 0)
             errors[j - start] = (work[j] - whole[j] * scale[j]) / factor[j, j]
             if j + 1 < end:
                 work[j + 1 : end].addr_(factor[j, j + 1 : end], errors[j - start], alpha=-1)
@@ -77,7 +79,7 @@ def descend(weight_OI: torch.Tensor, hessian_II: torch.Tensor, fitted: Fitted, g
     weight, whole = weight_OI.float().T.contiguous(), fitted.integers_OI.T.contiguous()
     scale = grid.spread(fitted.scale_OG, weight_OI.shape[1]).T.contiguous()
     latent = fitted.latent_OI.T.contiguous()
-    diagonal = hessian_II.diagonal()
+    diagonal, pruned = hessian_II.diagonal(), weight == 0
     for _ in range(passes):
         # row j: half the gradient of the error with respect to column j
         slope = hessian_II @ (whole * scale - weight)
@@ -87,7 +89,7 @@ def descend(weight_OI: torch.Tensor, hessian_II: torch.Tensor, fitted: Fitted, g
             part = slope[start:end]
             for j in range(start, end):
                 best = whole[j] - part[j - start] / (diagonal[j] * scale[j])
-                new = best.round().clamp_(grid.low, grid.high)
+                new = best.round().clamp_(grid.low, grid.high).masked_fill_(pruned[j], 0)
                 moved[j - start] = (new - whole[j]) * scale[j]
                 latent[j], whole[j] = best, new
                 if j + 1 < end:
