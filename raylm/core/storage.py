@@ -175,6 +175,11 @@ class Folder:
         self._fs.get(self.path(name), str(part), recursive=True)
         os.rename(part, at)
 
+    def fetch(self, name: str, to: str) -> None:
+        """Copy the file `name` to a local path."""
+        with _storage_errors(to):
+            shutil.copyfile(self.path(name), to) if self.is_local else self._fs.get_file(self.path(name), to)
+
     def link(self, name: str, to: Folder) -> None:
         """Copy the folder `name` to `to`, a folder of the same disk or bucket; as hard links where the disk has them."""
         if self.is_local:

@@ -3,12 +3,17 @@
 task 0 -> one file, a batch per partition --.
 task 1 -> one file, a batch per partition ---+--> gather(partition): its batch of every file, in task order
 
-Both ends are plain tasks that may be run again: a file appears whole or not at all, and has the same bytes every time.
+Of more than `MOST` tasks the files are first merged in groups, each read whole and once; otherwise every partition would read a
+little of every file, 30,000 x 200 times. All ends are plain tasks that may be run again: a file appears whole or not at all, and
+has the same bytes every time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from raylm.core.storage import Folder
@@ -17,6 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+MOST = 256
+"""Files of which each partition reads a batch; more tasks than that are merged first."""
+_READERS = 16
+"""Batches behind a URI that are fetched at the same time: each is an answer to wait for."""
 # block size of remote reads: s3fs would fetch 50 MB, the batches of all other partitions
 _REMOTE_BLOCK = 256 << 10
 
@@ -50,7 +59,64 @@ def gather(folder: Folder, name: str, tasks: Iterable[int], part: int) -> pa.Tab
     """All rows of one partition, in task order. Reads only that partition's batch of each file."""
     import pyarrow as pa
 
-    return pa.concat_tables([pa.Table.from_batches([_batch(folder, _file(name, task), part)]) for task in tasks])
+    files = [_file(name, task) for task in tasks]
+    if folder.is_local:
+        batches = [_batch(folder, file, part) for file in files]
+    else:
+        with ThreadPoolExecutor(_READERS) as pool:
+            batches = list(pool.map(lambda file: _batch(folder, file, part), files))
+    return pa.concat_tables([pa.Table.from_batches([batch]) for batch in batches])
+
+
+def group_size(tasks: int) -> int:
+    """Tasks whose files are merged into one; 1 where there are few."""
+    return max(1, -(-tasks // MOST))
+
+
+def num_groups(tasks: int) -> int:
+    """Files that `tasks` tasks leave when they are merged."""
+    return -(-tasks // group_size(tasks))
+
+
+def merge(folder: Folder, name: str, group: int, tasks: int) -> int:
+    """Merge the files of one group of `tasks` tasks, partition by partition in task order, and remove them; returns bytes."""
+    import pyarrow as pa
+
+    size, merged = group_size(tasks), _file(_merged(name), group)
+    files = [_file(name, task) for task in range(group * size, min((group + 1) * size, tasks))]
+    # it appears at once: where it is, an earlier try was on its way to remove them
+    if not folder.exists(merged):
+        with _here(folder, files) as paths, folder.writing(merged) as path, pa.OSFile(str(path), "wb") as sink:
+            readers = [pa.ipc.open_file(pa.memory_map(each)) for each in paths]
+            with pa.ipc.new_file(sink, readers[0].schema) as writer:
+                for part in range(readers[0].num_record_batches):
+                    table = pa.Table.from_batches([reader.get_batch(part) for reader in readers]).combine_chunks()
+                    writer.write_batch((table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)])[0])
+    for file in files:
+        folder.remove(file)
+    return folder.size(merged)
+
+
+@contextmanager
+def _here(folder: Folder, files: list[str]) -> Iterator[list[str]]:
+    """Local paths of files; those of a bucket are copied, each in one read."""
+    if folder.is_local:
+        yield [folder.path(file) for file in files]
+        return
+    with tempfile.TemporaryDirectory(prefix="raylm-merge-") as at, ThreadPoolExecutor(_READERS) as pool:
+        paths = [f"{at}/{number}" for number in range(len(files))]
+        list(pool.map(folder.fetch, files, paths))
+        yield paths
+
+
+def gather_all(folder: Folder, name: str, tasks: int, part: int) -> pa.Table:
+    """All rows of one partition of all `tasks` tasks, in task order; of many tasks from their merged files."""
+    merged = group_size(tasks) > 1
+    return gather(folder, _merged(name) if merged else name, range(num_groups(tasks)), part)
+
+
+def _merged(name: str) -> str:
+    return f"{name}-merged"
 
 
 def _batch(folder: Folder, file: str, part: int) -> pa.RecordBatch:

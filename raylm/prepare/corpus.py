@@ -8,8 +8,9 @@ which other document) or `cut` (byte ranges of the text). Later sweeps see the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.artifact import Documents
@@ -17,7 +18,7 @@ from raylm.core.config import WorkerSpec, digest_of
 from raylm.core.context import Context
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain, run_marked
-from raylm.data.shuffle import gather, scatter
+from raylm.data.shuffle import gather, gather_all, group_size, merge, num_groups, scatter
 from raylm.prepare.metadata import with_columns
 
 if TYPE_CHECKING:
@@ -76,12 +77,17 @@ class View:
     def decisions(self, at: int) -> list[pa.Table]:
         """What each sweep so far has decided of shard `at`; nothing for the shards of an earlier corpus."""
         own = at - self.num_earlier
-        return [gather(folder, DECISIONS, range(parts), own) for folder, parts in self.decided] if own >= 0 else []
+        return [gather_shard(folder, DECISIONS, parts, self.own, own) for folder, parts in self.decided] if own >= 0 else []
 
     @property
     def num_earlier(self) -> int:
         """How many shards, the first ones, belong to an earlier corpus."""
         return sum(shard.first < 0 for shard in self.shards)
+
+    @property
+    def own(self) -> tuple[Shard, ...]:
+        """The stage's own shards."""
+        return self.shards[self.num_earlier :]
 
     @property
     def num_rows(self) -> int:
@@ -130,26 +136,82 @@ class Corpus:
 
     def map(self, name: str, units: list[Plain], work: Callable[[int, Plain], Plain], unit: str = "shards") -> list[Plain]:
         """One marked pass over `units`: `work(number, unit)` in a worker, its answer in a mark. See `run_marked`."""
-        units = [{**plain, "content": self._content} for plain in units]
+        layout = {"merged": group_size(len(self.view.shards))} if group_size(len(self.view.shards)) > 1 else {}
+        units = [{**plain, **layout, "content": self._content} for plain in units]
         return run_marked(self._ctx, f"{self.scratch.name}-{name}", units, work, self.workers, unit)
 
-    def over_shards(self, name: str, view: View, work: Callable[[int, Plain], Plain], **facts: Any) -> list[Plain]:
-        """`map` over the shards of a view."""
-        return self.map(name, [{"shard": shard.name, **facts} for shard in view.shards], work)
+    def over_shards(
+        self, name: str, view: View, work: Callable[[int, Plain], Plain], scatters: tuple[str, ...] = (), **facts: Any
+    ) -> list[Plain]:
+        """`map` over the shards of a view. `scatters`: names under which `work` scatters, for `gather_all` afterwards."""
+        done = self.map(name, [{"shard": shard.name, **facts} for shard in view.shards], work)
+        for each in scatters:
+            self.merge(each, len(view.shards))
+        return done
 
-    def over_parts(self, name: str, parts: int, work: Callable[[int, Plain], Plain], **facts: Any) -> list[Plain]:
-        """`map` over the partitions of a shuffle."""
-        return self.map(name, [{"part": at, "of": parts, **facts} for at in range(parts)], work, "partitions")
+    def over_parts(
+        self, name: str, parts: int, work: Callable[[int, Plain], Plain], scatters: tuple[str, ...] = (), **facts: Any
+    ) -> list[Plain]:
+        """`map` over the partitions of a shuffle; as above."""
+        done = self.map(name, [{"part": at, "of": parts, **facts} for at in range(parts)], work, "partitions")
+        for each in scatters:
+            self.merge(each, parts)
+        return done
+
+    def settle(self, name: str, tasks: int, shards: tuple[Shard, ...]) -> None:
+        """What `tasks` tasks left by `scatter_by_shard`, laid by shard for `gather_shard`."""
+        self.merge(name, tasks)
+        if group_size(len(shards)) > 1:
+            units = [{"group": at, "of": len(shards)} for at in range(num_groups(len(shards)))]
+            self.map(f"settle-{name}", units, partial(_settle, self.scratch, name, tasks, shards), "groups of shards")
+
+    def merge(self, name: str, tasks: int) -> None:
+        """Merge the files that `tasks` tasks scattered, where they are many."""
+        if group_size(tasks) > 1:
+            units = [{"group": at, "of": tasks} for at in range(num_groups(tasks))]
+            self.map(f"merge-{name}", units, partial(_merged, self.scratch, name, tasks), "groups of files")
 
 
 def decide(view: View, scratch: Folder, task: int, decisions: pa.Table) -> None:
     """Write what one task decided, partitioned by shard. Rows of an earlier corpus must not be among them."""
+    scatter_by_shard(scratch, DECISIONS, task, decisions, view.own)
+
+
+def scatter_by_shard(scratch: Folder, name: str, task: int, table: pa.Table, shards: tuple[Shard, ...]) -> None:
+    """Scatter rows (int64 `row`) by the shard that they lie in; of many shards by groups of them: a batch for each of 30,000
+    would be all footer."""
+    scatter(scratch, name, task, table, _shard_of(table, shards) // group_size(len(shards)), num_groups(len(shards)))
+
+
+def gather_shard(scratch: Folder, name: str, tasks: int, shards: tuple[Shard, ...], at: int) -> pa.Table:
+    """The rows of shard `at` that all `tasks` tasks scattered, after `Corpus.settle`."""
+    size = group_size(len(shards))
+    return gather_all(scratch, name, tasks, at) if size == 1 else gather(scratch, f"{name}-settled", [at // size], at % size)
+
+
+def gather_groups(scratch: Folder, name: str, tasks: int, shards: tuple[Shard, ...]) -> Iterator[pa.Table]:
+    """The same of every group of shards, one after the other; before `Corpus.settle`."""
+    for at in range(num_groups(len(shards))):
+        yield gather(scratch, name, range(tasks), at)
+
+
+def _shard_of(table: pa.Table, shards: tuple[Shard, ...]) -> np.ndarray:
     import numpy as np
 
-    own = view.shards[view.num_earlier :]
-    ends = np.array([shard.first + shard.rows for shard in own])
-    rows = decisions["row"].to_numpy()
-    scatter(scratch, DECISIONS, task, decisions, np.searchsorted(ends, rows, side="right"), len(own))
+    return np.searchsorted(np.array([shard.first + shard.rows for shard in shards]), table["row"].to_numpy(), side="right")
+
+
+def _merged(scratch: Folder, name: str, tasks: int, at: int, plain: Plain) -> Plain:
+    """Files of one group of tasks become one; runs in a worker."""
+    return {"bytes": merge(scratch, name, at, tasks)}
+
+
+def _settle(scratch: Folder, name: str, tasks: int, shards: tuple[Shard, ...], at: int, plain: Plain) -> Plain:
+    """The rows of one group of shards, by shard; runs in a worker."""
+    size = group_size(len(shards))
+    here = shards[at * size : (at + 1) * size]
+    table = gather_all(scratch, name, tasks, at)
+    return {"bytes": scatter(scratch, f"{name}-settled", at, table, _shard_of(table, here), len(here))}
 
 
 def decisions_schema() -> pa.Schema:

@@ -23,7 +23,7 @@ from raylm.core.storage import Folder
 from raylm.data.mapping import MISSING, Columns
 from raylm.data.marks import Plain, run_marked
 from raylm.prepare.config import Prepare, steps_of
-from raylm.prepare.corpus import Corpus, Shard, View, apply, content_of
+from raylm.prepare.corpus import DECISIONS, Corpus, Shard, View, apply, content_of
 from raylm.prepare.read import EXAMPLES, Losses, read_unit, write_shard
 from raylm.prepare.report import print_unread, write_report
 
@@ -99,7 +99,9 @@ def _sweep(
     for at, card in enumerate(sweeps):
         scratch = ctx.work / f"{at}-{card.kind}"
         since = time.perf_counter()
-        swept = card.sweep(Corpus(ctx, cfg.workers, view, scratch, content_of(marks)))
+        corpus = Corpus(ctx, cfg.workers, view, scratch, content_of(marks))
+        swept = card.sweep(corpus)
+        corpus.settle(DECISIONS, swept.parts, view.own)
         view = View(view.shards, (*view.decided, (scratch, swept.parts)))
         facts[scratch.name] = swept.facts
         seconds[scratch.name] = round(time.perf_counter() - since, 2)

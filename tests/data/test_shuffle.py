@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from raylm.core.storage import Folder
-from raylm.data.shuffle import gather, scatter
+from raylm.data import shuffle
+from raylm.data.shuffle import gather, gather_all, group_size, merge, num_groups, scatter
 
 
 def _rows(draw, size):
@@ -38,3 +39,33 @@ def test_a_bucket_is_read_by_ranges():
     table = _rows(np.random.default_rng(2), 30)
     scatter(folder, "x", 0, table, table["key"].to_numpy() % 2, 2)
     assert gather(folder, "x", [0], 1).num_rows == int((table["key"].to_numpy() % 2).sum())
+
+
+def _scattered(folder, tables, num_parts):
+    for task, table in enumerate(tables):
+        scatter(folder, "x", task, table, table["key"].to_numpy() % num_parts, num_parts)
+
+
+@pytest.mark.parametrize("root", ["", "memory://merged"])
+def test_files_of_many_tasks_are_merged_and_give_the_same_rows_in_the_same_order(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "MOST", 3)
+    folder, draw = Folder(root or tmp_path), np.random.default_rng(0)
+    tables = [_rows(draw, size) for size in (5, 0, 13, 40, 1, 7, 20, 3)]
+    _scattered(folder, tables, 4)
+    assert (group_size(8), num_groups(8)) == (3, 3)
+    for group in range(3):
+        merge(folder, "x", group, 8)
+    # one that was killed between its writing and its tidying
+    scatter(folder, "x", 0, tables[0].slice(1), tables[0].slice(1)["key"].to_numpy() % 4, 4)
+    merge(folder, "x", 0, 8)
+    assert folder.names() == [f"x-merged-{group:06d}.arrow" for group in range(3)]
+    for part in range(4):
+        wanted = [row for table in tables for row in table.to_pylist() if row["key"] % 4 == part]
+        assert gather_all(folder, "x", 8, part).to_pylist() == wanted
+
+
+def test_few_tasks_are_not_merged(tmp_path):
+    folder, table = Folder(tmp_path), _rows(np.random.default_rng(3), 30)
+    _scattered(folder, [table, table], 2)
+    assert group_size(shuffle.MOST) == 1 and group_size(shuffle.MOST + 1) == 2 and num_groups(30_000) <= shuffle.MOST
+    assert gather_all(folder, "x", 2, 1).num_rows == 2 * int((table["key"].to_numpy() % 2).sum())

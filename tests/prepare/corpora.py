@@ -13,7 +13,7 @@ import pyarrow as pa
 from raylm.core.config import WorkerSpec
 from raylm.data.records import document, schema
 from raylm.data.shards import write_parquet
-from raylm.prepare.corpus import Corpus, Shard, View
+from raylm.prepare.corpus import DECISIONS, Corpus, Shard, View
 from tests.stages import context
 
 
@@ -40,6 +40,7 @@ def corpus_of(root: Path, table: pa.Table, cuts: int = 1, workers: Any = None, c
 def decided(corpus: Corpus, card: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What a card decides of all rows, in row order, and its facts."""
     swept = card.sweep(corpus)
+    corpus.settle(DECISIONS, swept.parts, corpus.view.own)
     view = View(corpus.view.shards, ((corpus.scratch, swept.parts),))
     rows = [row for at in range(len(view.shards)) for part in view.decisions(at) for row in part.to_pylist()]
     return sorted(rows, key=lambda row: row["row"]), swept.facts
@@ -48,5 +49,6 @@ def decided(corpus: Corpus, card: Any) -> tuple[list[dict[str, Any]], dict[str, 
 def left(corpus: Corpus, card: Any) -> list[str]:
     """The texts that a card leaves."""
     swept = card.sweep(corpus)
+    corpus.settle(DECISIONS, swept.parts, corpus.view.own)
     view = View(corpus.view.shards, ((corpus.scratch, swept.parts),))
     return [text for at in range(len(view.shards)) for text in view.table(at)["text"].to_pylist()]

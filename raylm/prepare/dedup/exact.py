@@ -15,7 +15,7 @@ from raylm.core.config import Config, DocumentsRef
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain
 from raylm.data.records import GROUND_TRUTHS, STRUCTURED
-from raylm.data.shuffle import gather, scatter
+from raylm.data.shuffle import gather_all, scatter
 from raylm.data.unread_columns import QUESTION, SYSTEM
 from raylm.prepare.corpus import Corpus, Swept, View, decide, drops
 from raylm.prepare.hosts import one_host
@@ -81,7 +81,7 @@ class Exact(Config):
         """Reasons: duplicate, duplicate_url."""
         view = corpus.joined(self.against)
         parts = corpus.parts(_ROW_BYTES, view.num_rows)
-        keyed = corpus.over_shards("keys", view, partial(_keys, self, view, corpus.scratch, parts), of=parts)
+        keyed = corpus.over_shards("keys", view, partial(_keys, self, view, corpus.scratch, parts), ("keys",), of=parts)
         done = corpus.over_parts("losers", parts, partial(_losers, self, view, corpus.scratch))
         return Swept(
             parts,
@@ -166,7 +166,7 @@ def _losers(card: Exact, view: View, scratch: Folder, at: int, plain: Plain) -> 
     """One range of keys: all but the first row of each key go; runs in a worker."""
     import numpy as np
 
-    rows = gather(scratch, "keys", range(len(view.shards)), plain["part"])
+    rows = gather_all(scratch, "keys", len(view.shards), plain["part"])
     high, low, row = (rows[name].to_numpy() for name in ("high", "low", "row"))
     order = np.lexsort((row, low, high))
     high, low, row = high[order], low[order], row[order]

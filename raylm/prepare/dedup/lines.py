@@ -13,7 +13,7 @@ from pydantic import Field
 from raylm.core.config import Config, DocumentsRef
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain
-from raylm.data.shuffle import gather, scatter
+from raylm.data.shuffle import gather_all, scatter
 from raylm.prepare.corpus import Corpus, Swept, View, decide
 from raylm.prepare.dedup.exact import part_of
 from raylm.prepare.dedup.spans.cuts import Cuts
@@ -61,8 +61,9 @@ class Lines(Config):
         view = corpus.joined(self.against)
         parts = corpus.parts(_KEY_BYTES, text_bytes(view) // _LINE_BYTES)
         groups = num_groups(view, parts)
-        keyed = corpus.over_shards("keys", view, partial(_keys, self, view, corpus.scratch, parts), of=parts)
-        found = corpus.over_parts("repeated", parts, partial(_repeated, self, view, corpus.scratch, groups), groups=groups)
+        keyed = corpus.over_shards("keys", view, partial(_keys, self, view, corpus.scratch, parts), ("keys",), of=parts)
+        work = partial(_repeated, self, view, corpus.scratch, groups)
+        found = corpus.over_parts("repeated", parts, work, ("gone",), groups=groups)
         most = sorted((line for mark in found for line in mark["most"]), key=lambda line: (-line[0], *line[1:]))[:_EXAMPLES]
         work = partial(_cut, self, view, corpus.scratch, parts)
         done = corpus.over_parts("cut", groups, work, sources=parts, shown=[line[1:] for line in most])
@@ -104,7 +105,7 @@ def _repeated(card: Lines, view: View, scratch: Folder, groups: int, at: int, pl
     import numpy as np
     import pyarrow as pa
 
-    keys = gather(scratch, "keys", range(len(view.shards)), plain["part"])
+    keys = gather_all(scratch, "keys", len(view.shards), plain["part"])
     hashes, row, number = (keys[name].to_numpy() for name in ("hash", "row", "number"))
     order = np.lexsort((number, row, hashes))
     hashes, row, number = hashes[order], row[order], number[order]
@@ -146,7 +147,7 @@ def _cut(card: Lines, view: View, scratch: Folder, parts: int, at: int, plain: P
 
     from raylm.prepare.dedup.spans.units import units_of
 
-    gone = gather(scratch, "gone", range(parts), at)
+    gone = gather_all(scratch, "gone", parts, at)
     row, number = gone["row"].to_numpy(), gone["number"].to_numpy()
     cuts, shown = Cuts(card.reason, card.min_chars), {tuple(both) for both in plain["shown"]}
     marks: dict[str, Any] = {"lines_cut": len(row), "texts": []}

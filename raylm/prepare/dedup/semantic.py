@@ -16,7 +16,7 @@ from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain
 from raylm.data.shards import map_arrow, write_arrow
-from raylm.data.shuffle import gather, scatter
+from raylm.data.shuffle import gather_all, scatter
 from raylm.prepare.corpus import Corpus, Swept, View, decide, drops
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Semantic(Config):
         width = max(mark["width"] for mark in vector_marks)
         fitted = corpus.map("clusters", [{"width": width}], partial(_clusters, self, view, scratch), "fits")
         parts = corpus.parts(2 * width + _ROW_BYTES, view.num_rows)
-        corpus.over_shards("buckets", view, partial(_buckets, view, scratch, parts), of=parts)
+        corpus.over_shards("buckets", view, partial(_buckets, view, scratch, parts), ("buckets",), of=parts)
         done = corpus.over_parts("nearest", parts, partial(_nearest, self, view, scratch))
         scores: Counter[str] = Counter()
         for mark in done:
@@ -202,7 +202,7 @@ def _nearest(card: Semantic, view: View, scratch: Folder, at: int, plain: Plain)
 
     from raylm.prepare.dedup.vectors.nearest import nearest_kept
 
-    table = gather(scratch, "buckets", range(len(view.shards)), plain["part"])
+    table = gather_all(scratch, "buckets", len(view.shards), plain["part"])
     row, bucket, near = (table[name].to_numpy() for name in ("row", "bucket", "near"))
     wish = {"first": np.zeros(len(row)), "far": near, "near": -near}[card.keep]
     # documents of an earlier corpus come first: they stay whatever is wished

@@ -15,7 +15,7 @@ from pydantic import Field
 from raylm.core.config import Config, DocumentsRef
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain
-from raylm.data.shuffle import gather, scatter
+from raylm.data.shuffle import gather_all, scatter
 from raylm.prepare.corpus import Corpus, Swept, View, decide
 from raylm.prepare.dedup.exact import part_of
 from raylm.prepare.dedup.spans.cuts import Cuts, merged
@@ -68,15 +68,16 @@ class Substring(Config):
         words = text_bytes(view) // _WORD_BYTES
         parts = corpus.parts(_KEY_BYTES, int(4 * words / self.min_words))
         groups = num_groups(view, parts)
-        keyed = corpus.over_shards("anchors", view, partial(_anchors, self, view, scratch, parts), of=parts)
+        keyed = corpus.over_shards("anchors", view, partial(_anchors, self, view, scratch, parts), ("anchors",), of=parts)
         work = partial(_repeated, self, view, scratch, groups)
-        repeated = corpus.over_parts("repeated", parts, work, groups=groups)
+        repeated = corpus.over_parts("repeated", parts, work, ("repeated",), groups=groups)
         num_repeated = sum(mark["anchors"] for mark in repeated)
         pieces = corpus.parts(6 * self.min_words + _AROUND_BYTES, num_repeated)
         work = partial(_around, self, view, scratch, parts, pieces)
         corpus.over_parts("around", groups, work, sources=parts, pieces=pieces)
+        corpus.merge("around", len(view.shards))
         work = partial(_runs, self, view, scratch, groups)
-        corpus.over_parts("runs", pieces, work, groups=groups)
+        corpus.over_parts("runs", pieces, work, ("runs",), groups=groups)
         done = corpus.over_parts("cut", groups, partial(_cut, self, view, scratch, pieces), sources=pieces)
         lengths: Counter[str] = Counter()
         for mark in done:
@@ -120,7 +121,7 @@ def _repeated(card: Substring, view: View, scratch: Folder, groups: int, at: int
     import numpy as np
     import pyarrow as pa
 
-    keys = gather(scratch, "anchors", range(len(view.shards)), plain["part"])
+    keys = gather_all(scratch, "anchors", len(view.shards), plain["part"])
     hashes, row, place = (keys[name].to_numpy() for name in ("hash", "row", "place"))
     order = np.lexsort((place, row, hashes))
     hashes, row, place = hashes[order], row[order], place[order]
@@ -158,7 +159,7 @@ def _around(card: Substring, view: View, scratch: Folder, parts: int, pieces: in
 
     from raylm.prepare.dedup.spans.words import contexts_of
 
-    wanted = gather(scratch, "repeated", range(parts), at)
+    wanted = gather_all(scratch, "repeated", parts, at)
     hashes, row, place, piece = (wanted[name].to_numpy() for name in ("hash", "row", "place", "piece"))
     for shard in shards_of(view, at, plain["of"]):
         here = np.flatnonzero(lying_in(view, shard, row))
@@ -190,7 +191,7 @@ def _runs(card: Substring, view: View, scratch: Folder, groups: int, at: int, pl
 
     from raylm.prepare.dedup.spans.words import shared_runs
 
-    rows = gather(scratch, "around", range(len(view.shards)), plain["part"])
+    rows = gather_all(scratch, "around", len(view.shards), plain["part"])
     hashes, row, place, piece = (rows[name].to_numpy() for name in ("hash", "row", "place", "piece"))
     order = np.lexsort((place, row, piece, hashes))
     changed = (np.diff(hashes[order]) != 0) | (np.diff(piece[order]) != 0)
@@ -213,7 +214,7 @@ def _cut(card: Substring, view: View, scratch: Folder, pieces: int, at: int, pla
     """The decisions about one group of shards; runs in a worker."""
     import numpy as np
 
-    runs = gather(scratch, "runs", range(pieces), at)
+    runs = gather_all(scratch, "runs", pieces, at)
     row = runs["row"].to_numpy()
     cuts, lengths, examples = Cuts("repeated_text", card.min_chars), Counter[str](), []
     for shard in shards_of(view, at, plain["of"]) if len(row) else ():

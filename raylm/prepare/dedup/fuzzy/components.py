@@ -20,7 +20,7 @@ from numba import njit
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain
-from raylm.data.shuffle import gather, scatter
+from raylm.data.shuffle import gather_all, scatter
 from raylm.prepare.dedup.exact import part_of
 from raylm.prepare.dedup.fuzzy.words import mixed
 
@@ -120,10 +120,12 @@ def settle(corpus: Corpus, sent: int, parts: int, **facts: Any) -> tuple[str, in
         # all edges meet in one task, and `contract` is all there is to do
         return "large-0", sent
     for at in range(_MAX_ROUNDS):
-        marks = corpus.over_parts(f"large-{at}", parts, partial(_large, corpus.scratch, at, sent, parts), sent=sent, **facts)
+        work = partial(_large, corpus.scratch, at, sent, parts)
+        marks = corpus.over_parts(f"large-{at}", parts, work, (f"small-{at}",), sent=sent, **facts)
         if not any(mark["unsettled"] for mark in marks):
             return f"large-{at}", sent
-        corpus.over_parts(f"small-{at}", parts, partial(_small, corpus.scratch, at, parts), sent=sent, **facts)
+        work = partial(_small, corpus.scratch, at, parts)
+        corpus.over_parts(f"small-{at}", parts, work, (f"large-{at + 1}",), sent=sent, **facts)
         sent = parts
     raise DataError(
         f"connected components have not settled after {_MAX_ROUNDS} rounds",
@@ -133,7 +135,7 @@ def settle(corpus: Corpus, sent: int, parts: int, **facts: Any) -> tuple[str, in
 
 
 def _large(scratch: Folder, at: int, sent: int, parts: int, task: int, plain: Plain) -> Plain:
-    edges = gather(scratch, f"large-{at}", range(sent), plain["part"])
+    edges = gather_all(scratch, f"large-{at}", sent, plain["part"])
     new_edges, unsettled = large_star(edges["node"].to_numpy(), edges["other"].to_numpy())
     send(scratch, f"small-{at}", task, contract(*new_edges), parts, both=False)
     return {"unsettled": unsettled}
@@ -141,7 +143,7 @@ def _large(scratch: Folder, at: int, sent: int, parts: int, task: int, plain: Pl
 
 def _small(scratch: Folder, at: int, parts: int, task: int, plain: Plain) -> Plain:
     """All edges that end in a larger node meet here. Its union-find joins what a small star would, and more."""
-    edges = gather(scratch, f"small-{at}", range(parts), plain["part"])
+    edges = gather_all(scratch, f"small-{at}", parts, plain["part"])
     new_edges = contract(edges["node"].to_numpy(), edges["other"].to_numpy())
     send(scratch, f"large-{at + 1}", task, new_edges, parts, both=True)
     return {}

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain
-from raylm.data.shuffle import gather, scatter
-from raylm.prepare.corpus import View, decide, drops
+from raylm.data.shuffle import gather_all, scatter
+from raylm.prepare.corpus import View, decide, drops, gather_shard, scatter_by_shard
 from raylm.prepare.dedup.exact import part_of
 from raylm.prepare.dedup.fuzzy.components import contract, groups_of, owner, send
 from raylm.prepare.dedup.fuzzy.recall import write_sample
@@ -47,7 +47,7 @@ def sign(
 
 def edges(scratch: Folder, shards: int, parts: int, task: int, plain: Plain) -> Plain:
     """One range of keys: edges from every row of a key to the smallest one, reduced to those that connect them."""
-    table = gather(scratch, "keys", range(shards), plain["part"])
+    table = gather_all(scratch, "keys", shards, plain["part"])
     key, row = table["key"].to_numpy(), table["row"].to_numpy()
     order = np.argsort(key)
     key, row = key[order], row[order]
@@ -63,18 +63,16 @@ def edges(scratch: Folder, shards: int, parts: int, task: int, plain: Plain) -> 
 def groups(max_cluster: int, view: View, scratch: Folder, stars: tuple[str, int], parts: int, task: int, plain: Plain) -> Plain:
     """One partition of nodes: its components as groups, partitioned by shard."""
     name, tasks = stars
-    table = gather(scratch, name, range(tasks), plain["part"])
+    table = gather_all(scratch, name, tasks, plain["part"])
     result = groups_of(table["node"].to_numpy(), table["other"].to_numpy(), plain["part"], parts, max_cluster)
     row, group = result.pop("row"), result.pop("group")
-    ends = np.array([shard.first + shard.rows for shard in view.shards])
-    shard = np.searchsorted(ends, row, side="right")
-    scatter(scratch, "groups", task, pa.table({"row": row, "group": group}), shard, len(ends))
+    scatter_by_shard(scratch, "groups", task, pa.table({"row": row, "group": group}), view.shards)
     return {**result, "grouped": len(row)}
 
 
 def send_sets(shingling: Shingling | None, view: View, scratch: Folder, tasks: int, parts: int, at: int, plain: Plain) -> Plain:
     """One shard: the documents that are in groups, as sets of shingles (None: not compared, no sets), partitioned by group."""
-    members = gather(scratch, "groups", range(tasks), at)
+    members = gather_shard(scratch, "groups", tasks, view.shards, at)
     row, group = members["row"].to_numpy(), members["group"].to_numpy()
     order = np.argsort(row)
     row, group = row[order], group[order]
@@ -92,7 +90,7 @@ def send_sets(shingling: Shingling | None, view: View, scratch: Folder, tasks: i
 
 def verify(similarity: float | None, max_keepers: int, view: View, scratch: Folder, task: int, plain: Plain) -> Plain:
     """One partition of groups: which documents are dropped, and because of which; without a similarity all but the first."""
-    table = gather(scratch, "sets", range(len(view.shards)), plain["part"])
+    table = gather_all(scratch, "sets", len(view.shards), plain["part"])
     row, group = table["row"].to_numpy(), table["group"].to_numpy()
     order = np.lexsort((row, group))
     row, group = row[order], group[order]

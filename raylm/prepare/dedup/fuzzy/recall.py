@@ -12,8 +12,8 @@ from numba import njit
 
 from raylm.core.storage import Folder
 from raylm.data.marks import Plain
-from raylm.data.shuffle import gather, scatter
-from raylm.prepare.corpus import DECISIONS, View
+from raylm.data.shuffle import gather_all, scatter
+from raylm.prepare.corpus import DECISIONS, View, gather_groups
 from raylm.prepare.dedup.fuzzy.verify import jaccard
 from raylm.prepare.dedup.fuzzy.words import Shingling
 
@@ -78,10 +78,10 @@ def similar_pairs(ends: np.ndarray, values: np.ndarray, least: float, before: in
 
 def measure(view: View, scratch: Folder, parts: int, task: int, plain: Plain) -> Plain:
     """Similar pairs of the sample, and how many of them lost a document. Pairs within an earlier corpus do not count."""
-    table = gather(scratch, "sample", range(len(view.shards)), 0)
+    table = gather_all(scratch, "sample", len(view.shards), 0)
     row = table["row"].to_numpy()
     sets = pa.concat_arrays(table["set"].chunks)
-    lost = [gather(scratch, DECISIONS, range(parts), at)["row"].to_numpy() for at in range(len(view.shards) - view.num_earlier)]
+    lost = [decisions["row"].to_numpy() for decisions in gather_groups(scratch, DECISIONS, parts, view.own)]
     gone = np.isin(row, np.concatenate(lost)) if lost else np.zeros(len(row), bool)
     pairs, _ = similar_pairs(sets.offsets.to_numpy(), sets.values.to_numpy(), SIMILAR)
     pairs = pairs[(row[pairs] >= 0).any(axis=1)]

@@ -1,0 +1,65 @@
+"""More shards than files that a partition reads: what is merged and settled on the way changes no decision."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from raylm.core.config import WorkerSpec
+from raylm.data import shuffle
+from raylm.prepare.corpus import Corpus
+from raylm.prepare.dedup.exact import Exact
+from raylm.prepare.dedup.lines import Lines
+from raylm.prepare.dedup.min_hash import MinHash
+from raylm.prepare.dedup.substring import Substring
+from tests.prepare.corpora import corpus_of, decided, left, table_of
+
+
+class Here(Corpus):
+    """A corpus whose passes run in this process, in so many partitions as it is told; `passes` are their names."""
+
+    of = 1
+    passes: list[str]
+
+    def parts(self, row_bytes, num_rows=None, least=None):
+        return self.of
+
+    def map(self, name, units, work, unit="shards"):
+        self.passes.append(name)
+        return [work(at, plain) for at, plain in enumerate(units)]
+
+
+def here(root, table, cuts: int, of: int) -> Here:
+    made = corpus_of(root, table, cuts)
+    corpus = Here(made._ctx, WorkerSpec(count=of), made.view, made.scratch, "")
+    corpus.of, corpus.passes = of, []
+    return corpus
+
+
+def articles() -> list[str]:
+    """Texts with lines, runs of words and whole documents in common."""
+    draw = random.Random(1)
+    words = ["".join(draw.choices("abcdefgh", k=5)) for _ in range(300)]
+    shared = " ".join(draw.choices(words, k=60))
+    made = []
+    for at in range(30):
+        own = " ".join(draw.choices(words, k=80))
+        made.append(f"{own}\nthis line stands in many of them\n{shared if at % 4 == 0 else own[::-1]}")
+    return [*made, *made[:6], *(f"{text} and more" for text in made[6:12])]
+
+
+CARDS: list[Any] = [Exact(), Lines(), Substring(), MinHash(measure_recall=20, max_cluster=3)]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.kind)
+def test_many_shards_and_partitions_decide_as_one_does(card, tmp_path, monkeypatch):
+    table = table_of(articles())
+    plain, texts = decided(here(tmp_path / "one", table, 1, 1), card), left(here(tmp_path / "text", table, 1, 1), card)
+    assert plain[0], "nothing is decided at all"
+    monkeypatch.setattr(shuffle, "MOST", 3)
+    many = here(tmp_path / "many", table, 11, 5)
+    assert decided(many, card) == plain
+    assert {"settle-decisions", "merge-decisions"} <= set(many.passes)
+    assert left(here(tmp_path / "again", table, 8, 4), card) == texts
