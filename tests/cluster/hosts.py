@@ -123,6 +123,24 @@ class Hosts:
         """Pull the host's cable, or put it back."""
         self._in_switch("ip", "link", "set", f"p{host}", "up" if plugged else "down")
 
+    def cpu_s(self) -> float:
+        """CPU seconds that processes of all hosts have spent, those that ended and were waited for too."""
+        spaces = {os.readlink(f"/proc/{self._first(root)}/ns/pid") for root in self._roots.values()}
+        ticks = 0
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                if entry.name.isdigit() and os.readlink(entry / "ns" / "pid") in spaces:
+                    ticks += sum(int(field) for field in (entry / "stat").read_text().rpartition(")")[2].split()[11:15])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def moved_bytes(self) -> int:
+        """Bytes that all hosts have sent over their cables."""
+        total = 0
+        for root in self._roots.values():
+            lines = Path(f"/proc/{self._first(root)}/net/dev").read_text().splitlines()
+            total += sum(int(line.split(":")[1].split()[8]) for line in lines if line.strip().startswith("eth0:"))
+        return total
+
     def _on(self, host: int, command: list[str]) -> list[str]:
         at = str(self._first(self._roots[host]))
         return ["nsenter", "-t", at, "-n", "-m", "-u", "-i", "-p", f"--wd={os.getcwd()}", *command]

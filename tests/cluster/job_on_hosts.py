@@ -42,7 +42,7 @@ batch = {batch}
 micro_batch = 8
 steps = {steps}
 save_every = {save_every}
-workers = {{count = {hosts}, nodes = {hosts}, least = 1}}
+workers = {{count = {ranks}, cpus = {cpus}, nodes = {hosts}, least = 1}}
 """
 CORPUS = """
 [stages.corpus]
@@ -67,7 +67,7 @@ class Run:
         self.hosts, self.folder, self._variables = hosts, folder, variables or {}
         self.job, self.texts = folder / "job.toml", set[str]()
         corpus = CORPUS.format(glob=self._write(files)) if files else ""
-        asked = {"steps": 20, "save_every": 10, "batch": 16, "root": folder / "runs", **job}
+        asked = {"steps": 20, "save_every": 10, "batch": 16, "ranks": hosts.count, "cpus": 1, "root": folder / "runs", **job}
         self.job.write_text(JOB.format(hosts=hosts.count, corpus=corpus, **asked))
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 

@@ -31,7 +31,7 @@ def components(folder, edges, tasks, parts):
     """The labels that the passes leave, run here one after the other, and how many rounds it took."""
     rounds = []
 
-    def over_parts(name, of, work, **facts):
+    def over_parts(name, of, work, scatters, **facts):
         rounds.append(name)
         return [work(at, {"part": at}) for at in range(of)]
 
