@@ -248,6 +248,8 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
     say(f"{step.name}: {step.config.stage} ...")
     page.begin(step.name)
     started = time.monotonic()
+    if gauges := ctx.gauges("stages"):
+        gauges.set(0, 1)
     try:
         made = module.run(step.config, ctx)
     except RaylmError:
@@ -258,6 +260,8 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
             where=f"stages.{step.name}",
             next="the same command goes on from the last finished part",
         ) from cause
+    if gauges:
+        gauges.set(1, 1)
     say(summary.of_stage(step.name, step.config.figures, made, time.monotonic() - started))
     return made
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from raylm.core import artifact as artifacts
 from raylm.core.artifact import Artifact, FileEntry, InputEntry, Manifest
 from raylm.core.errors import ArtifactError
-from raylm.core.metrics import MetricLog, Progress
+from raylm.core.metrics import MetricLog, Progress, StageGauges
 from raylm.core.storage import Folder
 from raylm.core.workers import Workers
 
@@ -83,8 +83,16 @@ class Context:
         return self._metrics.rows
 
     def progress(self, total: int, unit: str) -> Progress:
-        """A live line for this stage; use as `with ctx.progress(...) as bar: bar.to(done, loss=...)`."""
-        return Progress(self.stage, total, unit)
+        """A live line for this stage; use as `with ctx.progress(...) as bar: bar.to(done, loss=...)`. On a shared cluster it is
+        told to Ray's metrics too."""
+        return Progress(self.stage, total, unit, gauges=self.gauges(unit))
+
+    def gauges(self, unit: str) -> StageGauges | None:
+        """Ray's metrics of how far this stage is; None on a cluster of our own, which nobody scrapes."""
+        if not self.workers.submitted:
+            return None
+        job = self.out.uri.rstrip("/").split("/")[-2]
+        return StageGauges({"job": job, "stage": self.stage, "verb": str(self._config.get("stage", "")), "unit": unit})
 
     def commit(
         self,

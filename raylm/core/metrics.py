@@ -57,11 +57,37 @@ def read_metrics(folder: Folder) -> list[dict[str, Any]]:
     return rows
 
 
+class StageGauges:
+    """How far a stage is, as gauges on Ray's metrics port: `ray_raylm_stage_done`, `ray_raylm_stage_total`.
+
+    Args:
+        tags: job, stage, verb and unit.
+    """
+
+    def __init__(self, tags: dict[str, str]) -> None:
+        self._tags, self._made = tags, []
+
+    def set(self, done: int, total: int) -> None:
+        """Tell it; Ray must have been joined."""
+        if not self._made:
+            from ray.util.metrics import Gauge
+
+            keys = tuple(self._tags)
+            self._made = [
+                Gauge("raylm_stage_done", description="parts of a stage that are finished", tag_keys=keys),
+                Gauge("raylm_stage_total", description="parts of a stage", tag_keys=keys),
+            ]
+        for gauge, value in zip(self._made, (done, total), strict=True):
+            gauge.set(value, self._tags)
+
+
 class Progress:
     """One line on the terminal: name, done of total, rate, ETA, latest values. Plain lines where no terminal is."""
 
-    def __init__(self, name: str, total: int, unit: str, every_s: float = 10.0) -> None:
+    def __init__(self, name: str, total: int, unit: str, every_s: float = 10.0, gauges: StageGauges | None = None) -> None:
         from rich.console import Console
+
+        self._gauges = gauges
 
         self._name, self._total, self._unit, self._every_s = name, total, unit, every_s
         self._console = Console(stderr=True, highlight=False)
@@ -82,6 +108,8 @@ class Progress:
 
     def to(self, done: int, **values: Any) -> None:
         """Show that `done` of the total are finished."""
+        if self._gauges:
+            self._gauges.set(done, self._total)
         now = time.monotonic()
         if self._from is None:
             # the first report after a resume is where the rate starts, not zero

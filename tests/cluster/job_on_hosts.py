@@ -84,11 +84,11 @@ class Run:
         self.texts.add("this one stands in every file of them all")
         return str(self.folder / "raw" / "*.jsonl")
 
-    def start(self, hosts: Iterable[int] | None = None) -> None:
-        """Start the machines' Ray, and on the first of them the job."""
+    def start(self, hosts: Iterable[int] | None = None, runs: list[str] | None = None) -> None:
+        """Start the machines' Ray, and on the first of them the job, or the command `runs`."""
         for host in range(self.hosts.count) if hosts is None else hosts:
             command = [sys.executable, "-m", "raylm", "cluster", "start", "--"]
-            command += [sys.executable, "-m", "raylm", "run", str(self.job)]
+            command += runs or [sys.executable, "-m", "raylm", "run", str(self.job)]
             self.processes[host] = self.hosts.start(
                 host,
                 command,
