@@ -154,7 +154,7 @@ class Folder:
         """A local path with the content of `name`: itself, or a copy that is made once for each version of the content."""
         if self.is_local:
             return Path(self.path(name))
-        key = f"{self.path(name)} {self._version(name)}"
+        key = f"{self.path(name)} {self.version(name)}"
         # this cache is trusted like the bucket: no other user may write to it
         cache = Path(tempfile.gettempdir()) / f"raylm-cache-{os.getuid()}"
         at = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -212,7 +212,7 @@ class Folder:
                 hashed.update(block)
         return hashed.hexdigest()
 
-    def _version(self, name: str) -> str:
+    def version(self, name: str) -> str:
         """What changes when the content of `name` does: the store's own marks of all its files."""
         return " ".join(str(self._fs.ukey(path)) for path in sorted(self._fs.find(self.path(name))))
 

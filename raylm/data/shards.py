@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylm.core.artifact import FileEntry, open_artifact
 from raylm.core.storage import Folder
+from raylm.data.shard_cache import ShardCache
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # shards of one split that are mapped at once: Linux lets a process have 65,530 maps
 _MOST_MAPPED = 4096
+# of the bytes of copies that a machine may hold, what one process maps
+_MAPPED_SHARE = 0.25
 _RENAMED = {"truth": "ground_truth"}
 
 
@@ -74,9 +77,9 @@ class Rows:
         self.uri, self.split, self._folder = folder.uri, split, folder
         shards = [entry for entry in entries if entry.path.startswith(f"{split}-") and entry.path.endswith(".arrow")]
         shards.sort(key=lambda entry: entry.path)
-        self._paths = [entry.path for entry in shards]
+        self._shards, self._cache = shards, None if folder.is_local else ShardCache()
         self._ends = list(itertools.accumulate(entry.rows or 0 for entry in shards))
-        self._columns = lru_cache(_MOST_MAPPED)(self._map)
+        self._columns = lru_cache(self._most_mapped())(self._map)
 
     @classmethod
     def open(cls, uri: str, split: str) -> Rows:
@@ -99,8 +102,19 @@ class Rows:
         at = index - (self._ends[shard - 1] if shard else 0)
         return {name: column[at] for name, column in self._columns(shard).items()}
 
+    def _most_mapped(self) -> int:
+        """Shards to map at once. Of a bucket's, a copy whose turn it was to go stays on the disk as long as it is mapped."""
+        if self._cache is None or not self._shards:
+            return _MOST_MAPPED
+        largest = max(entry.bytes for entry in self._shards)
+        return max(1, min(_MOST_MAPPED, int(_MAPPED_SHARE * self._cache.limit / max(largest, 1))))
+
     def _map(self, shard: int) -> dict[str, _Column]:
-        table = map_arrow(self._folder.local(self._paths[shard]))
+        entry = self._shards[shard]
+        if self._cache is None:
+            table = map_arrow(self._folder.path(entry.path))
+        else:
+            table = self._cache.mapped(self._folder, entry.path, entry.digest, map_arrow)
         return {name: _Column(table.column(name)) for name in table.column_names}
 
 

@@ -1,6 +1,6 @@
-"""Takes a job on two hosts (network namespaces of this machine), of which one is killed, cut off, drained or filled while documents
-are read and while a model is trained, or both are lost; leaves, for each loss and phase, the seconds until raylm says it, until it
-works again, and the work that is done twice.
+"""Takes a job on two hosts (network namespaces of this machine), of which one is killed, cut off, drained or filled while
+documents are read and while a model is trained, or both are lost; leaves, for each loss and phase, the seconds until raylm says
+it, until it works again, and the work that is done twice.
 
 Peer: what was measured on such hosts before the settings of `raylm cluster start` (44.6 s until said, 133 s until
 learning again). `RAYLM_LOSSES` names what is done, `loss:phase` separated by commas; all where it does not.
