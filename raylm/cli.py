@@ -11,6 +11,7 @@ from typing import Any
 
 from raylm import __version__
 from raylm.cluster.commands import add_commands as add_cluster_commands
+from raylm.core import coming
 from raylm.core.errors import RaylmError
 from raylm.serve.commands import add_commands as add_endpoint_commands
 
@@ -85,6 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from raylm.core.config import ENDPOINT
     from raylm.run_page import page_of
 
+    coming.expect(arguments.may_come)
     loaded = job.load(arguments.job, arguments.set)
     _check(loaded, arguments.only, arguments.rebuild)
     made = job.run(loaded, arguments.only, arguments.rebuild, command=_again_of(arguments))
@@ -232,6 +234,7 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "run a job; finished stages are reused, unfinished ones go on")
     run.add_argument("job", metavar="JOB", help="a job file")
     run.add_argument("--only", metavar="STAGE", help="run only this stage and what it needs")
+    coming.add_option(run)
     show = _command(commands, "show", _show, "what an artifact is, how it was made, from what and for what")
     show.add_argument("what", metavar="URI|JOB", help="folder of an artifact, or a job file")
     show.add_argument("--step", metavar="N", type=int, help="of a trained checkpoint: the documents that step N learned from")

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from raylm.core import coming
+
 ADDRESS = "address of the cluster's dashboard, http://HEAD:8265; default: RAY_API_SERVER_ADDRESS"
 
 
@@ -37,6 +39,7 @@ def add_commands(commands: Any, command: Any) -> list[argparse.ArgumentParser]:
     submit.add_argument("--python", default="python", help="interpreter on the cluster that has raylm; default: python")
     submit.add_argument("--detach", action="store_true", help="do not follow it")
     submit.add_argument("--on-interrupt", choices=["leave", "stop"], default="leave", help="what Ctrl-C does to the job")
+    coming.add_option(submit)
     jobs = command(commands, "jobs", _jobs, "jobs of a cluster: names, states, times")
     stop = command(commands, "stop", _stop, "stop a job of a cluster; what it finished is kept")
     stop.add_argument("name", metavar="NAME", help="as `raylm jobs` shows it")
@@ -61,12 +64,13 @@ def _submit(arguments: argparse.Namespace) -> int:
     from raylm.cluster.jobs import Cluster, token_of
     from raylm.cluster.submit import Asked, check_root, read_environment, run_words, submit
 
+    coming.expect(arguments.may_come)
     loaded = job.load(arguments.job, arguments.set)
     check_root(loaded.root)
     steps = job.plan(loaded, arguments.rebuild, arguments.only)
     folder = Path(arguments.folder).resolve()
     path = os.path.relpath(Path(arguments.job).resolve(), folder)
-    words = run_words(arguments.only, arguments.set, arguments.rebuild)
+    words = run_words(arguments.only, arguments.set, arguments.rebuild, arguments.may_come)
     environment = read_environment(arguments.runtime_env)
     asked = Asked(loaded, path, words, folder, environment, arguments.python)
     cluster = Cluster(_address(arguments), token_of(os.environ))

@@ -19,7 +19,7 @@ from raylm.cluster.upload import Upload, upload
 from raylm.cluster.watch import MachineWatch
 from raylm.core.config import did_you_mean
 from raylm.core.errors import ConfigError, PlacementError
-from raylm.core.room import Node, refusal
+from raylm.core.room import Node, brought, refusal
 from raylm.job import Job, Step
 
 SECRET = re.compile(r"(key|token|secret|passw(or)?d|credential)", re.IGNORECASE)
@@ -67,7 +67,7 @@ def preflight(asked: Asked, steps: list[Step], cluster: Cluster) -> list[str]:
     told = _versions(cluster)
     there = machines(cluster)
     for step in steps:
-        if step.state != "ready" and (error := refusal(step.config.roles(), step.name, there)):
+        if step.state != "ready" and (error := refusal(step.config.roles(), step.name, brought(there))):
             raise error
     sent = upload(asked.folder)
     if not (asked.folder / asked.path).is_file():
@@ -174,10 +174,11 @@ def read_environment(file: str | None) -> dict[str, Any]:
     return found
 
 
-def run_words(only: str | None, sets: Sequence[str], rebuild: Sequence[str]) -> tuple[str, ...]:
+def run_words(only: str | None, sets: Sequence[str], rebuild: Sequence[str], may_come: Sequence[str] = ()) -> tuple[str, ...]:
     """Options of `raylm run` on the cluster that do what these do here."""
     words = ["--only", only] if only else []
     words += [word for key in sets for word in ("--set", key)]
+    words += [word for group in may_come for word in ("--may-come", group)]
     return (*words, *(word for name in rebuild for word in ("--rebuild", name)))
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from raylm.core.autoscaler_private import NodeGroup, node_groups
+from raylm.core.coming import NodeGroup, node_groups
 from raylm.core.config import Role
 from raylm.core.errors import PlacementError
 
@@ -150,14 +150,14 @@ def refusal(roles: Roles, what: str, there: list[Node] | None = None) -> Placeme
 
     Args:
         there: machines of the cluster; where none are given those of the cluster that this process has joined, and those that
-            its autoscaler may bring.
+            may come to it.
     """
     here = nodes() if there is None else there
     error = _first(roles, what, here)
-    if error is None or there is not None or not (brought := _brought(here)):
+    if error is None or there is not None or not node_groups():
         return error
-    if error := _first(roles, what, brought):
-        return PlacementError(f"{error.what}; its autoscaler may bring no more than that", next=error.next)
+    if error := _first(roles, what, brought(here)):
+        return PlacementError(f"{error.what}, with all that may come", next=error.next)
     return None
 
 
@@ -165,12 +165,12 @@ def _first(roles: Roles, what: str, there: list[Node]) -> PlacementError | None:
     return next(filter(None, (_refusal(together, what, there) for together in phases(roles))), None)
 
 
-def _brought(there: list[Node]) -> list[Node]:
-    """The cluster when its autoscaler has brought all that it may; empty where there is no autoscaler."""
+def brought(there: list[Node]) -> list[Node]:
+    """The cluster when its autoscaler has brought all that it may (`raylm.core.coming`)."""
     groups = node_groups()
-    # the head belongs to no group that grows, or to one that is counted below
+    # what has come already is one of a group
     others = [node for node in there if not any(_is_of(node, group) for group in groups)]
-    return [*others, *(Node(group.name, group.has) for group in groups for _ in range(group.most))] if groups else []
+    return [*others, *(Node("a machine that may come", group.has) for group in groups for _ in range(group.most))]
 
 
 def _is_of(node: Node, group: NodeGroup) -> bool:
@@ -178,16 +178,14 @@ def _is_of(node: Node, group: NodeGroup) -> bool:
 
 
 def waits_for_autoscaler(roles: Roles, what: str) -> str:
-    """`x needs more than the cluster has now: waits for its autoscaler (up to 4 x gpu)`; "" where it needs no more."""
-    here = nodes()
-    if (error := _first(roles, what, here)) is None or not (groups := node_groups()):
-        return ""
-    told = ", ".join(f"{group.most} x {group.name}: {_words(group.has)}" for group in groups if group.most)
-    return f"{error.what}: waits for its autoscaler (up to {told})"
+    """`x asks for 8 GPU ..., the whole cluster has 0: waits for its autoscaler`; "" where it needs no more than there is."""
+    error = _first(roles, what, nodes()) if node_groups() else None
+    told = ", ".join(f"{group.most} x {_words(group.has)}" for group in node_groups())
+    return f"{error.what}: waits for its autoscaler, which may bring {told}" if error else ""
 
 
 def _coming(roles: Roles, what: str) -> str:
-    return "; its autoscaler must bring machines" if waits_for_autoscaler(roles, what) else ""
+    return "; its autoscaler must bring more" if waits_for_autoscaler(roles, what) else ""
 
 
 def _held() -> str:

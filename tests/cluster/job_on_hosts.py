@@ -50,7 +50,7 @@ stage = "prepare"
 source = {{kind = "jsonl", glob = "{glob}"}}
 steps = [{{kind = "length", min_chars = 5}}]
 dedup = [{{kind = "exact"}}, {{kind = "min_hash"}}]
-workers = {{count = 4}}
+workers = {{count = {workers}}}
 """
 
 
@@ -66,7 +66,7 @@ class Run:
     def __init__(self, hosts: Hosts, folder: Path, files: int = 0, variables: dict[str, str] | None = None, **job: Any) -> None:
         self.hosts, self.folder, self._variables = hosts, folder, variables or {}
         self.job, self.texts = folder / "job.toml", set[str]()
-        corpus = CORPUS.format(glob=self._write(files)) if files else ""
+        corpus = CORPUS.format(glob=self._write(files), workers=2 * hosts.count) if files else ""
         asked = {"steps": 20, "save_every": 10, "batch": 16, "ranks": hosts.count, "cpus": 1, "root": folder / "runs", **job}
         self.job.write_text(JOB.format(hosts=hosts.count, corpus=corpus, **asked))
         self.processes: dict[int, subprocess.Popen[bytes]] = {}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from raylm.core import room
+from raylm.core import coming, room
+from raylm.core.coming import NodeGroup, node_group
 from raylm.core.config import Role
-from raylm.core.room import Patience, asks, fits, peak, phases, refusal, shortage, total
+from raylm.core.errors import ConfigError
+from raylm.core.room import Node, Patience, asks, fits, peak, phases, refusal, shortage, total
 from raylm.evaluate.config import Evaluate
 from raylm.rl.config import RL
 from raylm.serve.config import Serve
@@ -104,3 +106,37 @@ def test_machines_that_are_not_there_are_asked_for_in_vain(workers):
     workers.ensure()
     said = str(refusal({"ranks": Role(count=2, nodes=2)}, "base"))
     assert "base asks for 2 machines for its ranks, 1 of this cluster could hold one of them" in said
+
+
+def test_what_may_come_is_no_refusal_and_what_never_can_is(workers):
+    workers.ensure()
+    roles = {"ranks": Role(count=8, gpus=1.0, cpus=2.0)}
+    try:
+        coming.expect(["2 x 16 CPU, 4 GPU"])
+        assert refusal(roles, "policy") is None
+        said = room.waits_for_autoscaler(roles, "policy")
+        assert "policy asks for 8 GPU at once (8 ranks), the whole cluster has 0: waits for its autoscaler" in said
+        assert said.endswith("which may bring 2 x 16 CPU and 4 GPU")
+        assert room.waits_for_autoscaler({"ranks": Role()}, "policy") == ""
+        more = refusal({"ranks": Role(count=9, gpus=1.0)}, "policy")
+        assert more is not None and "with all that may come" in more.what
+    finally:
+        coming.expect([])
+    assert refusal(roles, "policy") is not None
+
+
+def test_what_has_come_is_not_counted_twice():
+    coming.expect(["2 x 16 CPU, 4 GPU"])
+    try:
+        there = [Node("head", {"CPU": 4.0}), Node("a", {"CPU": 16.0, "GPU": 4.0})]
+        assert sum(node.has.get("GPU", 0.0) for node in room.brought(there)) == 8
+    finally:
+        coming.expect([])
+    assert room.brought(there) == there
+
+
+@pytest.mark.parametrize("text", ["", "4", "x 3 CPU", "4 x", "4 x 3 TPU", "4 x 3"])
+def test_machines_that_cannot_be_read_are_refused(text):
+    with pytest.raises(ConfigError, match="--may-come"):
+        node_group(text)
+    assert node_group("4 x 32 CPU, 8 GPU") == NodeGroup(4, {"CPU": 32.0, "GPU": 8.0})
