@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed-$(LOCK)
 WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo $$PIP_FIND_LINKS)
 TORCH := $(if $(filter gpu,$(LOCK)),,$(if $(wildcard $(addsuffix /torch-*,$(WHEELS))),$(addprefix --find-links ,$(WHEELS)),--torch-backend cpu))
 
-.PHONY: install quickstart test test-long check bench lock demo clean
+.PHONY: slurm-test install quickstart test test-long check bench lock demo clean
 
 install: $(STAMP)
 
@@ -37,6 +37,10 @@ test: install demo
 # also what `make test` leaves out to stay short: lost machines, more variants of layouts
 test-long: install demo
 	RAYLM_LONG=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
+
+# a job by Slurm on two hosts made of network namespaces: needs root and Debian's munge slurmctld slurmd slurm-client
+slurm-test: install
+	RAYLM_LONG=1 $(VENV)/bin/python -m pytest tests/cluster/test_slurm.py
 
 check: install
 	$(VENV)/bin/ruff format --check .

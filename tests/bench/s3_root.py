@@ -17,6 +17,8 @@ from tests.buckets import local_bucket
 
 ROUNDS = int(os.environ.get("RAYLM_ROUNDS", "2"))
 GOAL = 1.5
+CORPUS_BYTES = int(os.environ.get("RAYLM_CORPUS_BYTES", "12_000_000"))
+"""What the quickstart reads; less of it for a look."""
 QUICKSTART = Path(__file__).resolve().parents[2] / "jobs" / "quickstart.toml"
 
 
@@ -30,7 +32,20 @@ def run(job: Path, root: str) -> dict[str, Any]:
     """One run: seconds of its stages and of the whole command, and the digests of what they made."""
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "raylm", "run", str(job), "--set", f"root={root}"], capture_output=True, text=True, check=False
+        [
+            sys.executable,
+            "-m",
+            "raylm",
+            "run",
+            str(job),
+            "--set",
+            f"root={root}",
+            "--set",
+            f"stages.corpus.source.max_bytes={CORPUS_BYTES}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     whole = time.monotonic() - began
@@ -77,6 +92,7 @@ def main() -> None:
                 "whole_s": {name: [round(each["whole_s"], 1) for each in runs] for name, runs in found.items()},
                 "by_stage": {name: runs[-1]["by_stage"] for name, runs in found.items()},
                 "objects": objects,
+                "corpus_bytes": CORPUS_BYTES,
                 "load": os.getloadavg()[0],
             }
         )
