@@ -76,3 +76,32 @@ def test_a_key_file_is_made_with_its_mode_and_made_anew(tmp_path, monkeypatch):
 def test_the_url_is_one_that_this_machine_can_ask():
     assert cluster.url(Serve(model="sft", host="0.0.0.0", port=81)) == "http://127.0.0.1:81/v1"
     assert cluster.url(Serve(model="sft")) == "http://127.0.0.1:8000/v1"
+
+
+@pytest.mark.ray
+def test_an_endpoint_that_ends_leaves_that_of_another_job_alone(workers):
+    import ray
+
+    from raylm.serve.gateway import nodes
+    from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
+    from tests.serve.demo.pages import free_port
+
+    workers.ensure()
+    ports = (free_port(), free_port())
+    configs = [Serve(model="sft", port=port) for port in ports]
+    assert len({cluster.application_name(cfg) for cfg in configs}) == 2
+    gateways = [
+        nodes.start(
+            GatewaySettings("127.0.0.1", cfg.port, (ModelFacts("raylm", "model"),), application=cluster.application_name(cfg)),
+            nodes.here(),
+        )
+        for cfg in configs
+    ]
+    try:
+        ray.get([gateway.listening.remote() for gateway in gateways], timeout=nodes.START_S)
+        nodes.end(0.0, ports[0])
+        assert (nodes.names(ports[0]), len(nodes.names(ports[1]))) == ([], 1)
+        socket.create_connection(("127.0.0.1", ports[1]), timeout=5).close()
+    finally:
+        for port in ports:
+            nodes.end(0.0, port)
