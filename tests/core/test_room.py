@@ -110,7 +110,7 @@ def test_machines_that_are_not_there_are_asked_for_in_vain(workers):
 
 def test_what_may_come_is_no_refusal_and_what_never_can_is(workers):
     workers.ensure()
-    roles = {"ranks": Role(count=8, gpus=1.0, cpus=2.0)}
+    roles = {"ranks": Role(count=8, gpus=1.0, cpus=0.1)}
     try:
         coming.expect(["2 x 16 CPU, 4 GPU"])
         assert refusal(roles, "policy") is None
@@ -118,7 +118,7 @@ def test_what_may_come_is_no_refusal_and_what_never_can_is(workers):
         assert "policy asks for 8 GPU at once (8 ranks), the whole cluster has 0: waits for its autoscaler" in said
         assert said.endswith("which may bring 2 x 16 CPU and 4 GPU")
         assert room.waits_for_autoscaler({"ranks": Role()}, "policy") == ""
-        more = refusal({"ranks": Role(count=9, gpus=1.0)}, "policy")
+        more = refusal({"ranks": Role(count=9, gpus=1.0, cpus=0.1)}, "policy")
         assert more is not None and "with all that may come" in more.what
     finally:
         coming.expect([])
