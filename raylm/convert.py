@@ -21,8 +21,21 @@ CARDS: dict[str, Any] = {
 }
 
 
+class Install(argparse.Action):
+    """Installs, and ends: there is nothing to convert."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from raylm.compress.consumers.npm import install
+
+        install()
+        parser.exit()
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """One option for each key of each format."""
+    parser.add_argument(
+        "--install-consumers", action=Install, nargs=0, help="install the programs of npm that exports are proved with"
+    )
     parser.add_argument("folder", metavar="FOLDER", help="a checkpoint's folder, or with --from what another program saved")
     parser.add_argument("out", metavar="OUT", help="a new folder")
     which = parser.add_mutually_exclusive_group(required=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from raylm.compress.consumers.consumer import Logprobs, Prompt, Ran
+from raylm.compress.consumers.consumer import UNTOLD, Logprobs, Prompt, Ran
 
 # probability that is left to tokens of which nobody told: below this it is noise of float32
 LEAST_REST = 1e-6
+LEAST_NATS = -87.0
+BLANK = " \t\r\n\ufffd"
 
 
 class Verdict(NamedTuple):
@@ -27,6 +29,8 @@ class Verdict(NamedTuple):
     """Prompts answered by the same tokens (by the same text, where it tells no tokens), to the end."""
     near_ties: int = 0
     """Prompts where it took another token that the reference holds for as likely, within `noise`; not compared from there on."""
+    untold: int = 0
+    """Prompts whose answer the program has no words for."""
     differ: int = 0
     """Prompts answered otherwise."""
     kl: float | None = None
@@ -44,6 +48,7 @@ class Verdict(NamedTuple):
             return f"not proved: {self.unproved}" if self.unproved else f"failed: {self.failed}"
         told = "" if self.tells_ids else " (by their number)"
         near = f", {self.near_ties} near-ties" if self.near_ties else ""
+        near += f", {self.untold} that it cannot tell" if self.untold else ""
         kl = "" if self.kl is None else f", KL {self.kl:.2g}"
         return f"ids {self.ids_equal}/{self.prompts}{told}, answers {self.tokens_equal}/{self.prompts}{near}{kl}"
 
@@ -58,15 +63,18 @@ def compare(
             the reference either may be the likelier.
     """
     nats: list[float] = []
-    counts: dict[str, Any] = {"ids_equal": 0, "tokens_equal": 0, "near_ties": 0, "differ": 0}
+    counts: dict[str, Any] = {"ids_equal": 0, "tokens_equal": 0, "near_ties": 0, "untold": 0, "differ": 0}
     first_ids = first_token = ""
     for prompt, mine, theirs in zip(prompts, reference, answers, strict=True):
+        if theirs.num_prompt_tokens == UNTOLD:
+            counts["untold"] += 1
+            continue
         if where := _other_ids(mine, theirs, tokenizer):
             # an answer to another prompt says nothing
             first_ids = first_ids or f"{_named(prompt)}: {where}"
             continue
         counts["ids_equal"] += 1
-        at = _first_difference(mine, theirs)
+        at = _first_difference(mine, theirs, tokenizer)
         if mine.logprobs is not None and theirs.logprobs is not None:
             nats += kl(mine.logprobs, theirs.logprobs, None if at is None else at + 1)
         if at is None:
@@ -99,7 +107,8 @@ def kl(mine: Logprobs, theirs: Logprobs, most: int | None = None) -> list[float]
         if not len(shared):
             continue
         p = mine.values[row][left].astype(np.float64)
-        q = theirs.values[row][told][right].astype(np.float64)
+        # a probability of zero is what float32 makes of a small one
+        q = np.maximum(theirs.values[row][told][right].astype(np.float64), LEAST_NATS)
         total = float((np.exp(p) * (p - q)).sum())
         rests = 1 - np.exp(p).sum(), 1 - np.exp(q).sum()
         if rests[0] > LEAST_REST:
@@ -119,9 +128,12 @@ def _other_ids(mine: Ran, theirs: Ran, tokenizer: Any) -> str:
     return f"prompt token {at} is {_token(found, at, tokenizer)}, transformers makes {_token(ours, at, tokenizer)}"
 
 
-def _first_difference(mine: Ran, theirs: Ran) -> int | None:
+def _first_difference(mine: Ran, theirs: Ran, tokenizer: Any) -> int | None:
     if theirs.tokens is None:
-        return None if theirs.text.strip() == mine.text.strip() else 0
+        # programs leave special tokens out, and a character that did not come to its end
+        bare = tokenizer.decode(mine.tokens or [], skip_special_tokens=True)
+        same = theirs.text.strip(BLANK) in (mine.text.strip(BLANK), bare.strip(BLANK))
+        return None if same else 0
     ours, found = mine.tokens or [], theirs.tokens
     at = next((n for n, (a, b) in enumerate(zip(ours, found, strict=False)) if a != b), min(len(ours), len(found)))
     return None if at == len(ours) == len(found) else at

@@ -14,6 +14,10 @@ Prompt = str | list[dict[str, str]]
 """Plain text, or the messages of a conversation that the model is to answer."""
 
 
+UNTOLD = -1
+"""Number of prompt tokens of an answer that the program made and cannot tell: its interface has no words for half a character."""
+
+
 class Logprobs(NamedTuple):
     """Log-probabilities, in nats, of the likeliest tokens at each of T positions; of the whole vocabulary where K is its size."""
 

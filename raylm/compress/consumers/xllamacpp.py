@@ -81,12 +81,10 @@ def _answer(address: str, prompt: Prompt, max_tokens: int) -> Ran:
     said = _ask(address, "completion", asked)
     steps = said.get("completion_probabilities") or []
     places = _places(said["tokens"], [step["id"] for step in steps])
-    likeliest = _logprobs(
-        len(said["tokens"]), {at: step["top_logprobs"] for at, step in zip(places, steps, strict=True) if at >= 0}
-    )
+    told = likeliest(len(said["tokens"]), {at: step["top_logprobs"] for at, step in zip(places, steps, strict=True) if at >= 0})
     # the token that ended it is among them
     tokens = said["tokens"][:-1] if said["stop_type"] == "eos" else said["tokens"]
-    return Ran(ids, said["tokens_evaluated"], tokens, said["content"], likeliest)
+    return Ran(ids, said["tokens_evaluated"], tokens, said["content"], told)
 
 
 def _places(tokens: list[int], told: list[int]) -> list[int]:
@@ -104,7 +102,8 @@ def _places(tokens: list[int], told: list[int]) -> list[int]:
     return [first if first == last else -1 for first, last in zip(forth, reversed(back), strict=True)]
 
 
-def _logprobs(positions: int, steps: dict[int, list[dict[str, Any]]]) -> Logprobs | None:
+def likeliest(positions: int, steps: dict[int, list[dict[str, Any]]]) -> Logprobs | None:
+    """Log-probabilities of `positions`, of which llama.cpp tells those in `steps` ({position: its top_logprobs})."""
     import numpy as np
 
     if not steps:

@@ -10,8 +10,9 @@ import pytest
 
 from raylm.compress.consumers.comparison import Verdict, compare, kl
 from raylm.compress.consumers.consumer import Logprobs, Ran, top
+from raylm.compress.consumers.parity import Asked, Parity
 
-TOKENIZER: Any = SimpleNamespace(decode=lambda ids: "".join(chr(97 + number) for number in ids))
+TOKENIZER: Any = SimpleNamespace(decode=lambda ids, **_: "".join(chr(97 + number) for number in ids))
 LOGITS = np.array([[3.0, 1.0, 0.0, -1.0], [0.0, 2.0, 1.9995, -1.0], [0.5, 0.0, 4.0, 1.0]])
 
 
@@ -69,6 +70,12 @@ def test_what_the_reference_ended_with_is_no_near_tie():
 def test_text_is_compared_where_no_tokens_are_told():
     assert verdict(ran(tokens=None, text="abc")).tokens_equal == 1
     assert "answers 'abd', transformers 'abc'" in verdict(ran(tokens=None, text="abd")).first_token
+
+
+def test_what_a_program_cannot_tell_is_counted_apart():
+    found = verdict(ran(prompt_ids=None, told=-1, tokens=None))
+    assert (found.untold, found.ids_equal, found.differ, found.first_ids) == (1, 0, 0, "")
+    assert "tells none" in Parity([found], Asked("gguf", True)).wrong()[0]
 
 
 def test_divergence_is_that_of_the_distributions():

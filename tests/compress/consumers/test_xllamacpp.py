@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,13 @@ import pytest
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'raylm[export]'")
 
-from raylm.compress.consumers.consumer import Prompt, Ran
 from raylm.compress.consumers.parity import Asked, Parity, prove
-from raylm.compress.consumers.transformers import Transformers
 from raylm.compress.consumers.xllamacpp import Xllamacpp, _places
 from raylm.model.gguf.write import write_gguf
+from tests.compress.consumers.planted import PROMPTS, reference
 from tests.model.gguf.small import small
 
-PROMPTS: list[Prompt] = [
-    [{"role": "user", "content": "It's 12345 o'clock."}],
-    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "def f(x):\n    return (x)\n\n"}],
-    "two  spaces, naïve café 日本 👍🏽 1,000:\n\n- x",
-    "<|user|>I'LL say 2024<|end|>",
-]
 NOISE = {"f32": 1e-3, "f16": 2e-2}
-
-
-@cache
-def reference(kind: str) -> list[Ran]:
-    return Transformers().run(small(kind), PROMPTS, 8)
 
 
 def proof(at: Path, kind: str, dtype: str, **changes: Any) -> Parity:
