@@ -53,9 +53,8 @@ class Parity(NamedTuple):
             elif each.prompts and each.untold == each.prompts:
                 found.append(f"{name} tells none of its answers")
             elif each.first_ids:
-                found.append(
-                    f"{name} cuts {each.prompts - each.ids_equal - each.untold} of {each.prompts} prompts otherwise; {each.first_ids}"
-                )
+                others = each.prompts - each.ids_equal - each.untold
+                found.append(f"{name} cuts {others} of {each.prompts} prompts otherwise; {each.first_ids}")
             elif each.differ and self.asked.exact:
                 found.append(f"{name} answers {each.differ} of {each.prompts} prompts otherwise; {each.first_token}")
             elif each.kl is not None and each.kl > self.asked.most_kl:
