@@ -4,6 +4,7 @@ prompts that are possible then."""
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from raylm.core.errors import ConfigError, PlanError
 from raylm.core.storage import Folder
 from raylm.core.variants import VALUED
 from raylm.data.mixture import refs_of
+from raylm.evaluate.config import Evaluate
+from raylm.evaluate.resolution import before_the_run
 from raylm.inference.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
 from raylm.job import Job, Step, check_references
 from raylm.model.adapters.checks import beside_new_head
@@ -137,11 +140,19 @@ def check(job: Job, step: Step, steps: list[Step]) -> list[str]:
             if not lines:
                 checks.check_cards(step.config)
             lines += _fits(job, step.config, {each.name for each in steps if each.state != "ready"})
+        if isinstance(step.config, Evaluate) and not lines:
+            lines += before_the_run(step.config, partial(_held_out, job, {each.name for each in steps if each.state != "ready"}))
     except ConfigError as error:
         place = error.where or ""
         told = f" ({place})" if "/" in place else f".{place}" if place else ""
         raise ConfigError(error.what, where=f"stages.{step.name}{told}", next=error.next) from error.__cause__
     return lines
+
+
+def _held_out(job: Job, to_do: set[str], rows: str) -> int | None:
+    """Number of held-out rows, as far as they are there."""
+    counts = None if rows in to_do else _facts(job.folder(rows).path() if rows in job.stages else rows).get("rows")
+    return counts.get("held_out") if isinstance(counts, dict) else None
 
 
 def _check_resolved(job: Job, step: Step) -> None:

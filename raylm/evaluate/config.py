@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import CustomCard, Makes, Refers, Role, StageConfig, card_kind, did_you_mean
+from raylm.core.config import CustomCard, Makes, Refers, ReportRef, Role, StageConfig, card_kind, did_you_mean
 from raylm.core.variants import GENERATES, LANGUAGE_MODELS
 from raylm.evaluate.backends.endpoint import EndpointSpec
+from raylm.evaluate.gate import Bound, Limit, never
 from raylm.evaluate.tasks import AnyTask
 from raylm.inference.config import GeneratorSpec
 
@@ -29,8 +30,11 @@ class Evaluate(StageConfig):
     """What each model is asked."""
     untrained: bool = True
     """Also measure the first model as it was before its first step, when it was trained from scratch."""
-    gate: dict[str, float] = {}
-    """Metric -> worst value with which the last model may still be served."""
+    gate: dict[str, Limit] = {}
+    """Metric -> worst value with which the last model may still be served; a table is decided by the interval:
+    `{answers = {at_least = 0.3, confidence = 0.95}}`, `{answers = {not_below = "base", by = 0.02}}`."""
+    against: ReportRef | None = None
+    """An earlier Report: models of the same name, and the two judged ones, are compared on the instances that both have."""
     generator: GeneratorSpec = GeneratorSpec()
     """What the process holds that answers prompts."""
 
@@ -48,10 +52,26 @@ class Evaluate(StageConfig):
         if self.untrained and "untrained" in self.models:
             raise ValueError("a model is called 'untrained', as the model before its first step is; say untrained = false")
         closed = not any(isinstance(task, CustomCard) for task in self.tasks)
-        for name in self.gate:
+        for name, limit in self.gate.items():
             if closed and name not in known:
                 raise ValueError(f"gate names {name!r}, which no task measures.{did_you_mean(name, known)}")
+            if isinstance(limit, Bound):
+                self._check_bound(name, limit)
         return self
+
+    def _check_bound(self, name: str, limit: Bound) -> None:
+        task = next((task for task in self.tasks if name in getattr(task, "better", {})), None)
+        better = getattr(task, "better", {}).get(name, limit.direction)
+        if better != limit.direction:
+            fit = "at_least or not_below" if better == "high" else "at_most or not_above"
+            raise ValueError(f"gate {name}: of this metric {better} is better, so a limit is {fit}")
+        if limit.other is not None and limit.other not in self.models[:-1]:
+            raise ValueError(
+                f"gate {name} names {limit.other!r}, no model before the last.{did_you_mean(limit.other, self.models[:-1])}"
+            )
+        count = getattr(task, "num_rows", None)
+        if count and (why := never(name, limit, count, name in getattr(task, "shares", ()))):
+            raise ValueError(f"gate: {why}; raise num_rows of {card_kind(task)}")
 
     def makes(self) -> Makes:
         return Makes("Report")

@@ -18,7 +18,7 @@ from raylm.evaluate.backends import endpoint
 from raylm.evaluate.backends.pool_answers import Engine
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examine import Asked, Marks, grade_all, grade_logprobs
-from raylm.evaluate.instances import Graded
+from raylm.evaluate.instances import Graded, file_of
 from raylm.evaluate.lm import LM
 from raylm.evaluate.values import last_values
 from raylm.inference.pool import hold_pool
@@ -120,6 +120,14 @@ class Examinations:
         names = [self._name(number) for number in range(len(self._cards))]
         found = {model: {name: self._marks.graded(model, name) for name in names} for model in self._models}
         return {model: {name: graded for name, graded in tasks.items() if graded} for model, tasks in found.items()}
+
+    def cards(self) -> dict[str, Any]:
+        """The tasks by name."""
+        return {self._name(number): card for number, card in enumerate(self._cards)}
+
+    def files(self) -> dict[str, dict[str, str]]:
+        """Where every model's instances lie in the artifact, by task."""
+        return {model: {task: f"{INSTANCES}/{file_of(model, task)}" for task in tasks} for model, tasks in self.graded().items()}
 
     def grades(self) -> dict[str, dict[str, float]]:
         """Every model's grades; those that are missing are left out."""

@@ -9,7 +9,12 @@ from raylm.core import page as pages
 from raylm.core.artifact import Artifact, Checkpoint, open_artifact
 from raylm.core.metrics import read_metrics
 from raylm.core.storage import Folder
+from raylm.evaluate import figures
+from raylm.evaluate.findings import Findings
+from raylm.evaluate.intervals import Interval
 
+MOST_LINES = 6
+"""Comparisons that the terminal shows; the page has all."""
 CURVES = ("reward", "accuracy", "loss")
 
 
@@ -51,19 +56,32 @@ def picture(stages: list[Artifact]) -> bytes:
     return buffer.getvalue()
 
 
-def page(title: str, grades: dict[str, dict[str, float]], better: dict[str, str], png: bytes, notes: list[str]) -> str:
-    """The whole report as one HTML page without outside parts."""
+def page(
+    title: str,
+    grades: dict[str, dict[str, float]],
+    better: dict[str, str],
+    png: bytes,
+    notes: list[str],
+    found: Findings | None = None,
+) -> str:
+    """The whole report as one HTML page without outside parts.
+
+    Args:
+        found: what the instances say.
+    """
+    intervals = found.intervals if found else {}
     metrics = list(better)
     head = "".join(f'<th class="n">{pages.escape(name)}<br><small>{better[name]} is better</small></th>' for name in metrics)
     body = "".join(
         f"<tr><td>{pages.escape(name)}</td>"
-        + "".join(f'<td class="n">{cell(values, metric)}</td>' for metric in metrics)
+        + "".join(f'<td class="n">{_with_interval(values, metric, intervals.get(name, {}))}</td>' for metric in metrics)
         + "</tr>"
         for name, values in grades.items()
     )
     listed = "".join(f"<li>{pages.escape(note)}</li>" for note in notes)
     grid = f'<div class="scroll"><table><tr><th>model</th>{head}</tr>{body}</table></div><ul>{listed}</ul>'
-    return pages.page(title, "", [("", grid), ("Curves", pages.picture(png, "training curves"))])
+    more = figures.parts(grades, better, found) if found else []
+    return pages.page(title, "", [("", grid), *more, ("Curves", pages.picture(png, "training curves"))])
 
 
 def table(grades: dict[str, dict[str, float]], better: dict[str, str]) -> Any:
@@ -77,6 +95,23 @@ def table(grades: dict[str, dict[str, float]], better: dict[str, str]) -> Any:
     for name, values in grades.items():
         shown.add_row(name, *[cell(values, metric) for metric in better])
     return shown
+
+
+def short(found: Findings, model: str) -> list[str]:
+    """What is sure of a model against those before it, and how much that is of all that was compared: for the terminal."""
+    sure = [one for one in found.compared if one.second == model and one.winner]
+    lines = [
+        f"{one.second} against {one.first}: {one.metric} {one.difference:+.4f} "
+        f"({one.low:+.4f} to {one.high:+.4f}, p {one.adjusted:.2g})"
+        for one in sure[-MOST_LINES:]
+    ]
+    total = sum(one.second == model for one in found.compared)
+    more = f", {len(lines)} of them shown" if len(sure) > len(lines) else ""
+    return [*lines, f"{len(sure)} of {total} differences of {model} are sure{more}"] if total else []
+
+
+def _with_interval(values: dict[str, float], metric: str, intervals: dict[str, Interval]) -> str:
+    return figures.cell(values[metric], intervals.get(metric)) if metric in values else "-"
 
 
 def cell(values: dict[str, float], metric: str) -> str:

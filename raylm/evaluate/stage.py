@@ -9,10 +9,11 @@ from raylm.core.config import card_kind, resolve
 from raylm.core.context import Context
 from raylm.core.errors import DataError, StageError
 from raylm.data.shards import Rows
-from raylm.evaluate import report
+from raylm.evaluate import previous, report
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examinations import Examinations
-from raylm.evaluate.gate import failures
+from raylm.evaluate.findings import find
+from raylm.evaluate.gate import failures, said
 
 Grades = dict[str, dict[str, float]]
 
@@ -42,18 +43,27 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     asked.by_answers()
     asked.by_endpoints()
     grades |= asked.grades()
+    graded, by_task = asked.graded(), asked.cards()
+    earlier = previous.models_of(ctx.open_as(cfg.against, Report), cfg.models[-1], list(graded)) if cfg.against else {}
+    found = find(
+        {name: one.tasks for name, one in earlier.items()} | graded, by_task, {name: one.against for name, one in earlier.items()}
+    )
     models: list[Artifact] = [made for ref in cfg.models if ctx.is_stage(ref) and isinstance(made := ctx.open(ref), Checkpoint)]
     png = report.picture(report.road(models))
-    reasons = failures(grades[cfg.models[-1]], cfg.gate, better)
+    by_metric = {
+        model: {name: rows for task, rows in tasks.items() for name in by_task[task].better} for model, tasks in graded.items()
+    }
+    reasons = failures(grades[cfg.models[-1]], cfg.gate, better, cfg.models[-1], by_metric)
     notes = [*_before_and_after(models), *_loss_of_compression(cfg, models, grades), *asked.notes(), *_gate(cfg, reasons)]
     ctx.out.write("curves.png", png)
-    ctx.out.write("report.html", report.page(f"raylm report: {ctx.stage}", grades, better, png, notes))
+    ctx.out.write("report.html", report.page(f"raylm report: {ctx.stage}", grades, better, png, notes, found))
     missing = asked.missing
     told = {"grades": grades, "better": better, "notes": notes, "missing": missing, "passed": not reasons and not missing}
+    told |= {"instances": asked.files(), **found.plain()}
     ctx.out.write_json("report.json", told)
     console = Console()
     console.print(report.table(grades, better))
-    for note in notes:
+    for note in [*report.short(found, cfg.models[-1]), *notes]:
         console.print(f"  {note}", highlight=False, markup=False)
     console.print(f"  report with curves: {ctx.out.path('report.html')}", highlight=False, soft_wrap=True)
     if missing:
@@ -73,7 +83,7 @@ def _gate(cfg: Evaluate, reasons: list[str]) -> list[str]:
     if not cfg.gate:
         return []
     return [f"GATE: {reason}" for reason in reasons] or [
-        f"the gate is passed: {', '.join(f'{k} {v:g}' for k, v in cfg.gate.items())}"
+        f"the gate is passed: {', '.join(said(name, limit) for name, limit in cfg.gate.items())}"
     ]
 
 

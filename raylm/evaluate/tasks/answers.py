@@ -23,6 +23,8 @@ class Answers(Config):
 
     needs: ClassVar[str] = "generate"
     better: ClassVar[dict[str, str]] = {"answers": "high"}
+    shares: ClassVar[tuple[str, ...]] = ("answers",)
+    """Metrics that are shares of instances."""
 
     kind: Literal["answers"] = "answers"
     rows: PromptsRef

@@ -20,6 +20,8 @@ class Preference(Config):
 
     needs: ClassVar[str] = "logprobs"
     better: ClassVar[dict[str, str]] = {"preference": "high"}
+    shares: ClassVar[tuple[str, ...]] = ("preference",)
+    """Metrics that are shares of instances."""
 
     kind: Literal["preference"] = "preference"
     rows: PairsRef
