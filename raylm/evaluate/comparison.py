@@ -208,8 +208,10 @@ def _slices(graded: Sequence[Graded], metric: str) -> list[Slice]:
         sides = [_by_cluster(side) for side in (inside, outside)]
         if min(len(sides[0][0]), len(sides[1][0])) < SMALLEST_SLICE or not (sum(inside.weights) and sum(outside.weights)):
             continue
-        numbers = len(inside.values), inside.value, outside.value, *inside.interval()
-        found.append(Slice("", "", metric, f"{name} = {value}", *numbers, intervals.apart(sides[0], sides[1])))
+        low, high = inside.interval()
+        values = inside.value, outside.value
+        p = intervals.apart(sides[0], sides[1])
+        found.append(Slice("", "", metric, f"{name} = {value}", len(inside.values), *values, low, high, p))
     return found
 
 
