@@ -81,7 +81,7 @@ def coverage(rng: np.random.Generator) -> dict[str, float]:
             ]
             for loss in losses
         ]
-        made = difference(*sides, "loss", "low")
+        made = difference(sides[0], sides[1], "loss", "low")
         note("difference of losses, documents of five", made.low, float(shift), made.high)
         one = Column.of(sides[0], "loss").interval()
         note("one loss, documents of five", one.low, 2.0, one.high)
@@ -111,7 +111,7 @@ def false_alarms(rng: np.random.Generator) -> dict[str, float]:
             name: {task: graded(pair[side]) for task, pair in zip(better, both, strict=True)} for side, name in enumerate("ab")
         }
         ours += any(one.winner for one in compare(models, better))
-        theirs += any(lm_eval_p(*pair) <= 0.05 for pair in both)
+        theirs += any(lm_eval_p(pair[0], pair[1]) <= 0.05 for pair in both)
     return {"ours": ours / PAIRS, "theirs": theirs / PAIRS}
 
 
