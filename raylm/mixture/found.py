@@ -69,7 +69,8 @@ class Found(NamedTuple):
             "natural": [round(float(share), 4) for share in asked.natural],
             "targets": {target.name: target.weight for target in asked.targets},
             "epochs": _epochs(self.shares, asked),
-            "proxies": [one._asdict() for one in (*self.proxies, *self.unseen, *([self.chosen] if self.chosen else []))],
+            # name of its file in proxies/ -> digest of all that it was made from
+            "proxies": {one.name: one.order for one in (*self.proxies, *self.unseen, *([self.chosen] if self.chosen else []))},
             "refused": self.refused,
             "passed": not self.refused,
         }

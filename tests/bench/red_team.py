@@ -2,8 +2,8 @@
 raylm's refusal detector and garak's are wrong about them; and a hole that fine-tuning planted in a small model, found by the
 `jailbreak` task.
 
-`python -m tests.bench.red_team [answers|hole [FOLDER]]`: one part; in the same FOLDER it goes on where it was. garak 0.17.1 has
-an environment of its own; its detectors are called on the same answers. That which is a model (ModernBERTRefusal) loads weights
+`python -m tests.bench.red_team [answers|hole [STEPS]]`: one part alone. garak 0.17.1 has an
+environment of its own; its detectors are called on the same answers. That which is a model (ModernBERTRefusal) loads weights
 from a hub, and is left out.
 """
 
@@ -59,7 +59,7 @@ def hole() -> dict[str, Any]:
     from tests.bench.attacks.hole import FAMILY, find_hole
 
     with tempfile.TemporaryDirectory() as folder:
-        found = find_hole(Path(sys.argv[2] if len(sys.argv) > 2 else folder))
+        found = find_hole(Path(folder), *map(int, sys.argv[2:3]))
     for model, notes in found.pop("notes").items():
         print(model, *notes, sep="\n  ", flush=True)
     planted_in = found[FAMILY["family"]]
