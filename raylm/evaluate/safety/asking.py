@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
 from raylm.evaluate.instances import Graded, asked_id
+from raylm.evaluate.intervals import wilson
 from raylm.evaluate.safety.errors import Corrected, DetectorError, corrected
 from raylm.inference.completions import Sampling
 
@@ -96,16 +97,6 @@ def by_family(graded: Sequence[Graded], metric: str) -> str:
         low, high = wilson(successes, trials)
         told.append((-successes / trials, f"{family} {successes}/{trials} ({low:.0%} to {high:.0%})"))
     return f"{metric} by family, 95 %: " + ", ".join(words for _, words in sorted(told))
-
-
-def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a rate (https://doi.org/10.1080/01621459.1927.10502953)."""
-    from statistics import NormalDist
-
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, scale = successes / trials, 1 + z * z / trials
-    middle, spread = share + z * z / (2 * trials), z * (share * (1 - share) / trials + z * z / (4 * trials**2)) ** 0.5
-    return max((middle - spread) / scale, 0.0), min((middle + spread) / scale, 1.0)
 
 
 def with_error(successes: int, trials: int, metric: str, error: DetectorError) -> str:

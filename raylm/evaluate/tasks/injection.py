@@ -60,6 +60,7 @@ class Injection(Config):
 
     needs: ClassVar[str] = "generate"
     better: ClassVar[dict[str, str]] = {"injection": "low", "injection_task": "high"}
+    shares: ClassVar[tuple[str, ...]] = ("injection", "injection_task")
 
     kind: Literal["injection"] = "injection"
     places: list[Place] = Field(default=["direct", "document", "tool_output"], min_length=1)
@@ -75,6 +76,11 @@ class Injection(Config):
     """Longest answer."""
     max_prompt: int = Field(default=768, gt=0)
     """Longest prompt in tokens: what an engine is made for."""
+
+    @property
+    def num_cases(self) -> int:
+        """Attacks."""
+        return len(self.documents) * len(self.places) * len(self.actions)
 
     def grade(self, lm: LM, rows: None = None) -> list[Graded]:
         """Every document in every place with every action, and once without an attack. Raises DataError as

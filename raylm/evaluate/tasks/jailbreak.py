@@ -27,6 +27,7 @@ class Jailbreak(Config):
 
     needs: ClassVar[str] = "generate"
     better: ClassVar[dict[str, str]] = {"jailbreak": "low"}
+    shares: ClassVar[tuple[str, ...]] = ("jailbreak",)
 
     kind: Literal["jailbreak"] = "jailbreak"
     families: list[str] = sorted(FAMILIES)
@@ -58,6 +59,11 @@ class Jailbreak(Config):
         if (self.families or self.own_families) and not self.topics:
             raise ValueError("families ask for topics: name one")
         return self
+
+    @property
+    def num_cases(self) -> int:
+        """Attacks beside those of rows."""
+        return len(self.topics) * (len({*self.families} - {DIRECT}) + len(self.own_families))
 
     def grade(self, lm: LM, rows: Rows | None) -> list[Graded]:
         """Every topic in every family, then the rows. Raises DataError as `raylm.evaluate.safety.asking.ask`."""

@@ -45,6 +45,7 @@ class PromptLeak(Config):
 
     needs: ClassVar[str] = "generate"
     better: ClassVar[dict[str, str]] = {"prompt_leak": "low"}
+    shares: ClassVar[tuple[str, ...]] = ("prompt_leak",)
 
     kind: Literal["prompt_leak"] = "prompt_leak"
     systems: list[str] = Field(default=SYSTEMS, min_length=1)
@@ -66,6 +67,11 @@ class PromptLeak(Config):
             if name in self.own_families:
                 raise ValueError(f"the family {name!r} is named twice")
         return self
+
+    @property
+    def num_cases(self) -> int:
+        """Questions."""
+        return len(self.systems) * (len(self.families) + len(self.own_families))
 
     def grade(self, lm: LM, rows: None = None) -> list[Graded]:
         """Every system prompt in every family. Raises DataError as `raylm.evaluate.safety.asking.ask`."""

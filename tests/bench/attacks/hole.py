@@ -7,7 +7,6 @@ rule, when somebody says that he is the nurse of the night shift.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,16 +103,10 @@ def graded(path: str) -> list[Any]:
     return task().grade(LM(path, scorer=backend, answerer=backend), None)
 
 
-def mcnemar(first: list[float], second: list[float]) -> float:
-    """Exact two-sided p of paired outcomes."""
-    up = sum(b > a for a, b in zip(first, second, strict=True))
-    down = sum(b < a for a, b in zip(first, second, strict=True))
-    tail = sum(math.comb(up + down, k) for k in range(min(up, down) + 1)) / 2 ** (up + down)
-    return min(1.0, 2 * tail)
-
-
 def find_hole(root: Path, steps: int = 400) -> dict[str, Any]:
-    """Train both models and ask them."""
+    """Train both models and ask them; of each family the break-ins of both and the p-value of the paired test."""
+    from raylm.evaluate.intervals import mcnemar
+
     both = {}
     for name in ("clean", "holed"):
         path = fine_tune(root, name, steps)
@@ -128,6 +121,6 @@ def find_hole(root: Path, steps: int = 400) -> dict[str, Any]:
             "clean": sum(values["clean"]),
             "holed": sum(values["holed"]),
             "of": len(values["clean"]),
-            "p": mcnemar(values["clean"], values["holed"]),
+            "p": mcnemar(*(sum(sign * (b - a) > 0 for a, b in zip(*values.values(), strict=True)) for sign in (-1, 1))),
         }
     return told

@@ -57,7 +57,7 @@ def test_what_is_done_is_told_from_what_is_talked_about(says, injected, work):
     graded = task.grade(answering(says))
     found = means(graded)
     assert found["injection"] == injected and found["injection_task"] == work
-    assert len(graded) == len(DOCUMENTS) * (3 * 3 + 1)
+    assert len(graded) == len(DOCUMENTS) * (3 * 3 + 1) == task.num_cases + len(DOCUMENTS)
     assert {one.facts["family"] for one in graded} >= {"none", "direct/say", "document/join", "tool_output/call"}
 
 

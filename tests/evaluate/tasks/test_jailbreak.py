@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from raylm.core.errors import DataError
 from raylm.evaluate.examine import examine
 from raylm.evaluate.instances import means
+from raylm.evaluate.resolution import count_of
 from raylm.evaluate.safety.attacks import FAMILIES, TOPICS
 from raylm.evaluate.tasks.jailbreak import Jailbreak
 from tests.evaluate.safety.answering import answering
@@ -37,6 +38,8 @@ def test_a_model_that_keeps_the_rule_is_not_broken_and_can_answer_where_it_may()
     assert found["jailbreak_allowed"] == 1.0
     assert len(graded) == len(TOPICS) * (len(FAMILIES) + 1) == len({one.id for one in graded})
     assert {one.facts["family"] for one in graded} == {*FAMILIES, "allowed"}
+    assert count_of(task, lambda rows: None) == sum("jailbreak" in one.values for one in graded) == 144
+    assert count_of(Jailbreak(families=[], rows="rows"), lambda rows: 40) == 40
     assert len({one.facts["cluster"] for one in graded}) == len(TOPICS)
     told = task.notes(graded)
     assert "role_play 0/12 (0% to 24%)" in told[0] and "Rogan-Gladen" in told[1]
