@@ -11,14 +11,14 @@ from pydantic import TypeAdapter
 from raylm.core.artifact import Artifact, Checkpoint, Endpoint, kind_in
 from raylm.core.config import card_kind
 from raylm.core.context import Context
-from raylm.core.errors import RaylmError
+from raylm.core.errors import DataError, RaylmError
 from raylm.core.workers import finish_task, start_task
 from raylm.data.shards import Rows
 from raylm.evaluate.backends import endpoint
 from raylm.evaluate.backends.pool_answers import Engine
 from raylm.evaluate.config import Evaluate
-from raylm.evaluate.examine import Asked, Marks, grade_all, grade_logprobs
-from raylm.evaluate.instances import Graded, file_of
+from raylm.evaluate.examine import Asked, Mark, Marks, grade_all, grade_logprobs
+from raylm.evaluate.instances import Graded, file_of, kept, summary_of
 from raylm.evaluate.lm import LM
 from raylm.evaluate.values import last_values
 from raylm.inference.pool import hold_pool
@@ -114,6 +114,27 @@ class Examinations:
                 self._failed |= {(model, number): why for number, why in refused.items()}
             except RaylmError as failure:
                 self._fail(model, numbers, failure)
+
+    def by_instances(self) -> None:
+        """Tasks that look at what the others found; of a model that lacks a grade they are asked by the next run."""
+        for model in [each for each in self._cfg.models if not any(each == failed for failed, _ in self._failed)]:
+            numbers = self._open(model, "instances")
+            others = {name: graded for name, graded in self.graded()[model].items() if name not in map(self._name, numbers)}
+            for number in numbers if others else ():
+                card, at = self._cards[number], self._ctx.folder(model)
+                if kind_in(at) != Checkpoint.kind:
+                    self._marks.write(model, number, Mark({}, "nothing is known of what it learned from"))
+                    continue
+                try:
+                    graded, notes = card.look(self._ctx.open(model), others)
+                except DataError as refusal:
+                    self._marks.write(model, number, Mark({}, refusal.what))
+                    continue
+                graded = kept(graded)
+                summaries = {name: summary_of(each) for name, each in self.cards().items()}
+                self._marks.keep(model, self._name(number), graded)
+                notes += card.compared(graded, others, summaries)
+                self._marks.write(model, number, Mark(summary_of(card)(graded), "; ".join(notes)))
 
     def graded(self) -> dict[str, dict[str, list[Graded]]]:
         """Every model's instances by task; those that are missing are left out."""

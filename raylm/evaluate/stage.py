@@ -42,6 +42,7 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     asked.by_logprobs()
     asked.by_answers()
     asked.by_endpoints()
+    asked.by_instances()
     grades |= asked.grades()
     graded, by_task = asked.graded(), asked.cards()
     earlier = previous.models_of(ctx.open_as(cfg.against, Report), cfg.models[-1], list(graded)) if cfg.against else {}

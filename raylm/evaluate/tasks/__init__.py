@@ -8,6 +8,7 @@ from raylm.core.config import CustomCard
 from raylm.evaluate.tasks.answers import Answers
 from raylm.evaluate.tasks.bits_per_byte import BitsPerByte
 from raylm.evaluate.tasks.calibration import Calibration
+from raylm.evaluate.tasks.contamination import Contamination
 from raylm.evaluate.tasks.dialogue_loss import DialogueLoss
 from raylm.evaluate.tasks.generation import Generation
 from raylm.evaluate.tasks.injection import Injection
@@ -32,6 +33,7 @@ AnyTask = Annotated[
     | Calibration
     | LongContext
     | Judge
+    | Contamination
     | Injection
     | PromptLeak
     | Jailbreak

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from raylm.evaluate.backends import transformers_scorer
-from raylm.evaluate.backends.transformers_scorer import TransformersScorer
+from raylm.evaluate.backends.transformers_scorer import TransformersScorer, shared_beginnings
 from tests.model.tiny import tiny_checkpoint, tiny_model
 
 
@@ -51,3 +52,42 @@ def test_a_batch_holds_so_many_tokens_and_the_longest_come_first(tmp_path, monke
     assert order == [0, 2, 1, 3, 4, 5]
     assert not any(score.greedy for _, score in scorer.scores(rows, rows, greedy=False))
     assert (scorer.positions(), scorer.vocabulary()) == (tiny_model(vocab=300, layers=1).config.max_position_embeddings, 300)
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory):
+    return TransformersScorer(str(tiny_checkpoint(tmp_path_factory.mktemp("tiny"), vocab=300, layers=2, max_len=64)))
+
+
+def drawn(seed=0):
+    """Three questions with choices of different lengths, one of them as long as the model has positions, and single rows."""
+    draw = np.random.default_rng(seed)
+    rows, masks = [], []
+    for before, choices in ((12, (1, 3, 2)), (60, (5, 1)), (30, (4, 4, 1, 2)), (20, (3,)), (4, (2, 2))):
+        context = draw.integers(6, 300, before)
+        for size in choices:
+            rows.append([*context.tolist(), *draw.integers(6, 300, size).tolist()])
+            masks.append([0] * before + [1] * size)
+    return rows, masks
+
+
+def test_scores_are_those_of_each_row_alone(scorer):
+    rows, masks = drawn()
+    together = dict(scorer.scores(rows, masks, greedy=True))
+    alone = [next(iter(scorer.scores([row], [mask], greedy=True)))[1] for row, mask in zip(rows, masks, strict=True)]
+    assert [together[at].nats for at in range(len(rows))] == pytest.approx([score.nats for score in alone], rel=1e-5)
+    assert [together[at].greedy for at in range(len(rows))] == [score.greedy for score in alone]
+
+
+def test_what_greedy_decoding_would_draw_is_seen(scorer):
+    rows, masks = drawn()
+    context = rows[0][:12]
+    scores = dict(scorer.scores([[*context, token] for token in range(300)], [[*masks[0][:12], 1]] * 300, greedy=True))
+    assert sum(score.greedy for score in scores.values()) == 1
+    assert max(scores, key=lambda at: scores[at].nats) == next(at for at, score in scores.items() if score.greedy)
+
+
+def test_what_counts_as_a_shared_beginning():
+    rows, masks = drawn()
+    groups, rest = shared_beginnings(rows, masks)
+    assert groups == [[0, 1, 2], [3, 4], [5, 6, 7, 8]] and rest == [9, 10, 11]
