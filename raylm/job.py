@@ -244,7 +244,7 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
         inputs=entries,
         fingerprint=digest_of(identity),
     )
-    _hold_and_warm(step, later, workers)
+    _hold_and_warm(job, step, later, workers)
     say(f"{step.name}: {step.config.stage} ...")
     page.begin(step.name)
     started = time.monotonic()
@@ -266,7 +266,13 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
     return made
 
 
-def _hold_and_warm(step: Step, later: list[Step], workers: Workers) -> None:
+def _held_for(job: Job, step: Step) -> set[str]:
+    """Roles that a stage works with: its own, and those of endpoints that it asks."""
+    asked = [job.stages[ref.value] for ref in step.inputs if ref.value in job.stages]
+    return {name for cfg in (step.config, *asked) if cfg is step.config or cfg.makes() == ENDPOINT for name in cfg.roles()}
+
+
+def _hold_and_warm(job: Job, step: Step, later: list[Step], workers: Workers) -> None:
     """Close what no coming stage asks for, start what the next one asks for. GPUs are not held for later: what waits for
     its turn on one would keep this stage from having it. Nor is anything on a cluster that others use too."""
     if workers.submitted:
@@ -274,9 +280,9 @@ def _hold_and_warm(step: Step, later: list[Step], workers: Workers) -> None:
         own = set(step.config.roles())
         workers.keep({"replicas"} | (own if len(own) == 1 else set()))
         return
-    roles = [coming.config.roles() for coming in (step, *later)]
-    gpus = any(role.gpus for each in roles for role in each.values())
-    workers.keep({name for each in roles[: 1 if gpus else None] for name in each})
+    coming = (step, *later)
+    gpus = any(role.gpus for each in coming for role in each.config.roles().values())
+    workers.keep({name for each in coming[: 1 if gpus else None] for name in _held_for(job, each)})
     if later and not gpus:
         module = importlib.import_module(f"raylm.{later[0].config.stage}.stage")
         getattr(module, "warm", lambda cfg, workers: None)(later[0].config, workers)

@@ -187,3 +187,37 @@ def test_a_stage_is_called_what_a_folder_can_be(tmp_path, name):
     path.write_text(path.read_text().replace("[stages.docs]", f'[stages."{name}"]').replace('"docs"', f'"{name}"'))
     with pytest.raises(ConfigError, match="a stage cannot be called"):
         job.load(path)
+
+
+def test_an_endpoint_stands_while_a_later_stage_asks_it(tmp_path):
+    stages = {
+        "api": {"stage": "serve", "model": "x/m"},
+        "report": {"stage": "evaluate", "models": ["api"], "tasks": [{"kind": "answers", "rows": "x/prompts"}]},
+        "other": {"stage": "evaluate", "models": ["x/m"], "tasks": [{"kind": "answers", "rows": "x/prompts"}]},
+    }
+    loaded = job.Job.model_validate({"name": "j", "root": str(tmp_path), "stages": stages})
+    assert job.check_chain(loaded) == ["other", "api", "report"]
+    held = {
+        name: job._held_for(loaded, job.Step(name, cfg, cfg.makes(), list(references(cfg)), "new", []))
+        for name, cfg in loaded.stages.items()
+    }
+    assert held == {"api": {"replicas"}, "report": {"workers", "generator", "replicas"}, "other": {"workers", "generator"}}
+
+
+def test_an_endpoint_gives_no_log_probabilities_of_given_tokens(tmp_path):
+    stages = {
+        "api": {"stage": "serve", "model": "x/m"},
+        "report": {"stage": "evaluate", "models": ["api"], "tasks": [{"kind": "bits_per_byte", "rows": "x/tokens"}]},
+    }
+    loaded = job.Job.model_validate({"name": "j", "root": str(tmp_path), "stages": stages})
+    with pytest.raises(PlanError, match="'api' makes Endpoint, task bits_per_byte needs Checkpoint"):
+        job.check_chain(loaded)
+
+
+def test_an_endpoint_elsewhere_is_no_reference(tmp_path):
+    away = {"name": "away", "url": "http://127.0.0.1:9/v1", "model": "m"}
+    task = {"kind": "answers", "rows": "x/prompts"}
+    stages = {"report": {"stage": "evaluate", "models": ["away"], "endpoints": [away], "tasks": [task]}}
+    loaded = job.Job.model_validate({"name": "j", "root": str(tmp_path), "stages": stages})
+    assert [ref.value for ref in references(loaded.stages["report"])] == ["x/prompts"]
+    assert job.check_chain(loaded) == ["report"]

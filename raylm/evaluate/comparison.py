@@ -97,15 +97,21 @@ class Column(NamedTuple):
         return sum(self.values) / sum(self.weights)
 
     @property
+    def single(self) -> bool:
+        """Whether each instance is independent of all others."""
+        return len(set(self.clusters)) == len(self.clusters)
+
+    @property
     def shares(self) -> bool:
-        """Right or wrong, each of an instance that is independent of the others."""
-        single = len(set(self.clusters)) == len(self.clusters)
-        return single and all(weight == 1 for weight in self.weights) and set(self.values) <= {0.0, 1.0}
+        """Whether each instance is right or wrong."""
+        return all(weight == 1 for weight in self.weights) and set(self.values) <= {0.0, 1.0}
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """Of the metric: Wilson's of shares, else a bootstrap over clusters."""
-        if self.shares:
+        if self.shares and self.single:
             return intervals.wilson(sum(self.values), len(self.values), confidence)
+        if self.shares:
+            return intervals.clustered_share(self.values, self.clusters, confidence)
         return intervals.bootstrap(self.values, self.weights, self.clusters, confidence)
 
 
@@ -149,14 +155,18 @@ def difference(
     sign = 1 if direction == "high" else -1
     changes = [sign * (y / w2 - x / w) if w and w2 else 0.0 for x, w, y, w2 in zip(*a[:2], *b[:2], strict=True)]
     lost, won = sum(change < 0 for change in changes), sum(change > 0 for change in changes)
-    if a.shares and b.shares:
+    if a.shares and b.shares and a.single and b.single:
         up = sum(y > x for x, y in zip(a.values, b.values, strict=True))
         down = sum(y < x for x, y in zip(a.values, b.values, strict=True))
         interval, p, test = intervals.paired_share(down, up, len(pairs), confidence), intervals.mcnemar(down, up), "mcnemar"
     else:
         # both sides have the same clusters, whatever a later version calls them
         columns = (a.values, a.weights), (b.values, b.weights)
-        interval = intervals.paired_bootstrap(*columns, a.clusters, confidence)
+        if a.shares and b.shares and not lost + won:
+            # draws of what never differs have no width, and clusters are what there is evidence of
+            interval = intervals.paired_share(0, 0, len(set(a.clusters)), confidence)
+        else:
+            interval = intervals.paired_bootstrap(*columns, a.clusters, confidence)
         p, test = intervals.permutation(*columns, a.clusters), "permutation"
     unpaired = len(first) + len(second) - 2 * len(pairs)
     values = a.value, b.value

@@ -105,7 +105,9 @@ def _quotients(card: Any, sides: Sequence[list[Graded]]) -> dict[str, str]:
     alike = dict(card.better)
     for graded in filter(None, sides):
         quotients, own = means(graded), card.summary(graded)
-        alike = {name: way for name, way in alike.items() if abs(quotients.get(name, math.inf) - own[name]) <= _SAME}
+        alike = {
+            name: way for name, way in alike.items() if abs(quotients.get(name, math.inf) - own.get(name, math.nan)) <= _SAME
+        }
     return alike
 
 

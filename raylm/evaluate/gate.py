@@ -114,11 +114,14 @@ def never(name: str, limit: Bound, count: int, share: bool) -> str:
     if not share:
         return "" if count >= 2 else f"an interval of {name} needs two instances at least"
     if limit.limit is not None:
-        best = intervals.wilson(count, count, limit.confidence).low if limit.direction == "high" else 0.0
-        if best < limit.limit:
+        high = limit.direction == "high"
+        asked = f"{'at least' if high else 'at most'} {limit.limit:g}"
+        ends = intervals.wilson(count if high else 0, count, limit.confidence)
+        if ends.low < limit.limit if high else ends.high > limit.limit:
             return (
-                f"{name} at least {limit.limit:g} with {limit.confidence:.0%} confidence cannot be shown with {count} instances: "
-                f"even if all are right, the interval begins at {best:.3f}"
+                f"{name} {asked} with {limit.confidence:.0%} confidence cannot be shown with {count} instances: even if "
+                f"{'all count' if high else 'none counts'}, the interval "
+                f"{f'begins at {ends.low:.3f}' if high else f'ends at {ends.high:.3f}'}"
             )
     return ""
 

@@ -40,6 +40,20 @@ def wilson(right: float, count: float, confidence: float = CONFIDENCE) -> Interv
     return Interval(max(middle - half, 0.0), min(middle + half, 1.0))
 
 
+def clustered_share(right: Sequence[float], clusters: Sequence[Any], confidence: float = CONFIDENCE) -> Interval:
+    """`wilson` with as many instances as the clusters are worth: their design effect by linearisation, and of shares of 0 or 1,
+    which show none, one for each cluster (Franco et al. 2019, https://doi.org/10.1093/jssam/smy019)."""
+    sums_G, counts_G = _sums([right, [1.0] * len(right)], clusters)
+    num, share = len(sums_G), float(sums_G.sum() / counts_G.sum())
+    if num < 2:
+        return Interval(0.0, 1.0)
+    spread = num / (num - 1) * float(((sums_G - share * counts_G) ** 2).sum()) / len(right) ** 2
+    if not 0 < share < 1:
+        return wilson(share * num, num, confidence)
+    worth = min(share * (1 - share) / spread, len(right)) if spread else len(right)
+    return wilson(share * worth, worth, confidence)
+
+
 def paired_share(lost: int, won: int, count: int, confidence: float = CONFIDENCE) -> Interval:
     """Interval of the difference of two shares on the same instances: the second one's minus the first one's (Bonett and Price
     2012, https://doi.org/10.3102/1076998611411915). It has a width where no instance differs, too.

@@ -75,6 +75,12 @@ def test_rows_of_one_document_are_one_piece_of_evidence():
     assert made.low <= 0 < made.high
 
 
+def test_what_never_differs_has_an_interval_all_the_same():
+    same = difference(answers([1] * 200, cluster=20), answers([1] * 200, cluster=20), "answers", "high")
+    assert same and (same.low, same.high) == intervals.paired_share(0, 0, 10)
+    assert Column.of(answers([0] * 200, cluster=20), "answers").interval() == intervals.wilson(0, 10)
+
+
 def test_what_is_asked_twice_is_one_cluster():
     twice = [one._replace(id=name) for one in answers([1]) for name in ("a", "a#2")]
     assert Column.of(twice, "answers").clusters == ["a", "a"]

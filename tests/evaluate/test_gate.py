@@ -86,11 +86,12 @@ def evaluate(gate, **more):
 def test_limits_that_no_model_could_hold_are_refused():
     assert evaluate({"answers": {"at_least": 0.9}}).gate["answers"] == Bound(at_least=0.9)
     assert evaluate({"answers": 0.3}).gate["answers"] == 0.3
-    with pytest.raises(
-        ValueError, match=r"cannot be shown with 100 instances: even if all are right, the interval begins at 0\.963"
-    ):
+    with pytest.raises(ValueError, match=r"cannot be shown with 100 instances: even if all count, the interval begins at 0\.963"):
         evaluate({"answers": {"at_least": 0.97}})
     assert never("answers", Bound(at_least=0.97), 200, True) == ""
+    # the rule of three, a little wider: none of 50 is up to 7.1 % of all
+    assert "even if none counts, the interval ends at 0.071" in never("jailbreak", Bound(at_most=0.05), 50, True)
+    assert never("jailbreak", Bound(at_most=0.05), 80, True) == ""
     assert "needs two instances" in never("loss", Bound(at_most=0.97), 1, False)
 
 

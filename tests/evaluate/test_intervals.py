@@ -43,6 +43,28 @@ def test_mcnemar_is_the_exact_binomial_test(lost, won, p):
     assert intervals.mcnemar(won, lost) == intervals.mcnemar(lost, won)
 
 
+def test_shares_of_clusters_are_worth_their_clusters():
+    """Ten clusters of 20 that are right or wrong as a whole are worth ten instances less one; clusters that are all alike 200."""
+    whole, names = np.repeat([1.0] * 4 + [0.0] * 6, 20), np.repeat(np.arange(10), 20).tolist()
+    assert intervals.clustered_share(whole, names) == pytest.approx(intervals.wilson(3.6, 9), abs=1e-9)
+    # design effect 20 * 10 / 9: nine instances' worth; none right shows nothing of it
+    assert intervals.clustered_share([0.0] * 200, names) == intervals.wilson(0, 10)
+    even = np.tile([1.0, 0.0], 100)
+    assert intervals.clustered_share(even, names) == intervals.wilson(100, 200)
+    assert intervals.clustered_share([1.0, 1.0], ["a", "a"]) == (0.0, 1.0)
+
+
+def test_intervals_of_shares_of_clusters_hold_the_truth():
+    rng, held = np.random.default_rng(7), 0
+    names = np.repeat(np.arange(40), 5).tolist()
+    for _ in range(400):
+        # beta-binomial: shares of documents spread around 0.3
+        right = rng.random(200) < np.repeat(rng.beta(1.5, 3.5, 40), 5)
+        low, high = intervals.clustered_share(right.astype(float), names)
+        held += low <= 0.3 <= high
+    assert 0.92 <= held / 400 <= 0.98
+
+
 def test_mcnemar_is_the_sum_of_the_tails():
     for count in (3, 9, 400, 1500):
         for few in (0, count // 3, count // 2):

@@ -88,6 +88,11 @@ class Generation(Config):
             return {self.title: "high"}
         return {f"{self.title}_pass_at_{k}": "high" for k in self.pass_at}
 
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """Those that are shares of instances."""
+        return tuple(self.better) if self.num_draws == 1 else ()
+
     def added(self, rows: Any) -> int:
         """Tokens that the technique adds to a prompt at most; a token is a byte at least."""
         technique, items = resolve(self.technique), items_of(rows, self.num_rows)

@@ -95,6 +95,11 @@ class LmEval(Config):
         """Its metrics."""
         return {self._label(metric): "low" if metric.name in _LOW else "high" for metric in self._metrics()}
 
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """Those that are shares of instances."""
+        return tuple(self._label(metric) for metric in self._metrics() if metric.name in ("acc", "acc_norm", "exact_match"))
+
     def grade(self, lm: LM, rows: Any = None) -> list[Graded]:
         """One instance for each document of each task.
 

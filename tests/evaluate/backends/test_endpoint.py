@@ -15,8 +15,10 @@ from raylm.core.storage import Folder
 from raylm.evaluate.backends.endpoint import Endpoint, EndpointSpec, served
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examinations import Examinations
+from raylm.evaluate.intervals import wilson
 from raylm.evaluate.journal import Journal
 from raylm.evaluate.lm import LM
+from raylm.evaluate.stage import run
 from raylm.inference.completions import BatchSampling
 from tests.model.tiny import tiny_tokenizer
 from tests.rows import make_rows
@@ -194,6 +196,39 @@ def test_a_whole_task_against_an_endpoint_whatever_made_it(server, tmp_path, mon
     assert [one.id for one in first] == [one.id for one in second]
     assert first[0].output == "class 0" and first[0].asked.startswith("question 3 class")
     assert served(api.commit(EndpointArtifact, facts={"url": url, "model_name": "m"}), "api").spec.url == url
+
+
+def test_one_report_of_endpoints_and_the_next_one_against_it(server, tmp_path, capsys):
+    """No process of Ray's and no model here: the whole stage, its files, its gate, and the comparison with an earlier report."""
+    rows = [
+        {
+            "tokens": [1, at],
+            "messages": json.dumps(ask(f"question {at} {'class' if at % 4 else 'module'}")),
+            "ground_truth": "class",
+        }
+        for at in range(3, 103)
+    ]
+    make_rows(tmp_path, "prompts", Prompts, rows, held_out=len(rows))
+    first = evaluate(server, gate={"answers": {"at_least": 0.6, "confidence": 0.95}})
+    made = run(first, context(tmp_path, "first", first))
+    assert made.facts["passed"]
+    told = json.loads(made.folder.read("report.json"))
+    assert told["grades"] == {"away": {"answers": 0.75}}
+    assert told["intervals"]["away"]["answers"] == pytest.approx(wilson(75, 100))
+    graded = [json.loads(line) for line in made.folder.read(told["instances"]["away"]["answers"]).decode().splitlines()]
+    assert len(graded) == 100 and sum(one["values"]["answers"] for one in graded) == 75
+    assert {one["output"] for one in graded} == {"class 0", "module 0"}
+    assert "the gate is passed: answers at least 0.6 (95% sure)" in told["notes"]
+    assert not (tmp_path / "first" / "_work").exists()
+
+    second = evaluate(server, against="first", gate={"answers": {"at_least": 0.7}})
+    ctx = context(tmp_path, "second", second)
+    made = run(second, ctx)
+    assert made.facts["reasons"] == ["answers lies between 0.657 and 0.8245 with 95% confidence, at least 0.7 is asked"]
+    (one,) = json.loads(made.folder.read("report.json"))["comparisons"]
+    assert (one["first"], one["second"], one["num_pairs"], one["difference"]) == ("away of first before", "away", 100, 0.0)
+    assert "0 of 1 differences of away are sure" in " ".join(capsys.readouterr().out.split())
+    assert "away of first before" in made.folder.read("report.html").decode()
 
 
 @pytest.mark.parametrize(
