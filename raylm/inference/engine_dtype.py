@@ -84,15 +84,13 @@ def scheme_of(config: dict[str, Any]) -> str:
     quantization = config.get("quantization_config") or {}
     if quantization.get("quant_method") in ("gptq", "awq"):
         return "W4A16"
-    for group in (quantization.get("config_groups") or {}).values():
-        weights, inputs = group.get("weights") or {}, group.get("input_activations")
-        if weights.get("type") != "int":
-            continue
-        if inputs is None:
-            return "W4A16"
-        # zero points go another way (oneDNN), which takes every format
-        return "W8A8" if inputs.get("symmetric", True) else ""
-    return ""
+    groups = (quantization.get("config_groups") or {}).values()
+    whole = [group.get("input_activations") for group in groups if (group.get("weights") or {}).get("type") == "int"]
+    # of several schemes the 4-bit one takes the fewest formats
+    if None in whole:
+        return "W4A16"
+    # zero points go another way (oneDNN), which takes every format
+    return "W8A8" if whole and whole[0].get("symmetric", True) else ""
 
 
 def formats(scheme: str, gpu: bool, machine: Machine) -> tuple[tuple[str, ...], str]:

@@ -19,6 +19,13 @@ from tests.stages import context
 
 pytestmark = pytest.mark.ray
 METHODS = {"int8": {"kind": "int8"}, "int4": {"kind": "int4", "group_size": 32}}
+# the others' files are of the same schemes, or of two in one
+OTHERS = {
+    "gptq": {"kind": "gptq", "group_size": 32},
+    "smooth_quant": {"kind": "smooth_quant"},
+    "fp8": {"kind": "fp8"},
+    "mixed": {"kind": "mixed", "group_size": 32, "max_kl": 0.0008},
+}
 PROMPTS = [[1, 3, 70 + 7 * row, 90 + row, 4] for row in range(16)]
 
 
@@ -67,12 +74,22 @@ LIKELIEST = {("int8", "float32"): 0.95, ("int4", "bfloat16"): 0.8}
 # 8-bit layers are tried in float32, with the stricter bound; in bfloat16 the road serves them: tests/flow/test_road.py
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [pytest.param(*run, marks=pytest.mark.long) if run == ("int8", "bfloat16") else run for run in RUNS if run[1] != "float16"],
+    [
+        *(
+            pytest.param(*run, marks=pytest.mark.long) if run == ("int8", "bfloat16") else run
+            for run in RUNS
+            if run[1] != "float16"
+        ),
+        *(pytest.param(name, "bfloat16", marks=pytest.mark.long) for name in OTHERS),
+    ],
 )
 def test_vllm_draws_what_transformers_draws(root, workers, name, dtype):
     """Greedy tokens over 16 prompts, in every format that this machine's kernels take."""
     from transformers import AutoModelForCausalLM
 
+    if name in OTHERS:
+        cfg = config(method=OTHERS[name])
+        print(run(cfg, context(root, name, cfg, workers)).facts)
     pool = hold_pool(workers, GeneratorSpec())
     pool.start(str(root / name), max_len=64, dtype=dtype)
     drawn = pool.generate(PROMPTS, Sampling(max_tokens=8, temperature=0, stop_at_eos=False))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Fp8(Config):
     """One scale per output channel for weights. GPUs since Ada compute in it; it keeps outliers better than int8."""
 
-    scheme: ClassVar[str] = "FP8"
+    scheme: ClassVar[str] = ""
     makes: ClassVar[Literal["rounded", "plain"]] = "rounded"
 
     kind: Literal["fp8"] = "fp8"

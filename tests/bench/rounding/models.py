@@ -11,7 +11,7 @@ from pathlib import Path
 
 HOME = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "raylm" / "bench" / "compress_quality"
 SHARED = Path(os.environ.get("RAYLM_BENCH_DATA", Path(__file__).parents[4] / "shared" / "data"))
-STEPS = int(os.environ.get("RAYLM_BENCH_STEPS", "400"))
+STEPS = int(os.environ.get("RAYLM_BENCH_STEPS", "200"))
 """Training steps of the 30 M model, of 2,048 tokens each."""
 
 _TEXT = """
@@ -83,6 +83,13 @@ def text() -> str:
 def small() -> tuple[Path, Path]:
     """Checkpoint and rows of the 30 M model: hidden 512, intermediate 1,536, tied."""
     return _made("small", _SMALL.format(steps=STEPS))
+
+
+def quick() -> tuple[Path, Path]:
+    """Checkpoint and rows of a model of 1 M parameters: minutes for a try of all that is here."""
+    shape = _SMALL.replace("hidden_size = 512, intermediate_size = 1536", "hidden_size = 128, intermediate_size = 384")
+    shape = shape.replace("num_layers = 8", "num_layers = 4")
+    return _made("quick", shape.replace("num_heads = 8", "num_heads = 4").replace("4096", "2048").format(steps=300))
 
 
 def smol() -> tuple[Path, Path] | str:
