@@ -48,7 +48,8 @@ def check_starts(name: str, stages: dict[str, Any], folder: Callable[[str], Fold
             variant = variant_in(Path(at.path()))
             fits = not variant or ref.accepts(Makes("Checkpoint", variant))
             if fits or not variant.startswith(("reward", "export")):
-                check_folder(Path(at.path()), needs)
+                config = check_folder(Path(at.path()), needs)
+                _check_format(cfg, config, at.path())
             if not fits:
                 words, remedy = refusal(variant, ref.variants)
                 raise ConfigError(f"{name!r} cannot use {words}", where=at.path(), next=remedy)
@@ -90,6 +91,13 @@ def _needs(cfg: Any) -> Needs | None:
         "evaluate": Needs(engine=True),
         "serve": Needs("causal", engine=True),
     }.get(cfg.stage)
+
+
+def _check_format(cfg: Any, config: dict[str, Any], where: str) -> None:
+    """Whether what is exported has a place in the other program; formats of somebody else's are asked when they write."""
+    written = cfg.cards()[1] if cfg.stage == "compress" else None
+    if (check := getattr(written, "check_config", None)) is not None:
+        check(config, where)
 
 
 def _check_tokenizer(cfg: Any, stages: dict[str, Any], model: Path) -> None:

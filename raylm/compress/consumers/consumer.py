@@ -54,6 +54,10 @@ class Consumer(Config):
         """ "" where it can be run on this machine, else why not."""
         raise NotImplementedError
 
+    def refuses(self, folder: Path) -> str:
+        """Why the program reads no such files as lie in `folder`, "" where it does."""
+        return ""
+
     def version(self) -> str:
         """What is installed."""
         raise NotImplementedError

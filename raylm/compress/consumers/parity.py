@@ -134,7 +134,7 @@ def prove(
         raise ArtifactError("the checkpoint that was exported is not here", where=source)
     tokenizer = load_tokenizer(str(local))
     chosen = consumers_of(asked.kind) if consumers is None else consumers
-    missing = {each.kind: each.installed() for each in chosen}
+    missing = {each.kind: each.installed() or each.refuses(folder) for each in chosen}
     prompts = made_prompts(tokenizer, num_prompts) if prompts is None else prompts
     verdicts = []
     for each in chosen:

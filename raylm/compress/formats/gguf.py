@@ -26,14 +26,14 @@ MOST_KL: dict[str, float] = {"f32": 1e-3, "f16": 1e-3, "bf16": 0.02, "q8_0": 0.1
 """Mean KL per token that no rounding to the dtype makes."""
 
 
-class Gguf(Config):
-    """Weights, tokenizer and chat template in one file, proved by running it in every consumer that is installed."""
+class GgufFile(Config):
+    """Weights, tokenizer and chat template in one file, proved by running it in every consumer that is installed. What some
+    program wants around the file is written by those that inherit from this."""
 
     takes: ClassVar[tuple[str, ...]] = ("plain",)
-    variant: ClassVar[str] = "export:gguf"
+    variant: ClassVar[str]
     proved: ClassVar[bool] = True
 
-    kind: Literal["gguf"] = "gguf"
     dtype: Dtype = "f16"
     """Type of the matrices; `q8_0` 8.5 bits, `q4_k_m` about 4.8, `q4_0` 4.5. Widths that are no multiple of 256 (K-quants) or 32
     get the next larger type, which the facts name."""
@@ -42,8 +42,14 @@ class Gguf(Config):
     parity_prompts: int = Field(default=64, ge=0)
     """Prompts on which the file is compared with transformers in every consumer; 0: it is not proved."""
 
+    def check_config(self, config: dict[str, Any], where: str) -> None:
+        """Raises ConfigError where llama.cpp has no network that computes the same as this config.json."""
+        from raylm.model.gguf.architectures import architecture_of
+
+        architecture_of(config, where)
+
     def write(self, source: Source, out: Folder) -> Written:
-        """Write `model-<dtype>.gguf` and parity.json to `out`.
+        """Write the GGUF file, what stands around it and parity.json to `out`.
 
         Raises:
             ConfigError: llama.cpp has no such network or tokenizer, or the weights are quantized.
@@ -56,21 +62,31 @@ class Gguf(Config):
         near = (out / WORK).make().uri if out.is_local else None
         with plain_folder(source) as folder, tempfile.TemporaryDirectory(prefix=".gguf-", dir=near) as name:
             at = Path(name)
-            file = at / f"model-{self.dtype}.gguf"
+            file = at / self.file_name()
+            file.parent.mkdir(parents=True, exist_ok=True)
             wrote = self.write_file(folder, file)
             check_written(file)
-            parity = prove(self.asked(), at, str(folder), list(source.prompts) or None, num_prompts=self.parity_prompts)
+            said = self.write_around(folder, at, file)
+            parity = prove(self.asked(), file.parent, str(folder), list(source.prompts) or None, num_prompts=self.parity_prompts)
             parity.check(out.uri)
             (at / FILE).write_text(parity.dumps())
             publish(at, out)
             before = weight_bytes(Folder(folder))
         changed = source.changed
-        facts: dict[str, Any] = {"dtype": self.dtype, "types": wrote.types, "parity": parity.facts()}
+        facts: dict[str, Any] = {"dtype": self.dtype, "types": wrote.types, "parity": parity.facts(), **said}
         facts |= {name: value for name, value in (("instead", wrote.fallbacks), ("notes", wrote.notes)) if value}
         sizes = {"bytes_before": before, "bytes_after": weight_bytes(out, ".gguf"), "bits_per_weight": round(wrote.bits(), 3)}
         if changed is None:
             return Written(self.variant, facts, {**sizes, **parity.metrics()})
         return Written(self.variant, {**facts, **changed.facts}, {**sizes, **changed.metrics, **parity.metrics()})
+
+    def file_name(self) -> str:
+        """Where in the export the file lies."""
+        return f"model-{self.dtype}.gguf"
+
+    def write_around(self, folder: Path, at: Path, file: Path) -> dict[str, Any]:
+        """Write to `at` what belongs to `file`, made of the checkpoint in `folder`; returns facts on it."""
+        return {}
 
     def write_file(self, folder: Path, file: Path) -> Any:
         """Write the plain checkpoint in `folder` as `file`; a `raylm.model.gguf.write.Wrote`."""
@@ -85,9 +101,17 @@ class Gguf(Config):
         exact = self.dtype in ("f32", "f16")
         return Asked("gguf", exact, NOISE.get(self.dtype, ROUNDING), MOST_KL.get(self.dtype, 2.0))
 
+
+class Gguf(GgufFile):
+    """One file for llama.cpp, and for all that embeds it."""
+
+    variant: ClassVar[str] = "export:gguf"
+
+    kind: Literal["gguf"] = "gguf"
+
     def next_step(self, out: str) -> str:
         """What to do with `out`."""
-        return f"llama-server -m {shlex.quote(f'{out}/model-{self.dtype}.gguf')} --jinja"
+        return f"llama-server -m {shlex.quote(f'{out}/{self.file_name()}')} --jinja"
 
 
 @contextlib.contextmanager

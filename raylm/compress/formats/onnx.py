@@ -1,0 +1,144 @@
+"""ONNX as onnxruntime-genai runs it: model.onnx, genai_config.json, tokenizer and chat template.
+
+checkpoint --> its model builder, in a process of its own --> ends and template set --> run beside transformers
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from raylm.compress.formats.gguf import plain_folder
+from raylm.compress.formats.source import Source, Written, weight_bytes
+from raylm.core.artifact import WORK
+from raylm.core.config import Config
+from raylm.core.errors import ArtifactError, ConfigError
+from raylm.core.storage import Folder
+
+ARCHITECTURES = (
+    "Ernie4_5ForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GptOssForCausalLM",
+    "GraniteForCausalLM", "HunYuanDenseV1ForCausalLM", "InternLM2ForCausalLM", "Lfm2ForCausalLM", "LlamaForCausalLM",
+    "MistralForCausalLM", "NemotronForCausalLM", "OlmoForCausalLM", "Phi3ForCausalLM", "PhiForCausalLM", "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM", "SmolLM3ForCausalLM",
+)  # fmt: skip
+"""Language models that the builder of onnxruntime-genai 0.18 knows, by the class that config.json names."""
+NOISE: dict[str, float] = {"fp32": 1e-3, "fp16": 2e-2}
+"""Nats by which arithmetic in this precision moves a log-probability."""
+MOST_KL: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-3, "int8": 0.2}
+BUILD_S = 4 * 3600
+
+
+class Onnx(Config):
+    """For onnxruntime-genai and, with a loop of one's own, every ONNX Runtime (Python, C#, Java, node)."""
+
+    takes: ClassVar[tuple[str, ...]] = ("plain",)
+    variant: ClassVar[str] = "export:onnx"
+    proved: ClassVar[bool] = True
+
+    kind: Literal["onnx"] = "onnx"
+    precision: Literal["fp32", "fp16", "int8", "int4"] = "fp32"
+    """Weights and activations; `int8` and `int4` round weights alone, in blocks of 32."""
+    parity_prompts: int = Field(default=64, ge=0)
+    """Prompts on which the files are compared with transformers in every consumer; 0: they are not proved."""
+
+    def check_config(self, config: dict[str, Any], where: str) -> None:
+        """Raises ConfigError, with the names of those that it knows, where the builder does not know the model."""
+        named = next(iter(config.get("architectures") or ()), str(config.get("model_type")))
+        if named not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise ConfigError(
+                f"onnxruntime-genai's builder has no {named}", where=where, next=f"export to gguf; it knows {known}"
+            )
+
+    def write(self, source: Source, out: Folder) -> Written:
+        """Write model.onnx and what belongs to it to `out`.
+
+        Raises:
+            ConfigError: the builder knows no such network, or cannot be run.
+            ArtifactError: a consumer reads the files as another model; nothing is published then.
+        """
+        from raylm.compress.consumers.parity import FILE, prove
+        from raylm.model.checkpoint import publish
+        from raylm.model.load import load_config
+        from raylm.model.preflight import check_plain
+
+        near = (out / WORK).make().uri if out.is_local else None
+        with plain_folder(source) as folder, tempfile.TemporaryDirectory(prefix=".onnx-", dir=near) as name:
+            at = Path(name) / "onnx"
+            config = load_config(str(folder)).to_dict()
+            check_plain(config, str(folder))
+            self.check_config(config, str(folder))
+            self.build(folder, at)
+            parity = prove(self.asked(), at, str(folder), list(source.prompts) or None, num_prompts=self.parity_prompts)
+            parity.check(out.uri)
+            (at / FILE).write_text(parity.dumps())
+            publish(at, out)
+            before = weight_bytes(Folder(folder))
+        facts = {"precision": self.precision, "parity": parity.facts(), **(source.changed.facts if source.changed else {})}
+        sizes = {"bytes_before": before, "bytes_after": weight_bytes(out, (".onnx", ".data")), **parity.metrics()}
+        return Written(self.variant, facts, {**sizes, **(source.changed.metrics if source.changed else {})})
+
+    def asked(self) -> Any:
+        """What its consumers are asked for."""
+        from raylm.compress.consumers.parity import Asked
+
+        return Asked("onnx", self.precision in NOISE, NOISE.get(self.precision, 0.2), MOST_KL.get(self.precision, 2.0))
+
+    def build(self, folder: Path, at: Path) -> None:
+        """Run the builder on the local checkpoint `folder`; its files come to `at`."""
+        from raylm.compress.onnx_packages import onnx_packages
+
+        beside = [onnx_packages(), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, beside)), "HF_HUB_OFFLINE": "1"}
+        with tempfile.TemporaryDirectory(prefix="raylm-onnx-") as cache:
+            command = [
+                sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(folder), "-o", str(at), "-p", self.precision,
+                "-e", "cpu", "-c", cache, "--extra_options", "hf_token=false",
+            ]  # fmt: skip
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=BUILD_S,
+                check=False, env=environment, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        if done.returncode or not (at / "genai_config.json").is_file():
+            lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+            raise ConfigError(f"onnxruntime-genai's builder failed: {' | '.join(lines[-2:])[-600:]}", where=str(folder))
+        complete(folder, at)
+
+    def next_step(self, out: str) -> str:
+        """What to do with `out`."""
+        return f"in onnxruntime-genai's examples: python model-chat.py -m {shlex.quote(out)} -e cpu"
+
+
+def complete(folder: Path, at: Path) -> None:
+    """Set what the builder leaves out: every token that ends an answer, and the chat template where programs look for it."""
+    from raylm.model.checkpoint import end_tokens
+    from raylm.model.gguf.vocabulary import plain_template
+    from raylm.model.load import load_tokenizer
+
+    tokenizer = load_tokenizer(str(folder))
+    file = at / "genai_config.json"
+    config: dict[str, Any] = json.loads(file.read_text())
+    ends = end_tokens(folder, tokenizer)
+    if not ends:
+        raise ArtifactError(
+            "no token ends an answer of this model", where=str(folder), next="name eos_token_id in generation_config.json"
+        )
+    config["model"]["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+    file.write_text(json.dumps(config, indent=4) + "\n")
+    template = tokenizer.chat_template
+    if isinstance(template, str):
+        # others than transformers read it from one of these two files, and know no {% generation %}
+        plain = plain_template(template)
+        (at / "chat_template.jinja").write_text(plain)
+        settings = json.loads((at / "tokenizer_config.json").read_text())
+        (at / "tokenizer_config.json").write_text(
+            json.dumps({**settings, "chat_template": plain}, indent=2, ensure_ascii=False) + "\n"
+        )
