@@ -19,7 +19,8 @@ from raylm.core.artifact import METRICS, REPORT, Checkpoint, FileEntry, open_art
 from raylm.core.config import did_you_mean
 from raylm.core.errors import ArtifactError, ConfigError, StorageError
 from raylm.model.headers import ADAPTER
-from raylm.model_card import model_card
+from raylm.model.licence import licence_of
+from raylm.model.model_card import model_card
 
 TOKEN = "HF_TOKEN"
 """Environment variable with the hub's token. It is read from nowhere else, and written nowhere."""
@@ -53,8 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     made = open_artifact(loaded.folder(arguments.stage))
     if not isinstance(made, Checkpoint):
         raise ArtifactError(f"a Checkpoint is pushed, this is a {made.kind}", where=made.uri, next="name a train or rl stage")
-    parts = parts_of(made, arguments.repo, arguments.license, arguments.base, arguments.only)
-    if arguments.license is None:
+    licence = licence_of(Path(made.folder.local()), arguments.license).key
+    parts = parts_of(made, arguments.repo, licence, arguments.base, arguments.only)
+    if licence is None:
         print("no licence is named: --license apache-2.0 (or another key of the hub) puts one on the card")
     for part in parts:
         print(f"  {part.path}  {part.size:,} bytes")
@@ -193,7 +195,8 @@ def _is_model(entry: FileEntry) -> bool:
 
 
 def _is_record(entry: FileEntry) -> bool:
-    return entry.path in (METRICS, REPORT)
+    # a card is written anew, with the repository's name
+    return entry.path in (METRICS, REPORT, CARD)
 
 
 def _is_hub_name(name: str, made: Checkpoint) -> bool:

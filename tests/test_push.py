@@ -12,7 +12,7 @@ from raylm.cli import main
 from raylm.core.artifact import Checkpoint, Tokens, open_artifact
 from raylm.core.storage import Folder
 from raylm.model.load import load_model
-from raylm.model_card import public
+from raylm.model.model_card import public
 from tests.hub import TOKEN, Hub
 from tests.model.tiny import tiny_checkpoint
 from tests.rows import counting_rows, make_rows
@@ -175,3 +175,45 @@ def test_passwords_and_signatures_in_urls_are_not_public():
         "why": "50?",
     }
     assert public(config) == {"uri": "https://host/a.jsonl", "db_pwd": "...", "headers": {"Cookie": "..."}, "why": "50?"}
+
+
+def test_an_export_goes_with_its_proof_and_the_licence_of_its_base(tmp_path, monkeypatch, capsys):
+    from raylm.compress.formats.mlx import Mlx
+    from raylm.compress.formats.source import Source
+    from raylm.model.licence import licence_of
+    from raylm.model.model_card import model_card
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    root = tmp_path / "runs" / "j"
+    base = context(root, "base")
+    tiny_checkpoint(base.out.uri, vocab=300, hidden=32, layers=1)
+    base.out.write("README.md", "---\nlicense: apache-2.0\n---\n# base\n")
+    base.commit(Checkpoint, variant="causal", facts={}, metrics={"held_out_loss_after": 1.25})
+    small = context(root, "small")
+    written = Mlx().write(Source(base.out.uri), small.out)
+    facts = {**written.facts, "parity": {"xllamacpp": "ids 64/64"}, "use": "mlx_lm.generate --model small"}
+    licence = licence_of(root / "base").key
+    card = {"README.md": lambda made: model_card(made, "small", licence, None, False)}
+    small.commit(Checkpoint, variant=written.variant, facts=facts, metrics=written.metrics, beside=card)
+    manifest = small.out.read_json("manifest.json")
+    manifest["inputs"] = [{"name": "model", "uri": base.out.uri, "fingerprint": "f" * 16, "kind": "Checkpoint"}]
+    small.out.write("manifest.json", json.dumps(manifest))
+    own = small.out.read("README.md").decode()
+    assert own.startswith("---\nlibrary_name: mlx\nlicense: apache-2.0\n") and "| xllamacpp | ids 64/64 |" in own
+    assert [entry["path"] for entry in manifest["files"]].count("README.md") == 1
+    job_file = tmp_path / "job.toml"
+    stage = '[stages.small]\nstage = "compress"\nmodel = "owner/x"\nformat = {kind = "mlx"}\n'
+    job_file.write_text(f'name = "j"\nroot = "{tmp_path / "runs"}"\n{stage}')
+    with Hub() as hub:
+        assert main(["push", str(job_file), "small", "me/mlx", "--endpoint", hub.url]) == 0, capsys.readouterr().err
+        tree = hub.repos["me/mlx"]["main"]
+        assert main(["push", str(job_file), "small", "me/mlx", "--endpoint", hub.url, "--license", "mit"]) == 1
+        assert "under apache-2.0, not under mit" in capsys.readouterr().err
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= tree.keys()
+    sent = tree["README.md"].decode()
+    assert sent.startswith("---\nlibrary_name: mlx\nlicense: apache-2.0\n") and "# mlx" in sent
+    assert (
+        "mlx_lm.generate --model" in sent and "Of `base`, which was exported" in sent and "| held_out_loss_after | 1.25 |" in sent
+    )
+    assert str(tmp_path) not in sent

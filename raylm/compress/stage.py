@@ -5,6 +5,8 @@ checkpoint -> [method, on calibration rows] -> format -> files -> loaded again -
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from raylm.compress.calibration import Calibration
@@ -20,7 +22,9 @@ from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.core.workers import finish_task, start_task
 from raylm.model.checkpoint import num_parameters
+from raylm.model.licence import licence_of
 from raylm.model.load import checkpoint_path, load_model
+from raylm.model.model_card import model_card
 
 DEADLINE_S = 24 * 3600.0
 
@@ -38,7 +42,13 @@ def run(cfg: Compress, ctx: Context) -> Checkpoint:
         facts["method"] = card_kind(method)
     if ctx.is_stage(cfg.model):
         facts = {**ctx.open(cfg.model).facts, **facts}
-    return ctx.commit(Checkpoint, variant=written.variant, facts=facts, metrics=written.metrics)
+    beside: dict[str, Callable[[Checkpoint], str]] = {}
+    if written.variant.startswith("export:"):
+        facts["use"] = cfg.cards()[1].next_step(ctx.stage)
+        at = Path(path)
+        licence = licence_of(at, getattr(cfg.cards()[1], "license", None)).key if at.is_dir() else None
+        beside["README.md"] = lambda made: model_card(made, ctx.stage, licence, None, False)
+    return ctx.commit(Checkpoint, variant=written.variant, facts=facts, metrics=written.metrics, beside=beside)
 
 
 def compress(cfg: Compress, path: str, rows_uri: str | None, out: str, prompts_uri: str | None = None) -> Written:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,6 +103,7 @@ class Context:
         variant: str = "",
         metrics: dict[str, Any] | None = None,
         rows: dict[str, int] | None = None,
+        beside: dict[str, Callable[[Kind], str]] | None = None,
     ) -> Kind:
         """Write the manifest, last and in one step; from then on the artifact exists.
 
@@ -110,16 +112,36 @@ class Context:
             variant: of a Checkpoint, what it is (`raylm.core.variants`).
             metrics: what a reader wants to see.
             rows: row counts of payload files, where they have rows.
+            beside: files that tell of the artifact, by name: they are made of its manifest, and named in it.
         """
         if self._metrics.rows:
             self._metrics.flush()
-        files = [
-            FileEntry(path=name, bytes=self.out.size(name), rows=(rows or {}).get(name), digest=self.out.digest(name))
+        beside = beside or {}
+        files = [self._entry(name, rows or {}) for name in self._payload() if name not in beside]
+        manifest = self._manifest(kind.kind, variant, facts, metrics or {}, files)
+        for name, make in beside.items():
+            self.out.write(name, make(kind(self.out, manifest)))
+        manifest = manifest.model_copy(update={"files": [*files, *(self._entry(name, {}) for name in beside)]})
+        self.out.write(artifacts.MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        # after the manifest: a kill while large files are being digested must not cost the step checkpoints
+        self.work.remove()
+        return kind(self.out, manifest)
+
+    def _payload(self) -> list[str]:
+        return [
+            name
             for name in self.out.files()
             if name != artifacts.MANIFEST and name.split("/")[0] not in (artifacts.WORK, artifacts.STEPS)
         ]
-        manifest = Manifest(
-            kind=kind.kind,
+
+    def _entry(self, name: str, rows: dict[str, int]) -> FileEntry:
+        return FileEntry(path=name, bytes=self.out.size(name), rows=rows.get(name), digest=self.out.digest(name))
+
+    def _manifest(
+        self, kind: str, variant: str, facts: dict[str, Any], metrics: dict[str, Any], files: list[FileEntry]
+    ) -> Manifest:
+        return Manifest(
+            kind=kind,
             variant=variant,
             stage=self.stage,
             fingerprint=self.fingerprint,
@@ -128,13 +150,9 @@ class Context:
             inputs=self._inputs,
             files=files,
             facts=facts,
-            metrics=metrics or {},
+            metrics=metrics,
             versions=artifacts.versions(),
             git_commit=artifacts.git_commit(Path.cwd()),
             made_at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - self._started, 2),
         )
-        self.out.write(artifacts.MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-        # after the manifest: a kill while large files are being digested must not cost the step checkpoints
-        self.work.remove()
-        return kind(self.out, manifest)

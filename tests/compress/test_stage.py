@@ -130,3 +130,11 @@ def test_custom_cards_are_not_imported_to_read_a_job():
         Compress(stage="compress", model="base", method=gone).misfit()
     calibrated = {"kind": "custom", "path": "raylm.compress.methods.int8:Int8"}
     assert "int8 needs `calibration`" in Compress(stage="compress", model="base", method=calibrated).misfit()
+
+
+def test_an_export_has_a_card_and_no_licence_that_nobody_gave(root, workers):
+    cfg = Compress(stage="compress", model="base", format={"kind": "mlx"})
+    made = run(cfg, context(root, "mlx", cfg, workers))
+    assert made.manifest.variant == "export:mlx"
+    card = (root / "mlx" / "README.md").read_text()
+    assert "license:" not in card.split("---")[1] and "mlx_lm.generate --model mlx" in card and "| base |" in card

@@ -25,8 +25,9 @@ class OnnxruntimeGenai(Consumer):
         return package_version("onnxruntime-genai")
 
     def run(self, folder: Path, prompts: list[Prompt], max_tokens: int) -> list[Ran]:
-        import onnxruntime_genai as og
+        import onnxruntime_genai
 
+        og: Any = onnxruntime_genai
         model: Any = og.Model(str(folder))
         tokenizer = og.Tokenizer(model)
         ends = json.loads((folder / "genai_config.json").read_text())["model"]["eos_token_id"]

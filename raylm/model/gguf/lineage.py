@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raylm.core.storage import Folder
+from raylm.model.licence import licence_of
 
 _HEAD = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
 
@@ -21,7 +22,7 @@ def lineage(folder: Path, licence: str | None = None) -> dict[str, Any]:
 
     card = _card(folder)
     said: dict[str, Any] = {"general.type": "model", "general.name": folder.name}
-    if found := licence or card.get("license"):
+    if found := licence_of(folder, licence).key:
         said["general.license"] = found
     base = card.get("base_model")
     if (folder / MANIFEST).is_file():

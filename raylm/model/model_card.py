@@ -22,6 +22,27 @@ SIGNED = re.compile(r"(://[^\s?#]*)[?#]\S*")
 """A URL's query: that of a signed one opens what it names."""
 FAMILIES = {"causal": "text-generation", "masked": "fill-mask", "reward": "text-classification"}
 """The hub's names of what a model is for."""
+CARD = "README.md"
+LIBRARIES = {"onnx": "onnxruntime-genai", "mlx": "mlx", "megatron": "megatron-lm"}
+"""Of exports; those that are not named hold a GGUF file."""
+PROGRAMS = {
+    "gguf": (
+        ("llama.cpp", "llama-server -m FILE.gguf --jinja"),
+        ("LM Studio", "lms import FILE.gguf"),
+        ("KoboldCpp", "koboldcpp --model FILE.gguf --jinja"),
+        ("text-generation-webui", "python server.py --loader llama.cpp --model FILE.gguf"),
+        ("node-llama-cpp", "npx node-llama-cpp chat --model FILE.gguf"),
+        (
+            "OpenVINO GenAI (F16, Q8_0, Q4_0)",
+            "python -c \"import openvino_genai as o; print(o.LLMPipeline('FILE.gguf', 'CPU').generate('Hi'))\"",
+        ),
+    ),
+    "onnx": (("onnxruntime-genai", "python model-chat.py -m FOLDER -e cpu"),),
+    "ollama": (("Ollama", "ollama create NAME -f Modelfile && ollama run NAME"),),
+    "koboldcpp": (("KoboldCpp", "koboldcpp --config NAME.kcpps"),),
+    "mlx": (("mlx-lm", "mlx_lm.generate --model FOLDER --prompt 'Hello'"),),
+}
+"""How each program runs an export of this kind."""
 
 
 def model_card(made: Checkpoint, name: str, licence: str | None, base: str | None, adapter: bool) -> str:
@@ -34,11 +55,14 @@ def model_card(made: Checkpoint, name: str, licence: str | None, base: str | Non
         adapter: only the adapter is published.
     """
     stages = list(lineage(made))
+    exported = made.made.variant.startswith("export:")
+    library = LIBRARIES.get(made.made.variant.removeprefix("export:"), "gguf" if exported else "transformers")
     head = [
-        f"library_name: {'peft' if adapter else 'transformers'}",
+        f"library_name: {'peft' if adapter else library}",
         *([f"license: {licence}"] if licence else []),
         *([f"base_model: {base}"] if base else []),
         *([f"pipeline_tag: {FAMILIES[made.made.variant]}"] if made.made.variant in FAMILIES else []),
+        *(["pipeline_tag: text-generation"] if exported else []),
         "tags:",
         "- raylm",
         *([f"- {made.facts['objective']}"] if made.facts.get("objective") else []),
@@ -47,12 +71,17 @@ def model_card(made: Checkpoint, name: str, licence: str | None, base: str | Non
         "---\n" + "\n".join(head) + "\n---",
         f"# {name.rsplit('/', 1)[-1]}",
         _what(made, base, adapter),
-        "## Use\n\n" + _use(made, name, base, adapter),
+        "## Use\n\n" + (_programs(made) if exported else _use(made, name, base, adapter)),
+        _parity(made),
         "## Made from\n\n" + _lineage(stages),
         "## Figures\n\n" + _table(("metric", "value"), list(_figures(made.metrics))),
+        _figures_before(stages) if exported else "",
         "## Data sources\n\n" + _sources(stages),
         "## Configs\n\n" + "\n\n".join(_config(stage) for stage in stages),
-        "## Files\n\n" + _table(("file", "bytes", "digest"), [(f.path, f"{f.bytes:,}", f.digest) for f in made.manifest.files]),
+        "## Files\n\n"
+        + _table(
+            ("file", "bytes", "digest"), [(f.path, f"{f.bytes:,}", f.digest) for f in made.manifest.files if f.path != CARD]
+        ),
         "Versions: " + ", ".join(f"{key} {value}" for key, value in made.manifest.versions.items()) + ".",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -113,6 +142,30 @@ def _use(made: Checkpoint, name: str, base: str | None, adapter: bool) -> str:
             f'model, tokenizer = AutoModelFor{auto}.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")',
         ]
     return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _programs(made: Checkpoint) -> str:
+    kind = made.made.variant.removeprefix("export:")
+    known = [(program, f"`{command}`") for program, command in PROGRAMS.get(kind, ())]
+    said = [("next", f"`{made.facts['use']}`")] if made.facts.get("use") else []
+    return _table(("program", "command"), [*known, *said])
+
+
+def _parity(made: Checkpoint) -> str:
+    """What the programs said that were run on these files, beside transformers on the checkpoint that was exported."""
+    found = made.facts.get("parity")
+    if not found:
+        return ""
+    rows = [(program, words) for program, words in found.items()]
+    return "## Proved by\n\nGreedy answers, beside transformers in float32.\n\n" + _table(("program", "verdict"), rows)
+
+
+def _figures_before(stages: list[Artifact]) -> str:
+    """Those of the checkpoint that was exported."""
+    before = next((stage for stage in stages[1:] if isinstance(stage, Checkpoint)), None)
+    if before is None or not before.metrics:
+        return ""
+    return f"Of `{before.manifest.stage}`, which was exported:\n\n" + _table(("metric", "value"), list(_figures(before.metrics)))
 
 
 def _lineage(stages: list[Artifact]) -> str:
