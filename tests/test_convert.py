@@ -9,7 +9,9 @@ from raylm.convert import CARDS
 
 
 def test_every_format_of_plain_weights_can_be_asked_for():
-    assert set(CARDS) == {"gguf", "hugging_face", "megatron"}
+    assert set(CARDS) == {
+        "gguf", "hugging_face", "koboldcpp", "lm_studio", "megatron", "mlx", "ollama", "onnx", "text_generation_webui",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

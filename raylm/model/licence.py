@@ -45,7 +45,7 @@ def licence_of(folder: Path, named: str | None = None) -> Licence:
 
 
 def _beside(folder: Path, depth: int = 0) -> Licence:
-    from raylm.core.artifact import MANIFEST, open_artifact
+    from raylm.core.artifact import MANIFEST, Checkpoint, open_artifact
 
     card = folder / "README.md"
     head = _HEAD.match(card.read_text(errors="replace")) if card.is_file() else None
@@ -58,7 +58,7 @@ def _beside(folder: Path, depth: int = 0) -> Licence:
         return Licence()
     for entry in open_artifact(Folder(folder)).manifest.inputs:
         start = Path(entry.uri)
-        if entry.kind == "Checkpoint" and "://" not in entry.uri and start.is_dir():
+        if entry.kind == Checkpoint.kind and "://" not in entry.uri and start.is_dir():
             found = _beside(start, depth + 1)
             if found.key or found.text:
                 return found

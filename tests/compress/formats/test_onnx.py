@@ -42,7 +42,7 @@ def test_what_is_built_answers_as_the_checkpoint_and_a_planted_fault_is_seen(tmp
     assert {"model.onnx", "genai_config.json", "tokenizer.json", "chat_template.jinja"} <= set(Folder(tmp_path).files())
     mine, theirs = Transformers().run(small("llama"), PROMPTS, 6), OnnxruntimeGenai().run(tmp_path, PROMPTS, 6)
     for one, other in zip(mine, theirs, strict=True):
-        assert (one.prompt_ids, one.tokens, one.text) == (other.prompt_ids, other.tokens, other.text)
+        assert (one.prompt_ids, one.tokens) == (other.prompt_ids, other.tokens)
         assert one.logprobs and other.logprobs and abs(one.logprobs.values[:, 0] - other.logprobs.values[:, 0]).max() < 1e-4
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["chat_template"] == (tmp_path / "chat_template.jinja").read_text()
