@@ -115,14 +115,16 @@ def _decoder_check(c: dict[str, Any]) -> str:
 
 
 def _decoder_pieces(
-    c: dict[str, Any], permuted: bool, biased: str = "", qk_norm: bool = False, experts: bool = False
+    c: dict[str, Any], permuted: bool, biased: str = "", qk_norm: bool = False, experts: bool = False, own_head: bool = False
 ) -> Iterator[Piece]:
-    """`biased`: letters of the attention's matrices that have a bias."""
+    """`biased`: letters of the attention's matrices that have a bias; `own_head`: llama.cpp ties no head of this family."""
     heads, kv_heads = c["num_attention_heads"], c.get("num_key_value_heads") or c["num_attention_heads"]
     yield Piece("token_embd.weight", ("model.embed_tokens.weight",))
     yield Piece("output_norm.weight", ("model.norm.weight",))
     if not c.get("tie_word_embeddings", False):
         yield Piece("output.weight", ("lm_head.weight",))
+    elif own_head:
+        yield Piece("output.weight", ("model.embed_tokens.weight",))
     for n in range(c["num_hidden_layers"]):
         block, layer = f"blk.{n}", f"model.layers.{n}"
         yield Piece(f"{block}.attn_norm.weight", (f"{layer}.input_layernorm.weight",))
@@ -232,7 +234,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2": Architecture("qwen2", lambda c: _decoder_pieces(c, False, "qkv"), _decoder_fields, _decoder_check),
     "qwen2_moe": Architecture(
         "qwen2moe",
-        lambda c: _decoder_pieces(c, False, "qkv" if c.get("qkv_bias", True) else "", experts=True),
+        lambda c: _decoder_pieces(c, False, "qkv" if c.get("qkv_bias", True) else "", experts=True, own_head=True),
         _expert_fields,
         lambda c: _expert_check(c, False),
     ),
