@@ -62,13 +62,13 @@ def sparse_gpt(
         part_OB, factor_BB = weight_OI[:, start:end], factor_II[start:end, start:end]
         errors_OB = torch.zeros_like(part_OB)
         diagonal_B = factor_BB.diagonal()
-        kept_OB = None if sparsity.of else sparsity.kept((part_OB / diagonal_B) ** 2, by_row=False)
+        kept_OB = torch.ones_like(part_OB, dtype=torch.bool)
+        if not sparsity.of:
+            kept_OB = sparsity.kept((part_OB / diagonal_B) ** 2, by_row=False)
         for j in range(end - start):
             if sparsity.of and j % sparsity.of == 0:
                 group = slice(j, j + sparsity.of)
-                group_kept = sparsity.kept((part_OB[:, group] / diagonal_B[group]) ** 2)
-                kept_OB = group_kept if kept_OB is None else torch.cat([kept_OB, group_kept], 1)
-            assert kept_OB is not None
+                kept_OB[:, group] = sparsity.kept((part_OB[:, group] / diagonal_B[group]) ** 2)
             error_O = torch.where(kept_OB[:, j], 0.0, part_OB[:, j] / diagonal_B[j])
             part_OB[:, j:] -= error_O[:, None] * factor_BB[j, j:]
             errors_OB[:, j] = error_O

@@ -70,7 +70,8 @@ def rebuild(model: Any, config: Any, weights: dict[str, torch.Tensor]) -> Any:
         each.data = weights[name].clone()
     if getattr(model, "generation_config", None) is not None:
         made.generation_config = copy.deepcopy(model.generation_config)
-    return made.eval()
+    # buffers that no checkpoint holds are still where they were made
+    return made.to(model.device).eval()
 
 
 def probe(model: Any) -> torch.Tensor:

@@ -184,3 +184,10 @@ def test_plan_counts_what_stays(name):
         assert planned[field] == made[field]
     with pytest.raises(ConfigError, match="ffn = 64 of 48"):
         Width(ffn=64).planned({"intermediate_size": 48})
+
+
+def test_weights_of_16_bits_are_cut_like_others():
+    model = family("qwen3").to(torch.bfloat16)
+    made = Width(ffn=0.5, heads=1, hidden=0.5).apply(model, calibration()).model
+    assert {weight.dtype for weight in made.parameters()} == {torch.bfloat16}
+    assert bool(logits(made).isfinite().all())
