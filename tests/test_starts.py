@@ -128,3 +128,19 @@ def test_config_json_knows_better_than_a_manifest_of_before(tmp_path, start):
     assert found.made.variant == "causal" and made_of(found).variant == "masked"
     newer = context(tmp_path / "new", "bert").commit(Checkpoint, variant="reward", facts={})
     assert made_of(newer) == newer.made
+
+
+def test_an_export_that_the_other_program_has_no_network_for_is_refused(tmp_path):
+    from tests.model.gguf.small import small
+
+    def planned(kind: str, written: str) -> None:
+        file = tmp_path / "job.toml"
+        stage = f'[stages.out]\nstage = "compress"\nmodel = "{small(kind)}"\nformat = {{kind = "{written}"}}\n'
+        file.write_text(f'name = "job"\nroot = "{tmp_path}"\n{stage}')
+        job.plan(job.load(file))
+
+    with pytest.raises(ConfigError, match=r"builder has no GPT2LMHeadModel[\s\S]*it knows .*LlamaForCausalLM"):
+        planned("gpt2", "onnx")
+    planned("gpt2", "ollama")
+    planned("llama", "onnx")
+    planned("llama", "mlx")
