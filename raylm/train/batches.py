@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from raylm.data.batch import Batch, share_of
 from raylm.data.kinds import ROW_KINDS
 from raylm.data.order import batch_indices
-from raylm.data.schedule import Mixed
+from raylm.data.schedule import Mixed as MixedRows
 from raylm.data.shards import Rows
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Batches:
 
     def __init__(
         self,
-        rows: Rows | Mixed | Sequence[Any],
+        rows: Rows | MixedRows | Sequence[Any],
         kind: str,
         *,
         batch: int,
@@ -55,13 +55,13 @@ class Batches:
 
     def indices(self, step: int) -> list[int]:
         """Row numbers of the global batch of `step`; a batch may reach over the end of an epoch."""
-        if isinstance(self._rows, Mixed):
+        if isinstance(self._rows, MixedRows):
             return self._rows.indices(step * self._batch, self._batch, self._seed)
         return batch_indices(len(self._rows), self._batch, step, self._seed)
 
     def first(self, count: int) -> list[int]:
         """Up to `count` row numbers to measure on: the first ones, of a mixture in its shares."""
-        return self._rows.first(count) if isinstance(self._rows, Mixed) else list(range(min(count, len(self._rows))))
+        return self._rows.first(count) if isinstance(self._rows, MixedRows) else list(range(min(count, len(self._rows))))
 
     def at(self, step: int) -> list[Batch]:
         """This rank's micro batches of `step`; every rank gets equally many, because ranks meet in each."""
