@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from raylm.evaluate import comparison
-from raylm.evaluate.comparison import Column, Compared, Flip, Slice, Tasks
-from raylm.evaluate.instances import Graded, means, summary_of
+from raylm.evaluate.comparison import Compared, Flip, Slice, Tasks
+from raylm.evaluate.instances import Graded
 from raylm.evaluate.intervals import CONFIDENCE, Interval
 from raylm.evaluate.resolution import Resolution, resolution
-
-SUMMARY_DRAWS = 200
-"""Resamples of a metric that is no quotient of sums: a task's own `summary` is slow."""
-_SAME = 1e-9
+from raylm.evaluate.summaries import interval_of, quotients
 
 
 class Cost(NamedTuple):
@@ -76,7 +72,7 @@ def find(models: dict[str, Tasks], cards: dict[str, Any], earlier: dict[str, str
     here = {name: tasks for name, tasks in models.items() if name not in earlier}
     names = list(here)
     pairs = [(a, b) for at, a in enumerate(names) for b in names[at + 1 :]] + list(earlier.items())
-    plain = {task: _quotients(card, [tasks.get(task, []) for tasks in models.values()]) for task, card in cards.items()}
+    plain = {task: quotients(card, [tasks.get(task, []) for tasks in models.values()]) for task, card in cards.items()}
     compared = comparison.compare(models, plain, pairs)
     flipped = {}
     for first, second in [*pairwise(names), *earlier.items()]:
@@ -88,7 +84,7 @@ def find(models: dict[str, Tasks], cards: dict[str, Any], earlier: dict[str, str
     worst, looked = comparison.slices(here, plain)
     counts = {task: max((len(tasks.get(task, [])) for tasks in models.values()), default=0) for task in cards}
     return Findings(
-        {model: _intervals(tasks, cards, plain) for model, tasks in models.items()},
+        {model: _intervals(tasks, cards) for model, tasks in models.items()},
         compared,
         flipped,
         worst,
@@ -98,44 +94,13 @@ def find(models: dict[str, Tasks], cards: dict[str, Any], earlier: dict[str, str
     )
 
 
-def _quotients(card: Any, sides: Sequence[list[Graded]]) -> dict[str, str]:
-    """Metrics of a task that are sums of values over sums of weights, with their direction; a task's own summary may be other."""
-    if not hasattr(card, "summary"):
-        return dict(card.better)
-    alike = dict(card.better)
-    for graded in filter(None, sides):
-        quotients, own = means(graded), card.summary(graded)
-        alike = {
-            name: way for name, way in alike.items() if abs(quotients.get(name, math.inf) - own.get(name, math.nan)) <= _SAME
-        }
-    return alike
-
-
-def _intervals(tasks: Tasks, cards: dict[str, Any], plain: dict[str, dict[str, str]]) -> dict[str, Interval]:
-    found = {}
-    for task, graded in tasks.items():
-        for metric in cards[task].better if task in cards else ():
-            if metric in plain[task]:
-                found[metric] = Column.of(graded, metric).interval()
-            else:
-                found[metric] = _of_summary(summary_of(cards[task]), graded, metric)
-    return found
-
-
-def _of_summary(summary: Any, graded: list[Graded], metric: str) -> Interval:
-    """Percentiles of a task's own summary when whole clusters are drawn again."""
-    import numpy as np
-
-    groups: dict[str, list[Graded]] = {}
-    for one in graded:
-        groups.setdefault(comparison.cluster_of(one), []).append(one)
-    parts, rng = list(groups.values()), np.random.default_rng(0)
-    drawn = [
-        summary([one for at in rng.integers(0, len(parts), len(parts)) for one in parts[at]])[metric]
-        for _ in range(SUMMARY_DRAWS)
-    ]
-    low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(low), float(high))
+def _intervals(tasks: Tasks, cards: dict[str, Any]) -> dict[str, Interval]:
+    return {
+        metric: interval_of(cards[task], metric, graded)
+        for task, graded in tasks.items()
+        if task in cards
+        for metric in cards[task].better
+    }
 
 
 def _cost(model: str, task: str, graded: list[Graded]) -> Cost:

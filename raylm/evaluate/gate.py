@@ -6,7 +6,7 @@ right side of the limit, so that luck with few rows opens no gate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -70,7 +70,8 @@ def failures(
     gate: Mapping[str, float | Bound],
     better: Mapping[str, str],
     model: str = "",
-    graded: Mapping[str, Mapping[str, Sequence[Graded]]] | None = None,
+    graded: Mapping[str, Mapping[str, list[Graded]]] | None = None,
+    cards: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """One sentence per metric that is worse than its limit; [] lets the model pass.
 
@@ -78,6 +79,7 @@ def failures(
         better: metric -> `low` or `high`.
         model: the one that is judged.
         graded: model -> metric -> instances, for limits that an interval decides.
+        cards: metric -> the task that measures it.
     """
     found = []
     for name, limit in gate.items():
@@ -86,7 +88,7 @@ def failures(
             continue
         value, low = measured[name], better.get(name, "high") == "low"
         if isinstance(limit, Bound):
-            if why := _by_interval(name, limit, model, graded or {}):
+            if why := _by_interval(name, limit, model, graded or {}, (cards or {})[name]):
                 found.append(why)
         elif not (value <= limit if low else value >= limit):
             found.append(f"{name} is {value:.4g}, {'at most' if low else 'at least'} {limit:g} is asked")
@@ -143,20 +145,22 @@ def unlikely(name: str, limit: Bound, count: int) -> str:
     )
 
 
-def _by_interval(name: str, limit: Bound, model: str, graded: Mapping[str, Mapping[str, Sequence[Graded]]]) -> str:
-    from raylm.evaluate.comparison import Column, difference
+def _by_interval(name: str, limit: Bound, model: str, graded: Mapping[str, Mapping[str, list[Graded]]], card: Any) -> str:
+    from raylm.evaluate.summaries import difference_of, interval_of
 
-    own, high = graded.get(model, {}).get(name, ()), limit.direction == "high"
+    own, high = graded.get(model, {}).get(name, []), limit.direction == "high"
+    if card.better[name] != limit.direction:
+        return f"{name} is a metric of which {card.better[name]} is better: the limit is of the other kind"
     if not own:
         return f"{name} has no instances that an interval could be of"
     if limit.other is None:
-        low, up = Column.of(own, name).interval(limit.confidence)
+        low, up = interval_of(card, name, own, limit.confidence)
         bound = limit.limit or 0.0
         if low >= bound if high else up <= bound:
             return ""
         asked = f"{'at least' if high else 'at most'} {bound:g}"
         return f"{name} lies between {low:.4g} and {up:.4g} with {limit.confidence:.0%} confidence, {asked} is asked"
-    made = difference(graded.get(limit.other, {}).get(name, ()), own, name, limit.direction, limit.confidence)
+    made = difference_of(card, name, graded.get(limit.other, {}).get(name, []), own, limit.confidence)
     if made is None:
         return f"{name} was measured of {limit.other} on no instance that {model} was asked too"
     if made.low >= -limit.by if high else made.high <= limit.by:

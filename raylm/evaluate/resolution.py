@@ -59,6 +59,9 @@ def before_the_run(cfg: Evaluate, held_out: Callable[[str], int | None]) -> list
             found = resolution(card_kind(card), card, metric, count)
             lines += [found.told()] if len(cfg.models) > 1 or cfg.against else []
             limit = cfg.gate.get(metric)
+            if isinstance(limit, Bound) and limit.direction != card.better[metric]:
+                fit = "at_least or not_below" if card.better[metric] == "high" else "at_most or not_above"
+                raise ConfigError(f"of this metric {card.better[metric]} is better", where=f"gate.{metric}", next=f"say {fit}")
             if isinstance(limit, Bound):
                 if why := never(metric, limit, count, found.share):
                     raise ConfigError(

@@ -54,7 +54,8 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     by_metric = {
         model: {name: rows for task, rows in tasks.items() for name in by_task[task].better} for model, tasks in graded.items()
     }
-    reasons = failures(grades[cfg.models[-1]], cfg.gate, better, cfg.models[-1], by_metric)
+    measures = {name: card for card in cards for name in card.better}
+    reasons = failures(grades[cfg.models[-1]], cfg.gate, better, cfg.models[-1], by_metric, measures)
     notes = [*_before_and_after(models), *_loss_of_compression(cfg, models, grades), *asked.notes(), *_gate(cfg, reasons)]
     ctx.out.write("curves.png", png)
     ctx.out.write("report.html", report.page(f"raylm report: {ctx.stage}", grades, better, png, notes, found))

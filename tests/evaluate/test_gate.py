@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from typing import ClassVar
+
 import pytest
 
+from raylm.core.config import Config
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.gate import Bound, failures, never, said, unlikely
-from raylm.evaluate.instances import Graded
+from raylm.evaluate.instances import Graded, means
 
 BETTER = {"loss": "low", "answers": "high"}
+
+
+class Both(Config):
+    better: ClassVar[dict[str, str]] = BETTER
+
+
+class Perplexity(Config):
+    """e to the mean: no quotient of sums."""
+
+    better: ClassVar[dict[str, str]] = {"ppl": "low"}
+
+    def summary(self, graded):
+        return {"ppl": math.exp(means(graded)["ppl"])}
+
+
+CARDS = {name: Both() for name in BETTER} | {"ppl": Perplexity()}
 
 
 @pytest.mark.parametrize(
@@ -41,9 +61,8 @@ def graded(right, count, model="m", lost=0, won=0):
 
 
 def judged(limit, right, count, lost=0, won=0):
-    return failures(
-        {"answers": right / count}, {"answers": Bound(**limit)}, BETTER, "m", graded(right, count, lost=lost, won=won)
-    )
+    rows = graded(right, count, lost=lost, won=won)
+    return failures({"answers": right / count}, {"answers": Bound(**limit)}, BETTER, "m", rows, CARDS)
 
 
 def test_the_same_value_passes_with_enough_rows_and_not_with_few():
@@ -60,22 +79,22 @@ def test_a_model_must_not_be_below_another_one_on_the_same_instances():
     (why,) = judged({"not_below": "base", "by": 0.02}, 100, 200, lost=9, won=5)
     assert why == "answers differs from base's by -0.05852 to +0.01891 with 95% confidence, at most 0.02 below it is asked"
     assert judged({"not_below": "base", "by": 0.02}, 100, 200, lost=1, won=20) == []
-    missing = failures({"answers": 0.5}, {"answers": Bound(not_below="base")}, BETTER, "m", {"m": graded(1, 2)["m"]})
+    missing = failures({"answers": 0.5}, {"answers": Bound(not_below="base")}, BETTER, "m", {"m": graded(1, 2)["m"]}, CARDS)
     assert missing == ["answers was measured of base on no instance that m was asked too"]
 
 
 def test_limits_of_losses_are_ends_of_bootstrap_intervals():
     rows = [Graded(str(at), {"loss": 1.0 + at % 2}, {"loss": 1.0}) for at in range(100)]
     loss = {"m": {"loss": rows}}
-    assert failures({"loss": 1.5}, {"loss": Bound(at_most=1.65)}, BETTER, "m", loss) == []
-    assert len(failures({"loss": 1.5}, {"loss": Bound(at_most=1.55)}, BETTER, "m", loss)) == 1
+    assert failures({"loss": 1.5}, {"loss": Bound(at_most=1.65)}, BETTER, "m", loss, CARDS) == []
+    assert len(failures({"loss": 1.5}, {"loss": Bound(at_most=1.55)}, BETTER, "m", loss, CARDS)) == 1
     # 20 of the 100 are worse by one: the interval of the difference ends near 0.28
     worse = {
         "m": {"loss": [one._replace(values={"loss": one.values["loss"] + (at < 20)}) for at, one in enumerate(rows)]},
         "base": loss["m"],
     }
-    assert failures({"loss": 1.7}, {"loss": Bound(not_above="base", by=0.3)}, BETTER, "m", worse) == []
-    assert len(failures({"loss": 1.7}, {"loss": Bound(not_above="base", by=0.22)}, BETTER, "m", worse)) == 1
+    assert failures({"loss": 1.7}, {"loss": Bound(not_above="base", by=0.3)}, BETTER, "m", worse, CARDS) == []
+    assert len(failures({"loss": 1.7}, {"loss": Bound(not_above="base", by=0.22)}, BETTER, "m", worse, CARDS)) == 1
 
 
 def evaluate(gate, **more):
@@ -122,3 +141,22 @@ def test_limits_in_words():
     assert said("answers", 0.3) == "answers 0.3"
     assert said("answers", Bound(at_least=0.3)) == "answers at least 0.3 (95% sure)"
     assert said("loss", Bound(not_above="base", by=0.02, confidence=0.9)) == "loss at most 0.02 worse than base (90% sure)"
+
+
+def test_a_metric_that_is_no_quotient_is_judged_by_its_own_interval():
+    """Perplexities of nats between 1 and 2: e^1.5 is 4.5, its interval a good half wide. Nats themselves would pass at most 3."""
+    rows = [Graded(str(at), {"ppl": 1.0 + at % 11 / 10}, {"ppl": 1.0}) for at in range(110)]
+    better_rows = [one._replace(values={"ppl": one.values["ppl"] - 0.1}) for one in rows]
+    models = {"base": {"ppl": rows}, "m": {"ppl": better_rows}}
+    measured = {"ppl": math.exp(means(better_rows)["ppl"])}
+
+    def judged(**limit):
+        return failures(measured, {"ppl": Bound(**limit)}, {"ppl": "low"}, "m", models, CARDS)
+
+    assert judged(at_most=4.5) == []
+    (why,) = judged(at_most=4.2)
+    assert why.startswith("ppl lies between 3.8")
+    # 4.06 against 4.48 on the same instances: it is always less
+    assert judged(not_above="base") == []
+    assert failures(measured, {"ppl": Bound(not_above="m")}, {"ppl": "low"}, "base", models, CARDS) != []
+    assert "the other kind" in judged(at_least=1.0)[0]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from textwrap import shorten
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -138,9 +140,16 @@ class Endpoint:
                             where=self.spec.url,
                             next="is it up? the same command goes on with what is missing",
                         )
-                    yield asked[one], f"that the endpoint left {found.failed}" if isinstance(found, Reply) else found
+                    yield asked[one], _reason(found) if isinstance(found, Reply) else found
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _reason(reply: Reply) -> str:
+    """Why there is no answer, in words that are the same for requests with the same fault."""
+    if reply.failed != "refused":
+        return f"that the endpoint left {reply.failed}"
+    return f"that the endpoint refused ({re.sub(r'[0-9]+', 'N', shorten(reply.why, 120, placeholder=' ...'))})"
 
 
 def served(made: Artifact, name: str) -> Endpoint:
