@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from raylm.core import page as pages
@@ -63,11 +64,13 @@ def page(
     png: bytes,
     notes: list[str],
     found: Findings | None = None,
+    parts: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The whole report as one HTML page without outside parts.
 
     Args:
         found: what the instances say.
+        parts: (heading, HTML) of tasks' own.
     """
     intervals = found.intervals if found else {}
     metrics = list(better)
@@ -81,7 +84,7 @@ def page(
     listed = "".join(f"<li>{pages.escape(note)}</li>" for note in notes)
     grid = f'<div class="scroll"><table><tr><th>model</th>{head}</tr>{body}</table></div><ul>{listed}</ul>'
     more = figures.parts(grades, better, found) if found else []
-    return pages.page(title, "", [("", grid), *more, ("Curves", pages.picture(png, "training curves"))])
+    return pages.page(title, "", [("", grid), *more, *parts, ("Curves", pages.picture(png, "training curves"))])
 
 
 def table(grades: dict[str, dict[str, float]], better: dict[str, str]) -> Any:

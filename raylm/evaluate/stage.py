@@ -10,10 +10,12 @@ from raylm.core.context import Context
 from raylm.core.errors import DataError, StageError
 from raylm.data.shards import Rows
 from raylm.evaluate import previous, report
+from raylm.evaluate.comparison import plain
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.examinations import Examinations
 from raylm.evaluate.findings import find
 from raylm.evaluate.gate import failures, said
+from raylm.evaluate.techniques.compared import compare_techniques, lines, section
 
 Grades = dict[str, dict[str, float]]
 
@@ -57,11 +59,14 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     measures = {name: card for card in cards for name in card.better}
     reasons = failures(grades[cfg.models[-1]], cfg.gate, better, cfg.models[-1], by_metric, measures)
     notes = [*_before_and_after(models), *_loss_of_compression(cfg, models, grades), *asked.notes(), *_gate(cfg, reasons)]
+    techniques = compare_techniques(by_task, graded)
+    parts = [section(techniques), *_sections(by_task, graded)]
+    notes += lines(techniques)
     ctx.out.write("curves.png", png)
-    ctx.out.write("report.html", report.page(f"raylm report: {ctx.stage}", grades, better, png, notes, found))
+    ctx.out.write("report.html", report.page(f"raylm report: {ctx.stage}", grades, better, png, notes, found, parts))
     missing = asked.missing
     told = {"grades": grades, "better": better, "notes": notes, "missing": missing, "passed": not reasons and not missing}
-    told |= {"instances": asked.files(), **found.plain()}
+    told |= {"instances": asked.files(), **found.plain(), "techniques": plain(techniques)}
     ctx.out.write_json("report.json", told)
     console = Console()
     console.print(report.table(grades, better))
@@ -79,6 +84,12 @@ def run(cfg: Evaluate, ctx: Context) -> Report:
     return ctx.commit(
         Report, facts={"passed": not reasons, "reasons": reasons, "model": cfg.models[-1]}, metrics={"grades": grades}
     )
+
+
+def _sections(cards: dict[str, Any], graded: dict[str, Any]) -> list[tuple[str, str]]:
+    """Parts of the report that tasks make of their own instances."""
+    asked = {task: {model: tasks[task] for model, tasks in graded.items() if task in tasks} for task in cards}
+    return [card.section(asked[task]) for task, card in cards.items() if hasattr(card, "section") and asked[task]]
 
 
 def _gate(cfg: Evaluate, reasons: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from raylm.core import page as pages
 from raylm.core.config import Config, PromptsRef, card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.data.answers import same
@@ -108,6 +109,19 @@ class Calibration(Config):
             for each in held
         ]
 
+    def section(self, models: dict[str, list[Graded]]) -> tuple[str, str]:
+        """Reliability: how right answers are that are so sure, for each model."""
+        found = {model: self.bins(graded) for model, graded in models.items()}
+        rows = [
+            [model, f"{at / self.num_bins:.2f} to {(at + 1) / self.num_bins:.2f}", count, f"{sure:.3f}", f"{right:.3f}"]
+            for model, bins in found.items()
+            for at, (count, sure, right) in enumerate(bins)
+            if count
+        ]
+        head = ["model", "confidence", "answers", "mean confidence", "right"]
+        said = f"{self.name}: share of right answers by confidence"
+        return f"Reliability of {self.name}", pages.picture(reliability(found), said) + pages.table(head, rows)
+
     def _by_likelihood(self, lm: LM, picked: list[dict[str, Any]]) -> list[Graded]:
         import numpy as np
 
@@ -180,6 +194,30 @@ def stated(text: str) -> tuple[str, float] | None:
     # "0.7" without a sign is a share, "70" is a percentage
     sure = number / 100 if found[-1][2] or number > 1 else number
     return (text[: found[-1].start()].strip(), sure) if sure <= 1 else None
+
+
+def reliability(found: dict[str, list[tuple[int, float, float]]]) -> bytes:
+    """PNG with one panel per model: the share of right answers of each bin as a bar, and the line on which both are equal."""
+    import io
+
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(found), figsize=(3.2 * len(found), 3), squeeze=False, sharey=True)
+    for panel, (model, bins) in zip(panels[0], found.items(), strict=True):
+        width = 1 / len(bins)
+        heights = [right if count else 0.0 for count, _, right in bins]
+        panel.bar([(at + 0.5) * width for at in range(len(bins))], heights, width=0.9 * width)
+        panel.plot([0, 1], [0, 1], linewidth=1, linestyle="--", color="black")
+        panel.set(title=model, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+    panels[0][0].set_ylabel("share of right answers")
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
 
 
 def _sure(one: Graded) -> float:

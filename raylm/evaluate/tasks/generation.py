@@ -82,6 +82,14 @@ class Generation(Config):
         )
 
     @property
+    def asks(self) -> str:
+        """The same for tasks that put the same questions by different techniques; "" for one that is compared with none."""
+        if self.num_draws > 1:
+            return ""
+        checker = self.checker.fingerprint()
+        return f"generation {self.rows} {checker} {self.num_rows} {self.max_tokens} {self.temperature} {self.top_p} {self.seed}"
+
+    @property
     def better(self) -> dict[str, str]:
         """Its metrics."""
         if self.num_draws == 1:

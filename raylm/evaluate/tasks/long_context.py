@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from raylm.core import page as pages
 from raylm.core.config import Config, TokensRef
 from raylm.core.errors import ConfigError, DataError
 from raylm.evaluate.instances import Graded, asked_id
@@ -120,6 +121,18 @@ class LongContext(Config):
             for cell, (prompt, needles), answer in zip(cells, made, answers, strict=True)
             if answer is not None
         ]
+
+    def section(self, models: dict[str, list[Graded]]) -> tuple[str, str]:
+        """Share of facts that were found, by length and depth."""
+        rows = []
+        for model, graded in models.items():
+            for length in self.lengths:
+                row: list[Any] = [model, length]
+                for depth in self.depths:
+                    cell = [one for one in graded if (one.facts["length"], one.facts["depth"]) == (str(length), f"{depth:g}")]
+                    row.append(f"{sum(one.values[self.name] for one in cell) / len(cell):.2f}" if cell else "-")
+                rows.append(row)
+        return f"{self.name}: found by length and depth", pages.table(["model", "tokens", *(f"{d:g}" for d in self.depths)], rows)
 
     def _text(self, rows: Any) -> str:
         """The haystack, long enough for the longest text."""

@@ -82,3 +82,9 @@ def test_stated_confidence_and_what_cannot_be_read():
 )
 def test_what_is_read_as_a_confidence(text, read):
     assert stated(text) == read
+
+
+def test_the_report_shows_how_right_answers_are_that_are_so_sure():
+    heading, html = Calibration(rows="rows").section({"policy": [sure(0.9, True), sure(0.95, False)]})
+    assert heading == "Reliability of calibration" and "data:image/png;base64,iVBOR" in html
+    assert "0.90 to 1.00" in html and "0.925" in html and "0.500" in html

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,8 @@ def theirs(model, path, **options):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    hf = HFLM(pretrained=model, device="cpu", dtype="float32", batch_size=1)
+    backend: Any = HFLM
+    hf = backend(pretrained=model, device="cpu", dtype="float32", batch_size=1)
     manager = TaskManager(include_defaults=False)
     return evaluator.simple_evaluate(hf, tasks=[path], task_manager=manager, bootstrap_iters=0, **options)
 

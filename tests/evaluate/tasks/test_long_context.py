@@ -81,3 +81,10 @@ def test_a_fact_stands_behind_the_sentence_that_ends_before_its_place():
     assert _hidden("One. Two. Three.", [needle], [0.4]) == "One. The secret number of Oslo is 1234567. Two. Three."
     assert _hidden("One. Two.", [needle], [0.0]).startswith("The secret number")
     assert _hidden("One. Two.", [needle], [1.0]).rstrip().endswith("1234567.")
+
+
+def test_the_report_shows_a_table_of_lengths_and_depths(rows):
+    card = LongContext(rows="tokens", lengths=[400, 800], depths=[0.0, 1.0], samples=1)
+    found, *_ = asked(card, rows, lambda text: "", room=500)
+    heading, html = card.section({"policy": found})
+    assert heading == "long_context: found by length and depth" and html.count("0.00") == 2 and html.count(">-<") == 2
