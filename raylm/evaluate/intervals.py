@@ -149,10 +149,20 @@ def apart(inside: tuple[Any, Any], outside: tuple[Any, Any], seed: int = 0) -> f
     def gap(v: Any, w: Any) -> Any:
         return np.abs(v / w - (values_G.sum() - v) / (weights_G.sum() - w))
 
-    observed, more = gap(values_G[:size].sum(), weights_G[:size].sum()), 0
+    observed = gap(values_G[:size].sum(), weights_G[:size].sum())
+
+    def as_far(v: Any, w: Any) -> int:
+        # sums in another order differ in their last digits
+        return int((gap(v, w) >= observed * (1 - 1e-9) - 1e-15).sum())
+
+    if np.all(weights_G == 1) and np.isin(values_G, (0.0, 1.0)).all():
+        # of right and wrong it is known how many of each a draw of this size has
+        right = int(values_G.sum())
+        return (as_far(rng.hypergeometric(right, count - right, size, DRAWS), size) + 1) / (DRAWS + 1)
+    more = 0
     for at in range(0, DRAWS, step):
         places = rng.random((min(step, DRAWS - at), count)).argpartition(size - 1, axis=1)[:, :size]
-        more += int((gap(values_G[places].sum(1), weights_G[places].sum(1)) >= observed * (1 - 1e-9) - 1e-15).sum())
+        more += as_far(values_G[places].sum(1), weights_G[places].sum(1))
     return (more + 1) / (DRAWS + 1)
 
 

@@ -141,6 +141,9 @@ def test_slices_that_are_like_the_rest_are_told_from_those_that_are_not():
     ones = np.ones
     assert intervals.apart((same, ones(40)), (rest, ones(300))) > 0.05
     assert intervals.apart((other, ones(40)), (rest, ones(300))) < 0.001
+    # weights of two take the way of any numbers, and draw the same
+    two = (2 * same[:40], 2 * ones(40)), (2 * rest, 2 * ones(300))
+    assert intervals.apart(*two) == pytest.approx(intervals.apart((same, ones(40)), (rest, ones(300))), abs=0.05)
     # one of four inside, one of four outside is as extreme in 2 of 4 ways when two are drawn: p = (n + 1) / (2000 + 1)
     assert intervals.apart((np.ones(2), ones(2)), (np.zeros(2), ones(2))) == pytest.approx(1 / 3, abs=0.04)
 
