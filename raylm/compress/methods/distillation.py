@@ -153,7 +153,8 @@ def _descend(model: Any, rows: list[Any], own: list[torch.Tensor], optimizer: An
     head = model.get_output_embeddings()
     for step in range(how.steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * (1 - step / how.steps)
+            # the first steps of Adam are as long for noise as for anything else
+            group["lr"] = group["peak"] * (1 - step / how.steps) * min(1.0, (step + 1) / (1 + how.steps // 8))
         picked: list[int] = []
         while not picked or sum(len(rows[at]) for at in picked) < how.batch_tokens:
             order = order or torch.randperm(len(rows), generator=draw).tolist()
