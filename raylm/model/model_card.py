@@ -157,7 +157,7 @@ def _parity(made: Checkpoint) -> str:
     if not found:
         return ""
     rows = [(program, words) for program, words in found.items()]
-    return "## Proved by\n\nGreedy answers, beside transformers in float32.\n\n" + _table(("program", "verdict"), rows)
+    return "## Parity\n\nGreedy answers, beside those of transformers in float32.\n\n" + _table(("program", "verdict"), rows)
 
 
 def _figures_before(stages: list[Artifact]) -> str:
