@@ -10,8 +10,10 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -122,6 +124,25 @@ class Hosts:
     def cable(self, host: int, plugged: bool) -> None:
         """Pull the host's cable, or put it back."""
         self._in_switch("ip", "link", "set", f"p{host}", "up" if plugged else "down")
+
+    @contextmanager
+    def bucket(self, name: str) -> Iterator[dict[str, str]]:
+        """An S3 server on the switch, which all hosts reach, with an empty bucket; what their environment must say of it."""
+        at = f"{self._net}.{SWITCH_HOST}"
+        inside = ["ip", "netns", "exec", f"{self._tag}-sw", sys.executable]
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+        variables = {**keys, "AWS_ENDPOINT_URL": f"http://{at}:5000"}
+        make = f"import boto3; boto3.client('s3').create_bucket(Bucket={name!r})"
+        nowhere = subprocess.DEVNULL
+        server = subprocess.Popen([*inside, "-m", "moto.server", "-H", at, "-p", "5000"], stdout=nowhere, stderr=nowhere)
+        try:
+            deadline = time.monotonic() + 60
+            while subprocess.run([*inside, "-c", make], env={**os.environ, **variables}, stderr=nowhere, check=False).returncode:
+                assert time.monotonic() < deadline and server.poll() is None, "the S3 server did not come"
+            yield variables
+        finally:
+            server.kill()
+            server.wait(10)
 
     def cpu_s(self) -> float:
         """CPU seconds that processes of all hosts have spent, those that ended and were waited for too."""

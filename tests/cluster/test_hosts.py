@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,41 @@ def test_a_head_that_keeps_its_state_comes_back_with_its_actors(tmp_path):
         told = [line.split()[1:] for line in run.log().splitlines() if line.startswith("held ")]
     # the same process on the other host, which counts on
     assert told[0][0] == "1" and told[1][0] == "2" and told[0][1:] == told[1][1:] and told[0][2] == hosts.address(1)
+
+
+READ = """
+import json
+from raylm.core.storage import Folder
+folder = Folder("s3://runs/hosts/sft")
+rows = [json.loads(line) for line in folder.read("metrics.jsonl").decode().splitlines()]
+made = folder.read_json("manifest.json")
+print("found", json.dumps({"steps": [row["step"] for row in rows if "loss" in row], "metrics": made["metrics"]}))
+print("locks", [name for name in Folder("s3://runs/hosts").names() if name.startswith(".lock")])
+"""
+
+
+def progress(run: Run, beyond: int) -> int:
+    """The step that the head's output names last, once it is beyond this one; a bucket has rows at checkpoints alone."""
+    deadline = time.monotonic() + losses.LIMIT_S
+    while (step := max(map(int, re.findall(r"sft: (\d+)/", run.log())), default=0)) <= beyond:
+        assert run.processes[0].poll() is None and time.monotonic() < deadline, run.log()
+        time.sleep(0.2)
+    return step
+
+
+@pytest.mark.long
+def test_three_hosts_with_their_root_in_a_bucket_bear_a_full_disk_and_a_lost_machine(tmp_path):
+    with Hosts(3, tmp_path, disk_mb=1500) as hosts, hosts.bucket("runs") as variables:
+        run = Run(hosts, tmp_path, variables=variables, root="s3://runs", steps=STEPS, save_every=SAVE_EVERY, batch=48)
+        run.start()
+        step = progress(run, 0)
+        losses.fill(run)
+        step = progress(run, step)
+        hosts.kill(2)
+        losses.said(run, 0, time.monotonic())
+        assert run.wait(losses.LIMIT_S) == 0, run.log()
+        told = hosts.run(0, [sys.executable, "-c", READ], **variables)
+    assert "locks []" in told.stdout, told.stdout + told.stderr
+    found = json.loads(next(line for line in told.stdout.splitlines() if line.startswith("found ")).removeprefix("found "))
+    assert found["steps"] == list(range(STEPS))
+    assert found["metrics"]["lost_steps"] <= SAVE_EVERY and found["metrics"]["restarts"] >= 1
