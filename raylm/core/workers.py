@@ -88,7 +88,7 @@ class Workers:
                 raise error
             if time.monotonic() > until:
                 raise PlacementError(f"{error.what}; no machine came back within {RETURN_S:.0f} s", next=error.next)
-            patience.look(roles, f"; {len(self._largest) - len(there)} machines are lost")
+            patience.look(roles, f"; {len(there)} of {len(self._largest)} machines are left")
             time.sleep(1.0)
         self._largest = max(self._largest, nodes(), key=len)
         if self.submitted and (told := waits_for_autoscaler(roles, what)):

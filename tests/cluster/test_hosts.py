@@ -23,6 +23,8 @@ def test_a_job_runs_on_two_hosts_and_nobody_without_the_token_is_heard(tmp_path)
     with running(tmp_path, 2) as run:
         run.until("Running entrypoint", 240)
         doors = closed_doors(run.hosts)
+        named = [path for path in Path("/proc").glob("[0-9]*/cmdline") if TOKEN.encode() in read(path)]
+        assert named == [], "the token stands in the process list"
         assert run.wait(300) == 0, run.log()
     made = run.manifest("sft")
     assert (made["kind"], made["facts"]["steps"], made["metrics"]["restarts"]) == ("Checkpoint", 20, 0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 
 from raylm.core import room
-from raylm.core.config import WorkerSpec
+from raylm.core.config import Role, WorkerSpec
 from raylm.core.errors import ConfigError, PlacementError
 from raylm.core.workers import finish_task, start_task
 
@@ -53,3 +54,19 @@ def test_a_task_has_a_deadline(workers):
     workers.ensure()
     with pytest.raises(PlacementError, match="for small; the cluster has"):
         finish_task(start_task(time.sleep, WorkerSpec(), 5), WorkerSpec(), 1, "small")
+
+
+def test_machines_that_a_run_has_seen_are_waited_for_and_others_are_not(workers, capsys, monkeypatch):
+    workers.ensure()
+    roles = {"worker": Role(gpus=1.0, cpus=0.1)}
+    began = time.monotonic()
+    with pytest.raises(PlacementError, match="the whole cluster has 0"):
+        workers.check_room(roles, "scores")
+    assert time.monotonic() - began < 5
+    monkeypatch.setattr(room, "SAY_S", 0.5)
+    monkeypatch.setattr("raylm.core.workers.RETURN_S", 2.0)
+    # there was such a machine when the run began
+    monkeypatch.setattr(workers, "_largest", [*room.nodes(), room.Node("10.0.0.2", {"GPU": 1.0, "CPU": 4.0})])
+    with pytest.raises(PlacementError, match="no machine came back within 2 s"):
+        workers.check_room(roles, "scores")
+    assert re.search(r"scores waits for .*1 GPU .*; 1 of 2 machines are left", capsys.readouterr().err)
