@@ -256,3 +256,34 @@ def test_a_machine_that_goes_with_its_job_needs_a_root_elsewhere(kind, capsys):
     with contextlib.chdir(ROOT):
         assert cli.main(["cluster", "render", "jobs/pretrain.toml", "--to", kind, "--out", "-"]) == 1
     assert "root = 'runs' is relative" in capsys.readouterr().err
+
+
+STRICT = """
+import sys, yaml, kubernetes_validate
+for path in sys.argv[1:]:
+    for doc in yaml.safe_load_all(open(path)):
+        docs = [doc]
+        if doc["apiVersion"] == "ray.io/v1":
+            cluster = doc["spec"].get("rayClusterSpec", doc["spec"])
+            groups = [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]
+            docs = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **group["template"]} for group in groups]
+        for each in docs:
+            kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
+            print(each["kind"])
+"""
+
+
+@pytest.mark.skipif("RAYLM_KUBE_PYTHON" not in os.environ, reason="RAYLM_KUBE_PYTHON names none with kubernetes-validate, pyyaml")
+def test_kubernetes_takes_pods_and_what_stands_beside_them(tmp_path):
+    files = [str(path) for path in FILES if path.parent.name == "kuberay"]
+
+    def validated(paths: list[str]) -> subprocess.CompletedProcess[str]:
+        command = [os.environ["RAYLM_KUBE_PYTHON"], "-c", STRICT, *paths]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    told = validated(files)
+    assert told.returncode == 0, told.stderr
+    assert {"Pod", "PersistentVolumeClaim", "NetworkPolicy", "ConfigMap", "Service"} <= set(told.stdout.split())
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(Path(files[0]).read_text().replace("mountPath", "mountPaht", 1))
+    assert "mountPaht" in validated([str(wrong)]).stderr
