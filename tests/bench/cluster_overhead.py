@@ -19,7 +19,7 @@ from tests.cluster.job_on_hosts import Run
 COUNTS = tuple(int(count) for count in os.environ.get("RAYLM_HOSTS", "1,2,3").split(","))
 STAGES = ("corpus", "questions", "dialogues", "sft")
 VERBS = {"corpus": "prepare", "questions": "prepare", "dialogues": "tokenize", "sft": "train"}
-STEPS, FILES = 60, 12
+STEPS, FILES = 40, 6
 LIMIT_S = 280.0
 
 
