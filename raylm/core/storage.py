@@ -60,7 +60,7 @@ class Folder:
             return os.path.exists(self.path(name))
         # fsspec's HTTP answers "no" where no server answers, unless it is strict
         strict = {"strict": True} if self.uri.startswith(("http://", "https://")) else {}
-        return bool(self._fs.exists(self.path(name), **strict))
+        return bool(self._fresh.exists(self.path(name), **strict))
 
     def files(self) -> list[str]:
         """Relative names of all files below, sorted; what a killed writer left half-written is no file."""
@@ -72,14 +72,12 @@ class Folder:
                 if not name.startswith(HALF_WRITTEN)
             ]
             return sorted(os.path.relpath(path, self.uri) for path in found)
-        # other processes write here too, and a listing of before would hide it
-        self._fs.invalidate_cache()
         root = self._fs._strip_protocol(self.uri).rstrip("/") + "/"
-        return sorted(str(path).removeprefix(root) for path in self._fs.find(self.uri))
+        return sorted(str(path).removeprefix(root) for path in self._fresh.find(self.uri))
 
     def size(self, name: str) -> int:
         """Bytes of the file `name`."""
-        return os.path.getsize(self.path(name)) if self.is_local else int(self._fs.size(self.path(name)))
+        return os.path.getsize(self.path(name)) if self.is_local else int(self._fresh.size(self.path(name)))
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -128,8 +126,7 @@ class Folder:
         """Names of what lies in this folder itself, sorted; none where it is not there."""
         if self.is_local:
             return sorted(os.listdir(self.uri)) if os.path.isdir(self.uri) else []
-        self._fs.invalidate_cache()
-        if not self._fs.exists(self.uri):
+        if not self._fresh.exists(self.uri):
             return []
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in self._fs.ls(self.uri, detail=False))
 
@@ -193,7 +190,7 @@ class Folder:
         """Remove the file or folder `name`; nothing happens when it is not there."""
         path = self.path(name)
         if not self.is_local:
-            if self._fs.exists(path):
+            if self._fresh.exists(path):
                 self._fs.rm(path, recursive=True)
         elif os.path.isdir(path):
             # in one step: a half-removed folder must not look like a whole one
@@ -214,7 +211,12 @@ class Folder:
 
     def version(self, name: str) -> str:
         """What changes when the content of `name` does: the store's own marks of all its files."""
-        return " ".join(str(self._fs.ukey(path)) for path in sorted(self._fs.find(self.path(name))))
+        return " ".join(str(self._fs.ukey(path)) for path in sorted(self._fresh.find(self.path(name))))
+
+    @property
+    def _fresh(self) -> Any:
+        """The filesystem, without listings of before: other processes write here too, and one would hide that."""
+        return Store(self.uri).fresh()
 
     @property
     def _fs(self) -> Any:

@@ -49,6 +49,11 @@ class Store:
             logging.getLogger("gcsfs").addHandler(logging.NullHandler())
             self._fs: Any = url_to_fs(uri)[0]
 
+    def fresh(self) -> Store:
+        """This filesystem, without what it remembers of listings. Asks nobody."""
+        self._fs.invalidate_cache()
+        return self
+
     def create(self, path: str, data: bytes) -> bool:
         """Write a small file if none of that name is there, in one step where the store can do that (S3 and GCS can);
         whether it was written."""

@@ -7,6 +7,7 @@ import pytest
 
 from raylm.core.errors import StorageError
 from raylm.core.storage import Folder
+from tests.buckets import local_bucket
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -111,3 +112,22 @@ def test_a_really_full_device_is_a_storage_error(tmp_path):
         full.write("x" * 100_000)
         full.flush()
     assert os.listdir(tmp_path) == []
+
+
+def test_what_other_processes_write_to_a_bucket_is_seen_after_it_was_listed():
+    with local_bucket("seen") as client:
+        folder = Folder("s3://seen/work")
+        folder.write("a", "1")
+        assert folder.files() == ["a"]
+        # by another process, which this one's listing does not know
+        client.put_object(Bucket="seen", Key="work/b", Body=b"22")
+        assert folder.exists("b") and folder.size("b") == 2
+        assert folder.files() == ["a", "b"]
+        before = folder.version("b")
+        client.put_object(Bucket="seen", Key="work/b", Body=b"333")
+        assert folder.version("b") != before and folder.size("b") == 3
+        client.put_object(Bucket="seen", Key="work/c", Body=b"4")
+        folder.remove("c")
+        assert not client.list_objects_v2(Bucket="seen", Prefix="work/c").get("Contents")
+        client.delete_object(Bucket="seen", Key="work/a")
+        assert not folder.exists("a")
