@@ -127,6 +127,8 @@ def _batch(folder: Folder, file: str, part: int) -> pa.RecordBatch:
     import fsspec
 
     fs, inner = fsspec.core.url_to_fs(folder.path(file))
+    # another process wrote it, maybe after this one listed the folder
+    fs.invalidate_cache()
     with fs.open(inner, "rb", block_size=_REMOTE_BLOCK) as remote:
         return pa.ipc.open_file(pa.PythonFile(remote, mode="r")).get_batch(part)
 
