@@ -25,7 +25,7 @@ def cannot() -> str:
     """Why no hosts can be made here; "" where they can."""
     if os.geteuid() != 0:
         return "needs root"
-    if missing := [tool for tool in ("ip", "nsenter", "unshare") if shutil.which(tool) is None]:
+    if missing := [tool for tool in ("ip", "nsenter", "setpriv", "unshare") if shutil.which(tool) is None]:
         return f"needs {', '.join(missing)}"
     name = f"rl-try-{os.getpid()}"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
@@ -93,7 +93,20 @@ class Hosts:
             [ {self._disk_mb} = 0 ] || mount -t tmpfs -o size={self._disk_mb}m tmpfs /mnt
             touch {own}/.up; exec sleep infinity
         """
-        entered = ["nsenter", f"--net=/run/netns/{name}", "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork"]
+        # it goes with this process, whatever ends that
+        entered = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "nsenter",
+            f"--net=/run/netns/{name}",
+            "unshare",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--fork",
+        ]
         self._roots[host] = subprocess.Popen([*entered, "--kill-child", "--mount-proc", "bash", "-c", inside])
         deadline = time.monotonic() + 20
         while not (own / ".up").exists():
