@@ -14,12 +14,8 @@ from raylm.core.config import Config
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 
-MODEL_TYPES = (
-    "cohere", "cohere2", "exaone4", "gemma", "gemma2", "gemma3_text", "glm4", "gpt2", "gpt_neox", "gpt_oss", "granite", "helium",
-    "lfm2", "llama", "mistral", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3",
-    "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
-)  # fmt: skip
-"""Of those that mlx-lm 0.32 has a class for, the language models that raylm trains."""
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+"""Those whose logits are the same in mlx-lm 0.32; it has classes for more, which nobody has tried here."""
 
 
 class Mlx(Config):
@@ -33,15 +29,14 @@ class Mlx(Config):
     """Dtype of the weights; `auto` leaves each as it is."""
 
     def check_config(self, config: dict[str, Any], where: str) -> None:
-        """Raises ConfigError where mlx-lm has no such network."""
+        """Raises ConfigError for networks that nobody has run in mlx-lm here."""
         if config.get("model_type") not in MODEL_TYPES:
             known = ", ".join(MODEL_TYPES)
-            raise ConfigError(
-                f"mlx-lm has no {config.get('model_type')!r}", where=where, next=f"export to gguf; it knows {known}"
-            )
+            said = f"exports to mlx are not proved for {config.get('model_type')!r}"
+            raise ConfigError(said, where=where, next=f"export to hugging_face and try; proved are {known}")
 
     def write(self, source: Source, out: Folder) -> Written:
-        """Write config, tokenizer and weights. Raises ConfigError when they are quantized, or mlx-lm knows no such model."""
+        """Write config, tokenizer and weights. Raises ConfigError when they are quantized, or of no type that was tried."""
         import torch
 
         from raylm.model.checkpoint import write_checkpoint
@@ -65,7 +60,10 @@ class Mlx(Config):
 
 
 def mark(folder: Path) -> None:
-    """Write {"format": "mlx"} into the head of every safetensors file of the local `folder`; the tensors stay where they are."""
+    """Write {"format": "mlx"} into the head of every safetensors file of the local `folder`, and config.json as mlx-lm reads it;
+    the tensors stay where they are."""
+    settings = folder / "config.json"
+    settings.write_text(json.dumps(flat(json.loads(settings.read_text())), indent=2) + "\n")
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as read:
             (size,) = struct.unpack("<Q", read.read(8))
@@ -80,3 +78,14 @@ def mark(folder: Path) -> None:
                 while block := read.read(1 << 24):
                     write.write(block)
         os.replace(near, file)
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json with what transformers 5 nests or leaves out: mlx-lm would take its own default for it without a word."""
+    rope = config.get("rope_parameters") or {}
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise ConfigError("layers of this model turn by different angles, which mlx-lm reads under other names")
+    found = {**config, **{key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}}
+    if rope.get("rope_type", "default") != "default":
+        found["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return found
