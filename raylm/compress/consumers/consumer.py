@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -16,6 +17,8 @@ Prompt = str | list[dict[str, str]]
 
 UNTOLD = -1
 """Number of prompt tokens of an answer that the program made and cannot tell: its interface has no words for half a character."""
+
+SMALL_BYTES = 256_000_000
 
 
 class Logprobs(NamedTuple):
@@ -65,6 +68,12 @@ class Consumer(Config):
     def run(self, folder: Path, prompts: list[Prompt], max_tokens: int) -> list[Ran]:
         """Load the exported `folder` and answer each prompt greedily, in this process; it may die of it."""
         raise NotImplementedError
+
+
+def threads_for(weights: Path) -> int:
+    """Threads that a model of this size is worth: those that wait for each other cost a small one more than they bring."""
+    files = [weights] if weights.is_file() else [*weights.glob("*.safetensors")]
+    return 1 if sum(file.stat().st_size for file in files) < SMALL_BYTES else os.cpu_count() or 1
 
 
 def package_version(name: str) -> str:

@@ -9,10 +9,10 @@ const load = (name) => import(pathToFileURL(createRequire(`${packages}/`).resolv
 const {getLlama} = await import(pathToFileURL(`${packages}/node_modules/node-llama-cpp/dist/index.js`).href);
 const {Template} = await load("@huggingface/jinja");
 
-const llama = await getLlama({gpu: false, build: "never", skipDownload: true, logLevel: "error", maxThreads: 1});
+const llama = await getLlama({gpu: false, build: "never", skipDownload: true, logLevel: "error", maxThreads: asked.threads});
 const model = await llama.loadModel({modelPath: asked.file, gpuLayers: 0});
 const context = await model.createContext({
-    contextSize: asked.context, sequences: 1, flashAttention: false, threads: 1,
+    contextSize: asked.context, sequences: 1, flashAttention: false, threads: asked.threads,
     experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32",
 });
 const sequence = context.getSequence();

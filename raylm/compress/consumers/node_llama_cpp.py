@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from raylm.compress.consumers import npm
-from raylm.compress.consumers.consumer import Consumer, Logprobs, Prompt, Ran
+from raylm.compress.consumers.consumer import Consumer, Logprobs, Prompt, Ran, threads_for
 from raylm.compress.consumers.xllamacpp import NUM_LOGPROBS, context_length, gguf_in
 from raylm.core.errors import ArtifactError
 
@@ -36,6 +36,7 @@ class NodeLlamaCpp(Consumer):
             "file": str(gguf_in(folder).resolve()),
             "context": context_length(prompts, max_tokens),
             "logprobs": NUM_LOGPROBS,
+            "threads": threads_for(gguf_in(folder)),
             "max_tokens": max_tokens,
             "prompts": prompts,
         }

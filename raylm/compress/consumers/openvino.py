@@ -10,6 +10,8 @@ from raylm.compress.consumers.consumer import Consumer, Prompt, Ran, package_ver
 from raylm.compress.consumers.xllamacpp import gguf_in
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
+PRE_TOKENIZERS = ("qwen2", "smollm")
+"""To files of any other its tokenizer for GGUF cuts text as for Qwen, without a word."""
 TYPES = {"F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"}
 """Of matrices. To any other it says `Unsupported quantization type`."""
 
@@ -34,6 +36,9 @@ class Openvino(Consumer):
         named = reader.get_field("general.architecture")
         if (architecture := str(named.contents()) if named else "") not in ARCHITECTURES:
             return f"OpenVINO builds no network of the architecture {architecture!r}"
+        said = reader.get_field("tokenizer.ggml.pre")
+        if (pre := str(said.contents()) if said else "") not in PRE_TOKENIZERS:
+            return f"OpenVINO splits text as qwen2 does, whatever the file says: {pre}"
         types = {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1}
         return f"OpenVINO reads no {', '.join(sorted(types - TYPES))}" if types - TYPES else ""
 

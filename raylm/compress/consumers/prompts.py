@@ -26,10 +26,10 @@ TEXTS = (
 )  # fmt: skip
 QUESTIONS = (
     "What is {a} plus {b}?",
-    "Name {a} animals, please.",
+    "Name {a} animals and {b} plants, please.",
     "Write a function that returns the {b}th prime.",
-    "Who was the {a}. president?",
-    "Translate 'good morning' into French.",
+    "Who was the {a}. president in the year {b}?",
+    "Translate 'chapter {b}' into French.",
     "I'm {b} years old. How old was I {a} years ago?",
 )
 SYSTEM = "You are a helpful assistant."

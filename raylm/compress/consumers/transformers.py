@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from raylm.compress.consumers.consumer import Consumer, Prompt, Ran, package_version, top
+from raylm.compress.consumers.consumer import Consumer, Prompt, Ran, package_version, threads_for, top
 
 MOST_KEPT = 4096
 """Likeliest tokens whose log-probability is kept at each position: all of most vocabularies' mass."""
@@ -43,17 +43,25 @@ class Transformers(Consumer):
             output_logits=True,
             return_dict_in_generate=True,
         )
-        answers = []
-        for prompt in prompts:
-            ids = prompt_ids(tokenizer, prompt)
-            inputs = torch.tensor([ids], device=model.device)
-            with torch.no_grad():
-                made = model.generate(inputs, attention_mask=torch.ones_like(inputs), generation_config=greedy)
-            tokens = made.sequences[0, len(ids) :].tolist()
-            likeliest = top(torch.cat(made.logits).float().cpu().numpy(), MOST_KEPT)
-            answer = tokens[:-1] if tokens and tokens[-1] in ends else tokens
-            answers.append(Ran(ids, len(ids), answer, tokenizer.decode(answer, skip_special_tokens=False), likeliest))
-        return answers
+        before = torch.get_num_threads()
+        torch.set_num_threads(min(threads_for(folder), before))
+        try:
+            return [_answer(model, tokenizer, greedy, prompt, ends) for prompt in prompts]
+        finally:
+            torch.set_num_threads(before)
+
+
+def _answer(model: Any, tokenizer: Any, greedy: Any, prompt: Prompt, ends: list[int]) -> Ran:
+    import torch
+
+    ids = prompt_ids(tokenizer, prompt)
+    inputs = torch.tensor([ids], device=model.device)
+    with torch.no_grad():
+        made = model.generate(inputs, attention_mask=torch.ones_like(inputs), generation_config=greedy)
+    tokens = made.sequences[0, len(ids) :].tolist()
+    likeliest = top(torch.cat(made.logits).float().cpu().numpy(), MOST_KEPT)
+    answer = tokens[:-1] if tokens and tokens[-1] in ends else tokens
+    return Ran(ids, len(ids), answer, tokenizer.decode(answer, skip_special_tokens=False), likeliest)
 
 
 def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from raylm.compress.consumers.consumer import Consumer, Logprobs, Prompt, Ran, package_version
+from raylm.compress.consumers.consumer import Consumer, Logprobs, Prompt, Ran, package_version, threads_for
 from raylm.core.errors import ArtifactError
 
 NUM_LOGPROBS = 256
@@ -42,6 +42,7 @@ class Xllamacpp(Consumer):
         params.n_ctx = context_length(prompts, max_tokens)
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads_for(gguf_in(folder))
         params.n_gpu_layers, params.fit_params, params.warmup, params.verbosity = 0, False, False, -1
         # a prompt that shares its beginning with the one before is computed anew: batches of another size round otherwise
         params.cache_prompt, params.cache_ram_mib, params.ui = False, 0, False

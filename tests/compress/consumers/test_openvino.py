@@ -29,17 +29,19 @@ except ImportError:
 
 
 def test_it_says_what_transformers_says(tmp_path):
-    write_gguf(small("llama"), tmp_path / "model.gguf", "f16")
-    parity = prove(ASKED, tmp_path, str(small("llama")), num_prompts=6, consumers=[Openvino()], say=lambda line: None)
+    write_gguf(small("qwen3"), tmp_path / "model.gguf", "f16")
+    parity = prove(ASKED, tmp_path, str(small("qwen3")), num_prompts=6, consumers=[Openvino()], say=lambda line: None)
     (found,) = parity.verdicts
     assert not parity.wrong(), parity.lines()
     assert found.ids_equal == 6 and found.tells_ids and found.tokens_equal + found.near_ties == 6
 
 
 def test_what_it_does_not_read_is_not_proved_and_no_fault(tmp_path):
-    write_gguf(small("llama"), tmp_path / "model.gguf", "f32")
+    write_gguf(small("llama"), tmp_path / "model.gguf", "f16")
+    assert Openvino().refuses(tmp_path) == "OpenVINO splits text as qwen2 does, whatever the file says: gpt-2"
+    write_gguf(small("qwen3"), tmp_path / "model.gguf", "f32")
     assert Openvino().refuses(tmp_path) == "OpenVINO reads no F32"
-    parity = prove(ASKED, tmp_path, str(small("llama")), num_prompts=2, consumers=[Openvino()], say=lambda line: None)
+    parity = prove(ASKED, tmp_path, str(small("qwen3")), num_prompts=2, consumers=[Openvino()], say=lambda line: None)
     assert parity.verdicts[0].unproved == "OpenVINO reads no F32" and not parity.wrong()
     write_gguf(small("gpt2"), tmp_path / "model.gguf", "f16")
     assert "architecture 'gpt2'" in Openvino().refuses(tmp_path)

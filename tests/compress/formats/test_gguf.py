@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,18 @@ import pytest
 
 from raylm.compress.formats.gguf import Gguf
 from raylm.compress.formats.source import Source
+from raylm.core.artifact import WORK
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
 from tests.model.gguf.small import small
+
+
+class Killed(Gguf):
+    """Dies while it writes."""
+
+    def write_file(self, folder: Path, file: Path) -> Any:
+        file.write_bytes(b"GGUF")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class WithoutBegin(Gguf):
@@ -45,14 +56,20 @@ def test_what_a_consumer_reads_otherwise_is_not_published(tmp_path):
 
 
 def test_without_prompts_it_says_that_nothing_is_proved(tmp_path):
-    out = Folder(tmp_path)
-    written = Gguf(dtype="q8_0", parity_prompts=0).write(Source(str(small("gpt2"))), out)
+    written = Gguf(dtype="q8_0", parity_prompts=0).write(Source(str(small("gpt2"))), Folder(tmp_path))
     assert all("not proved" in words for words in written.facts["parity"].values())
-    first = (tmp_path / "model-q8_0.gguf").read_bytes()
-    # as after a kill: the same file again
-    (tmp_path / "parity.json").unlink()
-    Gguf(dtype="q8_0", parity_prompts=0).write(Source(str(small("gpt2"))), out)
-    assert (tmp_path / "model-q8_0.gguf").read_bytes() == first
+
+
+def test_a_kill_leaves_nothing_that_counts_and_the_next_run_writes_it_whole(tmp_path):
+    source, out, fresh = Source(str(small("gpt2"))), Folder(tmp_path / "out"), Folder(tmp_path / "fresh")
+    child = os.fork()
+    if child == 0:
+        Killed(dtype="q8_0", parity_prompts=0).write(source, out)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not out.exists("model-q8_0.gguf") and list(Path(out.path(WORK)).iterdir())
+    for each in (out, fresh):
+        Gguf(dtype="q8_0", parity_prompts=0).write(source, each)
+    assert out.read("model-q8_0.gguf") == fresh.read("model-q8_0.gguf")
 
 
 def test_quantized_weights_are_refused_with_what_to_do(tmp_path):

@@ -57,7 +57,7 @@ def gpt4_tokenizer() -> Any:
     from tokenizers import models, trainers
     from transformers import PreTrainedTokenizerFast
 
-    core = byte_level(models.BPE(), Pattern("gpt4", 3))
+    core = byte_level(models.BPE(), Pattern("gpt4", 1))
     alphabet = list(byte_characters())
     trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
     core.train_from_iterator(list(help_texts.topics.values())[:20], trainer)
