@@ -18,9 +18,9 @@ from typing import Any
 
 from tests.bench.near_copies.peers import timed
 
-DOCUMENTS, SHOTS, ROUNDS, BATCH = 16, 5, 3, 16
+DOCUMENTS, SHOTS, ROUNDS, BATCH = 16, 5, 2, 16
 VOCAB, HIDDEN, LAYERS = 8192, 512, 8
-GOAL = 3.0
+GOAL, MARK = 3.0, "measured: "
 YAML = """task: which_topic
 dataset_path: json
 dataset_kwargs: {{data_files: {{train: {train}, validation: {validation}}}}}
@@ -102,7 +102,8 @@ def main() -> None:
         for _ in range(ROUNDS):
             for who, made in found.items():
                 _, printed = timed([sys.executable, "-m", "tests.bench.eval_speed", who, folder])
-                made.append(json.loads(printed.splitlines()[-1]))
+                # libraries write behind it
+                made.append(json.loads(next(line for line in printed.splitlines() if line.startswith(MARK))[len(MARK) :]))
                 print(f"{who}: {made[-1][0]:.2f} s, {made[-1][2]}", flush=True)
     seconds = {who: statistics.median(one[0] for one in made) for who, made in found.items()}
     same = all(one[1:] == found["theirs"][0][1:] for made in found.values() for one in made)
@@ -130,6 +131,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps({"ours": ours, "theirs": theirs}[sys.argv[1]](Path(sys.argv[2]))))
+        print(MARK + json.dumps({"ours": ours, "theirs": theirs}[sys.argv[1]](Path(sys.argv[2]))))
     else:
         main()

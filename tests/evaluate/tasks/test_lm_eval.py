@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raylm.core.errors import ConfigError, DataError
 from raylm.evaluate.backends.backend import Answer
@@ -76,10 +78,12 @@ def task(tmp_path_factory):
 class Greedy:
     """An answerer of transformers: one prompt at a time, without padding."""
 
-    room, reads_tokens = None, True
+    room: int | None = None
+    reads_tokens = True
 
     def __init__(self, path, tokenizer):
-        self._model, self._tokenizer = AutoModelForCausalLM.from_pretrained(path).eval(), tokenizer
+        self._model: Any = AutoModelForCausalLM.from_pretrained(path).eval()
+        self._tokenizer = tokenizer
 
     def complete(self, prompts, sampling, seeds):
         for at, prompt in enumerate(prompts):
@@ -89,7 +93,7 @@ class Greedy:
             yield at, [Answer(self._tokenizer.decode(tokens, skip_special_tokens=True), tokens, "length", 0.1, len(tokens))]
 
 
-def theirs(model, path, **options):
+def theirs(model, path, **options) -> Any:
     """lm-eval's own run with its `hf` model."""
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
@@ -122,6 +126,23 @@ def test_choices_and_texts_have_lm_evals_own_numbers(model, task):
     mine, result = card.summary(card.grade(lm)), theirs(model, path)["results"]["tiny_rolling"]
     for name in names:
         assert mine[f"texts_{name}"] == pytest.approx(result[f"{name},none"], rel=1e-6)
+
+
+def test_a_tokenizer_that_begins_every_text_begins_it_as_with_lm_eval(model, task, tmp_path):
+    shutil.copytree(model, tmp_path / "begun")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    begin = TemplateProcessing(single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", 1)])
+    tokenizer.backend_tokenizer.post_processor = begin
+    tokenizer.save_pretrained(tmp_path / "begun")
+    path = str(tmp_path / "begun")
+    assert LM(path).tokenizer("x")["input_ids"][0] == 1
+    choice, rolling = task("choice", CHOICE), task("rolling", ROLLING)
+    card = LmEval(task=choice, metrics=["brier_score"], limit=6)
+    own = theirs(path, choice, limit=6)["results"]["tiny_choice"]
+    assert card.summary(card.grade(LM(path)))["choice_brier_score"] == pytest.approx(own["brier_score,none"], rel=1e-5)
+    card = LmEval(task=rolling, metrics=["word_perplexity"], limit=4)
+    own = theirs(path, rolling, limit=4)["results"]["tiny_rolling"]
+    assert card.summary(card.grade(LM(path)))["rolling_word_perplexity"] == pytest.approx(own["word_perplexity,none"], rel=1e-6)
 
 
 def test_answers_are_lm_evals_own(model, task):
