@@ -19,6 +19,8 @@ MOST_LEFT = 0.05
 
 # one of several experts that are layers of their own
 EXPERT = re.compile(r"expert\w*\.\d+\.")
+# safetensors' names of what is not rounded: F8_E4M3 is
+WHOLE = ("F64", "F32", "F16", "BF16")
 SCALES = re.compile(r"_(scale|zero_point|shape|g_idx)$")
 
 
@@ -69,7 +71,7 @@ def left_in(folder: Path) -> Counter[str]:
         with file.open("rb") as stream:
             header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
         for name, tensor in header.items():
-            if name != "__metadata__" and tensor["dtype"].startswith(("F", "BF")) and not SCALES.search(name):
+            if name != "__metadata__" and tensor["dtype"] in WHOLE and not SCALES.search(name):
                 size = 1
                 for width in tensor["shape"]:
                     size *= width
