@@ -94,10 +94,7 @@ class Onnx(Config):
 
     def build(self, folder: Path, at: Path) -> None:
         """Run the builder on the local checkpoint `folder`; its files come to `at`."""
-        from raylm.compress.onnx_packages import onnx_packages
-
-        beside = [onnx_packages(), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, beside)), "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         with tempfile.TemporaryDirectory(prefix="raylm-onnx-") as cache:
             command = [
                 sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(folder), "-o", str(at), "-p", self.precision,
