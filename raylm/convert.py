@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from raylm.compress.formats import AnyFormat
 from raylm.compress.formats.source import Source
+from raylm.core.artifact import WORK
 from raylm.core.config import CustomCard
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
@@ -72,5 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         card = CARDS["hugging_face"]()
     else:
         card.write(Source(arguments.folder), out)
+    if out.is_local:
+        shutil.rmtree(Path(out.uri) / WORK, ignore_errors=True)
     print(f"next: {card.next_step(arguments.out)}")
     return 0
