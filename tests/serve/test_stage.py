@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -16,16 +15,12 @@ from typing import Any
 
 import pytest
 
-from raylm.core.artifact import Checkpoint, Endpoint, open_artifact
-from raylm.core.context import Context
-from raylm.core.storage import Folder
-from raylm.model.load import load_tokenizer
+from raylm.core.artifact import Endpoint, open_artifact
 from raylm.serve import cluster, operator, stage
 from raylm.serve.audit import Audit, audit_folder
 from raylm.serve.config import Serve
 from raylm.serve.keys import LOOK_S, KeyFile, add, revoke
-from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
-from tests.model.tiny import tiny_checkpoint
+from tests.serve.endpoints import context, free_port
 from tests.serve.tiny_adapter import write_adapter
 
 PROMPTS = ["Hello there", "What is a list?"]
@@ -40,39 +35,6 @@ FROM_OUTSIDE = "a-key-in-the-environment-of-the-run"
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def context(name, root, workers, **stages):
-    return Context(
-        stage=name,
-        out=root / name,
-        stages=stages,
-        workers=workers,
-        config={},
-        identity={},
-        inputs=[],
-        fingerprint="0123456789abcdef",
-    )
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return Folder(tmp_path_factory.mktemp("job"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(root, workers):
-    made = tiny_checkpoint((root / "sft").uri)
-    tokenizer = load_tokenizer(str(made))
-    tokenizer.chat_template = CHAT_TEMPLATE  # the one that raylm gives new tokenizers: it renders tools
-    tokenizer.save_pretrained(made)
-    return context("sft", root, workers).commit(Checkpoint, facts={"dtype": "float32"})
-
-
 @pytest.fixture(scope="module")
 def endpoint(root, workers, checkpoint):
     os.environ[stage.KEY_VARIABLE] = FROM_OUTSIDE
@@ -83,13 +45,6 @@ def endpoint(root, workers, checkpoint):
     cfg = Serve(model="sft", port=free_port(), adapters=adapters, **asked)
     yield stage.run(cfg, context("serve", root, workers, sft=checkpoint.folder))
     workers.release(cluster.HELD)
-
-
-@pytest.fixture(scope="module")
-def client(endpoint):
-    from openai import OpenAI
-
-    return OpenAI(base_url=endpoint.facts["url"], api_key=stage.endpoint_key(endpoint), max_retries=0, timeout=60)
 
 
 def ask(endpoint, path, key=None, body=None):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import threading
 import time
 import urllib.request
@@ -15,51 +14,16 @@ import pytest
 
 from raylm.cli import main
 from raylm.core.artifact import Checkpoint
-from raylm.core.context import Context
-from raylm.core.storage import Folder
-from raylm.model.load import load_model, load_tokenizer
+from raylm.model.load import load_model
 from raylm.serve import cluster, stage
 from raylm.serve.audit import Audit, audit_folder
 from raylm.serve.config import Serve
 from raylm.serve.updates.history import Versions, now
-from raylm.tokenize.trainers.layout import CHAT_TEMPLATE
-from tests.model.tiny import tiny_checkpoint, tiny_model
+from tests.model.tiny import tiny_model
+from tests.serve.endpoints import context, free_port
 
 STREAMED = [1, 3, 77, 90, 200, 4]
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow, pytest.mark.long]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def context(name, root, workers, **stages):
-    return Context(
-        stage=name,
-        out=root / name,
-        stages=stages,
-        workers=workers,
-        config={},
-        identity={},
-        inputs=[],
-        fingerprint="0123456789abcdef",
-    )
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return Folder(tmp_path_factory.mktemp("job"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(root, workers):
-    made = tiny_checkpoint((root / "sft").uri)
-    tokenizer = load_tokenizer(str(made))
-    tokenizer.chat_template = CHAT_TEMPLATE  # the one that raylm gives new tokenizers: it renders tools
-    tokenizer.save_pretrained(made)
-    return context("sft", root, workers).commit(Checkpoint, facts={"dtype": "float32"})
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +31,6 @@ def endpoint(root, workers, checkpoint):
     cfg = Serve(model="sft", port=free_port(), start_s=240, audit=Audit())
     yield stage.run(cfg, context("serve", root, workers, sft=checkpoint.folder))
     workers.release(cluster.HELD)
-
-
-@pytest.fixture(scope="module")
-def client(endpoint):
-    from openai import OpenAI
-
-    return OpenAI(base_url=endpoint.facts["url"], api_key=stage.endpoint_key(endpoint), max_retries=0, timeout=60)
 
 
 def other_weights(root, workers, name, seed):
