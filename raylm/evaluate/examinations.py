@@ -60,6 +60,9 @@ class Examinations:
         self._fresh = _fresh(first) if isinstance(first, Checkpoint) and any(card.needs == "logprobs" for card in cards) else None
         self._models = [*([UNTRAINED] if self._fresh else []), *cfg.models]
         self._failed: dict[tuple[str, int], str] = {}
+        for model in self._models:
+            if model not in self._endpoints:
+                self._follow(model)
 
     def by_logprobs(self) -> None:
         """Models side by side, one worker each, as many at a time as the cluster has room for."""
@@ -138,8 +141,12 @@ class Examinations:
 
     def graded(self) -> dict[str, dict[str, list[Graded]]]:
         """Every model's instances by task; those that are missing are left out."""
-        names = [self._name(number) for number in range(len(self._cards))]
-        found = {model: {name: self._marks.graded(model, name) for name in names} for model in self._models}
+        # instances without a mark are those of a run that died, or of weights that are gone
+        names = {
+            model: [self._name(number) for number in range(len(self._cards)) if self._marks.read(model, number)]
+            for model in self._models
+        }
+        found = {model: {name: self._marks.graded(model, name) for name in each} for model, each in names.items()}
         return {model: {name: graded for name, graded in tasks.items() if graded} for model, tasks in found.items()}
 
     def cards(self) -> dict[str, Any]:
@@ -175,6 +182,13 @@ class Examinations:
                 if mark and mark.note:
                     lines.append(f"{model} in {self._name(number)}: {mark.note}")
         return lines
+
+    def _follow(self, model: str) -> None:
+        try:
+            self._marks.follow(model, checkpoint_path(self._ctx, self._cfg.models[0] if model == UNTRAINED else model))
+        except RaylmError:
+            # one that cannot be read fails where it is asked, and is named there
+            return
 
     def _ask_engine(self, model: str, numbers: list[int]) -> None:
         path = checkpoint_path(self._ctx, model)

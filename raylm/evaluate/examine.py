@@ -22,6 +22,8 @@ from raylm.model.shapes.shape import Shape
 
 # rows of a task that says nothing of their number
 ROWS = 256
+MODEL_FILES = (".safetensors", ".bin", "config.json", "tokenizer.json", "tokenizer.model", ".jinja", "vocab.json", "merges.txt")
+"""What the names of files end with that an answer depends on."""
 
 
 class Mark(NamedTuple):
@@ -67,13 +69,33 @@ class Marks:
         Args:
             path: its files. Weights that were changed since are another model.
         """
-        at = Path(path)
-        files = sorted(at.glob("*.safetensors")) if "://" not in path and at.is_dir() else []
-        weights = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        return Journal(self._answers / digest_of([model, path, weights]))
+        return Journal(self._answers / digest_of([model, path, _files(path)]))
+
+    def follow(self, model: str, path: str) -> None:
+        """Forget the marks of a model whose files are no longer those that they were made of: weights that no stage made may be
+        written again between a run that died and the next one.
+
+        Args:
+            path: its files.
+        """
+        name, now = f"files-{digest_of(model)}.json", _files(path)
+        if self._folder.exists(name) and self._folder.read_json(name) != now:
+            for mark in self._folder.files():
+                if mark.endswith(f"-{digest_of(model)}.json"):
+                    self._folder.remove(mark)
+        self._folder.write_json(name, now)
 
     def _name(self, model: str, task: int) -> str:
         return f"{task}-{digest_of(model)}.json"
+
+
+def _files(path: str) -> list[list[Any]]:
+    """What a model on this machine is made of, by name, size and time: weights, configuration, tokenizer, template."""
+    at = Path(path)
+    if "://" in path or not at.is_dir():
+        return []
+    found = sorted(file for file in at.iterdir() if file.is_file() and file.name.endswith(MODEL_FILES))
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in found]
 
 
 def examine(lm: LM, card: Any, uri: str | None, keep: Callable[[list[Graded]], None] | None = None) -> Mark:
@@ -160,6 +182,8 @@ def grade_all(lm: LM, tasks: list[Any], model: str, marks: Marks, note: str = ""
             mark = examine(lm, asked.card, asked.uri, lambda graded, name=name: marks.keep(model, name, graded))
         except RaylmError as refusal:
             refused[asked.number] = " ".join(str(refusal).split())
+            # what was left out of it is nothing that is to be said of the next one
+            lm.notes()
         else:
             marks.write(model, asked.number, mark._replace(note="; ".join(filter(None, [mark.note, note]))))
     return refused

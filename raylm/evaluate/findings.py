@@ -11,7 +11,7 @@ from raylm.evaluate.comparison import Compared, Flip, Slice, Tasks
 from raylm.evaluate.instances import Graded
 from raylm.evaluate.intervals import CONFIDENCE, Interval
 from raylm.evaluate.resolution import Resolution, resolution
-from raylm.evaluate.summaries import interval_of, quotients
+from raylm.evaluate.summaries import has, interval_of, quotients
 
 
 class Cost(NamedTuple):
@@ -100,6 +100,8 @@ def _intervals(tasks: Tasks, cards: dict[str, Any]) -> dict[str, Interval]:
         for task, graded in tasks.items()
         if task in cards
         for metric in cards[task].better
+        # an earlier report may have asked for others
+        if has(cards[task], metric, graded)
     }
 
 

@@ -41,8 +41,9 @@ def wilson(right: float, count: float, confidence: float = CONFIDENCE) -> Interv
 
 
 def clustered_share(right: Sequence[float], clusters: Sequence[Any], confidence: float = CONFIDENCE) -> Interval:
-    """`wilson` with as many instances as the clusters are worth: their design effect by linearisation, and of shares of 0 or 1,
-    which show none, one for each cluster (Franco et al. 2019, https://doi.org/10.1093/jssam/smy019)."""
+    """`wilson` with as many instances as the clusters are worth: their design effect by linearisation, fewer where Student's t
+    of few clusters asks for that (Korn and Graubard 1998), and of shares of 0 or 1, which show no design effect, one for each
+    cluster (Franco et al. 2019, https://doi.org/10.1093/jssam/smy019)."""
     sums_G, counts_G = _sums([right, [1.0] * len(right)], clusters)
     num, share = len(sums_G), float(sums_G.sum() / counts_G.sum())
     if num < 2:
@@ -50,7 +51,9 @@ def clustered_share(right: Sequence[float], clusters: Sequence[Any], confidence:
     spread = num / (num - 1) * float(((sums_G - share * counts_G) ** 2).sum()) / len(right) ** 2
     if not 0 < share < 1:
         return wilson(share * num, num, confidence)
-    worth = min(share * (1 - share) / spread, len(right)) if spread else len(right)
+    upper = (1 + confidence) / 2
+    fewer = (student(upper, len(right) - 1) / student(upper, num - 1)) ** 2
+    worth = min(share * (1 - share) / spread * fewer, len(right)) if spread else len(right) * fewer
     return wilson(share * worth, worth, confidence)
 
 

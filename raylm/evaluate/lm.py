@@ -262,6 +262,16 @@ class LM:
         self._left_out += _few(reasons)
         self._asked = max(self._asked, len(reasons))
 
+    def enough(self, graded: Sequence[Any], asked: int) -> None:
+        """Each step of a task may leave a tenth out; all of them together may not leave out more.
+
+        Raises:
+            DataError: more than a tenth of `asked` instances have no grade.
+        """
+        if (lost := asked - len(graded)) > MOST_LEFT_OUT * asked:
+            told = f": {_counted(self._left_out, self._asked)}" if self._left_out else ""
+            raise DataError(f"no grade: {lost} of {asked} instances have none{told}", next="look at the model and at the rows")
+
     def _scores(self, rows: Sequence[Any], masks: Sequence[Any], reasons: list[str], greedy: bool) -> list[Score | None]:
         keys = [asked_id("score", row, mask, greedy) for row, mask in zip(rows, masks, strict=True)]
 
@@ -293,11 +303,16 @@ class LM:
         # what is asked twice is answered once
         missing = {key: at for at, key in enumerate(keys) if not reasons[at] and key not in self._journal.found}
         places, failed = list(missing.values()), dict[str, str]()
-        for at, found in ask(places) if places else ():
-            if isinstance(found, str):
-                failed[keys[places[at]]] = found
-            else:
-                self._journal.add(keys[places[at]], plain(found))
+        try:
+            for at, found in ask(places) if places else ():
+                if isinstance(found, str):
+                    failed[keys[places[at]]] = found
+                else:
+                    self._journal.add(keys[places[at]], plain(found))
+        finally:
+            if places:
+                # in a bucket the last answers still wait, and of a judge nobody asks for notes
+                self._journal.flush()
         self.leave_out([why or failed.get(key, "") for key, why in zip(keys, reasons, strict=True)])
         return [None if why else self._journal.found.get(key) for key, why in zip(keys, reasons, strict=True)]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raylm.evaluate.comparison import Column, cluster_of, difference
-from raylm.evaluate.instances import Graded, means
+from raylm.evaluate.instances import Graded, means, summary_of
 from raylm.evaluate.intervals import CONFIDENCE, Interval
 
 DRAWS = 200
@@ -21,9 +21,16 @@ def quotients(card: Any, sides: Sequence[list[Graded]]) -> dict[str, str]:
         return dict(card.better)
     alike = dict(card.better)
     for graded in filter(None, sides):
-        plain, own = means(graded), card.summary(graded)
+        plain, own = means(graded), _summary(card, graded)
+        if not own:
+            continue
         alike = {name: way for name, way in alike.items() if abs(plain.get(name, math.inf) - own.get(name, math.nan)) <= _SAME}
     return alike
+
+
+def has(card: Any, metric: str, graded: list[Graded]) -> bool:
+    """Whether instances have a metric: those of an earlier report may come of a task that had others."""
+    return metric in _summary(card, graded)
 
 
 def interval_of(card: Any, metric: str, graded: list[Graded], confidence: float = CONFIDENCE) -> Interval:
@@ -45,6 +52,14 @@ def difference_of(
     return _drawn(card.summary, metric, sides, confidence) if ids else None
 
 
+def _summary(card: Any, graded: list[Graded]) -> dict[str, float]:
+    """A task's metrics of its instances; {} of those that have not what it makes them of."""
+    try:
+        return summary_of(card)(graded)
+    except KeyError:
+        return {}
+
+
 def _drawn(summary: Any, metric: str, sides: Sequence[list[Graded]], confidence: float) -> Interval:
     """Percentiles of the summary of one side, or of the second one's minus the first one's, over drawn clusters."""
     import numpy as np
@@ -62,7 +77,7 @@ def _drawn(summary: Any, metric: str, sides: Sequence[list[Graded]], confidence:
     rng, found = np.random.default_rng(0), []
     for _ in range(DRAWS):
         picked = [clusters[at] for at in rng.integers(0, len(clusters), len(clusters))]
-        values = [summary([one for name in picked for one in group[name]])[metric] for group in groups]
+        values = [summary([one for name in picked for one in group[name]]).get(metric, math.nan) for group in groups]
         found.append(values[-1] - values[0] if len(values) > 1 else values[0])
     low, high = np.nanquantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))

@@ -67,6 +67,8 @@ class Found(NamedTuple):
             "sources": asked.sources,
             "shares": self.shares,
             "natural": [round(float(share), 4) for share in asked.natural],
+            # what was trained for it: where it breaks a limit itself, the nearest one that does not
+            "natural_trained": self.proxies[0].shares,
             "targets": {target.name: target.weight for target in asked.targets},
             "epochs": _epochs(self.shares, asked),
             # name of its file in proxies/ -> digest of all that it was made from
@@ -105,6 +107,8 @@ def find(asked: Asked, train: Trainer) -> Found:
     shares, natural_loss = rounded(best.shares.tolist()), float(measured[0])
     lines = [f"{len(proxies)} proxies of {proxies[0].parameters:,} parameters, {proxies[0].steps} steps each"]
     lines.append(f"left out, their losses are predicted within {error:.4f} nats, rank correlation {ranks:.3f}")
+    if (said := _bounded(asked, proxies[0].shares)) is not None:
+        lines.append(said)
     refused = ""
     if not ranks >= given.min_rank:
         refused = (
@@ -120,9 +124,10 @@ def find(asked: Asked, train: Trainer) -> Found:
     if chosen_loss is not None:
         lines.append(
             f"chosen: {_words(asked.sources, shares)}; predicted {best.predicted:.4f} (forms differ by {best.disagreement:.4f}),"
-            f" measured {chosen_loss:.4f}; natural: {_words(asked.sources, asked.natural.tolist())}; measured {natural_loss:.4f}"
+            f" measured {chosen_loss:.4f}; natural: {_words(asked.sources, proxies[0].shares)}; measured {natural_loss:.4f}"
         )
-        if chosen_loss >= natural_loss:
+        # NaN is no better, either
+        if not chosen_loss < natural_loss:
             refused = f"trained, it loses {chosen_loss:.4f}, the natural mixture {natural_loss:.4f}: keep that"
     unseen_measured = _losses(more, asked) @ weights if more else np.array([])
     unseen_predicted = _predict(surfaces, weights, more)
@@ -163,6 +168,16 @@ def _predict(surfaces: list[Surface], weights: np.ndarray, results: list[Result]
         return np.array([])
     shares = np.array([one.shares for one in results])
     return weights @ np.stack([surface.predict(shares)[0] for surface in surfaces])
+
+
+def _bounded(asked: Asked, trained: list[float]) -> str | None:
+    """Where the natural mixture itself breaks a limit, what stands for it; None where it stands for itself."""
+    if max(abs(share - given) for share, given in zip(trained, asked.natural.tolist(), strict=True)) < 1e-3:
+        return None
+    return (
+        f"the job's own mixture ({_words(asked.sources, asked.natural.tolist())}) lies outside of the limits of --max-epochs and"
+        f" of the smallest share: {_words(asked.sources, trained)} is trained in its place and is called natural here"
+    )
 
 
 def _epochs(shares: list[float], asked: Asked) -> list[float]:

@@ -160,9 +160,13 @@ class Tune:
         )
 
     def write_best(self, found: Found, said: str) -> None:
-        """best.toml: the whole job with the chosen mixture, which names the report that it comes from."""
-        from raylm.sweep.report import write_best
+        """best.toml: the whole job with the chosen mixture, which names the report that it comes from; none where none is chosen:
+        what fewer proxies chose before is no answer of these."""
+        from raylm.sweep.report import BEST, write_best
 
+        self.folder.remove(BEST)
+        if found.refused:
+            return
         write_best(self.folder, self.changed(found.shares, more={"chosen_by": self.folder.uri}), said)
 
     def _open(self, name: str) -> Artifact:
@@ -231,8 +235,7 @@ def tuned(tune: Tune, arguments: argparse.Namespace) -> Found:
     with Pool((tune.folder / PROXIES).make(), processes, threads) as pool:
         found = find(asked, lambda mixtures, names: pool.train(orders(mixtures, names), heard))
     report.write(tune.folder, tune.stage, asked, found)
-    if not found.refused:
-        tune.write_best(found, f"the mixture of {tune.stage} that {len(found.proxies)} proxies chose: see {tune.folder.uri}")
+    tune.write_best(found, f"the mixture of {tune.stage} that {len(found.proxies)} proxies chose: see {tune.folder.uri}")
     ctx.commit(Report, facts=found.facts(asked), metrics=found.metrics())
     return found
 

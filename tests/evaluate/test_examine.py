@@ -18,7 +18,7 @@ from raylm.core.artifact import Dialogues, Pairs, Prompts, Tokens
 from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
-from raylm.evaluate.examine import Marks, examine, grade_logprobs
+from raylm.evaluate.examine import Mark, Marks, examine, grade_logprobs
 from raylm.evaluate.instances import Graded, asked_id
 from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.answers import Answers
@@ -181,6 +181,22 @@ def test_a_process_killed_in_the_middle_leaves_the_marks_it_made(root, tmp_path)
     refused = grade_logprobs(str(root / "own"), None, [(1, CARDS["dialogues"], str(root / "dialogues"))], "own", marks)
     assert refused == {}
     assert marks.read("own", 1) == asked(root, "own", "dialogues")
+
+
+def test_marks_of_weights_that_were_written_anew_are_forgotten(tmp_path):
+    """A folder that no stage made has no fingerprint: a run that died before and the next one would be one report."""
+    marks, at = Marks(Folder(tmp_path / "marks")), tmp_path / "m"
+    tiny_checkpoint(at, vocab=300, layers=1)
+    for model in ("m", "other"):
+        marks.follow(model, str(at))
+        marks.write(model, 0, Mark({"x": 1.0}, ""))
+        marks.write(model, 1, Mark({"y": 1.0}, ""))
+    marks.follow("m", str(at))
+    assert marks.read("m", 1) == Mark({"y": 1.0}, "")
+    (at / "tokenizer_config.json").write_text("{}")
+    marks.follow("m", str(at))
+    assert marks.read("m", 0) is None and marks.read("m", 1) is None
+    assert marks.read("other", 0) and marks.journal("m", str(at)).found == {}
 
 
 class Own(Config):

@@ -18,6 +18,7 @@ from raylm.evaluate.instances import Graded, means
 from raylm.evaluate.intervals import wilson
 from raylm.evaluate.previous import models_of
 from raylm.evaluate.tasks.answers import Answers
+from raylm.evaluate.tasks.calibration import Calibration
 from raylm.evaluate.tasks.dialogue_loss import DialogueLoss
 from tests.stages import context
 
@@ -118,6 +119,18 @@ def test_a_metric_that_is_no_quotient_has_an_interval_and_is_not_compared_as_one
     low, high = found.intervals["base"]["gap"]
     assert 0 <= low < high and low < own + 0.1
     assert {one.metric for one in found.compared} == {"answers"}
+
+
+@pytest.mark.parametrize("card", [Answers(rows="prompts"), Calibration(rows="prompts", name="answers")])
+def test_instances_of_an_earlier_report_that_lack_a_metric_have_no_interval_of_it(card):
+    """The task was called otherwise then, or did not ask for it: nothing is compared, and nothing breaks."""
+    (kind,) = {type(card).__name__}
+    before = {kind: [Graded(f"q{at}", {"other": 1.0}, {"other": 1.0}, {"source": "a"}) for at in range(5)]}
+    values = dict.fromkeys(card.better, 1.0)
+    now = {kind: [Graded(f"q{at}", values, values, {"confidence": "0.8"}) for at in range(5)]}
+    found = find({"m of first before": before, "m": now}, {kind: card}, {"m of first before": "m"})
+    assert found.intervals["m of first before"] == {}
+    assert set(found.intervals["m"]) == set(card.better) and found.compared == []
 
 
 def test_an_earlier_report_is_paired_by_instance(tmp_path):

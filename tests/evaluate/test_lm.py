@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from raylm.core.artifact import Prompts
 from raylm.core.errors import ConfigError, DataError
 from raylm.core.storage import Folder
 from raylm.evaluate.continuations import pair_tokens, windows
@@ -21,6 +22,7 @@ from raylm.evaluate.tasks.answers import Answers
 from raylm.inference.completions import BatchSampling, Sampling
 from tests.evaluate.fakes import Says
 from tests.model.tiny import tiny_checkpoint, tiny_model, tiny_tokenizer
+from tests.rows import make_rows
 
 PAIRS = [("A class defines", " a type"), ("A module ", "is a file"), ("", "class"), ("A class defines a new type of", " object")]
 
@@ -168,15 +170,37 @@ def test_failures_of_the_backend_are_counted_and_not_kept(tiny, tmp_path):
         LM(tiny, answerer=Refuses(lambda prompts, _: ["ok"]), journal=Journal(Folder(tmp_path / "new"))).complete([[1, 2]])
 
 
+def test_the_last_answers_are_in_the_bucket_without_anybody_asking_for_notes(tiny):
+    """A judge is asked beside the model, and nobody asks it for notes."""
+    folder = Folder("memory://answers-of-a-judge/one")
+    LM(tiny, answerer=Says(lambda prompts, _: ["ok"] * len(prompts)), journal=Journal(folder)).complete([[1, 2], [1, 3]])
+    assert len(Journal(folder).found) == 2
+
+
+class Fails(Answers):
+    """Leaves a text out and has no grade."""
+
+    def grade(self, lm, rows):
+        lm.leave_out([*[""] * 19, "of the failed task"])
+        raise DataError("no grade")
+
+
+def test_what_a_failed_task_left_out_is_not_said_of_the_next_one(tiny, tmp_path):
+    make_rows(tmp_path, "prompts", Prompts, ROWS, held_out=len(ROWS))
+    marks, uri = Marks(Folder(tmp_path / "marks")), str(tmp_path / "prompts")
+    lm = LM(tiny, answerer=Says(lambda prompts, _: ["class"] * len(prompts)))
+    tasks = [Asked(0, Fails(rows="prompts"), uri, "fails"), Asked(1, Answers(rows="prompts"), uri, "answers")]
+    assert grade_all(lm, tasks, "m", marks) == {0: "no grade"}
+    mark = marks.read("m", 1)
+    assert mark and mark.note == ""
+
+
 ROWS = [{"tokens": [1, at], "messages": "[]", "ground_truth": "class"} for at in range(3, 43)]
 
 
 def graded_until(folder, tokenizer, kill_after=None):
     """The task over 40 prompts; the process is killed in the middle of an answer."""
     import os
-
-    from raylm.core.artifact import Prompts
-    from tests.rows import make_rows
 
     count = 0
 

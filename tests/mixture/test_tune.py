@@ -16,6 +16,7 @@ from raylm.cli import main
 from raylm.core.artifact import Report, open_artifact
 from raylm.core.config import references
 from raylm.core.errors import ConfigError, DriftError, TrainingError
+from raylm.core.storage import Folder
 from raylm.mixture.draws import caps_of
 from raylm.mixture.found import Asked, find
 from raylm.mixture.pool import Pool
@@ -105,12 +106,13 @@ def test_what_cannot_be_tuned_is_refused_before_anything_starts(job_file, capsys
     assert [(target.name, target.weight) for target in made.targets(first)] == [("c", 0.75), ("a", 0.25)]
 
 
-def of_law(job_file, loss, *words):
+def of_law(job_file, loss, *words, caps=None):
     """The search with proxies whose losses are `loss(shares)`, without training any."""
     arguments = asked(job_file, *words)
     made = tuning(arguments)
     natural, targets = np.array([0.8, 0.15, 0.05]), made.targets(open_artifact(made.job.folder("a")))
-    given = Asked(["a", "b", "c"], targets, natural, caps_of([400, 80, 40], 320, 20), [400, 80, 40], 320, arguments)
+    caps = caps_of([400, 80, 40], 320, 20) if caps is None else caps
+    given = Asked(["a", "b", "c"], targets, natural, caps, [400, 80, 40], 320, arguments)
 
     def train(mixtures, names):
         return [
@@ -136,8 +138,31 @@ def test_no_mixture_is_chosen_that_is_worse_once_it_is_trained(job_file):
     assert "keep that" in found.refused and found.chosen is not None
 
 
+def test_no_mixture_is_chosen_whose_proxy_has_no_loss_and_what_was_chosen_before_is_gone(job_file, tmp_path):
+    def loss(shares, name):
+        return 2 + 0.3 * shares**-0.3 + (float("nan") if name.startswith("chosen") else 0.0)
+
+    found = of_law(job_file, loss, "--unseen", "3")
+    assert "keep that" in found.refused
+    made = tuning(asked(job_file, "--unseen", "3"))
+    made.folder = Folder(tmp_path)
+    made.folder.write("best.toml", "of fewer proxies")
+    made.write_best(found, "")
+    assert not made.folder.exists("best.toml")
+
+
+def test_what_is_called_natural_is_what_was_trained(job_file):
+    """The job draws a for twice as many epochs as --max-epochs allows: what is trained in its place is named, with its loss."""
+    found = of_law(job_file, lambda shares, name: 2 + 0.3 * shares**-0.3, "--unseen", "3", caps=np.array([0.4, 1.0, 1.0]))
+    assert found.proxies[0].shares[0] == 0.4
+    assert any("a 0.800, b 0.150, c 0.050) lies outside" in line and "a 0.400" in line for line in found.lines)
+    (chosen,) = [line for line in found.lines if line.startswith("chosen: ")]
+    assert f"natural: a 0.400, b 0.450, c 0.150; measured {found.natural_loss:.4f}" in chosen
+    inside = of_law(job_file, lambda shares, name: 2 + 0.3 * shares**-0.3, "--unseen", "3")
+    assert not any("lies outside" in line for line in inside.lines)
+
+
 def test_a_process_that_is_killed_costs_its_proxy_alone(found, tmp_path):
-    from raylm.core.storage import Folder
     from raylm.mixture.proxy import order_of
     from raylm.train.stage import prepared
 

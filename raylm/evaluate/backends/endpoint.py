@@ -96,9 +96,21 @@ class Endpoint:
             PlacementError: it answers nothing any more.
         """
 
-        def ask(at: int) -> list[Answer] | Reply:
+        def ask(at: int) -> list[Answer] | str | Reply:
+            found: list[Answer] = []
+            # some servers read `n` and give one answer all the same: the others are asked for with seeds of their own
+            while len(found) < sampling.n:
+                made = once(at, sampling.n - len(found), seeds[at] + len(found))
+                if isinstance(made, Reply):
+                    return made
+                if not made:
+                    return "to which the endpoint gave no answer"
+                found += made
+            return found[: sampling.n]
+
+        def once(at: int, n: int, seed: int) -> list[Answer] | Reply:
             began, prompt = time.monotonic(), prompts[at]
-            options = {**sampling.params(), "n": sampling.n, "seed": seeds[at]}
+            options = {**sampling.params(), "n": n, "seed": seed}
             # vLLM's own names, which other endpoints refuse where they do not know them
             further = {name: options.pop(name) for name in (*_NEUTRAL, "structured_outputs") if name in options}
             changed = {name: value for name, value in further.items() if value != _NEUTRAL.get(name)}

@@ -84,7 +84,10 @@ class Calibration(Config):
             ConfigError: this machine lacks what the checker needs.
         """
         picked = [rows[at] for at in range(min(self.num_rows, len(rows)))]
-        return self._by_likelihood(lm, picked) if self.confidence == "likelihood" else self._by_words(lm, picked)
+        graded = self._by_likelihood(lm, picked) if self.confidence == "likelihood" else self._by_words(lm, picked)
+        # a question is left out with any of its choices
+        lm.enough(graded, len(picked))
+        return graded
 
     def summary(self, graded: list[Graded]) -> dict[str, float]:
         """The calibration error over bins, and means."""

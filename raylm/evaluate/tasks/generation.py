@@ -138,7 +138,9 @@ class Generation(Config):
             pairs = [(item, drawn) for item, drawn in zip(items, answers, strict=True) if drawn]
             found = [self._graded(item, drawn, checker, technique, check) for item, drawn in pairs]
         lm.leave_out(["" if one else "whose ground truth cannot be read" for one in found])
-        return [one for one in found if one]
+        graded = [one for one in found if one]
+        lm.enough(graded, min(self.num_rows, len(rows)))
+        return graded
 
     def _shots(self, technique: Any, rows: Any, items: list[Item]) -> list[Item]:
         number, _ = technique.examples

@@ -107,11 +107,13 @@ class Judge(Config):
         groups = [replies[at : at + each] for at in range(0, len(replies), each)]
         verdicts = [self._verdicts(group) for group in groups]
         lm.leave_out(["" if found else UNREADABLE for found in verdicts])
-        return [
+        graded = [
             self._graded(item, one, found, group)
             for (item, one), found, group in zip(answered, verdicts, groups, strict=True)
             if found
         ]
+        lm.enough(graded, min(self.num_rows, len(rows)))
+        return graded
 
     def _lacks(self, item: Item) -> str:
         return f"without an answer in {self.opponent!r}" if self.mode == "pairwise" and not self._other(item) else ""

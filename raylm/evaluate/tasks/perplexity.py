@@ -53,7 +53,7 @@ class Perplexity(Config):
         lm.leave_out(["" if each else "that the model's tokenizer does not give back whole" for each in whole])
         asked = [(piece, len(each)) for piece, each, kept in zip(pieces, tokens, whole, strict=True) if kept]
         nats = lm.loglikelihood_rolling([piece.text for piece, _ in asked])
-        return [
+        graded = [
             Graded(
                 asked_id(piece.text),
                 {"perplexity": -value, "document_bits_per_byte": -value / math.log(2)},
@@ -67,6 +67,8 @@ class Perplexity(Config):
             for (piece, count), value, seconds in zip(asked, nats, lm.seconds, strict=True)
             if math.isfinite(value)
         ]
+        lm.enough(graded, len(pieces))
+        return graded
 
     def summary(self, graded: list[Graded]) -> dict[str, float]:
         """Bits per byte, and the exponential of the mean nats per token."""

@@ -41,7 +41,7 @@ class Preference(Config):
             sums[side] = lm.logprob_sums(tokens, masks)
             seconds += lm.seconds
         scored = zip(picked, sums["chosen"], sums["rejected"], seconds.tolist(), strict=True)
-        return [
+        graded = [
             Graded(
                 asked_id(row["prompt"], row["chosen"], row["rejected"]),
                 {"preference": float(chosen > rejected) + 0.5 * float(chosen == rejected)},
@@ -55,3 +55,6 @@ class Preference(Config):
             for row, chosen, rejected, spent in scored
             if math.isfinite(chosen) and math.isfinite(rejected)
         ]
+        # a pair is left out with either side
+        lm.enough(graded, len(picked))
+        return graded

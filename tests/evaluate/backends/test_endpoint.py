@@ -115,6 +115,15 @@ def test_answers_to_messages_and_texts_with_key_and_sampling(server):
     assert [one.num_tokens for one in several or ()] == [2, 2, 2]
 
 
+def test_an_endpoint_that_gives_one_answer_of_several_is_asked_for_the_others(server):
+    """The server of this test, as some others, gives texts one answer whatever `n` says: a vote of one would be none."""
+    (several,) = lm(server).samples(["a text"], BatchSampling(), 3)
+    assert [one.text for one in several or ()] == ["more"] * 3
+    bodies = [body for _, _, body in server.asked]
+    assert [body["n"] for body in bodies] == [3, 2, 1]
+    assert len({body["seed"] for body in bodies}) == 3
+
+
 def test_what_fails_is_tried_again_counted_and_not_kept(server, tmp_path):
     held = Journal(Folder(tmp_path))
     questions = [ask(f"say {at}") for at in range(20)] + [ask("busy one"), ask("too long")]

@@ -54,6 +54,15 @@ def test_likelihoods_of_the_choices(tmp_path):
         Calibration(rows="rows").grade(lm, [prompt(0, "a function", choices=choices), prompt(1, "x")])
 
 
+def test_a_question_without_one_of_its_choices_is_left_out_and_no_more_than_a_tenth_are(tmp_path):
+    """One choice of four is longer than the model in two of five questions: a tenth of the choices, and four tenths of them."""
+    path = str(tiny_checkpoint(tmp_path / "tiny", vocab=300, layers=1, max_len=16))
+    long = "a class defines a new type of object; a module is a file of code"
+    rows = [prompt(at, "b", choices=["a", "b", "c", long if at < 2 else "d"]) for at in range(5)]
+    with pytest.raises(DataError, match="no grade: 2 of 5 instances have none: 2 of 20 texts longer than"):
+        Calibration(rows="rows").grade(LM(path), rows)
+
+
 def test_stated_confidence_and_what_cannot_be_read():
     seen = []
 

@@ -67,6 +67,20 @@ def test_draws_vote():
     assert found[0].values == {"vote": 1.0} and found[0].output == "#### 5"
 
 
+def test_a_tenth_at_each_step_is_more_than_a_tenth():
+    """Two questions cannot be checked and one has no answer: each step loses a tenth at most, all of them three of twenty."""
+
+    class Silent(Says):
+        def complete(self, prompts, sampling, seeds):
+            for at, found in super().complete(prompts, sampling, seeds):
+                yield at, "that nobody answered" if at == 0 else found
+
+    rows = [prompt(at, None if at < 2 else "0") for at in range(20)]
+    lm = LM("nowhere", answerer=Silent(lambda prompts, _: ["0"] * len(prompts), reads_tokens=False))
+    with pytest.raises(DataError, match="no grade: 3 of 20 instances have none: 1 of 20 texts that nobody answered, 2 of 20"):
+        Generation(rows="rows").grade(lm, rows)
+
+
 def test_examples_come_from_the_train_split(tmp_path):
     rows = [prompt(at, str(at)) for at in range(6)]
     make_rows(tmp_path, "prompts", Prompts, rows, held_out=2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from raylm.core.errors import DataError
 from raylm.evaluate.instances import means
 from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.preference import Preference
@@ -25,6 +26,15 @@ def test_the_likelier_answer_wins_by_transformers_own_numbers(tmp_path):
     likely, unlikely = order[0], order[-1]
     rows = [pair([likely], [unlikely]), pair([unlikely], [likely]), pair([likely], [unlikely]), pair([likely, 9], [likely, 9])]
     assert means(Preference(rows="rows").grade(LM(str(tmp_path)), rows)) == {"preference": 0.625}
+
+
+def test_pairs_that_lack_a_side_are_a_tenth_at_most_together(tmp_path):
+    """One side of ten in each: each of both questions may leave a tenth out, the task may not leave out two."""
+    tiny_checkpoint(tmp_path, vocab=300, layers=1)
+    rows = [pair([], [5]), pair([5], []), *(pair([5], [6]) for _ in range(8))]
+    with pytest.raises(DataError, match="no grade: 2 of 10 instances have none"):
+        Preference(rows="rows").grade(LM(str(tmp_path)), rows)
+    assert len(Preference(rows="rows").grade(LM(str(tmp_path)), rows[1:] + rows[-1:])) == 9
 
 
 def test_a_shorter_answer_wins_with_a_model_that_knows_nothing(tmp_path):
