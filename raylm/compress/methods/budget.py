@@ -57,13 +57,13 @@ def originals(model: Any, calibration: Calibration) -> Originals:
 
 def divergence(model: Any, own: Originals) -> float:
     """Mean KL(original || model) per token."""
-    from raylm.compress.methods.distillation import Divergence
+    from raylm.compress.methods.distillation import Divergence, predictor
 
-    head, total, count = model.get_output_embeddings(), 0.0, 0
+    predict, total, count = predictor(model), 0.0, 0
     with torch.no_grad():
         for row, hidden in zip(own.rows, own.hidden, strict=True):
             given: Any = model(input_ids=row[None], use_cache=False).logits[0]
-            found: Any = Divergence.apply(given, head(hidden))
+            found: Any = Divergence.apply(given, predict(hidden))
             total, count = total + float(found), count + len(row)
     return total / count
 

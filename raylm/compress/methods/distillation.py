@@ -8,6 +8,7 @@ rounded  -> weight = clamp(round(latent)) * scale, gradient straight through the
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -95,6 +96,24 @@ def head_inputs(model: Any, calibration: Calibration) -> list[torch.Tensor]:
     return found
 
 
+def predictor(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What gives the logits of `model` for what enters its output head: with the soft cap or scale that it puts behind it.
+
+    Raises:
+        ConfigError: it changes its logits in a way that is not known.
+    """
+    from raylm.model.logit_processing import change_of
+
+    head, change = model.get_output_embeddings(), change_of(model)
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        given = head(hidden)
+        given = (given if change.bias_V is None else given + change.bias_V) * change.scale
+        return given if change.cap is None else change.cap * (given / change.cap).tanh()
+
+    return logits
+
+
 def tune(
     model: Any,
     calibration: Calibration,
@@ -150,7 +169,7 @@ def _descend(model: Any, rows: list[Any], own: list[torch.Tensor], optimizer: An
     draw = torch.Generator().manual_seed(0)
     order: list[int] = []
     losses = []
-    head = model.get_output_embeddings()
+    predict = predictor(model)
     for step in range(how.steps):
         for group in optimizer.param_groups:
             # the first steps of Adam are as long for noise as for anything else
@@ -163,7 +182,7 @@ def _descend(model: Any, rows: list[Any], own: list[torch.Tensor], optimizer: An
         for same in _of_equal_length(picked, rows):
             hidden = torch.stack([own[at] for at in same])
             with torch.no_grad():
-                wanted = head(hidden)
+                wanted = predict(hidden)
             given = model(input_ids=torch.stack([rows[at] for at in same]), use_cache=False).logits
             loss = cast(torch.Tensor, Divergence.apply(given, wanted)) / count
             loss.backward()

@@ -11,6 +11,7 @@ from raylm.compress.calibration import Calibration
 from raylm.compress.methods.budget import BITS, Unit, choose, divergence, originals, units_of
 from raylm.compress.methods.grid import Grid
 from tests.compress.small import ROWS
+from tests.compress.test_coverage import KEYS, made
 from tests.model.tiny import tiny_model
 
 UNITS = [
@@ -38,6 +39,21 @@ def test_bytes_are_spent_where_they_help_most():
     assert found.bytes <= 120.0
     assert found.bits == {"layer0": 8, "layer1": 8, "layer2": 4, "layer3": 16, "layer4": 4}
     assert set(choose(UNITS, None, 10.0).bits.values()) == {BITS[0]}, "the caller is told what the smallest choice takes"
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [("granite", {"logits_scaling": 8.0}), ("gemma2", {"final_logit_softcapping": 0.5, **KEYS}), ("cohere", {"logit_scale": 0.1})],
+)
+def test_a_model_that_scales_or_caps_its_logits_is_no_divergence_from_itself(family, fields):
+    model = made(family, **fields).eval()
+    for weight in model.parameters():
+        weight.data *= 4.0 if weight.dim() > 1 else 1.0
+    own = originals(model, Calibration(list(ROWS)))
+    assert divergence(model, own) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        bare = model.get_output_embeddings()(own.hidden[0])
+        assert float((bare - model(input_ids=own.rows[0][None]).logits[0]).abs().max()) > 0.1, "nothing is scaled here"
 
 
 def test_each_unit_is_judged_alone_and_the_model_is_as_before():
