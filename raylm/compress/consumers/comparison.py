@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from raylm.compress.consumers.consumer import UNTOLD, Logprobs, Prompt, Ran
@@ -106,14 +107,15 @@ def kl(mine: Logprobs, theirs: Logprobs, most: int | None = None) -> list[float]
         shared, left, right = np.intersect1d(mine.ids[row], theirs.ids[row][told], assume_unique=True, return_indices=True)
         if not len(shared):
             continue
-        p = mine.values[row][left].astype(np.float64)
         # a probability of zero is what float32 makes of a small one
+        p = np.maximum(mine.values[row][left].astype(np.float64), LEAST_NATS)
         q = np.maximum(theirs.values[row][told][right].astype(np.float64), LEAST_NATS)
         total = float((np.exp(p) * (p - q)).sum())
         rests = 1 - np.exp(p).sum(), 1 - np.exp(q).sum()
         if rests[0] > LEAST_REST:
             total += float(rests[0] * np.log(rests[0] / max(rests[1], LEAST_REST)))
-        found.append(max(total, 0.0))
+        # a program whose numbers are none is not equal: NaN stays
+        found.append(total if total > 0 or math.isnan(total) else 0.0)
     return found
 
 

@@ -57,7 +57,8 @@ class Parity(NamedTuple):
                 found.append(f"{name} cuts {others} of {each.prompts} prompts otherwise; {each.first_ids}")
             elif each.differ and self.asked.exact:
                 found.append(f"{name} answers {each.differ} of {each.prompts} prompts otherwise; {each.first_token}")
-            elif each.kl is not None and each.kl > self.asked.most_kl:
+            # one that is no number is not within the bound
+            elif each.kl is not None and not each.kl <= self.asked.most_kl:
                 found.append(
                     f"{name} is {each.kl:.3g} nats per token from transformers, rounding makes no more than "
                     f"{self.asked.most_kl:g}; {each.first_token}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,3 +98,14 @@ def test_missing_places_are_no_tokens():
     mine = top(LOGITS[:1], 4)
     theirs = Logprobs(np.array([[0, -1]], np.int32), np.array([[mine.values[0, 0], -np.inf]], np.float32))
     assert kl(mine, theirs) == [pytest.approx(0.0, abs=1e-6)]
+
+
+def test_a_program_whose_numbers_are_none_is_wrong_at_every_dtype():
+    broken = ran(tokens=(3, 3, 3), logits=np.full((3, 4), np.nan))
+    found = verdict(broken)
+    assert found.kl is not None and math.isnan(found.kl)
+    assert "nan nats per token" in Parity([found], Asked("onnx", False, most_kl=2.0)).wrong()[0]
+    # a token that the reference rules out takes no part in its distribution
+    ruled_out = LOGITS.copy()
+    ruled_out[:, 3] = -np.inf
+    assert kl(top(ruled_out, 4), top(ruled_out, 4)) == pytest.approx([0.0] * 3)

@@ -43,7 +43,11 @@ def test_bytes_are_spent_where_they_help_most():
 
 @pytest.mark.parametrize(
     ("family", "fields"),
-    [("granite", {"logits_scaling": 8.0}), ("gemma2", {"final_logit_softcapping": 0.5, **KEYS}), ("cohere", {"logit_scale": 0.1})],
+    [
+        ("granite", {"logits_scaling": 8.0}),
+        ("gemma2", {"final_logit_softcapping": 0.5, **KEYS}),
+        ("cohere", {"logit_scale": 0.1}),
+    ],
 )
 def test_a_model_that_scales_or_caps_its_logits_is_no_divergence_from_itself(family, fields):
     model = made(family, **fields).eval()
