@@ -45,8 +45,8 @@ def run(cfg: Compress, ctx: Context) -> Checkpoint:
     beside: dict[str, Callable[[Checkpoint], str]] = {}
     if written.variant.startswith("export:"):
         facts["use"] = cfg.cards()[1].next_step(ctx.stage)
-        at = Path(path)
-        licence = licence_of(at, getattr(cfg.cards()[1], "license", None)).key if at.is_dir() else None
+        at, named = Path(path), getattr(cfg.cards()[1], "license", None)
+        licence = licence_of(at, named).key if at.is_dir() else named
         beside["README.md"] = lambda made: model_card(made, ctx.stage, licence, None, False)
     return ctx.commit(Checkpoint, variant=written.variant, facts=facts, metrics=written.metrics, beside=beside)
 

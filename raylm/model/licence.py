@@ -41,7 +41,8 @@ def licence_of(folder: Path, named: str | None = None) -> Licence:
         raise ConfigError(
             f"the weights are under {found.key}, not under {named}", where=found.of, next=f"say {found.key}, or leave it out"
         )
-    return found if found.key or found.text else Licence(named)
+    # a text without a key: its owner says which it is
+    return found._replace(key=found.key or named)
 
 
 def _beside(folder: Path, depth: int = 0) -> Licence:
@@ -56,7 +57,9 @@ def _beside(folder: Path, depth: int = 0) -> Licence:
         return Licence(named, file.read_text(errors="replace") if file else None, str(file if not key else card))
     if depth > 20 or not (folder / MANIFEST).is_file():
         return Licence()
-    for entry in open_artifact(Folder(folder)).manifest.inputs:
+    inputs = open_artifact(Folder(folder)).manifest.inputs
+    # teachers, judges and reward models give no weights
+    for entry in [entry for entry in inputs if entry.name == "model"] or inputs:
         start = Path(entry.uri)
         if entry.kind == Checkpoint.kind and "://" not in entry.uri and start.is_dir():
             found = _beside(start, depth + 1)

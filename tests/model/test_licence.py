@@ -15,6 +15,8 @@ def test_it_is_found_beside_the_weights_or_made_up_by_nobody(tmp_path):
     assert licence_of(tmp_path, "mit").key == "mit"
     (tmp_path / "LICENSE").write_text("All rights reserved.\n")
     assert licence_of(tmp_path).texts() == ["All rights reserved.\n"]
+    # the text says no key: what is named goes on cards beside it
+    assert licence_of(tmp_path, "other")[:2] == ("other", "All rights reserved.\n")
     (tmp_path / "README.md").write_text("---\nlibrary_name: x\nlicense: 'apache-2.0'\n---\nlicense: mit\n")
     assert licence_of(tmp_path).key == "apache-2.0" and licence_of(tmp_path, "Apache-2.0").key == "apache-2.0"
     with pytest.raises(ConfigError, match=r"under apache-2\.0, not under mit"):
@@ -29,6 +31,11 @@ def test_it_is_that_of_the_model_that_training_began_with(tmp_path):
     ctx.out.write("x", "y")
     ctx.commit(Checkpoint, facts={})
     manifest = ctx.out.read_json("manifest.json")
-    manifest["inputs"] = [{"name": "model", "uri": str(base), "fingerprint": "f" * 16, "kind": "Checkpoint"}]
+    entry = {"name": "model", "uri": str(base), "fingerprint": "f" * 16, "kind": "Checkpoint"}
+    manifest["inputs"] = [entry]
     ctx.out.write_json("manifest.json", manifest)
     assert licence_of(tmp_path / "sft").key == "llama3.2"
+    # a teacher's is none of the weights'
+    manifest["inputs"] = [{**entry, "uri": "owner/unknown"}, {**entry, "name": "objective.teacher"}]
+    ctx.out.write_json("manifest.json", manifest)
+    assert licence_of(tmp_path / "sft").key is None

@@ -7,7 +7,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -118,17 +118,32 @@ class Gguf(GgufFile):
 def plain_folder(source: Source) -> Iterator[Path]:
     """The local folder of the checkpoint to export; one that a method has changed in memory is written first."""
     from raylm.model.checkpoint import write_checkpoint
+    from raylm.model.gguf.lineage import name_of
     from raylm.model.load import folder_of
 
-    if source.changed is not None:
-        with tempfile.TemporaryDirectory(prefix="raylm-plain-") as name:
-            model: Any = source.changed.model
-            write_checkpoint(Folder(name), model.config, model.state_dict(), source.path, start=source.path)
-            yield Path(name)
-        return
     folder = folder_of(source.path)
+    if source.changed is not None:
+        called = name_of(folder) if folder else source.path.rpartition("/")[2]
+        with tempfile.TemporaryDirectory(prefix="raylm-plain-") as name:
+            at, model = Path(name) / called, cast(Any, source.changed.model)
+            write_checkpoint(Folder(at), model.config, model.state_dict(), source.path, start=source.path)
+            if folder:
+                _hand_on(folder, called, at)
+            yield at
+        return
     if folder is None:
         raise ArtifactError(
             "there is no such checkpoint", where=source.path, next="name a folder, or a hub name you have access to"
         )
     yield folder
+
+
+def _hand_on(folder: Path, name: str, at: Path) -> None:
+    """Write to `at` the licence of the weights that these were made from, and their name."""
+    from raylm.model.licence import licence_of
+
+    licence = licence_of(folder)
+    head = [f"base_model: {name}", *([f"license: {licence.key}"] if licence.key else [])]
+    (at / "README.md").write_text("\n".join(["---", *head, "---", ""]))
+    if licence.text:
+        (at / "LICENSE").write_text(licence.text)

@@ -21,7 +21,7 @@ def lineage(folder: Path, licence: str | None = None) -> dict[str, Any]:
     from raylm.core.artifact import MANIFEST, open_artifact
 
     card = _card(folder)
-    said: dict[str, Any] = {"general.type": "model", "general.name": folder.name}
+    said: dict[str, Any] = {"general.type": "model", "general.name": name_of(folder)}
     if found := licence_of(folder, licence).key:
         said["general.license"] = found
     base = card.get("base_model")
@@ -37,6 +37,13 @@ def lineage(folder: Path, licence: str | None = None) -> dict[str, Any]:
         name = str(base).rstrip("/").rsplit("/", 1)[-1]
         said |= {"general.base_model.count": 1, "general.base_model.0.name": name}
     return {key: value for key, value in said.items() if value not in ("", [], None)}
+
+
+def name_of(folder: Path) -> str:
+    """What the checkpoint in `folder` is called: by its folder, or of one that was fetched from a hub by its name there."""
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.rsplit("--", 1)[-1]
+    return folder.name
 
 
 def _card(folder: Path) -> dict[str, str]:

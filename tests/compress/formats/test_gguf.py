@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from raylm.compress.formats.gguf import Gguf
-from raylm.compress.formats.source import Source
+from raylm.compress.formats.source import Changed, Source
 from raylm.core.artifact import WORK
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
+from raylm.model.gguf.lineage import name_of
+from raylm.model.load import load_model
 from tests.model.gguf.small import small
 
 
@@ -81,3 +83,25 @@ def test_quantized_weights_are_refused_with_what_to_do(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="rounded twice"):
         Gguf().write(Source(str(folder)), Folder(tmp_path / "out"))
+
+
+def test_a_changed_model_keeps_the_name_and_the_licence_of_its_weights(tmp_path):
+    from shutil import copytree
+
+    import gguf
+
+    folder = copytree(small("llama"), tmp_path / "base")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    model: Any = load_model(str(folder))
+    changed = Source(str(folder), Changed(model, None, 1, 1, model.dtype))
+    with pytest.raises(ConfigError, match=r"under apache-2\.0, not under mit"):
+        Gguf(dtype="q8_0", parity_prompts=0, license="mit").write(changed, Folder(tmp_path / "no"))
+    Gguf(dtype="q8_0", parity_prompts=0).write(changed, Folder(tmp_path / "out"))
+    read = gguf.GGUFReader(tmp_path / "out" / "model-q8_0.gguf")
+    said = {key: read.get_field(key).contents() for key in ("general.name", "general.license", "general.base_model.0.name")}
+    assert said == {"general.name": "base", "general.license": "apache-2.0", "general.base_model.0.name": "base"}
+
+
+def test_a_model_of_a_hub_is_called_as_there(tmp_path):
+    assert name_of(tmp_path / "models--owner--small-1B" / "snapshots" / "0123abcd") == "small-1B"
+    assert name_of(tmp_path / "mine") == "mine"
