@@ -5,7 +5,9 @@ request.json -> python -m raylm.compress.consumers.process FOLDER -> answers.jso
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -32,22 +34,28 @@ def run_apart(consumer: Consumer, folder: Path, prompts: list[Prompt], max_token
         (at / REQUEST).write_text(json.dumps(asked))
         command = [sys.executable, "-m", "raylm.compress.consumers.process", str(at)]
         with (at / "log").open("wb") as log:
+            # a session of its own: what it has started (node) goes with it
+            done = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+            )
             try:
-                done = subprocess.run(
-                    command,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL,
-                    timeout=consumer.deadline_s,
-                    check=False,
-                )
+                done.wait(consumer.deadline_s)
             except subprocess.TimeoutExpired:
                 raise ArtifactError(f"no answer within {consumer.deadline_s:.0f} s: {_last_words(at / 'log')}") from None
+            finally:
+                _end(done)
         if done.returncode < 0:
             raise ArtifactError(f"died of {signal.Signals(-done.returncode).name}: {_last_words(at / 'log')}")
         if done.returncode or not (at / ANSWERS).is_file():
             raise ArtifactError(_last_words(at / "log") or f"ended with {done.returncode}")
         return _read(at)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads its session, and all that it left in it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _last_words(log: Path) -> str:

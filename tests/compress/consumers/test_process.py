@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,10 @@ class Echo(Consumer):
         return "1"
 
     def run(self, folder: Path, prompts, max_tokens: int) -> list[Ran]:
+        if self.does == "leaves":
+            helper = subprocess.Popen(["sleep", "60"])
+            (folder / "helper").write_text(str(helper.pid))
+            os.abort()
         if self.does == "crashes":
             print("out of bounds", flush=True)
             os.abort()
@@ -67,3 +72,19 @@ def test_answers_come_back_whole(tmp_path):
 def test_its_end_is_told_in_words(tmp_path, card, words):
     with pytest.raises(ArtifactError, match=words):
         run_apart(card, tmp_path, ["a"], 1)
+
+
+def test_what_it_has_started_ends_with_it(tmp_path):
+    with pytest.raises(ArtifactError, match="died of SIGABRT"):
+        run_apart(Echo(does="leaves"), tmp_path, ["a"], 1)
+    status = Path(f"/proc/{(tmp_path / 'helper').read_text()}/stat")
+
+    def runs() -> bool:
+        # whoever adopted it may not have asked yet how it ended
+        return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+    for _ in range(100):
+        if not runs():
+            break
+        time.sleep(0.05)
+    assert not runs()
