@@ -41,9 +41,14 @@ class LmStudio(GgufFile):
         settings = chat_settings(folder)
         key = f"{self.publisher}/{self.name}"
         fields = []
-        said = settings.generation if settings.generation.get("do_sample", True) else {"temperature": 0}
+        said = {key: settings.generation[key] for key in SAMPLING if settings.generation.get(key) is not None}
+        if not settings.generation.get("do_sample", True):
+            said = {key: said[key] for key in ("repetition_penalty",) if key in said} | {"temperature": 0}
+        if said:
+            # transformers punishes no repetition where nothing says so, LM Studio does by 1.1
+            said.setdefault("repetition_penalty", 1.0)
         for theirs, ours in SAMPLING.items():
-            if said.get(theirs) is not None:
+            if theirs in said:
                 value = {"checked": True, "value": said[theirs]} if ours in SWITCHED else said[theirs]
                 fields.append({"key": f"llm.prediction.{ours}", "value": value})
         overrides: dict[str, Any] = {

@@ -37,7 +37,10 @@ def parameters(generation: dict[str, Any], stops: list[str], max_length: int | N
         said = {**{key: said[key] for key in ("repetition_penalty", "max_new_tokens") if key in said}, "temperature": 0}
     elif generation.get("do_sample"):
         said = {**USUAL_SAMPLING, **said}
-    found = [Command(NAMES[key], f"{value:g}") for key, value in said.items()]
+    if said:
+        # transformers punishes no repetition where nothing says so, Ollama does by 1.1
+        said.setdefault("repetition_penalty", 1.0)
+    found = [Command(NAMES[key], str(value) if isinstance(value, int) else f"{value:g}") for key, value in said.items()]
     if max_length and max_length < USUAL_CONTEXT:
         found.append(Command("num_ctx", str(max_length)))
     return [*found, *(Command("stop", each) for each in stops)]

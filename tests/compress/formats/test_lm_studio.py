@@ -30,6 +30,7 @@ def test_the_file_lies_below_publisher_and_name(tmp_path):
     assert model["config"]["operation"]["fields"] == [
         {"key": "llm.prediction.temperature", "value": 0.7},
         {"key": "llm.prediction.topPSampling", "value": {"checked": True, "value": 0.9}},
+        {"key": "llm.prediction.repeatPenalty", "value": {"checked": True, "value": 1.0}},
     ]
     assert "models/me" in card.next_step("out")
     with pytest.raises(ValidationError):

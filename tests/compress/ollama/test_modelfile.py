@@ -15,8 +15,13 @@ def test_sampling_stops_and_length_come_from_the_model():
         ("stop", "<|end|>"), ("stop", "</s>"),
     ]  # fmt: skip
     # greedy, whatever else stands there
-    assert parameters({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, [], 32768) == [("temperature", "0")]
+    assert parameters({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, [], 32768) == [
+        ("temperature", "0"), ("repeat_penalty", "1"),
+    ]  # fmt: skip
     assert parameters({}, [], None) == []
+    # what Ollama does by itself, and transformers does not, is switched off
+    said = dict(parameters({"do_sample": True, "max_new_tokens": 1048576}, [], None))
+    assert said["repeat_penalty"] == "1" and said["num_predict"] == "1048576"
 
 
 def test_a_modelfile_is_read_as_it_was_meant():
