@@ -79,11 +79,11 @@ class Marks:
             path: its files.
         """
         name, now = f"files-{digest_of(model)}.json", _files(path)
-        if self._folder.exists(name) and self._folder.read_json(name) != now:
+        if self._answers.exists(name) and self._answers.read_json(name) != now:
             for mark in self._folder.files():
                 if mark.endswith(f"-{digest_of(model)}.json"):
                     self._folder.remove(mark)
-        self._folder.write_json(name, now)
+        self._answers.write_json(name, now)
 
     def _name(self, model: str, task: int) -> str:
         return f"{task}-{digest_of(model)}.json"

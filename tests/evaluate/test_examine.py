@@ -191,6 +191,7 @@ def test_marks_of_weights_that_were_written_anew_are_forgotten(tmp_path):
         marks.follow(model, str(at))
         marks.write(model, 0, Mark({"x": 1.0}, ""))
         marks.write(model, 1, Mark({"y": 1.0}, ""))
+    assert len([name for name in Folder(tmp_path / "marks").files() if "/" not in name]) == 4, "marks alone"
     marks.follow("m", str(at))
     assert marks.read("m", 1) == Mark({"y": 1.0}, "")
     (at / "tokenizer_config.json").write_text("{}")
