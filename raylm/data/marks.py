@@ -118,6 +118,9 @@ def _marked(ctx: Context, name: str, work: Callable[[int, Plain], Plain]) -> Cal
 
     def one(row: Plain) -> Plain:
         at, plain = int(row["at"]), json.loads(row["unit"])
+        mark = f"{name}-{at:05d}.json"
+        # of another unit: a run that dies between these files and their mark must not leave it beside them
+        folder.remove(mark)
         if is_submitted:
             folder.write(f"{name}-{at:05d}{BEGUN}", "")
         try:
@@ -125,7 +128,7 @@ def _marked(ctx: Context, name: str, work: Callable[[int, Plain], Plain]) -> Cal
         except RaylmError as cause:
             # as a row: Ray Data keeps only the text of an exception
             return {"at": at, "error": pickle.dumps(cause)}
-        folder.write_json(f"{name}-{at:05d}.json", {"unit": digest_of(plain), **result})
+        folder.write_json(mark, {"unit": digest_of(plain), **result})
         return {"at": at, "error": b""}
 
     return one

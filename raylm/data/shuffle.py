@@ -84,8 +84,9 @@ def merge(folder: Folder, name: str, group: int, tasks: int) -> int:
 
     size, merged = group_size(tasks), _file(_merged(name), group)
     files = [_file(name, task) for task in range(group * size, min((group + 1) * size, tasks))]
-    # it appears at once: where it is, an earlier try was on its way to remove them
-    if not folder.exists(merged):
+    # it appears at once: where it is and some of them are not, an earlier try was on its way to remove them; where all are, it
+    # is of an earlier pass, maybe of other rows or in other partitions
+    if all(folder.exists(file) for file in files) or not folder.exists(merged):
         with _here(folder, files) as paths, folder.writing(merged) as path, pa.OSFile(str(path), "wb") as sink:
             readers = [pa.ipc.open_file(pa.memory_map(each)) for each in paths]
             with pa.ipc.new_file(sink, readers[0].schema) as writer:

@@ -146,7 +146,7 @@ class Corpus:
         """`map` over the shards of a view. `scatters`: names under which `work` scatters, for `gather_all` afterwards."""
         done = self.map(name, [{"shard": shard.name, **facts} for shard in view.shards], work)
         for each in scatters:
-            self.merge(each, len(view.shards))
+            self.merge(each, len(view.shards), **facts)
         return done
 
     def over_parts(
@@ -155,7 +155,7 @@ class Corpus:
         """`map` over the partitions of a shuffle; as above."""
         done = self.map(name, [{"part": at, "of": parts, **facts} for at in range(parts)], work, "partitions")
         for each in scatters:
-            self.merge(each, parts)
+            self.merge(each, parts, **facts)
         return done
 
     def settle(self, name: str, tasks: int, shards: tuple[Shard, ...]) -> None:
@@ -165,10 +165,11 @@ class Corpus:
             units = [{"group": at, "of": len(shards)} for at in range(num_groups(len(shards)))]
             self.map(f"settle-{name}", units, partial(_settle, self.scratch, name, tasks, shards), "groups of shards")
 
-    def merge(self, name: str, tasks: int) -> None:
-        """Merge the files that `tasks` tasks scattered, where they are many."""
+    def merge(self, name: str, tasks: int, **facts: Any) -> None:
+        """Merge the files that `tasks` tasks scattered, where they are many. `facts`: what decides of what lies in them, such as
+        the number of partitions."""
         if group_size(tasks) > 1:
-            units = [{"group": at, "of": tasks} for at in range(num_groups(tasks))]
+            units = [{"group": at, "tasks": tasks, **facts} for at in range(num_groups(tasks))]
             self.map(f"merge-{name}", units, partial(_merged, self.scratch, name, tasks), "groups of files")
 
 

@@ -1,6 +1,8 @@
 """Marked units: each done once, again only when the unit is another one, and errors arrive as they were raised."""
 
+import json
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +43,25 @@ def test_a_rerun_does_only_what_is_not_marked(tmp_path, workers):
     units[1] = {"n": 10}
     assert [mark["square"] for mark in run_marked(ctx, "p", units, work, WorkerSpec())] == [0, 100, 4, 9, 16]
     assert len(log.files()) == 7
+
+
+def test_a_unit_that_dies_before_its_mark_leaves_none_of_an_earlier_one(tmp_path):
+    # its files lie there already: with the mark of before they would be taken for that unit's
+    ctx = _context(tmp_path, SimpleNamespace(submitted=False))
+    out = Folder(tmp_path / "files").make()
+
+    def work(at, plain):
+        out.write("file", plain["n"])
+        if plain["n"] == "new":
+            raise KeyboardInterrupt
+        return {}
+
+    one = marks._marked(ctx, "p", work)
+    one({"at": 0, "unit": json.dumps({"n": "old"})})
+    assert marks.read_mark(ctx.work, "p", 0, {"n": "old"}) is not None
+    with pytest.raises(KeyboardInterrupt):
+        one({"at": 0, "unit": json.dumps({"n": "new"})})
+    assert out.read("file") == b"new" and marks.read_mark(ctx.work, "p", 0, {"n": "old"}) is None
 
 
 def test_an_error_of_ours_comes_out_whole(tmp_path, workers):

@@ -75,7 +75,7 @@ class Substring(Config):
         pieces = corpus.parts(6 * self.min_words + _AROUND_BYTES, num_repeated)
         work = partial(_around, self, view, scratch, parts, pieces)
         corpus.over_parts("around", groups, work, sources=parts, pieces=pieces)
-        corpus.merge("around", len(view.shards))
+        corpus.merge("around", len(view.shards), pieces=pieces)
         work = partial(_runs, self, view, scratch, groups)
         corpus.over_parts("runs", pieces, work, ("runs",), groups=groups)
         done = corpus.over_parts("cut", groups, partial(_cut, self, view, scratch, pieces), sources=pieces)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from raylm.core.config import WorkerSpec
+from raylm.core.config import WorkerSpec, digest_of
 from raylm.data import shuffle
+from raylm.data.marks import read_mark
 from raylm.prepare.corpus import Corpus
 from raylm.prepare.dedup.exact import Exact
 from raylm.prepare.dedup.lines import Lines
@@ -22,13 +23,27 @@ class Here(Corpus):
 
     of = 1
     passes: list[str]
+    dies_before = ""
 
     def parts(self, row_bytes, num_rows=None, least=None):
         return self.of
 
     def map(self, name, units, work, unit="shards"):
+        if name == self.dies_before:
+            raise Killed
         self.passes.append(name)
-        return [work(at, plain) for at, plain in enumerate(units)]
+        return [self._once(name, at, plain, work) for at, plain in enumerate(units)]
+
+    def _once(self, name, at, plain, work):
+        marks = self._ctx.work
+        if (mark := read_mark(marks, name, at, plain)) is None:
+            mark = {"unit": digest_of(plain), **work(at, plain)}
+            marks.write_json(f"{name}-{at:05d}.json", mark)
+        return mark
+
+
+class Killed(Exception):
+    """A run ends in the middle."""
 
 
 def here(root, table, cuts: int, of: int) -> Here:
@@ -63,3 +78,18 @@ def test_many_shards_and_partitions_decide_as_one_does(card, tmp_path, monkeypat
     assert decided(many, card) == plain
     assert {"settle-decisions", "merge-decisions"} <= set(many.passes)
     assert left(here(tmp_path / "again", table, 8, 4), card) == texts
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.kind)
+@pytest.mark.parametrize(("before", "after"), [(5, 2), (2, 5)])
+def test_a_run_that_goes_on_in_other_partitions_decides_the_same(card, before, after, tmp_path, monkeypatch):
+    # `workers.count` is no part of a stage's identity: what was merged of other partitions must not be read as of these
+    table = table_of(articles())
+    plain = decided(here(tmp_path / "one", table, 1, 1), card)
+    monkeypatch.setattr(shuffle, "MOST", 3)
+    killed = here(tmp_path / "many", table, 11, before)
+    killed.dies_before = "settle-decisions"
+    with pytest.raises(Killed):
+        decided(killed, card)
+    assert any(name.startswith("merge-") for name in killed.passes)
+    assert decided(here(tmp_path / "many", table, 11, after), card) == plain
