@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from raylm.core.errors import StorageError
 from raylm.core.storage import Folder
 
 SHARE = 0.5
@@ -42,7 +43,7 @@ class ShardCache:
             digest: of its content, as its artifact's manifest has it: another content is another copy; "" asks the store.
 
         Raises:
-            StorageError: it cannot be fetched.
+            StorageError: it cannot be fetched, or has other bytes than the manifest says: no copy of these is kept.
         """
         self._at.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = f"{folder.path(name)} {digest or folder.version(name)}"
@@ -54,6 +55,13 @@ class ShardCache:
                     return self._open(path, open_file)
             part = path.with_suffix(".part")
             folder.fetch(name, str(part))
+            if digest and Folder(self._at).digest(part.name) != digest:
+                part.unlink()
+                raise StorageError(
+                    "it has other bytes than its manifest says: it was made again while this read it, or is damaged",
+                    where=folder.path(name),
+                    next="run the same command again; if it comes back, --rebuild with the name of the stage that makes it",
+                )
             with _alone(self._at / ".lock"):
                 self._make_room(part.stat().st_size)
                 os.replace(part, path)

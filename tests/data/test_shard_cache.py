@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from raylm.core.artifact import FileEntry
+from raylm.core.errors import StorageError
 from raylm.core.storage import Folder
 from raylm.data.shard_cache import ShardCache
 from raylm.data.shards import Rows, map_arrow, write_arrow
@@ -32,6 +34,11 @@ def mapped(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+def digest_of(number: int) -> str:
+    """Of shard `number` as the fixtures write it."""
+    return hashlib.blake2b(bytes([number]) * 1000, digest_size=16).hexdigest()
+
+
 def copies(at: Path) -> list[Path]:
     return [path for path in at.glob("*") if not path.name.startswith(".")]
 
@@ -39,31 +46,42 @@ def copies(at: Path) -> list[Path]:
 def test_copies_never_hold_more_than_they_may_and_the_oldest_goes(bucket, tmp_path):
     cache, held = ShardCache(tmp_path / "cache", limit=3500), {}
     for at in range(6):
-        held[at] = cache.mapped(bucket, f"s{at}", f"d{at}", mapped)
+        held[at] = cache.mapped(bucket, f"s{at}", digest_of(at), mapped)
         assert sum(path.stat().st_size for path in copies(tmp_path / "cache")) <= 3500
         time.sleep(0.01)
         # the first one is read again and again: it stays
-        assert cache.mapped(bucket, "s0", "d0", mapped)[:2] == b"\0\0"
+        assert cache.mapped(bucket, "s0", digest_of(0), mapped)[:2] == b"\0\0"
     # one that went is whole for who has it mapped
     assert all(held[at][:] == bytes([at]) * 1000 for at in range(6))
     bucket.write("s0", b"x" * 1000)
-    assert cache.mapped(bucket, "s0", "d0", mapped)[:1] == b"\0", "it was fetched again"
-    assert cache.mapped(bucket, "s0", "other", mapped)[:1] == b"x"
+    assert cache.mapped(bucket, "s0", digest_of(0), mapped)[:1] == b"\0", "it was fetched again"
+    assert cache.mapped(bucket, "s0", bucket.digest("s0"), mapped)[:1] == b"x"
     bucket.write("s1", b"y" * 1000)
     assert cache.mapped(bucket, "s1", "", mapped)[:1] == b"y"
+
+
+def test_a_shard_that_was_rewritten_is_not_kept_as_the_one_that_was_asked_for(bucket, tmp_path):
+    # the reader has the manifest of before: a copy under its digest would be read for it in every run to come
+    cache, before = ShardCache(tmp_path / "cache"), digest_of(0)
+    bucket.write("s0", b"x" * 1000)
+    with pytest.raises(StorageError, match="other bytes than its manifest says"):
+        cache.mapped(bucket, "s0", before, mapped)
+    assert copies(tmp_path / "cache") == []
+    bucket.write("s0", bytes(1000))
+    assert cache.mapped(bucket, "s0", before, mapped)[:] == bytes(1000)
 
 
 def test_a_shard_that_is_larger_than_the_room_is_read_all_the_same(bucket, tmp_path):
     cache = ShardCache(tmp_path / "cache", limit=10)
     for at in (0, 1, 0):
-        assert cache.mapped(bucket, f"s{at}", f"d{at}", mapped)[:1] == bytes([at])
+        assert cache.mapped(bucket, f"s{at}", digest_of(at), mapped)[:1] == bytes([at])
         assert len(copies(tmp_path / "cache")) == 1
 
 
 def read_all(at: str, uri: str, reads: list[int], out: str) -> None:
     cache = ShardCache(Path(at), limit=2500)
     for number in reads:
-        assert cache.mapped(Folder(uri), f"s{number}", f"d{number}", mapped)[:] == bytes([number]) * 1000
+        assert cache.mapped(Folder(uri), f"s{number}", digest_of(number), mapped)[:] == bytes([number]) * 1000
     Path(out).touch()
 
 
@@ -92,7 +110,8 @@ def test_rows_of_a_bucket_are_read_through_the_cache(tmp_path, monkeypatch):
     for at in range(5):
         table = pa.table({"tokens": [[at, row] for row in range(4)]})
         name = f"train-{at:05d}.arrow"
-        entries.append(FileEntry(path=name, bytes=write_arrow(folder, name, table), rows=4, digest=f"{at}"))
+        size = write_arrow(folder, name, table)
+        entries.append(FileEntry(path=name, bytes=size, rows=4, digest=folder.digest(name)))
     rows = Rows(folder, "train", entries)
     small = ShardCache(tmp_path / "cache", limit=2 * entries[0].bytes)
     monkeypatch.setattr(rows, "_cache", small)
@@ -100,4 +119,4 @@ def test_rows_of_a_bucket_are_read_through_the_cache(tmp_path, monkeypatch):
     order = np.random.default_rng(1).permutation(20)
     assert [rows[int(at)]["tokens"].tolist() for at in order] == [[at // 4, at % 4] for at in order.tolist()]
     assert len(copies(tmp_path / "cache")) == 2
-    assert small.mapped(folder, entries[0].path, "0", map_arrow).num_rows == 4
+    assert small.mapped(folder, entries[0].path, entries[0].digest, map_arrow).num_rows == 4
