@@ -168,8 +168,14 @@ def _first(roles: Roles, what: str, there: list[Node]) -> PlacementError | None:
 def brought(there: list[Node]) -> list[Node]:
     """The cluster when its autoscaler has brought all that it may (`raylm.core.coming`)."""
     groups = node_groups()
-    # what has come already is one of a group
-    others = [node for node in there if not any(_is_of(node, group) for group in groups)]
+    others, left = [], [group.most for group in groups]
+    for node in there:
+        # what has come already is one of a group; more of its kind than a group has stand here anyway
+        at = next((at for at, group in enumerate(groups) if left[at] and _is_of(node, group)), None)
+        if at is None:
+            others.append(node)
+        else:
+            left[at] -= 1
     return [*others, *(Node("a machine that may come", group.has) for group in groups for _ in range(group.most))]
 
 

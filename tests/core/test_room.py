@@ -135,6 +135,18 @@ def test_what_has_come_is_not_counted_twice():
     assert room.brought(there) == there
 
 
+def test_machines_that_stand_here_anyway_are_no_fewer_because_one_like_them_may_come():
+    coming.expect(["1 x 8 CPU"])
+    try:
+        there = [Node(f"m{at}", {"CPU": 8.0}) for at in range(4)]
+        assert refusal({"ranks": Role(count=4, cpus=8)}, "base", room.brought(there)) is None, "they hold it without it"
+        assert len(room.brought(there)) == 4
+        coming.expect(["1 x 8 CPU", "2 x 8 CPU"])
+        assert len(room.brought(there)) == 4 and len(room.brought(there[:2])) == 3
+    finally:
+        coming.expect([])
+
+
 @pytest.mark.parametrize("text", ["", "4", "x 3 CPU", "4 x", "4 x 3 TPU", "4 x 3"])
 def test_machines_that_cannot_be_read_are_refused(text):
     with pytest.raises(ConfigError, match="--may-come"):
