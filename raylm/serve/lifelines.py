@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 
 from raylm.serve.directory import Address
@@ -51,10 +52,13 @@ class Lifelines:
                 continue
             if connected:
                 self._found(address)
-            connected = True
+            connected, since = True, time.monotonic()
             try:
                 with contextlib.suppress(OSError):
                     await reader.read(1)
             finally:
                 writer.close()
-            # a server that lives closes idle connections too: it is asked again before anybody hears of it
+            # a server that lives closes idle connections too: it is asked again before anybody hears of it. At once, unless what
+            # accepts closes each connection as it comes (a proxy before a server that ended): Control would do nothing else
+            if time.monotonic() - since < AGAIN_S:
+                await asyncio.sleep(AGAIN_S)

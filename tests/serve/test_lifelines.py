@@ -115,3 +115,22 @@ def test_the_end_of_a_server_whose_replica_has_another_is_no_news_nor_of_one_tha
         assert (await state_of(one, "unready")).why == "the engine died"
 
     asyncio.run(run())
+
+
+def test_a_server_that_closes_each_connection_as_it_comes_is_not_asked_without_a_pause(monkeypatch):
+    monkeypatch.setattr(lifelines, "AGAIN_S", 0.2)
+
+    async def run():
+        accepted = list[asyncio.StreamWriter]()
+
+        def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.append(writer)
+            writer.close()
+
+        server = await asyncio.start_server(close, "127.0.0.1", 0)
+        one = Control(ControlSettings({"chat": Orders()}))
+        await one.register(at(server.sockets[0].getsockname()[1]))
+        await asyncio.sleep(0.5)
+        assert 1 <= len(accepted) <= 4
+
+    asyncio.run(run())
