@@ -24,12 +24,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from raylm.core.errors import PlanError, StorageError
+from raylm.core.errors import PlanError, RaylmError, StorageError
 from raylm.core.storage import Folder
 
 BEAT_S = 5.0
 LEASE_S = 30.0
 """Seconds without a beat after which a lease is nobody's."""
+TRIES = 20
+"""Times that a lease is tried for that others took first."""
 ENDED = 75
 """Exit status of a run that lost its lease (EX_TEMPFAIL)."""
 _LEASE = re.compile(r"\.lock-(\d{6})$")
@@ -91,13 +93,20 @@ class Lease:
         Raises:
             PlanError: another run holds it.
         """
-        while True:
+        for _ in range(TRIES):
             newest = max(self._numbers(), default=0)
             if newest and (holder := self._held(newest)):
                 self._wait_for_death(newest, holder)
             self._number = newest + 1
-            if self._folder.create(_name(self._number), self._told()):
+            # an answer that was lost on its way is asked for again, and then the object is there: ours
+            if self._folder.create(_name(self._number), self._told()) or self._is_mine():
                 break
+        else:
+            raise StorageError(
+                f"it has {_name(self._number)} and does not list it, {TRIES} times",
+                where=self._folder.uri,
+                next="a root whose listings are up to date, such as s3:// or gs://",
+            )
         for number in self._numbers():
             if number < self._number:
                 self._folder.remove(_name(number))
@@ -140,9 +149,11 @@ class Lease:
                     return self._lost(f"another run has taken over {self._folder.uri}: this one was silent for too long")
                 self._beats += 1
                 self._folder.write(_name(self._number), self._told())
-            except StorageError as cause:
-                # a store that is away for a moment is no reason to end: nobody else can write there either
-                print(f"  the lock of {self._folder.uri} could not be renewed: {cause.what}", file=sys.stderr, flush=True)
+            except (RaylmError, OSError, ValueError, LookupError, RuntimeError) as cause:
+                # a store that is away for a moment is no reason to end: nobody else can write there either. Nor is a fault of
+                # this machine (no file can be opened): a thread that ended here would not see that another run has it
+                why = cause.what if isinstance(cause, RaylmError) else f"{type(cause).__name__}: {cause}"
+                print(f"  the lock of {self._folder.uri} could not be renewed: {why}", file=sys.stderr, flush=True)
         return None
 
     def _is_mine(self) -> bool:

@@ -63,9 +63,21 @@ class Store:
             except FileExistsError:
                 return False
             except (NotImplementedError, TypeError):
-                if self._fs.exists(path):
+                return self._create_plainly(path, data)
+            except OSError as cause:
+                # stores beside Amazon's say it without the word by which s3fs knows it, or in a race as a conflict
+                if (status := _http_status(cause)) in (409, 412):
                     return False
-                self._fs.pipe_file(path, data)
+                if status != 501:
+                    raise
+                return self._create_plainly(path, data)
+        return True
+
+    def _create_plainly(self, path: str, data: bytes) -> bool:
+        """In two steps: of two callers at once both may write."""
+        if self._fs.exists(path):
+            return False
+        self._fs.pipe_file(path, data)
         return True
 
     def __getattr__(self, name: str) -> Any:
@@ -137,6 +149,12 @@ def _in_words(error: Exception, uri: str) -> StorageError:
     if isinstance(error, NotImplementedError):
         return StorageError(f"{scheme}:// cannot do this: {_sentence(error)}", where=uri, next="name a folder, or s3:// or gs://")
     return StorageError(f"cannot be read or written: {_sentence(error)}", where=uri, next=access)
+
+
+def _http_status(error: Exception) -> int | None:
+    """What the server of an S3 store answered; None where it did not."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
 
 
 def _sentence(error: Exception) -> str:

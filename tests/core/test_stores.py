@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from raylm.cli import main
 from raylm.core import stores
 from raylm.core.errors import StorageError
 from raylm.core.storage import Folder
+from raylm.core.stores import Store
 from tests.test_job import write
 
 RAISED = {
@@ -116,3 +119,41 @@ def test_a_long_wait_for_the_first_answer_is_reported_once(monkeypatch, capsys):
     with stores.StoreCall("breaking://type/b"):
         time.sleep(0.05)
     assert capsys.readouterr().err == ""
+
+
+def _answered(status: int, code: str) -> OSError:
+    """What s3fs raises for an answer of an S3 server."""
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    response: Any = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return translate_boto_error(ClientError(response, "PutObject"))
+
+
+class Other(MemoryFileSystem):
+    """A store beside Amazon's: how it answers a write that must not replace anything."""
+
+    cachable, answer = False, OSError()
+
+    def pipe_file(self, path, value, mode="overwrite", **kwargs):
+        if mode == "create":
+            raise self.answer
+        super().pipe_file(path, value, mode, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "written"),
+    [(412, "PreconditionFailed", False), (409, "ConditionalRequestConflict", False), (501, "NotImplemented", True)],
+)
+def test_stores_that_know_no_conditions_or_say_them_otherwise_are_written_once_all_the_same(status, code, written, tmp_path):
+    folder = Folder(f"memory://{tmp_path.name}")
+    store = Store(folder.uri)
+    store._fs = Other()
+    store._fs.answer = _answered(status, code)
+    assert store.create(f"/{tmp_path.name}/x", b"one") is written
+    assert folder.exists("x") is written
+    if written:
+        assert not store.create(f"/{tmp_path.name}/x", b"two") and folder.read("x") == b"one"
+    store._fs.answer = _answered(403, "AccessDenied")
+    with pytest.raises(StorageError, match="cannot be read or written"):
+        store.create(f"/{tmp_path.name}/y", b"one")
