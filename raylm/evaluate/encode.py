@@ -1,10 +1,12 @@
-"""Encodes rows of one tokenizer with another, with the number of text bytes of each row."""
+"""Rows of one tokenizer for a model of another: encoded anew with the number of text bytes of each, and how long prompts are."""
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
+from raylm.core.errors import RaylmError
 from raylm.evaluate.lm import LM
 
 
@@ -37,6 +39,21 @@ def encoded_anew(rows: list[Any], theirs: Any, lm: LM) -> list[dict[str, Any]]:
             found.append({"tokens": part, "bytes": size * len(part) / len(tokens), "text": whole_text})
     lm.leave_out(reasons)
     return found
+
+
+def longest_prompt(card: Any, rows: Any, lm: LM) -> int:
+    """Tokens of the longest prompt that a task's rows make for a model: of their own tokens, or of their messages as its template
+    and tokenizer render them, which may need more (`any_tokenizer`)."""
+    if getattr(card, "any_tokenizer", False):
+        most = min(getattr(card, "num_rows", len(rows)), len(rows))
+        asked = [json.loads(rows[at].get("messages") or "[]") for at in range(most)]
+        try:
+            if longest := max((len(lm.rendered(messages)) for messages in asked if messages), default=0):
+                return longest
+        except RaylmError:
+            # the task itself says it, and costs that task alone
+            pass
+    return max((len(rows[at]["tokens"]) for at in range(len(rows))), default=0)
 
 
 def _parts(row: Any, tokenizer: Any, special: set[int]) -> list[str]:

@@ -17,6 +17,7 @@ from raylm.data.shards import Rows
 from raylm.evaluate.backends import endpoint
 from raylm.evaluate.backends.pool_answers import Engine
 from raylm.evaluate.config import Evaluate
+from raylm.evaluate.encode import longest_prompt
 from raylm.evaluate.examine import Asked, Mark, Marks, grade_all, grade_logprobs
 from raylm.evaluate.instances import Graded, file_of, kept, summary_of
 from raylm.evaluate.lm import LM
@@ -194,7 +195,7 @@ class Examinations:
         path = checkpoint_path(self._ctx, model)
         longest = 0
         for number in numbers:
-            longest = max(longest, self._longest(number) + self._cards[number].max_tokens)
+            longest = max(longest, self._longest(number, path) + self._cards[number].max_tokens)
         max_len = min(longest, positions(config_of(path)) or longest)
         engine = Engine(hold_pool(self._ctx.workers, self._cfg.generator))
         engine.hold(path, max_len)
@@ -252,15 +253,15 @@ class Examinations:
         rows = getattr(self._cards[number], "rows", None)
         return None if rows is None else self._ctx.open(rows).uri
 
-    def _longest(self, number: int) -> int:
-        """Tokens of the longest prompt of a task; one that brings its own texts says it (`max_prompt`), one that adds to its
-        rows' how much that is (`added(rows)`)."""
+    def _longest(self, number: int, path: str) -> int:
+        """Tokens of the longest prompt of a task for the model at `path`; one that brings its own texts says it (`max_prompt`),
+        one that adds to its rows' how much that is (`added(rows)`)."""
         card = self._cards[number]
         if (most := getattr(card, "max_prompt", None)) is not None:
             return most
         rows = Rows.open(self._rows(number), "held_out")  # type: ignore[arg-type]
         added = card.added(rows) if hasattr(card, "added") else 0
-        return max((len(rows[at]["tokens"]) for at in range(len(rows))), default=0) + added
+        return longest_prompt(card, rows, LM(path)) + added
 
     def _fail(self, model: str, numbers: list[int], failure: Exception) -> None:
         for number in numbers:

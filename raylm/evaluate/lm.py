@@ -226,10 +226,16 @@ class LM:
 
         Raises:
             ConfigError: its tokenizer has none.
+            DataError: the template refuses these turns.
         """
+        import jinja2
+
         if not self.tokenizer.chat_template:
             raise ConfigError("messages are asked, and the model's tokenizer has no chat template")
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        try:
+            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except jinja2.TemplateError as cause:
+            raise DataError(f"the model's chat template refuses these turns: {cause}", where=str(messages)[:120]) from cause
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def note(self, text: str) -> None:

@@ -18,12 +18,15 @@ from raylm.core.artifact import Dialogues, Pairs, Prompts, Tokens
 from raylm.core.config import Config
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
+from raylm.data.shards import Rows
+from raylm.evaluate.encode import longest_prompt
 from raylm.evaluate.examine import Mark, Marks, examine, grade_logprobs
 from raylm.evaluate.instances import Graded, asked_id
 from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.answers import Answers
 from raylm.evaluate.tasks.bits_per_byte import BitsPerByte
 from raylm.evaluate.tasks.dialogue_loss import DialogueLoss
+from raylm.evaluate.tasks.generation import Generation
 from raylm.evaluate.tasks.preference import Preference
 from tests.evaluate.fakes import Says
 from tests.model.tiny import SPECIAL, tiny_checkpoint, tiny_model, tiny_tokenizer
@@ -181,6 +184,31 @@ def test_a_process_killed_in_the_middle_leaves_the_marks_it_made(root, tmp_path)
     refused = grade_logprobs(str(root / "own"), None, [(1, CARDS["dialogues"], str(root / "dialogues"))], "own", marks)
     assert refused == {}
     assert marks.read("own", 1) == asked(root, "own", "dialogues")
+
+
+def test_room_is_made_for_prompts_as_the_model_itself_reads_them(root):
+    """Messages are asked of a model of any tokenizer: one that cuts finer than that of the rows needs more room than these are long."""
+    messages = [[{"role": "user", "content": text * 3}] for text in TEXTS]
+    coarse, fine = tiny_tokenizer(400), tiny_tokenizer(300)
+    rows = [
+        {
+            "tokens": coarse.apply_chat_template(each, add_generation_prompt=True)["input_ids"],
+            "messages": json.dumps(each),
+            "ground_truth": "class",
+        }
+        for each in messages
+    ]
+    make_rows(root, "asked", Prompts, rows, held_out=12)
+    held_out = Rows.open(str(root / "asked"), "held_out")
+    of_rows = max(len(row["tokens"]) for row in rows)
+    longest = max(len(fine.apply_chat_template(each, add_generation_prompt=True)["input_ids"]) for each in messages)
+    assert longest > of_rows
+    card, lm = Generation(rows="asked", max_tokens=4), LM(str(root / "own"))
+    assert longest_prompt(card, held_out, lm) == longest
+    answerer = Says(lambda prompts, _: ["class"] * len(prompts), room=longest + card.max_tokens)
+    assert len(card.grade(LM(str(root / "own"), answerer=answerer), held_out)) == 12
+    # tokens are asked of a model of the same tokenizer alone
+    assert longest_prompt(Answers(rows="asked"), held_out, lm) == of_rows
 
 
 def test_marks_of_weights_that_were_written_anew_are_forgotten(tmp_path):

@@ -145,6 +145,14 @@ def test_prompts_are_read_in_the_form_that_the_model_has(tiny, tmp_path):
         LM(tiny).complete(["A class"])
 
 
+def test_turns_that_a_template_refuses_cost_the_task_and_not_the_stage(tmp_path):
+    tokenizer = tiny_tokenizer(300)
+    tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="refuses these turns: no system turns"):
+        LM(str(tmp_path)).rendered([{"role": "system", "content": "x"}])
+
+
 def test_several_answers_and_stop_texts(tiny):
     lm = LM(tiny, answerer=Says(lambda prompts, _: [["a\nQ: b", "c", "d"] for _ in prompts]))
     groups = lm.samples(["A class"], BatchSampling(stop=["\nQ:"]), 3)

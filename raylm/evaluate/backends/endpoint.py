@@ -196,6 +196,10 @@ def _score(made: Any, count: int, mask: Any, seconds: float) -> Score | str:
     logprobs = list(getattr(told, "token_logprobs", None) or [])
     if len(logprobs) < count:
         return "whose log-probabilities the endpoint does not give"
+    # one that puts a begin token before what it is sent would be read one place off
+    read = getattr(getattr(made, "usage", None), "prompt_tokens", 0) or count
+    if read != count or len(logprobs) > count + 1:
+        return "of which the endpoint read other tokens than it was sent"
     tops = list(getattr(told, "top_logprobs", None) or [])
     counted = [at for at in range(1, count) if mask[at]]
     nats = math.fsum(math.nan if logprobs[at] is None else logprobs[at] for at in counted)

@@ -9,6 +9,7 @@ from raylm.core.errors import DataError
 from raylm.evaluate.instances import Graded, asked_id
 from raylm.evaluate.intervals import wilson
 from raylm.evaluate.safety.errors import Corrected, DetectorError, corrected
+from raylm.evaluate.techniques.technique import answer_of
 from raylm.inference.completions import Sampling
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def ask(lm: LM, kind: str, cases: Sequence[Case], max_tokens: int) -> list[Grade
     for case, answer in zip(cases, answers, strict=True):
         if answer is None:
             continue
-        values = case.judge(answer.text)
+        # what a model thinks aloud before (the mark that it must not say, the rule that it weighs) is no answer
+        values = case.judge(answer_of(answer.text))
         shown = case.shown or "\n".join(f"[{turn['role']}] {turn['content']}" for turn in case.messages)  # type: ignore[index]
         graded.append(
             Graded(

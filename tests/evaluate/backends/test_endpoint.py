@@ -39,7 +39,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(503, {"error": {"message": "busy"}}, {"retry-after": "0"})
         if "long" in told:
             return self._send(400, {"error": {"message": "too long"}})
-        usage = {"prompt_tokens": 3, "completion_tokens": 2 * body.get("n", 1), "total_tokens": 5}
+        num_read = len(told) + self.server.begins if body.get("echo") else 3
+        usage = {"prompt_tokens": num_read, "completion_tokens": 2 * body.get("n", 1), "total_tokens": 5}
         if "messages" in body:
             word = told.split()[-1]
             choices = [
@@ -51,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             )
         choice = {"index": 0, "finish_reason": "length", "text": "more"}
         if body.get("echo"):
+            told = [*[1] * self.server.begins, *told]
             # the token i has log-probability -i; tokens with an even id are the likeliest ones
             logprobs = [None, *(-float(token) for token in told[1:]), -9.0]
             tops = [None, *({"x": -float(token) if token % 2 == 0 else 0.0} for token in told[1:]), {"x": 0.0}]
@@ -80,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.asked, made.refused = [], set()
+    made.asked, made.refused, made.begins = [], set(), 0
     threading.Thread(target=made.serve_forever, daemon=True).start()
     yield made
     made.shutdown()
@@ -167,6 +169,10 @@ def test_log_probabilities_by_echo(server, tmp_path):
     assert greedy == all(token % 2 == 0 for token in counted)
     assert asked.logprob_sums([[1, 10, 20]], [[0, 0, 1]]) == [-20.0]
     assert server.asked[0][2]["prompt"] == whole and server.asked[0][2]["echo"]
+    # a server that begins each text with a token of its own: every number would be that of the token before
+    server.begins = 1
+    with pytest.raises(DataError, match="1 of 1 texts of which the endpoint read other tokens than it was sent"):
+        asked.logprob_sums([[1, 10, 21]], [[0, 0, 1]])
     with pytest.raises(DataError, match="longer than the 64 tokens"):
         asked.logprob_sums([[5] * 65], [[1] * 65])
 
