@@ -187,7 +187,7 @@ def test_a_process_killed_in_the_middle_leaves_the_marks_it_made(root, tmp_path)
 
 
 def test_room_is_made_for_prompts_as_the_model_itself_reads_them(root):
-    """Messages are asked of a model of any tokenizer: one that cuts finer than that of the rows needs more room than these are long."""
+    """Messages are asked of a model of any tokenizer: one that cuts finer than that of the rows needs more room."""
     messages = [[{"role": "user", "content": text * 3}] for text in TEXTS]
     coarse, fine = tiny_tokenizer(400), tiny_tokenizer(300)
     rows = [
