@@ -6,6 +6,7 @@ L blocks; hidden states are [rows, tokens, width].
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from raylm.compress.blocks import decoder_blocks
 from raylm.compress.calibration import Calibration
 from raylm.compress.pruning.rebuilt import changed_config, check_same, field_name, probe, rebuild, settings
-from raylm.core.errors import ConfigError
+from raylm.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 CHUNK = 1024
 # lists of numbers with one entry for each block
 PER_LAYER = ("no_rope_layers",)
+BROKEN = "look at the stage that trained them, or load them in another dtype"
 
 
 def distances(model: Any, calibration: Calibration, span: int = 1) -> list[float]:
@@ -38,6 +40,8 @@ def distances(model: Any, calibration: Calibration, span: int = 1) -> list[float
         for at in range(len(total)):
             close = torch.nn.functional.cosine_similarity(states[at].float(), states[at + span].float(), dim=-1)
             total[at] += (1.0 - close).double().sum().cpu()
+    if not bool(total.isfinite().all()):
+        raise DataError("what the layers give is not finite on these rows", next=BROKEN)
     return (total / count).tolist()
 
 
@@ -67,8 +71,12 @@ def least_loss(model: Any, calibration: Calibration, num_kept: int) -> tuple[lis
         losses = {}
         for at in kept:
             with skipping(blocks, [other for other in range(len(blocks)) if other not in kept or other == at]):
-                losses[at] = loss(model, calibration)
+                found = loss(model, calibration)
+                # one that is no number would be neither more nor less than any
+                losses[at] = found if math.isfinite(found) else math.inf
         worst = min(losses, key=lambda at: losses[at])
+        if math.isinf(losses[worst]):
+            raise DataError("without any one of the layers the loss on these rows is not finite", next=BROKEN)
         kept.remove(worst)
         steps.append({"layer": worst, "loss": round(losses[worst], 6)})
     return kept, steps

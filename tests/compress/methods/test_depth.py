@@ -11,7 +11,7 @@ import torch
 from raylm.compress.blocks import decoder_blocks
 from raylm.compress.methods.depth import Depth
 from raylm.compress.pruning.layers import distances, loss
-from raylm.core.errors import ConfigError
+from raylm.core.errors import ConfigError, DataError
 from tests.compress.pruned import apart, calibration, family, logits
 from tests.model.tiny import tiny_composite
 
@@ -49,6 +49,15 @@ def test_loss_is_transformers_own():
     ids = torch.tensor(rows.rows)
     with torch.no_grad():
         assert loss(model, rows) == pytest.approx(float(model(ids, labels=ids).loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_numbers_that_are_not_finite_choose_no_layers(importance):
+    model, rows = family("mistral"), calibration()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[int(rows.rows[0][3])] = torch.nan
+    with pytest.raises(DataError, match="not finite"):
+        Depth(share=0.5, importance=importance).apply(model, rows)
 
 
 # the loss of a random model may be less without any of its layers
