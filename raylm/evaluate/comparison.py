@@ -162,15 +162,25 @@ def difference(
     else:
         # both sides have the same clusters, whatever a later version calls them
         columns = (a.values, a.weights), (b.values, b.weights)
-        if a.shares and b.shares and not lost + won:
-            # draws of what never differs have no width, and clusters are what there is evidence of
-            interval = intervals.paired_share(0, 0, len(set(a.clusters)), confidence)
-        else:
-            interval = intervals.paired_bootstrap(*columns, a.clusters, confidence)
+        interval = intervals.paired_bootstrap(*columns, a.clusters, confidence)
+        if a.shares and b.shares:
+            interval = _with_what_was_not_drawn(interval, a, b, confidence)
         p, test = intervals.permutation(*columns, a.clusters), "permutation"
     unpaired = len(first) + len(second) - 2 * len(pairs)
     values = a.value, b.value
     return Compared("", metric, "", "", len(pairs), unpaired, *values, values[1] - values[0], *interval, p, test, lost, won)
+
+
+def _with_what_was_not_drawn(interval: Interval, first: Column, second: Column, confidence: float) -> Interval:
+    """No draw of clusters of which none is worse is worse: that side is bounded by how many clusters there are, as it is of
+    instances that are independent (`paired_share`)."""
+    changes = dict.fromkeys(first.clusters, 0.0)
+    for cluster, x, y in zip(first.clusters, first.values, second.values, strict=True):
+        changes[cluster] += y - x
+    down, up = sum(change < 0 for change in changes.values()), sum(change > 0 for change in changes.values())
+    whole = intervals.paired_share(down, up, len(changes), confidence)
+    low = interval.low if down else min(interval.low, whole.low)
+    return Interval(low, interval.high if up else max(interval.high, whole.high))
 
 
 def flips(first: Sequence[Graded], second: Sequence[Graded], metric: str, direction: str) -> list[Flip]:

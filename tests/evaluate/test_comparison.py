@@ -81,6 +81,21 @@ def test_what_never_differs_has_an_interval_all_the_same():
     assert Column.of(answers([0] * 200, cluster=20), "answers").interval() == intervals.wilson(0, 10)
 
 
+def test_one_lucky_answer_is_no_proof_that_nothing_got_worse():
+    """Twelve topics of twelve attacks, one flipped: no draw of topics is below 0, and the interval would begin there."""
+    first, second = [0] * 144, [1] + [0] * 143
+    same, better, worse = (
+        difference(answers(one, cluster=12), answers(two, cluster=12), "answers", "high")
+        for one, two in ((first, first), (first, second), (second, first))
+    )
+    assert same and better and worse
+    assert same.low < better.low < 0 < better.high
+    assert (worse.low, worse.high) == pytest.approx((-better.high, -better.low))
+    # where all topics got better there is no doubt
+    sure = difference(answers(first, cluster=12), answers([1, 0] * 72, cluster=12), "answers", "high")
+    assert sure and sure.low > 0.4
+
+
 def test_what_is_asked_twice_is_one_cluster():
     twice = [one._replace(id=name) for one in answers([1]) for name in ("a", "a#2")]
     assert Column.of(twice, "answers").clusters == ["a", "a"]
