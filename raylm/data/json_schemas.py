@@ -27,9 +27,10 @@ def fit(text: str, schema: dict[str, Any], fenced: bool = True) -> Fit:
         fenced: a value between ``` and ``` counts too.
 
     Raises:
-        DataError: `schema` is none.
+        DataError: `schema` is none, or refers to what does not stand in it.
     """
     from jsonschema import exceptions, validators
+    from referencing.exceptions import Unresolvable
     from referencing.jsonschema import EMPTY_REGISTRY
 
     try:
@@ -44,7 +45,13 @@ def fit(text: str, schema: dict[str, Any], fenced: bool = True) -> Fit:
     except (ValueError, RecursionError) as cause:
         return Fit(False, False, f"no JSON: {cause}")
     # what a schema refers to must stand in it: nothing is fetched
-    wrong = next(iter(checker(schema, registry=EMPTY_REGISTRY).iter_errors(made)), None)
+    try:
+        wrong = next(iter(checker(schema, registry=EMPTY_REGISTRY).iter_errors(made)), None)
+    except Unresolvable as cause:
+        raise DataError(f"a JSON schema stands alone, nothing is fetched for it: {cause}") from cause
+    except RecursionError:
+        # a value that nests as deep as a schema that names itself lets it
+        return Fit(True, False, "nests too deep to be compared")
     return Fit(True, True, "fits") if wrong is None else Fit(True, False, f"{wrong.json_path}: {wrong.message}")
 
 

@@ -53,10 +53,15 @@ def test_each_row_may_have_its_own_schema():
 
 
 def test_nothing_is_fetched_for_a_schema():
-    from referencing.exceptions import Unresolvable
+    for schema in ({"$ref": "http://127.0.0.1:9/x.json"}, {"$ref": "#/$defs/no"}):
+        found = scored(JsonSchema(json_schema=schema), "{}")
+        assert isinstance(found, Unscored) and found.kind == "no_schema" and "nothing is fetched for it" in found.why
 
-    with pytest.raises(Unresolvable):
-        scored(JsonSchema(json_schema={"$ref": "http://127.0.0.1:9/x.json"}), "{}")
+
+def test_a_value_that_nests_as_deep_as_it_may_ends_no_training():
+    nested = JsonSchema(json_schema={"type": "array", "items": {"$ref": "#"}}, parses=0.25)
+    assert scored(nested, "[" * 20 + "]" * 20).value == 1.0
+    assert scored(nested, "[" * 900 + "]" * 900) == Score(0.25, "nests too deep to be compared")
 
 
 def test_a_schema_stands_in_the_job():
