@@ -54,18 +54,20 @@ class ShardCache:
                 if path.exists():
                     return self._open(path, open_file)
             part = path.with_suffix(".part")
-            folder.fetch(name, str(part))
-            if digest and Folder(self._at).digest(part.name) != digest:
-                part.unlink()
-                raise StorageError(
-                    "it has other bytes than its manifest says: it was made again while this read it, or is damaged",
-                    where=folder.path(name),
-                    next="run the same command again; if it comes back, --rebuild with the name of the stage that makes it",
-                )
-            with _alone(self._at / ".lock"):
-                self._make_room(part.stat().st_size)
-                os.replace(part, path)
-                return self._open(path, open_file)
+            try:
+                folder.fetch(name, str(part))
+                if digest and Folder(self._at).digest(part.name) != digest:
+                    raise StorageError(
+                        "it has other bytes than its manifest says: it was made again while this read it, or is damaged",
+                        where=folder.path(name),
+                        next="run the same command again; if it comes back, --rebuild with the name of the stage that makes it",
+                    )
+                with _alone(self._at / ".lock"):
+                    self._make_room(part.stat().st_size)
+                    os.replace(part, path)
+                    return self._open(path, open_file)
+            finally:
+                part.unlink(missing_ok=True)
 
     @property
     def limit(self) -> int:

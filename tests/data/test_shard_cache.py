@@ -71,6 +71,17 @@ def test_a_shard_that_was_rewritten_is_not_kept_as_the_one_that_was_asked_for(bu
     assert cache.mapped(bucket, "s0", before, mapped)[:] == bytes(1000)
 
 
+def test_what_came_in_part_is_not_left_on_the_disk(tmp_path):
+    class Breaking(Folder):
+        def fetch(self, name, to):
+            Path(to).write_bytes(b"half")
+            raise StorageError("the disk is full", where=to)
+
+    with pytest.raises(StorageError, match="the disk is full"):
+        ShardCache(tmp_path / "cache").mapped(Breaking("memory://half"), "s0", "d", mapped)
+    assert copies(tmp_path / "cache") == []
+
+
 def test_a_shard_that_is_larger_than_the_room_is_read_all_the_same(bucket, tmp_path):
     cache = ShardCache(tmp_path / "cache", limit=10)
     for at in (0, 1, 0):
