@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LOOK_S = 2.0
 
@@ -32,9 +32,13 @@ def machines_at(dashboard: str, token: str | None) -> list[Machine] | None:
     try:
         with urllib.request.urlopen(request, timeout=10) as reply:
             rows = json.load(reply)["data"]["result"]["result"]
-    except (urllib.error.URLError, OSError, ValueError, KeyError, TypeError):
+            return [_machine(row) for row in rows]
+    except (http.client.HTTPException, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return [Machine(row["node_id"], row["node_ip"], row["state"] == "ALIVE", row.get("state_message") or "") for row in rows]
+
+
+def _machine(row: dict[str, Any]) -> Machine:
+    return Machine(row["node_id"], row["node_ip"], row["state"] == "ALIVE", row.get("state_message") or "")
 
 
 class MachineWatch:

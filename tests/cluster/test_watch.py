@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from raylm.cluster.watch import Machine, MachineWatch
+import http.server
+import json
+import threading
+
+import pytest
+
+from raylm.cluster.watch import Machine, MachineWatch, machines_at
 
 
 def machine(name: str, alive: bool = True, why: str = "") -> Machine:
@@ -37,3 +43,32 @@ def test_a_cluster_that_cannot_be_asked_is_no_lost_machine():
     for _ in range(4):
         watch.look()
     assert lines == []
+
+
+GOOD = json.dumps({"data": {"result": {"result": [{"node_id": "n", "node_ip": "10.0.0.1", "state": "ALIVE"}]}}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "length", "found"),
+    [
+        (GOOD, len(GOOD), [Machine("n", "10.0.0.1", True, "")]),
+        # a dashboard that dies in the middle of its answer, and one of another version
+        (GOOD, len(GOOD) + 9, None),
+        (b"[]", 2, None),
+        (b'{"data": {"result": {"result": [{}]}}}', 38, None),
+    ],
+)
+def test_an_answer_that_is_none_ends_no_watch(body, length, found):
+    class Dashboard(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert machines_at(f"http://127.0.0.1:{server.server_address[1]}", None) == found
