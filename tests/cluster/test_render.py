@@ -287,3 +287,10 @@ def test_kubernetes_takes_pods_and_what_stands_beside_them(tmp_path):
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(Path(files[0]).read_text().replace("mountPath", "mountPaht", 1))
     assert "mountPaht" in validated([str(wrong)]).stderr
+
+
+def test_a_job_file_is_brought_as_it_is():
+    text = 'name = "x"\n\ntext = """\n  a\n  \n\tb\n"""\nlast = 1\n'
+    pool = Pool("cpu", 1, 2, 4, 10)
+    spec = Spec("x", "jobs/x.toml", ("raylm", "run", "jobs/x.toml"), (pool,), pool, (), toml=text)
+    assert yaml.safe_load(kuberay._job_file(spec))["data"] == {"job.toml": text}

@@ -129,7 +129,8 @@ spec:
 
 
 def _job_file(spec: Spec) -> str:
-    lines = "".join(f"    {line}\n" if line.strip() else "\n" for line in spec.toml.splitlines())
+    # lines of spaces alone may stand in a text of several lines: they stay what they are
+    lines = "".join(f"    {line}\n" if line else "\n" for line in spec.toml.removesuffix("\n").split("\n"))
     return f"""\
 # the job file; other files that it names lie in the image or in a bucket
 apiVersion: v1
