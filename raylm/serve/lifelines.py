@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Iterable
 
@@ -14,6 +15,8 @@ from raylm.serve.directory import Address
 
 CONNECT_S = 1.0
 """Seconds that a server may take to accept."""
+OWN_LACK = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+"""What this process lacks for a connection: it tells nothing of a server."""
 AGAIN_S = 0.5
 """Seconds between two tries to connect."""
 
@@ -45,8 +48,8 @@ class Lifelines:
             try:
                 async with asyncio.timeout(CONNECT_S):
                     reader, writer = await asyncio.open_connection(address.host, address.port)
-            except (OSError, TimeoutError):
-                if connected:
+            except (OSError, TimeoutError) as cause:
+                if connected and cause.errno not in OWN_LACK:
                     self._lost(address)
                 await asyncio.sleep(AGAIN_S)
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 
 import pytest
@@ -132,5 +133,27 @@ def test_a_server_that_closes_each_connection_as_it_comes_is_not_asked_without_a
         await one.register(at(server.sockets[0].getsockname()[1]))
         await asyncio.sleep(0.5)
         assert 1 <= len(accepted) <= 4
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("lack", "state"), [(errno.EMFILE, "ready"), (errno.EHOSTUNREACH, "unready")])
+def test_what_control_itself_lacks_is_no_death_of_a_server(lack, state, monkeypatch):
+    tried = list[str]()
+
+    async def refuse(host: str, port: int) -> None:
+        tried.append(host)
+        raise OSError(lack, "no connection")
+
+    async def run():
+        one, server = Control(ControlSettings({"chat": Orders()})), Server()
+        await one.register(at(await server.start()))
+        await server.connected()
+        monkeypatch.setattr(asyncio, "open_connection", refuse)
+        server.drop()
+        async with asyncio.timeout(5):
+            while len(tried) < 3:
+                await asyncio.sleep(0.005)
+        assert [row.state for row in (await one.view()).replicas] == [state]
 
     asyncio.run(run())
