@@ -49,6 +49,8 @@ class Evaluate(StageConfig):
         known = [name for task in self.tasks for name in getattr(task, "better", {})]
         if len(set(known)) < len(known):
             raise ValueError("two tasks measure the same; a second set of rows needs an evaluate stage of its own")
+        if twice := next((name for name in self.models if self.models.count(name) > 1), None):
+            raise ValueError(f"model {twice!r} is named twice: it would be compared with itself")
         if self.untrained and "untrained" in self.models:
             raise ValueError("a model is called 'untrained', as the model before its first step is; say untrained = false")
         closed = not any(isinstance(task, CustomCard) for task in self.tasks)

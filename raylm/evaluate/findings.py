@@ -82,7 +82,11 @@ def find(models: dict[str, Tasks], cards: dict[str, Any], earlier: dict[str, str
                 if found:
                     flipped[task, metric, first, second] = found
     worst, looked = comparison.slices(here, plain)
-    counts = {task: max((len(tasks.get(task, [])) for tasks in models.values()), default=0) for task in cards}
+    # what is not independent finds no more than one instance of it
+    counts = {
+        task: max((len({comparison.cluster_of(one) for one in tasks.get(task, [])}) for tasks in models.values()), default=0)
+        for task in cards
+    }
     return Findings(
         {model: _intervals(tasks, cards) for model, tasks in models.items()},
         compared,

@@ -18,6 +18,7 @@ class Resolution(NamedTuple):
     task: str
     metric: str
     count: int
+    """Instances; after a run those of one cluster count once."""
     share: bool
     smallest: float
     """Difference of shares, or a number of standard deviations of the difference on one instance."""

@@ -74,6 +74,14 @@ def test_everything_is_in_the_json(found):
     assert [one["count"] for one in told["smallest_differences"]] == [60, 40]
 
 
+def test_what_a_number_of_instances_can_show_is_told_of_independent_ones():
+    """60 attacks on six topics: as many as six where the attacks on a topic go the same way."""
+    graded = [one._replace(facts={"cluster": str(at % 6)}) for at, one in enumerate(MODELS["sft"]["answers"])]
+    found = find({"sft": {"answers": graded}}, {"answers": CARDS["answers"]})
+    assert [one.count for one in found.resolutions] == [6]
+    assert "6 instances are too few" in found.resolutions[0].told()
+
+
 def test_the_page_shows_intervals_flips_slices_and_cost_and_no_hostile_text(found):
     page = report.page("run", GRADES | {"gzip": {"dialogue_loss": 2.0}}, BETTER, b"png", [], found)
     low, high = found.intervals["sft"]["answers"]

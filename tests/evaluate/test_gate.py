@@ -114,6 +114,11 @@ def test_limits_that_no_model_could_hold_are_refused():
     assert "needs two instances" in never("loss", Bound(at_most=0.97), 1, False)
 
 
+def test_a_model_is_not_held_against_itself():
+    with pytest.raises(ValueError, match="model 'sft' is named twice"):
+        evaluate({"answers": {"not_below": "sft"}}, models=["sft", "sft"])
+
+
 @pytest.mark.parametrize(
     ("gate", "said"),
     [
