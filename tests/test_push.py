@@ -217,3 +217,20 @@ def test_an_export_goes_with_its_proof_and_the_licence_of_its_base(tmp_path, mon
         "mlx_lm.generate --model" in sent and "Of `base`, which was exported" in sent and "| held_out_loss_after | 1.25 |" in sent
     )
     assert str(tmp_path) not in sent
+
+
+def test_the_figures_before_are_those_of_the_model_that_was_exported(tmp_path):
+    from raylm.model.model_card import model_card
+
+    teacher, small = context(tmp_path, "teacher"), context(tmp_path, "small")
+    for each, variant, metrics in ((teacher, "causal", {"held_out_loss_after": 0.5}), (small, "export:gguf", {"bytes_after": 1})):
+        each.out.write("model.gguf", "x")
+        each.commit(Checkpoint, variant=variant, facts={}, metrics=metrics)
+    manifest = small.out.read_json("manifest.json")
+    entry = {"uri": teacher.out.uri, "fingerprint": "f" * 16, "kind": "Checkpoint"}
+    for name, told in (("prompts", False), ("model", True)):
+        manifest["inputs"] = [{**entry, "name": name}]
+        small.out.write("manifest.json", json.dumps(manifest))
+        made = open_artifact(small.out)
+        assert isinstance(made, Checkpoint)
+        assert ("which was exported" in model_card(made, "small", None, None, False)) is told

@@ -162,7 +162,9 @@ def _parity(made: Checkpoint) -> str:
 
 def _figures_before(stages: list[Artifact]) -> str:
     """Those of the checkpoint that was exported."""
-    before = next((stage for stage in stages[1:] if isinstance(stage, Checkpoint)), None)
+    # calibration rows and prompts may come of other models
+    own = {entry.uri for entry in stages[0].manifest.inputs if entry.name == "model"}
+    before = next((stage for stage in stages[1:] if isinstance(stage, Checkpoint) and stage.uri in own), None)
     if before is None or not before.metrics:
         return ""
     return f"Of `{before.manifest.stage}`, which was exported:\n\n" + _table(("metric", "value"), list(_figures(before.metrics)))

@@ -109,3 +109,14 @@ def test_a_program_whose_numbers_are_none_is_wrong_at_every_dtype():
     ruled_out = LOGITS.copy()
     ruled_out[:, 3] = -np.inf
     assert kl(top(ruled_out, 4), top(ruled_out, 4)) == pytest.approx([0.0] * 3)
+
+
+def test_a_program_that_tells_no_log_probabilities_is_wrong_where_it_answers_nothing_alike():
+    def of(*theirs: Ran) -> Verdict:
+        return compare(Verdict("theirs", "1"), ["text"] * len(theirs), [ran()] * len(theirs), list(theirs), 1e-3, TOKENIZER)
+
+    other = ran(tokens=(3, 3, 3), logits=None)
+    q8, q4 = (Asked("gguf", False, most_kl=most) for most in (0.1, 2.0))
+    assert "answers none of 8 prompts as transformers does; text" in Parity([of(*[other] * 8)], q8).wrong()[0]
+    assert not Parity([of(*[other] * 8)], q4).wrong(), "four bits may turn all of them"
+    assert not Parity([of(*[other] * 7, ran(logits=None))], q8).wrong()
