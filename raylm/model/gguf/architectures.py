@@ -98,7 +98,9 @@ def _decoder_fields(c: dict[str, Any]) -> dict[str, Any]:
 
 def _decoder_check(c: dict[str, Any]) -> str:
     rope = rope_of(c)
-    if rope["rope_type"] not in ("default", "linear", "yarn", "llama3"):
+    # llama.cpp reads the factors of Llama 3.1 in files of its architecture `llama` alone
+    known = ("default", "linear", "yarn", *(("llama3",) if c.get("model_type") in ("llama", "mistral") else ()))
+    if rope["rope_type"] not in known:
         return f"rotary positions of type {rope['rope_type']!r}"
     unread = [key for key in ("attention_factor", "mscale", "mscale_all_dim") if rope.get(key) is not None]
     if rope["rope_type"] == "yarn" and (unread or rope.get("truncate") is False):

@@ -72,6 +72,7 @@ def test_widths_that_k_quants_cannot_hold_are_told(tmp_path):
         ("qwen3", {"attention_bias": True}, "biases in attention"),
         ("qwen3_moe", {"mlp_only_layers": [0]}, "layers without experts"),
         ("gpt2", {"activation_function": "relu"}, "feed-forward layers with relu"),
+        ("qwen2", {"rope_parameters": LLAMA3}, "rotary positions of type 'llama3'"),
     ],
 )
 def test_what_llama_cpp_computes_otherwise_is_refused(kind, changes, words):
