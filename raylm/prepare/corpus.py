@@ -109,7 +109,7 @@ class Corpus:
 
     def __init__(self, ctx: Context, workers: WorkerSpec, view: View, scratch: Folder, content: str) -> None:
         self.view, self.scratch, self.workers = view, scratch.make(), workers
-        self._ctx, self._content = ctx, content
+        self._ctx, self._content, self._passed = ctx, content, ""
 
     def joined(self, earlier: list[str]) -> View:
         """The view with the documents of earlier artifacts (references) in front; their row numbers are negative."""
@@ -145,6 +145,7 @@ class Corpus:
     ) -> list[Plain]:
         """`map` over the shards of a view. `scatters`: names under which `work` scatters, for `gather_all` afterwards."""
         done = self.map(name, [{"shard": shard.name, **facts} for shard in view.shards], work)
+        self._passed = digest_of([name, facts])
         for each in scatters:
             self.merge(each, len(view.shards), **facts)
         return done
@@ -154,15 +155,16 @@ class Corpus:
     ) -> list[Plain]:
         """`map` over the partitions of a shuffle; as above."""
         done = self.map(name, [{"part": at, "of": parts, **facts} for at in range(parts)], work, "partitions")
+        self._passed = digest_of([name, parts, facts])
         for each in scatters:
             self.merge(each, parts, **facts)
         return done
 
     def settle(self, name: str, tasks: int, shards: tuple[Shard, ...]) -> None:
-        """What `tasks` tasks left by `scatter_by_shard`, laid by shard for `gather_shard`."""
-        self.merge(name, tasks)
+        """What `tasks` tasks of the pass before left by `scatter_by_shard`, laid by shard for `gather_shard`."""
+        self.merge(name, tasks, after=self._passed)
         if group_size(len(shards)) > 1:
-            units = [{"group": at, "of": len(shards)} for at in range(num_groups(len(shards)))]
+            units = [{"group": at, "of": len(shards), "after": self._passed} for at in range(num_groups(len(shards)))]
             self.map(f"settle-{name}", units, partial(_settle, self.scratch, name, tasks, shards), "groups of shards")
 
     def merge(self, name: str, tasks: int, **facts: Any) -> None:

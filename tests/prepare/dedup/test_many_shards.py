@@ -12,6 +12,7 @@ from raylm.data import shuffle
 from raylm.data.marks import read_mark
 from raylm.prepare.corpus import Corpus
 from raylm.prepare.dedup.exact import Exact
+from raylm.prepare.dedup.fuzzy import words
 from raylm.prepare.dedup.lines import Lines
 from raylm.prepare.dedup.min_hash import MinHash
 from raylm.prepare.dedup.substring import Substring
@@ -93,3 +94,14 @@ def test_a_run_that_goes_on_in_other_partitions_decides_the_same(card, before, a
         decided(killed, card)
     assert any(name.startswith("merge-") for name in killed.passes)
     assert decided(here(tmp_path / "many", table, 11, after), card) == plain
+
+
+def test_what_was_merged_of_other_hashes_is_not_taken(tmp_path, monkeypatch):
+    # an upgrade in the middle of a run: its groups and decisions are other ones
+    card, texts = MinHash(measure_recall=20, max_cluster=3), articles()
+    plain = decided(here(tmp_path / "one", table_of(texts), 1, 1), card)
+    monkeypatch.setattr(shuffle, "MOST", 3)
+    before = decided(here(tmp_path / "many", table_of(texts[::-1]), 11, 5), card)
+    assert before[0] != plain[0]
+    monkeypatch.setattr(words, "VERSION", "another")
+    assert decided(here(tmp_path / "many", table_of(texts), 11, 5), card) == plain
