@@ -45,6 +45,8 @@ class Parity(NamedTuple):
 
     verdicts: list[Verdict]
     asked: Asked
+    private: bool = False
+    """The prompts are somebody's rows: parity.json, which goes where the export goes, quotes none of them."""
 
     def wrong(self) -> list[str]:
         """What no export may leave: other prompt ids, other greedy tokens where they must be equal, a program that dies of it."""
@@ -93,7 +95,8 @@ class Parity(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """As parity.json holds it."""
         asked = {"reference": "transformers, float32", **self.asked._asdict()}
-        return {"asked": asked, "consumers": [each._asdict() for each in self.verdicts]}
+        quotes = {"first_ids": "", "first_token": ""} if self.private else {}
+        return {"asked": asked, "consumers": [{**each._asdict(), **quotes} for each in self.verdicts]}
 
     def dumps(self) -> str:
         """The text of parity.json."""
@@ -141,6 +144,7 @@ def prove(
     tokenizer = load_tokenizer(str(local))
     chosen = consumers_of(asked.kind) if consumers is None else consumers
     missing = {each.kind: each.installed() or each.refuses(folder) for each in chosen}
+    private = prompts is not None
     prompts = made_prompts(tokenizer, num_prompts) if prompts is None else prompts
     verdicts = []
     for each in chosen:
@@ -155,7 +159,7 @@ def prove(
             verdicts.append(verdict._replace(failed=wrong.what, prompts=len(prompts)))
             continue
         verdicts.append(compare(verdict, prompts, reference, answers, asked.noise, tokenizer))
-    parity = Parity(verdicts, asked)
+    parity = Parity(verdicts, asked, private)
     for line in parity.lines():
         say(line)
     return parity

@@ -120,3 +120,10 @@ def test_a_program_that_tells_no_log_probabilities_is_wrong_where_it_answers_not
     assert "answers none of 8 prompts as transformers does; text" in Parity([of(*[other] * 8)], q8).wrong()[0]
     assert not Parity([of(*[other] * 8)], q4).wrong(), "four bits may turn all of them"
     assert not Parity([of(*[other] * 7, ran(logits=None))], q8).wrong()
+
+
+def test_prompts_that_are_somebodys_are_quoted_to_their_owner_alone():
+    found = Verdict("xllamacpp", "1", prompts=1, differ=1, first_token="conversation 'my salary is': answers 'too low'")
+    told = Parity([found], Asked("gguf", True), private=True)
+    assert "salary" in told.wrong()[0] and "salary" not in told.dumps() and "low" not in told.dumps()
+    assert "salary" in Parity([found], Asked("gguf", True)).dumps()
