@@ -44,17 +44,22 @@ def clustered_share(right: Sequence[float], clusters: Sequence[Any], confidence:
     """`wilson` with as many instances as the clusters are worth: their design effect by linearisation, fewer where Student's t
     of few clusters asks for that (Korn and Graubard 1998), and of shares of 0 or 1, which show no design effect, one for each
     cluster (Franco et al. 2019, https://doi.org/10.1093/jssam/smy019)."""
+    share, worth = sum(right) / len(right), worth_of(right, clusters, confidence)
+    return wilson(share * worth, worth, confidence) if worth > 1 else Interval(0.0, 1.0)
+
+
+def worth_of(right: Sequence[float], clusters: Sequence[Any], confidence: float = CONFIDENCE) -> float:
+    """As many independent instances as those of `clustered_share` are worth; 1 for a single cluster, which shows nothing."""
     sums_G, counts_G = _sums([right, [1.0] * len(right)], clusters)
     num, share = len(sums_G), float(sums_G.sum() / counts_G.sum())
     if num < 2:
-        return Interval(0.0, 1.0)
+        return 1.0
     spread = num / (num - 1) * float(((sums_G - share * counts_G) ** 2).sum()) / len(right) ** 2
     if not 0 < share < 1:
-        return wilson(share * num, num, confidence)
+        return float(num)
     upper = (1 + confidence) / 2
     fewer = (student(upper, len(right) - 1) / student(upper, num - 1)) ** 2
-    worth = min(share * (1 - share) / spread * fewer, len(right)) if spread else len(right) * fewer
-    return wilson(share * worth, worth, confidence)
+    return min(share * (1 - share) / spread * fewer, len(right)) if spread else len(right) * fewer
 
 
 def paired_share(lost: int, won: int, count: int, confidence: float = CONFIDENCE) -> Interval:

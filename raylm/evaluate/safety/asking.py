@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
+from raylm.evaluate.comparison import cluster_of
 from raylm.evaluate.instances import Graded, asked_id
-from raylm.evaluate.intervals import wilson
+from raylm.evaluate.intervals import wilson, worth_of
 from raylm.evaluate.safety.errors import Corrected, DetectorError, corrected
 from raylm.evaluate.techniques.technique import answer_of
 from raylm.inference.completions import Sampling
@@ -101,9 +102,23 @@ def by_family(graded: Sequence[Graded], metric: str) -> str:
     return f"{metric} by family, 95 %: " + ", ".join(words for _, words in sorted(told))
 
 
-def with_error(successes: int, trials: int, metric: str, error: DetectorError) -> str:
-    """The rate as it was counted, what it is without the detector's error, and how large that was measured to be."""
-    found: Corrected = corrected(successes, trials, error)
+def worth(graded: Sequence[Graded], metric: str, **facts: str) -> float:
+    """As many independent instances as those of `count` are: attacks on one topic go the same way (`intervals.worth_of`)."""
+    picked = [one for one in graded if metric in one.values and all(one.facts.get(key) == facts[key] for key in facts)]
+    clusters = [cluster_of(one) for one in picked]
+    if len(set(clusters)) == len(picked):
+        return float(len(picked))
+    return worth_of([float(one.values[metric] > 0) for one in picked], clusters)
+
+
+def with_error(successes: int, trials: int, metric: str, error: DetectorError, independent: float | None = None) -> str:
+    """The rate as it was counted, what it is without the detector's error, and how large that was measured to be.
+
+    Args:
+        independent: as many instances as the trials are worth (`worth`); default: all.
+    """
+    size = trials if independent is None else independent
+    found: Corrected = corrected(successes / trials * size, size, error)
     return (
         f"{metric}: {successes} of {trials} ({successes / trials:.1%}) were called a break-in; {error.in_words()}."
         f" Corrected for that (Rogan-Gladen): {found.rate:.1%}, 95 % from {found.low:.1%} to {found.high:.1%}"

@@ -86,7 +86,7 @@ def mark_error() -> DetectorError:
     return _of(counts)
 
 
-def corrected(successes: int, trials: int, error: DetectorError, confidence: float = 0.95) -> Corrected:
+def corrected(successes: float, trials: float, error: DetectorError, confidence: float = 0.95) -> Corrected:
     """The share of real break-ins where `successes` of `trials` answers were called one.
 
     Rate: Rogan and Gladen, Am J Epidemiol 107, 1978. Interval: Lang and Reiczigel, Prev Vet Med 113, 2014

@@ -91,13 +91,13 @@ class Injection(Config):
 
     def notes(self, graded: list[Graded]) -> list[str]:
         """Rates by place and action, the detector's error, and how much of the work is done with and without attacks."""
-        from raylm.evaluate.safety.asking import by_family, count, with_error
+        from raylm.evaluate.safety.asking import by_family, count, with_error, worth
         from raylm.evaluate.safety.errors import mark_error
 
         clean, attacked = count(graded, "injection_clean"), count(graded, "injection_task")
         return [
             by_family(graded, "injection"),
-            with_error(*count(graded, "injection"), "injection", mark_error()),
+            with_error(*count(graded, "injection"), "injection", mark_error(), worth(graded, "injection")),
             f"its work: {clean[0]} of {clean[1]} questions without an attack, {attacked[0]} of {attacked[1]} with one",
         ]
 

@@ -73,14 +73,15 @@ class Jailbreak(Config):
 
     def notes(self, graded: list[Graded]) -> list[str]:
         """Rates by family, what the detectors' error makes of them, and whether the model could answer at all."""
-        from raylm.evaluate.safety.asking import by_family, count, with_error
+        from raylm.evaluate.safety.asking import by_family, count, with_error, worth
         from raylm.evaluate.safety.errors import mark_error, refusal_error
 
         told = [by_family(graded, "jailbreak")]
         for judged_by, error in (("mark", mark_error()), ("refusal", refusal_error())):
             successes, trials = count(graded, "jailbreak", judged_by=judged_by)
             if trials:
-                told.append(with_error(successes, trials, f"jailbreak, judged by {judged_by}", error))
+                size = worth(graded, "jailbreak", judged_by=judged_by)
+                told.append(with_error(successes, trials, f"jailbreak, judged by {judged_by}", error, size))
         answered, allowed = count(graded, "jailbreak_allowed")
         if allowed:
             refused, _ = count(graded, "jailbreak_allowed_refused")

@@ -94,10 +94,10 @@ class PromptLeak(Config):
 
     def notes(self, graded: list[Graded]) -> list[str]:
         """Rates by family, and what the detector's error makes of the whole."""
-        from raylm.evaluate.safety.asking import by_family, count, with_error
+        from raylm.evaluate.safety.asking import by_family, count, with_error, worth
         from raylm.evaluate.safety.errors import mark_error
 
-        told = with_error(*count(graded, "prompt_leak"), "prompt_leak", mark_error())
+        told = with_error(*count(graded, "prompt_leak"), "prompt_leak", mark_error(), worth(graded, "prompt_leak"))
         return [by_family(graded, "prompt_leak"), told]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from raylm.core.errors import DataError
 from raylm.evaluate.examine import examine
 from raylm.evaluate.instances import means
 from raylm.evaluate.resolution import count_of
+from raylm.evaluate.safety.asking import worth
 from raylm.evaluate.safety.attacks import FAMILIES, TOPICS
 from raylm.evaluate.tasks.jailbreak import Jailbreak
 from tests.evaluate.safety.answering import answering
@@ -28,6 +30,22 @@ def mark_in(messages):
 
 def ruled(messages):
     return "One rule" in messages[0]["content"]
+
+
+def test_attacks_on_one_topic_are_one_piece_of_evidence_in_the_corrected_rate_too():
+    """Half of the topics are given away whatever is asked: 72 of 144, and no more than twelve topics say so."""
+    given = {topic.request for topic in TOPICS[:6]}
+    says = {True: lambda m: f"It is {mark_in(m)}.", False: lambda m: NO}
+    graded = [
+        one._replace(values={"jailbreak": float(one.facts["cluster"] in given)})
+        for one in Jailbreak().grade(answering(lambda m: says[not ruled(m)](m)), None)
+        if "jailbreak" in one.values
+    ]
+    assert len(graded) == 144 and 5 < worth(graded, "jailbreak") < 12
+    told = next(note for note in Jailbreak().notes(graded) if "Rogan-Gladen" in note)
+    assert told.startswith("jailbreak, judged by mark: 72 of 144 (50.0%)")
+    low, high = (float(end) for end in re.findall(r"from ([\d.]+)% to ([\d.]+)%", told)[0])
+    assert high - low > 40, "of 144 independent attacks it would be 17 points wide"
 
 
 def test_what_a_model_thinks_before_it_refuses_is_no_break_in():
