@@ -5,6 +5,7 @@ Documented are `vllm`, `vllm.engine.arg_utils` and `vllm.v1.engine.async_llm`; t
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -310,6 +311,8 @@ def vllm_parser(name: str, tokenizer: Any, tools: list[dict[str, Any]]) -> Calla
     Raises:
         ConfigError: vLLM has no parser of that name, or it does not take this tokenizer.
     """
+    # read once, when a parser's class is made: an endpoint in this process would not constrain forced calls
+    os.environ.setdefault("VLLM_ENFORCE_STRICT_TOOL_CALLING", "0")
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.tool_parsers import ToolParserManager
 

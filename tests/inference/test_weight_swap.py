@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+import torch
 
 from raylm.core.errors import ArtifactError, StageError
 from raylm.inference import weight_swap
@@ -26,7 +27,6 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 def folders(tmp_path_factory):
     """Checkpoints of one shape: `a`, which is served first, and `b`; `planted` is `b` with one tensor changed, `lacks` lacks one,
     `wide` is of another shape under the same names, `extra` has one that the network does not know."""
-    import torch
     from safetensors.torch import save_file
 
     root = tmp_path_factory.mktemp("swap")
@@ -82,10 +82,14 @@ def engine(runner, folders):
     made = runner.run(build())
     yield made
     made.shutdown()
+    from vllm.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
+
+    # the next test of this process is alone again
+    destroy_model_parallel()
+    destroy_distributed_environment()
 
 
 def greedy(folder, prompt, steps):
-    import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
@@ -102,7 +106,6 @@ def greedy(folder, prompt, steps):
 
 def probes_of(folder):
     """What transformers says of two sequences."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     model, found = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval(), []

@@ -18,11 +18,16 @@ from tests.serve.endpoints import context
 from tests.serve.in_process import Running, running, write_checkpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """What answers."""
     with running(write_checkpoint(tmp_path_factory.mktemp("tiny") / "model")) as made:
         yield made
+    from vllm.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
+
+    # the next test of this process is alone again
+    destroy_model_parallel()
+    destroy_distributed_environment()
 
 
 @pytest.fixture(scope="module")

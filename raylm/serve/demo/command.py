@@ -16,6 +16,8 @@ from raylm.serve.demo import environment, folder
 from raylm.serve.demo.places import ENDPOINT, HOST, KEY, LOOPBACK, MODEL, PORT, SECOND, TIED, TITLE, base
 
 START_S = 120.0
+END_S = 10.0
+"""Seconds that a page gets to end by itself."""
 # of raylm's own environment, or of the shell: nothing that a page reads
 _LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", ENDPOINT, KEY, MODEL, ENDPOINT + SECOND, KEY + SECOND, MODEL + SECOND)
 
@@ -76,7 +78,11 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def target(what: str, variable: str) -> Target:

@@ -162,7 +162,8 @@ class Gateway:
             status = reply.status if reply.started else refused.refusal.status
             raise
         except (asyncio.CancelledError, ConnectionError):
-            status = 499
+            # who has the last event needs no end of the connection
+            status = reply.status if reply.told_all else 499
             raise
         finally:
             now = time.monotonic()

@@ -11,6 +11,8 @@ from aiohttp import web
 from raylm.serve.envelope import Refusal, envelope, event
 
 Headers = Iterable[tuple[str, str]]
+LAST = (b"data: [DONE]", b"event: message_stop", b'"type":"response.completed"')
+"""In the last event of a stream; clients leave once they have it."""
 STALL_S = 60.0
 """Seconds that a client may read nothing of what waits for it."""
 
@@ -24,6 +26,8 @@ class Reply:
         self.said: list[tuple[str, str]] = []
         self.status, self.first = 500, 0.0
         """Of HTTP, and when the answer began (time.monotonic)."""
+        self.told_all = False
+        """The last event of the stream is out."""
 
     @property
     def started(self) -> bool:
@@ -48,6 +52,7 @@ class Reply:
         """A piece of the stream. Waits while the client does not read."""
         assert self._stream is not None
         await self._stream.write(data)
+        self.told_all = self.told_all or any(last in data for last in LAST)
 
     async def end(self) -> web.StreamResponse:
         """The stream is whole."""

@@ -157,6 +157,8 @@ def test_a_canary_that_fails_is_stopped_and_its_clients_have_the_old_version(tmp
             statuses = []
             for number in range(200):
                 statuses.append((await held.ask(CHAT, conversation(number)))[0])
+                # a client's own pace: what is counted is told and looked at twice a second
+                await asyncio.sleep(0.02)
                 if (at := versions.progress()) is not None and at.over:
                     break
             assert at is not None and at.phase == "stopped" and "answers failed" in at.said[-1]

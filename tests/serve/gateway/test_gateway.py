@@ -317,6 +317,24 @@ def test_one_key_that_sends_much_does_not_keep_others_waiting(tmp_path):
     asyncio.run(run())
 
 
+def test_a_client_that_leaves_with_the_last_event_had_all_of_its_answer():
+    async def run():
+        async with running(Script(token_s=0.005)) as one:
+            asked = {"model": "chat", "prompt": "x", "max_tokens": 3, "stream": True}
+            for _ in range(5):
+                answer = await one.session.post(one.url + COMPLETIONS, json=asked)
+                seen = b""
+                while b"data: [DONE]" not in seen:
+                    seen += (piece := await answer.content.readany())
+                    assert piece, seen
+                answer.close()
+            await until(lambda: one.gateway._under_way == 0)
+            page = (await one.ask("/metrics"))[2].decode()
+            assert 'path="/v1/completions",status="200"} 5' in page and "499" not in page
+
+    asyncio.run(run())
+
+
 def test_the_end_answers_what_is_under_way_and_takes_nothing_more():
     async def run():
         async with running(Script(token_s=0.01)) as one:
