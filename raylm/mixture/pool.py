@@ -16,6 +16,8 @@ from raylm.mixture.proxy import DONE, Result
 
 LOG = "processes.log"
 END_S = 30.0
+SILENT_S = 2 * 3600.0
+"""Seconds in which some proxy must be finished."""
 
 
 def finished(folder: Folder, name: str, digest: str) -> Result | None:
@@ -69,7 +71,15 @@ class Pool:
         for process in self._held:
             threading.Thread(target=_feed, args=(process, waiting, told), daemon=True).start()
         for _ in missing:
-            answer = told.get()
+            try:
+                answer = told.get(timeout=SILENT_S)
+            except queue.Empty:
+                left = ", ".join(name for name, result in found.items() if result is None)
+                raise TrainingError(
+                    f"no proxy was finished for {SILENT_S / 3600:g} h; {left} are missing",
+                    where=self._folder.path(LOG),
+                    next="fewer --steps, or a smaller --proxy; the same command trains what is missing",
+                ) from None
             if "error" in answer:
                 raise TrainingError(
                     f"proxy {answer['name']} failed: {answer['error']}",

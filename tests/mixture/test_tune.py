@@ -17,6 +17,7 @@ from raylm.core.artifact import Report, open_artifact
 from raylm.core.config import references
 from raylm.core.errors import ConfigError, DriftError, TrainingError
 from raylm.core.storage import Folder
+from raylm.mixture import pool
 from raylm.mixture.draws import caps_of
 from raylm.mixture.found import Asked, find
 from raylm.mixture.pool import Pool
@@ -221,3 +222,14 @@ def test_the_shape_of_a_proxy_has_about_a_million_weights():
     assert small.num_parameters(32_000) <= 1.4e6 and small.max_length == 1024
     tiny = Llama(hidden_size=64, num_layers=2, num_heads=2)
     assert Llama.model_validate(_small(tiny, 300)) == tiny
+
+
+def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    pipe = subprocess.PIPE
+    monkeypatch.setattr(pool, "SILENT_S", 0.1)
+    monkeypatch.setattr(pool, "_start", lambda *_: subprocess.Popen(["sleep", "60"], stdin=pipe, stdout=pipe, text=True))
+    with (
+        pytest.raises(TrainingError, match="one, two are missing"),
+        Pool(Folder(tmp_path), 1, 1) as held,
+    ):
+        held.train([{"name": name, "digest": "d"} for name in ("one", "two")], lambda _: None)
