@@ -65,7 +65,7 @@ def second(standing: Standing) -> float:
     from ray import serve
 
     def starting() -> bool:
-        states = serve.status().applications[cluster.NAME].deployments[cluster.deployment_name(0)].replica_states
+        states = serve.status().applications[standing.application].deployments[cluster.deployment_name(0)].replica_states
         return any("STARTING" in str(state) and count for state, count in states.items())
 
     with Steady(standing.url, standing.key, {**ASKED, "max_tokens": 200}, RATE):

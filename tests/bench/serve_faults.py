@@ -58,6 +58,7 @@ class Standing:
         settings: dict[str, Any] = {"replicas": scaled or {"min": count, "max": count}, "engine": {"hang_s": HANG_S}}
         settings["workers"] = {"cpus": 0.5}
         cfg = Serve(model="sft", port=port, compare_up_to_gb=0, **settings)
+        self.application = cluster.application_name(cfg)
         made = stage.run(cfg, context("serve", root, workers, sft=checkpoint.folder))
         self.url, self.key, self.count = made.facts["url"], stage.endpoint_key(made), count
         self.start_s = made.facts["start_s"]
@@ -69,7 +70,7 @@ class Standing:
         """What Control answers."""
 
         async def asked() -> Any:
-            return await getattr(Reach(cluster.NAME), method).remote(*args)
+            return await getattr(Reach(self.application), method).remote(*args)
 
         return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(30)
 
@@ -79,7 +80,7 @@ class Standing:
         async def asked() -> Any:
             from ray import serve
 
-            return await serve.get_deployment_handle(cluster.deployment_name(0), cluster.NAME).facts.remote()
+            return await serve.get_deployment_handle(cluster.deployment_name(0), self.application).facts.remote()
 
         return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(30)
 
@@ -135,7 +136,7 @@ def strike(fault: str, standing: Standing, other: str) -> None:
     elif fault == "server_kill":
         cores()[0].parent().send_signal(signal.SIGKILL)
     elif fault == "replica_kill":
-        processes("ray::ServeReplica:raylm:model")[0].send_signal(signal.SIGKILL)
+        processes(f"ray::ServeReplica:{standing.application}:model")[0].send_signal(signal.SIGKILL)
     elif fault == "gateway_kill":
         processes("ray::GatewayActor")[0].send_signal(signal.SIGKILL)
     else:
