@@ -89,7 +89,7 @@ class Generator:
             self._refuse_other(network, max_len, model_path)
         self._version = None
         self._whole.clear()
-        self._intake.forget()
+        await self._intake.forget()
         with InWords("start", self._lost):
             if self._engine is None:
                 self._engine = await asyncio.to_thread(self._build, model_path, max_len, seed, memory_share, options or {})
@@ -171,7 +171,7 @@ class Generator:
         """
         if names is not None:
             self._check_names(set(names))
-        return self._intake.begin(transfer, offer)
+        return await self._intake.begin(transfer, offer)
 
     async def take_weights(self, bucket: Bucket, transfer: str) -> None:
         """Load one bucket, or lay it aside. After an error in loading the generator refuses to generate until it has been started
@@ -207,7 +207,7 @@ class Generator:
 
     async def begin_transfer(self) -> None:
         """Stand still, and open all layers for what vLLM's transfer brings."""
-        self._intake.forget()
+        await self._intake.forget()
         with InWords("begin_transfer", self._lost):
             await self._stop()
             await self._workers("raylm_begin_transfer")
@@ -232,7 +232,7 @@ class Generator:
         self._version = None
         self._whole.clear()
         # of a kept copy only what changed would be loaded, beside weights that are gone
-        self._intake.forget()
+        await self._intake.forget()
         with InWords("sleep", self._lost):
             # weights of a higher version are all that comes: level 1 would keep a copy of these in the machine's memory
             await self._engine.sleep(level=2, mode="keep")

@@ -30,6 +30,8 @@ class Intake:
 
     def __init__(self, workers: Callable[..., Awaitable[list[Any]]], stop: Callable[[], Awaitable[None]]) -> None:
         self._workers, self._stop = workers, stop
+        self._one = asyncio.Lock()
+        """Held while anything comes: a bucket of a transfer that broke off may still be loading when the next one begins."""
         self._transfer: str | None = None
         self._offer: Offer | None = None
         self._layers: Any = None
@@ -40,8 +42,12 @@ class Intake:
         self._names: set[str] = set()
         self._digest = WeightsDigest()
 
-    def begin(self, transfer: str, offer: Offer | None) -> Held:
+    async def begin(self, transfer: str, offer: Offer | None) -> Held:
         """A transfer begins; what came of an earlier one is dropped."""
+        async with self._one:
+            return self._begin(transfer, offer)
+
+    def _begin(self, transfer: str, offer: Offer | None) -> Held:
         self._transfer, self._lying, self._names, self._digest = transfer, [], set(), WeightsDigest()
         self._loads = False
         self._offer = offer if offer is not None and shares(offer.path, transfer) else None
@@ -54,13 +60,14 @@ class Intake:
             self._kept.begin()
         return Held(self._offer is not None, self._kept.digest if self._kept else None)
 
-    def forget(self) -> None:
-        """The engine got weights in another way: no transfer is under way, and no copy is kept."""
-        self._transfer, self._kept, self._lying = None, None, []
+    async def forget(self) -> None:
+        """The engine gets weights in another way: no transfer is under way, and no copy is kept."""
+        async with self._one:
+            self._transfer, self._kept, self._lying = None, None, []
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Give up the memory in which weights were laid aside."""
-        self.forget()
+        await self.forget()
         self._own.close()
 
     def check(self, transfer: str) -> None:
@@ -74,14 +81,15 @@ class Intake:
 
     async def take(self, bucket: Bucket, transfer: str) -> None:
         """One bucket."""
-        self.check(transfer)
-        self._names |= {piece[0] for piece in bucket.table}
-        if self._kept:
-            await asyncio.to_thread(self._keep, self._kept, bucket)
-            return
-        self._lying.append(await asyncio.to_thread(self._lie, bucket))
-        if not bucket.aside:
-            await self._load()
+        async with self._one:
+            self.check(transfer)
+            self._names |= {piece[0] for piece in bucket.table}
+            if self._kept:
+                await asyncio.to_thread(self._keep, self._kept, bucket)
+                return
+            self._lying.append(await asyncio.to_thread(self._lie, bucket))
+            if not bucket.aside:
+                await self._load()
 
     async def finish(self, version: int, digest: str, transfer: str, check_names: Callable[[set[str]], None]) -> None:
         """All buckets came: compare, and load what was not loaded yet.
@@ -89,20 +97,24 @@ class Intake:
         Raises:
             ArtifactError: weights are missing, or are not those that were sent, or the transfer is not the one begun last.
         """
-        self.check(transfer)
-        if self._kept:
-            await self._finish_kept(self._kept, version, digest, check_names)
-        else:
-            check_names(self._names)
-            aside = not self._loads
-            if aside and (came := self._digest.hexdigest()) != digest:
-                # nothing was loaded: the engine goes on with what it has
-                raise not_what_was_sent(came, digest, version)
-            await self._load(compared=aside)
-            held = await self._workers("raylm_finish_weights")
-            if not aside and set(held) != {digest}:
-                raise not_what_was_sent(", ".join(sorted(set(held))), digest, version)
-        self._transfer = None
+        async with self._one:
+            self.check(transfer)
+            if self._kept:
+                await self._finish_kept(self._kept, version, digest, check_names)
+            else:
+                await self._finish(version, digest, check_names)
+            self._transfer = None
+
+    async def _finish(self, version: int, digest: str, check_names: Callable[[set[str]], None]) -> None:
+        check_names(self._names)
+        aside = not self._loads
+        if aside and (came := self._digest.hexdigest()) != digest:
+            # nothing was loaded: the engine goes on with what it has
+            raise not_what_was_sent(came, digest, version)
+        await self._load(compared=aside)
+        held = await self._workers("raylm_finish_weights")
+        if not aside and set(held) != {digest}:
+            raise not_what_was_sent(", ".join(sorted(set(held))), digest, version)
 
     async def _finish_kept(self, kept: Kept, version: int, digest: str, check_names: Callable[[set[str]], None]) -> None:
         """Compare the copy, and load what is in it; merged, where it is a base and its adapters."""

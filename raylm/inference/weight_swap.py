@@ -181,14 +181,14 @@ class Swap:
     async def _beside(self, weights: Weights) -> _Beside:
         """All weights in memory that the engine's workers can read; nothing of the engine changes."""
         found = _Beside(Intake(self._workers, self._stop), WeightsDigest(), uuid4().hex)
-        found.intake.begin(found.transfer, None)
+        await found.intake.begin(found.transfer, None)
         stream = pack(_tensors(Path(weights.folder)), BUCKET_BYTES, found.digest)
         try:
             while bucket := await asyncio.to_thread(next, stream, None):
                 await found.intake.take(Bucket(bucket.data, bucket.table, aside=True), found.transfer)
         except (RaylmError, OSError) as cause:
             # a disk that went away is no end of an engine that answers
-            found.intake.close()
+            await found.intake.close()
             raise ArtifactError(f"these weights cannot be read: {cause}", where=weights.folder, next="try it again") from cause
         return found
 
@@ -231,7 +231,7 @@ class Swap:
 
     async def _forget(self, intake: Intake) -> None:
         """Give back the memory in which weights lay."""
-        intake.close()
+        await intake.close()
         if is_dead(self._engine):
             return
         try:

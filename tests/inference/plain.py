@@ -42,7 +42,7 @@ class Plain:
         self.version = None
 
     async def begin_weights(self, transfer: str, names: Any = None, offer: Any = None) -> Any:
-        return self.intake.begin(transfer, offer._replace(path="") if self.alone and offer else offer)
+        return await self.intake.begin(transfer, offer._replace(path="") if self.alone and offer else offer)
 
     async def take_weights(self, bucket: Any, transfer: str) -> None:
         await asyncio.sleep(0.01)

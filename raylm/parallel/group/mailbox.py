@@ -44,6 +44,8 @@ class Mailbox:
         self._members: dict[int, Member] = {}
         self._told: dict[int, dict[str, Any]] = {}
         self._order = (0, "")
+        self._stopped = 0
+        """The task that the driver had the ranks leave last: some leave it when the driver has posted the next one."""
         self._hang_reports = 0
         self._run: str | None = None
         self._deaths, self._furthest = 0, -1
@@ -180,7 +182,7 @@ class Mailbox:
     def ask_to_leave(self, task: int, reason: str) -> bool:
         """Have all ranks write a step checkpoint and leave `task`; False where no rank heeds that."""
         with self._changed:
-            self._order = (task, reason)
+            self._order, self._stopped = (task, reason), task
             return any(one.heeds for one in self._members.values())
 
     def ask_for_room(self, reason: str) -> None:
@@ -192,7 +194,7 @@ class Mailbox:
     def leave(self, task: int, reason: str) -> bool:
         """A rank left `task` after its checkpoint. True: it waits for the next task. False: its process is to end."""
         with self._changed:
-            if self._order[0] == task:
+            if self._stopped == task:
                 if task in self._tasks:
                     self._outcomes.setdefault(task, ("left", self._order[1]))
                 self._changed.notify_all()

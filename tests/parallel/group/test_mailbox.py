@@ -64,3 +64,16 @@ def test_what_a_task_left_is_let_go_once_it_was_read_and_with_the_next_task():
         assert mailbox._outcomes[task][1] == (None if task % 2 else bytearray(1000))
     mailbox.let_go(3)
     assert list(mailbox._outcomes) == [9]
+
+
+def test_ranks_that_leave_a_stopped_task_stay_also_those_that_come_after_the_next_task():
+    mailbox = Mailbox()
+    mailbox.post(1, ["payload"])
+    for rank in range(3):
+        mailbox.join(rank, 3, "group", "host", "node", rank)
+    mailbox.ask_to_leave(1, "stopped")
+    assert mailbox.leave(1, "stopped") and mailbox.poll(1)[1] == ("left", "stopped")
+    mailbox.post(2, ["payload"])
+    assert mailbox.leave(1, "stopped")
+    assert mailbox.next(1) == (2, ["payload"]) and mailbox.poll(2) == ([], None)
+    assert not mailbox.leave(2, "its machine goes"), "what nobody stopped goes on in a new group"
