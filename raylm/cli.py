@@ -266,7 +266,13 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     add_endpoint_commands(commands, _command)
     rendering, submitting = add_cluster_commands(commands, _command)
     for taker in (plan, run, chat, find, pushing, sweep, tuning, rendering, submitting):
-        taker.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key: stages.sft.steps=10")
+        taker.add_argument(
+            "--set",
+            metavar="KEY=VALUE",
+            action="append",
+            default=[],
+            help="override a key: stages.sft.steps=10; or a file of keys",
+        )
     for taker in (plan, run, chat, submitting):
         taker.add_argument("--rebuild", metavar="STAGE", action="append", default=[], help="make this stage again")
     return parser

@@ -74,8 +74,8 @@ class Step(NamedTuple):
 
 def load(path: str | Path, assignments: list[str] | None = None) -> Job:
     """Read a job file. Raises ConfigError with file, line and key for every mistake in it."""
-    data, source = toml.read(path)
-    job = toml.check(Job, toml.override(data, assignments or []), source)
+    data, source = toml.read(path, assignments or [])
+    job = toml.check(Job, data, source)
     check_chain(job, source)
     return job
 

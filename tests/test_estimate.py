@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
+import re
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -70,6 +70,18 @@ SHAPES = {
         "model_type": "llama", "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
         "intermediate_size": 28672, "vocab_size": 128256,
     },
+    "Qwen/Qwen3-32B": {
+        "model_type": "qwen3", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 64, "num_key_value_heads": 8,
+        "head_dim": 128, "intermediate_size": 25600, "vocab_size": 151936,
+    },
+    "Qwen/Qwen2.5-7B": {
+        "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "intermediate_size": 18944, "vocab_size": 152064,
+    },
+    "Qwen/Qwen2.5-0.5B": {
+        "model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
+        "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True,
+    },
 }  # fmt: skip
 
 
@@ -83,18 +95,33 @@ def fetched(tmp_path, monkeypatch, hub):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 
 
-def recipe(name: str) -> tuple[str, list[str]]:
-    """The command in the comments of a job, and its overrides."""
-    told = (ROOT / "jobs" / f"{name}.toml").read_text().split("raylm run")[1].split("\n#\n")[0].split("\n\n")[0]
-    return told, [word for word in shlex.split(told.replace("\n#", "").replace("\\", "")) if "=" in word]
+OPEN = sorted((ROOT / "jobs" / "open").glob("*.toml"))
+
+
+def recipe(name: str) -> list[str]:
+    """What the command in the comments of a job sets, which is that of the file for open models."""
+    command = re.search(rf"^#   (raylm run jobs/{name}\.toml.*)$", (ROOT / "jobs" / f"{name}.toml").read_text(), re.MULTILINE)
+    assert command and command[1] in (ROOT / "jobs" / "open" / f"{name}.toml").read_text()
+    words = command[1].split()
+    return [str(ROOT / words[at + 1]) for at, word in enumerate(words) if word == "--set"]
+
+
+@pytest.mark.parametrize("name", [each.stem for each in OPEN])
+def test_every_job_is_planned_offline_for_an_open_model_with_memory_and_price(tmp_path, monkeypatch, name):
+    sets = recipe(name)
+    for hub in SHAPES:
+        fetched(tmp_path, monkeypatch, hub)
+    loaded = job.load(ROOT / "jobs" / f"{name}.toml", [f"root={tmp_path}/runs", *sets])
+    (trained,) = [stage for stage, cfg in loaded.stages.items() if getattr(cfg, "model", None) in SHAPES]
+    lines = estimate(loaded, trained)
+    assert any("GB per rank" in line for line in lines) and "$" in lines[-1], lines
 
 
 @pytest.mark.parametrize(("name", "hub"), [("sft", "Qwen/Qwen3-8B"), ("qlora", "meta-llama/Llama-3.3-70B-Instruct")])
 def test_jobs_are_planned_for_a_hubs_model_whose_config_was_fetched(tmp_path, monkeypatch, name, hub):
     """The commands that the jobs' comments say, as far as plan goes."""
     fetched(tmp_path, monkeypatch, hub)
-    told, sets = recipe(name)
-    assert told.count(hub) == 2
+    sets = recipe(name)
     lines = estimate(job.load(ROOT / "jobs" / f"{name}.toml", [f"root={tmp_path}/runs", *sets]), "tuned")
     memory = float(lines[-2].split(" GB per rank")[0])
     # 70 B weights: 40 GB in 4 bits, on two ranks; 8 B: 131 GB of weights, gradients and moments, on eight
@@ -107,8 +134,8 @@ def test_jobs_are_planned_for_a_hubs_model_whose_config_was_fetched(tmp_path, mo
 
 @pytest.mark.parametrize("name", ["grpo", "rlvr_math", "ppo"])
 def test_rl_jobs_are_planned_for_8_and_70_billion_weights_and_refused_where_these_cannot_fit(tmp_path, monkeypatch, name):
-    _, sets = recipe(name)
-    hub, large = SHAPES
+    sets = recipe(name)
+    hub, large = list(SHAPES)[:2]
     fetched(tmp_path, monkeypatch, hub)
     fetched(tmp_path, monkeypatch, large)
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from raylm.cluster.jobs import DONE, Cluster, Entry
 from raylm.cluster.upload import Upload, upload
 from raylm.cluster.watch import MachineWatch
+from raylm.core import toml
 from raylm.core.config import did_you_mean
 from raylm.core.errors import ConfigError, PlacementError
 from raylm.core.room import Node, brought, refusal
@@ -177,7 +178,8 @@ def read_environment(file: str | None) -> dict[str, Any]:
 def run_words(only: str | None, sets: Sequence[str], rebuild: Sequence[str], may_come: Sequence[str] = ()) -> tuple[str, ...]:
     """Options of `raylm run` on the cluster that do what these do here."""
     words = ["--only", only] if only else []
-    words += [word for key in sets for word in ("--set", key)]
+    # a file of keys need not lie there
+    words += [word for key in toml.expand(sets) for word in ("--set", key)]
     words += [word for group in may_come for word in ("--may-come", group)]
     return (*words, *(word for name in rebuild for word in ("--rebuild", name)))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from datetime import time as datetime_time
 from pathlib import Path
@@ -29,12 +30,26 @@ class Source:
 
     name: str
     text: str
+    over: tuple[Source, ...] = ()
+    """Files whose keys go over this one's, the last one above all."""
 
     def where(self, keys: Keys) -> str:
         """`file:line dotted.key` of the deepest part of `keys` that stands in the text."""
+        for each in reversed(self.over):
+            if each._holds(keys):
+                return each.where(keys)
         dotted = ".".join(str(key) for key in keys)
         line = self._line(keys)
         return f"{self.name}:{line} {dotted}" if line else f"{self.name} {dotted}"
+
+    def _holds(self, keys: Keys) -> bool:
+        """Whether `keys`, or the card that they are in, were set by this file."""
+        found: Any = tomllib.loads(self.text)
+        for key in keys:
+            if not isinstance(found, dict) or key not in found:
+                return isinstance(found, dict) and "kind" in found
+            found = found[key]
+        return True
 
     def _line(self, keys: Keys) -> int | None:
         names = [str(key) for key in keys if not isinstance(key, int)]
@@ -60,8 +75,18 @@ class Source:
         return best
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], Source]:
-    """Parse a TOML file. Raises ConfigError when it is missing, not UTF-8 or not TOML."""
+def read(path: str | Path, assignments: Sequence[str] = ()) -> tuple[dict[str, Any], Source]:
+    """Parse a TOML file, and go over it with `assignments` (`override`).
+
+    Raises:
+        ConfigError: it is missing, not UTF-8 or not TOML, or an assignment does not fit.
+    """
+    data, source = _read(path)
+    over = tuple(_read(each)[1] for each in assignments if is_file(each))
+    return override(data, assignments), replace(source, over=over)
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], Source]:
     name = str(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -73,30 +98,60 @@ def read(path: str | Path) -> tuple[dict[str, Any], Source]:
         raise ConfigError(f"not a TOML file: {cause}", where=name) from cause
 
 
-def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """`data` with each `a.b.c=value` set; the value is TOML, or a bare string."""
+def is_file(assignment: str) -> bool:
+    """Whether this is no `a.b.c=value` but a file of them."""
+    return "=" not in assignment and assignment.endswith(".toml")
+
+
+def expand(assignments: Sequence[str]) -> list[str]:
+    """`assignments` with each file in place of which stand its keys. A table that says its kind is one value: it replaces a card
+    of another kind as a whole."""
+    found = []
+    for each in assignments:
+        found += [f"{key}={value_text(value)}" for key, value in _leaves(_read(each)[0])] if is_file(each) else [each]
+    return found
+
+
+def _leaves(table: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if "." in key:
+            raise ConfigError(f"a key with a dot cannot be set: {key!r}")
+        if isinstance(value, dict) and "kind" not in value:
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """`data` with each `a.b.c=value` set; the value is TOML, or a bare string. In place of one may stand a file of them."""
     import copy
 
     data = copy.deepcopy(data)
-    for assignment in assignments:
-        dotted, equals, text = assignment.partition("=")
-        if not equals or not dotted:
-            raise ConfigError(f"--set {assignment!r} is not key=value", next="for example --set stages.sft.steps=10")
-        *parents, last = dotted.split(".")
-        table: Any = data
-        for key in parents:
-            table = _step_in(table, key, assignment)
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        if isinstance(table, list):
-            table[_index(table, last, assignment)] = value
-        elif isinstance(table, dict):
-            table[last] = value
-        else:
-            raise ConfigError(f"--set {assignment!r}: {last!r} stands below a value that is no table")
+    for assignment in expand(assignments):
+        _set(data, assignment)
     return data
+
+
+def _set(data: dict[str, Any], assignment: str) -> None:
+    dotted, equals, text = assignment.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(
+            f"--set {assignment!r} is neither key=value nor a .toml file", next="for example --set stages.sft.steps=10"
+        )
+    *parents, last = dotted.split(".")
+    table: Any = data
+    for key in parents:
+        table = _step_in(table, key, assignment)
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if isinstance(table, list):
+        table[_index(table, last, assignment)] = value
+    elif isinstance(table, dict):
+        table[last] = value
+    else:
+        raise ConfigError(f"--set {assignment!r}: {last!r} stands below a value that is no table")
 
 
 def value_text(value: Any) -> str:

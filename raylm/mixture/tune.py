@@ -175,8 +175,8 @@ class Tune:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train the proxies that are missing, choose, and print what was found; 1 where no mixture is chosen."""
-    data, source = toml.read(arguments.job)
-    tune = Tune(toml.override(data, arguments.set), source, arguments)
+    data, source = toml.read(arguments.job, arguments.set)
+    tune = Tune(data, source, arguments)
     _same(tune, arguments.anew)
     tune.make_inputs()
     found = tuned(tune, arguments)

@@ -99,8 +99,7 @@ class _TrialContext(Context):
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the trials that are missing, and print what was found."""
-    data, source = toml.read(arguments.job)
-    data = toml.override(data, arguments.set)
+    data, source = toml.read(arguments.job, arguments.set)
     sweep = Sweep(data, source, arguments.stage, ranges.read(arguments.over), arguments.metric, arguments.mode)
     trials, drawn = ranges.num_trials(sweep.over, arguments.trials)
     asked = {

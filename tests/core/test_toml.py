@@ -96,6 +96,20 @@ def test_override_sets_values_of_every_kind(tmp_path):
     assert data["tables"]["one"]["length"] == 4
 
 
+def test_a_file_of_keys_goes_over_a_job_and_its_mistakes_are_named_there(tmp_path):
+    over = tmp_path / "over.toml"
+    over.write_text('lr = 0.5\n\n[tables.one]\nlength = 9\n[tables.two]\nkind = "near"\n')
+    (tmp_path / "job.toml").write_text(TEXT)
+    root = toml.check(Root, *toml.read(tmp_path / "job.toml", [str(over), "name=late"]))
+    assert (root.lr, root.name, root.tables["one"].length, root.tables["two"].length) == (0.5, "late", 9, 1)
+    assert toml.expand([str(over), "a=1"]) == ["lr=0.5", "tables.one.length=9", 'tables.two={kind = "near"}', "a=1"]
+    over.write_text("[tables.one]\nlengt = 9\n")
+    with pytest.raises(ConfigError, match=r"over\.toml:2 tables\.one\.lengt: unknown key"):
+        toml.check(Root, *toml.read(tmp_path / "job.toml", [str(over)]))
+    with pytest.raises(ConfigError, match=r"no such job file"):
+        toml.read(tmp_path / "job.toml", ["there.toml"])
+
+
 @pytest.mark.parametrize("wrong", ["lr", "=1", "cards.7.length=1", "name.x=1"])
 def test_override_refuses_what_it_cannot_set(tmp_path, wrong):
     with pytest.raises(ConfigError, match="--set"):
