@@ -142,31 +142,69 @@ def _done(result: int, what: str) -> None:
 
 
 def main() -> None:
-    """Run the program that descriptor 3 tells of, and its checks; what came of them goes to descriptor 4."""
+    """Run the program that descriptor 3 tells of, and judge it by the checks on 5; what came of them goes to descriptor 4."""
     with open(3, "rb") as file:
         task = json.loads(file.read())
-    checks, word = task["checks"], task["word"]
-    # what the program may replace is held here
-    write, dump, leave = os.write, json.dumps, os._exit
-    try:
-        confine(task["readable"], task["memory_bytes"], task["cpu_s"], task["output_bytes"], task["landlock"])
-    except OSError as cause:
-        write(4, dump({"word": word, "refused": str(cause)}).encode())
-        leave(0)
-    if not checks:
-        os.close(4)
-    program = {"__name__": "__main__", "__builtins__": __builtins__}
-    exec(compile(task["source"], "<completion>", "exec"), program)
-    if checks:
-        passed = []
-        for check in checks:
-            try:
-                exec(compile(check, "<check>", "exec"), program)
-                passed.append("")
-            except (Exception, SystemExit, KeyboardInterrupt) as cause:
-                passed.append(type(cause).__name__)
+    if task["judged"]:
+        _judge(task)
+        return
+    os.close(5)
+    _confine_or_leave(task)
+    os.close(4)
+    exec(compile(task["source"], "<completion>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
+
+
+def _judge(task: dict[str, Any]) -> None:
+    """The program in a process of its own, which knows neither the checks nor where the verdict goes; here, what judges it."""
+    sys.path.insert(0, os.path.abspath(f"{os.path.dirname(__file__)}/../../.."))
+    from raylm.data.programs import judge
+
+    sys.path.pop(0)
+    (asked, asks), (heard, answers) = os.pipe(), os.pipe()
+    if not (program := os.fork()):
+        for descriptor in (4, 5, asks, heard):
+            os.close(descriptor)
+        confine(*_limits(task))
+        # before its judge is out of reach it does not begin, and without one it does not either
+        if not os.read(asked, 1):
+            os._exit(0)
+        names = {"__name__": "__main__", "__builtins__": __builtins__}
+        exec(compile(task["source"], "<completion>", "exec"), names)
         sys.stdout.flush()
-        write(4, dump({"word": word, "failed": passed}).encode())
+        try:
+            judge.Judged(asked, answers, names).serve_all()
+        except judge.Gone:
+            os._exit(0)
+    os.close(asked)
+    os.close(answers)
+    with open(5, "rb") as file:
+        told = json.loads(file.read())
+    # memory of this process is not for the program to read, where it may read files
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+    _confine_or_leave(task, told["word"])
+    try:
+        os.write(asks, b"!")
+        judged = judge.Judge(heard, asks)
+        judged.receive()
+        verdict = {"failed": judged.judge(told["checks"])}
+    except judge.Gone:
+        os.close(asks)
+        verdict = {"ended": judge.ended(os.waitpid(program, 0)[1])}
+    sys.stdout.flush()
+    os.write(4, json.dumps({"word": told["word"], **verdict}).encode())
+    os._exit(0)
+
+
+def _limits(task: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(task[name] for name in ("readable", "memory_bytes", "cpu_s", "output_bytes", "landlock"))
+
+
+def _confine_or_leave(task: dict[str, Any], word: str = "") -> None:
+    try:
+        confine(*_limits(task))
+    except OSError as cause:
+        os.write(4, json.dumps({"word": word or task["word"], "refused": str(cause)}).encode())
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def run(source: str, limits: Limits, stdin: str = "", checks: list[str] | None =
     """Run a Python program.
 
     Args:
-        checks: statements that are executed after it and with its names, each of which passes unless it raises.
+        checks: statements that are executed after it and with its names, each of which passes unless it raises. They run in a
+            process of their own, which the program cannot reach (`judge.py`).
 
     Raises:
         ConfigError: this machine cannot confine it.
@@ -55,8 +56,9 @@ def run(source: str, limits: Limits, stdin: str = "", checks: list[str] | None =
     word = secrets.token_hex(16)
     task = {
         "source": source,
-        "checks": checks or [],
-        "word": word,
+        "judged": bool(checks),
+        # of a program that is judged it is told apart
+        "word": "" if checks else word,
         "readable": [sys.prefix, sys.base_prefix, *(each for each in sys.path if each.endswith("site-packages"))],
         "memory_bytes": limits.memory_bytes,
         "cpu_s": math.ceil(limits.timeout_s),
@@ -65,12 +67,13 @@ def run(source: str, limits: Limits, stdin: str = "", checks: list[str] | None =
     }
     with (
         _file(json.dumps(task)) as asked,
+        _file(json.dumps({"checks": checks, "word": word})) as judging,
         _file(stdin) as given,
         tempfile.TemporaryFile() as output,
         tempfile.TemporaryFile() as error,
         tempfile.TemporaryFile() as verdict,
     ):
-        ended = _ended(_start(asked, given, output, error, verdict), limits.timeout_s + MORE_S)
+        ended = _ended(_start(asked, judging, given, output, error, verdict), limits.timeout_s + MORE_S)
         told = _read(verdict, TAIL * 100)
         found = _verdict(told)
         honest = found.get("word") == word
@@ -80,15 +83,19 @@ def run(source: str, limits: Limits, stdin: str = "", checks: list[str] | None =
                 next="it takes Linux on x86-64, see raylm/data/programs/jail.py",
             )
         last = _read(error, TAIL).strip().splitlines()
+        ended = ended or (str(found.get("ended", "")) if honest else "")
         return Ran(ended, _read(output, limits.output_bytes), last[-1] if last else "", found.get("failed") if honest else None)
 
 
-def _start(asked: IO[bytes], given: IO[bytes], output: IO[bytes], error: IO[bytes], verdict: IO[bytes]) -> Any:
-    """The fresh Python; descriptor 3 says what to run, 4 is where it says what came of the checks."""
+def _start(
+    asked: IO[bytes], judging: IO[bytes], given: IO[bytes], output: IO[bytes], error: IO[bytes], verdict: IO[bytes]
+) -> Any:
+    """The fresh Python; descriptor 3 says what to run, 5 by what it is judged, 4 is where it says what came of that."""
     environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     code = (
-        f"import os, runpy; a, v = os.dup({asked.fileno()}), os.dup({verdict.fileno()}); "
-        "os.dup2(a, 3); os.dup2(v, 4); os.closerange(5, 256); "
+        f"import os, runpy; a, v, j = map(os.dup, ({asked.fileno()}, {verdict.fileno()}, {judging.fileno()})); "
+        "os.dup2(a, 64); os.dup2(v, 65); os.dup2(j, 66); os.dup2(64, 3); os.dup2(65, 4); os.dup2(66, 5); "
+        "os.closerange(6, 1 << 20); "
         f"runpy.run_path({str(JAIL)!r}, run_name='__main__')"
     )
     return subprocess.Popen(
@@ -99,7 +106,7 @@ def _start(asked: IO[bytes], given: IO[bytes], output: IO[bytes], error: IO[byte
         stderr=error,
         env=environment,
         cwd="/",
-        pass_fds=[asked.fileno(), verdict.fileno()],
+        pass_fds=[asked.fileno(), judging.fileno(), verdict.fileno()],
     )
 
 

@@ -18,8 +18,8 @@ class Code(Checker):
     """Python is run without network, files, further processes, and with bounded memory, time and output (Linux on x86-64;
     `raylm/data/programs/jail.py` says what is kept out). Tests are a column of the prompts' rows: cases of standard input and
     output (`[{"input": "1 2", "output": "3"}]`, APPS' and TACO's tables), asserts (MBPP), or a text of statements, which is one
-    test (HumanEval). Asserts and statements run in the program's own interpreter, and one that sets out to can forge that they
-    passed: take cases where there are any."""
+    test (HumanEval). Asserts and statements run in a process of their own with copies of the program's values
+    (`raylm/data/programs/judge.py`): the program cannot say of itself that it passed."""
 
     votes: ClassVar[bool] = False
 

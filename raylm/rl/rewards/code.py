@@ -23,8 +23,9 @@ class Code(Reward):
       with `fn_name` the inputs are lists of arguments of that function, the outputs what it must return;
     - asserts: `["assert add(1, 2) == 3", ...]` (MBPP), or a text of several statements, which is one test.
 
-    Output is compared line by line, without spaces at their ends. What a program prints cannot make itself right; asserts run
-    in the program's own interpreter, and one that sets out to can forge that they passed: take cases where there are any.
+    Output is compared line by line, without spaces at their ends. What a program prints cannot make itself right. Asserts run in
+    a process of their own with copies of the program's values, where an object of a class of its own equals no plain value; only
+    a helper that they take from the program (`isclose` without `math.`) is the program's to forge.
     """
 
     kind: Literal["code"] = "code"

@@ -1,0 +1,164 @@
+"""Statements that judge a program, and programs that would like to judge themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from raylm.data.programs.sandbox import Limits, run
+
+LIMITS = Limits(2.0, 512 << 20, 1 << 16)
+
+
+def judged(source: str, *checks: str) -> list[str] | None:
+    return run(source, LIMITS, checks=list(checks)).failed
+
+
+PROGRAM = """
+import math
+import collections
+from collections import deque, namedtuple
+from enum import Enum
+
+Pair = namedtuple("Pair", "a b")
+SIZE = 3
+
+class Color(Enum):
+    RED = 1
+
+class Stack:
+    def __init__(self, *items): self.items = list(items)
+    def __eq__(self, other): return self.items == other.items
+    def __len__(self): return len(self.items)
+    def __getitem__(self, at): return self.items[at]
+    def __add__(self, other): return Stack(*self.items, *other.items)
+    def push(self, item): self.items.append(item); return self
+
+class Empty(ValueError):
+    code = 7
+
+def pop(): raise Empty("nothing there")
+def count(): yield from range(3)
+def sort(items): items.sort()
+def same(items): return items
+def apply(function, *args, **named): return function(*args, **named)
+def show(): print("shown")
+def value(node): return node.value
+def great(n): return math.factorial(n)
+def sum(items): return 42
+def array():
+    import numpy as np
+    return np.array([[1.5, 2.0]])
+def all_sorts(): return [(1, 2), {"a": {3}}, b"x", 1 + 2j, range(3), deque([1]), collections.Counter([9]), float("inf")]
+"""
+
+
+def test_statements_see_what_a_program_gives():
+    checks = [
+        "assert all_sorts() == [(1, 2), {'a': {3}}, b'x', 1 + 2j, range(3), deque([1]), collections.Counter([9]), math.inf]",
+        "assert type(all_sorts()[0]) is tuple and isinstance(all_sorts()[1], dict) and SIZE == 3",
+        "assert great(2500) == math.factorial(2500) and Pair(1, 2) == (1, 2) and Pair(1, b=2).b == 2",
+        "assert Stack(1) == Stack(1) != Stack(2) and len(Stack(1, 2)) == 2 and list(Stack(3, 4)) == [3, 4] and Stack(5)[0] == 5",
+        "stack = Stack(1)\nassert stack.push(2) == Stack(1, 2) and isinstance(stack, Stack) and not isinstance(3, Stack)",
+        "stack.items = [9]\nassert (stack + Stack(8)).items == [9, 8] and Color.RED == Color.RED and Color.RED.value == 1",
+        "try:\n    pop()\nexcept Empty as cause:\n    assert str(cause) == 'nothing there' and cause.code == 7",
+        "try:\n    pop()\n    assert False\nexcept ValueError:\n    pass",
+        "assert list(count()) == [0, 1, 2] and next(count()) == 0",
+        "items = [3, 1]\nsort(items)\nassert items == [1, 3] and same(items) is items",
+        "assert apply(lambda x, y: x + y, 1, y=2) == 3 and apply(len, [1]) == 1",
+        "class Node:\n    value = 4\nassert value(Node()) == 4",
+        "import contextlib as c, io\nwith c.redirect_stdout(io.StringIO()) as out:\n    show()\nassert 'shown' in out.getvalue()",
+        "import numpy as np\nassert np.allclose(array(), [[1.5, 2.0]]) and array().shape == (1, 2)",
+        "assert sum([1, 2]) == 3",
+        "assert Stack(1) + 1 == 2",
+    ]
+    # beside other functions of the program `sum` is Python's, and functions of Python are not for a program to call
+    wrong = {checks[10]: "Unsent", checks[15]: "OwnClass"}
+    assert judged(PROGRAM, *checks) == [wrong.get(check, "") for check in checks]
+    assert judged(PROGRAM, "assert sum([1, 2]) == 42") == [""]
+
+
+EQUAL = """
+class Equal:
+    def yes(self, *others): return True
+    __eq__ = __lt__ = __contains__ = __bool__ = yes
+    def zero(self, *others): return 0.0
+    __abs__ = __sub__ = __rsub__ = __float__ = zero
+class Six(int):
+    __eq__ = lambda self, other: True
+    __hash__ = int.__hash__
+class math:
+    isclose = lambda *numbers: True
+abs = lambda number: 0.0
+isinstance = lambda *args: True
+f = lambda x: Equal()
+g = lambda x: Six(6)
+"""
+FORGERIES = {
+    "an object that equals everything": EQUAL,
+    "the frames of what runs it": """
+import gc, sys
+frame = sys._getframe()
+while frame:
+    for name in list(frame.f_locals):
+        frame.f_locals[name] = [] if "check" in name else frame.f_locals[name]
+    frame = frame.f_back
+for each in gc.get_objects():
+    if type(each) is dict and "checks" in each:
+        each["checks"] = []
+f = g = lambda x: None
+""",
+    "a verdict to every descriptor": """
+import json, os
+def f(x):
+    for number in range(3, 64):
+        try:
+            os.write(number, json.dumps({"word": "x", "failed": [""] * 6}).encode())
+        except OSError:
+            pass
+g = f
+""",
+    "answers of its own to the judge": """
+import json, os, struct
+def say(table):
+    told = json.dumps(table).encode()
+    for number in range(3, 64):
+        try:
+            os.write(number, struct.pack("<I", len(told)) + told)
+        except OSError:
+            pass
+def f(x):
+    say({"do": "get", "on": 0, "args": ["__globals__"], "named": {}})
+    say({"value": {"class": ["unittest.mock", "_ANY"]}})
+g = f
+""",
+    "an end behind a bare except": "import os\nf = g = lambda x: os._exit(0)",
+    "names of modules": "import unittest.mock as math\nfrom unittest.mock import ANY\nf = g = lambda x: ANY",
+}
+
+
+@pytest.mark.parametrize("source", FORGERIES.values(), ids=FORGERIES.keys())
+def test_no_program_says_of_itself_that_it_is_right(source):
+    checks = [
+        "assert f(1) == 2",
+        "assert abs(f(1) - 2.0) < 1e-6",
+        "assert math.isclose(f(1), 2.0)",
+        "assert g(1) == 2 and f(1) in [2]",
+        "assert isinstance(f(1), dict)",
+        "try:\n    f(1)\nexcept:\n    pass\nassert f(1) == 2",
+    ]
+    found = judged(source, *checks)
+    assert found is None or all(found), found
+
+
+def test_a_program_does_not_reach_what_its_tests_hold():
+    """It gets a function of theirs, and would like what lies behind it."""
+    source = """
+def f(function):
+    for name in ("__globals__", "gi_frame", "__code__"):
+        try:
+            return getattr(function, name)
+        except (AttributeError, TypeError):
+            pass
+    return "nothing"
+"""
+    assert judged(source, "secret = 5\nassert f(lambda: secret) == 'nothing' and f(x for x in 'a') == 'nothing'") == [""]
