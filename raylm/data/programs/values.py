@@ -21,7 +21,7 @@ LONG_BITS = 2000
 SHARED = {"builtins", "collections", "datetime", "decimal", "fractions"}
 """Modules whose classes both sides have."""
 _BASES: tuple[Any, ...] = (int, float, str, bytes, tuple, list, dict, set, frozenset)
-_ARRAYS = "biufSU"
+_ARRAYS = "biufcSU"
 
 
 class Unsent(TypeError):
@@ -143,7 +143,7 @@ def _array(value: Any) -> list[Any] | None:
     numpy = sys.modules.get("numpy")
     if numpy is None or not (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):
         return None
-    if value.dtype.kind not in _ARRAYS or (value.dtype.itemsize > 8 and value.dtype.kind in "biuf"):
+    if value.dtype.kind not in _ARRAYS:
         return None
     return [value.dtype.str, list(value.shape), value.tobytes().hex()]
 
