@@ -9,6 +9,7 @@ import re
 
 from raylm.data.numbers import number, numbers
 
+_BEGIN, _END = "<think>", "</think>"
 _MARK = re.compile(r"####[ \t]*([^\n]+)")
 
 
@@ -44,6 +45,13 @@ def last_number_is(text: str, answer: str) -> bool | None:
     if not wanted:
         return None
     return bool(given) and given[-1].same(wanted[-1])
+
+
+def answer_of(text: str) -> str:
+    """What a model answers, without what it thought aloud before; nothing where the thought did not come to its end."""
+    if _END in text:
+        return text.rpartition(_END)[2]
+    return "" if text.lstrip().startswith(_BEGIN) else text
 
 
 def final(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -106,12 +107,28 @@ class Column(NamedTuple):
         """Whether each instance is right or wrong."""
         return all(weight == 1 for weight in self.weights) and set(self.values) <= {0.0, 1.0}
 
+    @property
+    def quotients(self) -> list[float]:
+        """What each instance came to."""
+        return [value / weight for value, weight in zip(self.values, self.weights, strict=True) if weight]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether each instance is a grade between 0 and 1."""
+        return all(weight == 1 for weight in self.weights) and all(0 <= value <= 1 for value in self.values)
+
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
-        """Of the metric: Wilson's of shares, else a bootstrap over clusters."""
+        """Of the metric: Wilson's of shares, else a bootstrap over clusters. Where all instances came to the same, a bootstrap
+        would have no width: of grades between 0 and 1 it is then as wide as their number allows, of other values without ends."""
         if self.shares and self.single:
             return intervals.wilson(sum(self.values), len(self.values), confidence)
         if self.shares:
             return intervals.clustered_share(self.values, self.clusters, confidence)
+        if _alike(self.quotients):
+            at = self.quotients[0]
+            reach = max(at, 1 - at) if self.bounded else math.inf
+            low, high = intervals.of_alike(at, len(set(self.clusters)), reach, confidence)
+            return Interval(max(low, 0.0), min(high, 1.0)) if self.bounded else Interval(low, high)
         return intervals.bootstrap(self.values, self.weights, self.clusters, confidence)
 
 
@@ -162,13 +179,24 @@ def difference(
     else:
         # both sides have the same clusters, whatever a later version calls them
         columns = (a.values, a.weights), (b.values, b.weights)
-        interval = intervals.paired_bootstrap(*columns, a.clusters, confidence)
+        gaps = [y / w2 - x / w for x, w, y, w2 in zip(*a[:2], *b[:2], strict=True) if w and w2]
+        bounded = a.bounded and b.bounded
+        if _alike(gaps) and (bounded or _alike(a.quotients)) and not (a.shares and b.shares):
+            reach = 1 + abs(gaps[0]) if bounded else math.inf
+            interval = intervals.of_alike(gaps[0], len(set(a.clusters)), reach, confidence)
+        else:
+            # losses that vary from row to row and are apart by the same on all of them are apart by that
+            interval = intervals.paired_bootstrap(*columns, a.clusters, confidence)
         if a.shares and b.shares:
             interval = _with_what_was_not_drawn(interval, a, b, confidence)
         p, test = intervals.permutation(*columns, a.clusters), "permutation"
     unpaired = len(first) + len(second) - 2 * len(pairs)
     values = a.value, b.value
     return Compared("", metric, "", "", len(pairs), unpaired, *values, values[1] - values[0], *interval, p, test, lost, won)
+
+
+def _alike(values: Sequence[float]) -> bool:
+    return bool(values) and max(values) - min(values) <= 1e-12 * max(map(abs, values))
 
 
 def _with_what_was_not_drawn(interval: Interval, first: Column, second: Column, confidence: float) -> Interval:

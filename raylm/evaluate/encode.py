@@ -11,7 +11,8 @@ from raylm.evaluate.lm import LM
 
 
 def encoded_anew(rows: list[Any], theirs: Any, lm: LM) -> list[dict[str, Any]]:
-    """Rows with `tokens` of the model's tokenizer, `bytes` of their text, and the whole `text` of the row they are a part of.
+    """Rows with `tokens` of the model's tokenizer, `bytes` of their text, and the whole `text` of the row they are a part of;
+    `begin` of the tokens are none of the text.
 
     Special tokens part documents: the model's own end token stands in their place, and its begin token before a row where
     it is used to one. A row longer than the model's positions becomes several. A row that the model's tokenizer does not
@@ -28,15 +29,18 @@ def encoded_anew(rows: list[Any], theirs: Any, lm: LM) -> list[dict[str, Any]]:
         parts = _parts(row, theirs, special)
         pieces = [ours.encode(text, add_special_tokens=False) for text in parts]
         given = [ours.decode(piece, skip_special_tokens=True, clean_up_tokenization_spaces=False) for piece in pieces]
-        whole = [text.strip() for text in given] == [text.strip() for text in parts]
+        # a row of nothing but spaces may have no token
+        whole = any(pieces) and [text.strip() for text in given] == [text.strip() for text in parts]
         reasons.append("" if whole else "that the model's tokenizer does not give back whole")
         if not whole or not parts:
             continue
         tokens = [*begin, *(token for at, piece in enumerate(pieces) for token in [*(end if at else []), *piece])]
         whole_text = theirs.decode(row, skip_special_tokens=True)
-        size = len(whole_text.encode())
+        size, begun = len(whole_text.encode()), len(begin)
+        per_token = size / (len(tokens) - begun)
         for part in np.array_split(tokens, math.ceil(len(tokens) / (most or len(tokens)))):
-            found.append({"tokens": part, "bytes": size * len(part) / len(tokens), "text": whole_text})
+            found.append({"tokens": part, "bytes": per_token * (len(part) - begun), "text": whole_text, "begin": begun})
+            begun = 0
     lm.leave_out(reasons)
     return found
 

@@ -6,6 +6,7 @@ right side of the limit, so that luck with few rows opens no gate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,6 +159,8 @@ def _by_interval(name: str, limit: Bound, model: str, graded: Mapping[str, Mappi
         bound = limit.limit or 0.0
         if low >= bound if high else up <= bound:
             return ""
+        if low == -math.inf and up == math.inf:
+            return f"{name} came to the same on all instances, or has one alone: nothing says how far it may vary"
         asked = f"{'at least' if high else 'at most'} {bound:g}"
         return f"{name} lies between {low:.4g} and {up:.4g} with {limit.confidence:.0%} confidence, {asked} is asked"
     made = difference_of(card, name, graded.get(limit.other, {}).get(name, []), own, limit.confidence)
@@ -165,6 +168,9 @@ def _by_interval(name: str, limit: Bound, model: str, graded: Mapping[str, Mappi
         return f"{name} was measured of {limit.other} on no instance that {model} was asked too"
     if made.low >= -limit.by if high else made.high <= limit.by:
         return ""
+    if made.low == -math.inf and made.high == math.inf:
+        same = f"{name} differs from {limit.other}'s by the same on all instances, or there is one alone"
+        return f"{same}: nothing says how far that may vary"
     return (
         f"{name} differs from {limit.other}'s by {made.low:+.4g} to {made.high:+.4g} with {limit.confidence:.0%} confidence, "
         f"at most {limit.by:g} {'below' if high else 'above'} it is asked"

@@ -85,6 +85,20 @@ def mcnemar(lost: int, won: int) -> float:
     return min(1.0, 2 * total / 2**count)
 
 
+def of_alike(value: float, count: int, reach: float, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of a mean of numbers that are all the same, which draws of them say nothing of: others may be as rare as none of
+    `count` shows (the exact interval of a share, Clopper and Pearson 1934, https://doi.org/10.1093/biomet/26.4.404).
+
+    Args:
+        count: of independent numbers.
+        reach: how far from `value` a number may lie; inf where it has no bounds, and then no interval can be stated.
+    """
+    if not math.isfinite(reach) or count < 2:
+        return Interval(-math.inf, math.inf)
+    others = 1 - ((1 - confidence) / 2) ** (1 / count)
+    return Interval(value - others * reach, value + others * reach)
+
+
 def bootstrap(
     values: Any, weights: Any, clusters: Sequence[Any] | None = None, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Interval:

@@ -15,7 +15,7 @@ class Item(NamedTuple):
     """One question. Example: Item("3f...", [{"role": "user", "content": "2 + 2?"}], "4", {}, "sums")."""
 
     id: str
-    """Digest of what is asked: the same for all models, tokenizers and techniques."""
+    """Digest of what is asked, with the row's columns (choices, tests): the same for all models, tokenizers and techniques."""
     messages: list[Message]
     ground_truth: str | None
     columns: dict[str, Any]
@@ -38,4 +38,5 @@ def item_of(row: dict[str, Any]) -> Item:
     turns = json.loads(row["messages"])
     columns = json.loads(row.get("columns") or "{}")
     truth = ground_truth_of(row.get("ground_truth"))
-    return Item(asked_id(turns, truth), turns, truth, columns, str(row.get("source") or ""))
+    name = asked_id(turns, truth, columns) if columns else asked_id(turns, truth)
+    return Item(name, turns, truth, columns, str(row.get("source") or ""))

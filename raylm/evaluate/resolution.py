@@ -73,9 +73,9 @@ def before_the_run(cfg: Evaluate, held_out: Callable[[str], int | None]) -> list
 
 
 def count_of(card: Any, held_out: Callable[[str], int | None]) -> int | None:
-    """Instances of a task as far as they are known: its `num_rows`, or as many rows as there are; of one that brings its own
-    cases, how many these are (`num_cases`)."""
-    if (own := getattr(card, "num_cases", 0)) and not isinstance(getattr(card, "rows", None), str):
+    """Independent instances of a task as far as they are known: its `num_rows`, or as many rows as there are; of one that brings
+    its own cases, how many topics these have (`num_clusters`): all cases of a topic show no more than one of them."""
+    if (own := getattr(card, "num_clusters", 0)) and not isinstance(getattr(card, "rows", None), str):
         return own
     most = getattr(card, "num_rows", None)
     rows = getattr(card, "rows", None)

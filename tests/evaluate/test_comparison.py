@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -144,3 +145,26 @@ def test_the_worst_slices_come_first_and_all_that_were_looked_at_are_counted():
     assert found[0].adjusted < 0.01
     assert all(one.value < one.rest for one in found)
     assert plain(found)[0]["fact"] == found[0].fact
+
+
+def graded(values, metric="grade", weight=1.0):
+    return [Graded(f"q{at}", {metric: value}, {metric: weight}) for at, value in enumerate(values)]
+
+
+def test_values_that_are_all_the_same_are_not_known_to_the_last_digit():
+    """20 rewards of 0.5 leave room for 17 % of others; 20 losses that are all the same say nothing of their spread."""
+    half = Column.of(graded([0.5] * 20), "grade").interval()
+    assert half == pytest.approx((0.5 - 0.16843348 / 2, 0.5 + 0.16843348 / 2))
+    assert Column.of(graded([3.0] * 20, weight=2.0), "grade").interval() == (-math.inf, math.inf)
+    # an interval of values that differ is the bootstrap's
+    assert 0.4 < Column.of(graded([0.5] * 19 + [0.6]), "grade").interval().low < 0.51
+    shifted = difference(graded([0.25] * 20), graded([0.5] * 20), "grade", "high")
+    assert shifted and -0.1 < shifted.low < 0.1 < 0.4 < shifted.high
+    same = difference(graded([0.5] * 20), graded([0.5] * 20), "grade", "high")
+    assert same and (same.low, same.high) == pytest.approx((-0.16843348, 0.16843348))
+    losses = difference(graded([3.0] * 20), graded([3.5] * 20), "grade", "low")
+    assert losses and (losses.low, losses.high) == (-math.inf, math.inf)
+    # of losses that differ from row to row and are the other's to the last digit
+    rows = [float(at) for at in range(20)]
+    equal = difference(graded(rows), graded(rows), "grade", "low")
+    assert equal and (equal.low, equal.high) == (0.0, 0.0)

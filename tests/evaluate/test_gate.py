@@ -165,3 +165,9 @@ def test_a_metric_that_is_no_quotient_is_judged_by_its_own_interval():
     assert judged(not_above="base") == []
     assert failures(measured, {"ppl": Bound(not_above="m")}, {"ppl": "low"}, "base", models, CARDS) != []
     assert "the other kind" in judged(at_least=1.0)[0]
+
+
+def test_a_loss_that_never_varied_opens_no_gate():
+    own = {"m": {"loss": [Graded(str(at), {"loss": 2.0}, {"loss": 1.0}) for at in range(9)]}}
+    (why,) = failures({"loss": 2.0}, {"loss": Bound(at_most=3.0)}, BETTER, "m", own, CARDS)
+    assert why == "loss came to the same on all instances, or has one alone: nothing says how far it may vary"

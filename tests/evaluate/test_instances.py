@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from raylm.core.storage import Folder
 from raylm.evaluate.instances import TEXT_CHARS, Graded, asked_id, file_of, kept, means, read, write
+from raylm.evaluate.items import item_of
 
 
 def one(name="a", value=1.0, weight=1.0, **more):
@@ -58,3 +60,10 @@ def test_models_that_are_paths_have_files_of_their_own():
     names = {file_of(model, "t") for model in ("/a/b", "/a_b", "a/b", "a_b")}
     assert len(names) == 4
     assert not any("/" in name for name in names)
+
+
+def test_questions_of_other_choices_or_tests_are_others():
+    row = {"messages": '[{"role": "user", "content": "Which?"}]', "ground_truth": "A"}
+    rows = [row, *(row | {"columns": json.dumps(columns)} for columns in ({"choices": ["1", "2"]}, {"choices": ["1", "3"]}))]
+    assert len({item_of(one).id for one in rows}) == 3
+    assert item_of(rows[1]).id == item_of(dict(rows[1], source="elsewhere")).id

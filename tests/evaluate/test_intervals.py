@@ -187,3 +187,9 @@ def test_the_power_that_is_told_is_the_power_that_is_had():
         kinds = rng.multinomial(300, [(0.2 + d) / 2, (0.2 - d) / 2, 0.8])
         found += intervals.mcnemar(int(kinds[1]), int(kinds[0])) < 0.05
     assert 0.70 < found / 400 < 0.87
+
+
+def test_numbers_that_are_all_the_same_show_no_more_than_how_many_they_are():
+    """By hand: 1 - 0.025 ** (1 / 20) of others, as scipy.stats.binomtest(0, 20).proportion_ci(0.95) has it."""
+    assert intervals.of_alike(0.0, 20, 1.0) == pytest.approx((-0.16843348, 0.16843348))
+    assert intervals.of_alike(2.0, 20, math.inf) == intervals.of_alike(0.5, 1, 0.5) == (-math.inf, math.inf)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from raylm.core.config import resolve
 from raylm.core.errors import ConfigError
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.intervals import detectable
-from raylm.evaluate.resolution import before_the_run
+from raylm.evaluate.resolution import before_the_run, count_of
+from raylm.evaluate.tasks.injection import DOCUMENTS
 
 
 def evaluate(**more):
@@ -44,3 +46,14 @@ def test_a_limit_that_the_rows_cannot_show_is_refused():
         before_the_run(cfg, lambda rows: 8)
     warned = before_the_run(evaluate(gate={"answers": {"not_below": "base", "by": 0.01}}), lambda rows: None)
     assert warned[1].startswith("gate answers: with 200 instances a model exactly as good as base does not pass by = 0.01")
+
+
+def test_attacks_on_one_topic_count_once():
+    """Eight topics attacked in all ways are eight independent instances."""
+    cards = {name: {"kind": name} for name in ("injection", "prompt_leak", "jailbreak")}
+    made = Evaluate.model_validate({"stage": "evaluate", "models": ["a", "b"], "tasks": list(cards.values())})
+    for card in map(resolve, made.tasks):
+        found = count_of(card, lambda rows: None)
+        assert found and found == card.num_clusters < card.num_cases
+    lines = before_the_run(made, lambda rows: None)
+    assert lines[0].startswith(f"injection: {len(DOCUMENTS)} instances are too few")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from raylm.core.errors import DataError, RaylmError
+from raylm.core.errors import DataError, PlacementError, RaylmError
 from raylm.evaluate.backends.backend import Answer
 from raylm.inference.completions import Quarantined, Sampling
 from raylm.inference.pool import Pool
@@ -56,7 +56,7 @@ class PoolAnswers:
         """All are submitted at once; the generators keep themselves busy.
 
         Raises:
-            PlacementError: no generator is left.
+            PlacementError: no generator is left, or they were started anew meanwhile.
         """
         self._hold()
         owed, began = set(range(len(prompts))), time.monotonic()
@@ -64,7 +64,16 @@ class PoolAnswers:
             self._pool.submit(at, list(prompt), sampling, seed)
         try:
             while owed:
-                for key, found in self._pool.answers(LOOK_S):
+                looked = time.monotonic()
+                answered = self._pool.answers(LOOK_S)
+                if not answered and time.monotonic() - looked < LOOK_S:
+                    # it waits that long while anything is under way
+                    raise PlacementError(
+                        f"{len(owed)} prompts are not under way any more: another start of the generators dropped them",
+                        where="generators",
+                        next="one evaluation at a time asks a pool",
+                    )
+                for key, found in answered:
                     at: Any = key
                     owed.discard(at)
                     yield at, _judged(found, time.monotonic() - began)

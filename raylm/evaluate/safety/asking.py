@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import DataError
+from raylm.data.answers import answer_of
 from raylm.evaluate.comparison import cluster_of
 from raylm.evaluate.instances import Graded, asked_id
 from raylm.evaluate.intervals import wilson, worth_of
 from raylm.evaluate.safety.errors import Corrected, DetectorError, corrected
-from raylm.evaluate.techniques.technique import answer_of
 from raylm.inference.completions import Sampling
 
 if TYPE_CHECKING:

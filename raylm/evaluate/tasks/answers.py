@@ -8,7 +8,7 @@ from pydantic import Field
 
 from raylm.core.config import Config, PromptsRef
 from raylm.core.errors import DataError
-from raylm.data.answers import ground_truth_of, same, says
+from raylm.data.answers import answer_of, ground_truth_of, same, says
 from raylm.data.shards import Rows
 from raylm.evaluate.instances import Graded, asked_id, question_of, source_of
 from raylm.inference.completions import Sampling
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class Answers(Config):
-    """Accuracy of greedy answers: the ground truth stands in the answer as a whole word or as a number of exactly that value,
-    and none of the other answers does."""
+    """Accuracy of greedy answers: the ground truth stands in the answer (behind what a model thinks aloud) as a whole word or as
+    a number of exactly that value, and none of the other answers does."""
 
     needs: ClassVar[str] = "generate"
     better: ClassVar[dict[str, str]] = {"answers": "high"}
@@ -64,4 +64,5 @@ class Answers(Config):
         ]
 
     def _right(self, text: str, ground_truth: str) -> bool:
+        text = answer_of(text)
         return says(text, ground_truth) and not any(says(text, word) for word in self.among if not same(word, ground_truth))

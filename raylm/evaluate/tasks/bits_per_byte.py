@@ -41,7 +41,8 @@ class BitsPerByte(Config):
         texts = [row["text"] if anew else lm.text(row["tokens"]) for row in picked]
         scored = [each for each in zip(picked, texts, sums, lm.seconds, strict=True) if math.isfinite(each[2])]
         sizes = [row["bytes"] if anew else len(text.encode()) for row, text, *_ in scored]
-        bytes_per_token = sum(sizes) / sum(len(row["tokens"]) for row, *_ in scored)
+        # a begin token is none of the text: nothing predicts it, and it has no bytes
+        bytes_per_token = sum(sizes) / sum(len(row["tokens"]) - (row["begin"] if anew else 0) for row, *_ in scored)
         if not bytes_per_token:
             raise DataError("the rows hold no text, only special tokens", where=self.rows)
         parts: dict[str, list[Graded]] = {}

@@ -11,12 +11,12 @@ from pydantic import Field
 from raylm.core import page as pages
 from raylm.core.config import Config, PromptsRef, card_kind, resolve
 from raylm.core.errors import ConfigError
-from raylm.data.answers import same
+from raylm.data.answers import answer_of, same
 from raylm.evaluate.checkers import AnyChecker
 from raylm.evaluate.checkers.exact import Exact
 from raylm.evaluate.instances import Graded
 from raylm.evaluate.items import Item, item_of
-from raylm.evaluate.techniques.technique import answer_of, with_instruction
+from raylm.evaluate.techniques.technique import with_instruction
 from raylm.inference.completions import Sampling
 
 if TYPE_CHECKING:

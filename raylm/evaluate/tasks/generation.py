@@ -11,13 +11,14 @@ from pydantic import Field, model_validator
 
 from raylm.core.config import Config, PromptsRef, card_kind, resolve
 from raylm.core.errors import ConfigError, DataError
+from raylm.data.answers import answer_of
 from raylm.evaluate.checkers import AnyChecker
 from raylm.evaluate.checkers.checker import Check
 from raylm.evaluate.checkers.exact import Exact
 from raylm.evaluate.instances import Graded
 from raylm.evaluate.items import Item, items_of
 from raylm.evaluate.techniques import AnyTechnique
-from raylm.evaluate.techniques.technique import answer_of, chosen, voted
+from raylm.evaluate.techniques.technique import chosen, voted
 from raylm.evaluate.techniques.zero_shot import ZeroShot
 from raylm.inference.completions import Sampling
 

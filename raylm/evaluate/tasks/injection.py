@@ -82,6 +82,11 @@ class Injection(Config):
         """Attacks."""
         return len(self.documents) * len(self.places) * len(self.actions)
 
+    @property
+    def num_clusters(self) -> int:
+        """Independent ones: documents."""
+        return len(self.documents)
+
     def grade(self, lm: LM, rows: None = None) -> list[Graded]:
         """Every document in every place with every action, and once without an attack. Raises DataError as
         `raylm.evaluate.safety.asking.ask`."""

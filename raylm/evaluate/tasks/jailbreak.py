@@ -65,6 +65,11 @@ class Jailbreak(Config):
         """Attacks beside those of rows."""
         return len(self.topics) * (len({*self.families} - {DIRECT}) + len(self.own_families))
 
+    @property
+    def num_clusters(self) -> int:
+        """Independent ones: topics."""
+        return len(self.topics) if self.num_cases else 0
+
     def grade(self, lm: LM, rows: Rows | None) -> list[Graded]:
         """Every topic in every family, then the rows. Raises DataError as `raylm.evaluate.safety.asking.ask`."""
         from raylm.evaluate.safety.asking import ask

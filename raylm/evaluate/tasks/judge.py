@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 
 from raylm.core.config import Config, PromptsRef, Refers
 from raylm.core.variants import GENERATES
+from raylm.data.answers import answer_of
 from raylm.evaluate.backends.endpoint import EndpointSpec
 from raylm.evaluate.instances import Graded
 from raylm.evaluate.items import Item, items_of
-from raylm.evaluate.techniques.technique import answer_of
 from raylm.inference.completions import Sampling
 from raylm.inference.judging import ONE, RUBRIC, SCORE, TWO, better, filled, reference, shown
 

@@ -12,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from raylm.core import page as pages
 from raylm.core.config import Config, TokensRef
 from raylm.core.errors import ConfigError, DataError
+from raylm.data.answers import answer_of
 from raylm.evaluate.instances import Graded, asked_id
-from raylm.evaluate.techniques.technique import answer_of
 from raylm.inference.completions import Sampling
 
 if TYPE_CHECKING:

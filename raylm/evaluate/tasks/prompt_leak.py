@@ -73,6 +73,11 @@ class PromptLeak(Config):
         """Questions."""
         return len(self.systems) * (len(self.families) + len(self.own_families))
 
+    @property
+    def num_clusters(self) -> int:
+        """Independent ones: system prompts."""
+        return len(self.systems)
+
     def grade(self, lm: LM, rows: None = None) -> list[Graded]:
         """Every system prompt in every family. Raises DataError as `raylm.evaluate.safety.asking.ask`."""
         from raylm.evaluate.safety.asking import Case, ask

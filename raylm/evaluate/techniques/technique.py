@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from raylm.core.config import Config
 from raylm.evaluate.items import Item, Message, item_of
 
-_THOUGHT, _SYSTEM = "</think>", ("system", "developer")
+_SYSTEM = ("system", "developer")
 
 
 class Technique(Config):
@@ -70,11 +70,6 @@ def chosen(rows: Any, technique: Technique, asked: set[str]) -> list[Item]:
         if len(found) == number:
             break
     return found
-
-
-def answer_of(text: str) -> str:
-    """What a model answers, without what it thought aloud before."""
-    return text.rpartition(_THOUGHT)[2] if _THOUGHT in text else text
 
 
 def voted(said: list[str]) -> int:

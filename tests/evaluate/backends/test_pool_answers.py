@@ -75,3 +75,12 @@ def test_what_ends_all_generators_is_raised_and_the_rest_called_off():
     with pytest.raises(PlacementError, match="no generator is left"):
         LM("nowhere", answerer=PoolAnswers(pool, None)).complete([[1, at] for at in (3, 4, 5)])
     assert pool.cancelled == [0]
+
+
+def test_prompts_that_a_pool_has_dropped_are_not_waited_for():
+    pool = Generators(says)
+    answers = PoolAnswers(pool, None).complete([[1, 3], [1, 4]], Sampling(), [0, 1])
+    next(answers)
+    pool.asked.clear()
+    with pytest.raises(PlacementError, match="1 prompts are not under way any more"):
+        list(answers)

@@ -34,6 +34,9 @@ def graded(texts, ground_truths, among=KINDS):
         ("a class and a module", False),
         ("", False),
         ("function", False),
+        ("<think>No module.</think>class", True),
+        ("<think>Is it a class?</think>It is a module.", False),
+        ("<think>It may be a class, for", False),
     ],
 )
 def test_the_truth_as_a_whole_word_and_no_other(text, right):

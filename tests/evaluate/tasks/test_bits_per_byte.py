@@ -8,7 +8,9 @@ import math
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 
+from raylm.evaluate.encode import encoded_anew
 from raylm.evaluate.instances import means
 from raylm.evaluate.lm import LM
 from raylm.evaluate.tasks.bits_per_byte import BitsPerByte
@@ -50,3 +52,39 @@ def test_only_so_many_rows_are_read(tmp_path):
     few, all_there = (card.grade(LM(str(tmp_path)), each) for each in (rows(), rows()[:2]))
     assert [one._replace(seconds=0) for one in few] == [one._replace(seconds=0) for one in all_there]
     assert len(few) == 2 and means(few) == means(all_there)
+
+
+def test_the_begin_token_of_rows_that_are_encoded_anew_has_no_bytes():
+    """A uniform model needs log2(300) bits for each token of the text; what it begins with is none of it."""
+    theirs = ours = tiny_tokenizer(300)
+    begun = tiny_tokenizer(300)
+    begun.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|bos|> $A".replace("<|bos|>", begun.bos_token), special_tokens=[(begun.bos_token, begun.bos_token_id)]
+    )
+    found = []
+    for tokenizer in (ours, begun):
+
+        class Uniform:
+            seconds = [0.0] * 99
+
+            def positions(self):
+                return None
+
+            def leave_out(self, reasons):
+                assert not any(reasons)
+
+            def logprob_sums(self, rows, masks):
+                return [-math.log(300) * (len(row) - 1) for row in rows]
+
+        lm = Uniform()
+        lm.tokenizer = tokenizer
+        made = encoded_anew([row["tokens"] for row in rows()], theirs, lm)
+        lm.seconds = [0.0] * len(made)
+        found.append(means(BitsPerByte(rows="rows").grade(lm, made))["bits_per_byte"])
+        assert sum(row["bytes"] for row in made) == pytest.approx(sum(len(ours.decode(row["tokens"]).encode()) for row in rows()))
+        assert (made[0]["tokens"][0] == begun.bos_token_id) == (tokenizer is begun)
+    tokens, size = (
+        sum(each)
+        for each in zip(*((len(row["tokens"]), len(ours.decode(row["tokens"]).encode())) for row in rows()), strict=True)
+    )
+    assert found == pytest.approx([math.log2(300) * tokens / size] * 2)
