@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from raylm import summary
 from raylm.compress.config import Compress
-from raylm.core import submission, toml, variants
+from raylm.core import lock, submission, toml, variants
 from raylm.core.artifact import MANIFEST, WORK, Artifact, InputEntry, open_artifact
 from raylm.core.config import ENDPOINT, Config, Makes, Reference, StageConfig, did_you_mean, digest_of, references
 from raylm.core.context import Context
@@ -174,18 +174,12 @@ def run(
         StageError: a stage failed.
     """
     submission.check_root(job.root)
-    whole = plan(job, rebuild)
-    steps = needed(whole, _known(job, [only], "--only")[0] if only else None)
-    for step in steps:
-        if step.state == "drift":
-            raise DriftError(
-                f"{step.name!r} was begun or made from another config: {'; '.join(step.drift)}",
-                where=job.folder(step.name).uri,
-                next=f"add --rebuild {step.name} to begin it anew, or rename the stage to keep both",
-            )
+    whole, steps = _undrifted(job, rebuild, only)
     workers = Workers(wanted_cpus=sum(sorted(total(step.config.roles()) for step in steps)[-2:]) + 3)
     made: dict[str, Artifact] = {}
     with locked(Folder(job.root) / job.name):
+        # once more: until now another run may have made what would be drift
+        whole, steps = _undrifted(job, rebuild, only)
         for step in steps:
             if step.makes == ENDPOINT:
                 serving.check(job.folder(step.name))
@@ -204,6 +198,20 @@ def run(
             if not any(step.makes == ENDPOINT and step.name in made for step in steps):
                 workers.stop()
     return made
+
+
+def _undrifted(job: Job, rebuild: list[str] | None, only: str | None) -> tuple[list[Step], list[Step]]:
+    """All steps, and those that are run. Raises DriftError where one of these was made from another config."""
+    whole = plan(job, rebuild)
+    steps = needed(whole, _known(job, [only], "--only")[0] if only else None)
+    for step in steps:
+        if step.state == "drift":
+            raise DriftError(
+                f"{step.name!r} was begun or made from another config: {'; '.join(step.drift)}",
+                where=job.folder(step.name).uri,
+                next=f"add --rebuild {step.name} to begin it anew, or rename the stage to keep both",
+            )
+    return whole, steps
 
 
 def aside(job: Job, stage: str, name: str, workers: Workers) -> Context:
@@ -232,6 +240,7 @@ def _run_step(job: Job, step: Step, later: list[Step], workers: Workers, rebuild
     if step.makes != ENDPOINT and (rebuild or folder.exists(MANIFEST) or _identity_on_disk(folder) != identity):
         # an endpoint may be alive: its stage clears the folder once it has the port
         # what is not the beginning of this very computation must not be taken for it: shards, step checkpoints, payload
+        lock.check(folder)
         folder.remove()
     folder.make().write_json(IDENTITY, identity)
     ctx = Context(

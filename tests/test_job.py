@@ -1,6 +1,7 @@
 """Jobs: the chain is checked before anything starts; finished stages are reused, changed ones are refused."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,22 @@ def test_an_endpoint_elsewhere_is_no_reference(tmp_path):
     loaded = job.Job.model_validate({"name": "j", "root": str(tmp_path), "stages": stages})
     assert [ref.value for ref in references(loaded.stages["report"])] == ["x/prompts"]
     assert job.check_chain(loaded) == ["report"]
+
+
+def test_what_another_run_made_while_this_one_waited_for_the_lock_is_not_thrown_away(tmp_path, monkeypatch):
+    """It planned to make the stage; the other one made it, from another config, before the lock was free."""
+    first = job.load(write(tmp_path))
+    (tmp_path / "a.txt").write_text("text")
+
+    @contextmanager
+    def after_another_run(folder):
+        changed = job.load(write(tmp_path, lambda text: text.replace("vocab_size = 300", "vocab_size = 301")))
+        finish(tmp_path, changed, "docs", Documents)
+        finish(tmp_path, changed, "tokens", Tokens)
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(job, "locked", after_another_run)
+    with pytest.raises(DriftError, match=r"'tokens' was begun or made from another config"):
+        job.run(first, only="tokens")
+    assert (tmp_path / "t" / "tokens" / "manifest.json").exists()

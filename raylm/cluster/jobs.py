@@ -107,9 +107,9 @@ class Cluster:
             PlacementError: the cluster has not answered for `BROKEN_S`.
         """
         self._printed, broken = 0, 0.0
-        self._wait_for_start(name)
         while True:
             try:
+                self._wait_for_start(name)
                 asyncio.run(self._tail(name))
                 status = str(self.info(name).status)
                 broken = 0.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raylm.core import artifact as artifacts
+from raylm.core import lock
 from raylm.core.artifact import Artifact, FileEntry, InputEntry, Manifest
 from raylm.core.errors import ArtifactError
 from raylm.core.metrics import MetricLog, Progress, StageGauges
@@ -122,6 +123,7 @@ class Context:
         for name, make in beside.items():
             self.out.write(name, make(kind(self.out, manifest)))
         manifest = manifest.model_copy(update={"files": [*files, *(self._entry(name, {}) for name in beside)]})
+        lock.check(self.out)
         self.out.write(artifacts.MANIFEST, manifest.model_dump_json(indent=2) + "\n")
         # after the manifest: a kill while large files are being digested must not cost the step checkpoints
         self.work.remove()

@@ -34,6 +34,8 @@ TRIES = 20
 """Times that a lease is tried for that others took first."""
 ENDED = 75
 """Exit status of a run that lost its lease (EX_TEMPFAIL)."""
+_HELD: list[Any] = []
+"""Leases of this process."""
 _LEASE = re.compile(r"\.lock-(\d{6})$")
 
 
@@ -50,10 +52,24 @@ def locked(folder: Folder) -> Iterator[None]:
         return
     lease = Lease(folder)
     lease.take()
+    _HELD.append(lease)
     try:
         yield
     finally:
+        _HELD.remove(lease)
         lease.give_back()
+
+
+def check(folder: Folder) -> None:
+    """Before what cannot be taken back (a manifest, a folder that is removed): whether the lease over `folder` is still this
+    process's. One that was cut off, or stopped for a while, may not know yet that another run has it; this process ends then.
+
+    Raises:
+        StorageError: the store does not say.
+    """
+    for lease in _HELD:
+        if lease.covers(folder):
+            lease.check()
 
 
 @contextlib.contextmanager
@@ -111,6 +127,15 @@ class Lease:
             if number < self._number:
                 self._folder.remove(_name(number))
         self._thread.start()
+
+    def covers(self, folder: Folder) -> bool:
+        """Whether a folder is the job's, or within it."""
+        return f"{folder.uri.rstrip('/')}/".startswith(f"{self._folder.uri.rstrip('/')}/")
+
+    def check(self) -> None:
+        """Call `lost` where another run has it. Raises StorageError where the store does not say."""
+        if not self._is_mine():
+            self._lost(f"another run has taken over {self._folder.uri}: this one was silent for too long")
 
     def give_back(self) -> None:
         """End it; the next run need not wait."""

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,14 +153,12 @@ class Folder:
         if self.is_local:
             return Path(self.path(name))
         key = f"{self.path(name)} {self.version(name)}"
-        # this cache is trusted like the bucket: no other user may write to it
         cache = Path(tempfile.gettempdir()) / f"raylm-cache-{os.getuid()}"
         at = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
+        own_folder(cache)
         if not at.exists():
-            with _storage_errors(str(at)):
-                cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with _alone(at.with_suffix(".lock")):
-                    self._fetch(name, at)
+            with _storage_errors(str(at)), _alone(at.with_suffix(".lock")):
+                self._fetch(name, at)
         return at
 
     def _fetch(self, name: str, at: Path) -> None:
@@ -221,6 +220,20 @@ class Folder:
     @property
     def _fs(self) -> Any:
         return Store(self.uri)
+
+
+def own_folder(at: Path) -> None:
+    """Make a folder of copies, which are trusted like the bucket that they are of. Raises StorageError where somebody else may
+    write to it: another user may have made it first, in a TMPDIR that all share."""
+    with _storage_errors(str(at)):
+        at.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(at)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise StorageError(
+            "others can write to this folder of copies, or made it",
+            where=str(at),
+            next="remove it, or set TMPDIR to a folder of your own",
+        )
 
 
 @contextmanager

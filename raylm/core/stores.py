@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import threading
@@ -128,6 +129,13 @@ class StoreCall:
 
 def _in_words(error: Exception, uri: str) -> StorageError:
     scheme = uri.split("://", maxsplit=1)[0]
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # of what is fetched: no store says that of itself
+        return StorageError(
+            "this machine's disk is full; what was being copied here is not kept",
+            where=uri,
+            next="free space, or set TMPDIR to a larger disk, then run the same command: finished parts are kept",
+        )
     if isinstance(error, ValueError) and "rotocol not known" in str(error):
         return StorageError(
             f"{scheme}:// is no kind of address that can be read",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from raylm.core.errors import StorageError
-from raylm.core.storage import Folder
+from raylm.core.storage import Folder, own_folder
 
 SHARE = 0.5
 """Of the disk's room for the copies: what is free and what they hold already."""
@@ -43,9 +43,10 @@ class ShardCache:
             digest: of its content, as its artifact's manifest has it: another content is another copy; "" asks the store.
 
         Raises:
-            StorageError: it cannot be fetched, or has other bytes than the manifest says: no copy of these is kept.
+            StorageError: others may write to the copies' folder; it cannot be fetched, or has other bytes than the manifest
+                says: no copy of these is kept.
         """
-        self._at.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(self._at)
         key = f"{folder.path(name)} {digest or folder.version(name)}"
         path = self._at / hashlib.sha256(key.encode()).hexdigest()[:24]
         # one lock of 256: readers of other shards do not wait, and lock files do not pile up

@@ -110,6 +110,8 @@ class Corpus:
     def __init__(self, ctx: Context, workers: WorkerSpec, view: View, scratch: Folder, content: str) -> None:
         self.view, self.scratch, self.workers = view, scratch.make(), workers
         self._ctx, self._content, self._passed = ctx, content, ""
+        self.decided_by = ""
+        """What decides beside the stage's own config, as a sweep's passes have it: the version of its hashes."""
 
     def joined(self, earlier: list[str]) -> View:
         """The view with the documents of earlier artifacts (references) in front; their row numbers are negative."""
@@ -145,7 +147,7 @@ class Corpus:
     ) -> list[Plain]:
         """`map` over the shards of a view. `scatters`: names under which `work` scatters, for `gather_all` afterwards."""
         done = self.map(name, [{"shard": shard.name, **facts} for shard in view.shards], work)
-        self._passed = digest_of([name, facts])
+        self._passed, self.decided_by = digest_of([name, facts]), facts.get("card", self.decided_by)
         for each in scatters:
             self.merge(each, len(view.shards), **facts)
         return done
@@ -155,7 +157,7 @@ class Corpus:
     ) -> list[Plain]:
         """`map` over the partitions of a shuffle; as above."""
         done = self.map(name, [{"part": at, "of": parts, **facts} for at in range(parts)], work, "partitions")
-        self._passed = digest_of([name, parts, facts])
+        self._passed, self.decided_by = digest_of([name, parts, facts]), facts.get("card", self.decided_by)
         for each in scatters:
             self.merge(each, parts, **facts)
         return done

@@ -55,9 +55,10 @@ def run(cfg: Prepare, ctx: Context) -> Documents:
         raise _nothing_left(total)
     _alarm_of_reading(cfg, total)
     if sweeps:
-        view, swept, seconds = _sweep(cfg, ctx, target, sweeps, read)
-        plain = [{"shard": shard.name, "content": content_of(read)} for shard in view.shards]
-        written = run_marked(ctx, "write", plain, partial(_write, cfg, view, ctx.out), cfg.workers, "shards")
+        view, swept, seconds, decided_by = _sweep(cfg, ctx, target, sweeps, read)
+        written = run_marked(
+            ctx, "write", write_units(view, read, decided_by), partial(_write, cfg, view, ctx.out), cfg.workers, "shards"
+        )
         total = _after_sweeps(total, totals(written), swept)
         total["seconds"] |= seconds
         _alarm(cfg, total)
@@ -88,14 +89,14 @@ def _units(cfg: Prepare, ctx: Context) -> list[Plain]:
 
 def _sweep(
     cfg: Prepare, ctx: Context, read: Folder, sweeps: list[Any], marks: list[Plain]
-) -> tuple[View, dict[str, Any], dict[str, float]]:
-    """Every sweep in turn; leaves the view with all decisions, each card's facts and its seconds."""
+) -> tuple[View, dict[str, Any], dict[str, float], list[str]]:
+    """Every sweep in turn; leaves the view with all decisions, each card's facts, its seconds, and by what it decided."""
     shards: list[Shard] = []
     for mark in marks:
         for shard in mark["shards"]:
             first = shards[-1].first + shards[-1].rows if shards else 0
             shards.append(Shard(read, shard["name"], shard["rows"], first))
-    view, facts, seconds = View(tuple(shards)), {}, {}
+    view, facts, seconds, decided_by = View(tuple(shards)), {}, {}, []
     for at, card in enumerate(sweeps):
         scratch = ctx.work / f"{at}-{card.kind}"
         since = time.perf_counter()
@@ -104,8 +105,15 @@ def _sweep(
         corpus.settle(DECISIONS, swept.parts, view.own)
         view = View(view.shards, (*view.decided, (scratch, swept.parts)))
         facts[scratch.name] = swept.facts
+        decided_by.append(corpus.decided_by)
         seconds[scratch.name] = round(time.perf_counter() - since, 2)
-    return view, facts, seconds
+    return view, facts, seconds, decided_by
+
+
+def write_units(view: View, marks: list[Plain], decided_by: list[str]) -> list[Plain]:
+    """Shards that are written as the sweeps leave them: a mark of other rows, or of decisions by other hashes, is not taken."""
+    decided = {"decided_by": decided_by} if any(decided_by) else {}
+    return [{"shard": shard.name, "content": content_of(marks), **decided} for shard in view.shards]
 
 
 def _write(cfg: Prepare, view: View, out: Folder, at: int, plain: Plain) -> Plain:

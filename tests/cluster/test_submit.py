@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -158,3 +159,27 @@ def test_without_the_token_nobody_is_let_in(cluster, tmp_path):
     assert (told.returncode, "does not take this token" in told.stderr) == (1, True), told.stderr
     nobody = raylm("jobs", "--address", "http://127.0.0.1:9", variables=variables, folder=tmp_path)
     assert (nobody.returncode, "no cluster answers" in nobody.stderr) == (1, True), nobody.stderr
+
+
+class Answers(Cluster):
+    """A cluster that answers what it is told; "" breaks the connection."""
+
+    def __init__(self, *statuses: str) -> None:
+        self.address, self._left = "http://head:8265", list(statuses)
+
+    def info(self, name: str) -> Any:
+        status = self._left.pop(0) if len(self._left) > 1 else self._left[0]
+        if not status:
+            raise ConfigError("no cluster answers")
+        return SimpleNamespace(status=status, message="", driver_exit_code=0)
+
+    async def _tail(self, name: str) -> None:
+        pass
+
+
+def test_a_connection_that_breaks_while_a_job_waits_is_asked_again(monkeypatch):
+    monkeypatch.setattr("raylm.cluster.jobs.AGAIN_S", 0.0)
+    assert Answers("PENDING", "", "PENDING", "RUNNING", "", "SUCCEEDED").follow("x") == 0
+    monkeypatch.setattr("raylm.cluster.jobs.BROKEN_S", 0.05)
+    with pytest.raises(PlacementError, match="has not answered"):
+        Answers("PENDING", "").follow("x")

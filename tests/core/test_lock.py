@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from raylm.core.artifact import MANIFEST, Documents
+from raylm.core.context import Context
 from raylm.core.errors import PlanError, StorageError
-from raylm.core.lock import Lease, _is_dead, _name, _process, locked
+from raylm.core.lock import _HELD, Lease, _is_dead, _name, _process, check, locked
 from raylm.core.storage import Folder
+from raylm.core.workers import Workers
 from tests.buckets import local_bucket
 
 # refused as soon as a beat is seen; long enough that no lease expires where the machine is busy
@@ -180,3 +183,30 @@ def test_a_file_is_created_once(bucket, tmp_path):
         assert folder.names() == []
         assert folder.create("x", "one") and not folder.create("x", "two")
         assert folder.read("x") == b"one" and folder.names() == ["x"]
+
+
+def test_a_lease_that_was_lost_publishes_nothing(tmp_path):
+    """Cut off since its last beat: what it is about to commit is not the run's that writes now."""
+    folder = Folder(f"memory://{tmp_path.name}/job")
+
+    def lost(why: str) -> None:
+        raise SystemExit(why)
+
+    lease = Lease(folder, beat_s=1000.0, lost=lost)
+    lease.take()
+    _HELD.append(lease)
+    try:
+        made = Folder(f"{folder.uri}/docs")
+        asked = {"config": {}, "identity": {}, "inputs": [], "fingerprint": "x"}
+        ctx = Context(stage="docs", out=made, stages={}, workers=Workers(), **asked)
+        ctx.commit(Documents, facts={})
+        made.remove(MANIFEST)
+        elsewhere(folder)
+        with pytest.raises(SystemExit, match="another run has taken over"):
+            ctx.commit(Documents, facts={})
+        assert not made.exists(MANIFEST)
+        # of another job's folder nobody asks
+        check(Folder(f"{folder.uri}2/docs"))
+    finally:
+        _HELD.remove(lease)
+        lease.give_back()

@@ -131,3 +131,14 @@ def test_what_other_processes_write_to_a_bucket_is_seen_after_it_was_listed():
         assert not client.list_objects_v2(Bucket="seen", Prefix="work/c").get("Contents")
         client.delete_object(Bucket="seen", Key="work/a")
         assert not folder.exists("a")
+
+
+def test_copies_lie_in_a_folder_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = Folder(f"memory://{tmp_path.name}/own")
+    folder.write("a", "1")
+    assert folder.local("a").read_text() == "1"
+    (cache,) = tmp_path.iterdir()
+    cache.chmod(0o777)
+    with pytest.raises(StorageError, match="others can write"):
+        folder.local("a")

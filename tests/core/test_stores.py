@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ RAISED = {
     "empty": TimeoutError(),
     "lines": ValueError("Parameter validation failed:\nInvalid bucket name"),
     "bucket": FileNotFoundError("The specified bucket does not exist"),
+    "full": OSError(errno.ENOSPC, "No space left on device"),
     "readonly": NotImplementedError("_put_file"),
 }
 
@@ -45,7 +47,7 @@ class Breaking(fsspec.AbstractFileSystem):
             raise self.error
         raise ConnectionResetError("reset by peer")
 
-    exists = find = size = put_file = cat_file = get = cp_file = rm = open = info = ls = _fail
+    exists = find = size = put_file = cat_file = get = get_file = cp_file = rm = open = info = ls = _fail
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +159,8 @@ def test_stores_that_know_no_conditions_or_say_them_otherwise_are_written_once_a
     store._fs.answer = _answered(403, "AccessDenied")
     with pytest.raises(StorageError, match="cannot be read or written"):
         store.create(f"/{tmp_path.name}/y", b"one")
+
+
+def test_a_full_disk_of_this_machine_is_no_fault_of_the_store(tmp_path):
+    with pytest.raises(StorageError, match=r"breaking://full: this machine's disk is full.*\n  next: free space, or set TMPDIR"):
+        Folder("breaking://full").fetch("x", str(tmp_path / "x"))

@@ -131,3 +131,16 @@ def test_rows_of_a_bucket_are_read_through_the_cache(tmp_path, monkeypatch):
     assert [rows[int(at)]["tokens"].tolist() for at in order] == [[at // 4, at % 4] for at in order.tolist()]
     assert len(copies(tmp_path / "cache")) == 2
     assert small.mapped(folder, entries[0].path, entries[0].digest, map_arrow).num_rows == 4
+
+
+@pytest.mark.parametrize("how", ["open to others", "a link"])
+def test_a_folder_that_others_may_write_to_is_not_trusted(bucket, tmp_path, how):
+    at = tmp_path / "cache"
+    if how == "a link":
+        (tmp_path / "theirs").mkdir()
+        at.symlink_to(tmp_path / "theirs")
+    else:
+        at.mkdir()
+        at.chmod(0o777)
+    with pytest.raises(StorageError, match="others can write to this folder"):
+        ShardCache(at).mapped(bucket, "s0", digest_of(0), mapped)

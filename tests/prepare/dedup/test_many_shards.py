@@ -16,6 +16,7 @@ from raylm.prepare.dedup.fuzzy import words
 from raylm.prepare.dedup.lines import Lines
 from raylm.prepare.dedup.min_hash import MinHash
 from raylm.prepare.dedup.substring import Substring
+from raylm.prepare.stage import write_units
 from tests.prepare.corpora import corpus_of, decided, left, table_of
 
 
@@ -105,3 +106,15 @@ def test_what_was_merged_of_other_hashes_is_not_taken(tmp_path, monkeypatch):
     assert before[0] != plain[0]
     monkeypatch.setattr(words, "VERSION", "another")
     assert decided(here(tmp_path / "many", table_of(texts), 11, 5), card) == plain
+
+
+def test_what_was_written_by_other_hashes_is_not_taken(tmp_path, monkeypatch):
+    """An upgrade between the sweep and the end of the write pass."""
+    units = []
+    for version in (1, 2):
+        monkeypatch.setattr(words, "VERSION", version)
+        corpus = here(tmp_path / str(version), table_of(articles()), 2, 2)
+        MinHash().sweep(corpus)
+        units.append(write_units(corpus.view, [], [corpus.decided_by]))
+    assert [unit["shard"] for unit in units[0]] == [unit["shard"] for unit in units[1]]
+    assert all(digest_of(one) != digest_of(other) for one, other in zip(*units, strict=True))
