@@ -35,7 +35,7 @@ from raylm.train.config import Train
 from raylm.train.objectives.objective import Objective
 from raylm.trainer.forecast.load import loss_of
 from raylm.trainer.forecast.report import Known, forecast, suggestions
-from raylm.trainer.forecast.teacher import stored_teacher
+from raylm.trainer.forecast.teacher import stored_answers, teacher_workers
 
 CALLED = (
     ("tasks", "grade", "grade(lm, rows)"),
@@ -56,7 +56,7 @@ def estimate(job: Job, name: str) -> list[str]:
         return []  # `check` says what a card lacks here
     cfg: Any = job.stages[name]
     if not isinstance(cfg, RL):
-        return [*forecast(cfg, known, name), *_scores_ahead(job, name, known)]
+        return [*forecast(cfg, known, name), *_scorers(job, name, known)]
     lines = forecast(cfg, known, name, priced=not cfg.generator.gpus)
     return [*lines, *_rewards(job, cfg, known, name), *forecast_roles(cfg, known, name)] if lines else []
 
@@ -75,13 +75,15 @@ def _rewards(job: Job, cfg: RL, known: Known, name: str) -> list[str]:
     return lines
 
 
-def _scores_ahead(job: Job, name: str, known: Known) -> list[str]:
-    """What a pass over all rows ahead of training keeps and needs, where a teacher makes one."""
+def _scorers(job: Job, name: str, known: Known) -> list[str]:
+    """What a teacher needs that has workers of its own, and what a pass over all rows ahead of training keeps."""
     cfg: Any = job.stages[name]
     objective: Any = resolve(getattr(cfg, "objective", None))
-    if not getattr(objective, "teacher", None) or not objective.scores_ahead():
+    if not getattr(objective, "teacher", None) or not (objective.scores_ahead() or objective.scores_beside()):
         return []
-    return stored_teacher(cfg, objective, known.length, _teacher(job, cfg), _num_rows(refs_of(cfg.rows)), name)
+    rows = _num_rows(refs_of(cfg.rows))
+    kept = stored_answers(objective, known.length, rows) if objective.scores_ahead() else []
+    return [*kept, *teacher_workers(cfg, objective, _teacher(job, cfg), name)]
 
 
 def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[str]:
@@ -255,8 +257,9 @@ def _known(job: Job, name: str) -> Known | None:
     size = cfg.planned(length) if length is not None else None
     if config is None or size is None:
         return None
-    ahead = getattr(resolve(getattr(cfg, "objective", None)), "scores_ahead", bool)()
-    return Known(config, *size, teacher=None if ahead else _teacher(job, cfg), critic=_critic(job, cfg, config))
+    objective: Any = resolve(getattr(cfg, "objective", None))
+    apart = any(getattr(objective, name, bool)() for name in ("scores_ahead", "scores_beside"))
+    return Known(config, *size, teacher=None if apart else _teacher(job, cfg), critic=_critic(job, cfg, config))
 
 
 def _critic(job: Job, cfg: Any, config: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:

@@ -61,6 +61,7 @@ class Tune:
         if (
             "teacher" in getattr(objective, "needs", ())
             or getattr(objective, "scores_ahead", bool)()
+            or getattr(objective, "scores_beside", bool)()
             or cfg.reference == "stored"
         ):
             raise ConfigError(

@@ -14,6 +14,8 @@ from raylm.data.shards import Rows
 if TYPE_CHECKING:
     import torch
 
+    from raylm.trainer.teacher_workers import Teachers
+
 
 class Batches:
     """The order of rows depends on seed and step alone: 1, 2 or 8 ranks see the same global batch.
@@ -25,6 +27,7 @@ class Batches:
         micro: rows per forward pass and rank.
         document_mask: keep the documents of a packed row apart.
         padding_free: lay sequences one behind the other, see `raylm.data.padding_free`.
+        teachers: workers that score the rows of each batch, a step ahead (`Batch.scores`).
         mismatched: give each batch its prompts with the completions of other rows too, see `Batch.mismatched`.
     """
 
@@ -43,9 +46,11 @@ class Batches:
         document_mask: bool = False,
         mismatched: bool = False,
         padding_free: bool = False,
+        teachers: Teachers | None = None,
     ) -> None:
         self._rows, self._kind, self._batch, self._micro, self._seed = rows, ROW_KINDS[kind], batch, micro, seed
         self._pad_id, self._rank, self._world, self._device = pad_id, rank, world, device
+        self._teachers, self._ahead = teachers, dict[int, list[tuple[Batch, Any]]]()
         self._laid, self._mismatched = {"document_mask": document_mask, "padding_free": padding_free}, mismatched
 
     @property
@@ -65,16 +70,32 @@ class Batches:
 
     def at(self, step: int) -> list[Batch]:
         """This rank's micro batches of `step`; every rank gets equally many, because ranks meet in each."""
-        return self.split(self.indices(step))
+        asked = self._ahead.pop(step, None) or self._asked(self.indices(step))
+        # teachers answer the next step's while this one's are learned from
+        self._ahead = {step + 1: self._asked(self.indices(step + 1))} if self._teachers else {}
+        return self._answered(asked)
 
     def split(self, indices: list[int]) -> list[Batch]:
         """This rank's share of `indices`, in micro batches."""
+        return self._answered(self._asked(indices))
+
+    def _asked(self, indices: list[int]) -> list[tuple[Batch, Any]]:
+        """This rank's micro batches, each with what teachers were asked of it."""
         # a row's completion is set beside the next one's prompt: which rows meet depends on the global batch alone
         followed = list(zip(indices, indices[-1:] + indices[:-1], strict=True))
-        return [self._collate(picked) for picked in share_of(followed, self._rank, self._world, self._micro)]
+        return [
+            self._collate(picked, self._rank + at)
+            for at, picked in enumerate(share_of(followed, self._rank, self._world, self._micro))
+        ]
 
-    def _collate(self, picked: list[tuple[tuple[int, int], float]]) -> Batch:
+    def _answered(self, asked: list[tuple[Batch, Any]]) -> list[Batch]:
+        if self._teachers is None:
+            return [batch for batch, _ in asked]
+        return [batch._replace(scores=tuple(self._teachers.answers(reference))) for batch, reference in asked]
+
+    def _collate(self, picked: list[tuple[tuple[int, int], float]], teacher: int) -> tuple[Batch, Any]:
         rows, weights = [self._rows[index] for (index, _), _ in picked], [weight for _, weight in picked]
+        reference = self._teachers.ask(teacher, rows) if self._teachers else None
         batch = self._kind.collate(rows, weights, self._pad_id, self._device, **self._laid)
         if self._mismatched:
             others = self._kind.mismatched(rows, [self._rows[other] for (_, other), _ in picked])
@@ -82,4 +103,4 @@ class Batches:
             batch = batch._replace(mismatched=collated)
         if "scores" in rows[0]:
             batch = batch._replace(scores=tuple(row["scores"] for row in rows))
-        return batch._replace(rows=tuple(index for (index, _), weight in picked if weight))
+        return batch._replace(rows=tuple(index for (index, _), weight in picked if weight)), reference

@@ -15,6 +15,7 @@ from raylm.model.shapes import AnyShape
 from raylm.train.objectives import AnyObjective
 from raylm.train.objectives.next_token import NextToken
 from raylm.trainer.config import TrainerConfig
+from raylm.trainer.teacher_workers import TEACHER
 
 if TYPE_CHECKING:
     from raylm.parallel.checkpoints.steps import Keeping
@@ -75,8 +76,8 @@ class Train(TrainerConfig):
     micro_batch: int | Literal["auto"] = 8
     """Rows per forward pass and rank, the rest of the batch is accumulated; `auto` measures how many the memory holds."""
     scorers: WorkerSpec | None = None
-    """Processes that score rows ahead of training, where the objective has a frozen model do that: each holds that model whole.
-    As many and as large as `workers` where it does not say."""
+    """Processes that score rows, ahead of training or beside it, where the objective has a frozen model do that: each holds that
+    model whole. As many and as large as `workers` where it does not say."""
     padding_free: bool | Literal["auto"] = "auto"
     """Lay the sequences of a micro batch one behind the other in place of padding them, and what they share (the prompt of a
     pair) once; numbers stay what they are. `auto` does so with Pairs and Unpaired where model and layout allow it."""
@@ -129,6 +130,8 @@ class Train(TrainerConfig):
         more = {"generator": self.engine_spec().role(phase=1)} if self.check_export.vllm else {}
         if getattr(self.objective, "scores_ahead", bool)():
             more["scorers"] = (self.scorers or self.workers).role(phase=2)
+        if getattr(self.objective, "scores_beside", bool)():
+            more[TEACHER] = (self.scorers or self.workers).role()
         return {**super().roles(), **more}
 
     def keeping(self) -> Keeping:

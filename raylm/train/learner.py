@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from raylm.parallel.engine import Engine
     from raylm.parallel.group.ranks import Ranks
     from raylm.train.config import Train
+    from raylm.trainer.teacher_workers import Teachers
 
 
 class Made(NamedTuple):
@@ -44,14 +45,18 @@ class Made(NamedTuple):
     config: Any
 
 
-def train(ranks: Ranks, cfg: Train, setup: Setup) -> dict[str, Any]:
-    """The task that every rank runs; returns metrics and facts (rank 0's count)."""
+def train(ranks: Ranks, cfg: Train, setup: Setup, teachers: Teachers | None = None) -> dict[str, Any]:
+    """The task that every rank runs; returns metrics and facts (rank 0's count).
+
+    Args:
+        teachers: workers that score the rows of each step, where the objective has some.
+    """
     # here, because the driver imports this file and needs no torch
     from raylm.model.checkpoint import lacks_turn_end
 
     if ranks.rank == 0 and setup.model_path and (other := other_template(setup.tokens, setup.model_path)):
         ranks.say(f"{other}: the checkpoint has that of the rows, and is served with it")
-    loop, parameters, config = made_loop(ranks, cfg, setup)
+    loop, parameters, config = made_loop(ranks, cfg, setup, teachers)
     metrics = loop.run()
     if ranks.rank == 0 and lacks_turn_end(load_tokenizer(setup.tokenizer_path)):
         ranks.say("the chat template ends answers by no token of its own: engines will not know when one is over")
@@ -88,7 +93,7 @@ def _samples(loop: Loop, setup: Setup) -> list[Inputs]:
     return [objective.inputs(micro, cfg.seed) for micro in rows.split(picked)] if picked else []
 
 
-def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
+def made_loop(ranks: Ranks, cfg: Train, setup: Setup, teachers: Teachers | None = None) -> Made:
     """Model, engine and batches of this rank, before the first step."""
     objective = resolve(cfg.objective)
     cfg = cfg.model_copy(update={"document_mask": keeps_apart(cfg, setup)})
@@ -113,7 +118,8 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
     engine, reference, parameters, config = build(
         ranks, cfg, setup.steps, start, needs_reference="reference" in objective.needs and cfg.reference == "live"
     )
-    teacher = build_teacher(ranks, cfg, setup.steps, setup.teacher) if setup.teacher and not setup.scores else None
+    live = setup.teacher if not setup.scores and teachers is None else None
+    teacher = build_teacher(ranks, cfg, setup.steps, live) if live else None
     cfg = cfg.model_copy(update={"objective": objective.for_model(engine.bare)})
     padding_free = padding.agreed(engine, ranks.say)
     micro = _micro(cfg, setup, engine, padding_free)
@@ -132,6 +138,7 @@ def made_loop(ranks: Ranks, cfg: Train, setup: Setup) -> Made:
             document_mask=bool(cfg.document_mask),
             padding_free=padding_free,
             mismatched="mismatched" in objective.needs,
+            teachers=teachers,
         )
 
     num_passes = 1 if cfg.reference == "stored" else objective.num_passes

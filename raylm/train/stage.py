@@ -26,6 +26,7 @@ from raylm.trainer.recorder import Recorder
 from raylm.trainer.setup import Setup, Teacher
 from raylm.trainer.stored_scores import store_scores
 from raylm.trainer.teacher import find_teacher
+from raylm.trainer.teacher_workers import Teachers, hold_teachers
 from raylm.trainer.watch.profile import check_profile
 
 # what of the workers' held things this stage uses
@@ -36,7 +37,9 @@ SHOWN = ("loss", "tokens_per_s", "mfu", "memory_gb")
 
 
 def warm(cfg: Train, workers: Workers) -> None:
-    """Start the ranks while the stage before still runs."""
+    """Start the ranks while the stage before still runs, unless their places are reserved together with others'."""
+    if getattr(cfg.objective, "scores_beside", bool)():
+        return
     warm_ranks(workers, cfg.workers, cfg.sizes())
 
 
@@ -114,6 +117,15 @@ def _teacher(cfg: Train, ctx: Context, rows: Artifact) -> Teacher | None:
     )
 
 
+def _teachers(cfg: Train, ctx: Context, setup: Setup) -> Teachers | None:
+    """Workers that answer beside the ranks, where the objective has some."""
+    objective: Any = resolve(cfg.objective)
+    if not objective.scores_beside():
+        return None
+    scorer = objective.scorer(setup, keeps_apart(cfg, setup))
+    return hold_teachers(ctx.workers, scorer, cfg.scorers or cfg.workers, {RANKS: cfg.workers.role()})
+
+
 def compared_with_vllm(cfg: Train, ctx: Context, samples: list[Any]) -> dict[str, Any]:
     """What vLLM says of the samples, where that is asked for: facts. Raises StageError when it is something else."""
     if not samples:
@@ -130,9 +142,10 @@ def run(cfg: Train, ctx: Context) -> Checkpoint:
     """Train on `cfg.workers.count` ranks. Raises DataError without rows, TrainingError when the numbers stop making sense."""
     cfg, setup, parts = prepared(cfg, ctx)
     rows, sizes, steps = parts[0], setup.num_rows, setup.steps
+    teachers = _teachers(cfg, ctx, setup)
     group = hold_ranks(ctx.workers, cfg.workers, cfg.sizes())
     with Recorder(cfg, ctx, steps, "steps", SHOWN) as recorder:
-        result = group.call(train, cfg, setup, on_row=recorder.from_ranks, aside=ctx.out)
+        result = group.call(train, cfg, setup, teachers, on_row=recorder.from_ranks, aside=ctx.out)
     exported = {**result["export"], **compared_with_vllm(cfg, ctx, result["samples"])}
     metrics = {**result["metrics"], **recorder.metrics("loss")}
     bytes_per_token = held_out_bytes_per_token(cfg, parts)

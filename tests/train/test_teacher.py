@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
+import ray
 
 from raylm.core.artifact import Dialogues, Tokens
 from raylm.core.errors import ConfigError
@@ -57,6 +61,31 @@ def test_live_and_stored_scores_teach_the_same(root, workers, more):
     held_out = [{name: value for name, value in each.items() if name.startswith("held_out")} for each in made]
     assert held_out[1] == pytest.approx(held_out[0], rel=1e-4)
     assert made[0]["held_out_divergence_after"] < made[0]["held_out_divergence_before"]
+
+
+def test_teachers_on_workers_of_their_own_say_what_stored_ones_do_also_when_one_is_killed(root, workers):
+    more = {"scorers": {"count": 2, "cpus": 0.5}, "steps": 30, "held_out_rows": 4}
+
+    def kill_one(step, **values):
+        if step == 2:
+            actors, _ = next(held for key, held in workers._held.items() if key.startswith("teacher:"))
+            killed.append((actors[0], pid_of(actors[0])))
+            os.kill(killed[0][1], signal.SIGKILL)
+
+    found, killed = {}, []
+    for scores in ("stored", "workers"):
+        cfg = config(objective={"teacher_scores": scores}, **more)
+        made = context(root, f"beside-{scores}", cfg, workers)
+        if scores == "workers":
+            made.log = kill_one
+        found[scores] = {name: value for name, value in run(cfg, made).metrics.items() if name.startswith("held_out")}
+    assert pid_of(killed[0][0]) != killed[0][1], "it was started again"
+    assert found["workers"] == pytest.approx(found["stored"], rel=1e-6)
+    assert set(config(objective={"teacher_scores": "workers"}).roles()) == {"ranks", "teacher"}
+
+
+def pid_of(actor):
+    return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=60)
 
 
 def test_a_run_with_another_learning_rate_reads_the_same_scores(root, workers):

@@ -48,9 +48,10 @@ class Distill(Objective):
     alpha: float = Field(default=0.5, ge=0, le=1)
     """Weight of the divergence; the cross-entropy of the row's own tokens has the rest."""
 
-    teacher_scores: Literal["live", "stored"] = "live"
-    """`live`: the teacher lies beside the student on the ranks of the stage, laid out as it is. `stored`: it answers all rows
-    before training, on `scorers`; what it said is kept and read by later runs that ask the same."""
+    teacher_scores: Literal["live", "workers", "stored"] = "live"
+    """`live`: the teacher lies beside the student on the ranks of the stage, laid out as it is. `workers`: it lies on `scorers`,
+    which answer the rows of the next step while the student learns from those of this one. `stored`: they answer all rows before
+    training; what they said is kept and read by later runs that ask the same. The numbers are the same."""
 
     _words: int = PrivateAttr(0)
 
@@ -69,6 +70,9 @@ class Distill(Objective):
 
     def scores_ahead(self) -> bool:
         return self.teacher_scores == "stored"
+
+    def scores_beside(self) -> bool:
+        return self.teacher_scores == "workers"
 
     def scorer(self, setup: Setup, document_mask: bool) -> TeacherScorer:
         from raylm.trainer.stored_scores import content_of

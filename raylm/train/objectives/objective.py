@@ -76,8 +76,12 @@ class Objective(Config):
         """Whether a frozen model scores all rows before training, in place of answering beside it (`Batch.scores`)."""
         return False
 
+    def scores_beside(self) -> bool:
+        """Whether a frozen model on workers of its own scores the rows of each step (`Batch.scores`)."""
+        return False
+
     def scorer(self, setup: Setup, document_mask: bool) -> Scorer:
-        """Who scores all rows ahead, where `scores_ahead`.
+        """Who scores rows, where `scores_ahead` or `scores_beside`.
 
         Args:
             document_mask: documents of a row are kept apart.

@@ -1,5 +1,5 @@
-"""What a teacher adds to a forecast: live, its weights on the ranks and its forward passes; stored, the bytes that are kept and
-the workers that hold it. No torch."""
+"""What a teacher adds to a forecast: live, its weights on the ranks and its forward passes; else the workers that
+hold it, and the bytes that are kept. No torch."""
 
 from __future__ import annotations
 
@@ -39,31 +39,35 @@ def teacher_forward_s(cfg: Any, config: dict[str, Any], device: Device, tokens: 
     return flops_per_token(config, length) / 3 * tokens / world / (peak * REACHED[kind])
 
 
-def stored_teacher(
-    cfg: Any, objective: Any, length: int, config: dict[str, Any] | None, num_rows: int | None, name: str
-) -> list[str]:
-    """Lines on the pass that stores what a teacher says of all rows.
+def stored_answers(objective: Any, length: int, num_rows: int | None) -> list[str]:
+    """Lines on what the pass over all rows keeps.
 
     Args:
-        config: config.json of the teacher, where it is known.
         num_rows: where they are known.
-
-    Raises:
-        PlanError: the device of a scorer cannot hold the teacher.
     """
     each = bytes_per_token(objective.top_k) * length
     whole = f", {each * num_rows / 1e9:.2f} GB for {num_rows} rows" if num_rows else ""
-    lines = [f"what the teacher says is stored ahead: {each / 1e6:.2f} MB a row at most{whole}"]
+    return [f"what the teacher says is stored ahead: {each / 1e6:.2f} MB a row at most{whole}"]
+
+
+def teacher_workers(cfg: Any, objective: Any, config: dict[str, Any] | None, name: str) -> list[str]:
+    """Lines on workers that hold the teacher.
+
+    Args:
+        config: config.json of the teacher, where it is known.
+
+    Raises:
+        PlanError: the device of one cannot hold it.
+    """
     if config is None:
-        return lines
+        return []
     spec = cfg.scorers or cfg.workers
     width = 4 if objective.teacher_dtype == "float32" or (objective.teacher_dtype == "auto" and cfg.dtype == "float32") else 2
     needed = width * model_spec(config).num_parameters()
-    lines.append(f"each of {spec.count} scorers holds the teacher whole, {needed / 1e9:.2f} GB")
     if spec.device and needed > device_of(spec.device).memory_gb * 1e9:
         raise PlanError(
             f"{name}: a scorer holds the teacher whole, {needed / 1e9:.1f} GB, {spec.device} has "
             f"{device_of(spec.device).memory_gb:g}",
             next='teacher_scores = "live" lays it over all ranks',
         )
-    return lines
+    return [f"each of {spec.count} scorers holds the teacher whole, {needed / 1e9:.2f} GB"]
