@@ -64,7 +64,7 @@ def test_live_and_stored_scores_teach_the_same(root, workers, more):
 
 
 def test_teachers_on_workers_of_their_own_say_what_stored_ones_do_also_when_one_is_killed(root, workers):
-    more = {"scorers": {"count": 2, "cpus": 0.5}, "steps": 30, "held_out_rows": 4}
+    more = {"scorers": {"count": 2, "cpus": 0.5}, "steps": 15}
 
     def kill_one(step, **values):
         if step == 2:

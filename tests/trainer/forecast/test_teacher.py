@@ -71,6 +71,8 @@ def test_a_teacher_that_predicts_no_next_token_is_refused(tmp_path):
 
 def test_a_teacher_on_workers_of_its_own_takes_nothing_of_the_ranks(tmp_path):
     lines = estimate(taught(tmp_path, "workers", "scorers = {count = 3, cpus = 2}"), "small")
-    assert lines[-1].startswith("each of 3 scorers holds the teacher whole") and not any("of the teacher" in line for line in lines)
+    assert lines[-1].startswith("each of 3 scorers holds the teacher whole") and not any(
+        "of the teacher" in line for line in lines
+    )
     roles = taught(tmp_path, "workers", "scorers = {count = 3, cpus = 2}").stages["small"].roles()
     assert roles["teacher"].count == 3 and roles["teacher"].phase == roles["ranks"].phase
