@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
-from pydantic import field_validator
-
 from raylm.data.answers import same
+from raylm.data.patterns import Endless, Pattern, has_group, last_match
 from raylm.evaluate.checkers.checker import Checked, Checker
 from raylm.evaluate.items import Item
 
@@ -17,36 +15,30 @@ class Regex(Checker):
     truth."""
 
     kind: Literal["regex"] = "regex"
-    pattern: str
-    """Regular expression; `(?s)`, `(?i)` and the like stand in it."""
-
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        try:
-            re.compile(pattern)
-        except re.error as cause:
-            raise ValueError(f"not a regular expression: {cause}") from cause
-        return pattern
-
-    @property
-    def _takes(self) -> bool:
-        return re.compile(self.pattern).groups > 0
+    pattern: Pattern
+    """Regular expression; `(?s)`, `(?i)` and the like stand in it. An answer with which it comes to no end within
+    5 s is wrong."""
 
     def unchecked(self, item: Item) -> str:
-        return super().unchecked(item) if self._takes else ""
+        return super().unchecked(item) if has_group(self.pattern) else ""
 
     def check(self, text: str, item: Item) -> Checked:
-        found = list(re.finditer(self.pattern, text))
-        if not found:
+        try:
+            found = last_match(self.pattern, text)
+        except Endless as cause:
+            return Checked(0.0, cause.what)
+        if found is None:
             return Checked(0.0, "no match")
-        if not self._takes:
+        if not has_group(self.pattern):
             return Checked(1.0, "matches")
-        right = same((found[-1][1] or "").strip(), item.ground_truth or "")
-        return Checked(float(right), "right" if right else f"says {found[-1][1]!r}")
+        right = same((found[1] or "").strip(), item.ground_truth or "")
+        return Checked(float(right), "right" if right else f"says {found[1]!r}")
 
     def said(self, text: str) -> str:
-        found = list(re.finditer(self.pattern, text))
-        if not found:
+        try:
+            found = last_match(self.pattern, text)
+        except Endless:
             return ""
-        return (found[-1][1] or "").strip().casefold() if self._takes else "matches"
+        if found is None:
+            return ""
+        return (found[1] or "").strip().casefold() if has_group(self.pattern) else "matches"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from raylm.data import patterns
 from raylm.evaluate.checkers.regex import Regex
 from raylm.evaluate.items import Item
 
@@ -27,3 +28,12 @@ def test_without_a_group_a_match_is_right():
     assert card.unchecked(item(None)) == ""
     with pytest.raises(ValidationError, match="not a regular expression"):
         Regex(pattern="(")
+
+
+def test_an_answer_that_an_expression_comes_to_no_end_with_is_wrong(monkeypatch):
+    monkeypatch.setattr(patterns, "DEADLINE_S", 0.1)
+    card = Regex(pattern=r"^(?:x|xx)+(y)$")
+    assert card.check("xxxy", item("y")).value == 1.0
+    found = card.check("x" * 60, item("y"))
+    assert found.value == 0.0 and "came to no end with a text of 60 letters within 0.1 s" in found.why
+    assert card.said("x" * 60) == ""

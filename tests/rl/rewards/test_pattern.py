@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raylm.data import patterns
 from raylm.rl.rewards.pattern import Pattern
 
 
@@ -23,3 +24,9 @@ def test_the_whole_completion_must_match(completion, value):
 def test_what_is_no_expression_is_refused():
     with pytest.raises(ValueError, match="not a regular expression"):
         Pattern(pattern="(unclosed")
+
+
+def test_a_completion_that_an_expression_comes_to_no_end_with_earns_nothing(monkeypatch):
+    monkeypatch.setattr(patterns, "DEADLINE_S", 0.1)
+    found = Pattern(pattern=r"(x|xx)+y").score("", "x" * 60, None)
+    assert found.value == 0.0 and "came to no end" in found.reason
