@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -54,7 +54,8 @@ class Mixture(Config):
     phases: list[Phase] = []
     """In place of weights: weights that change in the course of the run."""
     chosen_by: Annotated[str, Refers(("Report",))] | None = None
-    """The report of `raylm tune-mixture` that the weights come from: the lineage of what is trained with them."""
+    """The report of `raylm tune-mixture` that the weights come from: the lineage of what is trained with them. Weights that were
+    changed since are refused."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Mixture:
@@ -76,6 +77,32 @@ class Mixture(Config):
             except ConfigError as cause:
                 raise ValueError(f"{cause.what}: {cause.next}") from cause
         return self
+
+    def check_chosen(self, facts: dict[str, Any], where: str) -> None:
+        """Whether the report of `chosen_by` chose these weights.
+
+        Args:
+            facts: of the report.
+
+        Raises:
+            ConfigError: it chose others, or none.
+        """
+        shares = dict(zip(facts.get("sources", ()), facts.get("shares", ()), strict=False))
+        weights = {part.rows: part.weight for part in self.parts if part.weight is not None}
+        total = math.fsum(weights.values())
+        same = shares.keys() == weights.keys() and len(weights) == len(self.parts)
+        if same and all(abs(weight / total - shares[name]) < 1e-6 for name, weight in weights.items()):
+            if not facts.get("refused"):
+                return
+            why = f"it chose none: {facts['refused']}"
+        else:
+            chose = ", ".join(f"{name} {share:g}" for name, share in shares.items()) or "no mixture"
+            why = f"it chose {chose}"
+        raise ConfigError(
+            f"the weights of this mixture do not come from the report that `chosen_by` names: {why}",
+            where=where,
+            next="take the mixture of best.toml beside that report, or drop `chosen_by`",
+        )
 
     def schedule(self, num_rows: list[int], draws: int) -> Schedule:
         """The schedule of a run that draws `draws` rows from parts of `num_rows` rows.

@@ -202,7 +202,9 @@ def tuned(tune: Tune, arguments: argparse.Namespace) -> Found:
     identity = {"asked": tune.asked(), "inputs": {one.name: f"{one.fingerprint} {one.content}" for one in inputs}}
     _same_inputs(tune, identity["inputs"])
     ctx = tune.context(identity, inputs)
-    whole, setup, parts = prepared(tune.cfg, ctx)
+    # what chose the shares of before is no input of these
+    plain = tune.mixture.model_copy(update={"chosen_by": None})
+    whole, setup, parts = prepared(tune.cfg.model_copy(update={"rows": plain}), ctx)
     sizes = [num_rows(part) for part in parts]
     rows_drawn = setup.steps * (whole.batch or 1)
     expected = tune.mixture.expected(sizes, rows_drawn)

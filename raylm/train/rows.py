@@ -22,7 +22,11 @@ def open_parts(cfg: Train, ctx: Context) -> list[Artifact]:
 
     Raises:
         DataError: one of them has no training rows, or the parts of a mixture differ in kind, length or tokenizer.
+        ConfigError: the weights of a mixture are not those that its `chosen_by` chose.
     """
+    if isinstance(cfg.rows, Mixture) and cfg.rows.chosen_by:
+        report = ctx.open(cfg.rows.chosen_by)
+        cfg.rows.check_chosen(report.facts, report.uri)
     refs = refs_of(cfg.rows)
     parts = [ctx.open(ref) for ref in refs]
     for ref, part in zip(refs, parts, strict=True):

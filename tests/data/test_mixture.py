@@ -171,3 +171,19 @@ def test_random_mixtures_keep_within_one_row():
         counts = np.cumsum(np.eye(count, dtype=int)[parts], axis=0)
         for got, shares in zip(counts.tolist(), exact_shares(cfg, 400), strict=True):
             assert all(abs(count - share) < 1 for count, share in zip(got, shares, strict=True)), table
+
+
+def test_weights_that_were_changed_since_they_were_chosen_are_not_called_chosen():
+    facts = {"sources": ["r0", "r1"], "shares": [0.25, 0.75], "refused": ""}
+    mixture(0.25, 0.75, chosen_by="m").check_chosen(facts, "m")
+    mixture(1, 3, chosen_by="m").check_chosen(facts, "m")
+    mixture(3, 1).model_copy(update={"parts": mixture(1, 3).parts[::-1]}).check_chosen(facts, "m")
+    for other, report in (
+        (mixture(0.3, 0.7), facts),
+        (mixture(1, 3, 1), facts),
+        (mixture(0, 0, temperature=2.0), facts),
+        (mixture(1, 3), {}),
+        (mixture(1, 3), facts | {"refused": "its rank correlation is low"}),
+    ):
+        with pytest.raises(ConfigError, match=r"do not come from the report.*it chose"):
+            other.check_chosen(report, "m")

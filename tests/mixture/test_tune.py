@@ -52,6 +52,7 @@ def test_the_chosen_mixture_loses_less_and_is_written_as_a_job_with_its_lineage(
     report = open_artifact(made.folder)
     assert isinstance(report, Report) and {one.name for one in report.manifest.inputs} == {"a", "b", "c"}
     assert len(report.facts["proxies"]) == 14 and report.facts["shares"] == what.shares
+    rows.check_chosen(report.facts, report.uri)
     # the train stage names the report: it is one of its inputs, and of the checkpoint's lineage
     assert made.folder.uri in {ref.value for ref in references(best.stages["base"])}
     assert made.folder.size("mixture.png") > 10_000 and "rank correlation" in made.folder.read("report.html").decode()
