@@ -27,7 +27,7 @@ from raylm.parallel.optimizers.schedule import Scheduled
 from raylm.parallel.strategies.strategy import Strategy
 from raylm.rl import checks
 from raylm.rl.config import RL
-from raylm.rl.critic import Critic, laid, needs_critic
+from raylm.rl.critic import Critic, laid, needs_critic, shares
 from raylm.rl.forecast import forecast_reward, forecast_roles
 from raylm.rl.rewards.reward import names_of
 from raylm.serve.guards.guard import Guard
@@ -266,6 +266,8 @@ def _critic(job: Job, cfg: Any, config: dict[str, Any]) -> tuple[Any, dict[str, 
     """The stage as its critic is laid out by it, and config.json of that model: the policy's where it begins as that or is not
     known."""
     if not isinstance(cfg, RL) or not needs_critic(cfg.algorithm):
+        return None
+    if shares(cfg):
         return None
     card = cfg.critic or Critic()
     own = _config(job, cfg.model_copy(update={"model": card.model}), config["vocab_size"]) if card.model else None

@@ -43,6 +43,8 @@ class Asks(NamedTuple):
     """The logits of a label head with so many classes, in place of all else."""
     temperature: float = 1.0
     """Logits are divided by it, as a sampler does."""
+    beside: bool = False
+    """Beside all that is asked of a vocabulary the value of each position, of a model that has both (`with_value_beside`)."""
     entropy: bool = False
     """Beside log-probability and log-sum-exp the entropy of the distribution, with a gradient, under `temperature`."""
     linear: bool = False
@@ -53,10 +55,12 @@ class Asks(NamedTuple):
     @property
     def width(self) -> int:
         """Numbers of one answer: a value, or log-probability and log-sum-exp. With K likeliest tokens these, the rest, K ids and
-        K log-probabilities; with K given ones these, the rest and K log-probabilities; with the entropy these and that."""
+        K log-probabilities; with K given ones these, the rest and K log-probabilities; with the entropy these and that. A value
+        beside them comes last."""
         if self.values or self.labels:
             return self.labels or 1
-        return 3 + 2 * self.top_k if self.top_k else 3 + self.at_ids if self.at_ids else 2 + self.entropy
+        alone = 3 + 2 * self.top_k if self.top_k else 3 + self.at_ids if self.at_ids else 2 + self.entropy
+        return alone + self.beside
 
 
 LOGPROBS = Asks()
@@ -146,6 +150,8 @@ def _check(head: Any, asks: Asks) -> None:
         raise ConfigError("values are asked of a model without a value head", next="name a reward model")
     if not asks.values and head.num_out == 1:
         raise ConfigError("log-probabilities are asked of a model with a value head", next="name a language model")
+    if asks.beside and not getattr(head, "beside", ()):
+        raise ConfigError("values are asked of a model without a value head beside its vocabulary", next="name a reward model")
     if asks.top_k > min(head.num_out, asks.words or head.num_out):
         raise ConfigError(f"the {asks.top_k} likeliest of {asks.words or head.num_out} tokens are asked for")
     if asks.at_ids and asks.top_k:
@@ -177,6 +183,8 @@ def _asked_class(kind: type) -> type:
 
 def _answer(head: Any, hidden_BTD: torch.Tensor, question: Question, kind: type) -> torch.Tensor:
     """The answer at each position that counts, float32 [B, T, C]."""
+    import torch
+
     asks, target_BT = question.asks, question.target_BT
     hidden_ND, target_N, weight_N = hidden_BTD.flatten(0, 1), target_BT.flatten(), question.weight_BT.flatten()
     id_NK = _ids(question).flatten(0, 1) if asks.at_ids else None
@@ -189,6 +197,8 @@ def _answer(head: Any, hidden_BTD: torch.Tensor, question: Question, kind: type)
         answer_NC = kind.forward(head, hidden_ND).float()
     else:
         answer_NC = _scores(head, hidden_ND, target_N, weight_N, asks, question.backend, id_NK)
+        if asks.beside:
+            answer_NC = torch.cat([answer_NC, head.beside[0](hidden_ND).float()], -1)
     if not whole:
         answer_NC = answer_NC.new_zeros(target_BT.numel(), asks.width).index_copy(0, counting_N, answer_NC)
     return answer_NC.view(*target_BT.shape, asks.width)

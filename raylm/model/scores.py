@@ -59,7 +59,7 @@ class Scores(NamedTuple):
     lse_BT: Any = None
     """log(sum(exp(logits))), which z-loss holds near 0."""
     value_BT: Any = None
-    """Of a value head."""
+    """Of a value head, also one beside a vocabulary."""
     label_BTC: Any = None
     """Of a label head: the logits of C classes."""
     top_id_BTK: Any = None
@@ -76,6 +76,8 @@ class Scores(NamedTuple):
     @classmethod
     def of(cls, answer_BTC: torch.Tensor, asks: Asks) -> Scores:
         """The parts of what `ask_head` returns."""
+        if asks.beside:
+            return cls.of(answer_BTC[..., :-1], asks._replace(beside=False))._replace(value_BT=answer_BTC[..., -1])
         if asks.labels:
             return cls(label_BTC=answer_BTC)
         if asks.values:

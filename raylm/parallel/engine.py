@@ -200,11 +200,12 @@ class Engine:
         return total.tolist()
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The whole model's tensors one after the other on rank 0's CPU, by name; nothing on other ranks. Every rank must call
-        and iterate to the end: they meet in each tensor, and no rank holds more than one."""
+        """The whole model's tensors one after the other on rank 0's CPU, by name, less a value head beside it; nothing on other
+        ranks. Every rank must call and iterate to the end: they meet in each tensor, and no rank holds more than one."""
+        from raylm.model.value_beside import own_tensors
         from raylm.parallel.checkpoints.whole import whole_tensors
 
-        for name, tensor in whole_tensors(self.bare):
+        for name, tensor in own_tensors(whole_tensors(self.bare)):
             self.tick()
             if self.rank == 0:
                 yield name, tensor.cpu()

@@ -14,7 +14,7 @@ from raylm.model.chat_template import other_template
 from raylm.model.limits import ends, experts, positions, vocabulary
 from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
-from raylm.rl.critic import check_critic
+from raylm.rl.critic import check_critic, check_shared
 from raylm.rl.environments.checks import check_environment, check_template
 from raylm.rl.rewards.check import check_arguments, check_reward
 
@@ -84,6 +84,7 @@ def check_cards(cfg: RL) -> None:
     if "critic" in getattr(resolve(cfg.algorithm), "needs", ()):
         _check_methods(cfg.algorithm, "algorithm", {"critic_loss": ("inputs",)})
     check_critic(cfg.critic, cfg.algorithm, cfg.iterations)
+    check_shared(cfg)
     if cfg.spikes is not None and not cfg.in_order:
         # which prompts an iteration learns from is not known beforehand: there is no batch of the order to pass over
         raise ConfigError(

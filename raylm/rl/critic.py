@@ -6,11 +6,11 @@ its own optimizer, after each optimizer step of the policy and on the same minib
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from raylm.core.config import Config, Refers, resolve
+from raylm.core.config import Config, Refers, card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raylm.rl.types import Sample
     from raylm.trainer.config import TrainerConfig
 
+SHARED_BY = ("ddp", "fsdp")
 NAME = "critic"
 """Of its engine, in step checkpoints too."""
 
@@ -30,6 +31,11 @@ NAME = "critic"
 class Critic(Config):
     """A model with a value head that learns what returns to expect (https://arxiv.org/abs/1707.06347)."""
 
+    backbone: Literal["own", "shared"] = "own"
+    """`own`: a model of its own. `shared`: a value head on the policy's last hidden states: no second model is held or run, and
+    the policy's optimizer learns from both losses. On data ranks (ddp, fsdp), without an adapter."""
+    coefficient: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    """Of a shared backbone: weight of the value loss beside the policy's."""
     model: Annotated[str, Refers(("Checkpoint",), ("causal", "reward"))] | None = None
     """Weights to start from: a reward model, or a language model, which gets a new value head. None: those of the policy."""
     optimizer: AnyOptimizer = AdamW(lr=1e-5, weight_decay=0.0, schedule="constant", warmup=0.0)
@@ -37,10 +43,40 @@ class Critic(Config):
     warmup_iterations: int = Field(default=0, ge=0)
     """First iterations in which the critic learns alone: before it can tell good from bad it would teach the policy noise."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Critic:
+        own = sorted({"model", "optimizer", "warmup_iterations"} & self.model_fields_set)
+        if self.backbone == "shared" and own:
+            raise ValueError(f"a critic that shares the policy's backbone has none of its own: drop {', '.join(own)}")
+        if self.backbone == "own" and "coefficient" in self.model_fields_set:
+            raise ValueError('`coefficient` weighs two losses of one model: backbone = "shared"')
+        return self
+
 
 def needs_critic(algorithm: Any) -> bool:
     """Whether an algorithm learns from values."""
     return "critic" in getattr(resolve(algorithm), "needs", ())
+
+
+def shares(cfg: Any) -> bool:
+    """Whether values come from the policy's own backbone."""
+    return needs_critic(cfg.algorithm) and (cfg.critic or Critic()).backbone == "shared"
+
+
+def check_shared(cfg: Any) -> None:
+    """Raises ConfigError where a stage's layout has no place for a value head beside the vocabulary."""
+    if not shares(cfg):
+        return
+    mesh = cfg.mesh
+    if cfg.adapter is not None:
+        why, remedy = "an adapter trains no layer beside the output head", "drop adapter"
+    elif mesh.tensor * mesh.pipeline * mesh.context * mesh.expert > 1:
+        why, remedy = "it lies whole on each rank that has the output head", "leave the mesh to data ranks"
+    elif card_kind(cfg.strategy) not in SHARED_BY:
+        why, remedy = f"it was proved with {' and '.join(SHARED_BY)} alone", 'strategy = {kind = "fsdp"}'
+    else:
+        return
+    raise ConfigError(f"a critic on the policy's backbone: {why}", where="critic.backbone", next=f'{remedy}, or backbone = "own"')
 
 
 def laid(cfg: TrainerConfig, card: Critic) -> TrainerConfig:

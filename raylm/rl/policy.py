@@ -20,7 +20,7 @@ from raylm.model.head import Asks
 from raylm.model.scores import Inputs, Scores
 from raylm.parallel.engine import Engine
 from raylm.rl.config import RL
-from raylm.rl.critic import NAME, Critic, explained_variance
+from raylm.rl.critic import NAME, Critic, explained_variance, shares
 from raylm.rl.minibatches import Laid, in_minibatches, lay_out, micros_of, pays
 from raylm.rl.scoring import Scorer, lacking
 from raylm.rl.types import CriticInputs, Experience, LossInputs, Sample
@@ -80,6 +80,11 @@ class PolicyTrainer(Trainer):
         """Who says values."""
         return self.beside.get(NAME)
 
+    @property
+    def shares_backbone(self) -> bool:
+        """Whether values come from the policy's own backbone."""
+        return shares(self.cfg)
+
     def resume(self, step: int | None = None) -> dict[str, Any] | None:
         """See `Trainer.resume`."""
         found = super().resume(step)
@@ -93,6 +98,8 @@ class PolicyTrainer(Trainer):
         forward: dict[str, Any] = {"trainer_logprobs": self.engine.forward, "reference": self.forward_reference}
         if self.critic:
             forward[NAME] = self.critic.forward
+        elif self.shares_backbone:
+            forward[NAME] = lambda inputs, asks: self.engine.forward(inputs, Asks(beside=True))
         scorer = Scorer(
             forward,
             self.engine.grid,
@@ -145,7 +152,7 @@ class PolicyTrainer(Trainer):
                 self.ledger.add(iteration, position, sorted(set(asked) - learned), trained=False)
         if not rows:
             return {"finite": True, **({"changed": False} if experience.samples else {}), **_named(untaught)}
-        explained = explained_variance(experience.samples) if self.critic else None
+        explained = explained_variance(experience.samples)
         return {
             **_combined(rows),
             **({} if explained is None else {"explained_variance": explained}),
@@ -201,7 +208,7 @@ class PolicyTrainer(Trainer):
 
     def _policy_step(self, iteration: int, step: StepInputs, laid: list[Laid]) -> dict[str, Any] | None:
         needs = getattr(self.algorithm, "needs", ())
-        asks = Asks(temperature=self.cfg.temperature, entropy="entropy" in needs)
+        asks = Asks(temperature=self.cfg.temperature, entropy="entropy" in needs, beside=self.shares_backbone)
         told = list[Taught | None]([None] * len(laid))
         if self.teacher:
             asks, inputs, told = self._ask_teacher(asks, step.inputs)
@@ -209,7 +216,8 @@ class PolicyTrainer(Trainer):
 
         def loss(index: int, scores: Scores) -> Loss:
             made = _loss_inputs(laid[index], step.inputs[index], scores, needs)
-            return self.algorithm.loss(made._replace(taught=told[index], scores=scores))
+            found: Loss = self.algorithm.loss(made._replace(taught=told[index], scores=scores))
+            return self._with_values(found, laid[index], step, index, scores) if self.shares_backbone else found
 
         def make_loss() -> LossOf:
             return loss
@@ -223,11 +231,7 @@ class PolicyTrainer(Trainer):
         self.heartbeat.mark("critic", iteration)
 
         def loss(index: int, scores: Scores) -> Loss:
-            one, mask_BT = laid[index], step.inputs[index].weight_BT
-            old_BT, return_BT = (
-                one.spread(_column(sample, name) for sample in one.micro.samples) for name in ("values", "returns")
-            )
-            made: Loss = self.algorithm.critic_loss(CriticInputs(scores.value_BT, old_BT, return_BT, mask_BT))
+            made = self._critic_loss(laid[index], step.inputs[index].weight_BT, scores)
             return made._replace(total=made.total / divisor)
 
         sums = self.critic.accumulate(step.inputs, loss, Asks(values=True))
@@ -238,6 +242,17 @@ class PolicyTrainer(Trainer):
         found = {f"critic_{name}": total / (divisor if name == "loss" else weight) for name, total in sums.items()}
         cost = self.meter.values(step.tokens, step.counted or weight, step.unit)
         return {**found, "critic_grad_norm": stats.grad_norm, "critic_lr": stats.lr, "critic_finite": finite, **cost}
+
+    def _critic_loss(self, one: Laid, mask_BT: Any, scores: Scores) -> Loss:
+        old_BT, return_BT = (one.spread(_column(sample, name) for sample in one.micro.samples) for name in ("values", "returns"))
+        return self.algorithm.critic_loss(CriticInputs(scores.value_BT, old_BT, return_BT, mask_BT))
+
+    def _with_values(self, found: Loss, one: Laid, step: StepInputs, index: int, scores: Scores) -> Loss:
+        """The policy's loss and that of the values beside it. Its metrics are what a critic of its own tells."""
+        made = self._critic_loss(one, step.inputs[index].weight_BT, scores)
+        card, scale = self.cfg.critic or Critic(), step.weight / (step.divisor or step.weight)
+        told = {f"critic_{name}": value * scale if name == "loss" else value for name, value in made.metrics.items()}
+        return Loss(found.total + card.coefficient * made.total, {**found.metrics, **told})
 
     def _pass_step(self) -> None:
         """Count a step in which nothing is learned."""

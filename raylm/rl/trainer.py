@@ -15,8 +15,9 @@ from raylm.model.head import Asks
 from raylm.model.leaks import check_documents
 from raylm.model.preflight import Needs
 from raylm.model.scores import Inputs, causal
+from raylm.model.value_beside import with_value_beside
 from raylm.rl.config import RL
-from raylm.rl.critic import NAME, Critic, build_critic, needs_critic
+from raylm.rl.critic import NAME, Critic, build_critic, needs_critic, shares
 from raylm.rl.policy import STEPS_TAKEN, PolicyTrainer, Setup
 from raylm.rl.probes import probes_of
 from raylm.rl.types import Experience
@@ -60,12 +61,12 @@ def build(ranks: Ranks, cfg: RL, setup: Setup) -> dict[str, Any]:
         if cfg.mesh.context > 1:
             check_documents(model, "mesh.context")
         padding.look_at(model)
-        return model
+        return with_value_beside(model, cfg.seed) if shares(cfg) else model
 
     engine, reference, parameters, config = build_engine(ranks, cfg, steps, load, _needs_reference(algorithm))
     teacher = build_teacher(ranks, cfg, steps, setup.teacher) if setup.teacher else None
     beside = {}
-    if needs_critic(algorithm):
+    if needs_critic(algorithm) and not shares(cfg):
         path = str(setup.critic_path or setup.model_path)
         beside[NAME] = build_critic(ranks, cfg, cfg.critic or Critic(), steps, path, padding.look_at)
     ranks.held[HELD] = PolicyTrainer(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from raylm.model.value_beside import VALUE_HEAD
 from raylm.parallel.optimizers.schedule import Scheduled
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def _ends(model: Any) -> list[Any]:
     embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     if hasattr(model, "get_output_embeddings"):
         # the last stage of a pipeline has an output layer and no embedding to measure it by
-        return [*embeddings, model.get_output_embeddings()]
+        beside = [getattr(model, VALUE_HEAD)] if hasattr(model, VALUE_HEAD) else []
+        return [*embeddings, *beside, model.get_output_embeddings()]
     tall = {module.num_embeddings for module in embeddings}
     heads = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.out_features in tall]
     return [*embeddings, *heads]
