@@ -26,17 +26,19 @@ quickstart: install
 
 # two processes, file by file: many tests wait for processes of their own, one core each is what a small machine has
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
+# the tests start hundreds of Python processes: what the first one compiles of raylm the others read, whatever the environment says
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest
 
 # the environments of `raylm demo`: its tests in a browser are left out where they are not there
 demo: install
 	-$(VENV)/bin/python -m raylm.serve.demo.environment gradio streamlit
 
 test: install demo
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
+	$(PYTEST) $(SIDE_BY_SIDE)
 
 # also what `make test` leaves out to stay short: lost machines, more variants of layouts
 test-long: install demo
-	RAYLM_LONG=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
+	RAYLM_LONG=1 $(PYTEST) $(SIDE_BY_SIDE)
 
 # a job by Slurm on two hosts made of network namespaces: needs root and Debian's munge slurmctld slurmd slurm-client
 slurm-test: install

@@ -55,8 +55,12 @@ class Workers:
         if not self.submitted:
             # a process of Ray Train that looks for nodes being drained: a cluster that begins and ends with this run has none
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            # how often Ray's process that reads workers' logs lists them; nobody reads what it would send (log_to_driver)
-            os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "10")
+            # Ray's process that reads workers' logs ten times a second has none to read: nobody hears what it would send
+            # (log_to_driver). It lists them at this interval, but always where they are fewer than the other number
+            os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "86400")
+            os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
+            # how often another one measures all processes, for a dashboard that is not there
+            os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
         # idle workers beyond this many are ended: each has torch in memory
         os.environ.setdefault("RAY_num_workers_soft_limit", str(os.cpu_count() or 1))
 

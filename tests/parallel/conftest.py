@@ -1,22 +1,24 @@
-"""The results of one run of two gloo ranks: imports are paid once for all tests of this folder."""
+"""The results of one run of two gloo ranks: it is paid once for all tests of this folder."""
 
 from __future__ import annotations
 
-import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.once import once
 
 
 @pytest.fixture(scope="session")
 def two_ranks(tmp_path_factory) -> dict[str, Any]:
     import torch
 
+    from tests.parallel.on_ranks import on_ranks
     from tests.parallel.two_ranks import gather
 
-    folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(gather, args=(str(folder), port), nprocs=2)
+    def make(folder: Path) -> None:
+        torch.save(on_ranks(2, gather, str(folder), timeout_s=400.0)[0], folder / "found.pt")
+
+    folder = once(tmp_path_factory, "two-ranks", make)
     return {"folder": folder, **torch.load(folder / "found.pt", weights_only=False)}

@@ -53,8 +53,16 @@ def test_full_keeps_less_than_selective_and_that_less_than_all():
     assert full < selective / 3 and selective < none * 0.75, (full, selective, none)
 
 
-@pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=repr)
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+    ("how", "strategy"),
+    [
+        ("selective", Fsdp()),
+        ("full", Ddp()),
+        pytest.param("full", Fsdp(), marks=pytest.mark.long),
+        pytest.param("selective", Ddp(), marks=pytest.mark.long),
+    ],
+    ids=str,
+)
 def test_checkpointing_on_two_ranks(how, strategy):
     assert_parity(2, strategy, activation_checkpointing=how)
 

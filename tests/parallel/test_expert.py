@@ -115,7 +115,11 @@ def run(rank: int, world: int, work: str, table: dict[str, Any], export: str = "
     return {"losses": [row["loss"] for row in seen], "there": there, "weights": loop.engine.weights()}
 
 
-@pytest.mark.parametrize("there", [(2, {"expert": 2}), (1, {})], ids=["shared, whole, shared", "whole, shared, whole"])
+@pytest.mark.parametrize(
+    "there",
+    [(2, {"expert": 2}), pytest.param((1, {}), marks=pytest.mark.long)],
+    ids=["shared, whole, shared", "whole, shared, whole"],
+)
 def test_checkpoints_go_on_in_another_layout(tmp_path, there):
     table = {"model": DEEPSEEK, "balance": {"bias_rate": 0.01}, "lr": 3e-3}
     layouts = [there, (1, {}) if there[0] > 1 else (4, {"expert": 2}), there]
@@ -168,7 +172,7 @@ def test_tensor_ranks_beside_experts(model, sequence):
     assert_parity(2, Fsdp(), model=model, mesh={"tensor": 2, "sequence": sequence}, lr=3e-3)
 
 
-@pytest.mark.parametrize("sequence", [True, False], ids=["sequence", "whole rows"])
+@pytest.mark.parametrize("sequence", [True, pytest.param(False, marks=pytest.mark.long)], ids=["sequence", "whole rows"])
 def test_tensor_ranks_hold_the_same_experts(sequence):
     assert_parity(4, Fsdp(), model=DEEPSEEK, mesh={"tensor": 2, "expert": 2, "sequence": sequence})
 
@@ -179,9 +183,10 @@ def test_tensor_ranks_hold_the_same_experts(sequence):
         (2, {"expert": 2, "context": 2}, {}),
         (4, {"expert": 2, "pipeline": 2}, {}),
         (2, {"expert": 2}, {"activation_checkpointing": "full"}),
-        (4, {"expert": 2, "context": 2, "tensor": 2}, {}),
-        (8, {"expert": 2, "pipeline": 2, "tensor": 2}, {}),
-        (4, {"expert": 2, "pipeline": 2, "context": 2}, {}),
+        # "all" has each of these in it
+        pytest.param(4, {"expert": 2, "context": 2, "tensor": 2}, {}, marks=pytest.mark.long),
+        pytest.param(8, {"expert": 2, "pipeline": 2, "tensor": 2}, {}, marks=pytest.mark.long),
+        pytest.param(4, {"expert": 2, "pipeline": 2, "context": 2}, {}, marks=pytest.mark.long),
         (8, {"expert": 2, "pipeline": 2, "context": 2, "tensor": 2}, {}),
     ],
     ids=["context", "pipeline", "activation_checkpointing", "context, tensor", "pipeline, tensor", "pipeline, context", "all"],

@@ -1,4 +1,4 @@
-"""One run of two gloo ranks that writes all that the tests check to a file."""
+"""One run of two gloo ranks that finds all that the tests check."""
 
 from __future__ import annotations
 
@@ -37,10 +37,8 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 
 
-def gather(rank: int, folder: str, port: int) -> None:
-    """Run on each of the two ranks; rank 0 writes `found.pt`."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def gather(rank: int, world: int, folder: str) -> dict[str, Any]:
+    """Run on each of the two ranks; step checkpoints stay in `folder`."""
     at, found = Path(folder), {}
     for strategy in (Ddp(), Fsdp()):
         name = strategy.kind
@@ -57,13 +55,10 @@ def gather(rank: int, folder: str, port: int) -> None:
             found[f"{name} {case}"] = whole(strategy, at / f"{name}-{case}", rank, **table)
         found[f"{name} resumed"] = resumed(strategy, at / name, rank)
         found[f"{name} nan"] = nan_on_one_rank(strategy, at / f"{name}-nan", rank)
-        found[f"{name} trainer"] = learn(strategy, at / f"{name}-rl", rank, 2)
+        found[f"{name} trainer"] = learn(strategy, at / f"{name}-rl", rank, world)
     found["ddp exchanges"] = exchanges(at / "exchanges")
     found["fsdp lora on bfloat16"] = bfloat16_base(at / "half", rank)
-    if rank == 0:
-        torch.save(found, at / "found.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return found
 
 
 def whole(strategy: Any, work: Path, rank: int, **table: Any) -> dict[str, Any]:

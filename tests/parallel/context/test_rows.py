@@ -62,7 +62,10 @@ def attended(rank: int, world: int, method: str) -> dict[str, list[torch.Tensor]
     return found
 
 
-@pytest.mark.parametrize(("method", "world"), [("ring", 2), ("ring", 3), ("ring", 4), ("ulysses", 2), ("ulysses", 4)])
+LONGER = [pytest.param(method, 2, marks=pytest.mark.long) for method in ("ring", "ulysses")]
+
+
+@pytest.mark.parametrize(("method", "world"), [("ring", 3), ("ring", 4), ("ulysses", 4), *LONGER])
 def test_attention_between_ranks_is_attention_on_one(method, world):
     """Queries, keys and values of unequal heads, documents, windows; each rank has the gradient of its own tokens alone."""
     parts = on_ranks(world, attended, method)
@@ -136,8 +139,16 @@ def test_the_plain_formulas_are_the_kernels(kind, monkeypatch):
 QWEN3 = {"kind": "qwen3", "hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "max_length": 64}
 
 
-@pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=["ddp", "fsdp"])
-@pytest.mark.parametrize("method", ["ring", "ulysses"])
+@pytest.mark.parametrize(
+    ("strategy", "method"),
+    [
+        (Ddp(), "ring"),
+        (Fsdp(), "ulysses"),
+        pytest.param(Fsdp(), "ring", marks=pytest.mark.long),
+        pytest.param(Ddp(), "ulysses", marks=pytest.mark.long),
+    ],
+    ids=["ddp-ring", "fsdp-ulysses", "fsdp-ring", "ddp-ulysses"],
+)
 def test_two_ranks_share_rows(strategy, method):
     assert_parity(2, strategy, mesh={"context": 2, "context_method": method})
 

@@ -42,8 +42,16 @@ def test_four_stages():
     assert_parity(4, Fsdp(), mesh={"pipeline": 4}, micro=2, model=FOUR)
 
 
-@pytest.mark.parametrize("schedule", ["interleaved", "zero_bubble"])
-@pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=lambda card: card.kind)
+@pytest.mark.parametrize(
+    ("strategy", "schedule"),
+    [
+        (Fsdp(), "interleaved"),
+        (Ddp(), "zero_bubble"),
+        pytest.param(Ddp(), "interleaved", marks=pytest.mark.long),
+        pytest.param(Fsdp(), "zero_bubble", marks=pytest.mark.long),
+    ],
+    ids=["fsdp-interleaved", "ddp-zero_bubble", "ddp-interleaved", "fsdp-zero_bubble"],
+)
 def test_several_stages_per_rank(strategy, schedule):
     assert_parity(2, strategy, mesh={"pipeline": 2, "schedule": schedule}, micro=1, model=FOUR)
 
@@ -76,7 +84,7 @@ def test_stages_of_replicas():
 @pytest.mark.parametrize(
     ("strategy", "mesh"),
     [
-        (Fsdp(), {"sequence": True}),
+        pytest.param(Fsdp(), {"sequence": True}, marks=pytest.mark.long),
         (Ddp(), {"sequence": False}),
         (Fsdp(), {"sequence": True, "schedule": "zero_bubble"}),
     ],
@@ -99,7 +107,14 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize(
-    ("first", "then"), [("pipeline", "fsdp"), ("pipeline", "one"), ("one", "pipeline"), ("v", "pipeline"), ("fsdp", "v")]
+    ("first", "then"),
+    [
+        ("pipeline", "fsdp"),
+        ("one", "pipeline"),
+        ("fsdp", "v"),
+        pytest.param("pipeline", "one", marks=pytest.mark.long),
+        pytest.param("v", "pipeline", marks=pytest.mark.long),
+    ],
 )
 def test_a_checkpoint_goes_on_in_another_layout(tmp_path, first, then):
     """Of 6 steps the first layout takes 3 and saves, the other goes on: as if one rank had done it all."""
@@ -202,7 +217,8 @@ def test_stages_of_shared_experts(kind, schedule):
 
 
 @pytest.mark.parametrize(
-    ("activation_checkpointing", "schedule"), [("full", "1f1b"), ("selective", "interleaved"), ("full", "zero_bubble")]
+    ("activation_checkpointing", "schedule"),
+    [pytest.param("full", "1f1b", marks=pytest.mark.long), ("selective", "interleaved"), ("full", "zero_bubble")],
 )
 def test_what_is_computed_again(activation_checkpointing, schedule):
     assert_parity(

@@ -20,30 +20,41 @@ from tests.parallel.parity import assert_parity
 
 HEADS: dict[str, Any] = {**SHAPE, "num_heads": 4, "num_kv_heads": 2}
 BOTH = pytest.mark.parametrize("sequence", [False, True], ids=["tensor", "sequence"])
+# whole rows under DDP, rows cut by token under FSDP; the other two are long
+CROSSED = pytest.mark.parametrize(
+    ("strategy", "sequence"),
+    [
+        (Ddp(), False),
+        (Fsdp(), True),
+        pytest.param(Ddp(), True, marks=pytest.mark.long),
+        pytest.param(Fsdp(), False, marks=pytest.mark.long),
+    ],
+    ids=["ddp-tensor", "fsdp-sequence", "ddp-sequence", "fsdp-tensor"],
+)
 
 
-@BOTH
-@pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=lambda card: card.kind)
+@CROSSED
 def test_two_tensor_ranks(strategy, sequence):
     assert_parity(2, strategy, mesh={"tensor": 2, "sequence": sequence}, model=HEADS)
 
 
-@BOTH
 @pytest.mark.parametrize(
-    "shape",
+    ("shape", "sequence"),
     [
-        {**HEADS, "kind": "qwen3", "tie_embeddings": False},
-        {**HEADS, "num_kv_heads": 4, "tie_embeddings": False},
+        ({"kind": "qwen3"}, True),
+        ({"num_kv_heads": 4}, False),
+        pytest.param({"kind": "qwen3"}, False, marks=pytest.mark.long),
+        pytest.param({"num_kv_heads": 4}, True, marks=pytest.mark.long),
     ],
-    ids=["qwen3-untied", "llama-untied"],
+    ids=["qwen3-sequence", "llama-tensor", "qwen3-tensor", "llama-sequence"],
 )
 def test_families(shape, sequence):
+    shape = {**HEADS, "tie_embeddings": False, **shape}
     # Adam makes whole steps of gradients that are all but zero: a smaller step, a smaller difference
     assert_parity(2, Fsdp(), mesh={"tensor": 2, "sequence": sequence}, model=shape, lr=5e-3)
 
 
-@BOTH
-@pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=lambda card: card.kind)
+@CROSSED
 def test_tensor_with_data_parallel(strategy, sequence):
     assert_parity(4, strategy, mesh={"tensor": 2, "sequence": sequence}, model=HEADS)
 
@@ -72,8 +83,15 @@ def test_four_tensor_ranks_share_more_ranks_than_tokens():
     assert_parity(4, Fsdp(), mesh={"tensor": 4}, model={**HEADS, "num_kv_heads": 4}, micro=1)
 
 
-@BOTH
-@pytest.mark.parametrize("how", ["full", "selective"])
+@pytest.mark.parametrize(
+    ("how", "sequence"),
+    [
+        ("full", True),
+        ("selective", False),
+        pytest.param("full", False, marks=pytest.mark.long),
+        pytest.param("selective", True, marks=pytest.mark.long),
+    ],
+)
 def test_tensor_with_activation_checkpointing(how, sequence):
     assert_parity(2, Ddp(), mesh={"tensor": 2, "sequence": sequence}, model=HEADS, activation_checkpointing=how)
 
@@ -141,8 +159,7 @@ def half(rank: int, world: int, strategy: Any, sequence: bool) -> dict[str, Any]
     return {"losses": losses(seen), "dtypes": {str(tensor.dtype) for tensor in loop.engine.weights().values()}}
 
 
-@BOTH
-@pytest.mark.parametrize("strategy", [Ddp(), Fsdp()], ids=lambda card: card.kind)
+@CROSSED
 def test_tensor_in_bfloat16_over_float32_masters(strategy, sequence):
     found = on_ranks(2, half, strategy, sequence)
     assert found[0]["losses"] == found[1]["losses"]

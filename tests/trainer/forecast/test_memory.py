@@ -48,9 +48,7 @@ FROM_DISK = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in ("adapter", "4-bit base") else pytest.param(n, marks=pytest.mark.long) for n in FROM_DISK]
-)
+@pytest.mark.parametrize("name", [n if n == "4-bit base" else pytest.param(n, marks=pytest.mark.long) for n in FROM_DISK])
 def test_a_model_of_large_vocabulary_from_disk_grows_by_what_was_forecast(name, tmp_path):
     """10 M weights in blocks, twice that for each table of 49 thousand words."""
     import torch
