@@ -18,7 +18,6 @@ from raylm.rl.types import Experience
 from tests.parallel.on_ranks import on_ranks
 from tests.rl import copying
 from tests.rl.test_policy import learned
-from tests.rl.test_ppo import explains
 from tests.rl.valued import KL, TEMPERATURE, Valued, drawn, started, valued_config, write
 
 COEFFICIENT = 0.5
@@ -150,7 +149,8 @@ def test_ppo_with_a_shared_backbone_learns_to_copy(tmp_path, monkeypatch):
     monkeypatch.setattr(copying, "PROMPTS", 128)
     rows: list[dict[str, float]] = []
     rewards = copying.learn_to_copy(
-        tmp_path, Ppo(entropy=0.05), 115, lr=2e-3, minibatches=4, critic={"backbone": "shared", "coefficient": 0.5}, rows=rows
+        tmp_path, Ppo(entropy=0.05), 115, lr=2e-3, minibatches=4, critic={"backbone": "shared", "coefficient": 8.0}, rows=rows
     )
     assert mean(rewards[:5]) < 0.15 and mean(rewards[-5:]) >= 0.95
-    assert explains([{**row, "reward": reward} for row, reward in zip(rows, rewards, strict=True)])
+    learning = [row["explained_variance"] for row, reward in zip(rows, rewards, strict=True) if 0.3 < reward < 0.6]
+    assert mean(learning) > 0.5
