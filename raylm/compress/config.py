@@ -68,6 +68,8 @@ class Compress(StageConfig):
         called = card_kind(written)
         if self.prompts and not getattr(written, "proved", False):
             return f"format {called} is not proved by running it: drop prompts"
+        if self.prompts and not getattr(written, "parity_prompts", 1):
+            return "parity_prompts = 0 proves nothing: drop prompts, or say how many of them are asked"
         if method is None:
             needs = getattr(written, "needs", ())
             unread = [] if needs else sorted({"calibration", "calibration_rows", "held_rows"} & self.model_fields_set)

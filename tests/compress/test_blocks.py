@@ -70,3 +70,21 @@ def test_an_encoder_beside_a_decoder_is_refused():
     model = T5ForConditionalGeneration(T5Config(vocab_size=300, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2))
     with pytest.raises(ConfigError, match="an encoder beside a decoder"):
         next(Calibration(ROWS).blocks(model))
+
+
+def test_a_fault_beside_a_massive_activation_is_seen():
+    """One channel holds numbers ten thousand times as large: a walk that loses a twentieth of all others is no walk."""
+    model = made("llama", num_key_value_heads=2).eval()
+    model.model.embed_tokens.weight.data[:, 5] = 1e4
+    last, calls = model.model.layers[1], []
+    plain = last.forward
+
+    def forward(hidden, **kwargs):
+        calls.append(1)
+        scale = torch.ones(hidden.shape[-1])
+        scale[8:] = 1.0 if len(calls) < 3 else 0.95
+        return plain(hidden, **kwargs) * scale
+
+    last.forward = forward
+    with pytest.raises(ConfigError, match="no chain: states pass by them"):
+        next(Calibration(ROWS[:1]).blocks(model))

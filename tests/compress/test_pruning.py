@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from raylm.compress.config import Compress
+from raylm.compress.pruning.rebuilt import check_same
 from raylm.compress.stage import compress
 from raylm.core.artifact import Tokens
-from raylm.core.errors import ArtifactError
+from raylm.core.errors import ArtifactError, ConfigError
 from raylm.inference.completions import Sampling
 from raylm.inference.config import GeneratorSpec
 from raylm.inference.pool import hold_pool
@@ -109,3 +111,15 @@ def test_vllm_draws_what_transformers_draws(root, workers):
         for prompt, (completion,) in zip(prompts, drawn, strict=True):
             made = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
             assert completion.tokens == made[0, len(prompt) :].tolist()
+
+
+def test_one_token_that_a_smaller_model_computes_otherwise_is_seen_beside_large_logits():
+    torch.manual_seed(0)
+    meant = torch.randn(8, 50)
+    meant[0] *= 1e4
+    model = SimpleNamespace(config=SimpleNamespace(model_type="llama"), dtype=torch.float32)
+    check_same(meant, meant * (1 + 1e-6), model, "layers")
+    made = meant.clone()
+    made[3] += 0.1 * torch.randn(50)
+    with pytest.raises(ConfigError, match="computes with its layers in a way that is not known"):
+        check_same(meant, made, model, "layers")

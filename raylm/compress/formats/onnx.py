@@ -100,10 +100,17 @@ class Onnx(Config):
                 sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(folder), "-o", str(at), "-p", self.precision,
                 "-e", "cpu", "-c", cache, "--extra_options", "hf_token=false",
             ]  # fmt: skip
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=BUILD_S,
-                check=False, env=environment, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+            try:
+                done = subprocess.run(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=BUILD_S,
+                    check=False, env=environment, stdin=subprocess.DEVNULL,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired as cause:
+                raise ConfigError(
+                    f"onnxruntime-genai's builder was not done after {BUILD_S:g} s",
+                    where=str(folder),
+                    next="try it on a machine with more memory and cores, or export to gguf",
+                ) from cause
         if done.returncode or not (at / "genai_config.json").is_file():
             lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
             raise ConfigError(f"onnxruntime-genai's builder failed: {' | '.join(lines[-2:])[-600:]}", where=str(folder))

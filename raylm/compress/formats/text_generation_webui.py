@@ -50,7 +50,7 @@ class TextGenerationWebui(GgufFile):
                 "instruction_template": self.name,
                 "custom_stopping_strings": ", ".join(f'"{stop}"' for stop in settings.stops),
             }
-        said |= {key: settings.generation[key] for key in SAMPLING if settings.generation.get(key) is not None}
+        said |= sampling(settings.generation)
         lines = yaml.safe_dump({f"^{re.escape(file.name)}$": said}, sort_keys=False, allow_unicode=True)
         (at / SETTINGS).write_text("# add these lines to user_data/models/config-user.yaml\n" + lines)
         return facts
@@ -59,6 +59,15 @@ class TextGenerationWebui(GgufFile):
         """What to do with `out`."""
         there = "~/text-generation-webui"
         return f"cp -r {out}/user_data {there}/ && cat {out}/{SETTINGS} >> {there}/user_data/models/{SETTINGS}"
+
+
+def sampling(generation: dict[str, Any]) -> dict[str, Any]:
+    """What of generation_config.json the program takes: where it says that nothing is drawn, temperature and the like are of no
+    effect in transformers, and the likeliest token is what `top_k` of 1 leaves."""
+    found = {key: generation[key] for key in SAMPLING if generation.get(key) is not None}
+    if generation.get("do_sample") is False:
+        found = {key: found[key] for key in ("repetition_penalty",) if key in found} | {"top_k": 1}
+    return found
 
 
 def with_tokens(template: str, tokenizer: Any) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from raylm.compress.methods.applied import Applied
+from raylm.compress.methods.applied import Applied, unseen
 from raylm.compress.methods.grid import Grid
 from raylm.compress.methods.hessian import error
 from raylm.compress.methods.rounding import round_weights, to_half
@@ -50,6 +50,8 @@ class Awq(Config):
                 each.check(name)
             importance = {name: each.gram_II.diagonal() for name, each in found.items()}
             for pair in pairs(block):
+                if not found.keys() >= set(pair.layers):
+                    continue
                 scale_I = self._search(block, pair, found[pair.layers[0]], grid)
                 tried += 1
                 if smooth(block, pair, scale_I):
@@ -58,7 +60,7 @@ class Awq(Config):
             for name in found.keys() & grids.keys():
                 scales[name] = grid.search(block.layers[name].weight.data, importance[name])
         to_half(model)
-        facts = {"smoothed": f"{done} of {tried} groups of layers"}
+        facts = {"smoothed": f"{done} of {tried} groups of layers", **unseen([*(grids.keys() - scales.keys())])}
         return Applied(round_weights(model, grid.arguments(), None, {}, scales), facts)
 
     def _search(self, block: Block, pair: Pair, found: Statistics, grid: Grid) -> torch.Tensor:

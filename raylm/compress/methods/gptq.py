@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from raylm.compress.methods.applied import Applied
+from raylm.compress.methods.applied import Applied, unseen
 from raylm.compress.methods.grid import Grid
 from raylm.compress.methods.rounding import round_weights, to_half
 from raylm.compress.methods.sequential import Recipe, grids_of, round_blocks
@@ -44,4 +44,5 @@ class Gptq(Config):
         done = round_blocks(model, calibration, grids, Recipe(self.act_order, self.damping, self.passes))
         to_half(model)
         scales = {name: each.scale_OG for name, each in done.fitted.items()}
-        return Applied(round_weights(model, grid.arguments(), None, {}, scales), metrics={"output_error": done.output_error})
+        metrics = {"output_error": done.output_error}
+        return Applied(round_weights(model, grid.arguments(), None, {}, scales), unseen(done.unseen), metrics)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from raylm.core.errors import DataError
+
 if TYPE_CHECKING:
     import torch
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 # columns whose error is carried on one by one; to the columns behind it goes as one product
 BLOCK = 64
+# parts of the mean diagonal that are added, beside the damping, where the matrix has no Cholesky factor
+MORE_DAMPING = (0.0, 0.01, 0.1, 1.0)
 
 
 class Fitted(NamedTuple):
@@ -52,7 +56,7 @@ def gptq(weight_OI: torch.Tensor, hessian_II: torch.Tensor, scale_OG: torch.Tens
     work = weight_OI.float()[:, order].T.contiguous()
     scale = grid.spread(scale_OG.float(), width)[:, order].T.contiguous()
     # upper factor of the inverse: row j says how the error of column j is shared out among those behind
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian_II[order][:, order])), upper=True)
+    factor = inverse_factor(hessian_II[order][:, order])
     whole, latent = torch.empty_like(work), torch.empty_like(work)
     # of a pruned matrix: others make up for each other's errors, and zeros stay zeros
     pruned = work == 0
@@ -70,6 +74,28 @@ def gptq(weight_OI: torch.Tensor, hessian_II: torch.Tensor, scale_OG: torch.Tens
             work[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
     back = torch.argsort(order)
     return Fitted(whole[back].T.contiguous(), scale_OG, latent[back].T.contiguous())
+
+
+def inverse_factor(hessian_II: torch.Tensor) -> torch.Tensor:
+    """Upper Cholesky factor of the inverse. What float32 makes of nearly dependent inputs may have none: more is added to
+    the diagonal then.
+
+    Raises:
+        DataError: there is none with all of the mean diagonal added, either.
+    """
+    import torch
+
+    mean = hessian_II.diagonal().mean()
+    for more in MORE_DAMPING:
+        lower, failed = torch.linalg.cholesky_ex(hessian_II + more * mean * torch.eye(len(hessian_II), device=mean.device))
+        if not int(failed):
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not int(failed) and bool(upper.isfinite().all()):
+                return upper
+    raise DataError(
+        "X^T X of what enters the layer has no Cholesky factor, its inputs are too nearly dependent",
+        next="raise `damping`, take more calibration rows, or a method that needs none",
+    )
 
 
 def descend(weight_OI: torch.Tensor, hessian_II: torch.Tensor, fitted: Fitted, grid: Grid, passes: int) -> Fitted:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from raylm.compress.methods.applied import Applied
+from raylm.compress.methods.applied import Applied, unseen
 from raylm.compress.methods.grid import Grid
 from raylm.compress.methods.rounding import round_weights, to_half
 from raylm.compress.methods.sequential import Recipe, grids_of, round_blocks
@@ -52,4 +52,4 @@ class Qad(Config):
         tuned = tune(model, calibration, own, done.fitted, grids, Tuning(self.steps, self.batch_tokens, self.lr, self.lr_scales))
         to_half(model)
         metrics = {"output_error": done.output_error, **tuned.metrics}
-        return Applied(round_weights(model, grid.arguments(), None, {}, tuned.scales), metrics=metrics)
+        return Applied(round_weights(model, grid.arguments(), None, {}, tuned.scales), unseen(done.unseen), metrics)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.compress.coverage import layers_to_round
 from raylm.compress.methods.hessian import Fitted, damped, descend, error, gptq, refit
+from raylm.core.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,8 @@ class Sequential(NamedTuple):
     fitted: dict[str, Fitted]
     output_error: float
     """Squared error of the layers' outputs over that of rounding to nearest with the scale of the largest weight."""
+    unseen: list[str]
+    """Layers that no calibration token came to, rounded to nearest."""
 
 
 def round_blocks(model: torch.nn.Module, calibration: Calibration, grids: dict[str, Grid], recipe: Recipe) -> Sequential:
@@ -48,7 +51,10 @@ def round_blocks(model: torch.nn.Module, calibration: Calibration, grids: dict[s
             layer = block.layers[name]
             found.check(name)
             hessian = damped(found.gram_II, recipe.damping)
-            fitted = fit(layer.weight.data, hessian, grids[name], recipe)
+            try:
+                fitted = fit(layer.weight.data, hessian, grids[name], recipe)
+            except DataError as cause:
+                raise DataError(f"{name}: {cause.what}", next=cause.next) from cause
             widest = grids[name].widest(layer.weight.data)
             plain = grids[name].integers(layer.weight.data.float(), widest) * grids[name].spread(widest, layer.in_features)
             ours += float(error(layer.weight.data, hessian, fitted.weight(grids[name])).sum())
@@ -56,14 +62,15 @@ def round_blocks(model: torch.nn.Module, calibration: Calibration, grids: dict[s
             done[name] = fitted
         for name in wanted & done.keys():
             block.layers[name].weight.data.copy_(done[name].weight(grids[name]))
-    for name in grids.keys() - done.keys():
+    others = sorted(grids.keys() - done.keys())
+    for name in others:
         # outside of the decoder's blocks, or no token came there
         layer: Any = model.get_submodule(name)
         scale = grids[name].search(layer.weight.data)
         whole = grids[name].integers(layer.weight.data.float(), scale)
         done[name] = Fitted(whole, scale, layer.weight.data.float() / grids[name].spread(scale, layer.in_features))
         layer.weight.data.copy_(done[name].weight(grids[name]))
-    return Sequential(done, ours / nearest if nearest else 1.0)
+    return Sequential(done, ours / nearest if nearest else 1.0, others)
 
 
 def fit(weight_OI: torch.Tensor, hessian_II: torch.Tensor, grid: Grid, recipe: Recipe) -> Fitted:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from raylm.compress.coverage import layers_to_round
-from raylm.compress.methods.applied import Applied
+from raylm.compress.methods.applied import Applied, unseen
 from raylm.compress.methods.grid import Grid
 from raylm.compress.methods.int8 import eight_bit_inputs
 from raylm.compress.methods.rounding import round_weights
@@ -36,17 +36,21 @@ class SmoothQuant(Config):
     def apply(self, model: torch.nn.Module, calibration: Calibration | None) -> Applied:
         """Round `model` in place. Raises ConfigError where its blocks are no chain, DataError where numbers are not finite."""
         assert calibration is not None
-        layers_to_round(model)
+        left, _ = layers_to_round(model)
+        names = set(left)
         tried = done = 0
         for block in calibration.blocks(model):
             found = block.statistics()
+            names -= found.keys()
             for pair in pairs(block):
+                if not found.keys() >= set(pair.layers):
+                    continue
                 found[pair.layers[0]].check(pair.layers[0])
                 tried += 1
                 done += smooth(block, pair, even(pair, self._scale(block.layers, pair.layers, found[pair.layers[0]])))
         ranges = calibration.absmax(model) if self.activations == "static" else {}
         inputs = eight_bit_inputs(self.activations == "dynamic")
-        facts = {"smoothed": f"{done} of {tried} groups of layers"}
+        facts = {"smoothed": f"{done} of {tried} groups of layers", **unseen(sorted(names))}
         return Applied(round_weights(model, Grid(8).arguments(), inputs, ranges), facts)
 
     def _scale(self, layers: dict[str, Any], names: list[str], found: Any) -> torch.Tensor:

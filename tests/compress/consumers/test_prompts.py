@@ -47,3 +47,10 @@ def test_prompts_are_for_formats_that_are_proved():
     assert Compress.model_validate({**asked, "format": {"kind": "gguf"}}).prompts == "asked"
     with pytest.raises(ValueError, match="format hugging_face is not proved by running it: drop prompts"):
         Compress.model_validate({**asked, "format": {"kind": "hugging_face"}})
+
+
+def test_prompts_of_which_none_is_asked_are_refused():
+    with pytest.raises(ValueError, match="parity_prompts = 0 proves nothing: drop prompts"):
+        Compress.model_validate(
+            {"stage": "compress", "model": "m", "prompts": "asked", "format": {"kind": "gguf", "parity_prompts": 0}}
+        )

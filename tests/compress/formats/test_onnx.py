@@ -97,3 +97,9 @@ def test_the_builder_knows_the_architectures_that_are_named():
 
     source = (Path(onnxruntime_genai.__file__).parent / "models" / "builder.py").read_text()
     assert [name for name in ARCHITECTURES if f'== "{name}"' not in source] == []
+
+
+def test_a_builder_that_comes_to_no_end_is_told_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr("raylm.compress.formats.onnx.BUILD_S", 0.01)
+    with pytest.raises(ConfigError, match=r"builder was not done after 0\.01 s"):
+        Onnx().build(small("llama"), tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from raylm.compress.formats.source import Source
-from raylm.compress.formats.text_generation_webui import SETTINGS, TextGenerationWebui
+from raylm.compress.formats.text_generation_webui import SETTINGS, TextGenerationWebui, sampling
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
 from raylm.model.load import load_tokenizer
@@ -39,3 +39,9 @@ def test_a_template_that_needs_more_is_refused(tmp_path):
     (at / "chat_template.jinja").write_text(CHAT_TEMPLATE + "{{ messages | tojson }}")
     with pytest.raises(ConfigError, match="needs what only transformers gives it: conversation 0"):
         TextGenerationWebui(dtype="q8_0", parity_prompts=0).write(Source(str(at)), Folder(tmp_path / "out"))
+
+
+def test_a_model_that_draws_nothing_is_not_given_a_temperature():
+    settings = {"do_sample": False, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
+    assert sampling(settings) == {"repetition_penalty": 1.1, "top_k": 1}
+    assert sampling(settings | {"do_sample": True}) == {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from raylm.compress.calibration import Calibration
 from raylm.compress.drift import drift
 from raylm.compress.methods.awq import Awq
+from raylm.compress.methods.gptq import Gptq
 from raylm.compress.methods.int4 import Int4
+from raylm.compress.methods.smooth_quant import SmoothQuant
 from tests.compress.small import ROWS, outliers, rounded
 from tests.model.tiny import tiny_model
 
@@ -41,3 +44,22 @@ def test_large_inputs_get_the_small_errors():
         scale = norm / model.model.layers[0].input_layernorm.weight.float()
         wrong = ((layer.weight.float() / scale) - weight).square().mean(0)
     assert float(wrong[7]) < 0.3 * float(wrong.mean())
+
+
+def with_an_expert_that_nobody_visits() -> torch.nn.Module:
+    model = tiny_model(vocab=300, layers=1).eval()
+    mlp = model.model.layers[0].mlp
+    mlp.spare = torch.nn.ModuleDict({"up_proj": torch.nn.Linear(64, 64), "down_proj": torch.nn.Linear(64, 64)})
+    return model
+
+
+@pytest.mark.parametrize(
+    "card", [Awq(group_size=32), Gptq(group_size=32), SmoothQuant(activations="dynamic")], ids=lambda card: card.kind
+)
+def test_an_expert_that_no_token_came_to_is_rounded_to_nearest_and_named(card, capsys):
+    model = with_an_expert_that_nobody_visits()
+    done = card.apply(model, Calibration(list(ROWS)))
+    spare = [f"model.layers.0.mlp.spare.{name}" for name in ("down_proj", "up_proj")]
+    assert done.facts["rounded_to_nearest"] == spare
+    assert "2 layers saw no calibration token and are rounded to nearest" in capsys.readouterr().out
+    assert all(hasattr(model.get_submodule(name), "weight_scale") for name in spare)

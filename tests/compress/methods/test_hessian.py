@@ -9,6 +9,7 @@ import torch
 
 from raylm.compress.methods.grid import Grid
 from raylm.compress.methods.hessian import Fitted, damped, descend, error, gptq, refit
+from raylm.core.errors import DataError
 
 OUT, IN = 12, 96
 
@@ -82,3 +83,17 @@ def test_inputs_that_are_always_zero_break_nothing():
     gram[5], gram[:, 5] = 0, 0
     found = gptq(weight, damped(gram, 0.01), Grid(4, 32).search(weight), Grid(4, 32), True)
     assert bool(found.integers_OI.isfinite().all())
+
+
+def test_a_matrix_without_a_factor_gets_more_damping_or_is_refused():
+    torch.manual_seed(2)
+    # rank one, and less than nothing on the diagonal: what cancellation in float32 may leave
+    row = torch.randn(IN)
+    broken = row[:, None] * row - 1e-4 * row.square().mean() * torch.eye(IN)
+    with pytest.raises(RuntimeError):
+        torch.linalg.cholesky(broken)
+    weight, grid = torch.randn(OUT, IN) * 0.1, Grid(4, 32)
+    found = gptq(weight, broken, grid.search(weight), grid, True)
+    assert bool(found.integers_OI.isfinite().all()) and bool((found.integers_OI.abs() <= 8).all())
+    with pytest.raises(DataError, match="has no Cholesky factor"):
+        gptq(weight, -torch.eye(IN), grid.search(weight), grid, True)
