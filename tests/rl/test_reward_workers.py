@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +16,12 @@ pytestmark = pytest.mark.ray
 
 
 class Sleeps:
-    """Waits as long as the completion says."""
+    """Waits as long as the completion says: so many seconds, or until a file is there."""
 
     def score(self, prompt, completion, ground_truth):
-        time.sleep(float(completion))
+        while completion.startswith("/") and not Path(completion).exists():
+            time.sleep(0.02)
+        time.sleep(0.0 if completion.startswith("/") else float(completion))
         return 1.0
 
 
@@ -34,17 +37,19 @@ def prompt(row: int) -> Prompt:
 def rewards(workers):
     workers.ensure()
     cards = [{"kind": "custom", "path": f"{__name__}:Sleeps", "weight": 2.0}, {"kind": "pattern", "pattern": ".*"}]
-    yield RewardWorkers(config(rewards=cards, reward_timeout_s=30.0), workers)
+    yield RewardWorkers(config(rewards=cards, reward_timeout_s=90.0), workers)
     workers.release("rewards:")
 
 
-def test_what_is_done_first_comes_first_and_scores_have_their_parts(rewards):
-    rewards.submit("slow", prompt(0), drawn("0", "3"))
+def test_what_is_done_first_comes_first_and_scores_have_their_parts(rewards, tmp_path):
+    rewards.submit("slow", prompt(0), drawn("0", str(tmp_path / "go")))
     for row in range(1, 4):
         rewards.submit(row, prompt(row), drawn("0", "0"))
     found = []
     while len(found) < 4:
         found += rewards.poll(5.0)
+        if len(found) == 3:
+            (tmp_path / "go").touch()
     assert [key for key, _ in found][-1] == "slow" and {key for key, _ in found} == {"slow", 1, 2, 3}
     for _, rollouts in found:
         assert [one.score.value for one in rollouts] == [2.2, 2.2]
@@ -56,7 +61,7 @@ def test_scores_of_some_prompts_leave_what_else_is_under_way_alone(rewards):
     rewards.submit("mine", prompt(7), drawn("0"))
     found = rewards.score([prompt(0), prompt(1)], [drawn("0.1"), drawn("0", "0")])
     assert [(one.prompt.row, one.score.value) for one in found] == [(0, 2.2), (1, 2.2), (1, 2.2)]
-    ((key, (rollout,)),) = rewards.poll(5.0)
+    ((key, (rollout,)),) = rewards.poll(60.0)
     assert key == "mine" and rollout.prompt == prompt(7)
 
 
@@ -65,7 +70,7 @@ def test_what_nobody_asks_for_any_more_does_not_come(rewards):
         rewards.submit(row, prompt(row), drawn("0.2"))
     for row in range(5):
         rewards.cancel(row)
-    assert [key for key, _ in rewards.poll(10.0)] == [5] and rewards.num_waiting == 0
+    assert [key for key, _ in rewards.poll(60.0)] == [5] and rewards.num_waiting == 0
 
 
 def test_an_answer_to_what_was_cancelled_is_not_taken_for_a_later_one(rewards):
@@ -76,7 +81,7 @@ def test_an_answer_to_what_was_cancelled_is_not_taken_for_a_later_one(rewards):
         rewards.submit(row, prompt(10 + row), drawn("0.1", "0"))
     found: dict = {}
     while len(found) < 2:
-        found.update(rewards.poll(10.0))
+        found.update(rewards.poll(60.0))
     assert {key: [one.prompt.row for one in rollouts] for key, rollouts in found.items()} == {0: [10, 10], 1: [11, 11]}
 
 
@@ -89,5 +94,5 @@ def test_an_actor_that_is_killed_owes_nothing(rewards):
     os.kill(pid, 9)
     found: dict = {}
     while len(found) < 4:
-        found.update(rewards.poll(10.0))
+        found.update(rewards.poll(60.0))
     assert all(one.score.value == 2.2 for rollouts in found.values() for one in rollouts)

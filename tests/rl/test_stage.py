@@ -60,7 +60,8 @@ def root(tmp_path_factory, workers):
     watched = config(watch={"sinks": [{"kind": "tensorboard"}]}, check_export={"vllm": True})
     run(watched, context(at, "policy", watched, workers))
     yield at
-    workers.release()
+    # the group of ranks stays for the next module
+    workers.keep({"ranks:"})
 
 
 def rewards(root, name):

@@ -38,6 +38,7 @@ micro_batch = 2
 steps = 24
 evaluate_every = 4
 save_every = 100
+workers = {{count = 2}}
 optimizer = {{lr = 1e-4, warmup = 0.0}}
 """
 

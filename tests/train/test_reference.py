@@ -30,6 +30,7 @@ from tests.stages import context
 
 def stage(**table) -> Train:
     usual = {"stage": "train", "rows": "pairs", "model": SHAPE, "objective": {"kind": "dpo"}, "batch": 5, "micro_batch": 2}
+    usual |= {"workers": {"count": 2}}
     return Train(**{**usual, "steps": 3, "optimizer": {"lr": 1e-2}, "held_out_rows": 3, "strategy": {"kind": "ddp"}, **table})
 
 

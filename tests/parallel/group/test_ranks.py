@@ -19,8 +19,8 @@ TWO = WorkerSpec(count=2)
 
 @pytest.fixture(scope="module")
 def group(workers):
-    yield hold_ranks(workers, TWO)
-    workers.release("ranks:2")
+    # it stays for the next module: starting one costs more than what most tests do with it
+    return hold_ranks(workers, TWO)
 
 
 def test_what_is_held_survives_between_tasks(workers, group):
@@ -59,7 +59,7 @@ def test_a_dead_rank_is_replaced_and_the_task_done_again(group):
     assert group.pids() != pids
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_an_exception_is_raised_at_the_driver_and_the_group_goes_on(group, rank):
     with pytest.raises(StageError, match=f"ValueError on rank {rank}: seven is no number") as caught:
         group.call(tasks.stumble, rank, False)

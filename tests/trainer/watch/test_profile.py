@@ -80,7 +80,7 @@ def one_is_late(rank: int, world: int, at: str) -> None:
     dist.barrier()
     with profiler.step(0):
         made = torch.randn(200, 200) @ torch.randn(200, 200)
-        time.sleep(0.3 * rank)
+        time.sleep(0.8 * rank)
         dist.all_reduce(made)
 
 
