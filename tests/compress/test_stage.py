@@ -22,6 +22,9 @@ METHODS = {"int8": {"kind": "int8"}, "int4": {"kind": "int4", "group_size": 32}}
 # the others' files are of the same schemes, or of two in one
 OTHERS = {
     "gptq": {"kind": "gptq", "group_size": 32},
+    "awq": {"kind": "awq", "group_size": 32},
+    "qad": {"kind": "qad", "group_size": 32, "steps": 4, "batch_tokens": 192},
+    "auto_round": {"kind": "auto_round", "group_size": 32, "steps": 2, "batch_size": 4},
     "smooth_quant": {"kind": "smooth_quant"},
     "fp8": {"kind": "fp8"},
     "mixed": {"kind": "mixed", "group_size": 32, "max_kl": 0.0008},

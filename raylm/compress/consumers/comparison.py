@@ -36,6 +36,10 @@ class Verdict(NamedTuple):
     """Prompts answered otherwise."""
     kl: float | None = None
     """Mean KL(reference || consumer) per position, in nats; None where it tells no log-probabilities."""
+    rounded_kl: float | None = None
+    """The same from transformers with the weights rounded as the files have them, of formats that say how that is."""
+    rounded_differ: int = 0
+    """Prompts answered otherwise than by these."""
     positions: int = 0
     """Positions of that mean: those with the same tokens before them."""
     first_ids: str = ""
@@ -51,6 +55,7 @@ class Verdict(NamedTuple):
         near = f", {self.near_ties} near-ties" if self.near_ties else ""
         near += f", {self.untold} that it cannot tell" if self.untold else ""
         kl = "" if self.kl is None else f", KL {self.kl:.2g}"
+        kl += "" if self.rounded_kl is None else f" ({self.rounded_kl:.2g} from the same rounded weights)"
         return f"ids {self.ids_equal}/{self.prompts}{told}, answers {self.tokens_equal}/{self.prompts}{near}{kl}"
 
 

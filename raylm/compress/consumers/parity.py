@@ -24,6 +24,8 @@ NUM_PROMPTS = 64
 # a dtype that moves predictions by no more leaves some of so many answers as they are; by less nothing is known of a program that
 # tells no log-probabilities
 SMALL_KL, FEW = 0.2, 8
+# mean KL per token between two programs that compute with the same rounded weights: what rounding activations to 8 bits makes
+SAME_WEIGHTS_KL = 0.03
 
 
 class Asked(NamedTuple):
@@ -64,6 +66,13 @@ class Parity(NamedTuple):
                 found.append(f"{name} answers {each.differ} of {each.prompts} prompts otherwise; {each.first_token}")
             elif each.kl is None and self.asked.most_kl <= SMALL_KL and each.differ >= FEW and each.differ == each.ids_equal:
                 found.append(f"{name} answers none of {each.differ} prompts as transformers does; {each.first_token}")
+            elif each.rounded_kl is not None and not each.rounded_kl <= SAME_WEIGHTS_KL:
+                found.append(
+                    f"{name} is {each.rounded_kl:.3g} nats per token from transformers with the same rounded weights, arithmetic "
+                    f"makes no more than {SAME_WEIGHTS_KL:g}; {each.first_token}"
+                )
+            elif each.kl is None and each.rounded_differ >= FEW and each.rounded_differ == each.ids_equal:
+                found.append(f"{name} answers no prompt as transformers does with the same rounded weights; {each.first_token}")
             # one that is no number is not within the bound
             elif each.kl is not None and not each.kl <= self.asked.most_kl:
                 found.append(
@@ -123,6 +132,7 @@ def prove(
     num_prompts: int = NUM_PROMPTS,
     consumers: list[Consumer] | None = None,
     reference: list[Ran] | None = None,
+    rounded: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Parity:
     """Run every consumer on the written files in the local `folder`, and compare with transformers on the checkpoint `source`.
@@ -132,6 +142,7 @@ def prove(
         prompts: what is asked; else `num_prompts` are made of the chat template and plain text.
         consumers: all that read this kind where it is None.
         reference: what transformers says of these prompts, where it is known already.
+        rounded: the checkpoint with its weights rounded as the files have them: what differs from that is no rounding.
 
     Raises:
         ArtifactError: transformers cannot answer. What the others say is a verdict; see `Parity.check`.
@@ -146,7 +157,8 @@ def prove(
     missing = {each.kind: each.installed() or each.refuses(folder) for each in chosen}
     private = prompts is not None
     prompts = made_prompts(tokenizer, num_prompts) if prompts is None else prompts
-    verdicts = []
+    verdicts: list[Verdict] = []
+    same_weights: list[Ran] | None = None
     for each in chosen:
         verdict = Verdict(each.kind, "" if missing[each.kind] else each.version())
         if missing[each.kind] or not prompts:
@@ -158,7 +170,12 @@ def prove(
         except ArtifactError as wrong:
             verdicts.append(verdict._replace(failed=wrong.what, prompts=len(prompts)))
             continue
-        verdicts.append(compare(verdict, prompts, reference, answers, asked.noise, tokenizer))
+        verdict = compare(verdict, prompts, reference, answers, asked.noise, tokenizer)
+        if rounded is not None:
+            same_weights = same_weights or run_apart(Transformers(), rounded, prompts, asked.max_tokens)
+            near = compare(Verdict(each.kind, ""), prompts, same_weights, answers, asked.noise, tokenizer)
+            verdict = verdict._replace(rounded_kl=near.kl, rounded_differ=near.differ)
+        verdicts.append(verdict)
     parity = Parity(verdicts, asked, private)
     for line in parity.lines():
         say(line)

@@ -20,6 +20,8 @@ from raylm.model.gguf.types import Dtype
 
 NOISE: dict[str, float] = {"f32": 1e-3, "f16": 2e-2, "bf16": 1e-1}
 """Nats by which arithmetic in the file's dtype moves a log-probability: llama.cpp rounds activations to it, too."""
+ROUNDED = ("q8_0", "q4_0", "q4_k_m")
+"""Dtypes that are compared with transformers on the same rounded weights, too."""
 ROUNDING = 0.2
 """The same for rounded weights, whose greedy tokens need not be equal."""
 MOST_KL: dict[str, float] = {"f32": 1e-3, "f16": 1e-3, "bf16": 0.02, "q8_0": 0.1}
@@ -67,7 +69,11 @@ class GgufFile(Config):
             wrote = self.write_file(folder, file)
             check_written(file)
             said = self.write_around(folder, at, file)
-            parity = prove(self.asked(), file.parent, str(folder), list(source.prompts) or None, num_prompts=self.parity_prompts)
+            with self.rounded(folder, near) as rounded:
+                parity = prove(
+                    self.asked(), file.parent, str(folder), list(source.prompts) or None,
+                    num_prompts=self.parity_prompts, rounded=rounded,
+                )  # fmt: skip
             parity.check(out.uri)
             (at / FILE).write_text(parity.dumps())
             publish(at, out)
@@ -93,6 +99,17 @@ class GgufFile(Config):
         from raylm.model.gguf.write import write_gguf
 
         return write_gguf(folder, file, self.dtype, self.license)
+
+    @contextlib.contextmanager
+    def rounded(self, folder: Path, near: str | None) -> Iterator[Path | None]:
+        """The checkpoint in `folder` with the values that the file has, for dtypes of few bits; a proof alone needs it."""
+        from raylm.model.gguf.rounded import rounded_copy
+
+        if self.dtype not in ROUNDED or not self.parity_prompts:
+            yield None
+            return
+        with tempfile.TemporaryDirectory(prefix=".rounded-", dir=near) as name:
+            yield rounded_copy(folder, self.dtype, Path(name) / folder.name)
 
     def asked(self) -> Any:
         """What its consumers are asked for."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raylm.core.errors import ArtifactError, ConfigError
-from raylm.model.gguf.architectures import Piece, architecture_of, rope_of
+from raylm.model.gguf.architectures import Architecture, Piece, architecture_of, rope_of
 from raylm.model.gguf.lineage import lineage
 from raylm.model.gguf.types import FILE_TYPES, Chosen, choose, encode, row_bytes
 from raylm.model.gguf.vocabulary import notes, vocabulary
@@ -70,16 +70,9 @@ def write_gguf(
     fields |= vocabulary(tokenizer, config["vocab_size"], end_tokens(folder, tokenizer), str(folder))
     fields |= {**lineage(folder, licence), "general.file_type": FILE_TYPES[dtype]}
     fields |= {"general.quantization_version": QUANTIZATION_VERSION}
-    pieces = list(architecture.pieces(config))
     stored = Stored(folder)
-    names = {name: _as_stored(name, stored) for piece in pieces for name in piece.sources}
+    names, plan = _planned(architecture, config, stored, dtype)
     stored.check(names.values(), [name for name in stored.names() if name.endswith(IGNORED)])
-    tied = not any(piece.name == "output.weight" for piece in pieces)
-    layers = fields[f"{architecture.name}.block_count"]
-    plan = []
-    for piece in pieces:
-        shape = _shape(piece, stored.shape(names[piece.sources[0]]))
-        plan.append((piece, shape, choose(piece.name, shape, dtype, layers, tied)))
     factors = _rope_factors(config)
     writer = gguf.GGUFWriter(None, architecture.name)
     for key, value in {**fields, **(changes or {})}.items():
@@ -96,14 +89,37 @@ def write_gguf(
     if factors is not None:
         writer.write_tensor_data(factors)
     for piece, shape, chosen in plan:
-        values = (
-            np.stack([_read(stored, names[name]) for name in piece.sources])
-            if len(piece.sources) > 1
-            else _read(stored, names[piece.sources[0]])
-        )
+        found = [_read(stored, names[name]) for name in piece.sources]
+        values = np.stack(found) if len(found) > 1 else found[0]
         writer.write_tensor_data(encode(_changed(piece, values).reshape(shape), chosen.name, piece.name))
     writer.close()
     return _told(plan, notes(tokenizer))
+
+
+def types_of(folder: Path, dtype: str) -> dict[str, tuple[str, bool]]:
+    """Of each matrix that `write_gguf` rounds, by its name in the checkpoint: its type, and whether it is turned for that."""
+    from raylm.model.load import load_config
+    from raylm.model.megatron.stored import Stored
+
+    config: dict[str, Any] = load_config(str(folder)).to_dict()
+    names, plan = _planned(architecture_of(config, str(folder)), config, Stored(folder), dtype)
+    rounded = [(piece, chosen) for piece, _, chosen in plan if chosen.name != "F32"]
+    return {names[name]: (chosen.name, piece.change == "transpose") for piece, chosen in rounded for name in piece.sources}
+
+
+def _planned(
+    architecture: Architecture, config: dict[str, Any], stored: Any, dtype: str
+) -> tuple[dict[str, str], list[tuple[Piece, tuple[int, ...], Chosen]]]:
+    """Names in the checkpoint, by what the pieces call them; each piece with its shape and type in the file."""
+    pieces = list(architecture.pieces(config))
+    names = {name: _as_stored(name, stored) for piece in pieces for name in piece.sources}
+    tied = not any(piece.name == "output.weight" for piece in pieces)
+    layers = architecture.fields(config)["block_count"]
+    plan = []
+    for piece in pieces:
+        shape = _shape(piece, stored.shape(names[piece.sources[0]]))
+        plan.append((piece, shape, choose(piece.name, shape, dtype, layers, tied)))
+    return names, plan
 
 
 def check_source(config: dict[str, Any], where: str) -> None:

@@ -11,6 +11,7 @@ pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install
 
 from raylm.compress.consumers.parity import Asked, Parity, prove
 from raylm.compress.consumers.xllamacpp import Xllamacpp, _places
+from raylm.model.gguf.rounded import rounded_copy
 from raylm.model.gguf.write import write_gguf
 from tests.compress.consumers.planted import PROMPTS, reference
 from tests.model.gguf.small import small
@@ -66,6 +67,33 @@ def test_missing_permutation_is_told_by_the_first_answer_token_that_differs(tmp_
     (wrong,) = parity.wrong()
     assert parity.verdicts[0].ids_equal == 4
     assert "answers" in wrong and "answer token" in wrong and "transformers says" in wrong
+
+
+def test_what_four_bits_do_not_explain_is_told(tmp_path):
+    """A rounded file is held against the same rounded weights: rows of a matrix that lie wrong are far less than what rounding
+    may do to some model, and no rounding."""
+    import gguf
+
+    asked = Asked("gguf", exact=False, noise=0.2, most_kl=2.0, max_tokens=8)
+    rounded = rounded_copy(small("llama"), "q4_0", tmp_path / "rounded")
+    write_gguf(small("llama"), tmp_path / "model.gguf", "q4_0")
+
+    def proved() -> Parity:
+        given = {"consumers": [Xllamacpp()], "reference": reference("llama"), "rounded": rounded}
+        return prove(asked, tmp_path, str(small("llama")), PROMPTS, say=lambda line: None, **given)
+
+    sound = proved()
+    assert not sound.wrong()
+    assert sound.verdicts[0].rounded_kl < 1e-3 < sound.verdicts[0].kl
+    read = gguf.GGUFReader(tmp_path / "model.gguf", "r+")
+    queries: Any
+    (queries,) = (tensor.data for tensor in read.tensors if tensor.name == "blk.0.attn_q.weight")
+    queries[:] = queries.reshape(4, 8, 2, -1).swapaxes(1, 2).reshape(queries.shape).copy()
+    queries.flush()
+    del read, queries
+    broken = proved()
+    (wrong,) = broken.wrong()
+    assert broken.verdicts[0].kl < asked.most_kl and "from transformers with the same rounded weights" in wrong
 
 
 def test_positions_are_told_from_the_tokens():

@@ -1,0 +1,48 @@
+"""A checkpoint with the values that a GGUF file of some dtype holds: how far rounding alone moves a model from itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from raylm.model.gguf.types import encode
+from raylm.model.gguf.write import types_of
+
+
+def rounded_copy(folder: Path, dtype: str, to: Path) -> Path:
+    """Write the plain checkpoint in the local `folder` to the new folder `to`, each matrix rounded as the file's type of it
+    does; one file of weights is held at a time. Nothing else of the file (names, order of rows) is in it, so what a program that
+    reads the file differs by beyond this is no rounding.
+
+    Raises:
+        ConfigError: as `write_gguf`.
+    """
+    from safetensors.torch import load_file, save_file
+
+    types = types_of(folder, dtype)
+    to.mkdir(parents=True)
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        if file.suffix != ".safetensors":
+            shutil.copyfile(file, to / file.name)
+            continue
+        tensors = load_file(file)
+        for name in tensors.keys() & types.keys():
+            kind, turned = types[name]
+            tensors[name] = _rounded(tensors[name], kind, turned)
+        save_file(tensors, to / file.name, metadata={"format": "pt"})
+    return to
+
+
+def _rounded(tensor: Any, kind: str, turned: bool) -> Any:
+    """Values by way of the type, in the dtype that they came in; rows are rounded each by itself, whatever their order."""
+    import gguf
+    import numpy as np
+    import torch
+
+    values = tensor.float().numpy()
+    values = np.ascontiguousarray(values.T if turned else values)
+    stored = encode(values, kind)
+    found = stored.astype(np.float32) if kind == "F16" else gguf.dequantize(stored, gguf.GGMLQuantizationType[kind])
+    found = found.reshape(values.shape)
+    return torch.from_numpy(np.ascontiguousarray(found.T if turned else found)).to(tensor.dtype)
