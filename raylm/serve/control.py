@@ -171,6 +171,10 @@ class Control:
     async def tally(self, gateway: str, told: Told) -> None:
         """What a gateway counted of the versions of an update, since that began or since its own start."""
         self._told[gateway] = told
+        rollout = self._directory.rollout
+        if told.stop and rollout is not None and rollout.number == told.number and rollout != rollout.held_back():
+            # what one gateway found no other has to find too; the update itself ends with its next step
+            self.lead(rollout.held_back())
 
     async def view(self) -> View:
         """The table as it is."""

@@ -16,8 +16,8 @@ from raylm.serve.demo import environment, folder
 from raylm.serve.demo.places import ENDPOINT, HOST, KEY, LOOPBACK, MODEL, PORT, SECOND, TIED, TITLE, base
 
 START_S = 120.0
-END_S = 10.0
-"""Seconds that a page gets to end by itself."""
+END_S = 3.0
+"""Seconds that a page gets to end by itself: there is nothing that it could lose, and Streamlit waits for pages that are open."""
 # of raylm's own environment, or of the shell: nothing that a page reads
 _LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", ENDPOINT, KEY, MODEL, ENDPOINT + SECOND, KEY + SECOND, MODEL + SECOND)
 

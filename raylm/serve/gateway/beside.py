@@ -1,7 +1,7 @@
 """What a gateway does while two versions of a model stand beside each other: it counts what each answers, and sends copies.
 
 A copy is sent when its client has its answer already: it costs the client no time, is charged to nobody, and is dropped once it
-has been compared.
+has been compared. A new version that fails too much is held back where that is counted, with the answer that shows it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from raylm.serve.gateway.dispatch import Dispatch
 from raylm.serve.gateway.trail import CHAT, STREAMS
 from raylm.serve.routing.routing import Candidate
 from raylm.serve.updates.rollout import Compared, Rollout, Tally, Told
+from raylm.serve.updates.verdict import reason_at
 
 MOST_COPIES = 8
 """Copies that are under way at once; more are left out, and counted."""
@@ -32,10 +33,17 @@ class Beside:
 
     Args:
         spawn: runs something beside all else.
+        stopped: told that the new version gets no request any more.
     """
 
-    def __init__(self, dispatch: Dispatch, send: Send, spawn: Callable[[Coroutine[Any, Any, Any]], object]) -> None:
-        self._dispatch, self._send, self._spawn = dispatch, send, spawn
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        send: Send,
+        spawn: Callable[[Coroutine[Any, Any, Any]], object],
+        stopped: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._dispatch, self._send, self._spawn, self._stopped = dispatch, send, spawn, stopped
         self._tally, self._under_way = Tally(), 0
 
     def told(self) -> Told | None:
@@ -46,6 +54,7 @@ class Beside:
         """A replica failed a request, whoever answered it then."""
         if self._rollout():
             self._counting().count(address.fingerprint, failed=True)
+            self._judge()
 
     def answered(self, call: Call, address: Address, answer: web.StreamResponse, began: float, first: float, ids: Any) -> None:
         """A replica answered a request.
@@ -59,7 +68,7 @@ class Beside:
             return
         seconds = time.monotonic() - began
         if answer.status >= 500:
-            self._counting().count(address.fingerprint, failed=True)
+            self.failed(address)
         elif answer.status < 400:
             self._counting().count(address.fingerprint, failed=False, first_s=max(0.0, first - began), seconds=seconds)
             self._copy_where_drawn(rollout, call, address, answer, seconds, ids)
@@ -94,11 +103,22 @@ class Beside:
             self._under_way -= 1
         if status >= 400:
             tally.compare(rollout.fresh, Compared(sent=1, failed=1))
+            self._judge()
             return
         other = _ids(body) if isinstance(said, list) else _text(call.path, body)
         compared = call.fields.get("temperature") == 0 and said is not None and other is not None
         slower_s = time.monotonic() - began - seconds
         tally.compare(rollout.fresh, Compared(1, 0, int(compared), int(compared and said == other), slower_s))
+        self._judge()
+
+    def _judge(self) -> None:
+        """Hold the new version back where what was counted is reason enough: now, not when somebody looks at the counts."""
+        rollout, tally = self._rollout(), self._counting()
+        if rollout is None or tally.stop or not (why := reason_at(tally.told(), rollout)):
+            return
+        tally.stop = why
+        self._dispatch.hold_back(rollout.number)
+        self._stopped()
 
     def _rollout(self) -> Rollout | None:
         return self._dispatch.view.rollout

@@ -65,6 +65,7 @@ class Dispatch:
         self._queues: dict[str, OrderedDict[str, deque[_Waiting]]] = {}
         self._others: dict[str, int] = {}
         self._suspects: dict[str, Address] = {}
+        self._held_back = ""
 
     @property
     def view(self) -> View:
@@ -77,6 +78,8 @@ class Dispatch:
 
     def see(self, view: View) -> None:
         """The table has changed, or its loads."""
+        if (rollout := view.rollout) is not None and rollout.number == self._held_back and rollout.allows is not None:
+            view = view._replace(rollout=rollout.held_back())
         self._view = view
         known = {row.address.replica: _place(row.address) for row in view.replicas}
         self._suspects = {name: address for name, address in self._suspects.items() if known.get(name) == _place(address)}
@@ -85,6 +88,11 @@ class Dispatch:
         self._others = {row.address.replica: self._sent_by_others(row) for row in view.replicas} if self._share > 1 else {}
         for model in list(self._queues):
             self._serve(model)
+
+    def hold_back(self, number: str) -> None:
+        """The new version of the update `number` gets no request any more, whatever the table says: Control hears of it later."""
+        self._held_back = number
+        self.see(self._view)
 
     def _sent_by_others(self, row: Replica) -> int:
         return max(0, (row.load.running or 0) + (row.load.waiting or 0) - self.under_way(row.address.replica))

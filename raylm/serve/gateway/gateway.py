@@ -24,13 +24,13 @@ from raylm.serve.api.json_body import parsed
 from raylm.serve.audit import AuditLog
 from raylm.serve.directory import Address
 from raylm.serve.engine.inner import DTYPE, SERVED
-from raylm.serve.engine.spans import Mark
 from raylm.serve.envelope import Refusal, Refused, bad_request, unguarded
 from raylm.serve.gateway.beside import Beside
-from raylm.serve.gateway.call import Call
+from raylm.serve.gateway.call import Call, asked_of
 from raylm.serve.gateway.dispatch import Dispatch
 from raylm.serve.gateway.forward import CONNECT_S, SENT, Forward
 from raylm.serve.gateway.listener import Listener, whole_body
+from raylm.serve.gateway.meter import Cost
 from raylm.serve.gateway.metrics import Counters
 from raylm.serve.gateway.origins import Origins
 from raylm.serve.gateway.pages import Pages
@@ -39,7 +39,7 @@ from raylm.serve.gateway.reply import Reply
 from raylm.serve.gateway.settings import STAGE, GatewaySettings, ModelFacts, Steering
 from raylm.serve.guards.guard import Admission, Guards, Visit
 from raylm.serve.keys import KeyRecord, KeyRing
-from raylm.serve.routing.routing import Asked, session_of
+from raylm.serve.routing.routing import Asked
 from raylm.serve.usage import Done
 
 POLL_S = 0.5
@@ -48,9 +48,6 @@ TELL_S = 3.0
 """Seconds that guards and audit log get at the end for what they have not written."""
 FINISH_S = 60.0
 """Seconds in which Control is told again what a request cost; a new one stands within a few."""
-PREFIX_BYTES = 8192
-BYTES_OF_TOKEN = 4
-"""About, of text in many languages."""
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
 
@@ -87,7 +84,7 @@ class Gateway:
         self._probe = Probe(self._session, self._dispatch)
         self._forward = Forward(self._session, self._dispatch, self._settings.spec, self._lost, self._resumed)
         self._listener = Listener(self.handle)
-        self._beside = self._forward.beside = Beside(self._dispatch, self._forward.whole, self._spawn)
+        self._beside = self._forward.beside = Beside(self._dispatch, self._forward.whole, self._spawn, self._held_back)
         self._spawn(self._follow())
         return await self._listener.listen(self._settings.host, self._settings.port)
 
@@ -140,7 +137,7 @@ class Gateway:
             raise Refused(Refusal(503, "This endpoint is being stopped.", "unavailable", None, 5))
         body = await whole_body(request, self._settings.limits.body_bytes) if request.method == "POST" else b""
         if auth.is_stage(scope, STAGE, self._settings.stage_digest):
-            return await self._answer(request, reply, number, key, body, _Cost())
+            return await self._answer(request, reply, number, key, body, Cost())
         return await self._counted(request, reply, number, key, body)
 
     async def _counted(
@@ -153,7 +150,7 @@ class Gateway:
         if admission.refusal is not None:
             self._counters.ended("", request.path, admission.refusal.status, (0, 0), 0.0)
             raise Refused(admission.refusal)
-        cost, began, status = _Cost(), time.monotonic(), 500
+        cost, began, status = Cost(), time.monotonic(), 500
         try:
             answer = await self._answer(request, reply, number, key, body, cost)
             status = reply.status
@@ -174,7 +171,7 @@ class Gateway:
             self._tell(self._told(done, cost.model, body))
 
     async def _answer(
-        self, request: web.BaseRequest, reply: Reply, number: str, key: KeyRecord, body: bytes, cost: _Cost
+        self, request: web.BaseRequest, reply: Reply, number: str, key: KeyRecord, body: bytes, cost: Cost
     ) -> web.StreamResponse:
         if request.method == "GET":
             return await self._page(request, reply, number, key)
@@ -185,7 +182,7 @@ class Gateway:
         if facts.routes and request.path not in facts.routes:
             message = f"The model `{name}` does not answer {request.path}, but {', '.join(facts.routes)}."
             raise bad_request(message, "model", "model_not_supported")
-        asked = Asked(name, request.path, key.name, session_of(request.headers, fields), _prefix(fields), _tokens(fields, body))
+        asked = asked_of(name, request.path, key.name, request.headers, fields, len(body))
         headers = tuple((header, value) for header in SENT if (value := request.headers.get(header)) is not None)
         max_len = next((row.address.max_len for row in self._dispatch.view.ready(name)), facts.max_len)
         call = Call(number, "POST", request.path, body, fields, asked, headers, max_len)
@@ -275,10 +272,19 @@ class Gateway:
                 )
                 if view is not None:
                     self._dispatch.see(view)
-                if (told := self._beside.told()) is not None:
-                    await self._steering.tally(self._start, told)
+                await self._tallied()
             except ConnectionError:
                 await asyncio.sleep(POLL_S)
+
+    def _held_back(self) -> None:
+        """A new version gets no request of this gateway any more: Control need not wait for the next look to hear of it."""
+        self._spawn(self._tallied())
+
+    async def _tallied(self) -> None:
+        if (told := self._beside.told()) is not None:
+            # where it does not hear, the next look tells it
+            with contextlib.suppress(ConnectionError):
+                await self._steering.tally(self._start, told)
 
     def _lost(self, address: Address, why: str) -> None:
         """A replica failed a request: nothing more is sent there until it answers again."""
@@ -335,42 +341,3 @@ class Gateway:
         self._tasks.discard(task)
         if not task.cancelled() and (cause := task.exception()) is not None:
             logging.getLogger("raylm.gateway").error("work of the gateway failed", exc_info=cause)
-
-
-class _Cost:
-    """Tokens of an answer, as far as it went."""
-
-    model = ""
-    _counter: Any = None
-
-    def by(self, counter: Any) -> None:
-        self._counter = counter
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        return self._counter.tokens if self._counter is not None else (0, 0)
-
-    @property
-    def marks(self) -> tuple[Mark, ...]:
-        return self._counter.marks if self._counter is not None else ()
-
-
-def _prefix(fields: dict[str, Any]) -> bytes:
-    """The beginning of what a request gives to read, as text."""
-    asked = fields.get("messages", fields.get("prompt", fields.get("input", "")))
-    if isinstance(asked, str):
-        return asked[:PREFIX_BYTES].encode()
-    parts, size = [], 0
-    for each in asked if isinstance(asked, list) else ():
-        text = f"{each.get('role')}: {each.get('content')}" if isinstance(each, dict) else str(each)
-        parts.append(text[: PREFIX_BYTES - size])
-        size += len(parts[-1])
-        if size >= PREFIX_BYTES:
-            break
-    return "\n".join(parts).encode()[:PREFIX_BYTES]
-
-
-def _tokens(fields: dict[str, Any], body: bytes) -> int:
-    """Of prompt and answer, about."""
-    most = fields.get("max_completion_tokens") or fields.get("max_tokens") or fields.get("max_output_tokens") or 256
-    return len(body) // BYTES_OF_TOKEN + (min(most, 2**20) if isinstance(most, int) else 256)

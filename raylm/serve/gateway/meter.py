@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from raylm.serve.engine.spans import COMMENT, Mark, marks_in
 
@@ -42,6 +43,27 @@ class Meter:
         if places:
             # details of it are nested, and no object follows that has such keys
             self._told = _number(_PROMPT, self._tail, places[-1]), _number(_ANSWER, self._tail, places[-1])
+
+
+class Cost:
+    """Tokens of an answer of whatever kind, as far as it went."""
+
+    model = ""
+    _counter: Any = None
+
+    def by(self, counter: Any) -> None:
+        """What counts them is this `Meter` or `Trail`."""
+        self._counter = counter
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Of prompt and answer."""
+        return self._counter.tokens if self._counter is not None else (0, 0)
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """Where the weights changed under it."""
+        return self._counter.marks if self._counter is not None else ()
 
 
 def _number(kind: re.Pattern[bytes], text: bytes, place: int) -> int:

@@ -18,6 +18,15 @@ _USER = re.compile(rb"(?:^|\n)user: ")
 _ANSWER = re.compile(rb"\n(?:assistant|tool|function): ")
 
 
+class Allowed(NamedTuple):
+    """How bad a new version may be before it is stopped."""
+
+    error_rate: float = 0.02
+    """Part of its answers that may fail beyond what the old version fails."""
+    disagree_rate: float = 1.0
+    """Part of the greedy copies (shadow traffic) that it may answer otherwise than the old version; 1: any."""
+
+
 class Rollout(NamedTuple):
     """What gateways do while a new version of one model stands beside the old one. Picklable: a part of the `View`."""
 
@@ -34,6 +43,12 @@ class Rollout(NamedTuple):
     """Part of the requests of which the new version gets a copy."""
     number: str = ""
     """Of the update: gateways begin to count anew with another one."""
+    allows: Allowed | None = None
+    """A gateway that counted more than this gives the new version no further request; None where that is not looked at."""
+
+    def held_back(self) -> Rollout:
+        """The new version stands, and gets nothing."""
+        return self._replace(share=0.0, keys=(), shadow=0.0)
 
     def allowed(self, asked: Asked, candidates: Sequence[Candidate], draw: float) -> list[Candidate]:
         """The candidates of the version that a request belongs to. Where none of that version is ready, those of the other one:
@@ -132,6 +147,8 @@ class Tally:
         self.number = number
         self._counts: dict[str, Counts] = {}
         self._compared: dict[str, Compared] = {}
+        self.stop = ""
+        """Why the new version must get no request any more."""
 
     def count(self, version: str, failed: bool, first_s: float = 0.0, seconds: float = 0.0) -> None:
         """One attempt of a replica with this fingerprint has ended."""
@@ -144,7 +161,7 @@ class Tally:
 
     def told(self) -> Told:
         """All of it, for Control."""
-        return Told(dict(self._counts), dict(self._compared), self.number)
+        return Told(dict(self._counts), dict(self._compared), self.number, self.stop)
 
 
 class Told(NamedTuple):
@@ -153,15 +170,19 @@ class Told(NamedTuple):
     counts: dict[str, Counts] = {}
     compared: dict[str, Compared] = {}
     number: str = ""
+    stop: str = ""
+    """Why a gateway gives the new version no request any more; "" where it does."""
 
 
 def together(told: Iterable[Told]) -> Told:
     """Sums over gateways."""
     counts: dict[str, Counts] = {}
     compared: dict[str, Compared] = {}
+    stop = ""
     for each in told:
+        stop = stop or each.stop
         for version, one in each.counts.items():
             counts[version] = counts.get(version, Counts()).plus(one)
         for version, copy in each.compared.items():
             compared[version] = compared.get(version, Compared()).plus(copy)
-    return Told(counts, compared)
+    return Told(counts, compared, stop=stop)

@@ -17,8 +17,8 @@ from raylm.core.errors import ArtifactError, PlacementError, StageError, Storage
 from raylm.serve.directory import Orders, Replica, WeightsOrder
 from raylm.serve.updates.desk import Desk, Prove
 from raylm.serve.updates.history import Ask, Phase, Progress, Proof, Turn, Version, Versions, now
-from raylm.serve.updates.rollout import Rollout
-from raylm.serve.updates.verdict import Allowed, figures_of, reason_to_stop
+from raylm.serve.updates.rollout import Allowed, Rollout
+from raylm.serve.updates.verdict import figures_of, reason_to_stop
 
 FAULTS = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """What a proof by a library may raise besides the errors of raylm."""
@@ -145,6 +145,8 @@ class Runner:
             raise StageError(f"{replica}: {why}")
         await self._prove_all(self._unproved(), ask.proof)
         done, left = self._fresh(), [row for row in rows if row.address.fingerprint != ask.fingerprint]
+        if left and (why := self._desk.told(ask.number).stop):
+            raise StageError(why)
         if self._progress().phase == "swapping" and self._has_canary and len(done) >= self._wanted(len(rows)):
             await self._begin_canary()
             return
@@ -172,7 +174,7 @@ class Runner:
         ask, at = self._asked(), self._progress()
         told = self._desk.told(ask.number)
         self._at = at.model_copy(update={"figures": {**at.figures, **figures_of(told, at.before, ask.fingerprint)}})
-        if why := reason_to_stop(told, at.before, ask.fingerprint, Allowed(ask.error_rate, ask.disagree_rate)):
+        if why := told.stop or reason_to_stop(told, at.before, ask.fingerprint, self._allows):
             raise StageError(why)
         if unproved := self._unproved():
             # one that began anew, or all where Control did
@@ -295,7 +297,14 @@ class Runner:
     def _lead(self, share: float, keys: tuple[str, ...] = (), shadow: float = 0.0) -> None:
         at = self._progress()
         self._desk_leads = True
-        self._desk.lead(Rollout(at.model, at.before, at.fingerprint, share, keys, shadow, at.number))
+        # gateways look at what they count while they may still give the requests to the old version
+        judged = self._ask is not None and self._has_canary and share < 1 and bool(share or keys or shadow)
+        allows = self._allows if judged else None
+        self._desk.lead(Rollout(at.model, at.before, at.fingerprint, share, keys, shadow, at.number, allows))
+
+    @property
+    def _allows(self) -> Allowed:
+        return Allowed(self._asked().error_rate, self._asked().disagree_rate)
 
     def _rows(self) -> list[Replica]:
         return [row for row in self._desk.rows(self._asked().model) if row.state != "draining"]

@@ -9,23 +9,14 @@ https://arxiv.org/abs/1810.08240; Wald's sequential test for many alternatives).
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-from raylm.serve.updates.rollout import Compared, Counts, Told
+from raylm.serve.updates.rollout import Allowed, Compared, Counts, Rollout, Told
 
 ALPHA = 0.001
 NUM_RATES = 64
 """Alternatives above the limit that the mixture is made of."""
 WILSON_Z = 2.576
-
-
-class Allowed(NamedTuple):
-    """How bad a new version may be before it is stopped."""
-
-    error_rate: float = 0.02
-    """Part of its answers that may fail beyond what the old version fails."""
-    disagree_rate: float = 1.0
-    """Part of the greedy copies (shadow traffic) that it may answer otherwise than the old version; 1: any."""
 
 
 def evidence(bad: int, n: int, limit: float) -> float:
@@ -58,6 +49,15 @@ def upper(bad: int, n: int, z: float = WILSON_Z) -> float:
     rate, square = bad / n, z * z
     middle, spread = rate + square / (2 * n), z * math.sqrt(rate * (1 - rate) / n + square / (4 * n * n))
     return min(1.0, (middle + spread) / (1 + square / n))
+
+
+def reason_at(told: Told, rollout: Rollout) -> str:
+    """Why a gateway must give the new version no further request, by what it counted itself; "" where there is no reason.
+
+    Asked after each answer that was not good, so that the number of requests that may fail before it does not depend on how fast
+    they come: three where all fail and 2 % may, for each gateway, and those that are under way then.
+    """
+    return reason_to_stop(told, rollout.stable, rollout.fresh, rollout.allows) if rollout.allows else ""
 
 
 def reason_to_stop(told: Told, stable: str, fresh: str, allowed: Allowed) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,12 @@ from raylm.core.storage import Folder
 from raylm.serve import control as control_file
 from raylm.serve.audit import Audit
 from raylm.serve.engine.spans import Mark
+from raylm.serve.gateway.gateway import Gateway
 from raylm.serve.keys import KeyFile, add
 from raylm.serve.updates.history import Ask, Versions, now
-from raylm.serve.updates.rollout import Compared, Counts, Rollout
+from raylm.serve.updates.rollout import Allowed, Compared, Counts, Rollout
 from raylm.serve.updates.runner import Runner
-from tests.serve.gateway.running import CHAT, COMPLETIONS, running, said, until
+from tests.serve.gateway.running import CHAT, COMPLETIONS, plain, running, said, until
 from tests.serve.scripted_replica import Script, ScriptedReplica, expected
 
 OLD, NEW = "f00d", "ne37"
@@ -65,7 +67,7 @@ def test_by_key(tmp_path):
     async def scenario():
         keys = KeyFile.of(Folder(tmp_path / "job" / "api"))
         alice, bob = add(keys, "alice"), add(keys, "bob")
-        options = {"key_digest": "0" * 64, "keys_uri": keys.uri}
+        options: Any = {"key_digest": "0" * 64, "keys_uri": keys.uri}
         async with beside(Rollout("chat", OLD, NEW, keys=("alice",)), **options) as (held, _):
             for key, version in ((alice, NEW), (bob, OLD)):
                 for number in range(5):
@@ -154,22 +156,43 @@ def test_a_canary_that_fails_is_stopped_and_its_clients_have_the_old_version(tmp
             await until(lambda: (view := held.gateway._dispatch.view).rollout is not None and view.rollout.share == 0.5)
             (canary,) = [each for each in held.replicas if each.fingerprint == NEW]
             canary.script.refuses = (500, "internal")
-            statuses = []
-            for number in range(200):
-                statuses.append((await held.ask(CHAT, conversation(number)))[0])
-                # a client's own pace: what is counted is told and looked at twice a second
-                await asyncio.sleep(0.02)
-                if (at := versions.progress()) is not None and at.over:
-                    break
-            assert at is not None and at.phase == "stopped" and "answers failed" in at.said[-1]
-            assert 3 <= statuses.count(500) < 40
-            await until(lambda: held.gateway._dispatch.view.rollout is None)
-            canary.script.refuses = None
+            # as fast as they can be asked: who counts decides, nobody waits for Control to look
+            statuses = [(await held.ask(CHAT, conversation(number)))[0] for number in range(40)]
+            assert statuses.count(500) == 3
+            await until(lambda: (at := versions.progress()) is not None and at.over, 30)
+            at = versions.progress()
+            assert at is not None and at.phase == "stopped" and "3 of 3 answers failed" in at.said[-1]
+            await until(lambda: held.gateway._dispatch.view.rollout is None, 30)
             for number in range(20):
                 _, headers, _ = await held.ask(CHAT, conversation(number))
                 assert headers["x-raylm-served"] == OLD
             for each in obedient:
                 each.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_what_one_gateway_found_no_other_has_to_find():
+    async def scenario():
+        rollout = Rollout("chat", OLD, NEW, 1.0 - 1e-9, number="1", allows=Allowed())
+        async with beside(rollout, fresh=Script(refuses=(500, "internal"))) as (held, new):
+            other = Gateway(held.gateway._settings._replace(name="other"), held.steering)
+            port = await other.start()
+            try:
+                await until(lambda: other._dispatch.view.rollout == rollout)
+                # ten at once: three decide, of the others those fail that are under way
+                answers = await asyncio.gather(*[held.ask(CHAT, conversation(number)) for number in range(10)])
+                assert 3 <= [status for status, _, _ in answers].count(500) <= 10
+                await until(lambda: other._dispatch.view.rollout.share == 0.0)
+                seen = len(new.seen)
+                body = b'{"model": "chat", "prompt": "x", "max_tokens": 1}'
+                for at in (port, held.port):
+                    for _ in range(5):
+                        said = await plain(at, "POST", COMPLETIONS, ("content-type", "application/json"), body=body)
+                        assert said[0] == 200 and said[1]["x-raylm-served"] == OLD
+                assert len(new.seen) == seen
+            finally:
+                await other.drain(0.0)
 
     asyncio.run(scenario())
 
@@ -181,6 +204,9 @@ async def obey(control, replica):
         wanted = orders.weights.fingerprint if orders and orders.weights else OLD
         if orders and wanted != replica.fingerprint:
             replica.fingerprint = wanted
+            if wanted == OLD:
+                # what failed was the version
+                replica.script.refuses = None
             replica.address = replica.address._replace(fingerprint=wanted)
             await control.register(replica.address)
         await asyncio.sleep(0.01)
