@@ -33,6 +33,20 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 """A regular expression of Python's `re`."""
 
 
+def _takes(pattern: str) -> str:
+    try:
+        taking = has_group(pattern)
+    except re.error as cause:
+        raise ValueError(f"is no regular expression: {cause}") from cause
+    if not taking:
+        raise ValueError("has no group that takes the number out")
+    return pattern
+
+
+TakingPattern = Annotated[str, AfterValidator(_takes)]
+"""One whose first group takes something out of a text."""
+
+
 def has_group(pattern: str) -> bool:
     """Whether the expression takes something out of a text."""
     return re.compile(pattern).groups > 0

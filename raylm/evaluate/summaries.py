@@ -80,4 +80,7 @@ def _drawn(summary: Any, metric: str, sides: Sequence[list[Graded]], confidence:
         values = [summary([one for name in picked for one in group[name]]).get(metric, math.nan) for group in groups]
         found.append(values[-1] - values[0] if len(values) > 1 else values[0])
     low, high = np.nanquantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    if len(sides) == 1 and min(found) == max(found):
+        # instances that all came to the same say nothing of how far others may be from it
+        return Interval(-math.inf, math.inf)
     return Interval(float(low), float(high))

@@ -15,7 +15,7 @@ from raylm.core.errors import ArtifactError
 from raylm.evaluate import figures, instances, report
 from raylm.evaluate.findings import find
 from raylm.evaluate.instances import Graded, means
-from raylm.evaluate.intervals import wilson
+from raylm.evaluate.intervals import bootstrap, wilson
 from raylm.evaluate.previous import models_of
 from raylm.evaluate.tasks.answers import Answers
 from raylm.evaluate.tasks.calibration import Calibration
@@ -43,7 +43,9 @@ def model(seed, share, loss):
             )
             for at, hit in enumerate(right)
         ],
-        "dialogue_loss": [Graded(f"d{at}", {"dialogue_loss": loss * (5 + at)}, {"dialogue_loss": 5.0 + at}) for at in range(40)],
+        "dialogue_loss": [
+            Graded(f"d{at}", {"dialogue_loss": loss * (5 + at) + at % 3 - 1}, {"dialogue_loss": 5.0 + at}) for at in range(40)
+        ],
     }
 
 
@@ -62,7 +64,10 @@ def test_everything_is_in_the_json(found):
     told = json.loads(json.dumps(found.plain(), allow_nan=False))
     right = sum(one.values["answers"] for one in MODELS["sft"]["answers"])
     assert told["intervals"]["sft"]["answers"] == pytest.approx(wilson(right, 60))
-    assert told["intervals"]["base"]["dialogue_loss"] == pytest.approx([3.0, 3.0])
+    losses = MODELS["base"]["dialogue_loss"]
+    values, weights = ([each["dialogue_loss"] for each in column] for column in zip(*[one[1:3] for one in losses], strict=True))
+    low, high = told["intervals"]["base"]["dialogue_loss"]
+    assert [low, high] == pytest.approx(list(bootstrap(values, weights))) and low < 3.0 < high < low + 0.1
     pairs = [(one["metric"], one["first"], one["second"], one["winner"]) for one in told["comparisons"]]
     assert ("answers", "base", "sft", "sft") in pairs and ("dialogue_loss", "sft", "policy", "") in pairs
     assert len(pairs) == 6

@@ -171,3 +171,7 @@ def test_a_loss_that_never_varied_opens_no_gate():
     own = {"m": {"loss": [Graded(str(at), {"loss": 2.0}, {"loss": 1.0}) for at in range(9)]}}
     (why,) = failures({"loss": 2.0}, {"loss": Bound(at_most=3.0)}, BETTER, "m", own, CARDS)
     assert why == "loss came to the same on all instances, or has one alone: nothing says how far it may vary"
+    # a metric that is no quotient neither
+    ppl = [Graded(str(at), {"ppl": 1.0}, {"ppl": 1.0}) for at in range(9)]
+    (why,) = failures({"ppl": math.e}, {"ppl": Bound(at_most=3.0)}, {"ppl": "low"}, "m", {"m": {"ppl": ppl}}, CARDS)
+    assert "nothing says how far it may vary" in why

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from raylm.core.config import Config
 from raylm.core.errors import DataError
+from raylm.data.patterns import Endless, TakingPattern, last_match
 from raylm.inference.client import Client
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Endpoint(Config):
     """Name of the model there."""
     prompt: str = _PROMPT
     """The prompt; `{text}` stands for the document."""
-    pattern: str = r"(?i)score:\s*\**(-?\d+(?:\.\d+)?)"
+    pattern: TakingPattern = r"(?i)score:\s*\**(-?\d+(?:\.\d+)?)"
     """Regular expression whose first group is the number; of several matches the last one counts."""
     min: float = 0.0
     """Smallest number that is a score."""
@@ -80,17 +80,6 @@ class Endpoint(Config):
         if "{text}" not in prompt:
             raise ValueError("has no {text}")
         return prompt
-
-    @field_validator("pattern")
-    @classmethod
-    def _has_a_group(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as cause:
-            raise ValueError(f"is no regular expression: {cause}") from cause
-        if groups < 1:
-            raise ValueError("has no group that takes the number out")
-        return pattern
 
     @model_validator(mode="after")
     def _has_room(self) -> Self:
@@ -138,10 +127,10 @@ class Endpoint(Config):
         return [{"role": "user", "content": self.prompt.replace("{text}", text[: self.max_chars])}]
 
     def _number(self, content: str) -> Answer:
-        found = list(re.finditer(self.pattern, content))
         try:
-            value = float(found[-1][1]) if found else math.nan
-        except (TypeError, ValueError):
+            found = last_match(self.pattern, content)
+            value = float(found[1]) if found else math.nan
+        except (TypeError, ValueError, Endless):
             value = math.nan
         if math.isnan(value):
             return Answer(math.nan, "unparsable")
