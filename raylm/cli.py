@@ -13,7 +13,9 @@ from raylm import __version__
 from raylm.cluster.commands import add_commands as add_cluster_commands
 from raylm.core import coming
 from raylm.core.errors import RaylmError
+from raylm.mixture.commands import add_command as add_mixture_command
 from raylm.serve.commands import add_commands as add_endpoint_commands
+from raylm.sweep.commands import add_command as add_sweep_command
 
 _SECRET = re.compile(r"(^|[._-])(api_?key|key|secret|token|passw(or)?d|credentials?|authorization)$", re.IGNORECASE)
 _IN_URL = re.compile(r"://[^/@\s]+@")
@@ -145,18 +147,6 @@ def _push(arguments: argparse.Namespace) -> int:
     return push.run(arguments)
 
 
-def _sweep(arguments: argparse.Namespace) -> int:
-    from raylm.sweep import run
-
-    return run.run(arguments)
-
-
-def _tune_mixture(arguments: argparse.Namespace) -> int:
-    from raylm.mixture import tune
-
-    return tune.run(arguments)
-
-
 def _find_lr(arguments: argparse.Namespace) -> int:
     from raylm import job
     from raylm.core.config import did_you_mean
@@ -255,8 +245,8 @@ def _parser(converts: bool = True) -> argparse.ArgumentParser:
     find.add_argument("--steps", metavar="N", type=int, default=100, help="number of steps, each with a larger rate")
     find.add_argument("--from", dest="lowest", metavar="LR", type=float, default=1e-6, help="the first rate")
     find.add_argument("--to", dest="highest", metavar="LR", type=float, default=1.0, help="the last rate")
-    sweep = _add_sweep(commands)
-    tuning = _add_tune_mixture(commands)
+    sweep = add_sweep_command(commands, _command)
+    tuning = add_mixture_command(commands, _command)
     chat = _command(commands, "chat", _chat, "talk to a served model; a job file is run (or resumed) first")
     chat.add_argument("what", metavar="JOB|URI|URL", help="a job file, an endpoint's folder, or the URL of an OpenAI server")
     chat.add_argument("--key", help="API key; read from the endpoint's folder when it is not given")
@@ -303,62 +293,6 @@ def _add_hub_commands(commands: Any) -> argparse.ArgumentParser:
     pushing.add_argument("--endpoint", metavar="URL", help="another hub; default: HF_ENDPOINT, or huggingface.co")
     pushing.add_argument("--dry-run", action="store_true", help="print files and card, send nothing")
     return pushing
-
-
-def _add_sweep(commands: Any) -> argparse.ArgumentParser:
-    sweep = _command(commands, "sweep", _sweep, "try values of a train stage's keys, stop the worse ones early, keep the best")
-    sweep.add_argument("job", metavar="JOB", help="a job file; what the stage reads is made once for all trials")
-    sweep.add_argument("stage", metavar="STAGE", help="a train stage")
-    over = "values of one of the stage's keys: adapter.rank=4,16,64, or a range to draw from: optimizer.lr=1e-4..1e-2"
-    sweep.add_argument("--over", metavar="KEY=VALUES", action="append", default=[], help=over)
-    sweep.add_argument(
-        "--trials", metavar="N", type=int, help="number of draws; default: the whole grid, or 8 where there is a range"
-    )
-    sweep.add_argument("--metric", default="held_out_loss", help="what is compared; default: held_out_loss")
-    sweep.add_argument("--mode", choices=["min", "max"], default="min", help="whether less or more is better")
-    sweep.add_argument(
-        "--grace", metavar="STEPS", type=int, help="steps that every trial gets; default: until it is first measured"
-    )
-    sweep.add_argument("--reduction", metavar="N", type=int, default=3, help="one in N trials goes on behind each rung (ASHA)")
-    sweep.add_argument("--all", action="store_true", help="stop no trial early")
-    sweep.add_argument("--seed", type=int, default=0, help="of the draws")
-    sweep.add_argument("--anew", action="store_true", help="forget the sweep that lies there")
-    return sweep
-
-
-def _add_tune_mixture(commands: Any) -> argparse.ArgumentParser:
-    tuning = _command(
-        commands,
-        "tune-mixture",
-        _tune_mixture,
-        "choose the shares of a train stage's sources by small proxies, keep them as a job",
-    )
-    tuning.add_argument("job", metavar="JOB", help="a job file; what the stage reads is made once for all proxies")
-    tuning.add_argument("stage", metavar="STAGE", help="a train stage whose rows are a mixture")
-    tuning.add_argument(
-        "--proxies", metavar="N", type=int, default=24, help="mixtures that are tried, the natural one among them"
-    )
-    tuning.add_argument("--steps", metavar="N", type=int, default=300, help="length of a proxy, in the stage's batches")
-    proxy = "a key of the stage for proxies alone: model.hidden_size=64; default: the stage's model, small: a million weights"
-    tuning.add_argument("--proxy", metavar="KEY=VALUE", action="append", default=[], help=proxy)
-    target = "rows whose held-out loss is to fall, by stage or URI, weighted where a number stands; default: every source alike"
-    tuning.add_argument("--target", metavar="ROWS[=WEIGHT]", action="append", default=[], help=target)
-    tuning.add_argument("--rows", metavar="N", type=int, default=128, help="held-out rows of each target")
-    tuning.add_argument(
-        "--max-epochs", metavar="X", type=float, default=4.0, help="most times that the whole run may see a source; default: 4"
-    )
-    tuning.add_argument(
-        "--min-rank",
-        metavar="R",
-        type=float,
-        default=0.7,
-        help="rank correlation over left-out proxies below which none is chosen",
-    )
-    tuning.add_argument("--unseen", metavar="N", type=int, default=0, help="further mixtures that are trained and never fitted")
-    tuning.add_argument("--processes", metavar="N", type=int, help="proxies at the same time; default: one for each core")
-    tuning.add_argument("--seed", type=int, default=0, help="of the mixtures")
-    tuning.add_argument("--anew", action="store_true", help="forget the proxies that lie there")
-    return tuning
 
 
 def _command(commands: Any, name: str, function: Any, help: str) -> argparse.ArgumentParser:
