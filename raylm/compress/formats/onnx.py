@@ -33,6 +33,7 @@ ARCHITECTURES = (
 NOISE: dict[str, float] = {"fp32": 1e-3, "fp16": 2e-2}
 """Nats by which arithmetic in this precision moves a log-probability."""
 MOST_KL: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-3, "int8": 0.2}
+BITS = {"int8": 8, "int4": 4}
 BUILD_S = 4 * 3600
 
 
@@ -77,7 +78,12 @@ class Onnx(Config):
             check_plain(config, str(folder))
             self.check_config(config, str(folder))
             self.build(folder, at)
-            parity = prove(self.asked(), at, str(folder), list(source.prompts) or None, num_prompts=self.parity_prompts)
+            rounded = None
+            if self.precision in BITS and self.parity_prompts:
+                rounded = rounded_copy(folder, BITS[self.precision], Path(name) / "rounded" / folder.name)
+            parity = prove(
+                self.asked(), at, str(folder), list(source.prompts) or None, num_prompts=self.parity_prompts, rounded=rounded
+            )
             parity.check(out.uri)
             (at / FILE).write_text(parity.dumps())
             publish(at, out)
@@ -119,6 +125,30 @@ class Onnx(Config):
     def next_step(self, out: str) -> str:
         """What to do with `out`."""
         return f"in onnxruntime-genai's examples: python model-chat.py -m {shlex.quote(out)} -e cpu"
+
+
+def rounded_copy(folder: Path, bits: int, to: Path) -> Path:
+    """Write the checkpoint in the local `folder` to the new folder `to`, matrices as the builder rounds them (in blocks of 32,
+    the largest of each at the lower end of the integers); an embedding only where it is the output head, too."""
+    from raylm.model.changed_copy import changed_copy
+    from raylm.model.load import load_config
+
+    tied = bool(load_config(str(folder)).to_dict().get("tie_word_embeddings"))
+
+    def change(name: str, tensor: Any) -> Any:
+        if tensor.dim() != 2 or not name.endswith(".weight") or ("embed_tokens" in name and not tied):
+            return tensor
+        import torch
+
+        width = tensor.shape[1]
+        blocks = torch.nn.functional.pad(tensor.float(), (0, -width % 32)).unflatten(1, (-1, 32))
+        low = -(2 ** (bits - 1))
+        scale = blocks.gather(2, blocks.abs().argmax(-1, keepdim=True)) / low
+        scale = torch.where(scale == 0, 1.0, scale)
+        whole = (blocks / scale).round().clamp(low, -low - 1)
+        return (whole * scale).flatten(1)[:, :width].to(tensor.dtype)
+
+    return changed_copy(folder, to, change)
 
 
 def complete(folder: Path, at: Path) -> None:

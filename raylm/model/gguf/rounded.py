@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
+from raylm.model.changed_copy import changed_copy
 from raylm.model.gguf.types import encode
 from raylm.model.gguf.write import types_of
 
 
 def rounded_copy(folder: Path, dtype: str, to: Path) -> Path:
     """Write the plain checkpoint in the local `folder` to the new folder `to`, each matrix rounded as the file's type of it
-    does; one file of weights is held at a time. Nothing else of the file (names, order of rows) is in it, so what a program that
-    reads the file differs by beyond this is no rounding.
+    does. Nothing else of the file (names, order of rows) is in it: what a program that reads the file differs by beyond that is
+    no rounding.
 
     Raises:
         ConfigError: as `write_gguf`.
     """
-    from safetensors.torch import load_file, save_file
-
     types = types_of(folder, dtype)
-    to.mkdir(parents=True)
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        if file.suffix != ".safetensors":
-            shutil.copyfile(file, to / file.name)
-            continue
-        tensors = load_file(file)
-        for name in tensors.keys() & types.keys():
-            kind, turned = types[name]
-            tensors[name] = _rounded(tensors[name], kind, turned)
-        save_file(tensors, to / file.name, metadata={"format": "pt"})
-    return to
+    return changed_copy(folder, to, lambda name, tensor: _rounded(tensor, *types[name]) if name in types else tensor)
 
 
 def _rounded(tensor: Any, kind: str, turned: bool) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed: pip install 'raylm[export]'")
 
@@ -13,10 +15,11 @@ from raylm.compress.consumers.comparison import Verdict, compare
 from raylm.compress.consumers.consumer import Prompt
 from raylm.compress.consumers.onnxruntime_genai import OnnxruntimeGenai
 from raylm.compress.consumers.transformers import Transformers
-from raylm.compress.formats.onnx import ARCHITECTURES, Onnx
+from raylm.compress.formats.onnx import ARCHITECTURES, BITS, Onnx
 from raylm.compress.formats.source import Source
 from raylm.core.errors import ArtifactError, ConfigError
 from raylm.core.storage import Folder
+from raylm.model.changed_copy import changed_copy
 from raylm.model.load import load_tokenizer
 from tests.model.gguf.small import small
 
@@ -35,6 +38,16 @@ class WrongTemplate(Onnx):
     def build(self, folder: Path, at: Path) -> None:
         super().build(folder, at)
         without_begin(at)
+
+
+class WrongNorm(Onnx):
+    """Builds of a checkpoint one of whose norms is another one."""
+
+    def build(self, folder: Path, at: Path) -> None:
+        def lost(name: str, tensor: Any) -> Any:
+            return torch.ones_like(tensor) if name == "model.layers.0.input_layernorm.weight" else tensor
+
+        super().build(changed_copy(folder, at.parent / "wrong" / folder.name, lost), at)
 
 
 def test_what_is_built_answers_as_the_checkpoint_and_a_planted_fault_is_seen(tmp_path):
@@ -69,6 +82,17 @@ def test_other_networks_and_precisions(tmp_path, kind, precision):
     written = Onnx(precision=precision, parity_prompts=8).write(Source(str(small(kind))), Folder(tmp_path))
     assert "ids 8/8" in written.facts["parity"]["onnxruntime_genai"]
     assert written.metrics["parity_kl"] < {"fp32": 1e-5, "fp16": 1e-3, "int8": 0.05, "int4": 0.5}[precision]
+    if precision in BITS:
+        told = json.loads((tmp_path / "parity.json").read_text())["consumers"]
+        assert all(each["rounded_kl"] < 1e-3 for each in told if each["prompts"])
+
+
+@pytest.mark.long
+def test_what_four_bits_do_not_explain_is_not_published(tmp_path):
+    """A layer whose norm is lost is no rounding, however little it moves the predictions."""
+    with pytest.raises(ArtifactError, match=r"nats per token from transformers with the same rounded weights"):
+        WrongNorm(precision="int4", parity_prompts=8).write(Source(str(small("llama"))), Folder(tmp_path))
+    assert Folder(tmp_path).files() == []
 
 
 @pytest.mark.long
