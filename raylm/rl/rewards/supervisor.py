@@ -169,8 +169,12 @@ class Supervisor:
         ready = wait([each for each in (self._bell, self._data, self._control) if each is not None], patience)
         if self._bell in ready:
             os.read(self._bell, 4096)
-        if self._data is not None and self._data in ready:
+        # all that the process has said, before its end is noticed or a deadline: else a call that had its answer would be blamed
+        most = 2 * len(self._sent) + 2
+        while self._data is not None and most and (self._data in ready or self._data.poll()):
+            ready = [each for each in ready if each is not self._data]
             self._hear(self._data)
+            most -= 1
         if self._control is not None and self._control in ready:
             self._notice(self._control)
         self._check_deadlines()

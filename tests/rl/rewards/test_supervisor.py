@@ -224,6 +224,20 @@ def test_a_call_for_all_completions_is_split_where_it_may_be():
     supervisor.close()
 
 
+def test_a_call_that_had_its_answer_is_not_blamed_for_an_end_that_is_seen_with_it():
+    """As on a busy machine: the process has answered, begun the next call and ended before anybody looks."""
+    supervisor = Supervisor([custom("Whole"), custom("Whole", splits=False)], timeout_s=60.0, start_s=60.0)
+    look = supervisor._look
+
+    def late() -> None:
+        time.sleep(0.1)
+        look()
+
+    supervisor._look = late
+    assert said(supervisor, ["a", "exit", "b"]) == [(1.0, "died"), ("died", "died"), (1.0, "died")]
+    supervisor.close()
+
+
 def test_a_reward_that_cannot_be_made_is_an_error_and_not_a_score():
     supervisor = Supervisor([custom("Refuses")], timeout_s=5.0, start_s=60.0)
     with pytest.raises(ConfigError, match="cannot make the custom card"):
