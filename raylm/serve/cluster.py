@@ -18,8 +18,9 @@ from raylm.serve.config import Serve
 from raylm.serve.control import Control, ControlSettings
 from raylm.serve.engine.app import Served
 from raylm.serve.gateway import nodes
-from raylm.serve.gateway.settings import GatewaySettings
+from raylm.serve.gateway.settings import GatewaySettings, Holder
 from raylm.serve.reach import CONTROL, Reach
+from raylm.serve.updates.history import now, who
 
 HELD = "replicas"
 POLL_S = 0.25
@@ -53,9 +54,31 @@ def deployment_name(number: int) -> str:
     return "model" if number == 0 else f"model{number}"
 
 
-def check_port(cfg: Serve, workers: Workers, stage: str) -> None:
-    """Raises PlacementError when something else listens on the port. Starts nothing on a machine of our own."""
-    if _is_ours(cfg, workers):
+def holder(workers: Workers, out: str) -> Holder:
+    """This run, as the holder of a port.
+
+    Args:
+        out: URI of the endpoint's folder.
+    """
+    import ray
+
+    if workers.submitted:
+        workers.ensure()
+    run = ray.get_runtime_context().get_job_id() if ray.is_initialized() else ""
+    return Holder(out, run, who(), now())
+
+
+def check_port(cfg: Serve, workers: Workers, stage: str, out: str) -> None:
+    """Raises PlacementError when something else listens on the port, or another endpoint of this cluster. Starts nothing on a
+    machine of our own.
+
+    Args:
+        out: URI of the endpoint's folder: that which stands there already, `deploy` puts another in the place of.
+    """
+    import ray
+
+    mine = holder(workers, out)
+    if ray.is_initialized() and nodes.check_holder(cfg.port, mine, stage):
         return
     with socket.socket(socket.AF_INET6 if ":" in cfg.host else socket.AF_INET) as probe:
         # a socket that only lingers after its process does not count as taken, as for a gateway
@@ -77,13 +100,16 @@ def deploy(cfg: Serve, workers: Workers, parts: Parts, stage: str, stopped: Call
         stopped: called when the endpoint has been closed.
 
     Raises:
-        PlacementError: another endpoint of this run has another port, or a gateway does not listen.
+        PlacementError: another endpoint of this run has another port, one of another run has this port, or a gateway does not
+            listen.
     """
     import logging
 
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    mine, name = parts.gateway.holder, application_name(cfg)
+    nodes.check_holder(cfg.port, mine, stage)
 
     def start() -> tuple[str, int]:
         # no proxy of Serve's: tokens pass the gateways alone
@@ -91,17 +117,18 @@ def deploy(cfg: Serve, workers: Workers, parts: Parts, stage: str, stopped: Call
         return cfg.host, cfg.port
 
     def stop(_: tuple[str, int]) -> None:
-        nodes.end(cfg.gateway.drain_s, cfg.port)
-        # on somebody else's cluster only the application is ours
-        if workers.submitted:
-            serve.delete(application_name(cfg))
-        else:
+        nodes.end(cfg.gateway.drain_s, cfg.port, mine)
+        # on somebody else's cluster only the application is ours; one of this name is another's where that was quicker
+        if not workers.submitted:
             serve.shutdown()
+        elif deployed:
+            serve.delete(name)
         if cfg.gateway.nodes == "every":
             # Control may have put one in the place of one that ended before it ended itself
-            nodes.end(0.0, cfg.port)
+            nodes.end(0.0, cfg.port, mine)
         stopped()
 
+    deployed = list[str]()
     listening = workers.hold(HELD, start, stop)
     if listening != (cfg.host, cfg.port):
         raise PlacementError(
@@ -109,10 +136,13 @@ def deploy(cfg: Serve, workers: Workers, parts: Parts, stage: str, stopped: Call
             next=f"--set stages.{stage}.port={listening[1]}, or serve both models behind it with [[stages.{stage}.more]]",
         )
     # an endpoint that stood here has other keys
-    nodes.end(cfg.gateway.drain_s, cfg.port)
-    target = serve.RunTarget(application(cfg, parts), name=application_name(cfg), route_prefix=None)
+    nodes.end(cfg.gateway.drain_s, cfg.port, mine)
+    # who has a gateway's name has the port, before anything of it is deployed
+    started = _start_gateways(cfg, parts.gateway)
+    deployed.append(name)
+    target = serve.RunTarget(application(cfg, parts), name=name, route_prefix=None)
     serve.run_many([target], wait_for_applications_running=False)
-    _start_gateways(cfg, parts.gateway)
+    _wait_for_gateways(cfg, started)
 
 
 def application(cfg: Serve, parts: Parts) -> Any:
@@ -174,12 +204,16 @@ def wait_until_ready(cfg: Serve, fingerprints: dict[str, str], deadline: float, 
         time.sleep(POLL_S)
 
 
-def _start_gateways(cfg: Serve, settings: GatewaySettings) -> None:
+def _start_gateways(cfg: Serve, settings: GatewaySettings) -> list[Any]:
+    """One on this machine, or on every one: Control goes on with it."""
+    on = nodes.alive() if cfg.gateway.nodes == "every" else [nodes.here()]
+    return [nodes.start(settings, node, new=True) for node in on]
+
+
+def _wait_for_gateways(cfg: Serve, started: list[Any]) -> None:
     import ray
     from ray.exceptions import GetTimeoutError, RayError
 
-    # on every machine Control goes on with it; the one of this machine is waited for
-    started = [nodes.start(settings, node) for node in (nodes.alive() if cfg.gateway.nodes == "every" else [nodes.here()])]
     try:
         ray.get([each.listening.remote() for each in started], timeout=nodes.START_S)
     except (RayError, OSError, GetTimeoutError) as cause:
@@ -197,15 +231,6 @@ def _wake(cfg: Serve) -> None:
     for number, model in enumerate(cfg.models):
         if model.replicas.min == 0:
             serve.get_deployment_handle(deployment_name(number), application_name(cfg)).awake.remote()
-
-
-def _is_ours(cfg: Serve, workers: Workers) -> bool:
-    """Whether a gateway of this cluster has the port: `deploy` puts another in its place."""
-    import ray
-
-    if workers.submitted:
-        workers.ensure()
-    return ray.is_initialized() and bool(nodes.names(cfg.port))
 
 
 def _answers(cfg: Serve, fingerprints: dict[str, str]) -> dict[str, str]:

@@ -69,7 +69,7 @@ def run(cfg: Serve, ctx: Context) -> Endpoint:
 
 
 def _serve(cfg: Serve, ctx: Context) -> Endpoint:
-    cluster.check_port(cfg, ctx.workers, ctx.stage)
+    cluster.check_port(cfg, ctx.workers, ctx.stage, ctx.out.uri)
     ctx.workers.check_room(cfg.roles(), ctx.stage)
     models = [_behind(ctx, model) for model in cfg.models]
     # key and manifest of an earlier endpoint: not before it is sure that it does not answer any more
@@ -191,6 +191,7 @@ def _parts(cfg: Serve, ctx: Context, models: list[Behind], key: str | None, own:
         audit_folder=audit_folder(ctx.out),
         num_gateways=len(nodes.alive()) if several else 1,
         application=cluster.application_name(cfg),
+        holder=cluster.holder(ctx.workers, ctx.out.uri),
     )
     control = ControlSettings(
         orders={each.name: Orders(each.adapters) for each in models},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,10 @@ from raylm.core.storage import Folder
 from raylm.core.workers import Workers, _unsaid
 from raylm.serve import cluster, stage
 from raylm.serve.config import Serve
+from raylm.serve.control import ControlSettings
+from raylm.serve.gateway import nodes
+from raylm.serve.gateway.settings import GatewaySettings, Holder, ModelFacts
+from tests.serve.endpoints import free_port
 
 
 def context(name, root, workers, **stages):
@@ -79,26 +84,41 @@ def test_the_url_is_one_that_this_machine_can_ask():
 
 
 @pytest.mark.ray
-def test_an_endpoint_that_ends_leaves_that_of_another_job_alone(workers):
+def test_an_endpoint_of_another_job_is_left_alone_and_one_on_its_port_is_refused(workers):
     import ray
-
-    from raylm.serve.gateway import nodes
-    from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
-    from tests.serve.demo.pages import free_port
 
     workers.ensure()
     ports = (free_port(), free_port())
     configs = [Serve(model="sft", port=port) for port in ports]
     assert len({cluster.application_name(cfg) for cfg in configs}) == 2
-    gateways = [
-        nodes.start(
-            GatewaySettings("127.0.0.1", cfg.port, (ModelFacts("raylm", "model"),), application=cluster.application_name(cfg)),
-            nodes.here(),
-        )
-        for cfg in configs
+    first = Holder("s3://bucket/one/api", "another-run", "ann@here", "2026-11-30")
+    settings = [
+        GatewaySettings("127.0.0.1", port, (ModelFacts("raylm", "model"),), application=f"raylm-{port}", holder=first)
+        for port in ports
     ]
+    gateways = [nodes.start(each, nodes.here(), new=True) for each in settings]
     try:
         ray.get([gateway.listening.remote() for gateway in gateways], timeout=nodes.START_S)
+        # another job that names the port hears whose it is, before anything of its own is deployed
+        whose, second = "s3://bucket/one/api, served by ann@here since 2026-11-30", cluster.holder(workers, "s3://bucket/two/api")
+        theirs = settings[0]._replace(holder=second)
+        parts = cluster.Parts((), ControlSettings({}), theirs)
+        for refused in (
+            lambda: cluster.check_port(configs[0], workers, "demo", second.uri),
+            lambda: cluster.deploy(configs[0], workers, parts, "demo"),
+            # both looked before either began
+            lambda: nodes.start(theirs, nodes.here(), new=True),
+        ):
+            with pytest.raises(PlacementError, match=f"port {ports[0]}: {whose}"):
+                refused()
+        nodes.end(0.0, ports[0], second)
+        assert not workers.holds(cluster.HELD) and nodes.holders(ports[0]) == dict.fromkeys(nodes.names(ports[0]), first)
+        # a rerun of the same endpoint, and a later stage of the same run, take its place
+        cluster.check_port(configs[0], workers, "demo", first.uri)
+        assert first.is_one_with(second._replace(run="another-run")) and not Holder().is_one_with(Holder())
+        again = nodes.start(settings[0]._replace(holder=second._replace(uri=first.uri)), nodes.here(), new=True)
+        told: Any = ray.get(again.holder.remote(), timeout=nodes.START_S)
+        assert told.by == second.by
         nodes.end(0.0, ports[0])
         assert (nodes.names(ports[0]), len(nodes.names(ports[1]))) == ([], 1)
         socket.create_connection(("127.0.0.1", ports[1]), timeout=5).close()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from raylm.serve.directory import View
 from raylm.serve.gateway.gateway import Gateway
-from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
+from raylm.serve.gateway.settings import GatewaySettings, Holder, ModelFacts
 from raylm.serve.guards.guard import Admission, Visit
 from raylm.serve.reach import Reach
 from raylm.serve.updates.rollout import Told
@@ -70,12 +70,17 @@ class GatewayActor:
     def __init__(self, settings: GatewaySettings) -> None:
         # requests are in the audit log, where one is asked for; this tells of failures
         logging.getLogger("raylm.gateway").setLevel(logging.WARNING)
+        self._holder = settings.holder
         self._gateway = Gateway(settings, ByServe(settings.application))
         self._started = asyncio.get_running_loop().create_task(self._gateway.start())
 
     async def listening(self) -> int:
         """The port, once it listens. Raises OSError where the port is taken."""
         return await self._started
+
+    async def holder(self) -> Holder:
+        """Whose it is."""
+        return self._holder
 
     async def drain(self, seconds: float) -> int:
         """See `Gateway.drain`."""

@@ -35,6 +35,22 @@ class ModelFacts(NamedTuple):
     created: int = 0
 
 
+class Holder(NamedTuple):
+    """Whose endpoint a gateway belongs to."""
+
+    uri: str = ""
+    """Of the endpoint's folder."""
+    run: str = ""
+    """Ray's id of the run that serves it: a later stage of it may take the place of an earlier one."""
+    by: str = ""
+    """User and machine."""
+    since: str = ""
+
+    def is_one_with(self, other: Holder) -> bool:
+        """Whether one may take the other's place: it is the same endpoint, or of the same run."""
+        return bool((self.uri and self.uri == other.uri) or (self.run and self.run == other.run))
+
+
 class GatewaySettings(NamedTuple):
     """One gateway of an endpoint."""
 
@@ -60,6 +76,7 @@ class GatewaySettings(NamedTuple):
     name: str = "gateway"
     application: str = "raylm"
     """Of Serve, in which Control and the models are deployed."""
+    holder: Holder = Holder()
 
 
 class Steering(Protocol):
