@@ -18,6 +18,8 @@ from raylm.trainer.learned import Lineage, documents_of_row, lineage_of, texts_o
 _ADDED = re.compile(r"\n\((?:ground truth|hidden): ")
 """What tasks write behind a question for the reader."""
 _SHOWN = 3
+_LONG = 8
+"""Runs of `LEAST` words of an item, below which a share of them is chance."""
 
 
 class Found(NamedTuple):
@@ -29,10 +31,19 @@ class Found(NamedTuple):
     """(document, the share in it alone), the largest first."""
 
 
+class Near(NamedTuple):
+    """The document that is most like an item."""
+
+    share: float
+    """Of the item's runs of `LEAST` words."""
+    document: str
+
+
 class Contamination(Config):
     """Runs of 13 words of each item (https://arxiv.org/abs/2005.14165) are looked for in the rows that the ledgers of the model
-    and of those before it name: what it was trained on, and not what lay beside it. Runs that many items share are their form and
-    no evidence. Weights that came from elsewhere have no ledger: what they learned from is not known, and that is said."""
+    and of those before it name: what it was trained on, and not what lay beside it. Items that were learned from in other words
+    have no such run: their runs of 5 words are looked for as well, in single documents. Runs that many items share are their form
+    and no evidence. Weights that came from elsewhere have no ledger: what they learned from is not known, and that is said."""
 
     needs: ClassVar[str] = "instances"
     better: ClassVar[dict[str, str]] = {"contamination": "low"}
@@ -42,6 +53,9 @@ class Contamination(Config):
     """Words of a run; an item with fewer is looked for as a whole."""
     share: float = Field(default=0.5, gt=0, le=1)
     """An item is contaminated when this share of its runs was learned from."""
+    near: float = Field(default=0.5, gt=0, le=1)
+    """An item of 12 words and more is contaminated, too, when one document has this share of its runs of 5 words: a near
+    duplicate (what MinHash estimates, counted; a document may be longer than the item). 1 asks for all of them."""
     boilerplate: float = Field(default=0.1, ge=0, le=1)
     """Runs in a larger share of a task's items are not looked for."""
 
@@ -65,11 +79,12 @@ class Contamination(Config):
         for task, items in tasks.items():
             texts = [_ADDED.split(one.asked)[0] for one in items]
             overlap = Overlap(texts, self.num_words, self.boilerplate)
-            found = _found(overlap, lineage)
+            shingles = Overlap(texts, LEAST, self.boilerplate)
+            found, near = _found(overlap, shingles, lineage)
             short += sum(not size for size in overlap.sizes)
             for at, (item, text) in enumerate(zip(items, texts, strict=True)):
                 if overlap.sizes[at]:
-                    graded.append(self._graded(task, item, text, found.get(at)))
+                    graded.append(self._graded(task, item, text, found.get(at), near.get(at)))
         if not graded:
             raise DataError(f"no item has {LEAST} words that are its own: nothing can be looked for", where=checkpoint.uri)
         if short:
@@ -98,15 +113,20 @@ class Contamination(Config):
             told.append(f"{number}: {'; '.join(parts)}")
         return told
 
-    def _graded(self, task: str, item: Graded, text: str, found: Found | None) -> Graded:
+    def _graded(self, task: str, item: Graded, text: str, found: Found | None, near: Near | None) -> Graded:
         share = found.share if found else 0.0
         where = [f"{part:.2f} of it in {name}" for name, part in found.where[:_SHOWN]] if found else []
         facts = {"task": task, "item": item.id, "share": f"{share:.3f}"}
+        alike = near is not None and near.share >= self.near
+        if near is not None:
+            facts["near"] = f"{near.share:.3f}"
+            if alike and share < self.share:
+                where.append(f"a near duplicate: {near.share:.2f} of its runs of {LEAST} words in {near.document}")
         if found and found.where and "#" in found.where[0][0]:
             facts["source"] = found.where[0][0].rpartition("#")[0]
         return Graded(
             asked_id(task, item.id),
-            {"contamination": float(share >= self.share)},
+            {"contamination": float(share >= self.share or alike)},
             {"contamination": 1.0},
             facts,
             text,
@@ -114,12 +134,19 @@ class Contamination(Config):
         )
 
 
-def _found(overlap: Overlap, lineage: Lineage) -> dict[int, Found]:
-    """What of each item stands in rows that were learned from."""
+def _found(overlap: Overlap, shingles: Overlap, lineage: Lineage) -> tuple[dict[int, Found], dict[int, Near]]:
+    """What of each item stands in rows that were learned from, and the document that each is most like."""
+    near: dict[int, Near] = {}
     places: dict[int, set[int]] = defaultdict(set)
     where: dict[int, dict[str, int]] = defaultdict(dict)
     for part in lineage.parts:
         for row, text in texts_of(part):
+            if alike := shingles.found(text):
+                for name, of_document in _by_document(shingles, part.uri, row, alike):
+                    for item, found in of_document.items():
+                        share = len(found) / shingles.sizes[item]
+                        if shingles.sizes[item] >= _LONG and share > (near[item].share if item in near else 0.0):
+                            near[item] = Near(share, name)
             hits = overlap.found(text)
             if not hits:
                 continue
@@ -128,13 +155,14 @@ def _found(overlap: Overlap, lineage: Lineage) -> dict[int, Found]:
             for name, of_document in _by_document(overlap, part.uri, row, hits):
                 for item, found in of_document.items():
                     where[item][name] = max(where[item].get(name, 0), len(found))
-    return {
+    whole = {
         item: Found(
             len(found) / overlap.sizes[item],
             sorted(((name, count / overlap.sizes[item]) for name, count in where[item].items()), key=lambda each: -each[1]),
         )
         for item, found in places.items()
     }
+    return whole, near
 
 
 def _by_document(overlap: Overlap, uri: str, row: int, hits: dict[int, set[int]]) -> Iterator[tuple[str, dict[int, set[int]]]]:

@@ -7,7 +7,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from raylm.core.artifact import Checkpoint, InputEntry, Prompts, Tokens
+from raylm.core.artifact import Checkpoint, InputEntry, Prompts, Tokens, open_artifact
 from raylm.core.errors import DataError
 from raylm.core.storage import Folder
 from raylm.data.lineage import index_name, index_schema
@@ -127,3 +127,21 @@ def test_a_part_of_an_item_is_a_share(root):
     graded, _ = looked(root, "base", {"quiz": [Graded("i", {}, {}, {}, half)]})
     assert 0 < float(graded[0].facts["share"]) < 0.5 and graded[0].values["contamination"] == 0.0
     assert json.loads(json.dumps(graded[0].facts))["source"] == "book"
+
+
+def test_an_item_that_was_learned_from_in_other_words_is_found_by_what_is_left_of_it(root):
+    """Every eleventh word is another one: no run of 13 words is left, and more than half of the runs of 5."""
+    words = [f"w{at}" for at in range(66)]
+    changed = ["other" if at % 11 == 10 else word for at, word in enumerate(words)]
+    tokenizer = tiny_tokenizer(300)
+    rows = [{"tokens": tokenizer.encode(" ".join(changed)), "messages": "[]", "ground_truth": None}]
+    make_rows(root, "reworded", Prompts, rows, held_out=0)
+    made(root, "near", [("prompts", str(root / "reworded"), "Prompts")], [(0, 0, 0, True, 0)])
+    quiz = {"quiz": [Graded("i", {}, {}, {}, " ".join(words)), Graded("j", {}, {}, {}, " ".join(f"v{at}" for at in range(66)))]}
+    (found, other), _ = looked(root, "near", quiz)
+    assert found.values["contamination"] == 1.0 and found.facts["share"] == "0.000" and "near" not in other.facts
+    # 62 runs of 5 words, of which each of the 6 other words takes 5, the last one (at the end) 1
+    assert found.facts["near"] == f"{(62 - 26) / 62:.3f}" and other.values["contamination"] == 0.0
+    assert found.output.splitlines()[1] == f"a near duplicate: 0.58 of its runs of 5 words in {root / 'reworded'} row 0"
+    checkpoint = open_artifact(Folder(root / "near"))
+    assert Contamination(near=0.7).look(checkpoint, quiz)[0][0].values["contamination"] == 0.0
