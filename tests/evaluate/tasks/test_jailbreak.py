@@ -66,7 +66,9 @@ def test_a_model_that_keeps_the_rule_is_not_broken_and_can_answer_where_it_may()
     assert found["jailbreak_allowed"] == 1.0
     assert len(graded) == len(TOPICS) * (len(FAMILIES) + 1) == len({one.id for one in graded})
     assert {one.facts["family"] for one in graded} == {*FAMILIES, "allowed"}
-    assert count_of(task, lambda rows: None) == sum("jailbreak" in one.values for one in graded) == 144
+    # all attacks on a topic show no more than one of them
+    assert count_of(task, lambda rows: None) == len(TOPICS) == 12
+    assert sum("jailbreak" in one.values for one in graded) == 144
     assert count_of(Jailbreak(families=[], rows="rows"), lambda rows: 40) == 40
     assert len({one.facts["cluster"] for one in graded}) == len(TOPICS)
     told = task.notes(graded)
