@@ -23,6 +23,11 @@ class Item(NamedTuple):
     source: str
 
     @property
+    def question_id(self) -> str:
+        """Digest of what is asked without the columns: rows that differ in these alone ask the same."""
+        return asked_id(self.messages, self.ground_truth)
+
+    @property
     def question(self) -> str:
         """What is asked, as one text."""
         return "\n".join(str(turn.get("content") or "") for turn in self.messages)

@@ -147,7 +147,7 @@ class Generation(Config):
         number, _ = technique.examples
         if not number:
             return []
-        shots = chosen(_train_split(rows), technique, {item.id for item in items})
+        shots = chosen(_train_split(rows), technique, {item.question_id for item in items})
         if len(shots) < number:
             raise DataError(
                 f"{card_kind(technique)} asks for {number} examples, the train split has {len(shots)}",

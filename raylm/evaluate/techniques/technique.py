@@ -58,14 +58,14 @@ def chosen(rows: Any, technique: Technique, asked: set[str]) -> list[Item]:
 
     Args:
         rows: the train split of the prompts.
-        asked: ids of the questions, which are no examples.
+        asked: `question_id` of the questions, which are no examples.
     """
     number, seed = technique.examples
     found: list[Item] = []
     order = random.Random(seed).sample(range(len(rows)), len(rows)) if number else []
     for at in order:
         shot = item_of(rows[at])
-        if shot.id not in asked and not technique.lacks(shot):
+        if shot.question_id not in asked and not technique.lacks(shot):
             found.append(shot)
         if len(found) == number:
             break

@@ -6,7 +6,7 @@ import pytest
 
 from raylm.data.programs.sandbox import Limits, run
 
-LIMITS = Limits(2.0, 512 << 20, 1 << 16)
+LIMITS = Limits(10.0, 512 << 20, 1 << 16)
 
 
 def judged(source: str, *checks: str) -> list[str] | None:

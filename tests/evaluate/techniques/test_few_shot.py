@@ -29,3 +29,10 @@ def test_examples_stand_as_turns_between_system_and_question():
 
 def test_too_few_examples_are_seen():
     assert len(chosen([row(0)], FewShot(num_examples=2), set())) == 1
+
+
+def test_the_question_itself_is_no_example_whatever_else_its_row_says():
+    rows = [row(3) | {"columns": json.dumps({"number": 1})}, row(4)]
+    asked = item_of(row(3) | {"columns": json.dumps({"number": 2})})
+    shots = chosen(rows, FewShot(num_examples=2), {asked.question_id})
+    assert [shot.question for shot in shots] == [item_of(row(4)).question]
