@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 
 from raylm.inference.shared_memory import Maps
 
+CHUNK = 1 << 20
+"""Bytes that are counted into a digest and copied at a time: in between they stay in the core's cache, so that memory is read
+once for both."""
+
 Piece = tuple[str, str, list[int], int, int, int]
 """Name, numpy dtype, shape; where the piece begins in its tensor, where in its bucket, and its length, all in bytes."""
 
@@ -46,9 +50,17 @@ class WeightsDigest:
 
     def add(self, name: str, array: Any) -> None:
         """Count in one numpy array, instead of an earlier one of that name."""
-        hashed = _hash(f"{name} {tuple(array.shape)} {array.dtype.str}\n".encode())
+        hashed = self.begin(name, array)
         # a zero-dimensional array cannot be cast to bytes in place
         hashed.update(memoryview(array.reshape(-1)).cast("B"))
+        self.end(name, hashed)
+
+    def begin(self, name: str, array: Any) -> Any:
+        """What takes the bytes of one array, by `update` in their order, until `end`."""
+        return _hash(f"{name} {tuple(array.shape)} {array.dtype.str}\n".encode())
+
+    def end(self, name: str, hashed: Any) -> None:
+        """All bytes of the array came."""
         self._parts[name] = hashed.digest()
 
     def add_pieces(self, data: Any, table: Iterable[Piece]) -> None:
@@ -126,11 +138,15 @@ class Packer:
         self._number, self._filled, self._table = 0, 0, list[Piece]()
         self._data: Any = None
 
-    def add(self, name: str, array: Any) -> Iterator[Bucket]:
-        """Take in one contiguous array; the buckets that are full with it. What comes is to be iterated to its end."""
+    def add(self, name: str, array: Any, digest: WeightsDigest | None = None) -> Iterator[Bucket]:
+        """Take in one contiguous array; the buckets that are full with it. What comes is to be iterated to its end.
+
+        Args:
+            digest: counts it in on the way.
+        """
         import numpy as np
 
-        raw, start = array.reshape(-1).view(np.uint8), 0
+        raw, start, hashed = array.reshape(-1).view(np.uint8), 0, digest.begin(name, array) if digest else None
         # in one piece where that is possible: pieces have to be put together, in memory of their own
         if self._table and self._filled + len(raw) > self._size >= len(raw):
             yield from self.rest()
@@ -141,10 +157,12 @@ class Packer:
             self._filled = min(-(-self._filled // 16) * 16, self._size)
             length = min(len(raw) - start, self._size - self._filled)
             if length or not len(raw):
-                self._data[self._filled : self._filled + length] = raw[start : start + length]
+                _copy(raw[start : start + length], self._data[self._filled : self._filled + length], hashed)
                 self._table.append((name, array.dtype.str, list(array.shape), start, self._filled, length))
                 self._filled, start = self._filled + length, start + length
             if start == len(raw):
+                if digest:
+                    digest.end(name, hashed)
                 return
             yield from self.rest()
 
@@ -155,6 +173,17 @@ class Packer:
             self._table, self._filled, self._data = [], 0, None
             self._number += 1
             yield made
+
+
+def _copy(raw: Any, into: Any, hashed: Any) -> None:
+    """Copy bytes, and count them in."""
+    if hashed is None:
+        into[:] = raw
+        return
+    for at in range(0, len(raw), CHUNK):
+        part = raw[at : at + CHUNK]
+        hashed.update(memoryview(part))
+        into[at : at + CHUNK] = part
 
 
 def pack(named: Iterable[tuple[str, Any]], size: int, digest: WeightsDigest | None = None) -> Iterator[Bucket]:
@@ -169,10 +198,7 @@ def pack(named: Iterable[tuple[str, Any]], size: int, digest: WeightsDigest | No
     data = np.empty(size, np.uint8)
     packer = Packer(size, lambda number: data)
     for name, one in named:
-        array = as_array(one)
-        if digest:
-            digest.add(name, array)
-        yield from packer.add(name, array)
+        yield from packer.add(name, as_array(one), digest)
     yield from packer.rest()
 
 

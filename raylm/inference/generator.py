@@ -125,15 +125,22 @@ class Generator:
             raise DataError(
                 f"a prompt has {len(prompt)} tokens, 1 to {self._max_len - 1} are possible", next="drop it, or raise max_len"
             )
-        seed = sampling.seed if seed is None else seed
-        tasks = [
-            asyncio.create_task(self._complete(prompt, sampling, stream(seed, place), deadline_s)) for place in range(sampling.n)
-        ]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
+        params = sampling.params()
+        answer = await self._answer(
+            prompt,
+            deadline_s,
+            **params,
+            # one request for all: half of what vLLM does for a short completion, it does for a request. Of the likeliest tokens
+            # there is one completion
+            n=sampling.n if sampling.temperature else 1,
+            logprobs=0,
+            # vLLM adds the place of each: their streams are as unrelated as those of hashed seeds
+            seed=stream(sampling.seed if seed is None else seed, 0),
+            stop_token_ids=self._ends if sampling.stop_at_eos else None,
+            ignore_eos=not sampling.stop_at_eos,
+        )
+        outputs = answer.outputs if sampling.temperature else [answer.outputs[0]] * sampling.n
+        return [self._completion(one, cut=bool(params.get("detokenize"))) for one in outputs]
 
     async def _wait_for_weights(self, deadline_s: float) -> None:
         """A request that comes while weights are loaded waits for them."""
@@ -184,15 +191,15 @@ class Generator:
             await self._intake.take(bucket, transfer)
         self._num_taken += 1
 
-    async def finish_weights(self, version: int, digest: str, transfer: str) -> None:
-        """All buckets came: drop what was cached of earlier weights and go on with `version`.
+    async def finish_weights(self, version: int, digest: str, transfer: str, last: Bucket | None = None) -> None:
+        """All buckets came, `last` with this word: drop what was cached of earlier weights and go on with `version`.
 
         Raises:
             ArtifactError: weights are missing, or are not those that were sent, or the transfer is not the one begun last.
             StageError: a layer of the engine got no new weights.
         """
         with InWords("finish_weights", self._lost):
-            await self._intake.finish(version, digest, transfer, self._check_names)
+            await self._intake.finish(version, digest, transfer, self._check_names, last)
         await self._commit(version)
 
     async def num_workers(self) -> int:
@@ -272,19 +279,6 @@ class Generator:
         self._num_taken += 1
         self._whole.set()
 
-    async def _complete(self, prompt: list[int], sampling: Sampling, seed: int, deadline_s: float) -> Completion:
-        params = sampling.params()
-        answer = await self._answer(
-            prompt,
-            deadline_s,
-            **params,
-            logprobs=0,
-            seed=seed,
-            stop_token_ids=self._ends if sampling.stop_at_eos else None,
-            ignore_eos=not sampling.stop_at_eos,
-        )
-        return self._completion(answer.outputs[0], cut=bool(params.get("detokenize")))
-
     async def _answer(self, prompt: list[int], deadline_s: float, priority: int = 0, **params: Any) -> Any:
         """What the engine answers to one request, whole."""
         from vllm import SamplingParams
@@ -305,7 +299,8 @@ class Generator:
             return None
 
         with InWords("generate", self._lost):
-            task, seen = asyncio.create_task(drawn()), (progress(self._engine), self._num_taken)
+            # it is progress itself: what was before need not be known, and to look at all requests for each takes long
+            task, seen = asyncio.create_task(drawn()), None
             try:
                 while not (await asyncio.wait({task}, timeout=deadline_s))[0]:
                     # while weights are loaded no request gets a token

@@ -83,22 +83,32 @@ class Intake:
         """One bucket."""
         async with self._one:
             self.check(transfer)
-            self._names |= {piece[0] for piece in bucket.table}
-            if self._kept:
-                await asyncio.to_thread(self._keep, self._kept, bucket)
-                return
-            self._lying.append(await asyncio.to_thread(self._lie, bucket))
-            if not bucket.aside:
-                await self._load()
+            await self._take(bucket)
 
-    async def finish(self, version: int, digest: str, transfer: str, check_names: Callable[[set[str]], None]) -> None:
+    async def _take(self, bucket: Bucket) -> None:
+        self._names |= {piece[0] for piece in bucket.table}
+        if self._kept:
+            await asyncio.to_thread(self._keep, self._kept, bucket)
+            return
+        self._lying.append(await asyncio.to_thread(self._lie, bucket))
+        if not bucket.aside:
+            await self._load()
+
+    async def finish(
+        self, version: int, digest: str, transfer: str, check_names: Callable[[set[str]], None], last: Bucket | None = None
+    ) -> None:
         """All buckets came: compare, and load what was not loaded yet.
+
+        Args:
+            last: the last bucket, where it was not taken before.
 
         Raises:
             ArtifactError: weights are missing, or are not those that were sent, or the transfer is not the one begun last.
         """
         async with self._one:
             self.check(transfer)
+            if last is not None:
+                await self._take(last)
             if self._kept:
                 await self._finish_kept(self._kept, version, digest, check_names)
             else:
@@ -107,13 +117,15 @@ class Intake:
 
     async def _finish(self, version: int, digest: str, check_names: Callable[[set[str]], None]) -> None:
         check_names(self._names)
-        aside = not self._loads
-        if aside and (came := self._digest.hexdigest()) != digest:
-            # nothing was loaded: the engine goes on with what it has
-            raise not_what_was_sent(came, digest, version)
-        await self._load(compared=aside)
+        if not self._loads:
+            if (came := self._digest.hexdigest()) != digest:
+                # nothing was loaded: the engine goes on with what it has
+                raise not_what_was_sent(came, digest, version)
+            await self._put()
+            return
+        await self._load()
         held = await self._workers("raylm_finish_weights")
-        if not aside and set(held) != {digest}:
+        if set(held) != {digest}:
             raise not_what_was_sent(", ".join(sorted(set(held))), digest, version)
 
     async def _finish_kept(self, kept: Kept, version: int, digest: str, check_names: Callable[[set[str]], None]) -> None:
@@ -124,8 +136,7 @@ class Intake:
         if not layers:
             check_names(kept.names())
             self._lying = [(kept.path, HEADER, kept.table)]
-            await self._load(compared=True)
-            await self._workers("raylm_finish_weights")
+            await self._put()
             return
         merged, names = WeightsDigest(), set[str]()
         stream = pack(kept.merged(layers), BUCKET_BYTES, merged)
@@ -138,14 +149,22 @@ class Intake:
         if set(held) != {merged.hexdigest()}:
             raise not_what_was_sent(", ".join(sorted(set(held))), merged.hexdigest(), version)
 
-    async def _load(self, compared: bool = False) -> None:
-        """Load all that lies there. Bytes that were `compared` here are not read for a digest again."""
+    async def _put(self) -> None:
+        """Load all that lies there, in one call: it is the whole set, and was compared."""
+        await self._stop()
+        self._loads = True
+        await self._workers("raylm_put_weights", self._lying)
+        self._check_memory()
+        self._lying = []
+
+    async def _load(self) -> None:
+        """Load all that lies there, behind what was loaded before."""
         if not self._loads:
             await self._stop()
             await self._workers("raylm_begin_weights")
             self._loads = True
         for path, at, table in self._lying:
-            await self._workers("raylm_take_weights", path, table, at, compared)
+            await self._workers("raylm_take_weights", path, table, at)
         self._check_memory()
         self._lying = []
 

@@ -117,6 +117,13 @@ class WeightReceiver:
         self.raylm_repack_head()
         return digest
 
+    def raylm_put_weights(self, lying: list[Any]) -> str:
+        """All of the above for weights that lie in shared memory and were compared: path, first byte and table of each bucket."""
+        self.raylm_begin_weights()
+        for path, at, table in lying:
+            self.raylm_take_weights(path, table, at, compared=True)
+        return self.raylm_finish_weights()
+
     def raylm_forget_weights(self) -> None:
         """Let go of memory that others share, in which weights lay."""
         from raylm.inference.buckets import Receiver

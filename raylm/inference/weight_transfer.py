@@ -2,7 +2,7 @@
 
 engine.stream() -> Lane -> bucket --> shared memory (this machine) --> every generator takes it
                                   \\-> object store (other machines) -/
-all came: finish(version, digest) -> each compares, loads what lies aside, and commits
+all came: finish(version, digest, last bucket) -> each compares, loads what lies aside, and commits
 
 What a generator cannot finish is never half in use: it goes on with the version that it had as long as nothing was loaded, and
 refuses to generate where something was.
@@ -80,24 +80,27 @@ class Lane:
         self._packer = Packer(size, lambda number: memory.slot(self._place(number), size))
         self.sent_bytes = 0
 
-    def add(self, name: str, array: Any) -> None:
-        """Send a tensor, or begin to."""
-        for bucket in self._packer.add(name, array):
-            self._send(bucket)
+    def add(self, name: str, array: Any, digest: WeightsDigest | None = None) -> None:
+        """Send a tensor, or begin to.
 
-    def finish(self) -> None:
-        """Send what is left."""
-        for bucket in self._packer.rest():
-            self._send(bucket)
+        Args:
+            digest: counts it in on the way.
+        """
+        for bucket in self._packer.add(name, array, digest):
+            self._calls.ask("take_weights", {at: (one, self._transfer) for at, one in self._laid(bucket).items()})
+
+    def rest(self) -> dict[int, Any]:
+        """The bucket that is not full, as each generator gets it, by place; {} where there is none."""
+        return {at: one for bucket in self._packer.rest() for at, one in self._laid(bucket).items()}
 
     def _place(self, number: int) -> int:
         """Where bucket `number` lies: two in turn where none stays, or those that stay in turn: they are two or more."""
         return number % max(2, self._num_aside) * self._size
 
-    def _send(self, bucket: Bucket) -> None:
+    def _laid(self, bucket: Bucket) -> dict[int, Any]:
+        """A bucket as each generator gets it, once all took the one before: one is taken while the next one is filled."""
         import ray
 
-        # one is taken while the next one is filled
         self._calls.wait(self._held)
         at, size, aside = self._place(self._sent), len(bucket.data), self._sent + 1 < self._num_aside
         self._sent, self.sent_bytes = self._sent + 1, self.sent_bytes + size
@@ -106,7 +109,7 @@ class Lane:
         far = None
         if not all(self._held[place].shares for place in places):
             far = ray.put(bucket._replace(aside=aside))
-        self._calls.ask("take_weights", {at: (near if self._held[at].shares else far, self._transfer) for at in places})
+        return {at: near if self._held[at].shares else far for at in places}
 
 
 class Sender:
@@ -158,20 +161,20 @@ class Sender:
         self._digest, total = WeightsDigest(), 0
         for name, one in named:
             array = as_array(one)
-            self._digest.add(name, array)
             total += array.nbytes
             if whole:
-                whole.add(name, array)
+                whole.add(name, array, self._digest)
+            else:
+                self._digest.add(name, array)
             if self._only == "values":
                 self._advance(name, array, changed)
             elif changed and self._digest.part(name) != before.part(name):
                 changed.add(name, array)
-        for lane in (whole, changed):
-            if lane:
-                lane.finish()
+        last = {at: bucket for lane in (whole, changed) if lane for at, bucket in lane.rest().items()}
         calls.wait()
         digest = self._digest.hexdigest()
-        calls.ask("finish_weights", dict.fromkeys(calls.places(), (version, digest, transfer)))
+        # small weights are one bucket: it comes with the word that it was the last one
+        calls.ask("finish_weights", {at: (version, digest, transfer, last.get(at)) for at in calls.places()})
         calls.wait()
         self._total, self._base_digest = total, digest
         most = max((lane.sent_bytes for lane in (whole, changed) if lane), default=0)

@@ -26,6 +26,11 @@ class Plain:
         self.intake = Intake(self._workers, self._stop)
 
     async def _workers(self, method: str, *args: Any) -> list[Any]:
+        if method == "raylm_put_weights":
+            await self._workers("raylm_begin_weights")
+            for path, at, table in args[0]:
+                await self._workers("raylm_take_weights", path, table, at, True)
+            return await self._workers("raylm_finish_weights")
         self.log.append(method.removeprefix("raylm_").removesuffix("_weights"))
         if method == self.fails:
             raise RuntimeError("this worker failed")
@@ -48,8 +53,8 @@ class Plain:
         await asyncio.sleep(0.01)
         await self.intake.take(bucket, transfer)
 
-    async def finish_weights(self, version: int, digest: str, transfer: str) -> None:
-        await self.intake.finish(version, digest, transfer, lambda names: None)
+    async def finish_weights(self, version: int, digest: str, transfer: str, last: Any = None) -> None:
+        await self.intake.finish(version, digest, transfer, lambda names: None, last)
         self.version = version
 
     async def seen(self) -> tuple[int | None, str, list[str]]:

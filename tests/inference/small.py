@@ -72,7 +72,9 @@ class Small:
         self.bytes += len(bucket.data)
         self.held = float(bucket.data[:4].view("float32")[0])
 
-    async def finish_weights(self, version: int, digest: str, transfer: str) -> None:
+    async def finish_weights(self, version: int, digest: str, transfer: str, last: Any = None) -> None:
+        if last is not None:
+            await self.take_weights(last, transfer)
         self._call()
         self.number = version
         if version == self.keeps:

@@ -6,6 +6,7 @@ import numpy
 import pytest
 import torch
 
+from raylm.inference import buckets
 from raylm.inference.buckets import Receiver, WeightsDigest, as_array, pack, weights_digest
 
 
@@ -33,6 +34,13 @@ def test_what_was_packed_is_received(tmp_path, size):
     assert found.keys() == named.keys()
     assert all(torch.equal(found[name], named[name]) and found[name].dtype == named[name].dtype for name in named)
     assert receiver.digest() == digest.hexdigest() == weights_digest(named.items())
+
+
+def test_bytes_are_counted_in_part_by_part_while_they_are_copied(monkeypatch):
+    monkeypatch.setattr(buckets, "CHUNK", 100)
+    named, digest = tensors(), WeightsDigest()
+    made = list(pack(named.items(), 1000, digest))
+    assert len(made) > 3 and digest.hexdigest() == weights_digest(named.items())
 
 
 def test_digest_is_over_names_shapes_and_bytes():

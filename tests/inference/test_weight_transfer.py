@@ -40,7 +40,7 @@ def test_at_most_two_buckets_exist_at_a_time(workers):
             ahead.append(number + 1 - max(calls(actor) - 1, 0))  # the first call opened the layers
             yield one
 
-    sent = send_weights(named(), [actor], 4, 5.0, bucket_bytes=BUCKET, tick=lambda: ticks.append(1))
+    sent = send_weights(named(), [actor], 4, 60.0, bucket_bytes=BUCKET, tick=lambda: ticks.append(1))
     # one that is taken, one that waits until it has been, and the tensor that is asked for
     assert max(ahead) <= 3
     assert sent[:2] == (weights_digest(NAMED), {}) and calls(actor) == 10 and ticks
