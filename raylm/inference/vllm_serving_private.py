@@ -5,7 +5,9 @@ Its test names the version and fails when that changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 
@@ -68,3 +70,52 @@ def cores(engine: Any) -> list[tuple[int, int]]:
     """Processes of an AsyncLLM's engine cores: (pid, a file that can be read when it has ended)."""
     found = engine.engine_core.resources.engine_manager
     return [(process.pid, process.sentinel) for process in found.processes] if found else []
+
+
+NOT_CONTINUED = ("structured_outputs", "stop", "logprobs", "prompt_logprobs", "bad_words", "thinking_token_budget")
+"""Of a request: a form, a text or a count that looks at the tokens of the answer alone would begin anew behind those given."""
+
+
+def may_continue(params: Any) -> bool:
+    """Whether an answer with these SamplingParams, cut off somewhere, is the same answer when another engine goes on with it."""
+    drawn = params.seed is not None and params.temperature > 0
+    asked = any(getattr(params, name) not in (None, [], 0) for name in (*NOT_CONTINUED, "presence_penalty", "frequency_penalty"))
+    return params.n == 1 and not asked and not drawn and params.repetition_detection is None
+
+
+async def continued(
+    generate: Callable[..., Any], tokenizer: Any, given: Sequence[int], prompt: Any, params: Any, *args: Any, **options: Any
+) -> AsyncIterator[Any]:
+    """What `generate` of an AsyncLLM yields for a stream whose first tokens are `given`: these one by one, with their text, then
+    what the engine makes behind them. Counts of prompt and answer are those of the whole answer.
+
+    Raises:
+        ValueError: such an answer cannot be continued.
+    """
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    delta = params.output_kind == RequestOutputKind.DELTA
+    if not (isinstance(prompt, dict) and prompt.get("type") == "token" and delta and may_continue(params)):
+        raise ValueError("this answer cannot be continued by another engine")
+    own, name = list(prompt["prompt_token_ids"]), str(args[0] if args else options["request_id"])
+    left = None if params.max_tokens is None else params.max_tokens - len(given)
+    asked = SimpleNamespace(request_id=name, sampling_params=params, prompt_token_ids=own, prompt_embeds=None)
+    text: Any = IncrementalDetokenizer.from_new_request(tokenizer, asked)  # type: ignore[arg-type]
+    for at, token in enumerate(given):
+        text.update([token], False)
+        over = left is not None and left <= 0 and at + 1 == len(given)
+        said = text.get_next_output_text(over, True)
+        one = CompletionOutput(0, said, [token], None, None, finish_reason="length" if over else None)
+        yield RequestOutput(name, None, own, None, [one], over)
+    if left is not None and left <= 0:
+        return
+    further = params.clone()
+    further.max_tokens, further.min_tokens = left, max(0, params.min_tokens - len(given))
+    kept = {key: value for key, value in prompt.items() if key not in ("prompt", "prompt_token_offsets")}
+    made = generate({**kept, "prompt_token_ids": [*own, *given]}, further, *args, **options)
+    async with contextlib.aclosing(made):
+        async for output in made:
+            output.prompt_token_ids = own
+            yield output

@@ -145,12 +145,16 @@ def envelope(refusal: Refusal, path: str = "") -> bytes:
     return json.dumps({"error": error}).encode()
 
 
-def event(refusal: Refusal, path: str = "") -> bytes:
+def event(refusal: Refusal, path: str = "", number: int = 0) -> bytes:
     """The refusal as the last event of a stream of the route `path`. Events of Anthropic's shape and of /v1/responses have
-    names, and clients read no others."""
+    names, and clients read no others.
+
+    Args:
+        number: of this event, in a stream of /v1/responses.
+    """
     body = envelope(refusal, path)
     if path == "/v1/responses":
-        body = json.dumps({"type": "error", "sequence_number": 0, **json.loads(body), **_flat(refusal)}).encode()
+        body = json.dumps({"type": "error", "sequence_number": number, **json.loads(body), **_flat(refusal)}).encode()
     named = b"event: error\n" if is_anthropic(path) or path == "/v1/responses" else b""
     return named + b"data: " + body + b"\n\n"
 

@@ -26,6 +26,7 @@ from raylm.serve.control import Control, ControlSettings
 from raylm.serve.directory import BEAT_S, Address, Load, Orders
 from raylm.serve.engine.adapter_check import modules_of
 from raylm.serve.engine.inner import DTYPE, SERVED, InnerDoor
+from raylm.serve.engine.resume import follow
 from raylm.serve.gateway.gateway import Gateway
 from raylm.serve.gateway.settings import GatewaySettings, ModelFacts
 from raylm.serve.keys import key_digest
@@ -101,6 +102,7 @@ def running(model: Path, task: str = tasks.TEXT, reasoning: str = "", **options:
         structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True, "reasoning_parser": reasoning},
         **{"own_process": False, **tasks.engine_options(task, lora, modules_of(str(model)) if lora else ()), **options},
     )
+    follow(engine)
     families = Families.of(str(model), task)
     made: list[tuple[int, ServingApp]] = []
     loop, ready, servers = asyncio.new_event_loop(), threading.Event(), list[Any]()

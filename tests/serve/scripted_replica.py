@@ -19,7 +19,9 @@ from typing import Any
 from aiohttp import web
 
 from raylm.serve.directory import Address, Load
+from raylm.serve.engine.resume import RESUME, ids_of
 from raylm.serve.engine.spans import SPANS, Mark, comment_of, header_of
+from tests.serve.scripted_named import MESSAGES, RESPONSES, events_of
 
 INNER = "x-raylm-inner"
 GENERATES = ("/v1/completions", "/v1/chat/completions")
@@ -167,6 +169,8 @@ class ScriptedReplica:
             status, code = self.script.refuses
             told = {"error": {"message": "Refused.", "type": "x", "param": None, "code": code}}
             return web.json_response(told, status=status, headers=says)
+        if request.path in (MESSAGES, RESPONSES) and body.get("stream"):
+            return await self._named(request, body, says)
         if request.path not in GENERATES or self.serves_all:
             return web.json_response({"count": len(json.dumps(body)), "model": body.get("model")}, headers=says)
         self.running += 1
@@ -223,6 +227,25 @@ class ScriptedReplica:
             if self.script.token_s:
                 await asyncio.sleep(self.script.token_s)
         await response.write(answer.last())
+        return response
+
+    async def _named(self, request: web.BaseRequest, body: dict[str, Any], says: dict[str, str]) -> web.StreamResponse:
+        """A stream of events with names; of an answer that goes on, what it was given too."""
+        prompt = prompt_ids(body["messages"] if request.path == MESSAGES else body["input"])
+        ids = list(ids_of(request.headers.get(RESUME, "").encode()))
+        given = len(ids)
+        while len(ids) < (body.get("max_tokens") or body["max_output_tokens"]):
+            ids.append(next_token([*prompt, *ids]))
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8", **says})
+        await response.prepare(request)
+        made = -given
+        for event in events_of(request.path, self.name, self.model, len(prompt), ids):
+            if b"raylm-tokens" in event:
+                # faults count what it makes itself
+                await self._fault(made) if made >= 0 else None
+                made += 1
+            await response.write(event)
+            await asyncio.sleep(self.script.token_s)
         return response
 
     async def _fault(self, at: int) -> None:

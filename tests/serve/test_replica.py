@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -256,13 +257,27 @@ def test_control_that_was_lost_is_told_again(endpoint):
     assert endpoint.state("ready").address.fingerprint == "f00d"
 
 
-def test_an_engine_that_is_lost_too_often_is_left_to_serve(endpoint):
+def test_an_engine_whose_replica_ended_ends_at_once_and_one_that_is_lost_too_often_is_left_to_serve(endpoint):
+    import aiohttp
+
     assert endpoint.run(endpoint.replica.check_health()) is None
     assert len(endpoint.replica._losses) == 3
     server, core = endpoint.processes()
-    server.kill()
+    address, (asked,) = endpoint.row().address, endpoint.asking(LONG)
+    lifeline = socket.create_connection((address.host, address.port))
+    # the link ends, as it does when the replica is killed
+    with socket.socket(fileno=os.dup(endpoint.replica._process._link.fileno())) as link:
+        link.shutdown(socket.SHUT_RDWR)
+    lifeline.settimeout(60)
+    assert lifeline.recv(1) == b""
+    # who had a connection has lost it, and nobody gets another: not even where its engine core is still there
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address.host, address.port))
+    with pytest.raises(aiohttp.ClientError):
+        asked.result(60)
+    assert gone([server, core], 60)
     endpoint.state("unready")
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not endpoint.replica._given_up:
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -270,7 +285,6 @@ def test_an_engine_that_is_lost_too_often_is_left_to_serve(endpoint):
         endpoint.run(endpoint.replica.check_health())
     # what Serve's controller reads brings no class of vLLM along
     assert type(raised.value) is RuntimeError and raised.value.__cause__ is None and raised.value.__context__ is None
-    assert gone([server, core])
 
 
 def test_ended_it_finishes_what_is_under_way_and_leaves_nothing_behind(endpoint):

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from raylm.inference.weight_swap import Hold
 from raylm.serve.engine.plain import plainly
+from raylm.serve.engine.resume import RESUME, TURN, Turn, ids_of
 from raylm.serve.engine.spans import SPANS, Mark, comment_of, header_of
 from raylm.serve.envelope import Message, Refusal, Refused, Send, answer, event, failed, foreign, in_stream, restarting
 
@@ -25,6 +26,8 @@ ERRORS = (b'data: {"error"', b"event: error\n")
 """How a stream of vLLM's says that it failed."""
 LEAVE_S = 1.0
 """Seconds in which a request whose client left may end by itself before it is cancelled."""
+NAMED = ("/v1/messages", "/v1/responses")
+"""Routes whose streams have events with names, and no tokens in them."""
 GONE: Message = {"type": "http.disconnect"}
 
 
@@ -103,7 +106,12 @@ class InnerDoor:
             return
         if scope["method"] == "POST":
             await self._check(scope["path"], body)
-        scope["headers"] = [each for each in scope["headers"] if each[0].lower() != INNER.encode()]
+        if scope["path"] in NAMED:
+            # vLLM's work on this request, in whatever task, sees it
+            back.turn = Turn(next((ids_of(value) for name, value in scope["headers"] if name.lower() == RESUME.encode()), ()))
+            TURN.set(back.turn)
+        own = (INNER.encode(), RESUME.encode())
+        scope["headers"] = [each for each in scope["headers"] if each[0].lower() not in own]
         await self._through(scope, body, receive, back)
 
     async def _through(self, scope: Message, body: bytes, receive: Receive, back: _Answer) -> None:
@@ -148,6 +156,8 @@ class _Answer:
         self._streams = False
         self._since = door.hold.dropped
         self.started = False
+        self.turn: Turn | None = None
+        """Where its tokens are told, for an API whose events do not tell them."""
         self.gone = asyncio.Event()
 
     async def __call__(self, message: Message) -> None:
@@ -171,6 +181,8 @@ class _Answer:
                 # what vLLM sends at once are whole events
                 message["body"] = b"".join(comment_of(mark) for mark in self._marks) + message.get("body", b"")
                 self._marks.clear()
+            if self._streams and self.turn is not None and (told := self.turn.take()):
+                message["body"] = told + message.get("body", b"")
             await self._send(message)
 
     def mark(self, mark: Mark) -> None:

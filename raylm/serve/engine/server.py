@@ -4,6 +4,7 @@ zygote --fork--> engine server: uvicorn -> InnerDoor -> vLLM's app -> AsyncLLM -
                    `-- link to the replica: Ready, Load each `BEAT_S`, Lost
 
 It ends with its replica, and its engine core with it: no part of an engine is left behind, whichever of the three is killed.
+A replica that ended is followed at once: who has a stream of it goes on elsewhere, and the closed port tells Control.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import asyncio
 import contextlib
 import functools
 import os
+import select
+import signal
 import socket
+import threading
 import time
 from typing import Any
 
@@ -39,6 +43,7 @@ from raylm.serve.engine.orders import carry_out, prove
 from raylm.serve.engine.phases import Phases
 from raylm.serve.engine.plain import plainly
 from raylm.serve.engine.probe import probe
+from raylm.serve.engine.resume import follow
 
 PING_S = 1.0
 CLOSE_S = 1.0
@@ -51,11 +56,14 @@ class Server:
 
     def __init__(self, link: Link, start: Start) -> None:
         self.link, self.served, self.orders = link, start.served, start.orders
+        self.listener = socket.create_server((start.host, 0), backlog=2048)
         self.phases = Phases(start.spawned)
         self._start, self._ended = start, asyncio.Event()
         self._ordered = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
-        self._lost = False
+        self._lost = self._alone = False
+        self.ready = threading.Event()
+        """The event loop hears its replica from now on; before, it is busy with its engine."""
         self.hold = Hold()
         """What is answered passes it."""
         self.paused = False
@@ -66,24 +74,25 @@ class Server:
     async def run(self) -> None:
         """Start, answer, and return when it is over."""
         self._listening = await self._begin()
-        self.link.listen(self._heard, self._ended.set)
+        self.ready.set()
+        self.link.listen(self._heard, self._left)
         # one that fails ends all: an engine of which nobody knows how it is must not answer
         async with asyncio.TaskGroup() as group:
-            answering = group.create_task(self._listening.serve([self._socket]))
+            answering = group.create_task(self._listening.serve([self.listener]))
             tasks = [group.create_task(each) for each in (self._beat(), self._watch(), self._carry_out())]
             await self._ended.wait()
             self._listening.should_exit = True
-            # what was answered last goes out
-            await asyncio.wait({answering}, timeout=CLOSE_S)
+            if not self._alone:
+                # what was answered last goes out
+                await asyncio.wait({answering}, timeout=CLOSE_S)
             for task in (answering, *tasks):
                 task.cancel()
-        self.engine.shutdown(timeout=END_S)
+        self.engine.shutdown(timeout=0.0 if self._alone else END_S)
 
     async def _begin(self) -> Any:
         import uvicorn
 
         served, phases = self.served, self.phases
-        self._socket = socket.create_server((self._start.host, 0), backlog=2048)
         weights = self.taken = self.orders.weights
         # what was ordered meanwhile is what a new engine begins with
         self.uri, self.fingerprint = (weights.uri, weights.fingerprint) if weights else (served.model, served.fingerprint)
@@ -95,6 +104,7 @@ class Server:
         phases.end("arguments")
         self.meter: Meter | None = None
         self.engine = start_engine(served, self.model, self.dtype, self._step, families.reasoning)
+        follow(self.engine)
         self.meter = Meter(lambda: num_under_way(self.engine), lambda: num_queued_tokens(self.engine))
         phases.end("engine")
         app = await serving_app(self.engine, arguments, families, served.limits, lambda: cards(self.address), served.task)
@@ -126,7 +136,7 @@ class Server:
             replica="",
             model=served.model_name,
             host=self._start.host,
-            port=self._socket.getsockname()[1],
+            port=self.listener.getsockname()[1],
             secret=self._start.secret,
             fingerprint=self.fingerprint,
             dtype=self.dtype,
@@ -201,6 +211,19 @@ class Server:
             self.link.say(Lost(why, ends=True))
             self._draining = asyncio.create_task(self._drain(END_S))
 
+    def _left(self) -> None:
+        """The replica ended: nobody would start this engine again, or tell Control of it."""
+        self._alone = True
+        for server in getattr(self._listening, "servers", ()):
+            server.close()
+        # the end of these is what gateways, and Control, hear first: it must not wait for the engine's
+        for connection in list(self._listening.server_state.connections):
+            connection.transport.abort()
+        for process in _processes([pid for pid, _ in cores(self.engine)]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        self._ended.set()
+
     async def _drain(self, seconds: float) -> None:
         """Let what is under way end, at most for so long; then this is over."""
         until = time.monotonic() + seconds
@@ -221,19 +244,36 @@ def main(channel: socket.socket) -> None:
     except EOFError:
         return
     set_environment(start.served.gpu)
-    here, inherited = os.getpid(), link.fileno()
+    server = Server(link, start)
+    here, inherited = os.getpid(), (link.fileno(), server.listener.fileno())
 
     def forked() -> None:
-        # an engine core that held this end would hide the death of this process from its replica
-        with contextlib.suppress(OSError):
-            os.close(inherited)
+        # an engine core that held the link would hide the death of this process from its replica, and with the port open Control
+        # would take a server that has ended for one that is slow
+        for each in inherited:
+            with contextlib.suppress(OSError):
+                os.close(each)
         die_with(here)
 
     os.register_at_fork(after_in_child=forked)
+    threading.Thread(target=_end_with, args=(link.fileno(), server.ready), daemon=True).start()
     try:
-        uvloop.run(plainly(Server(link, start).run()))
+        uvloop.run(plainly(server.run()))
     except (RuntimeError, RaylmError) as error:
         link.say(Failed(str(error)))
+
+
+def _end_with(link: int, ready: threading.Event) -> None:
+    """End this process with the other end of its link, also where its event loop is busy: with the start of its engine, or stuck.
+    Its engine core ends with it."""
+    ended = select.poll()
+    # nothing but the end is waited for: words are read by the event loop
+    ended.register(link, 0)
+    ended.poll()
+    if ready.is_set():
+        # the event loop hears of it too, and leaves nothing behind
+        time.sleep(END_S)
+    os._exit(1)
 
 
 async def _pinged(engine: Any) -> None:

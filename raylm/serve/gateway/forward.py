@@ -1,7 +1,7 @@
 """Gives a request to a replica and passes its answer on; to another one when that fails.
 
 nothing was answered yet -> the request is sent again (a generation changes nothing, so it may be repeated)
-a stream has begun       -> it goes on where the tokens allow it (`Trail`), else it ends with one error event
+a stream has begun       -> it goes on where the tokens allow it (`Trail`, `NamedTrail`), else it ends with one error event
 the client is gone       -> this task is cancelled, the connection to the replica closed: its engine stops
 """
 
@@ -17,13 +17,15 @@ from aiohttp import web
 
 from raylm.serve.config import GatewaySpec
 from raylm.serve.directory import Address
-from raylm.serve.engine.inner import DTYPE, INNER, SERVED
+from raylm.serve.engine.inner import DTYPE, INNER, NAMED, SERVED
+from raylm.serve.engine.resume import RESUME
 from raylm.serve.engine.spans import SPANS, marks_of, without_comments
 from raylm.serve.envelope import Refusal, Refused, restarting
 from raylm.serve.gateway.beside import Beside
 from raylm.serve.gateway.call import Call
 from raylm.serve.gateway.dispatch import Dispatch, Wanted
 from raylm.serve.gateway.meter import Meter
+from raylm.serve.gateway.named_trail import NamedTrail
 from raylm.serve.gateway.reply import Reply, Watchdog
 from raylm.serve.gateway.trail import STREAMS, Trail
 
@@ -66,7 +68,7 @@ class Forward:
         self.beside: Beside | None = None
         """Told of each attempt, while two versions stand beside each other."""
 
-    async def run(self, call: Call, reply: Reply, tells: Callable[[Trail | Meter], None]) -> web.StreamResponse:
+    async def run(self, call: Call, reply: Reply, tells: Callable[[Trail | NamedTrail | Meter], None]) -> web.StreamResponse:
         """Answer a request.
 
         Args:
@@ -79,6 +81,10 @@ class Forward:
             trail = Trail(call.path, call.fields, call.max_len)
             tells(trail)
             return await _Stream(self, call, reply, trail).run()
+        if call.streams and call.path in NAMED:
+            named = NamedTrail(call.path, call.body)
+            tells(named)
+            return await _Stream(self, call, reply, named).run()
         meter = Meter()
         tells(meter)
         return await self._passed(call, reply, meter)
@@ -152,12 +158,18 @@ class Forward:
         except Lost as lost:
             raise ConnectionError(lost.why) from None
 
-    async def open(self, call: Call, address: Address, path: str, body: bytes, tries: int) -> aiohttp.ClientResponse:
-        """A replica's answer, of which the headers have come. Raises Lost."""
+    async def open(
+        self, call: Call, address: Address, path: str, body: bytes, tries: int, given: str = ""
+    ) -> aiohttp.ClientResponse:
+        """A replica's answer, of which the headers have come. Raises Lost.
+
+        Args:
+            given: tokens that the answer has already, where the body does not tell them.
+        """
         host = f"[{address.host}]" if ":" in address.host else address.host
         # vLLM names its work after this: each try has a name of its own
         number = f"{call.number}-{tries}" if tries else call.number
-        headers = [(INNER, address.secret), ("x-request-id", number), *call.headers]
+        headers = [(INNER, address.secret), ("x-request-id", number), *call.headers, *([(RESUME, given)] if given else [])]
         try:
             async with _in_time(self._spec.first_byte_s, "did not begin to answer"):
                 upstream = await self._session.request(
@@ -185,7 +197,7 @@ class Forward:
 class _Stream:
     """One stream whose tokens are known."""
 
-    def __init__(self, forward: Forward, call: Call, reply: Reply, trail: Trail) -> None:
+    def __init__(self, forward: Forward, call: Call, reply: Reply, trail: Trail | NamedTrail) -> None:
         self._forward, self._call, self._reply, self._trail = forward, call, reply, trail
         self._spec, self._dispatch = forward._spec, forward._dispatch
         self._like: Address | None = None
@@ -228,7 +240,7 @@ class _Stream:
             watchdog.stop()
 
     async def _attempt(self, address: Address, path: str, body: bytes, tries: int, watchdog: Watchdog) -> web.StreamResponse:
-        upstream = await self._forward.open(self._call, address, path, body, tries)
+        upstream = await self._forward.open(self._call, address, path, body, tries, self._trail.given)
         try:
             if upstream.status != 200 or not upstream.headers.get("content-type", "").startswith("text/event-stream"):
                 return await self._not_a_stream(upstream)
@@ -253,6 +265,8 @@ class _Stream:
                 self._like = self._like._replace(fingerprint=trail.marks[-1].served)
             if trail.broken:
                 raise Lost("says that its engine died")
+            if trail.stuck:
+                raise Refused(_broken())
         if not trail.ended:
             raise Lost("ended its answer too early")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterable
 
@@ -12,6 +13,7 @@ from raylm.serve.envelope import Refusal, envelope, event
 
 Headers = Iterable[tuple[str, str]]
 LAST = (b"data: [DONE]", b"event: message_stop", b'"type":"response.completed"')
+_NUMBER = re.compile(rb'"sequence_number": ?(\d+)')
 """In the last event of a stream; clients leave once they have it."""
 STALL_S = 60.0
 """Seconds that a client may read nothing of what waits for it."""
@@ -28,6 +30,9 @@ class Reply:
         """Of HTTP, and when the answer began (time.monotonic)."""
         self.told_all = False
         """The last event of the stream is out."""
+        self._numbers = path == "/v1/responses"
+        self._next = 0
+        """Number of the next event, where events have one."""
 
     @property
     def started(self) -> bool:
@@ -52,6 +57,8 @@ class Reply:
         """A piece of the stream. Waits while the client does not read."""
         assert self._stream is not None
         await self._stream.write(data)
+        if self._numbers and (seen := _NUMBER.findall(data)):
+            self._next = int(seen[-1]) + 1
         self.told_all = self.told_all or any(last in data for last in LAST)
 
     async def end(self) -> web.StreamResponse:
@@ -69,7 +76,7 @@ class Reply:
     async def refuse(self, refusal: Refusal) -> web.StreamResponse:
         """The refusal as the whole answer; in a stream that has begun, as its last event."""
         if self.started:
-            await self.write(event(refusal, self._path))
+            await self.write(event(refusal, self._path, self._next))
             return await self.end()
         return self.whole(refusal.status, told(refusal), envelope(refusal, self._path))
 

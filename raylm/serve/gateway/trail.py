@@ -106,6 +106,8 @@ class Trail:
         self._rest = b""
         self.ended = self.broken = self.failed = False
         """All of it came; the replica told within it that its engine died; it told another error."""
+        self.stuck, self.given = False, ""
+        """A replica that was to go on with it does not; tokens that it is given, where the body does not tell them."""
         self.marks: tuple[Mark, ...] = ()
         """Where the weights changed under it."""
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
+import pytest
+
+from raylm.serve.config import GatewaySpec
+from raylm.serve.engine.resume import RESUME
 from raylm.serve.gateway import gateway
 from tests.serve.gateway.running import CHAT, COMPLETIONS, error, events, running, said, until
-from tests.serve.scripted_replica import Script, expected
+from tests.serve.gateway.test_named_trail import read
+from tests.serve.scripted_named import MESSAGES, RESPONSES, text_of
+from tests.serve.scripted_replica import Script, expected, next_token, prompt_ids
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -66,6 +73,34 @@ def test_a_stream_whose_replica_dies_goes_on_with_the_same_words():
                     assert one.replicas[0].dead and one.gateway._counters.resumed == 1
                     sent = next(body for path_, body, _ in one.replicas[1].seen if isinstance(body.get("prompt"), list))
                     assert sent["max_tokens"] == sent["min_tokens"] and sent["temperature"] == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", [MESSAGES, RESPONSES])
+def test_streams_of_named_events_go_on_too_or_end_with_an_error_of_their_own(path):
+    async def run():
+        asked = {"messages": HI, "max_tokens": 8} if path == MESSAGES else {"input": "x", "max_output_tokens": 8}
+        ids = list(prompt_ids(asked.get("messages") or "x"))
+        for _ in range(8):
+            ids.append(next_token(ids))
+        body = {"model": "chat", "stream": True, **asked}
+        for dies in (0, 3):
+            async with running(Script(dies_after=dies, token_s=0.002), Script(token_s=0.002)) as one:
+                # which of two idle replicas is asked is drawn
+                while not one.replicas[0].dead:
+                    status, _, stream = await one.ask(path, body)
+                    assert status == 200 and read(path, stream)[:2] == (text_of(ids[-8:]), 8)
+                given = [headers for _, _, headers in one.replicas[1].seen if RESUME in headers]
+                assert len(given) == (dies > 0) == one.gateway._counters.resumed
+        async with running(Script(dies_after=3, token_s=0.002), spec=GatewaySpec(hold_s=0.2)) as one:
+            _, _, stream = await one.ask(path, body)
+            last = stream.rstrip().split(b"\n\n")[-1]
+            assert last.startswith(b"event: error\n")
+            told = json.loads(last.partition(b"data: ")[2])
+            kind = told["error"]["type"]
+            assert told["type"] == "error" and kind in ("overloaded_error", "service_unavailable_error")
+            assert path == MESSAGES or told["sequence_number"] == 7
 
     asyncio.run(run())
 
@@ -248,12 +283,13 @@ def test_an_engine_that_dies_before_the_first_word_costs_one_replica_and_not_two
 
 def test_an_answer_that_takes_too_long_is_cut_off_and_blames_no_replica():
     async def run():
-        from raylm.serve.config import GatewaySpec
-
-        spec = GatewaySpec(longest_s=0.1, silence_s=0.2, first_byte_s=5, hold_s=5)
+        spec = GatewaySpec(longest_s=0.5, silence_s=30, first_byte_s=30, hold_s=5)
         async with running(Script(token_s=0.02), Script(token_s=0.02), spec=spec) as one:
-            told = await one.stream(COMPLETIONS, {"prompt": "x", "max_tokens": 500})
-            assert told[-1]["error"]["code"] == "timeout" and "0.1 s" in told[-1]["error"]["message"]
+            body = {"model": "chat", "prompt": "x", "max_tokens": 5000, "stream": True}
+            status, _, text = await one.ask(COMPLETIONS, body)
+            # on a starved machine nothing of it may have come by then
+            told = events(text)[-1]["error"] if status == 200 else error(text)
+            assert status in (200, 504) and told["code"] == "timeout" and "0.5 s" in told["message"]
             assert sum(len(each.seen) for each in one.replicas) == 1 and not one.gateway._counters._failures
 
     asyncio.run(run())
