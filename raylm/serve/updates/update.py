@@ -19,6 +19,8 @@ from raylm.serve.api.models import lineage_of
 from raylm.serve.updates.history import Ask, How, Progress, Version, Versions, now, who
 
 POLL_S = 0.5
+WIDTH = 200
+"""Characters of a line of the history, at most."""
 TAKEN_S = 60.0
 """Seconds in which Control must take up what was asked for."""
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -114,7 +116,8 @@ def rollout(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     versions = Versions.of(_endpoint(arguments.endpoint).folder)
-    at, console = versions.progress(), Console(soft_wrap=True)
+    # a terminal wraps long lines; a table that is made to fit cuts off why a version ended
+    at, console = versions.progress(), Console(soft_wrap=True, width=WIDTH)
     if at is not None:
         console.print(f"{at.model}: {at.before} -> {at.fingerprint}: {at.phase}", highlight=False)
         for line in at.said:
