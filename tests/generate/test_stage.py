@@ -29,15 +29,21 @@ def completions(made):
     }
 
 
+# an engine that takes more requests at once is another one, with a start of its own
 @pytest.mark.ray
 @pytest.mark.vllm
-def test_completions_of_an_engine(tmp_path, workers):
+@pytest.mark.parametrize(
+    "more",
+    [{}, pytest.param({"generator": {"max_num_seqs": None}}, marks=pytest.mark.long)],
+    ids=["shards", "shards and batches"],
+)
+def test_completions_of_an_engine(tmp_path, workers, more):
     import re
 
     model = str(tiny_checkpoint(tmp_path / "model", vocab=300))
     make_texts(tmp_path)
     made = run_stage(tmp_path, "few", Generate(**TABLE | {"model": model, "rows_per_shard": 6}), workers)
-    again = run_stage(tmp_path, "many", Generate(**TABLE | {"model": model, "generator": {"max_num_seqs": None}}), workers)
+    again = run_stage(tmp_path, "many", Generate(**TABLE | {"model": model} | more), workers)
     found = completions(made)
     # of 20 rows one is too long and one spells a special token
     assert made.facts["rejected"] == {"special_token_in_text": 1, "too_long": 1} and len(found) == 36
