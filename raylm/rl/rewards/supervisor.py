@@ -94,7 +94,7 @@ class Supervisor:
     Args:
         cards: the rewards as the job names them; somebody else's code is imported in the process alone.
         timeout_s: seconds for each call of a reward.
-        start_s: seconds in which a process must have made its rewards.
+        start_s: seconds in which a process must have made its rewards, and, when it has nothing else to do, must begin a call.
         memory_bytes: most memory of the process; half of the machine's where nothing is said.
     """
 
@@ -110,6 +110,8 @@ class Supervisor:
         self._line: socket.socket | None = None
         self._post: threading.Thread | None = None
         self._ready_by: float | None = None
+        self._heard = 0.0
+        """When the process said something last, or was asked something while it had nothing to do."""
         self._dying = self._closed = False
         self._letters: SimpleQueue[Any] = SimpleQueue()
         self._bell, self._rung = os.pipe()
@@ -164,7 +166,7 @@ class Supervisor:
     def _look(self) -> None:
         """Wait for a message, an end or a deadline, and act on it."""
         times = [call.until for call in self._sent.values() if call.until is not None]
-        times += [self._ready_by] if self._ready_by is not None else []
+        times += [by for by in (self._ready_by, self._begins_by()) if by is not None]
         patience = max(min(times) - time.monotonic(), 0.0) if times else None
         ready = wait([each for each in (self._bell, self._data, self._control) if each is not None], patience)
         if self._bell in ready:
@@ -193,6 +195,8 @@ class Supervisor:
                 return
             self._todo.popleft()
             self._number += 1
+            if not self._sent:
+                self._heard = time.monotonic()
             self._sent[self._number] = call
             drawn = [call.group.drawn[place] for place in call.places]
             self._letters.put(Ask(self._number, call.card, call.group.prompt, drawn))
@@ -221,6 +225,7 @@ class Supervisor:
             self._kill()
             self._dying = True
             return
+        self._heard = time.monotonic()
         if word == "ready":
             self._ready_by, self._hows = None, rest[0]
         elif word == "begin":
@@ -255,8 +260,17 @@ class Supervisor:
     def _begun(self) -> list[_Call]:
         return [call for call in self._sent.values() if call.until is not None]
 
+    def _begins_by(self) -> float | None:
+        """When one of the calls that were sent must have begun; None where one has, or none can."""
+        idle = self._sent and self._data is not None and self._ready_by is None and not self._begun()
+        return self._heard + self._start_s if idle else None
+
     def _check_deadlines(self) -> None:
         now = time.monotonic()
+        begins_by = self._begins_by()
+        if begins_by is not None and now >= begins_by:
+            self._lose(Unscored(HUNG, f"the rewards' process took up no call for {self._start_s:g} s"), [])
+            return
         if self._ready_by is not None and now >= self._ready_by:
             self._lose(Unscored(HUNG, f"the rewards were not made within {self._start_s:g} s"), [])
             return

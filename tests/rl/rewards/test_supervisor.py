@@ -216,6 +216,23 @@ def test_async_rewards_wait_together_and_each_has_its_deadline():
     supervisor.close()
 
 
+def test_a_process_that_stands_still_between_two_calls_is_ended_and_costs_nothing():
+    """None of them has begun, and so none has a deadline of its own."""
+    supervisor = Supervisor([custom("Hostile")], timeout_s=60.0, start_s=60.0)
+    assert said(supervisor, ["ab"]) == [2.0]
+    stopped = until(lambda: supervisor._pid)
+    assert stopped > 1
+    os.kill(stopped, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(said, supervisor, ["abc", "abcd"])
+        assert until(lambda: supervisor._sent)
+        supervisor._heard -= 60.0  # so long ago
+        supervisor._ring()
+        assert found.result(60.0) == [3.0, 4.0]
+    assert supervisor._pid != stopped
+    supervisor.close()
+
+
 def test_a_call_for_all_completions_is_split_where_it_may_be():
     supervisor = Supervisor([custom("Whole"), custom("Whole", splits=False)], timeout_s=5.0, start_s=60.0)
     assert said(supervisor, ["a", "b"]) == [(1.0, 1.0)] * 2
