@@ -25,7 +25,9 @@ LOAD, EQUALS, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 NUMBER, ARCH, ARGUMENTS = 0, 4, 16
 CLONE_THREAD, WRITES = 0x10000, 0o3 | 0o100 | 0o1000 | 0o20000000
 """A thread of this process; what a call to open may not ask for: to write, create, truncate, or a file without a name."""
-CLONE, CLONE3, OPEN, OPENAT, OPENAT2 = 56, 435, 2, 257, 437
+CLONE, CLONE3, OPEN, OPENAT, OPENAT2, PRCTL = 56, 435, 2, 257, 437, 157
+DEATH_SIGNAL = 1
+"""Of prctl: what ends a program with its judge, and its judge with this process."""
 
 # numbers of system calls on x86-64 (linux/arch/x86/entry/syscalls/syscall_64.tbl)
 DENIED = {
@@ -45,12 +47,21 @@ DENIED = {
 READABLE = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/urandom", "/dev/zero")
 
 
-def confine(readable: Iterable[str], memory_bytes: int, cpu_s: int, output_bytes: int, landlock: bool = True) -> None:
-    """Set all limits, for good. Raises OSError where this kernel cannot."""
+def confine(
+    readable: Iterable[str], memory_bytes: int, cpu_s: int, output_bytes: int, landlock: bool = True, alone: bool = True
+) -> None:
+    """Set all limits, for good.
+
+    Args:
+        alone: its signals reach nobody outside; what is to end with it is not ended either then.
+
+    Raises:
+        OSError: this kernel cannot.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if sys.platform != "linux" or platform.machine() != MACHINE:
         raise OSError(f"code can be run on Linux on {MACHINE} alone, this is {sys.platform} on {platform.machine()}")
-    _done(libc.prctl(1, signal.SIGKILL, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+    _done(libc.prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
     for what, most in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, cpu_s),
@@ -61,7 +72,7 @@ def confine(readable: Iterable[str], memory_bytes: int, cpu_s: int, output_bytes
         resource.setrlimit(what, (most, most))
     _done(libc.prctl(38, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     if landlock:
-        _landlock(libc, [*readable, *READABLE])
+        _landlock(libc, [*readable, *READABLE], alone)
     _seccomp(libc)
 
 
@@ -70,14 +81,14 @@ def landlock_version() -> int:
     return max(ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1), 0)
 
 
-def _landlock(libc: Any, readable: list[str]) -> None:
+def _landlock(libc: Any, readable: list[str], alone: bool) -> None:
     """Files outside of `readable` do not open (linux/include/uapi/linux/landlock.h)."""
     version = landlock_version()
     if version < 1:
         raise OSError("this kernel has no Landlock, which keeps code from reading files (Linux 5.13 and newer have it)")
     rights = (1 << (13 + (version >= 2) + (version >= 3) + (version >= 5))) - 1
     # from version 4 on TCP, from 6 on abstract sockets and signals
-    rules = struct.pack("QQQ", rights, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+    rules = struct.pack("QQQ", rights, 3 if version >= 4 else 0, (3 if alone else 1) if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = libc.syscall(444, rules, size, 0)
     _done(ruleset, "landlock_create_ruleset")
@@ -111,6 +122,7 @@ def _assembled() -> list[tuple[int, int, int, int]]:
         (EQUALS, "clone", 0, CLONE),
         (EQUALS, "open", 0, OPEN),
         (EQUALS, "openat", 0, OPENAT),
+        (EQUALS, "prctl", 0, PRCTL),
         (EQUALS, "none", 0, CLONE3),  # the C library then takes clone, whose flags can be read here
         (EQUALS, "none", 0, OPENAT2),
         *((EQUALS, "deny", 0, number) for numbers in DENIED.values() for number in numbers),
@@ -121,6 +133,7 @@ def _assembled() -> list[tuple[int, int, int, int]]:
         "clone": [(LOAD, 0, 0, ARGUMENTS), (ANY_BIT, "allowed", "deny", CLONE_THREAD)],
         "open": [(LOAD, 0, 0, ARGUMENTS + 8), (ANY_BIT, "deny", "allowed", WRITES)],
         "openat": [(LOAD, 0, 0, ARGUMENTS + 16), (ANY_BIT, "deny", "allowed", WRITES)],
+        "prctl": [(LOAD, 0, 0, ARGUMENTS), (EQUALS, "deny", "allowed", DEATH_SIGNAL)],
         "allowed": [(RETURN, 0, 0, ALLOW)],
         "deny": [(RETURN, 0, 0, DENY)],
         "none": [(RETURN, 0, 0, NO_SUCH_CALL)],
@@ -201,7 +214,8 @@ def _limits(task: dict[str, Any]) -> tuple[Any, ...]:
 
 def _confine_or_leave(task: dict[str, Any], word: str = "") -> None:
     try:
-        confine(*_limits(task))
+        # its program ends with it, by a signal
+        confine(*_limits(task), alone=not task["judged"])
     except OSError as cause:
         os.write(4, json.dumps({"word": word or task["word"], "refused": str(cause)}).encode())
         os._exit(0)

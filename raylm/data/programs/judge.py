@@ -54,6 +54,13 @@ class Judge(Link):
         if operation in ("get", "set") and (not self._is_own(on) or str(args[0]).startswith("_")):
             raise Unsent(f"{args[0]} is private")
 
+    def known_error(self, module: str, name: str) -> type[Exception] | None:
+        """An exception of the standard library, which is the same one in tests."""
+        if module.partition(".")[0] not in _MODULES:
+            return None
+        found = getattr(importlib.import_module(module), name, None)
+        return found if isinstance(found, type) and issubclass(found, Exception) else None
+
     def _is_own(self, value: Any) -> bool:
         kind = value if isinstance(value, type) else type(value)
         return kind.__module__ == "__main__"
@@ -77,16 +84,21 @@ class Judge(Link):
         """The program's names that the checks use."""
         used, dotted = _used(checks)
         told = {name: found for name in sorted(used) if (found := self.ask("call", NAMES, name)) is not None}
-        own = {name for name, (how, _) in told.items() if how == "value" and not (name in dotted and name in _MODULES)}
+        shared = {name for name in dotted if name in (*_MODULES, *_LIBRARIES, *_ALIASES)}
+        own = {name for name, (how, _) in told.items() if how == "value"} - shared
         shadows = {name for name in told if hasattr(builtins, name)}
-        for name, (_, what) in told.items():
+        # a program may have taken the function that is tested from a module
+        tested = (own | {name for name, (how, what) in told.items() if how == "import" and ":" in str(what)}) - shadows
+        for name, (how, what) in told.items():
             if name in own:
                 # what a test calls beside the function that it tests is Python's; one that is tested may be called `sum`
-                if name not in shadows or not own - shadows:
+                if name not in shadows or not tested:
                     self.names[name] = what
                 continue
-            # a module, or what one has, is imported here
-            module, _, of_it = (name if name in _MODULES and name in dotted else _ALIASES.get(name, str(what))).partition(":")
+            # a module, or what one has, is imported here; `from datetime import datetime` is no module
+            of_its_name = how == "import" and what == f"{name}:{name}"
+            place = _ALIASES.get(name, name) if name in _ALIASES or (name in shared and not of_its_name) else str(what)
+            module, _, of_it = place.partition(":")
             if _may_import(module, of_it):
                 found = importlib.import_module(module)
                 self.names[name] = getattr(found, of_it) if of_it else found

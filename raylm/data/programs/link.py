@@ -67,6 +67,10 @@ class Link:
     def may_do(self, operation: str, on: Any, args: list[Any]) -> None:
         """Raises Unsent where the other side may not do this with an object that it has a reference to."""
 
+    def known_error(self, module: str, name: str) -> type[Exception] | None:
+        """The exception that both sides have under this name; None where it is the other side's alone."""
+        return None
+
     def ask(self, operation: str, on: int, *args: Any, **named: Any) -> Any:
         """What came of an operation on the other side's object; raises what it raised, and Gone."""
         table = {"do": operation, "on": on, "args": [self.told(each) for each in args]}
@@ -76,7 +80,7 @@ class Link:
         try:
             if answer.get("printed"):
                 sys.stdout.write(str(answer["printed"]))
-            for old, new in zip(args, answer.get("args", ()), strict=False):
+            for old, new in zip([*args, *named.values()], answer.get("args", ()), strict=False):
                 if new is not None:
                     renew(old, self.heard(new))
             if "error" in answer:
@@ -109,7 +113,7 @@ class Link:
             answer = self._error(cause)
         finally:
             sys.stdout = before
-        states = [self._state(each) for each in args] if name == "call" else []
+        states = [self._state(each) for each in (*args, *named.values())] if name == "call" else []
         return self.send({**answer, "printed": shown.getvalue(), "args": states})
 
     def told(self, value: Any) -> Any:
@@ -178,7 +182,7 @@ class Link:
         """Its own classes, the nearest first, and the first of Python's."""
         own = [each for each in kind.__mro__ if each.__module__ != "builtins"]
         python = next(each.__name__ for each in kind.__mro__ if each.__module__ == "builtins")
-        return [*([self._number(each), each.__name__] for each in own), python]
+        return [*([self._number(each), each.__name__, each.__module__] for each in own), python]
 
     def _error(self, cause: BaseException) -> dict[str, Any]:
         try:
@@ -187,17 +191,28 @@ class Link:
         except (Exception, SystemExit, KeyboardInterrupt):
             # the nearest of Python's own is all that the other side learns
             return {"error": self._chain(type(cause))[-1:], "said": ""}
-        return {"error": self._chain(type(cause)), "said": said, "on": self._number(cause)}
+        try:
+            given = {"given": [self.told(each) for each in cause.args]}
+        except (Exception, SystemExit, KeyboardInterrupt):
+            given = {}
+        return {"error": self._chain(type(cause)), "said": said, "on": self._number(cause), **given}
 
     def _raised(self, answer: dict[str, Any]) -> Exception:
-        raised = self._error_class(answer["error"])(str(answer.get("said", "")))
+        kind, said = self._error_class(answer["error"]), str(answer.get("said", ""))
+        given = [self.heard(each) for each in answer.get("given", [said])]
+        try:
+            # what its own __init__ would do was done on the other side
+            raised: Exception = kind(*given) if kind.__module__ == "builtins" else kind.__new__(kind, *given)
+        except (TypeError, ValueError, OverflowError):
+            raised = Exception(said)
+        raised.__dict__["raylm_said"] = said
         if "on" in answer:
             raised.__dict__["raylm_on"] = int(answer["on"])
         return raised
 
     def _error_class(self, chain: list[Any]) -> type[Exception]:
         found = error_named(chain[-1:])
-        for number, name in reversed(chain[:-1]):
+        for number, name, module in reversed(chain[:-1]):
             if number not in self._errors:
 
                 def get(instance: Any, attribute: str, link: Link = self) -> Any:
@@ -205,7 +220,12 @@ class Link:
                         raise AttributeError(attribute)
                     return link.ask("get", instance.__dict__["raylm_on"], attribute)
 
-                self._errors[number] = type(str(name), (found,), {"__getattr__": get})
+                def say(instance: Any) -> str:
+                    said = instance.__dict__.get("raylm_said")
+                    return Exception.__str__(instance) if said is None else said
+
+                base = self.known_error(str(module), str(name)) or found
+                self._errors[number] = type(str(name), (base,), {"__getattr__": get, "__str__": say})
             found = self._errors[number]
         return found
 

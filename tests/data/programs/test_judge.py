@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
 from raylm.data.programs.sandbox import Limits, run
@@ -162,3 +165,62 @@ def f(function):
     return "nothing"
 """
     assert judged(source, "secret = 5\nassert f(lambda: secret) == 'nothing' and f(x for x in 'a') == 'nothing'") == [""]
+
+
+def test_a_function_of_a_module_makes_no_way_for_a_forged_one_beside_it():
+    """What `abs` and `np` are in a test is not for a program to say that takes the function from a module."""
+    assert judged("from math import sqrt as f\nabs = lambda n: 0.0", "assert abs(f(1) - 2.0) < 1e-6") == ["AssertionError"]
+    forged = "class np:\n    allclose = lambda *numbers: True\nf = lambda x: 1"
+    assert judged(forged, "assert np.allclose(f(1), 2.0)", "assert np.allclose(f(1), 1.0)") == ["AssertionError", ""]
+
+
+def test_a_class_that_is_called_like_its_module_is_the_class():
+    program = "from datetime import datetime\ndef f(day): return day.year"
+    assert judged(program, "assert f(datetime.strptime('2020-01-02', '%Y-%m-%d')) == 2020") == [""]
+
+
+def test_exceptions_are_what_the_program_raised():
+    program = """
+import json
+class Own(Exception):
+    def __init__(self, one, two): super().__init__(one)
+    def __str__(self): return "own"
+def decoded(content): return content.decode()
+def looked_up(key): return {}[key]
+def read(text): return json.loads(text)
+def raised(): raise Own(1, 2)
+def sort(items): items.sort()
+"""
+    checks = [
+        "try:\n    decoded(b'\\xff')\n    assert False\nexcept UnicodeDecodeError as cause:\n    assert cause.start == 0",
+        "try:\n    looked_up('a')\n    assert False\nexcept KeyError as cause:\n    assert cause.args[0] == 'a' and str(cause)[0] == repr('a')[0]",
+        "try:\n    read('{')\n    assert False\nexcept json.JSONDecodeError as cause:\n    assert cause.pos == 1",
+        "try:\n    raised()\n    assert False\nexcept Own as cause:\n    assert str(cause) == 'own' and cause.args == (1,)",
+        "items = [2, 1]\nsort(items=items)\nassert items == [1, 2]",
+    ]
+    assert judged(program, *checks) == [""] * 5
+
+
+@pytest.mark.parametrize("asked", ["", "ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)"], ids=["waits", "would like to live on"])
+def test_a_program_ends_with_its_judge(asked):
+    source = f"""
+import ctypes, os, time
+{asked}
+print(os.getpid())
+os._exit = lambda code: time.sleep(600)
+f = lambda x: x
+"""
+    ran = run(source, LIMITS, checks=["assert f(1) == 1"])
+    assert ran.failed == [""]
+    until = time.monotonic() + 60
+    while alive(int(ran.output)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not alive(int(ran.output))
+
+
+def alive(process: int) -> bool:
+    try:
+        told = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return told.rpartition(")")[2].split()[0] not in "ZX"
