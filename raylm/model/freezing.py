@@ -6,6 +6,7 @@ from typing import Any
 
 from raylm.core.errors import ConfigError
 from raylm.model.name_patterns import check_patterns, fits
+from raylm.model.value_beside import VALUE_HEAD
 
 
 def frozen_names(names: list[str], freeze: list[str], unfrozen: list[str]) -> set[str]:
@@ -27,14 +28,16 @@ def frozen_names(names: list[str], freeze: list[str], unfrozen: list[str]) -> se
 
 
 def freeze_parts(model: Any, freeze: list[str], unfrozen: list[str]) -> None:
-    """Freeze what `freeze` names, and with `unfrozen` all that it does not name.
+    """Freeze what `freeze` names, and with `unfrozen` all that it does not name. A value head beside the vocabulary is new, and
+    learns in any case.
 
     Raises:
         ConfigError: a pattern means nothing, nothing is left to train, or one of two tied weights would be frozen alone.
     """
     owners: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
+        if not name.startswith(f"{VALUE_HEAD}."):
+            owners.setdefault(id(parameter), []).append(name)
     names = [name for tied in owners.values() for name in tied]
     frozen = frozen_names(names, freeze, unfrozen)
     for tied in owners.values():
@@ -45,5 +48,5 @@ def freeze_parts(model: Any, freeze: list[str], unfrozen: list[str]) -> None:
                 next="name both, or neither",
             )
     for parameter in model.parameters():
-        if owners[id(parameter)][0] in frozen:
+        if owners.get(id(parameter), [""])[0] in frozen:
             parameter.requires_grad_(False)

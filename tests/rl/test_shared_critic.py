@@ -124,6 +124,14 @@ def test_a_resumed_run_has_the_values_that_it_had(plain, tmp_path):
     assert held.bare.value_head.weight.detach().equal(plain["alone"]["end"])
 
 
+def test_the_head_learns_where_the_rest_of_the_policy_is_frozen(plain):
+    """A head of random numbers that nobody trains would read values of them."""
+    cfg = valued_config(critic=SHARED, unfrozen_parameters=["model.layers"])
+    ranks, _ = started(0, 1, plain["folder"], cfg)
+    model = ranks.held[trainer.HELD].engine.bare
+    assert model.value_head.weight.requires_grad and not model.get_input_embeddings().weight.requires_grad
+
+
 @pytest.mark.parametrize(
     ("table", "why"),
     [
