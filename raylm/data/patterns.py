@@ -52,12 +52,21 @@ def has_group(pattern: str) -> bool:
     return re.compile(pattern).groups > 0
 
 
+_BRACE = re.compile(r"(\\.)|\{(?!(?:\d+|\d*,\d*)\})", re.DOTALL)
+
+
+def literal_braces(pattern: str) -> str:
+    """The expression with `\\{` for each brace that begins no number of repetitions: to `re` it is itself then, too, to `regex`
+    `c{d}` would be a `c` that may be missing (https://github.com/mrabarnett/mrab-regex#approximate-fuzzy-matching)."""
+    return _BRACE.sub(lambda found: found[1] or "\\{", pattern)
+
+
 def matches_whole(pattern: str, text: str) -> bool:
     """Whether all of `text` matches; `.` matches line ends too. Raises Endless."""
     import regex
 
     with _deadline(pattern, text):
-        return regex.fullmatch(pattern, text, regex.DOTALL | regex.VERSION0, timeout=DEADLINE_S) is not None
+        return regex.fullmatch(literal_braces(pattern), text, regex.DOTALL | regex.VERSION0, timeout=DEADLINE_S) is not None
 
 
 def last_match(pattern: str, text: str) -> Any:
@@ -65,7 +74,7 @@ def last_match(pattern: str, text: str) -> Any:
     import regex
 
     with _deadline(pattern, text):
-        found = deque(regex.finditer(pattern, text, regex.VERSION0, timeout=DEADLINE_S), maxlen=1)
+        found = deque(regex.finditer(literal_braces(pattern), text, regex.VERSION0, timeout=DEADLINE_S), maxlen=1)
     return found[0] if found else None
 
 

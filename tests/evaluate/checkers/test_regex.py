@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
@@ -37,3 +39,21 @@ def test_an_answer_that_an_expression_comes_to_no_end_with_is_wrong(monkeypatch)
     found = card.check("x" * 60, item("y"))
     assert found.value == 0.0 and "came to no end with a text of 60 letters within 0.1 s" in found.why
     assert card.said("x" * 60) == ""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"\\frac{d}", r"\\fra"),
+        (r"x{e}", "hello"),
+        (r"{s}", "q"),
+        (r"{s}", "a {s}"),
+        (r"\\boxed{(\d+)}", r"\\boxed{12}"),
+        (r"^a{2}b{,3}c{1,}d{,}$", "aabbccdd"),
+        (r"[{e}]", "e"),
+        (r"\{a{2}\}", "{aa}"),
+    ],
+)
+def test_an_expression_means_what_it_means_to_python(pattern, text):
+    """Braces that are no number of repetitions are braces: elsewhere they ask for matches with faults in them."""
+    assert Regex(pattern=pattern).check(text, item("12")).value == float(re.search(pattern, text) is not None)
