@@ -58,6 +58,7 @@ class Link:
         self._mine: list[Any] = []
         self._places: dict[int, int] = {}
         self._errors: dict[int, type[Exception]] = {}
+        self._theirs: dict[tuple[int, tuple[str, ...]], Any] = {}
         self.gone = ""
         """Why the other side can be asked no more; "" while it can."""
 
@@ -237,4 +238,7 @@ class Link:
         number, has = told["mine"], tuple(each for each in METHODS if each in told["has"])
         if plain is not None:
             return like(type(plain))(plain, self, number)
-        return reference(has)(self, number)
+        # one object is one reference: `is` says what it says where the object is
+        if (number, has) not in self._theirs:
+            self._theirs[number, has] = reference(has)(self, number)
+        return self._theirs[number, has]

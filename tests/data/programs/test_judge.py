@@ -179,6 +179,20 @@ def test_a_class_that_is_called_like_its_module_is_the_class():
     assert judged(program, "assert f(datetime.strptime('2020-01-02', '%Y-%m-%d')) == 2020") == [""]
 
 
+def test_one_object_is_one_object():
+    program = """
+from enum import Enum
+class Color(Enum):
+    RED = 1
+class Node:
+    left = None
+def red(): return Color.RED
+def left(node): return node.left
+"""
+    tree = "a, b = Node(), Node()\na.left = b\nassert left(a) is b and left(a) is not a and {left(a): 1}[b] == 1"
+    assert judged(program, "assert red() is Color.RED and left(Node()) is None", tree) == ["", ""]
+
+
 def test_exceptions_are_what_the_program_raised():
     program = """
 import json
