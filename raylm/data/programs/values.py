@@ -50,7 +50,7 @@ def encode(value: Any, refer: Callable[[Any], dict[str, Any]]) -> Any:
         return {kind.__name__: [[encode(key, refer), encode(each, refer)] for key, each in value.items()]}
     if kind in (bytes, bytearray):
         return {kind.__name__: value.hex()}
-    if kind in (complex, range):
+    if kind in (complex, range, slice):
         parts = (value.real, value.imag) if kind is complex else (value.start, value.stop, value.step)
         return {kind.__name__: [encode(each, refer) for each in parts]}
     if kind is collections.deque:
@@ -126,6 +126,7 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
     "bytearray": bytearray.fromhex,
     "complex": lambda parts: complex(*parts),
     "range": lambda parts: range(*parts),
+    "slice": lambda parts: slice(*parts),
     "deque": lambda parts: collections.deque(*parts),
     "dict_keys": lambda found: dict.fromkeys(found).keys(),
     "dict_items": lambda found: dict(found).items(),

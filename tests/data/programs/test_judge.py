@@ -61,6 +61,7 @@ def test_statements_see_what_a_program_gives():
         "assert type(all_sorts()[0]) is tuple and isinstance(all_sorts()[1], dict) and SIZE == 3",
         "assert great(2500) == math.factorial(2500) and Pair(1, 2) == (1, 2) and Pair(1, b=2).b == 2",
         "assert Stack(1) == Stack(1) != Stack(2) and len(Stack(1, 2)) == 2 and list(Stack(3, 4)) == [3, 4] and Stack(5)[0] == 5",
+        "assert Stack(1, 2, 3)[1:] == [2, 3] and Stack(1, 2, 3)[::-1] == [3, 2, 1]",
         "stack = Stack(1)\nassert stack.push(2) == Stack(1, 2) and isinstance(stack, Stack) and not isinstance(3, Stack)",
         "stack.items = [9]\nassert (stack + Stack(8)).items == [9, 8] and Color.RED == Color.RED and Color.RED.value == 1",
         "try:\n    pop()\nexcept Empty as cause:\n    assert str(cause) == 'nothing there' and cause.code == 7",
@@ -75,7 +76,7 @@ def test_statements_see_what_a_program_gives():
         "assert Stack(1) + 1 == 2",
     ]
     # beside other functions of the program `sum` is Python's, and functions of Python are not for a program to call
-    wrong = {checks[10]: "Unsent", checks[15]: "OwnClass"}
+    wrong = {checks[11]: "Unsent", checks[16]: "OwnClass"}
     assert judged(PROGRAM, *checks) == [wrong.get(check, "") for check in checks]
     assert judged(PROGRAM, "assert sum([1, 2]) == 42") == [""]
 
