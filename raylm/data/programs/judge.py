@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raylm.data.programs.link import Gone, Link
-from raylm.data.programs.values import Unsent
+from raylm.data.programs.values import CHANGED, Unsent, renew
 
 # fmt: off
 _MODULES = (
@@ -38,6 +38,27 @@ class Judge(Link):
     def __init__(self, reads: int, writes: int) -> None:
         super().__init__(reads, writes)
         self.names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
+        self._shown: dict[str, Any] = {}
+        """Of these names the program's plain values, which its functions may change."""
+
+    def ask(self, operation: str, on: int, *args: Any, **named: Any) -> Any:
+        """As `Link.ask`; what the program's own variables hold is seen anew behind it."""
+        try:
+            return super().ask(operation, on, *args, **named)
+        finally:
+            if on != NAMES and not self.gone:
+                for name in list(self._shown):
+                    self._look_again(name)
+
+    def _look_again(self, name: str) -> None:
+        found = super().ask("call", NAMES, name)
+        if found is None or self.names.get(name) is not self._shown[name]:
+            # the statements have another value of this name by now
+            del self._shown[name]
+        elif type(found[1]) is type(self._shown[name]) and isinstance(found[1], CHANGED):
+            renew(self._shown[name], found[1])
+        else:
+            self.names[name] = self._shown[name] = found[1]
 
     def may_have(self, value: Any) -> None:
         """Functions and classes of the statements, instances of these, and iterators."""
@@ -94,6 +115,8 @@ class Judge(Link):
                 # what a test calls beside the function that it tests is Python's; one that is tested may be called `sum`
                 if name not in shadows or not tested:
                     self.names[name] = what
+                    if not isinstance(what, type) and not hasattr(type(what), "raylm_number"):
+                        self._shown[name] = what
                 continue
             # a module, or what one has, is imported here; `from datetime import datetime` is no module
             of_its_name = how == "import" and what == f"{name}:{name}"

@@ -22,6 +22,8 @@ SHARED = {"builtins", "collections", "datetime", "decimal", "fractions"}
 """Modules whose classes both sides have."""
 _BASES: tuple[Any, ...] = (int, float, str, bytes, tuple, list, dict, set, frozenset)
 _ARRAYS = "biufcSU"
+CHANGED = (list, dict, set, bytearray, collections.deque)
+"""What a call may have changed in place."""
 
 
 class Unsent(TypeError):

@@ -180,6 +180,15 @@ def test_a_class_that_is_called_like_its_module_is_the_class():
     assert judged(program, "assert f(datetime.strptime('2020-01-02', '%Y-%m-%d')) == 2020") == [""]
 
 
+def test_variables_of_a_program_are_what_its_functions_made_of_them():
+    program = "count, items, other = 0, [], 5\ndef add(item):\n    global count\n    count += 1\n    items.append(item)"
+    checks = [
+        "seen = items\nadd(7)\nassert count == 1 and items == [7] and seen is items",
+        "items = [1]\nother = 6\nadd(8)\nassert count == 2 and items == [1] and other == 6",
+    ]
+    assert judged(program, *checks) == ["", ""]
+
+
 def test_one_object_is_one_object():
     program = """
 from enum import Enum
