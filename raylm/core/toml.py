@@ -43,11 +43,13 @@ class Source:
         return f"{self.name}:{line} {dotted}" if line else f"{self.name} {dotted}"
 
     def _holds(self, keys: Keys) -> bool:
-        """Whether `keys`, or the card that they are in, were set by this file."""
+        """Whether `keys`, or the card or the list that they are in, were set by this file."""
         found: Any = tomllib.loads(self.text)
         for key in keys:
-            if not isinstance(found, dict) or key not in found:
-                return isinstance(found, dict) and "kind" in found
+            if not isinstance(found, dict):
+                return True
+            if key not in found:
+                return "kind" in found
             found = found[key]
         return True
 

@@ -106,6 +106,9 @@ def test_a_file_of_keys_goes_over_a_job_and_its_mistakes_are_named_there(tmp_pat
     over.write_text("[tables.one]\nlengt = 9\n")
     with pytest.raises(ConfigError, match=r"over\.toml:2 tables\.one\.lengt: unknown key"):
         toml.check(Root, *toml.read(tmp_path / "job.toml", [str(over)]))
+    over.write_text('lr = 0.5\ncards = [{kind = "near", lenght = 2}]\n')
+    with pytest.raises(ConfigError, match=r"over\.toml:2 cards\.0\.lenght: unknown key"):
+        toml.check(Root, *toml.read(tmp_path / "job.toml", [str(over)]))
     with pytest.raises(ConfigError, match=r"no such job file"):
         toml.read(tmp_path / "job.toml", ["there.toml"])
 
