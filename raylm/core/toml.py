@@ -118,6 +118,10 @@ def _leaves(table: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
     for key, value in table.items():
         if "." in key:
             raise ConfigError(f"a key with a dot cannot be set: {key!r}")
+        if value == {}:
+            raise ConfigError(
+                f"{above}{key}: an empty table sets nothing", next="name its keys, or --set KEY={} for an empty one"
+            )
         if isinstance(value, dict) and "kind" not in value:
             yield from _leaves(value, f"{above}{key}.")
         else:

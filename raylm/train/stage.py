@@ -26,7 +26,7 @@ from raylm.trainer.recorder import Recorder
 from raylm.trainer.setup import Setup, Teacher
 from raylm.trainer.stored_scores import store_scores
 from raylm.trainer.teacher import find_teacher
-from raylm.trainer.teacher_workers import Teachers, hold_teachers
+from raylm.trainer.teacher_workers import TEACHER, Teachers, hold_teachers
 from raylm.trainer.watch.profile import check_profile
 
 # what of the workers' held things this stage uses
@@ -133,6 +133,7 @@ def compared_with_vllm(cfg: Train, ctx: Context, samples: list[Any]) -> dict[str
     if cfg.workers.gpus:
         # their memory is the engine's
         ctx.workers.release(RANKS)
+        ctx.workers.release(f"{TEACHER}:")
     dtype, card = "float32" if cfg.dtype == "float32" else "bfloat16", cfg.check_export
     spec = cfg.engine_spec()
     return compare_engine(ctx.workers, spec, ctx.out.uri, samples, dtype, lambda computes: card.allowed(cfg.dtype, computes))

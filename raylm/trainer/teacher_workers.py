@@ -27,8 +27,8 @@ MOST_RESTARTS = 3
 """Deaths of one worker that are survived."""
 ANSWER_S = 600.0
 """Seconds that a rank waits for the answer to a micro batch, the load of the model included."""
-KEPT = 64
-"""Answers that a worker keeps: ranks of one model ask for the same rows, not at the same time."""
+KEPT_BYTES = 256 << 20
+"""Of answers that a worker keeps, beside the last one: ranks of one model ask for the same rows, not at the same time."""
 
 
 class TeacherWorker:
@@ -43,9 +43,13 @@ class TeacherWorker:
         asked = hashlib.blake2b(pickle.dumps(list(rows))).digest()
         if asked not in self._kept:
             self._kept[asked] = self._scorer.score(rows)
-            while len(self._kept) > KEPT:
+            while len(self._kept) > 1 and sum(map(_num_bytes, self._kept.values())) > KEPT_BYTES:
                 self._kept.popitem(last=False)
         return self._kept[asked]
+
+
+def _num_bytes(scored: list[Scored]) -> int:
+    return sum(getattr(values, "nbytes", 0) for row in scored for values in row.values())
 
 
 class Teachers:

@@ -111,6 +111,9 @@ def test_a_file_of_keys_goes_over_a_job_and_its_mistakes_are_named_there(tmp_pat
         toml.check(Root, *toml.read(tmp_path / "job.toml", [str(over)]))
     with pytest.raises(ConfigError, match=r"no such job file"):
         toml.read(tmp_path / "job.toml", ["there.toml"])
+    over.write_text("[tables.one]\n")
+    with pytest.raises(ConfigError, match=r"tables\.one: an empty table sets nothing"):
+        toml.read(tmp_path / "job.toml", [str(over)])
 
 
 @pytest.mark.parametrize("wrong", ["lr", "=1", "cards.7.length=1", "name.x=1"])

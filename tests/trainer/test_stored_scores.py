@@ -86,3 +86,23 @@ def test_weights_of_others_are_told_apart_by_their_files(tmp_path):
     (tmp_path / "model" / "a.safetensors").write_bytes(b"4321")
     assert content_of(str(tmp_path / "model")) != before
     assert content_of("org/name") == content_of("org/name") != content_of("org/other")
+
+
+def test_a_teacher_keeps_its_last_answers_as_far_as_they_have_room(monkeypatch):
+    import numpy as np
+
+    from raylm.trainer import teacher_workers
+
+    asked = []
+
+    class Scorer:
+        def score(self, rows):
+            asked.append(rows)
+            return [{"rest": np.zeros(100, np.float32)} for _ in rows]
+
+    monkeypatch.setattr(teacher_workers, "KEPT_BYTES", 900)
+    worker = teacher_workers.TeacherWorker(Scorer())
+    one, two, three = ([{"tokens": np.array([number])}] for number in range(3))
+    for rows in (one, two, two, one, three, two, one):
+        assert len(worker.score(rows)[0]["rest"]) == 100
+    assert [int(rows[0]["tokens"][0]) for rows in asked] == [0, 1, 2, 0]
