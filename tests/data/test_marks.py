@@ -114,8 +114,9 @@ def test_a_unit_on_a_shared_cluster_says_when_it_begins(tmp_path, workers, monke
     workers.ensure()
     monkeypatch.setattr(workers, "submitted", True)
     ctx = _context(tmp_path, workers)
+    marked = ctx.work
 
     def work(at, plain):
-        return {"begun": ctx.work.exists(f"p-{at:05d}.begun")}
+        return {"begun": marked.exists(f"p-{at:05d}.begun")}
 
     assert [mark["begun"] for mark in run_marked(ctx, "p", [{}, {}], work, WorkerSpec(count=2))] == [True, True]

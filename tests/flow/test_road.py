@@ -66,7 +66,8 @@ stage = "rl"
 prompts = "prompts"
 model = "base"
 algorithm = {{kind = "grpo", num_generations = 4}}
-rewards = [{{kind = "pattern", pattern = "[a-z ]*", value = 1.0}}]
+# about every second completion has one: most groups have something to learn from
+rewards = [{{kind = "pattern", pattern = "(?s).*e.*", value = 1.0}}]
 optimizer = {{lr = 1e-3, weight_decay = 0.0}}
 iterations = 8
 prompts_per_iteration = 4
