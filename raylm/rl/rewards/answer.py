@@ -6,14 +6,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from raylm.data.answers import ground_truth_of, last_number_is, same, says
+from raylm.data.answers import answer_of, ground_truth_of, last_number_is, same, says
 from raylm.data.numbers import numbers
 from raylm.rl.rewards.reward import Reward
 from raylm.rl.types import Score
 
 
 class Answer(Reward):
-    """Verifiable reward: the completion says the ground_truth, as a whole word or as a number of exactly that value."""
+    """Verifiable reward: the completion says the ground_truth, as a whole word or as a number of exactly that value; what stands
+    in `<think>` is no answer."""
 
     needs: ClassVar[tuple[str, ...]] = ("ground_truth",)
 
@@ -33,6 +34,7 @@ class Answer(Reward):
         """`value` or 0, with the reason."""
         if ground_truth is None or not self.can_score(ground_truth):
             return Score(0.0, "the prompt has no ground truth")
+        completion = answer_of(completion)
         if self.last_number:
             right = last_number_is(completion, ground_truth)
             return Score(self.value, "right number") if right else Score(0.0, "wrong or no number")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from raylm.core.errors import ConfigError
-from raylm.data.answers import ground_truth_of
+from raylm.data.answers import answer_of, ground_truth_of
 from raylm.data.mathematics import compare, installed, prepare
 from raylm.rl.rewards.reward import Reward
 from raylm.rl.types import Score, Unscored
@@ -19,7 +19,7 @@ class Math(Reward):
     compared exactly, by their value (raylm.data.numbers), however many digits they have.
 
     What it takes from a completion is the last `\boxed{...}`, or else what follows `####`, or else (unless `boxed`) the last
-    expression.
+    expression. What stands in `<think>` is no answer.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("ground_truth",)
@@ -57,7 +57,7 @@ class Math(Reward):
         truth = ground_truth_of(ground_truth)
         if truth is None:
             return Score(0.0, "the prompt has no ground truth")
-        found = compare(completion, truth, self.boxed)
+        found = compare(answer_of(completion), truth, self.boxed)
         if found.right is None:
             return Unscored("no_answer", found.why)
         return Score(self.value if found.right else 0.0, found.why)

@@ -61,3 +61,12 @@ def test_what_there_is_nothing_to_compare_with_cannot_be_scored():
 
 def test_another_way_to_write_the_truth_is_no_second_answer():
     assert Answer(among=["0.5", "1/2", "2"]).score("", "it is 1/2", "0.5").value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("completion", "right"),
+    [("<think>4? no, 5</think> 4", True), ("<think>it is 4", False), ("it is 4 </think> so 5", False), ("so 4", True)],
+)
+def test_a_thought_is_no_answer(completion, right):
+    for card in (Answer(), Answer(last_number=True)):
+        assert card.score("", completion, "4").value == float(right)

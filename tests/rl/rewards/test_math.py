@@ -71,3 +71,9 @@ def test_prompts_without_a_ground_truth_are_left_out():
 @needs_it
 def test_letters_of_a_choice_are_compared_as_they_are():
     assert [Math().score("", rf"\boxed{{{said}}}", "B").value for said in ("B", "C", "AB")] == [1.0, 0.0, 0.0]
+
+
+@needs_it
+def test_a_thought_is_no_answer():
+    assert Math().score("", r"<think>\boxed{5}</think> so \boxed{4}", "4").value == 1.0
+    assert Math().score("", r"<think>perhaps \boxed{4}", "4").value == 0.0
