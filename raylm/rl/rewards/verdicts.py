@@ -8,9 +8,10 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from raylm.core.config import digest_of
+from raylm.data.patterns import Endless, TakingPattern, last_match
 from raylm.inference.client import Reply
 from raylm.inference.judging import DATA, NUMBER, ONE, RUBRIC, SCORE, TWO, better, filled, reference, shown
 from raylm.rl.rewards.reward import Reward
@@ -55,7 +56,7 @@ class Verdicts(Reward):
     """The worst score that a judge may give (rubric, groupwise)."""
     high: float = Field(default=10.0, allow_inf_nan=False)
     """The best one."""
-    pattern: str = SCORE
+    pattern: TakingPattern = SCORE
     """Regular expression whose first group is the score (rubric); of several matches the last one counts."""
     opponents: int | None = Field(default=None, ge=1)
     """Other answers that each is compared with at least (pairwise), its neighbours in a circle; all where it does not say."""
@@ -68,17 +69,6 @@ class Verdicts(Reward):
     tries: int = Field(default=2, ge=1)
     """Times that it is asked the same where its reply cannot be read; with a growing temperature, for the same words would not
     help."""
-
-    @field_validator("pattern")
-    @classmethod
-    def _has_a_group(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as cause:
-            raise ValueError(f"is no regular expression: {cause}") from cause
-        if groups < 1:
-            raise ValueError("has no group that takes the number out")
-        return pattern
 
     @model_validator(mode="after")
     def _has_room(self) -> Verdicts:
@@ -177,11 +167,14 @@ class Verdicts(Reward):
         return self.temperature if number == 0 else max(self.temperature, 0.3 * number)
 
     def _number(self, text: str) -> Found:
-        found = list(re.finditer(self.pattern, text))
-        if not found:
+        try:
+            found = last_match(self.pattern, text)
+        except Endless as cause:
+            return Unscored("unparsable", cause.what)
+        if found is None:
             return Unscored("unparsable", f"the judge's reply has no score: {text.strip()[-80:]!r}")
-        said = self._in_range(found[-1][1])
-        return said._replace(reason=text[: found[-1].start()].strip()) if isinstance(said, Score) else said
+        said = self._in_range(found[1])
+        return said._replace(reason=text[: found.start()].strip()) if isinstance(said, Score) else said
 
     def _in_range(self, number: str | None) -> Found:
         try:

@@ -213,3 +213,11 @@ def test_a_number_is_read_whole_or_not_at_all(text, value):
 def test_who_is_better_is_read_as_it_was_asked_for(text, value):
     found = _better(text)
     assert (found.value if isinstance(found, Score) else None) == value
+
+
+def test_an_expression_without_an_end_costs_its_score_alone(monkeypatch):
+    from raylm.data import patterns
+
+    monkeypatch.setattr(patterns, "DEADLINE_S", 0.05)
+    found = Judge(url="http://127.0.0.1:1", model="m", pattern=r"(a+)+(b)")._number("a" * 60)
+    assert found.kind == "unparsable" and "came to no end" in found.why
