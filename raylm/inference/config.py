@@ -131,7 +131,8 @@ class GeneratorSpec(EngineOptions):
     """Seconds in which no request of a generator gets a token, or a part of the weights is not taken, after which it is ended
     and a fresh one goes on in its place."""
     ping_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    """Seconds in which a generator's process must answer whether it lives; it gets no new work after a quarter of them."""
+    """Seconds in which a generator's process must answer whether it lives; it gets no new work after a quarter of them. In `rl`
+    also those of a reward worker's actor."""
     start_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     """Seconds that a generator may take to start: to get a place in the cluster, to fetch weights, load and compile them. Said
     every minute while it is waited for; an end of its process is known at once."""

@@ -18,7 +18,7 @@ from raylm.core.workers import Workers
 from raylm.inference.completions import Completion
 from raylm.rl.config import RL
 from raylm.rl.rewards.combine import rollout_of
-from raylm.rl.rewards.crew import Crew, Task
+from raylm.rl.rewards.crew import PING_EVERY_S, Crew, Task
 from raylm.rl.rewards.reward import names_of, role_of
 from raylm.rl.rewards.role_worker import RoleWorker, Where
 from raylm.rl.rewards.supervisor import Answered
@@ -104,7 +104,7 @@ class RewardWorkers:
             return remote.options(**options).remote(*arguments)
 
         crew = workers.hold(key, lambda: Crew(make, cfg.reward_workers, depth), Crew.close)
-        crew.begin(silent_s=max(cfg.reward_timeout_s, cfg.reward_start_s))
+        crew.begin(silent_s=cfg.generator.ping_s, start_s=cfg.reward_start_s)
         return crew
 
     @property
@@ -174,7 +174,8 @@ class RewardWorkers:
         if waited and timeout_s > 0:
             import ray
 
-            ray.wait(waited, num_returns=1, timeout=timeout_s)
+            # not longer: those that say nothing are to be asked
+            ray.wait(waited, num_returns=1, timeout=min(timeout_s, PING_EVERY_S))
         if self._crew is not None:
             for task, answer in self._crew.poll(0.0):
                 self._take_texts(task, answer)
@@ -267,7 +268,7 @@ def _hold_role(workers: Workers, name: str, card: Any, role: Any, where: Callabl
         return actor
 
     crew = workers.hold(key, lambda: Crew(make, role.count, depth), Crew.close)
-    crew.begin(silent_s=made.timeout_s, task_s=made.timeout_s, start_s=made.start_s)
+    crew.begin(silent_s=made.timeout_s, start_s=made.start_s, task_s=made.timeout_s)
     return crew
 
 

@@ -44,8 +44,7 @@ OTHER_GOALS_S = {
     # a start of Ray Train's workers; of Ray and vLLM
     "trainer_rank_death_s": 120.0,
     "driver_death_s": 120.0,
-    # known after twice the time in which its process may start, or after that time, where the process stood between two calls
-    "reward_worker_hang_s": 2 * rewards.START_S + GOAL_S,
+    # known after the time in which a process may start, where it stood between two calls
     "reward_process_hang_s": rewards.START_S + GOAL_S,
 }
 PHASES = ("idle", "generating", "mid_sync", "starting")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def prompt(row: int) -> Prompt:
 def rewards(workers):
     workers.ensure()
     cards = [{"kind": "custom", "path": f"{__name__}:Sleeps", "weight": 2.0}, {"kind": "pattern", "pattern": ".*"}]
-    yield RewardWorkers(config(rewards=cards, reward_timeout_s=90.0), workers)
+    yield RewardWorkers(config(rewards=cards, reward_timeout_s=90.0, generator={"ping_s": 3.0}), workers)
     workers.release("rewards:")
 
 
@@ -85,14 +87,20 @@ def test_an_answer_to_what_was_cancelled_is_not_taken_for_a_later_one(rewards):
     assert {key: [one.prompt.row for one in rollouts] for key, rollouts in found.items()} == {0: [10, 10], 1: [11, 11]}
 
 
-def test_an_actor_that_is_killed_owes_nothing(rewards):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_actor_that_is_killed_or_stands_still_owes_nothing(rewards, how):
     import ray
 
-    pid = ray.get(rewards._crew._actors[0].__ray_call__.remote(lambda self: os.getpid()))
+    actor = rewards._crew._actors[0]
+    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
     for row in range(4):
         rewards.submit(row, prompt(row), drawn("0.3"))
-    os.kill(pid, 9)
+    os.kill(pid, how)
     found: dict = {}
     while len(found) < 4:
         found.update(rewards.poll(60.0))
     assert all(one.score.value == 2.2 for rollouts in found.values() for one in rollouts)
+    assert rewards._crew._actors[0] is not actor
+    if how is signal.SIGSTOP:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

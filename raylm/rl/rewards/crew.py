@@ -14,6 +14,16 @@ from raylm.rl.types import Unscored
 
 MOST_ASKED = 3
 """Times that one task is asked of actors that are lost over it."""
+PING_EVERY_S = 1.0
+"""Seconds between two questions to one actor whether it lives."""
+
+
+class Ping(NamedTuple):
+    """An actor was asked whether it lives."""
+
+    place: int
+    actor: Any
+    since: float
 
 
 class Task(NamedTuple):
@@ -36,25 +46,27 @@ class Crew:
         self._make, self._depth = make, depth
         self._actors = [make(place) for place in range(count)]
         self._tasks, self._running = deque[Task](), dict[Any, tuple[int, Any, Task]]()
-        self._pings: dict[Any, int] = {}
-        self._silent_s, self._heard = 60.0, time.monotonic()
-        self._task_s, self._start_s = math.inf, 0.0
+        self._pings: dict[Any, Ping] = {}
+        self._heard: dict[Any, float] = {}
+        """When an actor said something last; one that is starting has said nothing yet."""
+        self._looked = 0.0
+        self._silent_s, self._task_s, self._start_s = 60.0, math.inf, 0.0
         self._until: dict[Any, float] = {}
         self._started: set[Any] = set()
 
-    def begin(self, silent_s: float, task_s: float = math.inf, start_s: float = 0.0) -> None:
+    def begin(self, silent_s: float, start_s: float, task_s: float = math.inf) -> None:
         """A new stage: nothing of an earlier one is waited for.
 
         Args:
-            silent_s: seconds without an answer, after which each actor must say that it lives, in as many seconds again.
+            silent_s: seconds in which an actor that has work must say that it lives, after which it is made again.
+            start_s: seconds in which a fresh one must say so first, where these are more; it may wait for its place. Further
+                seconds for its first task, for it may have a model to load.
             task_s: seconds for one task, after which its actor is made again.
-            start_s: further seconds for the first task of an actor, which may have a model to load.
         """
         self._tasks.clear()
         self._running.clear()
         self._pings.clear()
-        self._silent_s, self._heard = silent_s, time.monotonic()
-        self._task_s, self._start_s = task_s, start_s
+        self._silent_s, self._task_s, self._start_s = silent_s, task_s, start_s
         self._until.clear()
 
     @property
@@ -94,7 +106,6 @@ class Crew:
         more, _ = ray.wait(waited, num_returns=len(waited), timeout=0)
         found = []
         for reference in dict.fromkeys([*done, *more]):
-            self._heard = time.monotonic()
             if reference in self._pings:
                 self._pinged(reference)
             elif reference in self._running:
@@ -119,8 +130,6 @@ class Crew:
                 return
             task = self._tasks.popleft()
             busy[place] += 1
-            if not self._running:
-                self._heard = time.monotonic()
             actor = self._actors[place]
             asked = actor.score.remote(*task.arguments)
             self._running[asked] = (place, actor, task._replace(asked=task.asked + 1))
@@ -133,6 +142,7 @@ class Crew:
         try:
             answer = ray.get(reference)
             self._started.add(actor)
+            self._heard[actor] = time.monotonic()
             return [(task, answer)]
         except RayTaskError as cause:
             inner = getattr(cause, "cause", cause)
@@ -148,23 +158,31 @@ class Crew:
 
         if actor is self._actors[place]:
             ray.kill(actor)
+            self._heard.pop(actor, None)
             self._actors[place] = self._make(place)
         self._tasks.extendleft(task for task in reversed(tasks) if task.asked < MOST_ASKED)
         return [(task, why) for task in tasks if task.asked >= MOST_ASKED]
 
     def _check_silence(self) -> list[tuple[Task, Any]]:
-        """An actor whose task takes too long is lost, and one that gives no answer and does not even say that it lives: its
-        machine may be gone."""
+        """An actor whose task takes too long is lost, and one that does not say that it lives: its machine may be gone."""
         found, now = [], time.monotonic()
+        if (held_up := now - self._looked - PING_EVERY_S) > 0:
+            # nobody looked, and this process itself may have stood still: no answer could come meanwhile
+            self._pings = {reference: ping._replace(since=ping.since + held_up) for reference, ping in self._pings.items()}
+        self._looked = now
         for place in {self._running[asked][0] for asked, until in self._until.items() if now >= until}:
             found += self._give_up(place, Unscored("timed_out", f"a reward did not answer within {self._task_s:g} s"))
-        if not self._running or now - self._heard < self._silent_s:
-            return found
-        self._heard, silent = now, set(self._pings.values())
-        self._pings = {} if silent else {actor.check.remote(): place for place, actor in enumerate(self._actors)}
-        for place in silent:
-            why = Unscored("timed_out", f"the rewards' actor gave no sign of life for {self._silent_s:g} s")
-            found += self._give_up(place, why)
+        asked = {ping.actor: ping.since for ping in self._pings.values()}
+        for place in {place for place, _, _ in self._running.values()}:
+            actor = self._actors[place]
+            heard = self._heard.get(actor)
+            if actor not in asked:
+                if heard is None or now - heard >= PING_EVERY_S:
+                    self._pings[actor.check.remote()] = Ping(place, actor, now)
+                continue
+            most = self._silent_s if heard is not None else max(self._silent_s, self._start_s)
+            if now - asked[actor] >= most:
+                found += self._give_up(place, Unscored("timed_out", f"the rewards' actor gave no sign of life for {most:g} s"))
         return found
 
     def _give_up(self, place: int, why: Unscored) -> list[tuple[Task, Any]]:
@@ -178,9 +196,10 @@ class Crew:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        self._pings.pop(reference)
+        ping = self._pings.pop(reference)
         try:
             ray.get(reference)
+            self._heard[ping.actor] = time.monotonic()
         except RayTaskError as cause:
             raise getattr(cause, "cause", cause) from None
         except RayError:

@@ -14,9 +14,8 @@ from raylm.rl.reward_workers import RewardWorkers
 from raylm.rl.types import Prompt, Rollout, Trajectory
 from tests.rl.samples import config
 
-TIMEOUT_S, START_S = 2.0, 10.0
-"""Of a call of a reward, and of a start of its process: an actor that is silent for the longer of them must say that it lives, in
-as many seconds again."""
+TIMEOUT_S, START_S, PING_S = 2.0, 10.0, 3.0
+"""Of a call of a reward, of a start of its process, in which that must take up a call too, and of a word of a worker's actor."""
 GROUPS, COMPLETIONS = 12, 4
 
 
@@ -47,7 +46,15 @@ def _recovery(workers: Workers, who: str, how: signal.Signals) -> tuple[float, i
 
     cards = [{"kind": "custom", "path": f"{__name__}:Slowly"}]
     rewards = RewardWorkers(
-        config(rewards=cards, reward_workers=1, reward_timeout_s=TIMEOUT_S, reward_start_s=START_S, reward_memory_gb=4.0), workers
+        config(
+            rewards=cards,
+            reward_workers=1,
+            reward_timeout_s=TIMEOUT_S,
+            reward_start_s=START_S,
+            reward_memory_gb=4.0,
+            generator={"ping_s": PING_S},
+        ),
+        workers,
     )
     for row in range(GROUPS):
         drawn = [Trajectory([5], [-1.0], str(row + 0.1 * place), "stop") for place in range(COMPLETIONS)]
