@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raylm.core.config import digest_of
+from raylm.core.storage import Folder, own_folder
 from raylm.inference.config import EngineSettings
 from raylm.inference.engine import build_engine
 from raylm.inference.vllm_private import WEIGHT_RECEIVER
@@ -83,6 +86,10 @@ def with_ends(model: str) -> str:
     ends = end_tokens(folder, load_tokenizer(model))
     if set(ends) == {*(said if isinstance(said, list) else [said])}:
         return "auto"
-    at = tempfile.mkdtemp(prefix="raylm-generation-")
-    (Path(at) / GENERATION).write_text(json.dumps({**config, "eos_token_id": ends}))
-    return at
+    # named by what it holds: an engine that starts again finds it, and no start leaves another folder behind
+    told = {**config, "eos_token_id": ends}
+    own = Path(tempfile.gettempdir()) / f"raylm-generation-{os.getuid()}"
+    own_folder(own)
+    at = Folder(str(own)) / digest_of(told)
+    at.write(GENERATION, json.dumps(told))
+    return at.uri

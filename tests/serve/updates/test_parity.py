@@ -84,3 +84,4 @@ def test_an_engine_ends_where_the_template_ends_a_turn(tmp_path):
     (folder / "generation_config.json").write_text('{"eos_token_id": 5, "top_p": 0.9}')
     made = json.loads((Path(with_ends(str(folder))) / "generation_config.json").read_text())
     assert made == {"eos_token_id": [2, 5], "top_p": 0.9}
+    assert with_ends(str(folder)) == with_ends(str(folder))  # a second start leaves no second folder
