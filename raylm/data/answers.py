@@ -47,11 +47,25 @@ def last_number_is(text: str, answer: str) -> bool | None:
     return bool(given) and given[-1].same(wanted[-1])
 
 
-def answer_of(text: str) -> str:
-    """What a model answers, without what it thought aloud before; nothing where the thought did not come to its end."""
+def answer_of(text: str, opened: bool = False) -> str:
+    """What a model answers, without what it thought aloud before; nothing where the thought did not come to its end.
+
+    Args:
+        opened: the prompt has begun the thought already, as the templates of some models do.
+    """
     if _END in text:
         return text.rpartition(_END)[2]
-    return "" if text.lstrip().startswith(_BEGIN) else text
+    return "" if opened or text.lstrip().startswith(_BEGIN) else text
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether a rendered prompt ends within a thought that the model is to go on with."""
+    return prompt.rstrip().endswith(_BEGIN)
+
+
+def from_its_thought(text: str) -> str:
+    """A completion behind a prompt that opened its thought, with that opening."""
+    return f"{_BEGIN}\n{text}"
 
 
 def final(text: str) -> str:

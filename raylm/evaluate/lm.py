@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from raylm.core.errors import ConfigError, DataError
+from raylm.data.answers import from_its_thought, opens_thought
 from raylm.evaluate.backends.backend import Answer, Answerer, Prompt, Score, Scorer
 from raylm.evaluate.backends.transformers_scorer import TransformersScorer
 from raylm.evaluate.continuations import pair_tokens, windows
@@ -175,7 +176,10 @@ class LM:
                 yield at, found if isinstance(found, str) else [_stopped(one, sampling) for one in found]
 
         found = self._known(keys, reasons, ask, lambda group: [list(one) for one in group])
-        groups = [None if each is None else [Answer(*one) for one in each] for each in found]
+        groups = [
+            None if each is None else [self._from_its_thought(prompt, Answer(*one)) for one in each]
+            for prompt, each in zip(read, found, strict=True)
+        ]
         self.seconds = [group[0].seconds if group else 0.0 for group in groups]
         return groups
 
@@ -332,6 +336,17 @@ class LM:
         if known is not None and int(np.max(row)) >= known:
             raise DataError(f"token {int(np.max(row))} of the rows lies beyond the model's embedding of {known}")
         return _too_long(row, most)
+
+    def _from_its_thought(self, prompt: Any, answer: Answer) -> Answer:
+        """The answer with the opening of its thought where the prompt ends with that: so that one which was cut off within the
+        thought is told from an answer. An endpoint that is asked by messages does not show its prompt."""
+        if isinstance(prompt, str):
+            asked = prompt
+        elif prompt and not isinstance(prompt[0], dict) and self.tokenizer is not None:
+            asked = self.tokenizer.decode(prompt[-8:])
+        else:
+            return answer
+        return answer._replace(text=from_its_thought(answer.text)) if opens_thought(asked) else answer
 
     def _readable(self, prompt: Prompt) -> Any:
         """A prompt in the form that the backend reads."""

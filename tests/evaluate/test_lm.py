@@ -13,6 +13,7 @@ import torch
 from raylm.core.artifact import Prompts
 from raylm.core.errors import ConfigError, DataError
 from raylm.core.storage import Folder
+from raylm.data.answers import answer_of
 from raylm.evaluate.continuations import pair_tokens, windows
 from raylm.evaluate.examine import Asked, Marks, grade_all
 from raylm.evaluate.instances import means
@@ -260,3 +261,14 @@ def test_weights_that_were_changed_are_another_model(tiny, tmp_path):
     assert marks.journal("m", str(tmp_path / "m")).found == {"k": 1}
     tiny_checkpoint(tmp_path / "m", vocab=300, layers=1)
     assert marks.journal("m", str(tmp_path / "m")).found == {}
+
+
+def test_an_answer_behind_a_thought_that_the_template_opens_tells_it(tiny):
+    """Cut off within the thought it is no answer, whatever it mentions."""
+    lm = LM(tiny, answerer=Says(lambda prompts, most: ["it may be 4"] * len(prompts)))
+    lm.tokenizer.chat_template = (
+        "{% for each in messages %}{{ each.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+    )
+    texts = lm.answers([[{"role": "user", "content": "2 + 2?"}], "2 + 2 <think>\n", "2 + 2 ="], 8)
+    assert texts == ["<think>\nit may be 4", "<think>\nit may be 4", "it may be 4"]
+    assert [answer_of(text) for text in texts] == ["", "", "it may be 4"]

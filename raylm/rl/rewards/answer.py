@@ -23,6 +23,8 @@ class Answer(Reward):
     """Reward of a right answer; a wrong one gets 0."""
     among: list[str] = []
     """The possible answers; a completion that names another of them too is wrong, so naming all does not pay."""
+    opened: bool = False
+    """The prompt ends with `<think>` already opened, as some templates have it: an unfinished thought is no answer."""
     last_number: bool = False
     """Compare the last number of the completion with the ground truth's last, as in grade-school maths (`#### 42`)."""
 
@@ -34,7 +36,7 @@ class Answer(Reward):
         """`value` or 0, with the reason."""
         if ground_truth is None or not self.can_score(ground_truth):
             return Score(0.0, "the prompt has no ground truth")
-        completion = answer_of(completion)
+        completion = answer_of(completion, self.opened)
         if self.last_number:
             right = last_number_is(completion, ground_truth)
             return Score(self.value, "right number") if right else Score(0.0, "wrong or no number")

@@ -27,6 +27,8 @@ class Math(Reward):
     kind: Literal["math"] = "math"
     value: float = Field(default=1.0, allow_inf_nan=False)
     """Reward of a right answer; a wrong one, or none, gets 0."""
+    opened: bool = False
+    """The prompt ends with `<think>` already opened, as some templates have it: an unfinished thought is no answer."""
     boxed: bool = False
     r"""Only what stands in `\boxed{...}` or after `####` is an answer."""
 
@@ -57,7 +59,7 @@ class Math(Reward):
         truth = ground_truth_of(ground_truth)
         if truth is None:
             return Score(0.0, "the prompt has no ground truth")
-        found = compare(answer_of(completion), truth, self.boxed)
+        found = compare(answer_of(completion, self.opened), truth, self.boxed)
         if found.right is None:
             return Unscored("no_answer", found.why)
         return Score(self.value if found.right else 0.0, found.why)

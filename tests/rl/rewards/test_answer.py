@@ -70,3 +70,8 @@ def test_another_way_to_write_the_truth_is_no_second_answer():
 def test_a_thought_is_no_answer(completion, right):
     for card in (Answer(), Answer(last_number=True)):
         assert card.score("", completion, "4").value == float(right)
+
+
+def test_a_thought_that_the_prompt_opened_is_no_answer():
+    card = Answer(opened=True)
+    assert [card.score("", said, "4").value for said in ("it is 4", "5? no </think> 4", "4 </think> 5")] == [0.0, 1.0, 0.0]
