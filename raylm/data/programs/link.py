@@ -41,6 +41,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "index": operator.index,
     "abs": abs,
     "neg": operator.neg,
+    "enter": lambda on: type(on).__enter__(on),
+    "exit": lambda on, kind, value, trace: type(on).__exit__(on, kind, value, trace),
     "is_one": lambda on, one: isinstance(one, on),
     **{name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "contains", *ARITHMETIC)},
 }

@@ -25,6 +25,16 @@ _ARRAYS = "biufcSU"
 CHANGED = (list, dict, set, bytearray, collections.deque)
 """What a call may have changed in place."""
 
+# fmt: off
+_HARMLESS = {
+    "abs", "all", "any", "ascii", "bin", "chr", "divmod", "hash", "hex", "len", "max", "min", "oct", "ord", "pow", "repr", "round",
+    "sorted", "sum",
+}
+# fmt: on
+_FUNCTIONS: dict[str, set[str] | None] = {"builtins": _HARMLESS, "math": None, "operator": None}
+"""Functions that both sides have and that lead to nothing but their value, by module; None: all of it."""
+_METHODS_OF = (str, int, float, bytes, tuple, list, dict, set, frozenset)
+
 
 class Unsent(TypeError):
     """A value that does not go to the other side."""
@@ -73,6 +83,8 @@ def encode(value: Any, refer: Callable[[Any], dict[str, Any]]) -> Any:
         return {"class": [value.__module__, value.__qualname__]}
     if array := _array(value):
         return {"array": array}
+    if function := _function(value):
+        return {"function": function}
     reference = refer(value)
     if base := next((each for each in _BASES if isinstance(value, each)), None):
         return {"like": [encode(base(value), refer), reference]}
@@ -99,6 +111,8 @@ def decode(told: Any, resolve: Callable[[dict[str, Any], Any], Any]) -> Any:
             return resolve(inner[1], decode(inner[0], resolve))
         if kind == "array":
             return _as_array(*inner)
+        if kind == "function":
+            return _as_function(*inner)
         if kind == "class":
             if inner[0] not in SHARED:
                 raise ValueError(f"no class of {inner[0]}")
@@ -158,6 +172,35 @@ def _as_array(kind: str, shape: list[int], content: str) -> Any:
         raise ValueError(f"no array of {kind}")
     # a scalar has no shape
     return numpy.frombuffer(bytes.fromhex(content), dtype=kind).reshape(shape).copy()[()]
+
+
+def _function(value: Any) -> list[str] | None:
+    """Module or type, and name, of a function of Python's own that is the same on both sides; None for anything else."""
+    kind = type(value).__name__
+    if kind == "method_descriptor" and value.__objclass__ in _METHODS_OF and not value.__name__.startswith("_"):
+        return [value.__objclass__.__name__, value.__name__]
+    if kind == "builtin_function_or_method":
+        module, name = (getattr(value, "__module__", "") or "").lstrip("_"), value.__name__
+        if _is_shared(module, name) and getattr(importlib.import_module(module), name, None) is value:
+            return [module, name]
+    return None
+
+
+def _as_function(of: str, name: str) -> Any:
+    base = next((each for each in _METHODS_OF if each.__name__ == of), None)
+    if base is None and _is_shared(of, name):
+        return getattr(importlib.import_module(of), name)
+    found = None if name.startswith("_") else getattr(base, name, None)
+    if type(found).__name__ != "method_descriptor":
+        raise ValueError("no function")
+    return found
+
+
+def _is_shared(module: str, name: str) -> bool:
+    if module not in _FUNCTIONS or name.startswith("_"):
+        return False
+    names = _FUNCTIONS[module]
+    return name in names if names is not None else True
 
 
 def renew(old: Any, new: Any) -> None:

@@ -75,10 +75,43 @@ def test_statements_see_what_a_program_gives():
         "assert sum([1, 2]) == 3",
         "assert Stack(1) + 1 == 2",
     ]
-    # beside other functions of the program `sum` is Python's, and functions of Python are not for a program to call
-    wrong = {checks[11]: "Unsent", checks[16]: "OwnClass"}
+    # beside other functions of the program `sum` is Python's
+    wrong = {checks[16]: "OwnClass"}
     assert judged(PROGRAM, *checks) == [wrong.get(check, "") for check in checks]
     assert judged(PROGRAM, "assert sum([1, 2]) == 42") == [""]
+
+
+def test_functions_of_python_are_values_that_both_sides_have():
+    source = "import math\ndef apply(function, *args): return function(*args)\ndef best(): return [math.sqrt, str.upper, len]"
+    checks = [
+        "import operator\nassert apply(operator.add, 1, 2) == 3 and apply(math.sqrt, 4) == 2 and apply(str.upper, 'a') == 'A'",
+        "assert best() == [math.sqrt, str.upper, len] and best()[2]([1, 2]) == 2",
+        "assert apply(getattr, 'a', 'upper')",
+        "assert apply(open, '/etc/passwd')",
+    ]
+    assert judged(source, *checks) == ["", "", "Unsent", "Unsent"]
+
+
+MANAGED = """
+class Timer:
+    ends = ()
+    def __enter__(self): self.open = True; return self
+    def __exit__(self, kind, value, trace): self.open = False; self.ends += (kind,); return kind is ValueError
+class Hides(Timer):
+    def __exit__(self, kind, value, trace): return True
+"""
+
+
+def test_a_context_manager_of_a_program_hides_no_failure_of_its_test():
+    checks = [
+        "timer = Timer()\nwith timer as one:\n    assert one.open\nassert not timer.open and timer.ends == (None,)",
+        "timer = Timer()\nwith timer:\n    raise ValueError\nassert timer.ends == (ValueError,)",
+        "with Timer():\n    assert 1 == 2",
+        "with Hides() as one:\n    assert one == 3",
+        "with Hides():\n    assert Hides() < 3",
+        "class Own(Exception): pass\nwith Hides():\n    raise Own",
+    ]
+    assert judged(MANAGED, *checks) == ["", "", "AssertionError", "AssertionError", "OwnClass", ""]
 
 
 EQUAL = """
