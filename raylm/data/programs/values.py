@@ -27,8 +27,8 @@ CHANGED = (list, dict, set, bytearray, collections.deque)
 
 # fmt: off
 _HARMLESS = {
-    "abs", "all", "any", "ascii", "bin", "chr", "divmod", "hash", "hex", "len", "max", "min", "oct", "ord", "pow", "repr", "round",
-    "sorted", "sum",
+    "abs", "all", "any", "ascii", "bin", "chr", "divmod", "hash", "hex", "len", "max", "min", "oct", "ord", "pow", "repr",
+    "round", "sorted", "sum",
 }
 # fmt: on
 _FUNCTIONS: dict[str, set[str] | None] = {"builtins": _HARMLESS, "math": None, "operator": None}
