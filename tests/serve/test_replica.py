@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -222,15 +223,24 @@ def test_a_killed_engine_is_told_at_once_and_started_again_in_place(endpoint):
 
 
 def test_an_engine_that_hangs_is_ended_and_started_again(endpoint):
+    import aiohttp
+
     server, core = endpoint.processes()
     (asked,) = endpoint.asking(LONG)
     endpoint.handle.told.clear()
+
+    async def come_and_leave():
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                await endpoint.ask({**LONG, "max_tokens": 3}, leave_s=0.5)
+
+    # requests that still come, and leave, are no sign of it
+    coming = asyncio.run_coroutine_threadsafe(come_and_leave(), endpoint.loop)
     core.send_signal(signal.SIGSTOP)
     endpoint.state("unready")
+    coming.cancel()
     endpoint.state("ready")
     assert "computes nothing" in endpoint.handle.told[0][1][0]
-    import aiohttp
-
     # the connection broke: a gateway goes on elsewhere with what it sent
     with pytest.raises(aiohttp.ClientError):
         asked.result(30)

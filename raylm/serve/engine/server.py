@@ -25,7 +25,6 @@ from raylm.inference.engine import set_environment
 from raylm.inference.engine_dtype import engine_dtype, network_of
 from raylm.inference.engine_watch import HangWatch, Meter
 from raylm.inference.vllm_adapters_private import load_adapter, unload_adapter
-from raylm.inference.vllm_private import progress
 from raylm.inference.vllm_serving_private import Step, cores, num_queued_tokens, num_under_way
 from raylm.inference.weight_swap import Hold
 from raylm.inference.zygote import die_with
@@ -182,7 +181,8 @@ class Server:
             await asyncio.sleep(BEAT_S)
 
     async def _watch(self) -> None:
-        """Know at once of an engine core that ended, and soon of one that hangs."""
+        """Know at once of an engine core that ended, and soon of one that hangs, however many requests still come to it."""
+        assert self.meter is not None
         loop, found = asyncio.get_running_loop(), cores(self.engine)
         for pid, sentinel in found:
             loop.add_reader(sentinel, self._died, f"the engine core (pid {pid}) ended", sentinel)
@@ -198,7 +198,7 @@ class Server:
                 # answered between two steps
                 pings, pinged, ping = pings + 1, now, asyncio.create_task(_pinged(self.engine))
             asked = not self.paused and (num_under_way(self.engine) > 0 or not ping.done())
-            why = hang.look(now, asked, hash((progress(self.engine), pings, ping.done())), _cpu_s(processes))
+            why = hang.look(now, asked, hash((self.meter.steps, pings, ping.done())), _cpu_s(processes))
             if why:
                 self.link.say(Lost(why, ends=False))
                 return
