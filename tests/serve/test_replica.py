@@ -149,7 +149,8 @@ def test_a_full_cache_lets_requests_wait_and_fails_none(endpoint):
     while (load := endpoint.row().load)[:4] != (0, 0, 0, 0.0):
         assert time.monotonic() < until, load
         time.sleep(0.05)
-    assert load.ttft_s and load.tokens_s
+    # of the last seconds, which a busy machine may need to answer the rest
+    assert any(load.ttft_s and load.tokens_s for load in loads)
 
 
 def test_a_client_that_leaves_frees_the_engine(endpoint):
