@@ -28,7 +28,7 @@ def test_grpo_learns_to_copy(tmp_path):
 
 @pytest.mark.long
 def test_rloo_learns_to_copy(tmp_path):
-    rewards = learn_to_copy(tmp_path, RLOO, 140, minibatches=2)
+    rewards = learn_to_copy(tmp_path, RLOO, 190, minibatches=2)
     assert sum(rewards[:5]) / 5 < 0.15 and sum(rewards[-5:]) / 5 >= 0.95
 
 
