@@ -30,12 +30,13 @@ from tests.serve.mutations import Request, fault, requests
 
 SECONDS = float(os.environ.get("RAYLM_SOAK_S", "3600"))
 RATE, AT_ONCE, SAMPLE_S, MOST_MB = 6.0, 32, 5.0, 30.0
+ZYGOTE = "raylm.inference.zygote"
 PARTS = ("ray::", "VLLM::", "raylm::")
-"""How the command lines of an endpoint's processes begin."""
+"""How the command lines of an endpoint's processes begin, but for its engine server and core, which a zygote forked."""
 
 
 class Sample(NamedTuple):
-    """Memory of the endpoint's processes at one moment."""
+    """Memory of the endpoint's processes at one moment; pages that several have in common are counted once."""
 
     seconds: float
     megabytes: float
@@ -97,11 +98,15 @@ def _sample(seconds: float) -> Sample:
     # others may serve on this machine
     session, found = ray.get_runtime_context().get_session_name(), []
     for process in psutil.process_iter(["cmdline"]):
-        if not " ".join(process.info["cmdline"] or []).startswith(PARTS):
+        words = process.info["cmdline"] or []
+        forked = ZYGOTE in words
+        if not forked and not " ".join(words).startswith(PARTS):
             continue
         with contextlib.suppress(psutil.Error):
-            if any(session in " ".join(above.cmdline()) for above in process.parents()):
-                found.append(process.memory_info().rss / 1e6)
+            # what a zygote forked has its command line, which names the Ray node's process
+            above = [psutil.Process(int(words[words.index(ZYGOTE) + 2]))] if forked else process.parents()
+            if any(session in " ".join(each.cmdline()) for each in above):
+                found.append(process.memory_full_info().pss / 1e6)
     return Sample(seconds, sum(found), len(found))
 
 
