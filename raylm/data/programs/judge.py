@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raylm.data.programs.link import Gone, Link
-from raylm.data.programs.values import CHANGED, Unsent, renew
+from raylm.data.programs.values import CHANGED, Unsent, function_name, function_named, renew
 
 # fmt: off
 _MODULES = (
@@ -59,6 +59,10 @@ class Judge(Link):
             renew(self._shown[name], found[1])
         else:
             self.names[name] = self._shown[name] = found[1]
+
+    def name_of(self, value: Any) -> list[str] | None:
+        """Of functions that only give a value. A program names none to its judge, where one that leads on would run."""
+        return function_name(value)
 
     def may_have(self, value: Any) -> None:
         """Functions and classes of the statements, instances of these, and iterators."""
@@ -140,6 +144,10 @@ class Judged(Link):
         self.send({"ready": True})
         while True:
             self.serve(self.receive())
+
+    def named(self, of: str, name: str) -> Any:
+        """As its judge named it."""
+        return function_named(of, name)
 
     def _told(self, name: str) -> tuple[str, Any] | None:
         if name not in self._names:

@@ -41,8 +41,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "index": operator.index,
     "abs": abs,
     "neg": operator.neg,
-    "enter": lambda on: type(on).__enter__(on),
-    "exit": lambda on, kind, value, trace: type(on).__exit__(on, kind, value, trace),
     "is_one": lambda on, one: isinstance(one, on),
     **{name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "contains", *ARITHMETIC)},
 }
@@ -69,6 +67,14 @@ class Link:
 
     def may_do(self, operation: str, on: Any, args: list[Any]) -> None:
         """Raises Unsent where the other side may not do this with an object that it has a reference to."""
+
+    def name_of(self, value: Any) -> list[str] | None:
+        """The name of a function of Python's own under which the other side has it too; None where it is told none."""
+        return None
+
+    def named(self, of: str, name: str) -> Any:
+        """The function of Python's own that the other side named. Raises ValueError where none may be named."""
+        raise ValueError("no function may be named here")
 
     def known_error(self, module: str, name: str) -> type[Exception] | None:
         """The exception that both sides have under this name; None where it is the other side's alone."""
@@ -168,6 +174,8 @@ class Link:
     def _refer(self, value: Any) -> dict[str, Any]:
         if hasattr(type(value), "raylm_number") and value.raylm_link is self:
             return {"yours": value.raylm_number}
+        if name := self.name_of(value):
+            return {"function": name}
         self.may_have(value)
         if isinstance(value, type) and issubclass(value, Exception):
             return {"error_class": self._chain(value)}
@@ -235,6 +243,8 @@ class Link:
     def _resolve(self, told: dict[str, Any], plain: Any) -> Any:
         if "yours" in told:
             return self._mine[told["yours"]]
+        if "function" in told:
+            return self.named(*told["function"])
         if "error_class" in told:
             return self._error_class(told["error_class"])
         number, has = told["mine"], tuple(each for each in METHODS if each in told["has"])

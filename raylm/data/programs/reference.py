@@ -83,20 +83,11 @@ def _contains(self: Any, one: Any) -> bool:
     return any(each is one or each == one for each in self)
 
 
-def _exit(self: Any, kind: Any, value: Any, trace: Any) -> bool:
-    """A program may not hide that a test of it has failed."""
-    known = kind if kind is None or kind.__module__ == "builtins" else Exception
-    hides = bool(_asked(self, "exit", known, None, None))
-    return hides and not (kind and issubclass(kind, AssertionError | OwnClass))
-
-
 METHODS: dict[str, Callable[..., Any]] = {
     "__call__": _of_one("call"),
     "__getitem__": _of_one("item"),
     "__setitem__": _of_one("put"),
     "__contains__": _contains,
-    "__enter__": _of_one("enter"),
-    "__exit__": _exit,
     **{f"__{name}__": _of_one(name) for name in ("iter", "next", "len", "int", "float", "index", "abs", "neg")},
     **{f"__{name}__": _of_two(name) for name in ("lt", "le", "gt", "ge")},
     **{f"__{name.strip('_')}__": _of_two(name) for name in ARITHMETIC},

@@ -26,13 +26,18 @@ CHANGED = (list, dict, set, bytearray, collections.deque)
 """What a call may have changed in place."""
 
 # fmt: off
-_HARMLESS = {
-    "abs", "all", "any", "ascii", "bin", "chr", "divmod", "hash", "hex", "len", "max", "min", "oct", "ord", "pow", "repr",
-    "round", "sorted", "sum",
+_FUNCTIONS = {
+    "builtins": {
+        "abs", "all", "any", "ascii", "bin", "chr", "divmod", "hash", "hex", "len", "max", "min", "oct", "ord", "pow", "repr",
+        "round", "sorted", "sum",
+    },
+    "operator": {
+        "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "pos", "abs", "and_", "or_", "xor", "not_", "truth",
+        "eq", "ne", "lt", "le", "gt", "ge", "contains", "getitem", "concat",
+    },
 }
 # fmt: on
-_FUNCTIONS: dict[str, set[str] | None] = {"builtins": _HARMLESS, "math": None, "operator": None}
-"""Functions that both sides have and that lead to nothing but their value, by module; None: all of it."""
+"""Functions that tests may give to a program, by module; those of `math` too."""
 _METHODS_OF = (str, int, float, bytes, tuple, list, dict, set, frozenset)
 
 
@@ -83,8 +88,6 @@ def encode(value: Any, refer: Callable[[Any], dict[str, Any]]) -> Any:
         return {"class": [value.__module__, value.__qualname__]}
     if array := _array(value):
         return {"array": array}
-    if function := _function(value):
-        return {"function": function}
     reference = refer(value)
     if base := next((each for each in _BASES if isinstance(value, each)), None):
         return {"like": [encode(base(value), refer), reference]}
@@ -111,8 +114,6 @@ def decode(told: Any, resolve: Callable[[dict[str, Any], Any], Any]) -> Any:
             return resolve(inner[1], decode(inner[0], resolve))
         if kind == "array":
             return _as_array(*inner)
-        if kind == "function":
-            return _as_function(*inner)
         if kind == "class":
             if inner[0] not in SHARED:
                 raise ValueError(f"no class of {inner[0]}")
@@ -174,33 +175,25 @@ def _as_array(kind: str, shape: list[int], content: str) -> Any:
     return numpy.frombuffer(bytes.fromhex(content), dtype=kind).reshape(shape).copy()[()]
 
 
-def _function(value: Any) -> list[str] | None:
-    """Module or type, and name, of a function of Python's own that is the same on both sides; None for anything else."""
+def function_name(value: Any) -> list[str] | None:
+    """Module or type, and name, of a function of Python's own that tests may give to a program; None for anything else."""
     kind = type(value).__name__
     if kind == "method_descriptor" and value.__objclass__ in _METHODS_OF and not value.__name__.startswith("_"):
         return [value.__objclass__.__name__, value.__name__]
     if kind == "builtin_function_or_method":
         module, name = (getattr(value, "__module__", "") or "").lstrip("_"), value.__name__
-        if _is_shared(module, name) and getattr(importlib.import_module(module), name, None) is value:
-            return [module, name]
+        known = module == "math" or name in _FUNCTIONS.get(module, ())
+        return [module, name] if known and getattr(importlib.import_module(module), name, None) is value else None
     return None
 
 
-def _as_function(of: str, name: str) -> Any:
+def function_named(of: str, name: str) -> Any:
+    """What `function_name` named. Raises ValueError where it names nothing so."""
     base = next((each for each in _METHODS_OF if each.__name__ == of), None)
-    if base is None and _is_shared(of, name):
-        return getattr(importlib.import_module(of), name)
-    found = None if name.startswith("_") else getattr(base, name, None)
-    if type(found).__name__ != "method_descriptor":
+    found = getattr(base or importlib.import_module(of if of == "math" or of in _FUNCTIONS else "math"), name, None)
+    if found is None or function_name(found) != [of, name]:
         raise ValueError("no function")
     return found
-
-
-def _is_shared(module: str, name: str) -> bool:
-    if module not in _FUNCTIONS or name.startswith("_"):
-        return False
-    names = _FUNCTIONS[module]
-    return name in names if names is not None else True
 
 
 def renew(old: Any, new: Any) -> None:

@@ -81,37 +81,33 @@ def test_statements_see_what_a_program_gives():
     assert judged(PROGRAM, "assert sum([1, 2]) == 42") == [""]
 
 
-def test_functions_of_python_are_values_that_both_sides_have():
-    source = "import math\ndef apply(function, *args): return function(*args)\ndef best(): return [math.sqrt, str.upper, len]"
+def test_tests_give_functions_of_python_to_a_program():
+    source = "def apply(function, *args): return function(*args)"
     checks = [
         "import operator\nassert apply(operator.add, 1, 2) == 3 and apply(math.sqrt, 4) == 2 and apply(str.upper, 'a') == 'A'",
-        "assert best() == [math.sqrt, str.upper, len] and best()[2]([1, 2]) == 2",
-        "assert apply(getattr, 'a', 'upper')",
-        "assert apply(open, '/etc/passwd')",
+        "assert apply(len, [1]) == 1 and apply(max, 1, 2) == 2",
+        *(f"assert apply({one}, 'a', 'b')" for one in ("getattr", "open", "operator.attrgetter", "operator.call", "eval")),
     ]
-    assert judged(source, *checks) == ["", "", "Unsent", "Unsent"]
+    assert judged(f"import math, operator\n{source}", *checks) == ["", "", *["Unsent"] * 5]
 
 
-MANAGED = """
-class Timer:
-    ends = ()
-    def __enter__(self): self.open = True; return self
-    def __exit__(self, kind, value, trace): self.open = False; self.ends += (kind,); return kind is ValueError
-class Hides(Timer):
-    def __exit__(self, kind, value, trace): return True
+NAMES = """
+import sys
+def apply(call):
+    link, number = call.raylm_link, call.raylm_number
+    asked = {"do": "call", "on": number, "args": [{"function": ["%s", "%s"]}, "{0.__globals__}", {"yours": number}], "named": {}}
+    link.send(asked)
+    while "do" in (answer := link.receive()):
+        link.serve(answer)
+    print(answer.get("said"))
+    return 3 if "no function may be named here" in str(answer.get("said")) else 4
 """
 
 
-def test_a_context_manager_of_a_program_hides_no_failure_of_its_test():
-    checks = [
-        "timer = Timer()\nwith timer as one:\n    assert one.open\nassert not timer.open and timer.ends == (None,)",
-        "timer = Timer()\nwith timer:\n    raise ValueError\nassert timer.ends == (ValueError,)",
-        "with Timer():\n    assert 1 == 2",
-        "with Hides() as one:\n    assert one == 3",
-        "with Hides():\n    assert Hides() < 3",
-        "class Own(Exception): pass\nwith Hides():\n    raise Own",
-    ]
-    assert judged(MANAGED, *checks) == ["", "", "AssertionError", "AssertionError", "OwnClass", ""]
+@pytest.mark.parametrize("named", [("str", "format"), ("operator", "call"), ("operator", "attrgetter"), ("math", "sqrt")])
+def test_a_program_names_no_function_to_its_judge(named):
+    """What it can name there it can call there: `operator.attrgetter` led to the judge's own `exec`."""
+    assert judged(NAMES % named, "assert apply(lambda f, *args: f(*args)) == 3") == [""]
 
 
 EQUAL = """
