@@ -17,7 +17,7 @@ from raylm.core.variants import VALUED
 from raylm.data.mixture import refs_of
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.resolution import before_the_run
-from raylm.inference.engine_dtype import Machine, formats, scheme_of, stored_dtype, this_machine
+from raylm.inference.engine_dtype import Machine, cache_refusal, formats, scheme_of, stored_dtype, this_machine
 from raylm.job import Job, Step, check_references
 from raylm.model.adapters.checks import beside_new_head
 from raylm.model.model_spec import FAMILIES
@@ -93,9 +93,13 @@ def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[
         return []
     workers = cfg.workers if cfg.stage == "serve" else cfg.generator
     lines = []
+    settings = cfg.engine if cfg.stage == "serve" else workers
     for ref in _run_here(job, cfg) if cfg.stage == "evaluate" else [cfg.model]:
-        scheme, own = _scheme_and_dtype(job, ref)
+        scheme, own, cache = _scheme_dtype_and_cache(job, ref)
         taken, why = formats(scheme, workers.gpus > 0, machine or this_machine())
+        lacks = cache_refusal(cache, settings.kv_cache_dtype, workers.gpus > 0, machine or this_machine())
+        if lacks:
+            lines.append(f"no engine runs {ref} on a machine like this one: {lacks}")
         asked = getattr(cfg, "dtype", "auto")
         wanted = own if asked == "auto" else asked
         if not taken:
@@ -111,14 +115,18 @@ def _run_here(job: Job, cfg: Any) -> list[str]:
     return [ref for ref in cfg.models if ref not in elsewhere]
 
 
-def _scheme_and_dtype(job: Job, ref: str) -> tuple[str, str]:
-    """How the layers of a model are quantized, and what it is stored in: by its files, or by the stage that will make it."""
+def _scheme_dtype_and_cache(job: Job, ref: str) -> tuple[str, str, dict[str, Any]]:
+    """How the layers of a model are quantized, what it is stored in, and config.json as far as it is about the cache of keys and
+    values: by its files, or by the stage that will make it."""
     folder = job.folder(ref) if ref in job.stages else Folder(ref)
     if folder.is_local and folder.exists("config.json"):
         config = folder.read_json("config.json")
-        return scheme_of(config), stored_dtype(config) or "float32"
+        return scheme_of(config), stored_dtype(config) or "float32", config
     made_by: Any = job.stages.get(ref)
-    return getattr(made_by.cards()[0] if isinstance(made_by, Compress) else None, "scheme", ""), "float32"
+    if not isinstance(made_by, Compress):
+        return "", "float32", {}
+    cache = {"quantization_config": {"kv_cache_scheme": {"num_bits": 8}}} if made_by.kv_cache else {}
+    return getattr(made_by.cards()[0], "scheme", ""), "float32", cache
 
 
 def check(job: Job, step: Step, steps: list[Step]) -> list[str]:

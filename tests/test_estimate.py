@@ -192,6 +192,9 @@ def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
         '[stages.api]\nstage = "serve"\nmodel = "small"\n'
         '[stages.tiny]\nstage = "serve"\nmodel = "smallest"\nworkers = {gpus = 1}\n'
         '[stages.late]\nstage = "serve"\nmodel = "smallest"\n'
+        '[stages.cached]\nstage = "compress"\nmodel = "org/model"\nkv_cache = {}\ncalibration = "org/rows"\n'
+        '[stages.keeps]\nstage = "serve"\nmodel = "cached"\n'
+        '[stages.asks]\nstage = "serve"\nmodel = "org/model"\nengine = {kv_cache_dtype = "fp8"}\n'
     )
     loaded = job.load(path)
     amx, amd, old = (Machine("x86_64", *has) for has in ((True, True, True), (True, True, False), (False, False, False)))
@@ -202,6 +205,9 @@ def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
     assert engine_formats(loaded, "api", amd) == engine_formats(loaded, "small", amx) == []
     assert "kernels of GPUs" in engine_formats(loaded, "tiny", old)[0]
     assert "no engine runs smallest" in engine_formats(loaded, "late", old)[0]
+    assert "no engine runs cached on a machine like this one: this checkpoint's keys" in engine_formats(loaded, "keeps", old)[0]
+    assert "kv_cache_dtype = 'fp8' keeps keys and values in fp8" in engine_formats(loaded, "asks", old)[0]
+    assert engine_formats(loaded, "keeps", amd) == engine_formats(loaded, "asks", amd) == []
 
 
 class Sums(Objective):

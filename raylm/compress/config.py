@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from raylm.compress.formats import AnyFormat
 from raylm.compress.formats.compressed_tensors import CompressedTensors
 from raylm.compress.formats.hugging_face import HuggingFace
+from raylm.compress.kv_cache import KvCache
 from raylm.compress.methods import AnyMethod
 from raylm.compress.methods.int8 import Int8
 from raylm.core.config import CustomCard, Makes, Refers, StageConfig, card_kind, resolve
@@ -31,6 +32,8 @@ class Compress(StageConfig):
     """What is written; where it does not say: rounded weights for vLLM and transformers, plain ones in Hugging Face's layout."""
     method: AnyMethod | None = None
     """What is done to the weights; int8 where neither method nor format is named, nothing where the format holds plain ones."""
+    kv_cache: KvCache | None = None
+    """Scales for an 8-bit cache of keys and values, beside any rounding method or none: engines then keep it in fp8."""
     calibration: Annotated[str, Refers(ROWS)] | None = None
     """Rows that methods measure on; the changed model is compared with the original on others of them."""
     calibration_rows: int = Field(default=64, gt=0)
@@ -51,7 +54,7 @@ class Compress(StageConfig):
         method, written = resolve(self.method), resolve(self.format)
         if written is None:
             written = HuggingFace() if getattr(method, "makes", "rounded") == "plain" else CompressedTensors()
-        if method is None and "plain" not in written.takes and "rounded" in written.takes:
+        if method is None and self.kv_cache is None and "plain" not in written.takes and "rounded" in written.takes:
             method = Int8()
         return method, written
 
@@ -70,6 +73,13 @@ class Compress(StageConfig):
             return f"format {called} is not proved by running it: drop prompts"
         if self.prompts and not getattr(written, "parity_prompts", 1):
             return "parity_prompts = 0 proves nothing: drop prompts, or say how many of them are asked"
+        if self.kv_cache and "rounded" not in written.takes:
+            does = f"format {called} has no place for scales of a cache"
+            return f"{does}: drop {'format' if self.format else 'kv_cache, or method'}"
+        if self.kv_cache and self.calibration is None:
+            return f"kv_cache needs `calibration`: the name of a stage that makes {', '.join(ROWS)}"
+        if method is None and self.kv_cache:
+            return ""
         if method is None:
             needs = getattr(written, "needs", ())
             unread = [] if needs else sorted({"calibration", "calibration_rows", "held_rows"} & self.model_fields_set)

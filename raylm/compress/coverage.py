@@ -59,7 +59,7 @@ def layers_to_round(model: torch.nn.Module) -> tuple[list[str], list[str]]:
         names = ", ".join(f"{name} ({count / total:.0%})" for name, count in left.most_common(4))
         raise ConfigError(
             f"only linear layers can be rounded; {left.total() / total:.0%} of the parameters would stay as they are: {names}",
-            next="serve this model as it is: experts and Conv1D layers have no rounded form that transformers and vLLM both load",
+            next="serve this model as it is: experts are not rounded yet, and Conv1D layers have no form that vLLM loads rounded",
         )
     return rounded, kept
 

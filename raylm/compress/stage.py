@@ -14,6 +14,7 @@ from raylm.compress.config import Compress
 from raylm.compress.consumers.prompts import stored_prompts
 from raylm.compress.drift import drift
 from raylm.compress.formats.source import Changed, Source, Written
+from raylm.compress.kv_cache import KvCache
 from raylm.compress.methods.applied import Applied
 from raylm.core.artifact import Artifact, Checkpoint
 from raylm.core.config import card_kind
@@ -55,13 +56,13 @@ def compress(cfg: Compress, path: str, rows_uri: str | None, out: str, prompts_u
     """Runs on the worker: lets the method work on the weights at `path`, and writes them to `out`."""
     method, written = cfg.cards()
     prompts = tuple(stored_prompts(prompts_uri, written.parity_prompts)) if prompts_uri else ()
-    if method is None:
+    if method is None and cfg.kv_cache is None:
         return written.write(Source(path, prompts=prompts), Folder(out))
     model: Any = load_model(path, "auto", plain=True).eval()
     calibration = None
     if rows_uri is not None:
         calibration = Calibration.open(rows_uri, path, model.config, cfg.calibration_rows, cfg.held_rows)
-    changed = _changed(method, model, calibration)
+    changed = _changed(method, cfg.kv_cache, model, calibration)
     done: Written = written.write(Source(path, changed, prompts), Folder(out))
     if calibration is None or not calibration.held:
         return done
@@ -70,15 +71,20 @@ def compress(cfg: Compress, path: str, rows_uri: str | None, out: str, prompts_u
     return done._replace(metrics={**done.metrics, **drift(load_model(path, "auto", plain=True), changed.model, held)})
 
 
-def _changed(method: Any, model: Any, calibration: Calibration | None) -> Changed:
+def _changed(method: Any, kv_cache: KvCache | None, model: Any, calibration: Calibration | None) -> Changed:
     import torch
 
     count, before = num_parameters(model), sum(p.numel() * p.element_size() for p in model.parameters())
     dtype_before = model.dtype
-    if "calibration" in getattr(method, "needs", ()):
+    if kv_cache or "calibration" in getattr(method, "needs", ()):
         if calibration is None:
-            raise ConfigError(f"method {card_kind(method)} needs `calibration`: the name of a stage that makes rows")
+            asks = "kv_cache" if kv_cache else f"method {card_kind(method)}"
+            raise ConfigError(f"{asks} needs `calibration`: the name of a stage that makes rows")
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-    applied: Applied = method.apply(model, calibration)
-    model = (model if applied.model is None else applied.model).cpu()
+    applied: Applied = method.apply(model, calibration) if method else Applied()
+    model = model if applied.model is None else applied.model
+    seen = kv_cache.measure(model, calibration) if kv_cache and calibration else {}
+    model = model.cpu()
+    if kv_cache:
+        applied = kv_cache.apply(model, applied, seen)
     return Changed(model, applied.compressor, count, before, dtype_before, applied.facts, applied.metrics)

@@ -3,7 +3,8 @@
 One place for rl, evaluate and serve. vLLM chooses kernels layer by layer while it loads, and some refuse a format only when the
 first request comes. Measured on vLLM 0.32, with each of its CPU libraries: W8A8 layers with symmetric activations run in bfloat16
 on CPUs with AMX tiles (`int8_scaled_mm_with_quant` refuses float32), in every format on others (oneDNN); W4A16 layers compute in
-16 bits (`cpu_gemm_wna16`) and are absent where there is no AVX-512; layers that are not quantized run in every format.
+16 bits (`cpu_gemm_wna16`) and are absent where there is no AVX-512; layers that are not quantized run in every format. Attention
+of CPUs keeps keys and values in fp8 with AVX-512 or AMX alone (`_get_attn_isa`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def this_machine() -> Machine:
     return Machine(platform.machine(), "avx512f" in flags, bool(flags & {"avx512_bf16", "amx_bf16"}), "amx_tile" in flags)
 
 
-def engine_dtype(config: dict[str, Any], asked: str, gpu: bool, machine: Machine | None = None, where: str = "") -> EngineDtype:
+def engine_dtype(
+    config: dict[str, Any], asked: str, gpu: bool, machine: Machine | None = None, where: str = "", cache: str = "auto"
+) -> EngineDtype:
     """The format that an engine computes in with the checkpoint of this config.json.
 
     Args:
@@ -48,10 +51,15 @@ def engine_dtype(config: dict[str, Any], asked: str, gpu: bool, machine: Machine
         gpu: whether the engine runs on a GPU; `machine` is not looked at then.
         machine: whose CPU; this machine's.
         where: named in the error.
+        cache: format of keys and values that the job asks for, `kv_cache_dtype`.
 
     Raises:
-        ConfigError: no kernel of this machine takes the checkpoint, or none takes it in the format that was asked for.
+        ConfigError: no kernel of this machine takes the checkpoint or its cache, or none takes it in the format that was asked
+            for.
     """
+    if lacks := cache_refusal(config, cache, gpu, machine or this_machine()):
+        says = "drop kv_cache_dtype" if cache != "auto" else "compress it without kv_cache"
+        raise ConfigError(lacks, where=where, next=f"take a GPU, a CPU with AVX-512, or {says}")
     own = stored_dtype(config)
     taken, why = formats(scheme_of(config), gpu, machine or this_machine())
     if not taken:
@@ -63,6 +71,17 @@ def engine_dtype(config: dict[str, Any], asked: str, gpu: bool, machine: Machine
     if asked not in taken:
         raise ConfigError(f"no engine can compute in {asked} here: {why}", where=where, next=f'say dtype = "{taken[0]}"')
     return EngineDtype(asked, "" if asked == own else f"not in the checkpoint's {own}: the job asks for it")
+
+
+def cache_refusal(config: dict[str, Any], asked: str, gpu: bool, machine: Machine) -> str:
+    """Why no engine can keep keys and values as the job asks for, or as the checkpoint says where that is `auto`; "" where one
+    can."""
+    scheme = (config.get("quantization_config") or {}).get("kv_cache_scheme")
+    own = asked == "auto" and scheme
+    if gpu or machine.avx512 or machine.amx or not (own or asked.startswith("fp8")):
+        return ""
+    whose = "this checkpoint's keys and values are kept" if own else f"kv_cache_dtype = {asked!r} keeps keys and values"
+    return f"{whose} in fp8, for which vLLM's attention on CPUs needs AVX-512, which this one lacks"
 
 
 def network_of(model: str) -> dict[str, Any]:

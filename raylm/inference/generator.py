@@ -83,7 +83,8 @@ class Generator:
         model_path = on_this_machine(model_path)
         config = _network(model_path)
         # vLLM's own "auto" would turn float32 into bfloat16
-        self._dtype = engine_dtype(config, dtype, self._gpu, where=model_path)
+        cache = (options or {}).get("kv_cache_dtype", "auto")
+        self._dtype = engine_dtype(config, dtype, self._gpu, where=model_path, cache=cache)
         network = {"network": config, "dtype": self._dtype.name, "memory_share": memory_share, "options": options}
         if self._engine is not None:
             self._refuse_other(network, max_len, model_path)

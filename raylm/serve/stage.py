@@ -140,7 +140,8 @@ def _behind(ctx: Context, model: ServedModel) -> Behind:
     local = on_this_machine(uri)
     made = ctx.open(model.model) if ctx.is_stage(model.model) or Folder(model.model).exists(MANIFEST) else None
     check_fits(model.task, made.made.variant if made else variant_in(Path(local)), where=model.model)
-    likely = engine_dtype(network_of(local), model.dtype, model.workers.gpus > 0, where=uri).name
+    cache = model.engine.kv_cache_dtype
+    likely = engine_dtype(network_of(local), model.dtype, model.workers.gpus > 0, where=uri, cache=cache).name
     adapters = tuple(AdapterOrder(each.name, _place(each.path, ctx)) for each in model.adapters)
     report = ctx.open_as(model.requires, Report) if model.requires else None
     lineage = lineage_of(made, model.model, fingerprint, report)

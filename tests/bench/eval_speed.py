@@ -1,5 +1,6 @@
 """Takes one task of multiple choice and one model, leaves the seconds of lm-eval's `hf` backend and of raylm's task `lm_eval` on
-it, each in a process of its own, alternating; the scores of every question must be the same.
+it, each in a process of its own, alternating; the scores of every question must be the same. CPU seconds stand beside: of the two
+they say the same where other work is on the machine.
 
 A question has five solved ones before it and four choices: lm-eval reads all of that once for every choice, and makes logits of
 every token.
@@ -8,6 +9,7 @@ every token.
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
 import sys
@@ -18,7 +20,8 @@ from typing import Any
 
 from tests.bench.near_copies.peers import timed
 
-DOCUMENTS, SHOTS, ROUNDS, BATCH = 64, 5, 3, 16
+SHOTS, BATCH = 5, 16
+DOCUMENTS, ROUNDS = int(os.environ.get("DOCUMENTS", "64")), int(os.environ.get("ROUNDS", "3"))
 VOCAB, HIDDEN, LAYERS = 8192, 512, 8
 GOAL, MARK = 3.0, "measured: "
 YAML = """task: which_topic
@@ -59,8 +62,8 @@ def prepare(at: Path) -> None:
     TaskManager(include_defaults=False).load([str(at / "task.yaml")])
 
 
-def ours(at: Path) -> tuple[float, list[float], dict[str, float]]:
-    """Seconds, right or wrong of each question, metrics."""
+def ours(at: Path) -> tuple[float, float, list[float], dict[str, float]]:
+    """Seconds, CPU seconds, right or wrong of each question, metrics."""
     # the imports of either are no part of the work
     import lm_eval.evaluator
     import lm_eval.tasks  # noqa: F401
@@ -72,13 +75,14 @@ def ours(at: Path) -> tuple[float, list[float], dict[str, float]]:
     card = LmEval(task=str(at / "task.yaml"), metrics=["acc", "acc_norm"], name="mc")
     lm = LM(str(at / "model"))
     lm.positions()
-    started = time.perf_counter()
+    started, began = time.perf_counter(), time.process_time()
     found = card.grade(lm)
-    spent = time.perf_counter() - started
-    return spent, [one.values["mc_acc"] for one in found], {k.removeprefix("mc_"): v for k, v in card.summary(found).items()}
+    spent, worked = time.perf_counter() - started, time.process_time() - began
+    metrics = {name.removeprefix("mc_"): value for name, value in card.summary(found).items()}
+    return spent, worked, [one.values["mc_acc"] for one in found], metrics
 
 
-def theirs(at: Path) -> tuple[float, list[float], dict[str, float]]:
+def theirs(at: Path) -> tuple[float, float, list[float], dict[str, float]]:
     """As `ours`, by lm-eval alone."""
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
@@ -87,16 +91,16 @@ def theirs(at: Path) -> tuple[float, list[float], dict[str, float]]:
     backend: Any = HFLM
     lm = backend(pretrained=str(at / "model"), device="cpu", dtype="float32", batch_size=BATCH)
     manager = TaskManager(include_defaults=False)
-    started = time.perf_counter()
+    started, began = time.perf_counter(), time.process_time()
     loaded = manager.load([str(at / "task.yaml")])
     for task in loaded["tasks"].values():
         task.set_fewshot_seed(seed=1234)
     # `evaluate`, as raylm calls it: `simple_evaluate` would also look at the machine
     results: Any = evaluator.evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)
-    spent = time.perf_counter() - started
+    spent, worked = time.perf_counter() - started, time.process_time() - began
     metrics = results["results"]["which_topic"]
     right = [sample["acc"] for sample in results["samples"]["which_topic"]]
-    return spent, right, {name: metrics[f"{name},none"] for name in ("acc", "acc_norm")}
+    return spent, worked, right, {name: metrics[f"{name},none"] for name in ("acc", "acc_norm")}
 
 
 def main() -> None:
@@ -108,9 +112,10 @@ def main() -> None:
                 _, printed = timed([sys.executable, "-m", "tests.bench.eval_speed", who, folder])
                 # libraries write behind it
                 made.append(json.loads(next(line for line in printed.splitlines() if line.startswith(MARK))[len(MARK) :]))
-                print(f"{who}: {made[-1][0]:.2f} s, {made[-1][2]}", flush=True)
+                print(f"{who}: {made[-1][0]:.2f} s, {made[-1][1]:.2f} CPU s, {made[-1][3]}", flush=True)
     seconds = {who: statistics.median(one[0] for one in made) for who, made in found.items()}
-    same = all(one[1:] == found["theirs"][0][1:] for made in found.values() for one in made)
+    cpu = {who: statistics.median(one[1] for one in made) for who, made in found.items()}
+    same = all(one[2:] == found["theirs"][0][2:] for made in found.values() for one in made)
     ratio = seconds["theirs"] / seconds["ours"]
     from importlib.metadata import version
 
@@ -125,8 +130,11 @@ def main() -> None:
                 "unit": "s",
                 "ratio": round(ratio, 2),
                 "goal": GOAL,
+                "CPU seconds": {who: round(spent, 2) for who, spent in cpu.items()},
+                "CPU ratio": round(cpu["theirs"] / cpu["ours"], 2),
+                "load": round(os.getloadavg()[0], 1),
                 "requests": DOCUMENTS * 4,
-                "quality": {"right or wrong of every question and metrics equal": same, **found["ours"][0][2]},
+                "quality": {"right or wrong of every question and metrics equal": same, **found["ours"][0][3]},
                 "ok": same and ratio >= GOAL,
             }
         )

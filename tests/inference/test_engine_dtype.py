@@ -68,6 +68,20 @@ def test_what_the_job_asks_for_is_refused_before_the_engine_starts():
         engine_dtype(INT4, "auto", False, OLD)
 
 
+def test_keys_and_values_in_fp8_want_avx512_or_a_gpu():
+    kept, unkept = ({"dtype": "float32", "quantization_config": {"kv_cache_scheme": each}} for each in ({"num_bits": 8}, None))
+    for machine, gpu in ((AMX, False), (AMD, False), (OLD, True)):
+        assert engine_dtype(kept, "auto", gpu, machine).name == engine_dtype({}, "float32", gpu, machine, "", "fp8").name
+    assert engine_dtype(unkept, "auto", False, OLD).name == "float32"
+    for machine in (OLD, ARM):
+        with pytest.raises(
+            ConfigError, match=r"this checkpoint's keys and values are kept in fp8.*\n.*compress it without kv_cache"
+        ):
+            engine_dtype(kept, "auto", False, machine)
+        with pytest.raises(ConfigError, match=r"kv_cache_dtype = 'fp8_e5m2' keeps.*AVX-512.*\n.*or drop kv_cache_dtype"):
+            engine_dtype(unkept, "auto", False, machine, "", "fp8_e5m2")
+
+
 def test_a_checkpoint_that_raylm_wrote_is_recognised(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(INT8))
     assert scheme_of(network_of(str(tmp_path))) == "W8A8"

