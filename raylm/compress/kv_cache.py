@@ -38,9 +38,12 @@ class KvCache(Config):
     """One scale of the keys and one of the values in each layer, or one for each of its heads. vLLM 0.32 uses those of heads on
     GPUs with FlashAttention alone."""
 
-    def measure(self, model: Any, calibration: Calibration) -> dict[str, Seen]:
+    def measure(self, model: Any, calibration: Calibration, compressor: Any = None) -> dict[str, Seen]:
         """What comes to the cache of each attention layer, by the layer's name, as the model is now: its weights may be rounded
         and packed, and methods move size from values into the layer behind them.
+
+        Args:
+            compressor: that packed them.
 
         Raises:
             ConfigError: keys and values of this family are not where compressed-tensors puts scales.
@@ -49,7 +52,7 @@ class KvCache(Config):
         import torch
         from compressed_tensors.quantization.lifecycle.initialize import is_attention_module
 
-        model = _unpacked(model)
+        model = _unpacked(model, compressor) if compressor else model
         layers = {name: module for name, module in model.named_modules() if is_attention_module(module)}
         found: dict[int, Seen] = {}
         with torch.no_grad():
@@ -118,16 +121,14 @@ class KvCache(Config):
         return applied._replace(compressor=compressor, facts=applied.facts | facts, metrics=applied.metrics | sizes)
 
 
-def _unpacked(model: Any) -> Any:
-    """A copy of `model` that runs, where its weights are packed: run itself it would unpack them for good."""
+def _unpacked(model: Any, compressor: Any) -> Any:
+    """A copy of `model` that runs: run itself it would unpack its weights for good, and mark them so in its config."""
     from compressed_tensors.compressors import decompress_module
     from compressed_tensors.quantization.utils import is_module_quantized
 
-    if not any(is_module_quantized(module) for module in model.modules()):
-        return model
+    compressor.remove_decompression_hook(model)
     copied = copy.deepcopy(model)
-    # that which would unpack it on its first call, and mark the original as unpacked
-    copied._forward_pre_hooks.clear()
+    compressor.add_decompress_hook(model)
     for module in copied.modules():
         if is_module_quantized(module):
             decompress_module(module)

@@ -83,7 +83,7 @@ def _changed(method: Any, kv_cache: KvCache | None, model: Any, calibration: Cal
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     applied: Applied = method.apply(model, calibration) if method else Applied()
     model = model if applied.model is None else applied.model
-    seen = kv_cache.measure(model, calibration) if kv_cache and calibration else {}
+    seen = kv_cache.measure(model, calibration, applied.compressor) if kv_cache and calibration else {}
     model = model.cpu()
     if kv_cache:
         applied = kv_cache.apply(model, applied, seen)
