@@ -18,7 +18,7 @@ from raylm.rl.types import Experience
 from tests.parallel.on_ranks import on_ranks
 from tests.rl import copying
 from tests.rl.test_policy import learned
-from tests.rl.valued import KL, TEMPERATURE, Valued, drawn, started, valued_config, write
+from tests.rl.valued import EPS, KL, TEMPERATURE, Valued, drawn, started, valued_config, write
 
 COEFFICIENT = 0.5
 SHARED = {"backbone": "shared", "coefficient": COEFFICIENT}
@@ -43,7 +43,7 @@ def by_hand(folder, given, cfg, start):
 
     policy, reference = (AutoModelForCausalLM.from_pretrained(folder / "model") for _ in range(2))
     vector = torch.nn.Parameter(start.clone())
-    optimizer = torch.optim.AdamW([*policy.parameters(), vector], lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW([*policy.parameters(), vector], lr=1e-3, betas=(0.9, 0.95), eps=EPS, weight_decay=0.0)
 
     def said(model, sample):
         found = model(torch.tensor([sample.tokens]), output_hidden_states=True)

@@ -21,6 +21,9 @@ from tests.model.tiny import tiny_model, tiny_tokenizer
 from tests.rl.samples import config, setup_of
 
 KL, TEMPERATURE = 0.1, 0.7
+LRS, EPS = (1e-3, 3e-3), 1e-5
+"""Of policy and critic. A gradient that is all rounding moves a weight by little: Adam made a whole step of it, and machines
+round in different ways."""
 SHAPE = {"vocab": 64, "hidden": 64, "layers": 2}
 
 
@@ -62,9 +65,9 @@ CARD = {"kind": "custom", "path": "tests.rl.valued:Valued"}
 
 
 def valued_config(**table: Any) -> RL:
-    critic = {"optimizer": AdamW(lr=3e-3, weight_decay=0.0, schedule="constant", warmup=0.0)}
-    usual = {"algorithm": CARD, "epochs": 2, "minibatches": 2, "critic": critic, "iterations": 2, "micro_batch": 3}
-    return config(**usual | table)
+    policy, critic = (AdamW(lr=lr, eps=EPS, weight_decay=0.0, schedule="constant", warmup=0.0) for lr in LRS)
+    usual = {"algorithm": CARD, "epochs": 2, "minibatches": 2, "optimizer": policy, "iterations": 2, "micro_batch": 3}
+    return config(**usual | {"critic": {"optimizer": critic}} | table)
 
 
 def drawn(model: Any, seed: int = 3) -> list[Sample]:
@@ -135,8 +138,8 @@ def by_hand(folder: Path, given: list[Sample], cfg: RL, value_model: Any) -> dic
 
     policy, reference = (AutoModelForCausalLM.from_pretrained(folder / "model") for _ in range(2))
     optimizers = [
-        torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-        for model, lr in ((policy, 1e-3), (value_model, 3e-3))
+        torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), eps=EPS, weight_decay=0.0)
+        for model, lr in zip((policy, value_model), LRS, strict=True)
     ]
 
     def logprobs(model: Any, sample: Sample) -> torch.Tensor:
