@@ -343,7 +343,7 @@ class LM:
         if isinstance(prompt, str):
             asked = prompt
         elif prompt and not isinstance(prompt[0], dict) and self.tokenizer is not None:
-            asked = self.tokenizer.decode(prompt[-8:])
+            asked = self.tokenizer.decode(prompt[-16:])
         else:
             return answer
         return answer._replace(text=from_its_thought(answer.text)) if opens_thought(asked) else answer

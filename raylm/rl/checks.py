@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,17 +11,22 @@ from raylm.core.artifact import Artifact
 from raylm.core.config import CustomCard, card_kind, resolve
 from raylm.core.errors import ConfigError
 from raylm.core.storage import Folder
+from raylm.data.answers import opens_thought
 from raylm.model.chat_template import other_template
 from raylm.model.limits import ends, experts, positions, vocabulary
 from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
 from raylm.rl.critic import check_critic, check_shared
 from raylm.rl.environments.checks import check_environment, check_template
+from raylm.rl.rewards.answer import Answer
 from raylm.rl.rewards.check import check_arguments, check_reward
+from raylm.rl.rewards.math import Math
+from raylm.rl.types import Prompt
 
 ALGORITHM = {"advantages": ("experience",), "loss": ("inputs",)}
 NEEDS = {"reward": ("ground_truth",), "algorithm": ("reference", "teacher", "critic", "trainer_logprobs", "entropy")}
 """What a reward and an algorithm may need, and is provided."""
+TOKENIZER = "tokenizer/tokenizer.json"
 FITS = "tokenize with the tokenizer that belongs to the model"
 
 
@@ -97,6 +103,33 @@ def check_cards(cfg: RL) -> None:
             f"the custom card {cfg.algorithm.path!r} needs `num_generations`, the number of completions per prompt",
             where="algorithm",
         )
+
+
+def check_thoughts(cfg: RL, prompts: Sequence[Prompt], folder: Folder) -> None:
+    """Rewards that look for an answer must know where a thought begins: one that is cut off is no answer, whatever it mentions.
+
+    Args:
+        folder: of the artifact of prompts, with its tokenizer.
+
+    Raises:
+        ConfigError: a reward takes prompts to open a thought that do not, or the other way round.
+    """
+    asking = [(at, card) for at, card in enumerate(cfg.rewards) if isinstance(resolve(card), Answer | Math)]
+    if not asking or not folder.exists(TOKENIZER):
+        return
+    from tokenizers import Tokenizer
+
+    opens = opens_thought(
+        Tokenizer.from_file(str(folder.local(TOKENIZER))).decode(prompts[0].tokens[-16:], skip_special_tokens=False)
+    )
+    for at, card in asking:
+        if resolve(card).opened != opens:
+            says = "open a thought (<think>)" if opens else "open no thought"
+            raise ConfigError(
+                f"the prompts {says}, and this reward takes them for others: it would misread answers that are cut off",
+                where=f"rewards.{at}.opened",
+                next=f"opened = {str(opens).lower()}",
+            )
 
 
 def few_prompts(cfg: RL, count: int) -> str:

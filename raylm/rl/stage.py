@@ -21,7 +21,7 @@ from raylm.model.limits import config_of
 from raylm.model.load import check_start, checkpoint_path
 from raylm.parallel.checkpoints.steps import keep_for_good
 from raylm.parallel.group.driver import warm_ranks
-from raylm.rl.checks import check_cards, check_prompts, few_prompts, known_of
+from raylm.rl.checks import check_cards, check_prompts, check_thoughts, few_prompts, known_of
 from raylm.rl.config import RL
 from raylm.rl.conversations import Conversations, open_conversations
 from raylm.rl.loop import Loop
@@ -68,6 +68,7 @@ def run(cfg: RL, ctx: Context) -> Checkpoint:
     known = known_of(prompts)._replace(longest=longest, largest=largest)
     for line in check_prompts(cfg, known, model_path, config_of(model_path), made=True):
         print(f"  {line}", file=sys.stderr)
+    check_thoughts(cfg, train, prompts.folder)
     train, without = _with_ground_truth(cfg, train, prompts.uri)
     held_out = _with_ground_truth(cfg, held_out, prompts.uri)[0][: cfg.held_out_prompts] if held_out else []
     if len(train) < cfg.prompts_per_iteration <= (known.count or 0):

@@ -14,8 +14,9 @@ from raylm.core.storage import Folder
 from raylm.estimate import check
 from raylm.job import Step
 from raylm.model.limits import config_of
-from raylm.rl.checks import check_cards, check_prompts, known_of
-from tests.model.tiny import tiny_checkpoint
+from raylm.rl.checks import check_cards, check_prompts, check_thoughts, known_of
+from raylm.rl.types import Prompt
+from tests.model.tiny import tiny_checkpoint, tiny_tokenizer
 from tests.rl.samples import config, setup_of
 from tests.rows import make_rows
 
@@ -102,6 +103,22 @@ def test_spikes_are_refused_where_there_is_no_batch_to_pass_over(table):
 def test_what_does_not_fit_is_refused(root, prompts, table, words):
     with pytest.raises(ConfigError, match=words):
         fits(root, prompts, **table)
+
+
+def test_rewards_know_whether_prompts_open_a_thought(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    opening, plain = ([Prompt(0, tokenizer.encode(text), "[]", "4")] for text in ("2 + 2 <think>\n", "2 + 2 ="))
+    for kind in ("answer", "math"):
+        told = config(rewards=[{"kind": kind, "opened": True}])
+        untold = config(rewards=[{"kind": "pattern", "pattern": "x"}, {"kind": kind}])
+        check_thoughts(told, opening, Folder(tmp_path))
+        check_thoughts(untold, plain, Folder(tmp_path))
+        with pytest.raises(ConfigError, match="the prompts open a thought") as refused:
+            check_thoughts(untold, opening, Folder(tmp_path))
+        assert "rewards.1.opened" in str(refused.value) and "opened = true" in str(refused.value)
+        with pytest.raises(ConfigError, match="the prompts open no thought"):
+            check_thoughts(told, plain, Folder(tmp_path))
 
 
 def test_a_set_that_is_smaller_than_an_iteration_is_asked_whole_each_time_and_that_is_said(root):
