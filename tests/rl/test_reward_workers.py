@@ -87,6 +87,19 @@ def test_an_answer_to_what_was_cancelled_is_not_taken_for_a_later_one(rewards):
     assert {key: [one.prompt.row for one in rollouts] for key, rollouts in found.items()} == {0: [10, 10], 1: [11, 11]}
 
 
+def test_an_actor_that_is_busy_for_an_earlier_stage_is_made_again(rewards, tmp_path):
+    """Its next task would wait for a thread, and so would its word that it lives."""
+    crew, before = rewards._crew, list(rewards._crew._actors)
+    rewards.submit("old", prompt(0), drawn(str(tmp_path / "never")))
+    crew.poll(0.0)
+    (busy,) = {place for place, _, _ in crew._running.values()}
+    rewards.cancel("old")
+    crew.begin(silent_s=3.0, start_s=30.0)
+    assert [now is old for now, old in zip(crew._actors, before, strict=True)] == [place != busy for place in range(len(before))]
+    ((rollout,),) = [rewards.score([prompt(1)], [drawn("0")])]
+    assert rollout.score.value == 2.2
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_an_actor_that_is_killed_or_stands_still_owes_nothing(rewards, how):
     import ray

@@ -17,6 +17,9 @@ MOST_ASKED = 3
 PING_EVERY_S = 1.0
 """Seconds between two questions to one actor whether it lives."""
 
+STOOD_STILL = 0.25
+"""Part of the seconds of silence: a longer gap between two looks is none of the actors'."""
+
 
 class Ping(NamedTuple):
     """An actor was asked whether it lives."""
@@ -55,7 +58,8 @@ class Crew:
         self._started: set[Any] = set()
 
     def begin(self, silent_s: float, start_s: float, task_s: float = math.inf) -> None:
-        """A new stage: nothing of an earlier one is waited for.
+        """A new stage: nothing of an earlier one is waited for. An actor that is still busy with that is made again: it could not
+        say that it lives.
 
         Args:
             silent_s: seconds in which an actor that has work must say that it lives, after which it is made again.
@@ -63,6 +67,11 @@ class Crew:
                 seconds for its first task, for it may have a model to load.
             task_s: seconds for one task, after which its actor is made again.
         """
+        import ray
+
+        busy = ray.wait([*self._running], num_returns=len(self._running), timeout=0)[1] if self._running else []
+        for place in {self._running[asked][0] for asked in busy}:
+            self._replace(place)
         self._tasks.clear()
         self._running.clear()
         self._pings.clear()
@@ -154,21 +163,25 @@ class Crew:
 
     def _lost(self, place: int, actor: Any, tasks: list[Task], why: Unscored) -> list[tuple[Task, Any]]:
         """Ask these of a fresh actor, unless that was done often enough."""
-        import ray
-
         if actor is self._actors[place]:
-            ray.kill(actor)
-            self._heard.pop(actor, None)
-            self._actors[place] = self._make(place)
+            self._replace(place)
         self._tasks.extendleft(task for task in reversed(tasks) if task.asked < MOST_ASKED)
         return [(task, why) for task in tasks if task.asked >= MOST_ASKED]
+
+    def _replace(self, place: int) -> None:
+        import ray
+
+        ray.kill(self._actors[place])
+        self._heard.pop(self._actors[place], None)
+        self._actors[place] = self._make(place)
 
     def _check_silence(self) -> list[tuple[Task, Any]]:
         """An actor whose task takes too long is lost, and one that does not say that it lives: its machine may be gone."""
         found, now = [], time.monotonic()
-        if (held_up := now - self._looked - PING_EVERY_S) > 0:
-            # nobody looked, and this process itself may have stood still: no answer could come meanwhile
+        if self._looked and (held_up := now - self._looked - PING_EVERY_S) > STOOD_STILL * self._silent_s:
+            # nobody looked for so long that this process itself may have stood still: no answer could come meanwhile
             self._pings = {reference: ping._replace(since=ping.since + held_up) for reference, ping in self._pings.items()}
+            self._until = {reference: until + held_up for reference, until in self._until.items()}
         self._looked = now
         for place in {self._running[asked][0] for asked, until in self._until.items() if now >= until}:
             found += self._give_up(place, Unscored("timed_out", f"a reward did not answer within {self._task_s:g} s"))
