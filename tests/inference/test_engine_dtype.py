@@ -82,6 +82,14 @@ def test_keys_and_values_in_fp8_want_avx512_or_a_gpu():
             engine_dtype(unkept, "auto", False, machine, "", "fp8_e5m2")
 
 
+def test_scales_of_heads_want_a_gpu():
+    """On CPUs vLLM would take the largest of them for all heads of a layer."""
+    heads = {"quantization_config": {"kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "attn_head"}}}
+    assert engine_dtype(heads, "float32", True).name == engine_dtype(heads, "float32", False, cache="bfloat16").name == "float32"
+    with pytest.raises(ConfigError, match="a scale for each head"):
+        engine_dtype(heads, "float32", False)
+
+
 def test_a_checkpoint_that_raylm_wrote_is_recognised(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(INT8))
     assert scheme_of(network_of(str(tmp_path))) == "W8A8"

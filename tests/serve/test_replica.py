@@ -234,6 +234,7 @@ def test_an_engine_that_hangs_is_ended_and_started_again(endpoint):
         while True:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 await endpoint.ask({**LONG, "max_tokens": 3}, leave_s=0.5)
+            await asyncio.sleep(0.05)
 
     # requests that still come, and leave, are no sign of it
     coming = asyncio.run_coroutine_threadsafe(come_and_leave(), endpoint.loop)
