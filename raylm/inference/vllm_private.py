@@ -47,6 +47,12 @@ def is_dead(engine: Any, cause: BaseException | None = None) -> bool:
     return isinstance(cause, EngineDeadError) or bool(engine.errored)
 
 
+def progress(engine: Any) -> int:
+    """A number that changes with each token of any request, and with each request that comes or goes."""
+    states = engine.output_processor.request_states
+    return hash(tuple((name, state.detokenizer.num_output_tokens()) for name, state in list(states.items())))
+
+
 def tokens_under_way(engine: Any) -> dict[str, list[tuple[int, int]]]:
     """Of each request of an AsyncLLM that is not finished, by the id that it came with: places among its choices, and how many
     tokens each of them has."""
