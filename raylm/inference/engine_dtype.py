@@ -78,7 +78,7 @@ def cache_refusal(config: dict[str, Any], asked: str, gpu: bool, machine: Machin
     can."""
     scheme = (config.get("quantization_config") or {}).get("kv_cache_scheme")
     own = asked == "auto" and scheme
-    if own and not gpu and scheme.get("strategy") == "attn_head":
+    if own and not gpu and (scheme or {}).get("strategy") == "attn_head":
         return "this checkpoint has a scale for each head of its keys and values, of which vLLM on CPUs takes the largest"
     if gpu or machine.avx512 or machine.amx or not (own or asked.startswith("fp8")):
         return ""
