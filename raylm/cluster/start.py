@@ -228,10 +228,10 @@ def _lead(node: Node, ray: subprocess.Popen[bytes], command: Sequence[str], stay
     try:
         with MachineWatch(partial(there, node)):
             status = cluster.follow(name)
-        if stay and status == 0:
+            if not stay or status:
+                return status
             _say("serves until this process is told to end")
             return _serve(node, ray)
-        return status
     except KeyboardInterrupt:
         # its driver hears SIGTERM and may save what it has; the scheduler gives it seconds
         cluster.stop(name)

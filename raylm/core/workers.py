@@ -47,6 +47,7 @@ class Workers:
         self._held: dict[str, tuple[Any, Callable[[Any], None]]] = {}
         self._reserved: Reservation | None = None
         self._largest: list[Node] = []
+        self._told = ""
         self._started = False
         # stands before the first import of Ray, which reads it then
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(SAID_OTHERWISE))
@@ -95,8 +96,10 @@ class Workers:
             patience.look(roles, f"; {len(there)} of {len(self._largest)} machines are left")
             time.sleep(1.0)
         self._largest = max(self._largest, nodes(), key=len)
-        if self.submitted and (told := waits_for_autoscaler(roles, what)):
+        told = waits_for_autoscaler(roles, what) if self.submitted else ""
+        if told and told != self._told:
             print(f"  {told}", file=sys.stderr, flush=True)
+        self._told = told
 
     def reserve(self, roles: Roles, what: str) -> Reservation | None:
         """Places for `roles` on a shared cluster, all or none; waits for them. What was held in other places is closed first:
