@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed-$(LOCK)
 WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo $$PIP_FIND_LINKS)
 TORCH := $(if $(filter gpu,$(LOCK)),,$(if $(wildcard $(addsuffix /torch-*,$(WHEELS))),$(addprefix --find-links ,$(WHEELS)),--torch-backend cpu))
 
-.PHONY: slurm-test install quickstart test test-long check bench lock demo clean
+.PHONY: slurm-test sky-test install quickstart test test-long check bench lock demo clean
 
 install: $(STAMP)
 
@@ -43,6 +43,13 @@ test-long: install demo
 # a job by Slurm on two hosts made of network namespaces: needs root and Debian's munge slurmctld slurmd slurm-client
 slurm-test: install
 	RAYLM_LONG=1 $(VENV)/bin/python -m pytest tests/cluster/test_slurm.py
+
+# a job by SkyPilot, in an environment of its own, on that Slurm: needs Debian's openssh-server and rsync too
+SKY := $(HOME)/.cache/raylm/sky
+sky-test: install
+	test -x $(SKY)/bin/sky || { $(VENV)/bin/uv venv --quiet --python $(VENV)/bin/python $(SKY) && \
+		$(VENV)/bin/uv pip install --quiet --python $(SKY) --cache-dir $(SKY)/cache "skypilot[slurm,remote]==0.14.*" pip setuptools wheel; }
+	RAYLM_LONG=1 RAYLM_SKY=$(SKY) $(VENV)/bin/python -m pytest tests/cluster/test_sky.py
 
 check: install
 	$(VENV)/bin/ruff format --check .

@@ -1,6 +1,6 @@
 """Takes a job on two hosts (network namespaces of this machine), of which one is killed, cut off, drained or filled while
-documents are read and while a model is trained, or both are lost; leaves, for each loss and phase, the seconds until raylm says
-it, until it works again, and the work that is done twice.
+documents are read, a model is trained, by examples or by rewards, and an endpoint is asked, or both are lost; leaves, for each
+loss and phase, the seconds until raylm says it, until it works again, and the work that is done twice.
 
 Peer: what was measured on such hosts before the settings of `raylm cluster start` (44.6 s until said, 133 s until
 learning again). `RAYLM_LOSSES` names what is done, `loss:phase` separated by commas; all where it does not.
@@ -11,45 +11,40 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from tests.cluster import losses
 from tests.cluster.hosts import cannot
-from tests.cluster.job_on_hosts import Run, running
+from tests.cluster.job_on_hosts import running
 
-STEPS, SAVE_EVERY, FILES = 200, 20, 24
 SAID_GOAL_S = {"host_kill": 7.0, "cable_pull": 17.0, "drain": 30.0}
 """Health checks of `raylm cluster start` know a dead machine after 5 s and a pulled cable after 15 s; it looks every 2 s."""
 BEFORE = {"said_s": 44.6, "working_s": 133.0}
-ALL = [f"{loss}:{phase}" for loss in losses.LOSSES for phase in ("prepare", "train")] + ["head_loss:train"]
-
-
-def lose_head(run: Run) -> dict[str, float]:
-    """Both machines are gone; they are booted, and the same command is given again."""
-    run.until_step(40, losses.LIMIT_S)
-    run.hosts.kill(0)
-    run.hosts.kill(1)
-    since, at = time.monotonic(), run.step()
-    for host in (0, 1):
-        run.hosts.boot(host)
-    run.start()
-    return {"working_s": losses.trained(run, at, since)}
+ALL = [
+    *(f"{loss}:{phase}" for phase in ("prepare", "train") for loss in (*losses.LOSSES, "head_loss")),
+    *(f"{loss}:{phase}" for phase in ("rl", "serve") for loss in ("host_kill", "cable_pull", "head_loss")),
+]
 
 
 def measured(loss: str, phase: str) -> dict[str, Any]:
-    """One loss; whether every document and step is there once."""
+    """One loss; whether every document, step, prompt or answer is there once."""
     disk_mb = 2000 if loss == "disk_full" else 0
-    size = {"files": FILES} if phase == "prepare" else {"steps": STEPS, "save_every": SAVE_EVERY, "batch": 48}
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder), 2, disk_mb, **size) as run:
-        act = {"prepare": losses.in_prepare, "train": losses.in_train}[phase]
-        found: dict[str, Any] = lose_head(run) if loss == "head_loss" else act(run, loss)
-        status = run.wait(losses.LIMIT_S)
-        whole = status == 0 and (losses.whole_corpus(run) if phase == "prepare" else losses.whole_training(run, STEPS))
-        if status == 0 and phase == "train":
-            found["redone_steps"] = run.manifest("sft")["metrics"]["lost_steps"]
-    return {**{key: round(value, 1) for key, value in found.items()}, "whole": whole, "load": round(os.getloadavg()[0], 1)}
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder), 2, disk_mb, **losses.SIZES[phase]) as run:
+        found: dict[str, Any] = losses.lose_head(run, phase) if loss == "head_loss" else losses.IN[phase](run, loss)
+        if phase == "serve":
+            return {**_rounded(found), "whole": losses.whole(run, phase, found)}
+        if loss in ("host_kill", "cable_pull") and phase == "prepare":
+            losses.mend(run, loss)
+        status = run.wait(2 * losses.LIMIT_S)
+        whole = status == 0 and losses.whole(run, phase, found)
+        if status == 0 and phase in ("train", "rl"):
+            found["redone_steps"] = run.manifest("sft" if phase == "train" else "policy")["metrics"]["lost_steps"]
+    return {**_rounded(found), "whole": whole}
+
+
+def _rounded(found: dict[str, Any]) -> dict[str, Any]:
+    return {**{key: round(value, 1) for key, value in found.items()}, "load": round(os.getloadavg()[0], 1)}
 
 
 def main() -> None:
@@ -60,7 +55,7 @@ def main() -> None:
     for name in os.environ.get("RAYLM_LOSSES", ",".join(ALL)).split(","):
         found[name] = measured(*name.split(":"))
         print(name, found[name], flush=True)
-    quality = all(each["whole"] and each.get("redone_steps", 0) <= SAVE_EVERY for each in found.values())
+    quality = all(each["whole"] and each.get("redone_steps", 0) <= losses.SAVE_EVERY for each in found.values())
     late = [name for name, each in found.items() if each.get("said_s", 0.0) > SAID_GOAL_S.get(name.split(":")[0], 70.0)]
     worst = max(each["working_s"] for each in found.values())
     print(
@@ -74,10 +69,10 @@ def main() -> None:
                 "unit": "s until it works again, worst",
                 "ratio": round(BEFORE["working_s"] / worst, 2),
                 "goal": 1.0,
-                "quality": {"no document or step lost or doubled, at most one save interval redone": quality},
+                "quality": {"no document, step, prompt or answer lost or doubled, at most one save interval redone": quality},
                 "ok": quality and not late,
                 "late": late,
-                "save_every": SAVE_EVERY,
+                "save_every": losses.SAVE_EVERY,
                 **found,
             }
         )

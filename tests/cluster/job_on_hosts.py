@@ -36,13 +36,13 @@ workers = {{count = 2}}
 [stages.sft]
 stage = "train"
 rows = "dialogues"
-model = {{kind = "llama", hidden_size = 32, num_layers = 2, num_heads = 2, intermediate_size = 64, max_length = 64}}
+model = {{kind = "llama", hidden_size = 32, num_layers = 2, num_heads = 1, intermediate_size = 64, max_length = 64}}
 optimizer = {{lr = 3e-3}}
 batch = {batch}
 micro_batch = 8
 steps = {steps}
 save_every = {save_every}
-workers = {{count = {ranks}, cpus = {cpus}, nodes = {hosts}, least = 1}}
+workers = {{count = {ranks}, cpus = {cpus}, nodes = {machines}, least = 1}}
 """
 CORPUS = """
 [stages.corpus]
@@ -52,6 +52,41 @@ steps = [{{kind = "length", min_chars = 5}}]
 dedup = [{{kind = "exact"}}, {{kind = "min_hash"}}]
 workers = {{count = {workers}}}
 """
+POLICY = """
+[stages.prompts]
+stage = "tokenize"
+documents = "questions"
+tokenizer = "dialogues"
+form = {{kind = "prompts", length = 64}}
+held_out = 0.1
+workers = {{count = 2}}
+
+[stages.policy]
+stage = "rl"
+prompts = "prompts"
+model = "sft"
+algorithm = {{kind = "grpo", num_generations = 4}}
+rewards = [{{kind = "answer", among = ["function", "class", "exception", "constant", "module"]}}]
+optimizer = {{lr = 1e-3, weight_decay = 0.0, warmup = 0.0, schedule = "constant"}}
+iterations = {iterations}
+prompts_per_iteration = 6
+max_tokens = 12
+micro_batch = 8
+held_out_prompts = 12
+save_every = 2
+workers = {{count = {ranks}, cpus = {cpus}, nodes = {machines}{fewest}}}
+generator = {{count = {machines}, cpus = {cpus}}}
+"""
+ENDPOINT = """
+[stages.api]
+stage = "serve"
+model = "{model}"
+host = "0.0.0.0"
+port = 8000
+gateway = {{nodes = "every"}}
+replicas = {{min = {machines}, max = {machines}}}
+workers = {{cpus = {engine_cpus}}}
+"""
 
 
 class Run:
@@ -60,15 +95,28 @@ class Run:
     Args:
         files: how many of jsonl a first stage `corpus` reads; none, and there is no such stage.
         variables: of the environment of all machines.
+        more: further stages, as `POLICY` and `ENDPOINT` are.
+        stay: the command leaves an endpoint on the cluster, which is to go on.
         job: what differs in `JOB`.
     """
 
-    def __init__(self, hosts: Hosts, folder: Path, files: int = 0, variables: dict[str, str] | None = None, **job: Any) -> None:
-        self.hosts, self.folder, self._variables = hosts, folder, variables or {}
+    def __init__(
+        self,
+        hosts: Hosts,
+        folder: Path,
+        files: int = 0,
+        variables: dict[str, str] | None = None,
+        more: str = "",
+        stay: bool = False,
+        **job: Any,
+    ) -> None:
+        self.hosts, self.folder, self._variables, self._stay = hosts, folder, variables or {}, stay
         self.job, self.texts = folder / "job.toml", set[str]()
         corpus = CORPUS.format(glob=self._write(files), workers=2 * hosts.count) if files else ""
-        asked = {"steps": 20, "save_every": 10, "batch": 16, "ranks": hosts.count, "cpus": 1, "root": folder / "runs", **job}
-        self.job.write_text(JOB.format(hosts=hosts.count, corpus=corpus, **asked))
+        few = {"steps": 20, "save_every": 10, "batch": 16, "iterations": 8}
+        usual = {"machines": hosts.count, "ranks": hosts.count, "cpus": 1, "engine_cpus": 2, "fewest": "", "model": "policy"}
+        asked = {**few, **usual, "root": folder / "runs", **job}
+        self.job.write_text((JOB + more).format(corpus=corpus, **asked))
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def _write(self, files: int, rows: int = 1500) -> str:
@@ -87,7 +135,7 @@ class Run:
     def start(self, hosts: Iterable[int] | None = None, runs: list[str] | None = None) -> None:
         """Start the machines' Ray, and on the first of them the job, or the command `runs`."""
         for host in range(self.hosts.count) if hosts is None else hosts:
-            command = [sys.executable, "-m", "raylm", "cluster", "start", "--"]
+            command = [sys.executable, "-m", "raylm", "cluster", "start", *(["--stay"] if self._stay else []), "--"]
             command += runs or [sys.executable, "-m", "raylm", "run", str(self.job)]
             self.processes[host] = self.hosts.start(
                 host,
@@ -163,3 +211,23 @@ def running(folder: Path, count: int, disk_mb: int = 0, **job: Any) -> Iterator[
         run = Run(hosts, folder, **job)
         run.start()
         yield run
+
+
+def asked(hosts: Hosts, at: int, key: str, client: int = 0) -> dict[str, Any]:
+    """What the endpoint at host `at` answers a client on another host, see `asking`."""
+    told = hosts.run(client, [sys.executable, "-m", "tests.cluster.asking", f"http://{hosts.address(at)}:8000", key])
+    assert told.returncode == 0, told.stderr
+    return json.loads(told.stdout)
+
+
+def digests(run: Run, stage: str) -> list[str]:
+    """Of all files with rows that a stage has made."""
+    return sorted(file["digest"] for file in run.manifest(stage)["files"] if file["rows"])
+
+
+def left(hosts: Hosts, variables: dict[str, str], uri: str = "s3://runs/hosts") -> dict[str, Any]:
+    """What lies under the root of a job in a bucket, see `left_in_bucket`."""
+    told = hosts.run(0, [sys.executable, "-m", "tests.cluster.left_in_bucket", uri], 120, **variables)
+    line = next((line for line in told.stdout.splitlines() if line.startswith("left ")), None)
+    assert line, told.stderr
+    return json.loads(line.removeprefix("left "))

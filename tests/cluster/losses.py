@@ -3,20 +3,31 @@ seconds until raylm says it, until the job works again, and work that is done tw
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from tests.cluster.job_on_hosts import TOKEN, Run
+from tests.cluster.job_on_hosts import ENDPOINT, POLICY, TOKEN, Run, asked
 
 LIMIT_S = 270.0
 LOST = ("is lost", "a worker died", "a step checkpoint was written")
 """What raylm says of a machine that is gone, of a rank that died, and of one that was told to go."""
 SILENT = ("disk_full",)
 """What need not be said: the job goes on as it was."""
+STEPS, SAVE_EVERY, ITERATIONS, FILES = 200, 20, 24, 24
+KEY = "key-of-the-endpoint"
+SIZES: dict[str, dict[str, Any]] = {
+    "prepare": {"files": FILES},
+    "train": {"steps": STEPS, "save_every": SAVE_EVERY, "batch": 48},
+    "rl": {"more": POLICY, "iterations": ITERATIONS, "fewest": ", least = 1"},
+    "serve": {"more": ENDPOINT, "model": "sft", "stay": True, "variables": {"RAYLM_API_KEY": KEY}},
+}
+"""Of a job that is long enough in the phase in which something is lost."""
 
 
 def said(run: Run, seen: int, since: float, words: tuple[str, ...] = LOST) -> float:
@@ -27,9 +38,9 @@ def said(run: Run, seen: int, since: float, words: tuple[str, ...] = LOST) -> fl
     return time.monotonic() - since
 
 
-def trained(run: Run, step: int, since: float) -> float:
-    """Seconds until a step beyond `step` is made."""
-    while run.step() <= step:
+def trained(run: Run, step: int, since: float, stage: str = "sft") -> float:
+    """Seconds until a step, or an iteration, beyond `step` is made."""
+    while run.step(stage) <= step:
         alive(run, since)
         time.sleep(0.1)
     return time.monotonic() - since
@@ -107,13 +118,13 @@ def in_prepare(run: Run, loss: str, at: int = 6) -> dict[str, float]:
     return {**found, "redone_units": again}
 
 
-def in_train(run: Run, loss: str, at: int = 40) -> dict[str, float]:
+def in_train(run: Run, loss: str, at: int = 40, stage: str = "sft") -> dict[str, float]:
     """The loss while a model is trained; afterwards it trains again."""
-    run.until_step(at, LIMIT_S)
+    run.until_step(at, LIMIT_S, stage)
     seen, since = len(run.log()), time.monotonic()
     LOSSES[loss](run)
     found = {} if loss in SILENT else {"said_s": said(run, seen, since)}
-    found["working_s"] = trained(run, run.step(), since)
+    found["working_s"] = trained(run, run.step(stage), since, stage)
     if loss == "drain":
         # the notice has run out
         run.hosts.kill(1)
@@ -121,6 +132,79 @@ def in_train(run: Run, loss: str, at: int = 40) -> dict[str, float]:
         # who was cut off must write nothing when it is back
         run.hosts.cable(1, plugged=True)
     return found
+
+
+def in_rl(run: Run, loss: str) -> dict[str, float]:
+    """The loss between two iterations of reinforcement learning."""
+    return in_train(run, loss, at=4, stage="policy")
+
+
+def in_serve(run: Run, loss: str) -> dict[str, float]:
+    """The loss while a client asks the other machine; afterwards the lost one comes back and answers too."""
+    run.until("serves until this process is told to end", 2 * LIMIT_S)
+    answers = run.folder / "answers"
+    url = f"http://{run.hosts.address(0)}:8000"
+    client = run.hosts.start(0, [sys.executable, "-m", "tests.cluster.asking", url, KEY, "60"], answers)
+    while answers.read_text().count("\n") < 20:
+        assert client.poll() is None, answers.read_text()
+        time.sleep(0.1)
+    seen, since, lost_at = len(run.log()), time.monotonic(), time.time()
+    LOSSES[loss](run)
+    found = {"said_s": said(run, seen, since)}
+    mend(run, loss)
+    back = time.monotonic()
+    while "served" not in asked(run.hosts, 1, KEY):
+        alive(run, since)
+        time.sleep(0.5)
+    found["back_s"] = time.monotonic() - back
+    client.wait(90)
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    found["working_s"] = next(row["ended"] for row in rows if row["began"] > lost_at and "served" in row) - lost_at
+    waits = [row["ended"] - row["began"] for row in rows]
+    return {**found, "answers": len(rows), "failed": sum("error" in row for row in rows), "longest_s": max(waits)}
+
+
+def lose_head(run: Run, phase: str) -> dict[str, float]:
+    """All machines are gone; they are booted, and the same command is given again."""
+    stage = {"train": "sft", "rl": "policy"}.get(phase, "")
+    if phase == "serve":
+        run.until("serves until this process is told to end", 2 * LIMIT_S)
+    elif stage:
+        run.until_step(40 if phase == "train" else 4, LIMIT_S, stage)
+    else:
+        run.until_marks(6, LIMIT_S)
+    for host in range(run.hosts.count):
+        run.hosts.kill(host)
+    since, at, done = time.monotonic(), run.step(stage) if stage else 0, len(run.marks())
+    for host in range(run.hosts.count):
+        run.hosts.boot(host)
+    run.start()
+    if phase == "serve":
+        while "served" not in asked(run.hosts, 0, KEY):
+            alive(run, since)
+            time.sleep(0.5)
+    elif stage:
+        trained(run, at, since, stage)
+    else:
+        run.until_marks(done + 1, LIMIT_S)
+    return {"working_s": time.monotonic() - since}
+
+
+IN: dict[str, Callable[[Run, str], dict[str, float]]] = {
+    "prepare": in_prepare,
+    "train": in_train,
+    "rl": in_rl,
+    "serve": in_serve,
+}
+
+
+def whole(run: Run, phase: str, found: dict[str, float]) -> bool:
+    """Whether every document, step, or prompt is there once, or every question was answered."""
+    if phase == "serve":
+        return not found.get("failed")
+    if phase == "rl":
+        return whole_policy(run, ITERATIONS)
+    return whole_corpus(run) if phase == "prepare" else whole_training(run, STEPS)
 
 
 def whole_corpus(run: Run) -> bool:
@@ -133,3 +217,13 @@ def whole_corpus(run: Run) -> bool:
 def whole_training(run: Run, steps: int) -> bool:
     """Every step is there once."""
     return [row["step"] for row in run.rows() if "loss" in row] == list(range(steps))
+
+
+def whole_policy(run: Run, iterations: int) -> bool:
+    """Every iteration is there once, and every one of its prompts with each of its four answers."""
+    samples = pq.read_table(run.folder / "runs" / "hosts" / "policy" / "samples.parquet").to_pylist()
+    places = sorted((each["iteration"], each["position"], each["sample"]) for each in samples)
+    asked_once = len({(each["position"], each["row"], each["sample"]) for each in samples}) == len(samples)
+    steps = [row["step"] for row in run.rows("policy") if "reward" in row]
+    once = [(at, at, place) for at in range(iterations) for place in range(4) for _ in range(6)]
+    return places == once and asked_once and steps == list(range(iterations))

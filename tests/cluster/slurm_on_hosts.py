@@ -49,18 +49,19 @@ def missing() -> str:
 
 
 class Slurm:
-    """Slurm on all hosts.
+    """Slurm on hosts.
 
     Args:
         at: a new folder for its files.
+        count: of its machines, the first ones; all hosts where it is not said.
     """
 
-    def __init__(self, hosts: Hosts, at: Path) -> None:
-        self._hosts, self._at = hosts, at
+    def __init__(self, hosts: Hosts, at: Path, count: int = 0) -> None:
+        self._hosts, self._at, self._count = hosts, at, count or hosts.count
         self._started: list[subprocess.Popen[bytes]] = []
         # Slurm's machines are as large as a job asks for; Ray counts the cores that there are
         nodes = "\n".join(
-            f"NodeName=host{n} NodeAddr={hosts.address(n)} CPUs=64 RealMemory=300000 State=UNKNOWN" for n in range(hosts.count)
+            f"NodeName=host{n} NodeAddr={hosts.address(n)} CPUs=64 RealMemory=300000 State=UNKNOWN" for n in range(self._count)
         )
         (at / "state").mkdir(parents=True)
         (at / "slurm.conf").write_text(CONF.format(head=hosts.address(0), at=at, nodes=nodes))
@@ -73,12 +74,10 @@ class Slurm:
         munge += [f"--{name}={self._at}/munge.{name[:3]}" for name in ("key-file", "pid-file", "log-file", "seed-file")]
         self._start(0, munge)
         self._start(0, ["slurmctld", "-D", "-f", str(self._at / "slurm.conf")])
-        for host in range(self._hosts.count):
+        for host in range(self._count):
             self._start(host, ["slurmd", "-D", "-f", str(self._at / "slurm.conf"), "-N", f"host{host}"])
         deadline = time.monotonic() + 60
-        while (
-            "idle" not in (told := self.run("sinfo", "--noheader", "--format=%T %D")) or f"idle {self._hosts.count}" not in told
-        ):
+        while "idle" not in (told := self.run("sinfo", "--noheader", "--format=%T %D")) or f"idle {self._count}" not in told:
             assert time.monotonic() < deadline, told + (self._at / "log").read_text()
             time.sleep(0.5)
         return self
@@ -91,7 +90,7 @@ class Slurm:
 
     def run(self, *command: str) -> str:
         """A command of Slurm's on the first host; what it prints."""
-        done = self._hosts.run(0, list(command), **self.variables)
+        done = self._hosts.run(0, list(command), 120, **self.variables)
         return done.stdout + done.stderr
 
     def submit(self, script: Path) -> str:

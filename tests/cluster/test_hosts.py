@@ -14,7 +14,7 @@ import pytest
 from raylm.cluster.contract import Ports
 from tests.cluster import losses
 from tests.cluster.hosts import Hosts, cannot
-from tests.cluster.job_on_hosts import TOKEN, Run, running
+from tests.cluster.job_on_hosts import TOKEN, Run, left, running
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(bool(cannot()), reason=cannot() or "-")]
 
@@ -106,7 +106,7 @@ print("found", json.dumps(found))
     return json.loads(line.removeprefix("found "))
 
 
-STEPS, SAVE_EVERY = 200, 20
+STEPS, SAVE_EVERY = losses.STEPS, losses.SAVE_EVERY
 
 
 @pytest.mark.long
@@ -192,17 +192,6 @@ def test_a_head_that_keeps_its_state_comes_back_with_its_actors(tmp_path):
     assert told[0][0] == "1" and told[1][0] == "2" and told[0][1:] == told[1][1:] and told[0][2] == hosts.address(1)
 
 
-READ = """
-import json
-from raylm.core.storage import Folder
-folder = Folder("s3://runs/hosts/sft")
-rows = [json.loads(line) for line in folder.read("metrics.jsonl").decode().splitlines()]
-made = folder.read_json("manifest.json")
-print("found", json.dumps({"steps": [row["step"] for row in rows if "loss" in row], "metrics": made["metrics"]}))
-print("locks", [name for name in Folder("s3://runs/hosts").names() if name.startswith(".lock")])
-"""
-
-
 def progress(run: Run, beyond: int) -> int:
     """The step that the head's output names last, once it is beyond this one; a bucket has rows at checkpoints alone."""
     deadline = time.monotonic() + losses.LIMIT_S
@@ -223,8 +212,7 @@ def test_three_hosts_with_their_root_in_a_bucket_bear_a_full_disk_and_a_lost_mac
         hosts.kill(2)
         losses.said(run, 0, time.monotonic())
         assert run.wait(losses.LIMIT_S) == 0, run.log()
-        told = hosts.run(0, [sys.executable, "-c", READ], **variables)
-    assert "locks []" in told.stdout, told.stdout + told.stderr
-    found = json.loads(next(line for line in told.stdout.splitlines() if line.startswith("found ")).removeprefix("found "))
-    assert found["steps"] == list(range(STEPS))
-    assert found["metrics"]["lost_steps"] <= SAVE_EVERY and found["metrics"]["restarts"] >= 1
+        found = left(hosts, variables)
+    assert found["locks"] == [] and found["steps"] == list(range(STEPS))
+    metrics = found["stages"]["sft"]["metrics"]
+    assert metrics["lost_steps"] <= SAVE_EVERY and metrics["restarts"] >= 1

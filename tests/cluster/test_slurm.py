@@ -13,7 +13,7 @@ from raylm.cluster.machines import Pool
 from raylm.cluster.specs import slurm as spec_of_slurm
 from raylm.cluster.specs.spec import Spec
 from tests.cluster.hosts import Hosts, cannot
-from tests.cluster.job_on_hosts import Run
+from tests.cluster.job_on_hosts import Run, digests
 from tests.cluster.losses import whole_training
 from tests.cluster.slurm_on_hosts import Slurm, missing
 
@@ -73,7 +73,3 @@ def test_a_job_that_is_put_back_into_the_queue_ends_as_an_undisturbed_one(tmp_pa
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     # the token lay in a file of its own, and is gone with the job
     assert not list(Path(os.getcwd()).glob(".ray-token-*"))
-
-
-def digests(run: Run, stage: str) -> list[str]:
-    return sorted(file["digest"] for file in run.manifest(stage)["files"] if file["rows"])
