@@ -142,6 +142,39 @@ def test_a_job_runs_there_is_listed_and_its_status_comes_back(cluster, tmp_path)
     assert (large.returncode, "the whole cluster has" in large.stderr) == (1, True)
 
 
+TRAINS = """
+name = "trains"
+root = "{root}"
+[stages.questions]
+stage = "prepare"
+source = {{kind = "python_questions", num_rows = 40}}
+workers = {{count = 1}}
+[stages.dialogues]
+stage = "tokenize"
+documents = "questions"
+tokenizer = {{kind = "bpe", vocab_size = 512}}
+form = {{kind = "dialogues", length = 64}}
+workers = {{count = 1}}
+[stages.sft]
+stage = "train"
+rows = "dialogues"
+model = {{kind = "llama", hidden_size = 32, num_layers = 1, num_heads = 2, intermediate_size = 64, max_length = 64}}
+batch = 8
+micro_batch = 4
+steps = 4
+workers = {{count = 2}}
+"""
+
+
+@pytest.mark.long
+def test_a_training_on_two_ranks_runs_there(cluster, tmp_path):
+    address, variables = cluster
+    (tmp_path / "job.toml").write_text(TRAINS.format(root=tmp_path))
+    sent = raylm("submit", "job.toml", "--address", address, "--python", sys.executable, variables=variables, folder=tmp_path)
+    assert sent.returncode == 0, sent.stderr + sent.stdout
+    assert json.loads((tmp_path / "trains" / "sft" / "manifest.json").read_text())["facts"]["steps"] == 4
+
+
 def test_a_live_cluster_is_examined_from_within(cluster, tmp_path):
     address, variables = cluster
     words = ("doctor", "--address", address, "--python", sys.executable, "--root", str(tmp_path))
