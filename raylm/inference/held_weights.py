@@ -44,7 +44,7 @@ class HeldWeights:
         """Version, who brings it (None: the checkpoint of the start) and its digest."""
         self._others: dict[int, Any] = {}
         """Places and actors that took other weights than the rest under the same version."""
-        self._probing: dict[int, tuple[Any, dict[int, list[float]]]] = {}
+        self._probing: dict[int, tuple[Any, dict[int, list[float] | BaseException]]] = {}
         """Places whose generators were asked for log-probabilities, with their actors and what they said of each probe so far."""
         self.nats: dict[int, float] = {}
         """How far what they said last was off, by place."""
@@ -248,7 +248,7 @@ class HeldWeights:
     def _said(
         self,
         place: int,
-        found: dict[int, list[float]],
+        found: dict[int, list[float] | BaseException],
         probes: tuple[Probe, ...],
         at: int,
         said: Any,
@@ -257,22 +257,27 @@ class HeldWeights:
         """An answer to one probe. With the last one it is known whether the generator computes with these weights."""
         if self._probing.get(place, (None, None))[1] is not found:
             return  # of an earlier transfer
-        found[at] = [] if cause else said
+        found[at] = cause or said
         if len(found) < len(probes):
             return
         del self._probing[place]
-        nats, most = apart([found[at] for at in range(len(probes))], probes), allowed(self.dtype, self.probe_nats)
+        failed = next((each for each in found.values() if isinstance(each, BaseException)), None)
+        said = [[] if isinstance(each := found[at], BaseException) else each for at in range(len(probes))]
+        nats, most = apart(said, probes), allowed(self.dtype, self.probe_nats)
         self.nats[place] = nats
         if nats <= most:
             self._prove(place)
         else:
             self._fleet.health[place].refused += 1
             self._fleet.counts["generators_refused"] += 1
-            why = (
-                f"generator {place} took version {self._wanted[0]} of the weights and does not compute with it: its "
-                f"log-probabilities of {len(probes)} sequences differ from the trainer's by {nats:.3g} on average, "
-                f"{most:g} are allowed (generator.probe_nats){f'; {cause}' if cause else ''}"
-            )
+            why = f"generator {place} took version {self._wanted[0]} of the weights and "
+            if failed:
+                why += f"could not say what it computes with them: {failed}"
+            else:
+                why += (
+                    f"does not compute with it: its log-probabilities of {len(probes)} sequences differ from the trainer's by "
+                    f"{nats:.3g} on average, {most:g} are allowed (generator.probe_nats)"
+                )
             self._fleet.lose(place, GeneratorLost(why, where="generators"))
         self._lock.notify_all()
 
