@@ -18,9 +18,7 @@ from raylm.model.preflight import check_tokens
 from raylm.rl.config import RL
 from raylm.rl.critic import check_critic, check_shared
 from raylm.rl.environments.checks import check_environment, check_template
-from raylm.rl.rewards.answer import Answer
 from raylm.rl.rewards.check import check_arguments, check_reward
-from raylm.rl.rewards.math import Math
 from raylm.rl.types import Prompt
 
 ALGORITHM = {"advantages": ("experience",), "loss": ("inputs",)}
@@ -114,7 +112,7 @@ def check_thoughts(cfg: RL, prompts: Sequence[Prompt], folder: Folder) -> None:
     Raises:
         ConfigError: a reward takes prompts to open a thought that do not, or the other way round.
     """
-    asking = [(at, card) for at, card in enumerate(cfg.rewards) if isinstance(resolve(card), Answer | Math)]
+    asking = [(at, card) for at, card in enumerate(cfg.rewards) if getattr(resolve(card), "skips_thoughts", False)]
     if not asking or not folder.exists(TOKENIZER):
         return
     from tokenizers import Tokenizer

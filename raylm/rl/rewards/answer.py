@@ -17,6 +17,7 @@ class Answer(Reward):
     in `<think>` is no answer."""
 
     needs: ClassVar[tuple[str, ...]] = ("ground_truth",)
+    skips_thoughts: ClassVar[bool] = True
 
     kind: Literal["answer"] = "answer"
     value: float = Field(default=1.0, allow_inf_nan=False)

@@ -23,6 +23,7 @@ class Math(Reward):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("ground_truth",)
+    skips_thoughts: ClassVar[bool] = True
 
     kind: Literal["math"] = "math"
     value: float = Field(default=1.0, allow_inf_nan=False)

@@ -27,6 +27,9 @@ class Reward(Config):
     needs: ClassVar[tuple[str, ...]] = ()
     """("ground_truth",): prompts without one are left out; `plan` refuses where none has one."""
 
+    skips_thoughts: ClassVar[bool] = False
+    """It looks for an answer behind a thought, and must know by its `opened` whether the prompts begin that."""
+
     weight: float = Field(default=1.0, allow_inf_nan=False)
     """What its scores are multiplied by before they are added to the others'."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")
