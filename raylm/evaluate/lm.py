@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -56,6 +57,7 @@ class LM:
         self._scorer: Scorer = scorer or TransformersScorer(path, fresh)
         self._answerer, self._valuer, self._journal = answerer, valuer, journal or Journal(None)
         self._left_out: Counter[str] = Counter()
+        self._at_hand = os.path.isdir(path)
         self._beside, self._notes = beside, list[str]()
         self._asked = self._cut = 0
         self.seconds: list[float] = []
@@ -342,7 +344,7 @@ class LM:
         thought is told from an answer. An endpoint that is asked by messages does not show its prompt."""
         if isinstance(prompt, str):
             asked = prompt
-        elif prompt and not isinstance(prompt[0], dict) and self.tokenizer is not None:
+        elif prompt and not isinstance(prompt[0], dict) and self._at_hand:
             asked = self.tokenizer.decode(prompt[-16:])
         else:
             return answer
