@@ -7,7 +7,6 @@ Tasks talk to this alone. Every answer is kept as it comes, so a run that died a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -22,11 +21,10 @@ from raylm.evaluate.backends.transformers_scorer import TransformersScorer
 from raylm.evaluate.continuations import pair_tokens, windows
 from raylm.evaluate.instances import asked_id
 from raylm.evaluate.journal import Journal
+from raylm.evaluate.requests import MOST_LEFT_OUT, counted, few, seed_of, stopped, too_long
 from raylm.inference.completions import Sampling
 from raylm.model.shapes.shape import Shape
 
-MOST_LEFT_OUT = 0.1
-"""Share of texts that a grade may be without: what is left would no longer be what was asked for."""
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -168,14 +166,14 @@ class LM:
         sampling = sampling.model_copy(update={"n": n})
         read = [self._readable(prompt) for prompt in prompts]
         room = None if answerer.room is None else answerer.room - sampling.max_tokens
-        reasons = [_too_long(prompt, room) for prompt in read]
+        reasons = [too_long(prompt, room) for prompt in read]
         # whole identity: what a later kind of sampling adds is in it
         keys = [asked_id("complete", prompt, type(sampling).__name__, sampling.model_dump(mode="json")) for prompt in read]
-        seeds = [_seed(key) for key in keys]
+        seeds = [seed_of(key) for key in keys]
 
         def ask(places: list[int]) -> Iterator[tuple[int, Any]]:
             for at, found in answerer.complete([read[at] for at in places], sampling, [seeds[at] for at in places]):
-                yield at, found if isinstance(found, str) else [_stopped(one, sampling) for one in found]
+                yield at, found if isinstance(found, str) else [stopped(one, sampling) for one in found]
 
         found = self._known(keys, reasons, ask, lambda group: [list(one) for one in group])
         groups = [
@@ -258,7 +256,7 @@ class LM:
 
     def notes(self) -> list[str]:
         """What is to be said of the answers since the last call: texts that were left out, contexts that were cut."""
-        left = [f"without {_counted(self._left_out, self._asked)}"] if self._left_out else []
+        left = [f"without {counted(self._left_out, self._asked)}"] if self._left_out else []
         cut = [f"{self._cut} contexts lost their beginning: the model has no room for them"] if self._cut else []
         told = [*self._notes, *left, *cut]
         self._left_out, self._asked, self._cut, self._notes = Counter(), 0, 0, []
@@ -271,7 +269,7 @@ class LM:
         Raises:
             DataError: they are more than a tenth, or there are no texts.
         """
-        self._left_out += _few(reasons)
+        self._left_out += few(reasons)
         self._asked = max(self._asked, len(reasons))
 
     def enough(self, graded: Sequence[Any], asked: int) -> None:
@@ -281,7 +279,7 @@ class LM:
             DataError: more than a tenth of `asked` instances have no grade.
         """
         if (lost := asked - len(graded)) > MOST_LEFT_OUT * asked:
-            told = f": {_counted(self._left_out, self._asked)}" if self._left_out else ""
+            told = f": {counted(self._left_out, self._asked)}" if self._left_out else ""
             raise DataError(f"no grade: {lost} of {asked} instances have none{told}", next="look at the model and at the rows")
 
     def _scores(self, rows: Sequence[Any], masks: Sequence[Any], reasons: list[str], greedy: bool) -> list[Score | None]:
@@ -311,7 +309,7 @@ class LM:
             ask: answers to the requests at these places, as they come: place among them, and an answer or a reason.
             plain: an answer as JSON.
         """
-        _few(reasons)
+        few(reasons)
         # what is asked twice is answered once
         missing = {key: at for at, key in enumerate(keys) if not reasons[at] and key not in self._journal.found}
         places, failed = list(missing.values()), dict[str, str]()
@@ -337,7 +335,7 @@ class LM:
         known = self._scorer.vocabulary()
         if known is not None and int(np.max(row)) >= known:
             raise DataError(f"token {int(np.max(row))} of the rows lies beyond the model's embedding of {known}")
-        return _too_long(row, most)
+        return too_long(row, most)
 
     def _from_its_thought(self, prompt: Any, answer: Answer) -> Answer:
         """The answer with the opening of its thought where the prompt ends with that: so that one which was cut off within the
@@ -365,36 +363,3 @@ class LM:
         if chat:
             return self.rendered(prompt)  # type: ignore[arg-type]
         return [int(token) for token in prompt]  # type: ignore[arg-type]
-
-
-def _few(reasons: Sequence[str]) -> Counter[str]:
-    """The reasons, counted. Raises DataError when they are too many."""
-    if not reasons:
-        raise DataError("there are no texts to ask about", next="raise held_out of the tokenize stage")
-    left = Counter(reason for reason in reasons if reason)
-    if left.total() > MOST_LEFT_OUT * len(reasons):
-        raise DataError(f"no grade: {_counted(left, len(reasons))}", next="look at the model and at the rows")
-    return left
-
-
-def _too_long(row: Any, most: int | None) -> str:
-    if len(row) == 0:
-        return "empty"
-    if most is not None and not isinstance(row, str) and not isinstance(row[0], dict) and len(row) > most:
-        return f"longer than the {most} tokens that the model has room for"
-    return ""
-
-
-def _stopped(answer: Answer, sampling: Sampling) -> Answer:
-    """The answer up to the first stop text."""
-    places = [at for stop in getattr(sampling, "stop", ()) if stop and (at := answer.text.find(stop)) >= 0]
-    return answer._replace(text=answer.text[: min(places)], finish="stop") if places else answer
-
-
-def _seed(key: str) -> int:
-    """A seed of a prompt's own: its draw depends on no other prompt, nor on which were answered before."""
-    return int(hashlib.blake2b(key.encode(), digest_size=4).hexdigest(), 16) % 2**31
-
-
-def _counted(left: Counter[str], asked: int) -> str:
-    return ", ".join(f"{count} of {asked} texts {reason}" for reason, count in sorted(left.items()))
