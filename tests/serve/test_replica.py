@@ -301,7 +301,7 @@ def test_an_engine_whose_replica_ended_ends_at_once_and_one_that_is_lost_too_oft
 
 def test_ended_it_finishes_what_is_under_way_and_leaves_nothing_behind(endpoint):
     endpoint.replica = object.__new__(Replica)
-    endpoint.run(endpoint.replica.__init__(endpoint.served, endpoint.handle, 60.0, "127.0.0.1", os.getpid()))
+    endpoint.run(endpoint.replica.__init__(endpoint.served, endpoint.handle, 10.0, "127.0.0.1", os.getpid()))
     processes = endpoint.processes()
     endpoint.handle.control = Control(ControlSettings({"m": Orders()}))
     until = time.monotonic() + 10
