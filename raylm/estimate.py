@@ -17,7 +17,16 @@ from raylm.core.variants import VALUED
 from raylm.data.mixture import refs_of
 from raylm.evaluate.config import Evaluate
 from raylm.evaluate.resolution import before_the_run
-from raylm.inference.engine_dtype import Machine, cache_refusal, formats, scheme_of, stored_dtype, this_machine
+from raylm.inference.engine_dtype import (
+    Machine,
+    cache_refusal,
+    formats,
+    overflow,
+    quantization,
+    scheme_of,
+    stored_dtype,
+    this_machine,
+)
 from raylm.job import Job, Step, check_references
 from raylm.model.adapters.checks import beside_new_head
 from raylm.model.model_spec import FAMILIES
@@ -95,10 +104,10 @@ def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[
     lines = []
     settings = cfg.engine if cfg.stage == "serve" else workers
     for ref in _run_here(job, cfg) if cfg.stage == "evaluate" else [cfg.model]:
-        scheme, own, cache = _scheme_dtype_and_cache(job, ref)
-        taken, why = formats(scheme, workers.gpus > 0, machine or this_machine())
-        lacks = cache_refusal(cache, settings.kv_cache_dtype, workers.gpus > 0, machine or this_machine())
-        if lacks:
+        config, gpu, at = _network(job, ref), workers.gpus > 0, machine or this_machine()
+        own = stored_dtype(config) or "float32"
+        taken, why = formats(scheme_of(config), gpu, at)
+        for lacks in filter(None, (cache_refusal(config, settings.kv_cache_dtype, gpu, at), overflow(config, gpu, at))):
             lines.append(f"no engine runs {ref} on a machine like this one: {lacks}")
         asked = getattr(cfg, "dtype", "auto")
         wanted = own if asked == "auto" else asked
@@ -115,18 +124,17 @@ def _run_here(job: Job, cfg: Any) -> list[str]:
     return [ref for ref in cfg.models if ref not in elsewhere]
 
 
-def _scheme_dtype_and_cache(job: Job, ref: str) -> tuple[str, str, dict[str, Any]]:
-    """How the layers of a model are quantized, what it is stored in, and config.json as far as it is about the cache of keys and
-    values: by its files, or by the stage that will make it."""
+def _network(job: Job, ref: str) -> dict[str, Any]:
+    """config.json of a model as far as it decides the kernels of engines: by its files, or by the stage that will make it."""
     folder = job.folder(ref) if ref in job.stages else Folder(ref)
     if folder.is_local and folder.exists("config.json"):
-        config = folder.read_json("config.json")
-        return scheme_of(config), stored_dtype(config) or "float32", config
+        return folder.read_json("config.json")
     made_by: Any = job.stages.get(ref)
     if not isinstance(made_by, Compress):
-        return "", "float32", {}
-    cache = {"quantization_config": {"kv_cache_scheme": {"num_bits": 8}}} if made_by.kv_cache else {}
-    return getattr(made_by.cards()[0], "scheme", ""), "float32", cache
+        return {}
+    method = made_by.cards()[0]
+    cache = {"kv_cache_scheme": {"num_bits": 8}} if made_by.kv_cache else {}
+    return {"quantization_config": quantization(getattr(method, "scheme", ""), getattr(method, "reduce_range", False)) | cache}
 
 
 def check(job: Job, step: Step, steps: list[Step]) -> list[str]:

@@ -190,6 +190,9 @@ def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
         '[stages.small]\nstage = "compress"\nmodel = "org/model"\nmethod = {kind = "int8", activations = "dynamic"}\n'
         '[stages.smallest]\nstage = "compress"\nmodel = "org/model"\nmethod = {kind = "int4"}\n'
         '[stages.api]\nstage = "serve"\nmodel = "small"\n'
+        '[stages.half]\nstage = "compress"\nmodel = "org/model"\ncalibration = "org/rows"\n'
+        'method = {kind = "smooth_quant", reduce_range = true}\n'
+        '[stages.reduced]\nstage = "serve"\nmodel = "half"\n'
         '[stages.tiny]\nstage = "serve"\nmodel = "smallest"\nworkers = {gpus = 1}\n'
         '[stages.late]\nstage = "serve"\nmodel = "smallest"\n'
         '[stages.cached]\nstage = "compress"\nmodel = "org/model"\nkv_cache = {}\ncalibration = "org/rows"\n'
@@ -197,12 +200,14 @@ def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
         '[stages.asks]\nstage = "serve"\nmodel = "org/model"\nengine = {kv_cache_dtype = "fp8"}\n'
     )
     loaded = job.load(path)
-    amx, amd, old = (Machine("x86_64", *has) for has in ((True, True, True), (True, True, False), (False, False, False)))
+    amx, amd, old = (Machine("x86_64", *has) for has in ((True,) * 4, (True, True, False, True), (False,) * 4))
     assert (
         "float32 but in bfloat16 on a machine like this one: the 8-bit kernels of CPUs with AMX"
         in engine_formats(loaded, "api", amx)[0]
     )
     assert engine_formats(loaded, "api", amd) == engine_formats(loaded, "small", amx) == []
+    assert "no engine runs small on a machine like this one: products of whole 8-bit" in engine_formats(loaded, "api", old)[0]
+    assert engine_formats(loaded, "reduced", old) == []
     assert "kernels of GPUs" in engine_formats(loaded, "tiny", old)[0]
     assert "no engine runs smallest" in engine_formats(loaded, "late", old)[0]
     assert "no engine runs cached on a machine like this one: this checkpoint's keys" in engine_formats(loaded, "keeps", old)[0]

@@ -4,7 +4,9 @@ One place for rl, evaluate and serve. vLLM chooses kernels layer by layer while 
 first request comes. Measured on vLLM 0.32, with each of its CPU libraries: W8A8 layers with symmetric activations run in bfloat16
 on CPUs with AMX tiles (`int8_scaled_mm_with_quant` refuses float32), in every format on others (oneDNN); W4A16 layers compute in
 16 bits (`cpu_gemm_wna16`) and are absent where there is no AVX-512; layers that are not quantized run in every format. Attention
-of CPUs keeps keys and values in fp8 with AVX-512 or AMX alone (`_get_attn_isa`).
+of CPUs keeps keys and values in fp8 with AVX-512 or AMX alone (`_get_attn_isa`). Products of 8-bit weights and activations are
+wrong by up to a quarter on x86 CPUs without VNNI instructions, and nothing says so: oneDNN adds them in pairs in 16 bits, which
+overflow ("Nuances of int8 computations" of its guide); with weights within -64 and 64 they are exact.
 """
 
 from __future__ import annotations
@@ -19,12 +21,18 @@ from raylm.core.machine import cpu_flags
 
 
 class Machine(NamedTuple):
-    """What decides the kernels of an engine on a CPU. `amx`: AMX tiles; `bf16`: products of bfloat16 in hardware."""
+    """What decides the kernels of an engine on a CPU. `amx`: AMX tiles; `bf16`: products of bfloat16 in hardware; `vnni`: sums of
+    8-bit products in 32 bits."""
 
     arch: str
     avx512: bool
     bf16: bool
     amx: bool
+    vnni: bool
+
+    @property
+    def x86(self) -> bool:
+        return self.arch in ("x86_64", "AMD64")
 
 
 class EngineDtype(NamedTuple):
@@ -37,7 +45,13 @@ class EngineDtype(NamedTuple):
 def this_machine() -> Machine:
     """What this machine's CPU can do, as Linux says it: no torch is imported. Elsewhere nothing is taken for granted."""
     flags = cpu_flags()
-    return Machine(platform.machine(), "avx512f" in flags, bool(flags & {"avx512_bf16", "amx_bf16"}), "amx_tile" in flags)
+    return Machine(
+        platform.machine(),
+        avx512="avx512f" in flags,
+        bf16=bool(flags & {"avx512_bf16", "amx_bf16"}),
+        amx="amx_tile" in flags,
+        vnni=bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"}),
+    )
 
 
 def engine_dtype(
@@ -60,6 +74,8 @@ def engine_dtype(
     if lacks := cache_refusal(config, cache, gpu, machine or this_machine()):
         says = "drop kv_cache_dtype" if cache != "auto" else "compress it without kv_cache"
         raise ConfigError(lacks, where=where, next=f"take a GPU, a CPU with AVX-512, or {says}")
+    if wrong := overflow(config, gpu, machine or this_machine()):
+        raise ConfigError(wrong, where=where, next="say reduce_range = true in its method, or take another machine")
     own = stored_dtype(config)
     taken, why = formats(scheme_of(config), gpu, machine or this_machine())
     if not taken:
@@ -84,6 +100,28 @@ def cache_refusal(config: dict[str, Any], asked: str, gpu: bool, machine: Machin
         return ""
     whose = "this checkpoint's keys and values are kept" if own else f"kv_cache_dtype = {asked!r} keeps keys and values"
     return f"{whose} in fp8, for which vLLM's attention on CPUs needs AVX-512, which this one lacks"
+
+
+def overflow(config: dict[str, Any], gpu: bool, machine: Machine) -> str:
+    """Why products of this checkpoint's 8-bit layers would be wrong on a machine; "" where they are exact."""
+    if gpu or machine.vnni or not machine.x86:
+        return ""
+    for group in ((config.get("quantization_config") or {}).get("config_groups") or {}).values():
+        weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
+        integers = all((each.get("type"), each.get("num_bits")) == ("int", 8) for each in (weights, inputs))
+        if integers and not (weights.get("observer_kwargs") or {}).get("reduce_range"):
+            return "products of whole 8-bit weights overflow without a word on a CPU without VNNI instructions"
+    return ""
+
+
+def quantization(scheme: str, reduced: bool = False) -> dict[str, Any]:
+    """What config.json will say of a checkpoint of this scheme, as far as engines are decided by it."""
+    if not scheme:
+        return {}
+    bits = 8 if scheme == "W8A8" else 4
+    weights = {"type": "int", "num_bits": bits, "observer_kwargs": {"reduce_range": reduced}}
+    inputs = {"type": "int", "num_bits": 8, "symmetric": True} if scheme == "W8A8" else None
+    return {"config_groups": {"group_0": {"weights": weights, "input_activations": inputs}}}
 
 
 def network_of(model: str) -> dict[str, Any]:
@@ -123,6 +161,6 @@ def formats(scheme: str, gpu: bool, machine: Machine) -> tuple[tuple[str, ...], 
         return halves, f"{scheme} kernels of GPUs compute in 16 bits"
     if scheme == "W8A8":
         return ("bfloat16",), "the 8-bit kernels of CPUs with AMX take bfloat16"
-    if machine.arch in ("x86_64", "AMD64") and not machine.avx512:
+    if machine.x86 and not machine.avx512:
         return (), "vLLM's 4-bit kernels need AVX-512, which this CPU lacks"
     return halves, "4-bit kernels compute in 16 bits"

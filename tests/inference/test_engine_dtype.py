@@ -9,17 +9,21 @@ import pytest
 from raylm.core.errors import ConfigError
 from raylm.inference.engine_dtype import Machine, engine_dtype, network_of, scheme_of, stored_dtype, this_machine
 
-AMX = Machine("x86_64", avx512=True, bf16=True, amx=True)
-AMD = Machine("x86_64", avx512=True, bf16=True, amx=False)
-OLD = Machine("x86_64", avx512=False, bf16=False, amx=False)
-ARM = Machine("aarch64", avx512=False, bf16=False, amx=False)
+AMX = Machine("x86_64", avx512=True, bf16=True, amx=True, vnni=True)
+AMD = Machine("x86_64", avx512=True, bf16=True, amx=False, vnni=True)
+OLD = Machine("x86_64", avx512=False, bf16=False, amx=False, vnni=False)
+ARM = Machine("aarch64", avx512=False, bf16=False, amx=False, vnni=False)
 
 
-def config(weights_bits: int | None = None, inputs: dict | None = None, dtype: str | None = "float32", **keys) -> dict:
+def config(
+    weights_bits: int | None = None, inputs: dict | None = None, dtype: str | None = "float32", reduced: bool = False, **keys
+) -> dict:
     """config.json of a checkpoint; `weights_bits` quantizes it as compressed-tensors says it."""
     told = dict(keys) if dtype is None else {"dtype": dtype, **keys}
     if weights_bits:
-        group = {"weights": {"num_bits": weights_bits, "type": "int"}, "input_activations": inputs}
+        group = {"weights": {"num_bits": weights_bits, "type": "int"}, "input_activations": inputs and {"type": "int", **inputs}}
+        if reduced:
+            group["weights"]["observer_kwargs"] = {"reduce_range": True}
         told["quantization_config"] = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
     return told
 
@@ -38,7 +42,9 @@ INT4 = config(4)
         (config(dtype="float64"), AMD, False, "float32"),
         (INT8, AMX, False, "bfloat16"),
         (INT8, AMD, False, "float32"),
-        (INT8, OLD, False, "float32"),
+        (config(8, {"num_bits": 8}, reduced=True), OLD, False, "float32"),
+        # 8-bit weights whose activations are left alone make no 8-bit products
+        (config(8), AMD, False, "bfloat16"),
         (INT8, ARM, False, "float32"),
         (INT8, AMD, True, "bfloat16"),
         (INT8 | {"dtype": "float16"}, AMD, True, "float16"),
@@ -66,6 +72,46 @@ def test_what_the_job_asks_for_is_refused_before_the_engine_starts():
         engine_dtype(INT8, "float32", False, AMX)
     with pytest.raises(ConfigError, match="4-bit kernels need AVX-512"):
         engine_dtype(INT4, "auto", False, OLD)
+
+
+def test_8_bit_products_that_overflow_are_refused():
+    asymmetric = config(8, {"num_bits": 8, "symmetric": False})
+    for network in (INT8, asymmetric):
+        with pytest.raises(ConfigError, match=r"8-bit weights overflow.*\n.*reduce_range = true"):
+            engine_dtype(network, "auto", False, OLD)
+        assert engine_dtype(network, "auto", True, OLD).name
+    # one group of two is enough
+    mixed = config(4)
+    mixed["quantization_config"]["config_groups"]["group_1"] = INT8["quantization_config"]["config_groups"]["group_0"]
+    with pytest.raises(ConfigError, match="overflow"):
+        engine_dtype(mixed, "auto", False, OLD._replace(avx512=True))
+
+
+def test_8_bit_products_overflow_where_there_is_no_vnni():
+    """What the decision rests on, by the kernel itself: weights of the whole range are exact where this machine is said to have
+    the instructions, weights within half of it everywhere."""
+    import torch
+    import vllm.platforms
+
+    if not this_machine().x86:
+        pytest.skip("the kernel of this CPU is another one")
+    vllm.platforms.current_platform.import_kernels()
+    from vllm import _custom_ops as ops
+
+    generator = torch.Generator().manual_seed(0)
+    inputs_MK = torch.randint(-128, 128, (16, 256), dtype=torch.int8, generator=generator)
+
+    # the handler keeps no reference to them
+    scale_1N, scale_11, out_MN = torch.ones(1, 64), torch.ones(1, 1), torch.empty(16, 64)
+
+    def exact(largest: int) -> bool:
+        weights_NK = torch.randint(-largest, largest + 1, (64, 256), dtype=torch.int8, generator=generator)
+        handler = ops.create_onednn_scaled_mm(weights_NK.t(), scale_1N, torch.float32, False, False, 32)
+        ops.onednn_scaled_mm(handler, inputs_MK, out_MN, scale_11, None, None, None)
+        return torch.equal(out_MN.long(), inputs_MK.long() @ weights_NK.long().t())
+
+    assert exact(64)
+    assert exact(127) == this_machine().vnni
 
 
 def test_keys_and_values_in_fp8_want_avx512_or_a_gpu():

@@ -16,7 +16,7 @@ from raylm.parallel.optimizers.muon import Muon
 from raylm.parallel.strategies.ddp import Ddp
 from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import losses, make_loop
-from tests.parallel.two_ranks import PARTS
+from tests.parallel.two_ranks import PAIRS, PARTS
 from tests.rl.samples import learn
 
 STRATEGIES = {"ddp": Ddp(), "fsdp": Fsdp()}
@@ -28,8 +28,8 @@ EACH = pytest.mark.parametrize("name", list(STRATEGIES))
     [
         ("", {}),
         (" micro 3", {}),
-        (" dpo", {"kind": "Pairs", "objective": {"kind": "dpo"}}),
-        (" dpo laid", {"kind": "Pairs", "objective": {"kind": "dpo"}}),
+        (" dpo", PAIRS),
+        (" dpo laid", PAIRS),
         (" lora", {"adapter": Lora(rank=2)}),
         (" dora", {"adapter": Lora(rank=2, use_dora=True, use_rslora=True)}),
         *((f" {case}", table) for case, table in PARTS.items()),

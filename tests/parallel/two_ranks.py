@@ -18,6 +18,8 @@ from raylm.parallel.strategies.fsdp import Fsdp
 from tests.parallel.loops import SHAPE, TOKENS, make_loop
 from tests.rl.samples import learn
 
+# Adam divides by the size of a gradient: by one near 0, it makes a difference of the last bit a large one
+PAIRS: dict[str, Any] = {"kind": "Pairs", "objective": {"kind": "dpo"}, "optimizer": AdamW(lr=1e-2, warmup=2, eps=1e-6)}
 UNTIED = {**SHAPE, "tie_embeddings": False}
 EXPERTS = {"num_experts": 4, "experts_per_token": 2, "expert_size": 16}
 # what is trained of a model, and how fast
@@ -44,10 +46,8 @@ def gather(rank: int, world: int, folder: str) -> dict[str, Any]:
         name = strategy.kind
         found[name] = whole(strategy, at / name, rank)
         found[f"{name} micro 3"] = whole(strategy, at / f"{name}-3", rank, micro=3)
-        found[f"{name} dpo"] = whole(strategy, at / f"{name}-dpo", rank, kind="Pairs", objective={"kind": "dpo"})
-        found[f"{name} dpo laid"] = whole(
-            strategy, at / f"{name}-laid", rank, kind="Pairs", objective={"kind": "dpo"}, padding_free=True
-        )
+        found[f"{name} dpo"] = whole(strategy, at / f"{name}-dpo", rank, **PAIRS)
+        found[f"{name} dpo laid"] = whole(strategy, at / f"{name}-laid", rank, padding_free=True, **PAIRS)
         found[f"{name} lora"] = whole(strategy, at / f"{name}-lora", rank, adapter=Lora(rank=2))
         dora = Lora(rank=2, use_dora=True, use_rslora=True)
         found[f"{name} dora"] = whole(strategy, at / f"{name}-dora", rank, adapter=dora)

@@ -27,24 +27,27 @@ class Grid(NamedTuple):
     """Inputs that share a scale; None for one scale per output channel."""
     half: bool = False
     """Whether scales are stored in bfloat16."""
+    reduced: bool = False
+    """Whether weights stay within half of the range, and lose one bit: -64 to 64 of 8 bits. See `Int8.reduce_range`."""
 
     @property
     def low(self) -> int:
-        return -(2 ** (self.bits - 1))
+        return -(2 ** (self.bits - 1 - self.reduced))
 
     @property
     def high(self) -> int:
-        return 2 ** (self.bits - 1) - 1
+        return -self.low if self.reduced else -self.low - 1
 
     def arguments(self) -> Any:
-        """As compressed-tensors says it."""
+        """As compressed-tensors says it; `observer_kwargs` tells engines of a reduced range."""
         from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
 
         if self.group_size is None:
             span: dict[str, Any] = {"strategy": QuantizationStrategy.CHANNEL}
         else:
             span = {"strategy": QuantizationStrategy.GROUP, "group_size": self.group_size}
-        return QuantizationArgs(num_bits=self.bits, type=QuantizationType.INT, symmetric=True, **span)
+        told = {"observer_kwargs": {"reduce_range": True}} if self.reduced else {}
+        return QuantizationArgs(num_bits=self.bits, type=QuantizationType.INT, symmetric=True, **span, **told)
 
     def check(self, name: str, layer: Any) -> None:
         """Raises ConfigError when the layer's shape does not fit, DataError when its weights are not finite."""
@@ -75,6 +78,10 @@ class Grid(NamedTuple):
     def integers(self, weight_OI: torch.Tensor, scale_OG: torch.Tensor) -> torch.Tensor:
         """The nearest whole numbers, as floats."""
         return (weight_OI / self.spread(scale_OG, weight_OI.shape[1])).round().clamp(self.low, self.high)
+
+    def snap(self, weight_OI: torch.Tensor, scale_OG: torch.Tensor) -> None:
+        """Put every weight on the grid, in place: a writer that knows the scale and `bits` alone finds the same integers."""
+        weight_OI.copy_(self.integers(weight_OI.float(), scale_OG) * self.spread(scale_OG, weight_OI.shape[1]))
 
     def widest(self, weight_OI: torch.Tensor) -> torch.Tensor:
         """Scales [O, G] whose grid ends at the largest weight, as compressed-tensors' min-max observer sets them."""

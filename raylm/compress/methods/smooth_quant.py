@@ -9,7 +9,7 @@ from pydantic import Field
 from raylm.compress.coverage import layers_to_round
 from raylm.compress.methods.applied import Applied, unseen
 from raylm.compress.methods.grid import Grid
-from raylm.compress.methods.int8 import eight_bit_inputs
+from raylm.compress.methods.int8 import eight_bit_inputs, eight_bit_scales
 from raylm.compress.methods.rounding import round_weights
 from raylm.compress.methods.smoothing import even, pairs, smooth
 from raylm.core.config import Config
@@ -32,6 +32,8 @@ class SmoothQuant(Config):
     """How much of the activations' size goes into the weights; alpha in the paper."""
     activations: Literal["static", "dynamic"] = "static"
     """`static`: one measured scale per layer, the same for every engine; `dynamic`: one scale per token, found as it runs."""
+    reduce_range: bool = False
+    """Weights within -64 and 64, which engines on x86 CPUs without VNNI instructions need; see the int8 method."""
 
     def apply(self, model: torch.nn.Module, calibration: Calibration | None) -> Applied:
         """Round `model` in place. Raises ConfigError where its blocks are no chain, DataError where numbers are not finite."""
@@ -51,7 +53,8 @@ class SmoothQuant(Config):
         ranges = calibration.absmax(model) if self.activations == "static" else {}
         inputs = eight_bit_inputs(self.activations == "dynamic")
         facts = {"smoothed": f"{done} of {tried} groups of layers", **unseen(sorted(names))}
-        return Applied(round_weights(model, Grid(8).arguments(), inputs, ranges), facts)
+        grid = Grid(8, reduced=self.reduce_range)
+        return Applied(round_weights(model, grid.arguments(), inputs, ranges, eight_bit_scales(model, grid)), facts)
 
     def _scale(self, layers: dict[str, Any], names: list[str], found: Any) -> torch.Tensor:
         import torch

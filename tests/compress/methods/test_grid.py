@@ -24,7 +24,7 @@ def error(weight: torch.Tensor, grid: Grid, scale: torch.Tensor, importance: tor
     return float((apart.square() * importance).sum())
 
 
-@pytest.mark.parametrize("grid", [Grid(4, 32), Grid(4, 32, half=True), Grid(8)], ids=str)
+@pytest.mark.parametrize("grid", [Grid(4, 32), Grid(4, 32, half=True), Grid(8), Grid(8, reduced=True)], ids=str)
 def test_a_searched_scale_is_never_worse(grid):
     torch.manual_seed(0)
     weight, importance = torch.randn(16, 64) ** 3, torch.rand(64) ** 4
@@ -34,6 +34,18 @@ def test_a_searched_scale_is_never_worse(grid):
         assert error(weight, grid, found, judged) < error(weight, grid, grid.widest(weight), judged)
         assert grid.stored(found).equal(found) and found.shape == ((16, 2) if grid.group_size else (16, 1))
     assert grid.bits == 4 or bool((grid.search(weight) > 0).all()), "8-bit kernels are given no negative scales"
+
+
+def test_a_reduced_range_ends_at_64():
+    weight = torch.tensor([[-2.0, 0.51, 1.0, 0.0], [3.2, -0.024, 0.0, 0.05]])
+    grid = Grid(8, reduced=True)
+    scale = grid.widest(weight)
+    assert scale.tolist() == [[pytest.approx(2.0 / 64)], [pytest.approx(3.2 / 64)]]
+    assert grid.integers(weight, scale).tolist() == [[-64, 16, 32, 0], [64, 0, 0, 1]]
+    # a smaller scale cuts: what lies on the grid afterwards is the same integers for one that cuts at 127
+    grid.snap(weight, scale / 2)
+    assert (weight / (scale / 2)).round().tolist() == [[-64, 33, 64, 0], [64, -1, 0, 2]]
+    assert grid.arguments().observer_kwargs == {"reduce_range": True} and not Grid(8).arguments().observer_kwargs
 
 
 def test_weights_of_nothing_have_a_scale():
