@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from raylm.inference.engine_dtype import formats, overflow, quantization, this_machine
+from raylm.inference.engine_dtype import formats, quantization, refusals, this_machine
 
 
 class Finding(NamedTuple):
@@ -95,7 +95,8 @@ def _cpu() -> Finding:
     has = [name for name, there in (("AVX-512", machine.avx512), ("bfloat16", machine.bf16), ("AMX", machine.amx)) if there]
     runs = {name: formats(scheme, False, machine)[0] for name, scheme in (("8-bit", "W8A8"), ("4-bit", "W4A16"))}
     said = ", ".join(f"{name} checkpoints in {' or '.join(taken) or 'no format'}" for name, taken in runs.items())
-    said += "; 8-bit ones need reduce_range" if overflow({"quantization_config": quantization("W8A8")}, False, machine) else ""
+    whole = {"quantization_config": quantization("W8A8")}
+    said += "; 8-bit ones need reduce_range" if list(refusals(whole, "auto", False, machine)) else ""
     what = f"CPU with {', '.join(has) or 'neither AVX-512 nor AMX'}: vLLM runs {said}"
     if machine.bf16:
         return Finding("ok", what)

@@ -19,10 +19,9 @@ from raylm.evaluate.config import Evaluate
 from raylm.evaluate.resolution import before_the_run
 from raylm.inference.engine_dtype import (
     Machine,
-    cache_refusal,
     formats,
-    overflow,
     quantization,
+    refusals,
     scheme_of,
     stored_dtype,
     this_machine,
@@ -98,7 +97,7 @@ def _scorers(job: Job, name: str, known: Known) -> list[str]:
 def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[str]:
     """Lines on models whose engine will not compute in the checkpoint's own format on a machine like this one."""
     cfg: Any = job.stages[name]
-    if cfg.stage not in ("generate", "evaluate", "serve"):
+    if cfg.stage not in ("generate", "evaluate", "serve", "rl"):
         return []
     workers = cfg.workers if cfg.stage == "serve" else cfg.generator
     lines = []
@@ -107,8 +106,10 @@ def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[
         config, gpu, at = _network(job, ref), workers.gpus > 0, machine or this_machine()
         own = stored_dtype(config) or "float32"
         taken, why = formats(scheme_of(config), gpu, at)
-        for lacks in filter(None, (cache_refusal(config, settings.kv_cache_dtype, gpu, at), overflow(config, gpu, at))):
-            lines.append(f"no engine runs {ref} on a machine like this one: {lacks}")
+        lines += [
+            f"no engine runs {ref} on a machine like this one: {lacks}"
+            for lacks, _ in refusals(config, settings.kv_cache_dtype, gpu, at)
+        ]
         asked = getattr(cfg, "dtype", "auto")
         wanted = own if asked == "auto" else asked
         if not taken:
@@ -130,11 +131,14 @@ def _network(job: Job, ref: str) -> dict[str, Any]:
     if folder.is_local and folder.exists("config.json"):
         return folder.read_json("config.json")
     made_by: Any = job.stages.get(ref)
+    found = (_config(job, made_by, 1) or {}) if hasattr(made_by, "model") else {}
+    known = {name: found[name] for name in ("hidden_size", "num_attention_heads", "head_dim", "kv_lora_rank") if name in found}
     if not isinstance(made_by, Compress):
-        return {}
+        return known
     method = made_by.cards()[0]
     cache = {"kv_cache_scheme": {"num_bits": 8}} if made_by.kv_cache else {}
-    return {"quantization_config": quantization(getattr(method, "scheme", ""), getattr(method, "reduce_range", False)) | cache}
+    rounded = quantization(getattr(method, "scheme", ""), getattr(method, "reduce_range", False))
+    return known | {"quantization_config": rounded | cache}
 
 
 def check(job: Job, step: Step, steps: list[Step]) -> list[str]:

@@ -215,6 +215,20 @@ def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
     assert engine_formats(loaded, "keeps", amd) == engine_formats(loaded, "asks", amd) == []
 
 
+def test_the_plan_says_which_heads_no_engine_takes(tmp_path):
+    rl = (
+        '[stages.prompts]\nstage = "tokenize"\ndocuments = "docs"\ntokenizer = "tokens"\nform = {kind = "prompts", length = 40}\n'
+        '[stages.policy]\nstage = "rl"\nprompts = "prompts"\nmodel = "base"\nrewards = [{kind = "pattern", pattern = "x"}]\n'
+        "iterations = 1\n"
+        '[stages.api]\nstage = "serve"\nmodel = "policy"\n'
+    )
+    for heads, told in ((1, 0), (2, 1)):
+        loaded = job.load(write(tmp_path, lambda text, heads=heads: text.replace("num_heads = 2", f"num_heads = {heads}") + rl))
+        for name in ("policy", "api"):
+            lines = engine_formats(loaded, name)
+            assert len(lines) == told and all("its attention has heads of 16" in line for line in lines)
+
+
 class Sums(Objective):
     """An objective without a kind of its own."""
 

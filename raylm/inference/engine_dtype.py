@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.errors import ConfigError
 from raylm.core.machine import cpu_flags
+
+# what vLLM's attention on CPUs is compiled for
+HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 class Machine(NamedTuple):
@@ -68,14 +72,11 @@ def engine_dtype(
         cache: format of keys and values that the job asks for, `kv_cache_dtype`.
 
     Raises:
-        ConfigError: no kernel of this machine takes the checkpoint or its cache, or none takes it in the format that was asked
-            for.
+        ConfigError: no kernel of this machine takes the checkpoint, its heads or its cache, or none takes it in the format that
+            was asked for.
     """
-    if lacks := cache_refusal(config, cache, gpu, machine or this_machine()):
-        says = "drop kv_cache_dtype" if cache != "auto" else "compress it without kv_cache"
-        raise ConfigError(lacks, where=where, next=f"take a GPU, a CPU with AVX-512, or {says}")
-    if wrong := overflow(config, gpu, machine or this_machine()):
-        raise ConfigError(wrong, where=where, next="say reduce_range = true in its method, or take another machine")
+    for why, instead in refusals(config, cache, gpu, machine or this_machine()):
+        raise ConfigError(why, where=where, next=instead)
     own = stored_dtype(config)
     taken, why = formats(scheme_of(config), gpu, machine or this_machine())
     if not taken:
@@ -89,7 +90,29 @@ def engine_dtype(
     return EngineDtype(asked, "" if asked == own else f"not in the checkpoint's {own}: the job asks for it")
 
 
-def cache_refusal(config: dict[str, Any], asked: str, gpu: bool, machine: Machine) -> str:
+def refusals(config: dict[str, Any], cache: str, gpu: bool, machine: Machine) -> Iterator[tuple[str, str]]:
+    """Why no engine can run this checkpoint on a machine, whatever it computes in, each with what to do instead."""
+    if why := _cache(config, cache, gpu, machine):
+        says = "drop kv_cache_dtype" if cache != "auto" else "compress it without kv_cache"
+        yield why, f"take a GPU, a CPU with AVX-512, or {says}"
+    if why := _overflow(config, gpu, machine):
+        yield why, "say reduce_range = true in its method, or take another machine"
+    if why := _heads(config, gpu):
+        yield why, "take a GPU, or a model of another shape: hidden_size / num_heads decides it where head_dim is not said"
+
+
+def _heads(config: dict[str, Any], gpu: bool) -> str:
+    """Why attention on CPUs does not take this network's heads."""
+    text = config.get("text_config") or config
+    heads, hidden = (text.get(name) for name in ("num_attention_heads", "hidden_size"))
+    size = text.get("head_dim") or (hidden // heads if heads and hidden else None)
+    # latent attention keeps no heads
+    if gpu or size is None or size in HEAD_SIZES or text.get("kv_lora_rank"):
+        return ""
+    return f"its attention has heads of {size}; vLLM's attention on CPUs takes heads of {', '.join(map(str, HEAD_SIZES))}"
+
+
+def _cache(config: dict[str, Any], asked: str, gpu: bool, machine: Machine) -> str:
     """Why no engine can keep keys and values as the job asks for, or as the checkpoint says where that is `auto`; "" where one
     can."""
     scheme = (config.get("quantization_config") or {}).get("kv_cache_scheme")
@@ -102,7 +125,7 @@ def cache_refusal(config: dict[str, Any], asked: str, gpu: bool, machine: Machin
     return f"{whose} in fp8, for which vLLM's attention on CPUs needs AVX-512, which this one lacks"
 
 
-def overflow(config: dict[str, Any], gpu: bool, machine: Machine) -> str:
+def _overflow(config: dict[str, Any], gpu: bool, machine: Machine) -> str:
     """Why products of this checkpoint's 8-bit layers would be wrong on a machine; "" where they are exact."""
     if gpu or machine.vnni or not machine.x86:
         return ""

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from raylm.core.errors import ConfigError
-from raylm.inference.engine_dtype import Machine, engine_dtype, network_of, scheme_of, stored_dtype, this_machine
+from raylm.inference.engine_dtype import HEAD_SIZES, Machine, engine_dtype, network_of, scheme_of, stored_dtype, this_machine
 
 AMX = Machine("x86_64", avx512=True, bf16=True, amx=True, vnni=True)
 AMD = Machine("x86_64", avx512=True, bf16=True, amx=False, vnni=True)
@@ -72,6 +72,19 @@ def test_what_the_job_asks_for_is_refused_before_the_engine_starts():
         engine_dtype(INT8, "float32", False, AMX)
     with pytest.raises(ConfigError, match="4-bit kernels need AVX-512"):
         engine_dtype(INT4, "auto", False, OLD)
+
+
+def test_heads_that_attention_on_cpus_does_not_take_are_refused():
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    assert list(HEAD_SIZES) == CPUAttentionBackend.get_supported_head_sizes()
+    shape = {"hidden_size": 96, "num_attention_heads": 4}
+    for network in (shape, {"text_config": shape}, {"hidden_size": 512, "num_attention_heads": 4, "head_dim": 24}):
+        assert engine_dtype(network, "float32", True, AMX).name
+        with pytest.raises(ConfigError, match=r"heads of 24; vLLM's attention on CPUs takes heads of 32, 64"):
+            engine_dtype(network, "float32", False, AMX)
+    for network in ({**shape, "head_dim": 32}, {**shape, "kv_lora_rank": 8}, {**shape, "hidden_size": 128}):
+        assert engine_dtype(network, "float32", False, AMX).name
 
 
 def test_8_bit_products_that_overflow_are_refused():
