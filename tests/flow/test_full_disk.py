@@ -48,7 +48,7 @@ def disk(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_says_that_the_disk_is_full_and_goes_on_when_it_is_not(disk, tmp_path, workers):
     import ray
 

@@ -23,10 +23,10 @@ def both(rank: int, world: int, table: dict[str, Any]) -> list[list[float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "how", ["none", pytest.param("selective", marks=pytest.mark.long), pytest.param("full", marks=pytest.mark.long)]
+    ("how", "world"), [("none", 1), *(pytest.param(how, 2, marks=pytest.mark.long) for how in ("none", "selective", "full"))]
 )
-def test_compiled_blocks_learn_the_same(how):
-    for plain, compiled in on_ranks(2, both, {"activation_checkpointing": how}, timeout_s=300):
+def test_compiled_blocks_learn_the_same(how, world):
+    for plain, compiled in on_ranks(world, both, {"activation_checkpointing": how}, timeout_s=300):
         assert compiled == pytest.approx(plain, abs=1e-5)
 
 
