@@ -35,6 +35,7 @@ def add_commands(commands: Any, command: Any) -> list[argparse.ArgumentParser]:
     submit.add_argument("job", metavar="JOB", help="a job file in the folder that is sent")
     submit.add_argument("--only", metavar="STAGE", help="run only this stage and what it needs")
     submit.add_argument("--folder", default=".", help="folder that is sent; default: this one")
+    submit.add_argument("--in-place", action="store_true", help="send nothing: the folder is at this path on every machine too")
     submit.add_argument("--runtime-env", metavar="FILE", help="JSON with more of Ray's runtime environment")
     submit.add_argument("--python", default="python", help="interpreter on the cluster that has raylm; default: python")
     submit.add_argument("--detach", action="store_true", help="do not follow it")
@@ -72,7 +73,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     path = os.path.relpath(Path(arguments.job).resolve(), folder)
     words = run_words(arguments.only, arguments.set, arguments.rebuild, arguments.may_come)
     environment = read_environment(arguments.runtime_env)
-    asked = Asked(loaded, path, words, folder, environment, arguments.python)
+    asked = Asked(loaded, path, words, folder, environment, arguments.python, arguments.in_place)
     cluster = Cluster(_address(arguments), token_of(os.environ))
     return submit(asked, steps, cluster, detach=arguments.detach, interrupt=arguments.on_interrupt)
 

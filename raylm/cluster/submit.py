@@ -45,14 +45,18 @@ class Asked(NamedTuple):
     runtime_env: dict[str, Any]
     python: str
     """Interpreter on the cluster's machines that has raylm."""
+    in_place: bool = False
+    """Whether the folder lies at the same path on every machine: then nothing is sent."""
 
 
 def entry(asked: Asked, number: int) -> Entry:
     """The submission, under a name that says whose it is: `raylm-grpo-1`."""
     command = shlex.join([*shlex.split(asked.python), "-m", "raylm", "run", asked.path, *asked.words])
-    found = upload(asked.folder)
-    excludes = [*asked.runtime_env.get("excludes", []), *found.excludes]
-    runtime_env = {**asked.runtime_env, "working_dir": str(asked.folder), "excludes": excludes}
+    if asked.in_place:
+        runtime_env = {**asked.runtime_env, "working_dir": f"local://{asked.folder}"}
+    else:
+        excludes = [*asked.runtime_env.get("excludes", []), *upload(asked.folder).excludes]
+        runtime_env = {**asked.runtime_env, "working_dir": str(asked.folder), "excludes": excludes}
     return Entry(f"raylm-{asked.job.name}-{number}", command, runtime_env, {"raylm_job": asked.job.name, "root": asked.job.root})
 
 
@@ -70,12 +74,12 @@ def preflight(asked: Asked, steps: list[Step], cluster: Cluster) -> list[str]:
     for step in steps:
         if step.state != "ready" and (error := refusal(step.config.roles(), step.name, brought(there))):
             raise error
-    sent = upload(asked.folder)
+    sent = [f"{asked.folder} of every machine"] if asked.in_place else _said_of(upload(asked.folder))
     if not (asked.folder / asked.path).is_file():
         raise ConfigError(
             "the job file is not in the folder that is sent", where=asked.path, next=f"cd there; it is {asked.folder}"
         )
-    return [*told, f"{len(there)} machines, {_total(there)}", *_said_of(sent)]
+    return [*told, f"{len(there)} machines, {_total(there)}", *sent]
 
 
 def check_root(root: str) -> None:

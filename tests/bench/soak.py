@@ -36,11 +36,14 @@ PARTS = ("ray::", "VLLM::", "raylm::")
 
 
 class Sample(NamedTuple):
-    """Memory of the endpoint's processes at one moment; pages that several have in common are counted once."""
+    """Memory of each of the endpoint's processes at one moment, in MB; pages that several have in common are counted once."""
 
     seconds: float
-    megabytes: float
-    processes: int
+    by_process: dict[str, float]
+
+    @property
+    def megabytes(self) -> float:
+        return sum(self.by_process.values())
 
 
 class Soak:
@@ -96,7 +99,7 @@ def _sample(seconds: float) -> Sample:
     import ray
 
     # others may serve on this machine
-    session, found = ray.get_runtime_context().get_session_name(), []
+    session, found = ray.get_runtime_context().get_session_name(), {}
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         forked = ZYGOTE in words
@@ -106,14 +109,16 @@ def _sample(seconds: float) -> Sample:
             # what a zygote forked has its command line, which names the Ray node's process
             above = [psutil.Process(int(words[words.index(ZYGOTE) + 2]))] if forked else process.parents()
             if any(session in " ".join(each.cmdline()) for each in above):
-                found.append(process.memory_full_info().pss / 1e6)
-    return Sample(seconds, sum(found), len(found))
+                what = "engine's " + process.name() if forked else words[0].split()[0]
+                found[f"{what} {process.pid}"] = process.memory_full_info().pss / 1e6
+    return Sample(seconds, found)
 
 
-def megabytes_grown(samples: list[Sample]) -> float:
-    """By the line through the second half, from its begin to its end."""
+def megabytes_grown(samples: list[Sample], process: str = "") -> float:
+    """By the line through the second half, from its begin to its end; of all processes, or of one."""
     half = samples[len(samples) // 2 :]
-    slope, _ = statistics.linear_regression([each.seconds for each in half], [each.megabytes for each in half])
+    sizes = [each.by_process.get(process, 0.0) if process else each.megabytes for each in half]
+    slope, _ = statistics.linear_regression([each.seconds for each in half], sizes)
     return slope * (half[-1].seconds - half[0].seconds)
 
 
@@ -156,7 +161,10 @@ def main() -> None:
                 "seconds": SECONDS,
                 "megabytes": [round(soak.samples[0].megabytes), round(soak.samples[-1].megabytes)],
                 "megabytes_in_second_half": round(grown, 1),
-                "processes": [soak.samples[0].processes, soak.samples[-1].processes],
+                "by_process": {
+                    name: round(megabytes_grown(soak.samples, name), 1) for name in sorted(soak.samples[-1].by_process)
+                },
+                "processes": [len(soak.samples[0].by_process), len(soak.samples[-1].by_process)],
                 "ok": not soak.faults and grown < MOST_MB and theirs / ours > 0.8,
             }
         )

@@ -93,7 +93,8 @@ def test_a_job_says_that_it_waits_for_the_autoscaler_and_goes_on_when_the_machin
             "--address",
             f"http://{head}:8265",
         ]
-        submit += ["--folder", str(tmp_path / "sent"), "--python", sys.executable]
+        # both raylets share the head's folder, where the second one's agent would unpack what is sent over the driver's own copy
+        submit += ["--folder", str(tmp_path / "sent"), "--in-place", "--python", sys.executable]
         refused = hosts.run(0, submit, LIMIT_S, **variables)
         assert refused.returncode != 0 and "4 CPU" in refused.stderr, refused.stderr
         done = hosts.run(0, [*submit, "--may-come", f"1 x {COMES_CPUS} CPU"], 2 * LIMIT_S, **variables)

@@ -64,6 +64,8 @@ def test_what_the_user_leaves_out_is_not_sent(tmp_path):
     asked = Asked(load(str(tmp_path / "job.toml"), []), "job.toml", (), tmp_path, {"excludes": ["private/"]}, "python")
     left_out = entry(asked, 1).runtime_env["excludes"]
     assert "private/" in left_out and ".env" in left_out
+    there = entry(asked._replace(in_place=True), 1)
+    assert there.runtime_env["working_dir"] == f"local://{tmp_path}" and there.command.endswith("run job.toml")
 
 
 def test_a_connection_that_breaks_prints_nothing_twice(capsys):
