@@ -132,7 +132,7 @@ def test_jobs_are_planned_for_a_hubs_model_whose_config_was_fetched(tmp_path, mo
             estimate(job.load(ROOT / "jobs" / "qlora.toml", [f"root={tmp_path}/runs", *beside]), "tuned")
 
 
-@pytest.mark.parametrize("name", ["grpo", "rlvr_math", "ppo"])
+@pytest.mark.parametrize("name", ["grpo", "rlvr_math", "ppo", "judge"])
 def test_rl_jobs_are_planned_for_8_and_70_billion_weights_and_refused_where_these_cannot_fit(tmp_path, monkeypatch, name):
     sets = recipe(name)
     hub, large = list(SHAPES)[:2]
@@ -143,8 +143,10 @@ def test_rl_jobs_are_planned_for_8_and_70_billion_weights_and_refused_where_thes
         return estimate(job.load(ROOT / "jobs" / f"{name}.toml", [f"root={tmp_path}/runs", *sets, *more]), "policy")
 
     told = lines()
-    gpus, more = (16, 48) if name == "ppo" else (12, 48)
+    gpus, more = {"ppo": (16, 48), "judge": (16, 52)}.get(name, (12, 48))
     assert any("each of 4 generators: 16.4 GB of weights" in line for line in told) and f"on {gpus} GPUs, about $" in told[-1]
+    if name == "judge":
+        assert any("policy.reward_engine_judge: 4 x 16.4 GB of weights" in line for line in told)
     if name == "ppo":
         # 8.2 B weights and two moments of four bytes over twelve ranks; the reference has weights alone
         assert any("8.19 GB are of the critic" in line for line in told) and any(

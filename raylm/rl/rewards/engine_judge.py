@@ -74,7 +74,16 @@ class Engine:
 
     def score(self, prompt: Prompt, drawn: list[Trajectory]) -> list[Score | Unscored]:
         """The judge's score of each answer."""
-        return self._wait(self._card.verdicts(prompt, drawn, self.ask))
+        asked: dict[int, asyncio.Future[Reply]] = {}
+
+        async def once(messages: list[dict[str, str]], temperature: float) -> Reply:
+            # small groups of short answers say the same again and again; so would the judge, for its draw depends on the request
+            seed = _seed(messages, temperature)
+            if seed not in asked:
+                asked[seed] = asyncio.ensure_future(self.ask(messages, temperature))
+            return await asked[seed]
+
+        return self._wait(self._card.verdicts(prompt, drawn, once))
 
     async def ask(self, messages: list[dict[str, str]], temperature: float) -> Reply:
         """The engine's reply."""
@@ -83,9 +92,13 @@ class Engine:
         if room < 1:
             return Reply("", "refused", f"the request has {len(tokens)} tokens, the judge takes {self._max_len - 1}")
         sampling = Sampling(max_tokens=min(self._card.max_tokens, room), temperature=temperature)
-        seed = int(digest_of([messages, temperature])[:12], 16)
+        seed = _seed(messages, temperature)
         (reply,) = await self._generator.generate(list(tokens), sampling, seed, self._card.timeout_s)
         return Reply(reply.text)
 
     def _wait(self, what: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result()
+
+
+def _seed(messages: list[dict[str, str]], temperature: float) -> int:
+    return int(digest_of([messages, temperature])[:12], 16)

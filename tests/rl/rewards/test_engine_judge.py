@@ -40,6 +40,8 @@ def test_it_says_what_transformers_says(tmp_path):
     with torch.no_grad():
         out = model.generate(torch.tensor([tokens]), max_new_tokens=12, do_sample=False)[0, len(tokens) :]
     assert reply.text == coder.decode(out, skip_special_tokens=True) and reply.text
-    drawn = [Trajectory([5], [], text, "stop") for text in ("a", "x" * 4000)]
+    drawn, ask, asked = [Trajectory([5], [], text, "stop") for text in ("a", "x" * 4000, "a")], engine.ask, []
+    engine.ask = lambda *request: asked.append(request) or ask(*request)
     found = engine.score(PROMPT, drawn)
-    assert [one.kind for one in found if isinstance(one, Unscored)] == ["unparsable", "refused"]
+    assert [one.kind for one in found if isinstance(one, Unscored)] == ["unparsable", "refused", "unparsable"]
+    assert len(asked) == 2, "of the same answer it says the same"

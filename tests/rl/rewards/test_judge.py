@@ -6,11 +6,14 @@ import asyncio
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raylm import job
 from raylm.core.errors import ConfigError
+from raylm.inference.client import Reply
 from raylm.rl.rewards.calling import answers_later, calling
 from raylm.rl.rewards.judge import Judge
 from raylm.rl.rewards.supervisor import Supervisor
@@ -59,6 +62,29 @@ def test_each_answer_by_a_rubric():
     with endpoint(by_length) as held:
         scores(Judge(url=held.url, model="m", with_ground_truth=False), "a")
         assert "ground truth" not in said(held.asked[0]) and "helpful" in said(held.asked[0])
+
+
+def test_the_judge_of_the_job_is_trained_on_what_judges_are_asked():
+    """`jobs/judge.toml` writes the request out: its judge is so small that it knows no other one."""
+    made = job.load(Path(__file__).parents[3] / "jobs" / "judge.toml")
+    graded: Any = made.stages["graded"]
+    card: Any = made.stages["policy"].rewards[0]  # type: ignore[attr-defined]
+    said = {"chosen": "It is a constant.", "rejected": "It is an exception."}
+    shown: list[str] = []
+
+    async def ask(messages: list[dict[str, str]], temperature: float) -> Reply:
+        shown.append(messages[0]["content"])
+        return Reply(example["completion"])
+
+    # the length of a question says which answer is graded
+    for question, answer in (("Is `a`?", said["rejected"]), ("Is `ab`?", said["chosen"][:2]), ("Is `abc`?", said["chosen"])):
+        asked = [{"role": "user", "content": question}]
+        row = {name: [{"role": "assistant", "content": text}] for name, text in said.items()}
+        example = graded.source.columns.row({"prompt": asked, "answer": "constant", **row})
+        drawn = Trajectory([5], [], answer, "stop")
+        (found,) = asyncio.run(card.verdicts(Prompt(0, [1], json.dumps(asked), "constant"), [drawn], ask))
+        assert shown.pop() == example["prompt"]
+        assert found.value == int(example["ground_truth"]) == (answer == said["chosen"])
 
 
 def test_an_answer_cannot_end_the_text_that_is_judged():
