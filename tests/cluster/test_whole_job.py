@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raylm.serve.reference import PROBES
 from tests.cluster.hosts import Hosts, cannot
 from tests.cluster.job_on_hosts import ENDPOINT, POLICY, Run, asked, left
 
@@ -40,6 +41,6 @@ def test_three_hosts_prepare_train_reinforce_and_serve(tmp_path):
     # each host's gateway answers with the policy's weights, and all say the same
     assert {each.get("served") for each in answers} == {made["policy"]["fingerprint"]}, answers
     assert len({each["text"] for each in answers}) == 1
-    assert made["api"]["facts"]["greedy_equal"] == made["api"]["facts"]["template_equal"] == "8/8"
+    assert made["api"]["facts"]["greedy_equal"] == made["api"]["facts"]["template_equal"] == f"{len(PROBES)}/{len(PROBES)}"
     assert "is lost" not in log
     print("seconds", {name: round(each["seconds"], 1) for name, each in made.items()})
