@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raylm.serve.reference import PROBES
+from raylm.serve.updates.reference import PROBES
 from tests.cluster.hosts import Hosts, cannot
 from tests.cluster.job_on_hosts import ENDPOINT, POLICY, Run, asked, left
 
