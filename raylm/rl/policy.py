@@ -34,6 +34,8 @@ STEPS_TAKEN = "optimizer_steps"
 CRITIC_STEPS = "critic_steps"
 """Fact: steps of the critic's schedule."""
 SUMS = ("step_s", "data_wait_s", "communication_s")
+# of later steps they would be what was learned in between
+FIRST = ("mismatch_kl", "mismatch_ratio", "mismatch_logprob")
 LAST = ("lr", "memory_gb", "slowest_rank", STEPS_TAKEN)
 
 
@@ -116,9 +118,10 @@ class PolicyTrainer(Trainer):
         """The optimizer steps of one iteration, none where there are no samples.
 
         Returns:
-            Means of the metrics over the steps, weighed as the steps' samples are; `finite`: some step's gradient was; `changed`:
-            so were the policy's weights; `untaught`: why no step learned from a sample, by its row and place, where there is such
-            a one. Or the `decision` about a spike in the first step: then nothing was changed.
+            Means of the metrics over the steps, weighed as the steps' samples are (`mismatch_*` are those before the first step);
+            `finite`: some step's gradient was; `changed`: so were the policy's weights; `untaught`: why no step learned from a
+            sample, by its row and place, where there is such a one. Or the `decision` about a spike in the first step: then
+            nothing was changed.
         """
         rows: list[dict[str, Any]] = []
         taught, untaught = set[tuple[int, int]](), dict[tuple[int, int], str]()
@@ -343,6 +346,8 @@ def _combined(rows: list[dict[str, Any]]) -> dict[str, Any]:
             found[name] = sum(row[name] for row in rows if name in row)
         elif name in LAST:
             found[name] = values[-1]
+        elif name in FIRST:
+            found[name] = values[0]
         elif isinstance(values[0], bool):
             found[name] = all(values)
         else:

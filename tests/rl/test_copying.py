@@ -79,23 +79,30 @@ def test_the_whole_stage_learns_to_copy(tmp_path, table):
     try:
         made = run(cfg, context(tmp_path, "policy", cfg, workers))
     finally:
-        workers.release()
+        workers.stop()
     rows = read_metrics(made.folder)
     assert sum(row["reward"] for row in rows[-5:]) / 5 >= 0.95
-    assert max(abs(row["mismatch_kl"]) for row in rows) < 1e-5
+    # absent where all groups are right: nothing was computed then
+    assert max(abs(row["mismatch_kl"]) for row in rows if "mismatch_kl" in row) < 1e-5
 
 
 @pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.vllm
 def test_the_whole_stage_learns_nothing_of_a_sparse_reward(tmp_path):
+    """Chance hits one answer in 38 thousand, and 1,920 are drawn: one hit moves the weights, and is not found again."""
     copying_job(tmp_path, 16 * 20)
     reward = {"kind": "custom", "path": "tests.rl.copying:Copies", "options": {"sparse": True}}
     cfg = copying_stage(iterations=15, rewards=[reward], check_export={"samples": 0})
+
+    def rewards():
+        return [row["reward"] for row in read_metrics(Folder(tmp_path / "policy"))]
+
     workers = Workers(wanted_cpus=total(cfg.roles()))
     try:
-        with pytest.raises(TrainingError, match="the weights are those of the start"):
-            run(cfg, context(tmp_path, "policy", cfg, workers))
+        run(cfg, context(tmp_path, "policy", cfg, workers))
+    except TrainingError as error:
+        assert "the weights are those of the start" in str(error) and not any(rewards())
     finally:
-        workers.release()
-    assert max(row["reward"] for row in read_metrics(Folder(tmp_path / "policy"))) < 0.05
+        workers.stop()
+    assert len(rewards()) == 15 and sum(reward > 0 for reward in rewards()) <= 1 and max(rewards()) < 0.05

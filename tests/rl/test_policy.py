@@ -10,6 +10,7 @@ import torch
 from raylm.core.errors import StageError
 from raylm.parallel.optimizers.adamw import AdamW
 from raylm.rl import trainer
+from raylm.rl.policy import _combined
 from raylm.rl.types import Experience
 from tests.parallel.on_ranks import on_ranks
 from tests.rl.valued import Valued, by_hand, drawn, iterated, saved, started, valued_config, write
@@ -52,6 +53,13 @@ def test_metrics_of_an_iteration_are_means_over_its_steps_weighed_by_their_sampl
     assert min(loss for loss, _ in losses[:4]) <= rows[0]["loss"] <= max(loss for loss, _ in losses[:4]) and weights
     assert rows[0]["critic_loss"] > rows[1]["critic_loss"] and rows[0]["changed"] and rows[0]["critic_finite"]
     assert rows[1]["explained_variance"] > rows[0]["explained_variance"]
+
+
+def test_the_mismatch_of_an_iteration_is_that_before_its_first_step():
+    steps = [{"finite": True, "weight": 1.0, "mismatch_kl": at * 0.1, "nll": at} for at in range(3)]
+    assert _combined(steps) == {"finite": True, "mismatch_kl": 0.0, "nll": 1.0}
+    # one whose gradient was not finite changed nothing
+    assert _combined([{**steps[0], "finite": False}, *steps[1:]])["mismatch_kl"] == 0.1
 
 
 def same(found, alone):
