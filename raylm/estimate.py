@@ -110,7 +110,7 @@ def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[
             f"no engine runs {ref} on a machine like this one: {lacks}"
             for lacks, _ in refusals(config, settings.kv_cache_dtype, gpu, at)
         ]
-        asked = getattr(cfg, "dtype", "auto")
+        asked = cfg.engine_dtype if cfg.stage == "rl" else getattr(cfg, "dtype", "auto")
         wanted = own if asked == "auto" else asked
         if not taken:
             lines.append(f"no engine runs {ref} on a machine like this one: {why}")
@@ -130,14 +130,19 @@ def _network(job: Job, ref: str) -> dict[str, Any]:
     folder = job.folder(ref) if ref in job.stages else Folder(ref)
     if folder.is_local and folder.exists("config.json"):
         return folder.read_json("config.json")
-    made_by: Any = job.stages.get(ref)
+    if ref not in job.stages:
+        return config_of(ref) or {}
+    made_by: Any = job.stages[ref]
     found = (_config(job, made_by, 1) or {}) if hasattr(made_by, "model") else {}
-    known = {name: found[name] for name in ("hidden_size", "num_attention_heads", "head_dim", "kv_lora_rank") if name in found}
+    # not what it is stored in, nor how it is quantized
+    shape = ("hidden_size", "num_attention_heads", "head_dim", "kv_lora_rank", "hidden_size_per_head", "attention_head_dim")
+    known = {} if "text_config" in found else {name: found[name] for name in shape if name in found}
     if not isinstance(made_by, Compress):
         return known
     method = made_by.cards()[0]
     cache = {"kv_cache_scheme": {"num_bits": 8}} if made_by.kv_cache else {}
-    rounded = quantization(getattr(method, "scheme", ""), getattr(method, "reduce_range", False))
+    schemes = (getattr(method, name, "") for name in ("scheme", "second_scheme"))
+    rounded = quantization(*schemes, reduced=getattr(method, "reduce_range", False))
     return known | {"quantization_config": rounded | cache}
 
 

@@ -69,8 +69,9 @@ def _submit(arguments: argparse.Namespace) -> int:
     loaded = job.load(arguments.job, arguments.set)
     check_root(loaded.root)
     steps = job.plan(loaded, arguments.rebuild, arguments.only)
-    folder = Path(arguments.folder).resolve()
-    path = os.path.relpath(Path(arguments.job).resolve(), folder)
+    # other machines know a folder by the name that all give it, not by what a link here leads to
+    folder = Path(arguments.folder).absolute() if arguments.in_place else Path(arguments.folder).resolve()
+    path = os.path.relpath(Path(arguments.job).resolve(), folder.resolve())
     words = run_words(arguments.only, arguments.set, arguments.rebuild, arguments.may_come)
     environment = read_environment(arguments.runtime_env)
     asked = Asked(loaded, path, words, folder, environment, arguments.python, arguments.in_place)

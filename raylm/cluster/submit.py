@@ -77,7 +77,7 @@ def preflight(asked: Asked, steps: list[Step], cluster: Cluster) -> list[str]:
     sent = [f"{asked.folder} of every machine"] if asked.in_place else _said_of(upload(asked.folder))
     if not (asked.folder / asked.path).is_file():
         raise ConfigError(
-            "the job file is not in the folder that is sent", where=asked.path, next=f"cd there; it is {asked.folder}"
+            "the job file is not in the folder it is to run in", where=asked.path, next=f"cd there; it is {asked.folder}"
         )
     return [*told, f"{len(there)} machines, {_total(there)}", *sent]
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from raylm.core.errors import ConfigError
@@ -22,6 +21,10 @@ from raylm.core.machine import cpu_flags
 
 # what vLLM's attention on CPUs is compiled for
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+
+
+# older files of compressed-tensors say it by the second name
+QUANTIZATION = ("quantization_config", "compression_config")
 
 
 class Machine(NamedTuple):
@@ -64,7 +67,7 @@ def engine_dtype(
     """The format that an engine computes in with the checkpoint of this config.json.
 
     Args:
-        config: config.json of the checkpoint; {} where it is not known (a hub name): then vLLM decides by what it downloads.
+        config: config.json of the checkpoint; {} where it is not known: then vLLM decides by what it finds.
         asked: what the job says; `auto` keeps the checkpoint's format where the kernels take it, and says why where not.
         gpu: whether the engine runs on a GPU; `machine` is not looked at then.
         machine: whose CPU; this machine's.
@@ -96,18 +99,20 @@ def refusals(config: dict[str, Any], cache: str, gpu: bool, machine: Machine) ->
         says = "drop kv_cache_dtype" if cache != "auto" else "compress it without kv_cache"
         yield why, f"take a GPU, a CPU with AVX-512, or {says}"
     if why := _overflow(config, gpu, machine):
-        yield why, "say reduce_range = true in its method, or take another machine"
+        yield why, "compress it with reduce_range = true (int8, smooth_quant, mixed), or take another machine"
     if why := _heads(config, gpu):
         yield why, "take a GPU, or a model of another shape: hidden_size / num_heads decides it where head_dim is not said"
 
 
 def _heads(config: dict[str, Any], gpu: bool) -> str:
-    """Why attention on CPUs does not take this network's heads."""
+    """Why attention on CPUs does not take this network's heads; "" where config.json alone does not say their size."""
     text = config.get("text_config") or config
-    heads, hidden = (text.get(name) for name in ("num_attention_heads", "hidden_size"))
-    size = text.get("head_dim") or (hidden // heads if heads and hidden else None)
+    heads, hidden, size = (text.get(name) for name in ("num_attention_heads", "hidden_size", "head_dim"))
+    # parts of a composite config are written without their class's defaults; some families say the size by another name
+    if size is None and text is config and not text.keys() & {"hidden_size_per_head", "attention_head_dim"}:
+        size = hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads else None
     # latent attention keeps no heads
-    if gpu or size is None or size in HEAD_SIZES or text.get("kv_lora_rank"):
+    if gpu or not isinstance(size, int) or size in HEAD_SIZES or text.get("kv_lora_rank"):
         return ""
     return f"its attention has heads of {size}; vLLM's attention on CPUs takes heads of {', '.join(map(str, HEAD_SIZES))}"
 
@@ -115,7 +120,7 @@ def _heads(config: dict[str, Any], gpu: bool) -> str:
 def _cache(config: dict[str, Any], asked: str, gpu: bool, machine: Machine) -> str:
     """Why no engine can keep keys and values as the job asks for, or as the checkpoint says where that is `auto`; "" where one
     can."""
-    scheme = (config.get("quantization_config") or {}).get("kv_cache_scheme")
+    scheme = _quantized(config).get("kv_cache_scheme")
     own = asked == "auto" and scheme
     if own and not gpu and (scheme or {}).get("strategy") == "attn_head":
         return "this checkpoint has a scale for each head of its keys and values, of which vLLM on CPUs takes the largest"
@@ -129,7 +134,7 @@ def _overflow(config: dict[str, Any], gpu: bool, machine: Machine) -> str:
     """Why products of this checkpoint's 8-bit layers would be wrong on a machine; "" where they are exact."""
     if gpu or machine.vnni or not machine.x86:
         return ""
-    for group in ((config.get("quantization_config") or {}).get("config_groups") or {}).values():
+    for group in (_quantized(config).get("config_groups") or {}).values():
         weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
         integers = all((each.get("type"), each.get("num_bits")) == ("int", 8) for each in (weights, inputs))
         if integers and not (weights.get("observer_kwargs") or {}).get("reduce_range"):
@@ -137,20 +142,28 @@ def _overflow(config: dict[str, Any], gpu: bool, machine: Machine) -> str:
     return ""
 
 
-def quantization(scheme: str, reduced: bool = False) -> dict[str, Any]:
-    """What config.json will say of a checkpoint of this scheme, as far as engines are decided by it."""
-    if not scheme:
-        return {}
-    bits = 8 if scheme == "W8A8" else 4
-    weights = {"type": "int", "num_bits": bits, "observer_kwargs": {"reduce_range": reduced}}
-    inputs = {"type": "int", "num_bits": 8, "symmetric": True} if scheme == "W8A8" else None
-    return {"config_groups": {"group_0": {"weights": weights, "input_activations": inputs}}}
+def quantization(*schemes: str, reduced: bool = False) -> dict[str, Any]:
+    """What config.json will say of a checkpoint whose layers are of these schemes, as far as engines are decided by it."""
+    groups = {}
+    for scheme in filter(None, schemes):
+        weights = {"type": "int", "num_bits": 8 if scheme == "W8A8" else 4, "observer_kwargs": {"reduce_range": reduced}}
+        inputs = {"type": "int", "num_bits": 8, "symmetric": True} if scheme == "W8A8" else None
+        groups[f"group_{len(groups)}"] = {"weights": weights, "input_activations": inputs}
+    return {"config_groups": groups} if groups else {}
+
+
+def _quantized(config: dict[str, Any]) -> dict[str, Any]:
+    """How weights are quantized, wherever vLLM reads it; {} where they are not."""
+    places = (config, config.get("text_config") or {})
+    return next((found for each in places for name in QUANTIZATION if (found := each.get(name))), {})
 
 
 def network_of(model: str) -> dict[str, Any]:
-    """config.json of the folder `model`; {} for what is no folder (a hub name)."""
-    file = Path(model) / "config.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    """config.json of a folder, or of a hub name, whose is fetched; {} where there is none, or the hub cannot be asked."""
+    from raylm.model.load import beside
+
+    file = beside(model, "config.json")
+    return json.loads(file.read_text()) if file else {}
 
 
 def stored_dtype(config: dict[str, Any]) -> str | None:
@@ -163,10 +176,10 @@ def stored_dtype(config: dict[str, Any]) -> str | None:
 
 def scheme_of(config: dict[str, Any]) -> str:
     """How linear layers are quantized, as far as it decides their kernels: `W8A8`, `W4A16` or "" (not, or another way)."""
-    quantization = config.get("quantization_config") or {}
-    if quantization.get("quant_method") in ("gptq", "awq"):
+    quantized = _quantized(config)
+    if quantized.get("quant_method") in ("gptq", "awq"):
         return "W4A16"
-    groups = (quantization.get("config_groups") or {}).values()
+    groups = (quantized.get("config_groups") or {}).values()
     whole = [group.get("input_activations") for group in groups if (group.get("weights") or {}).get("type") == "int"]
     # of several schemes the 4-bit one takes the fewest formats
     if None in whole:

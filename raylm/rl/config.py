@@ -144,6 +144,11 @@ class RL(TrainerConfig):
         """Optimizer steps that an iteration is planned to take."""
         return self.epochs * self.minibatches
 
+    @property
+    def engine_dtype(self) -> str:
+        """What generators compute in: float32 where the trainer does, else bfloat16."""
+        return "float32" if self.dtype == "float32" else "bfloat16"
+
     @model_validator(mode="after")
     def _decide_for_the_algorithm(self) -> RL:
         # what an algorithm leaves to the stage is written down once: its needs, and what a run records, are what happens

@@ -31,7 +31,7 @@ class Generators:
         self._pool.start(
             checkpoint_path(ctx, cfg.model),
             max_len=longest_prompt + cfg.max_tokens,
-            dtype="float32" if cfg.dtype == "float32" else "bfloat16",
+            dtype=cfg.engine_dtype,
             seed=cfg.seed,
         )
 

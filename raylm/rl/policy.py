@@ -34,7 +34,7 @@ STEPS_TAKEN = "optimizer_steps"
 CRITIC_STEPS = "critic_steps"
 """Fact: steps of the critic's schedule."""
 SUMS = ("step_s", "data_wait_s", "communication_s")
-# of later steps they would be what was learned in between
+# of the samples of the first step alone: later ones would count what was learned in between
 FIRST = ("mismatch_kl", "mismatch_ratio", "mismatch_logprob")
 LAST = ("lr", "memory_gb", "slowest_rank", STEPS_TAKEN)
 
@@ -118,7 +118,7 @@ class PolicyTrainer(Trainer):
         """The optimizer steps of one iteration, none where there are no samples.
 
         Returns:
-            Means of the metrics over the steps, weighed as the steps' samples are (`mismatch_*` are those before the first step);
+            Means of the metrics over the steps, weighed as the steps' samples are (`mismatch_*`: of the first step's);
             `finite`: some step's gradient was; `changed`: so were the policy's weights; `untaught`: why no step learned from a
             sample, by its row and place, where there is such a one. Or the `decision` about a spike in the first step: then
             nothing was changed.

@@ -148,7 +148,7 @@ def _compared_with_vllm(cfg: RL, ctx: Context, samples: list[Any]) -> dict[str, 
     """What the generators say of the samples with the exported weights, where that is asked for: facts."""
     if not samples:
         return {}
-    dtype, card = "float32" if cfg.dtype == "float32" else "bfloat16", cfg.check_export
+    card, dtype = cfg.check_export, cfg.engine_dtype
     return compare_engine(ctx.workers, cfg.generator, ctx.out.uri, samples, dtype, lambda made: card.allowed(cfg.dtype, made))
 
 

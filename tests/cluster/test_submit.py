@@ -65,7 +65,7 @@ def test_what_the_user_leaves_out_is_not_sent(tmp_path):
     left_out = entry(asked, 1).runtime_env["excludes"]
     assert "private/" in left_out and ".env" in left_out
     there = entry(asked._replace(in_place=True), 1)
-    assert there.runtime_env["working_dir"] == f"local://{tmp_path}" and there.command.endswith("run job.toml")
+    assert there.runtime_env["working_dir"] == f"local://{tmp_path}" and there.entrypoint.endswith("run job.toml")
 
 
 def test_a_connection_that_breaks_prints_nothing_twice(capsys):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -79,11 +82,22 @@ def test_heads_that_attention_on_cpus_does_not_take_are_refused():
 
     assert list(HEAD_SIZES) == CPUAttentionBackend.get_supported_head_sizes()
     shape = {"hidden_size": 96, "num_attention_heads": 4}
-    for network in (shape, {"text_config": shape}, {"hidden_size": 512, "num_attention_heads": 4, "head_dim": 24}):
+    for network in (
+        shape,
+        {"text_config": {**shape, "head_dim": 24}},
+        {"hidden_size": 512, "num_attention_heads": 4, "head_dim": 24},
+    ):
         assert engine_dtype(network, "float32", True, AMX).name
         with pytest.raises(ConfigError, match=r"heads of 24; vLLM's attention on CPUs takes heads of 32, 64"):
             engine_dtype(network, "float32", False, AMX)
-    for network in ({**shape, "head_dim": 32}, {**shape, "kv_lora_rank": 8}, {**shape, "hidden_size": 128}):
+    # a part of a composite config is written without its class's defaults, of which head_dim may be one
+    known = ({**shape, "head_dim": 32}, {**shape, "kv_lora_rank": 8}, {**shape, "hidden_size": 128})
+    for network in (
+        *known,
+        {"text_config": shape},
+        {**shape, "attention_head_dim": 64},
+        {**shape, "num_attention_heads": [4, 2]},
+    ):
         assert engine_dtype(network, "float32", False, AMX).name
 
 
@@ -93,6 +107,9 @@ def test_8_bit_products_that_overflow_are_refused():
         with pytest.raises(ConfigError, match=r"8-bit weights overflow.*\n.*reduce_range = true"):
             engine_dtype(network, "auto", False, OLD)
         assert engine_dtype(network, "auto", True, OLD).name
+    for place in ({"compression_config": INT8["quantization_config"]}, {"text_config": INT8}):
+        with pytest.raises(ConfigError, match="overflow"):
+            engine_dtype(place, "float32", False, OLD)
     # one group of two is enough
     mixed = config(4)
     mixed["quantization_config"]["config_groups"]["group_1"] = INT8["quantization_config"]["config_groups"]["group_0"]
@@ -152,7 +169,20 @@ def test_scales_of_heads_want_a_gpu():
 def test_a_checkpoint_that_raylm_wrote_is_recognised(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(INT8))
     assert scheme_of(network_of(str(tmp_path))) == "W8A8"
-    assert network_of("org/model") == {}
+
+
+def test_a_hubs_name_is_looked_up(tmp_path):
+    """Offline: one that was fetched, and one that never was."""
+    at = tmp_path / "hub" / "models--org--model"
+    for folder in ("refs", "snapshots/abc"):
+        (at / folder).mkdir(parents=True)
+    (at / "refs" / "main").write_text("abc")
+    (at / "snapshots" / "abc" / "config.json").write_text(json.dumps(INT8))
+    code = "from raylm.inference.engine_dtype import network_of, scheme_of\n"
+    code += "print([scheme_of(network_of(name)) for name in ('org/model', 'org/other')])"
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True).stdout
+    assert told.splitlines()[-1] == "['W8A8', '']"
 
 
 def test_this_machine_is_what_torch_sees():

@@ -30,6 +30,7 @@ class Mixed(Config):
 
     needs: ClassVar[tuple[str, ...]] = ("calibration",)
     scheme: ClassVar[str] = "W4A16"
+    second_scheme: ClassVar[str] = "W8A8"
     makes: ClassVar[Literal["rounded", "plain"]] = "rounded"
 
     kind: Literal["mixed"] = "mixed"
@@ -39,6 +40,8 @@ class Mixed(Config):
     """Megabytes of weights that may not be exceeded."""
     group_size: int = Field(default=128, gt=0, multiple_of=2)
     """Weights of 4 bits that share a scale; must divide every layer's input width."""
+    reduce_range: bool = False
+    """8-bit weights within -64 and 64, which engines on x86 CPUs without VNNI instructions need; see the int8 method."""
 
     @model_validator(mode="after")
     def _budget(self) -> Mixed:
@@ -64,7 +67,7 @@ class Mixed(Config):
         for _ in range(TRIES):
             choice = choose(units, aim, allowed)
             found = round_blocks(
-                model, calibration, {n: _grid(bits, four) for n, bits in choice.bits.items() if bits < 16}, Recipe()
+                model, calibration, {n: self._grid(bits, four) for n, bits in choice.bits.items() if bits < 16}, Recipe()
             )
             cost = divergence(whole, own)
             size = (choice.bytes + rest) / 1e6
@@ -89,7 +92,7 @@ class Mixed(Config):
 
     def _written(self, model: Any, choice: Choice, scales: dict[str, Any], kept: list[str], four: Grid, cost: float) -> Applied:
         to_half(model)
-        ways = {4: Rounding(four.arguments()), 8: Rounding(Grid(8).arguments(), eight_bit_inputs(True))}
+        ways = {4: Rounding(four.arguments()), 8: Rounding(self._grid(8, four).arguments(), eight_bit_inputs(True))}
         roundings = {name: ways[bits]._replace(scale=scales[name]) for name, bits in choice.bits.items() if bits < 16}
         plain = [name for name, bits in choice.bits.items() if bits == 16]
         if not roundings:
@@ -97,6 +100,5 @@ class Mixed(Config):
         counts = {f"layers_{bits}_bits": sum(each == bits for each in choice.bits.values()) for bits in (4, 8, 16)}
         return Applied(round_layers(model, roundings, [*kept, *plain], {}), {"bits": counts}, {"kl_calibration": cost})
 
-
-def _grid(bits: int, four: Grid) -> Grid:
-    return four if bits == 4 else Grid(8, half=True)
+    def _grid(self, bits: int, four: Grid) -> Grid:
+        return four if bits == 4 else Grid(8, half=True, reduced=self.reduce_range)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from raylm.compress.config import Compress
 from raylm.compress.stage import compress
 from raylm.core.artifact import Tokens
 from raylm.core.errors import ConfigError
+from raylm.inference.engine_dtype import Machine, engine_dtype
 from tests.model.tiny import tiny_checkpoint
 from tests.rows import counting_rows, make_rows
 
@@ -25,7 +28,7 @@ def made(tmp_path, name, **budget):
 
 
 def test_a_budget_of_divergence_is_kept_with_as_few_bytes_as_it_takes(tmp_path):
-    loose, tight = (made(tmp_path, str(most), max_kl=most) for most in (0.1, 0.0008))
+    loose, tight = (made(tmp_path, str(most), max_kl=most, reduce_range=True) for most in (0.1, 0.0008))
     assert loose.metrics["kl_calibration"] <= 0.1 and tight.metrics["kl_calibration"] <= 0.0008
     assert loose.metrics["bytes_after"] < tight.metrics["bytes_after"]
     assert loose.facts["bits"]["layers_4_bits"] == 14
@@ -33,6 +36,11 @@ def test_a_budget_of_divergence_is_kept_with_as_few_bytes_as_it_takes(tmp_path):
     assert bits["layers_4_bits"] and bits["layers_8_bits"], bits
     config = json.loads((tmp_path / "0.0008" / "config.json").read_text())["quantization_config"]
     assert sorted(group["format"] for group in config["config_groups"].values()) == ["int-quantized", "pack-quantized"]
+    # the layers of 8 bits, in bfloat16, stay within half of the range, and say so
+    stored = load_file(tmp_path / "0.0008" / "model.safetensors")
+    assert {int(each.abs().max()) for each in stored.values() if each.dtype == torch.int8} == {64}
+    for machine in (Machine("x86_64", avx512=True, bf16=False, amx=False, vnni=vnni) for vnni in (True, False)):
+        assert engine_dtype(json.loads((tmp_path / "0.0008" / "config.json").read_text()), "auto", False, machine).name
 
 
 def test_a_budget_of_bytes_is_kept_or_refused_with_what_can_be_had(tmp_path):
