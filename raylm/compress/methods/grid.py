@@ -46,7 +46,7 @@ class Grid(NamedTuple):
             span: dict[str, Any] = {"strategy": QuantizationStrategy.CHANNEL}
         else:
             span = {"strategy": QuantizationStrategy.GROUP, "group_size": self.group_size}
-        told = {"observer_kwargs": {"reduce_range": True}} if self.reduced else {}
+        told: dict[str, Any] = {"observer_kwargs": {"reduce_range": True}} if self.reduced else {}
         return QuantizationArgs(num_bits=self.bits, type=QuantizationType.INT, symmetric=True, **span, **told)
 
     def check(self, name: str, layer: Any) -> None:
