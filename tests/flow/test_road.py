@@ -79,6 +79,7 @@ workers = {{count = 2}}
 [stages.small]
 stage = "compress"
 model = "policy"
+method = {{kind = "int8", reduce_range = true}}
 calibration = "tokens"
 
 [stages.api]
