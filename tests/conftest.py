@@ -6,7 +6,10 @@ import gc
 import os
 import shutil
 import signal
+import sys
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -58,3 +61,12 @@ def workers() -> Iterator[Workers]:
     held = Workers(wanted_cpus=4)
     yield held
     held.stop()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """A process group that a file's tests left open would make the next file's single ranks shard their models."""
+    dist: Any = sys.modules.get("torch.distributed")
+    if (nextitem is None or nextitem.path != item.path) and dist and dist.is_available() and dist.is_initialized():
+        warnings.warn(f"{item.path.name} left a process group open", stacklevel=1)
+        dist.destroy_process_group()
