@@ -33,10 +33,11 @@ class Copies(Config):
 
     kind: Literal["copies"] = "copies"
     sparse: bool = False
+    length: int = LENGTH
 
     def score(self, prompt: str, completion: str, ground_truth: str | None) -> Score:
         assert ground_truth
-        found = completion.count(ground_truth) / LENGTH
+        found = completion.count(ground_truth) / self.length
         return Score(float(found == 1.0) if self.sparse else found, "share of right letters")
 
 
