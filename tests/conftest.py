@@ -65,8 +65,15 @@ def workers() -> Iterator[Workers]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """A process group that a file's tests left open would make the next file's single ranks shard their models."""
+    """A process group that a folder's tests left open would make the next one's single ranks shard their models.
+
+    Within a folder of `tests/` it may stay: those of `serve/` share one engine, whose fixture ends the group.
+    """
     dist: Any = sys.modules.get("torch.distributed")
-    if (nextitem is None or nextitem.path != item.path) and dist and dist.is_available() and dist.is_initialized():
+    if (nextitem is None or _folder(nextitem) != _folder(item)) and dist and dist.is_available() and dist.is_initialized():
         warnings.warn(f"{item.path.name} left a process group open", stacklevel=1)
         dist.destroy_process_group()
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.nodeid.split("/")[1]
