@@ -29,7 +29,7 @@ from tests.serve.in_process import write_checkpoint
 from tests.serve.mutations import Request, fault, requests
 
 SECONDS = float(os.environ.get("RAYLM_SOAK_S", "3600"))
-RATE, AT_ONCE, SAMPLE_S, MOST_MB = 6.0, 32, 5.0, 30.0
+RATE, AT_ONCE, SAMPLE_S, SAMPLES_SHOWN, MOST_MB = 6.0, 32, 5.0, 12, 30.0
 ZYGOTE = "raylm.inference.zygote"
 PARTS = ("ray::", "VLLM::", "raylm::")
 """How the command lines of an endpoint's processes begin, but for its engine server and core, which a zygote forked."""
@@ -90,7 +90,10 @@ class Soak:
 
     async def _watch(self) -> None:
         while True:
-            self.samples.append(await asyncio.to_thread(_sample, time.monotonic() - self.began))
+            self.samples.append(latest := await asyncio.to_thread(_sample, time.monotonic() - self.began))
+            if len(self.samples) % SAMPLES_SHOWN == 1:
+                sizes = ", ".join(f"{name} {size:.0f}" for name, size in sorted(latest.by_process.items()))
+                print(f"{latest.seconds:.0f} s: {sum(self.counts.values())} answers, {latest.megabytes:.0f} MB: {sizes}", flush=True)
             await asyncio.sleep(SAMPLE_S)
 
 
