@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import signal
 import sys
@@ -13,12 +12,10 @@ from raylm import __version__
 from raylm.cluster.commands import add_commands as add_cluster_commands
 from raylm.core import coming
 from raylm.core.errors import RaylmError
+from raylm.core.secret_words import looks_secret
 from raylm.mixture.commands import add_command as add_mixture_command
 from raylm.serve.commands import add_commands as add_endpoint_commands
 from raylm.sweep.commands import add_command as add_sweep_command
-
-_SECRET = re.compile(r"(^|[._-])(api_?key|key|secret|token|passw(or)?d|credentials?|authorization)$", re.IGNORECASE)
-_IN_URL = re.compile(r"://[^/@\s]+@")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -316,8 +313,7 @@ def _again_of(arguments: argparse.Namespace) -> str:
 
 
 def _shown(assignment: str) -> str:
-    key, _, value = assignment.partition("=")
-    return f"{key}=..." if _SECRET.search(key) or _IN_URL.search(value) else assignment
+    return f"{assignment.partition('=')[0]}=..." if looks_secret(assignment) else assignment
 
 
 def _again(argv: list[str] | None) -> str:

@@ -21,6 +21,7 @@ from raylm.core import toml
 from raylm.core.config import did_you_mean
 from raylm.core.errors import ConfigError, PlacementError
 from raylm.core.room import Node, brought, refusal
+from raylm.core.secret_words import looks_secret
 from raylm.job import Job, Step
 
 SECRET = re.compile(r"(key|token|secret|passw(or)?d|credential)", re.IGNORECASE)
@@ -180,10 +181,21 @@ def read_environment(file: str | None) -> dict[str, Any]:
 
 
 def run_words(only: str | None, sets: Sequence[str], rebuild: Sequence[str], may_come: Sequence[str] = ()) -> tuple[str, ...]:
-    """Options of `raylm run` on the cluster that do what these do here."""
+    """Options of `raylm run` on the cluster that do what these do here.
+
+    Raises:
+        ConfigError: one of them looks secret; lists of jobs and of processes show commands.
+    """
     words = ["--only", only] if only else []
     # a file of keys need not lie there
-    words += [word for key in toml.expand(sets) for word in ("--set", key)]
+    keys = toml.expand(sets)
+    if shown := [key.partition("=")[0] for key in keys if looks_secret(key)]:
+        raise ConfigError(
+            f"{', '.join(shown)} would be shown in the command of the job in clear text",
+            where="--set",
+            next="set it where the machines start, as a variable of the environment that the job names",
+        )
+    words += [word for key in keys for word in ("--set", key)]
     words += [word for group in may_come for word in ("--may-come", group)]
     return (*words, *(word for name in rebuild for word in ("--rebuild", name)))
 

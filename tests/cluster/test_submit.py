@@ -53,6 +53,16 @@ def test_options_are_those_of_run_there():
     assert words == ("--only", "sft", "--set", "stages.sft.steps=3", "--rebuild", "sft")
 
 
+def test_what_looks_secret_stands_in_no_command_that_others_see(tmp_path):
+    (tmp_path / "keys.toml").write_text('[stages.judge.options]\napi_key = "abc"\n')
+    for shown in (str(tmp_path / "keys.toml"), "root=https://me:abc@host/x", 'stages.x.headers={Authorization="Bearer abc"}'):
+        with pytest.raises(ConfigError, match="would be shown") as told:
+            run_words(None, [shown], [])
+        assert "abc" not in str(told.value)
+    plain = ["stages.sft.batch_tokens=9", "stages.sft.tokenizer=tok", 'stages.sft.source={uri="s3://b/x",key_env="KEY"}']
+    assert len(run_words(None, plain, [])) == 6
+
+
 def test_a_file_that_is_no_runtime_environment(tmp_path):
     (tmp_path / "env.json").write_text("[1]")
     with pytest.raises(ConfigError, match="is a JSON object"):
