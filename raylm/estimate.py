@@ -96,33 +96,25 @@ def _scorers(job: Job, name: str, known: Known) -> list[str]:
 
 def engine_formats(job: Job, name: str, machine: Machine | None = None) -> list[str]:
     """Lines on models whose engine will not compute in the checkpoint's own format on a machine like this one."""
-    cfg: Any = job.stages[name]
-    if cfg.stage not in ("generate", "evaluate", "serve", "rl"):
-        return []
-    workers = cfg.workers if cfg.stage == "serve" else cfg.generator
-    lines = []
-    settings = cfg.engine if cfg.stage == "serve" else workers
-    for ref in _run_here(job, cfg) if cfg.stage == "evaluate" else [cfg.model]:
-        config, gpu, at = _network(job, ref), workers.gpus > 0, machine or this_machine()
+    at, lines = machine or this_machine(), []
+    # what an endpoint answers for has its engine there
+    elsewhere = {other for other, stage in job.stages.items() if stage.makes() == ENDPOINT}
+    for engine in job.stages[name].engines():
+        if (ref := engine.model) in elsewhere:
+            continue
+        config = _network(job, ref)
         own = stored_dtype(config) or "float32"
-        taken, why = formats(scheme_of(config), gpu, at)
+        taken, why = formats(scheme_of(config), engine.gpu, at)
         lines += [
             f"no engine runs {ref} on a machine like this one: {lacks}"
-            for lacks, _ in refusals(config, settings.kv_cache_dtype, gpu, at)
+            for lacks, _ in refusals(config, engine.kv_cache_dtype, engine.gpu, at)
         ]
-        asked = cfg.engine_dtype if cfg.stage == "rl" else getattr(cfg, "dtype", "auto")
-        wanted = own if asked == "auto" else asked
+        wanted = own if engine.dtype == "auto" else engine.dtype
         if not taken:
             lines.append(f"no engine runs {ref} on a machine like this one: {why}")
         elif wanted not in taken:
             lines.append(f"engines of {ref} compute not in {wanted} but in {taken[0]} on a machine like this one: {why}")
     return lines
-
-
-def _run_here(job: Job, cfg: Any) -> list[str]:
-    """The models of an evaluate stage that no endpoint answers for."""
-    elsewhere = {*cfg.own_names(), *(name for name, stage in job.stages.items() if stage.makes() == ENDPOINT)}
-    return [ref for ref in cfg.models if ref not in elsewhere]
 
 
 def _network(job: Job, ref: str) -> dict[str, Any]:

@@ -200,6 +200,9 @@ def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
         '[stages.cached]\nstage = "compress"\nmodel = "org/model"\nkv_cache = {}\ncalibration = "org/rows"\n'
         '[stages.keeps]\nstage = "serve"\nmodel = "cached"\n'
         '[stages.asks]\nstage = "serve"\nmodel = "org/model"\nengine = {kv_cache_dtype = "fp8"}\n'
+        '[[stages.asks.more]]\nmodel_name = "second"\nmodel = "small"\n'
+        '[stages.judged]\nstage = "rl"\nmodel = "org/model"\nprompts = "org/prompts"\niterations = 1\n'
+        'rewards = [{kind = "engine_judge", model = "small", rubric = "Right?"}]\n'
     )
     loaded = job.load(path)
     amx, amd, old = (Machine("x86_64", *has) for has in ((True,) * 4, (True, True, False, True), (False,) * 4))
@@ -214,7 +217,11 @@ def test_the_plan_says_what_engines_will_not_compute_in(tmp_path):
     assert "no engine runs smallest" in engine_formats(loaded, "late", old)[0]
     assert "no engine runs cached on a machine like this one: this checkpoint's keys" in engine_formats(loaded, "keeps", old)[0]
     assert "kv_cache_dtype = 'fp8' keeps keys and values in fp8" in engine_formats(loaded, "asks", old)[0]
-    assert engine_formats(loaded, "keeps", amd) == engine_formats(loaded, "asks", amd) == []
+    assert (
+        engine_formats(loaded, "keeps", amd) == engine_formats(loaded, "asks", amd) == engine_formats(loaded, "judged", amd) == []
+    )
+    for stage in ("asks", "judged"):
+        assert "no engine runs small on a machine like this one: products" in engine_formats(loaded, stage, old)[-1]
 
 
 def test_the_plan_says_which_heads_no_engine_takes(tmp_path):

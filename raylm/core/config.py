@@ -169,6 +169,17 @@ class WorkerSpec(Config):
         return Role(**{"count": self.count, "cpus": self.cpus, "gpus": self.gpus, "nodes": self.nodes, **changes})
 
 
+class EngineUse(NamedTuple):
+    """An engine that a stage starts, as far as it decides which of a machine's kernels it needs."""
+
+    model: str
+    """Reference to its checkpoint."""
+    dtype: str
+    """What it is to compute in; auto for the checkpoint's own format."""
+    kv_cache_dtype: str
+    gpu: bool
+
+
 class StageConfig(Config):
     """What every stage's table has. A verb's config adds `stage` (its verb) and its own fields."""
 
@@ -201,6 +212,10 @@ class StageConfig(Config):
     def roles(self) -> dict[str, Role]:
         """The parties of the stage by name. Plan, room check, reservations and what is held between stages read them."""
         return {"workers": self.workers.role()}
+
+    def engines(self) -> list[EngineUse]:
+        """The engines that the stage starts; `plan` says of each whether a machine like this one runs it."""
+        return []
 
 
 class CustomCard(Config):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import CustomCard, Makes, Refers, ReportRef, Role, StageConfig, card_kind, did_you_mean
+from raylm.core.config import CustomCard, EngineUse, Makes, Refers, ReportRef, Role, StageConfig, card_kind, did_you_mean
 from raylm.core.variants import GENERATES, LANGUAGE_MODELS
 from raylm.evaluate.backends.endpoint import EndpointSpec
 from raylm.evaluate.gate import Bound, Limit, never
@@ -118,3 +118,6 @@ class Evaluate(StageConfig):
         beside = any(getattr(task, "asks_values", False) for task in self.tasks)
         values = {"values": self.workers.role(count=1, phase=1)} if beside else {}
         return {**super().roles(), "generator": self.generator.role(phase=1), **values}
+
+    def engines(self) -> list[EngineUse]:
+        return [self.generator.engine(model) for model in self.models if model not in self.own_names()]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raylm.core.config import DialoguesRef, DocumentsRef, Makes, PromptsRef, Refers, Role, StageConfig, WorkerSpec
+from raylm.core.config import DialoguesRef, DocumentsRef, EngineUse, Makes, PromptsRef, Refers, Role, StageConfig, WorkerSpec
 from raylm.core.variants import GENERATES
 from raylm.inference.completions import BatchSampling
 from raylm.inference.config import BatchGenerators
@@ -112,3 +112,6 @@ class Generate(StageConfig):
 
     def roles(self) -> dict[str, Role]:
         return {"generator": self.generator.role()}
+
+    def engines(self) -> list[EngineUse]:
+        return [self.generator.engine(self.model, self.dtype)]

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import Config, Role
+from raylm.core.config import Config, EngineUse, Role
 from raylm.inference.speculation import AnySpeculation
 from raylm.inference.sync import AnySync
 from raylm.inference.sync.object_store import ObjectStore
@@ -147,6 +147,10 @@ class GeneratorSpec(EngineOptions):
     each transfer of weights; one that differs by more is ended. Default: 1e-3 in float32, 0.1 in 16 bits."""
     sync: AnySync = ObjectStore()
     """How new weights come to them from the trainer (rl)."""
+
+    def engine(self, model: str, dtype: str = "auto") -> EngineUse:
+        """What it asks a machine's kernels for with this checkpoint."""
+        return EngineUse(model, dtype, self.kv_cache_dtype, self.gpus > 0)
 
     @model_validator(mode="after")
     def _check_gpus(self) -> GeneratorSpec:

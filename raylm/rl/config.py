@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import Makes, PromptsRef, Refers, Role, resolve
+from raylm.core.config import EngineUse, Makes, PromptsRef, Refers, Role, resolve
 from raylm.inference.config import GeneratorSpec
 from raylm.parallel.optimizers import AnyOptimizer
 from raylm.parallel.optimizers.adamw import AdamW
@@ -16,7 +16,7 @@ from raylm.rl.critic import Critic
 from raylm.rl.environments import AnyEnvironment
 from raylm.rl.pacing import AsyncRollouts
 from raylm.rl.rewards import AnyReward
-from raylm.rl.rewards.reward import roles_of
+from raylm.rl.rewards.reward import engines_of, roles_of
 from raylm.rl.truncation import Truncated
 from raylm.trainer.config import TrainerConfig
 
@@ -185,3 +185,6 @@ class RL(TrainerConfig):
     def roles(self) -> dict[str, Role]:
         rewards = {"rewards": Role(count=self.reward_workers, cpus=0.0), **roles_of(self.rewards)}
         return {**super().roles(), "generator": self.generator.role(), **rewards}
+
+    def engines(self) -> list[EngineUse]:
+        return [self.generator.engine(self.model, self.engine_dtype), *engines_of(self.rewards)]

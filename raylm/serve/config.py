@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raylm.core.config import ENDPOINT, Config, Makes, Refers, Role, StageConfig
+from raylm.core.config import ENDPOINT, Config, EngineUse, Makes, Refers, Role, StageConfig
 from raylm.serve.audit import Audit
 from raylm.serve.guards import AnyGuard
 from raylm.serve.served_model import PLACEMENT, VARIANTS, ServedModel
@@ -124,6 +124,9 @@ class Serve(ServedModel, StageConfig):
     def roles(self) -> dict[str, Role]:
         further = {f"replicas_{served.model_name}": served.replica_role() for served in self.more}
         return {"replicas": self.replica_role(), **further}
+
+    def engines(self) -> list[EngineUse]:
+        return [EngineUse(each.model, each.dtype, each.engine.kv_cache_dtype, each.workers.gpus > 0) for each in self.models]
 
 
 def is_loopback(host: str) -> bool:

@@ -93,7 +93,9 @@ class Soak:
             self.samples.append(latest := await asyncio.to_thread(_sample, time.monotonic() - self.began))
             if len(self.samples) % SAMPLES_SHOWN == 1:
                 sizes = ", ".join(f"{name} {size:.0f}" for name, size in sorted(latest.by_process.items()))
-                print(f"{latest.seconds:.0f} s: {sum(self.counts.values())} answers, {latest.megabytes:.0f} MB: {sizes}", flush=True)
+                print(
+                    f"{latest.seconds:.0f} s: {sum(self.counts.values())} answers, {latest.megabytes:.0f} MB: {sizes}", flush=True
+                )
             await asyncio.sleep(SAMPLE_S)
 
 

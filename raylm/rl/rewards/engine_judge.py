@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from raylm.core.config import Refers, Role, digest_of
+from raylm.core.config import EngineUse, Refers, Role, digest_of
 from raylm.core.errors import ConfigError
 from raylm.inference.client import Reply
 from raylm.inference.completions import Sampling
@@ -47,6 +47,10 @@ class EngineJudge(Verdicts):
     def role(self) -> Role | None:
         """What its engines ask a cluster for."""
         return Role(count=self.count, cpus=self.cpus, gpus=self.gpus)
+
+    def engines(self) -> list[EngineUse]:
+        """What they ask a machine's kernels for."""
+        return [EngineUse(self.model, self.dtype, "auto", self.gpus > 0)]
 
     def scorer(self, where: Where) -> Engine:
         """The started engine. Raises RaylmError where it cannot hold the checkpoint."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from raylm.core.config import Config, Role, card_kind, resolve
+from raylm.core.config import Config, EngineUse, Role, card_kind, resolve
 from raylm.core.errors import ConfigError
 
 
@@ -59,4 +59,13 @@ def roles_of(cards: Sequence[Any]) -> dict[str, Role]:
         for name, card in zip(names_of(cards), cards, strict=True):
             if role := role_of(card):
                 found[f"reward_{name}"] = role
+    return found
+
+
+def engines_of(cards: Sequence[Any]) -> list[EngineUse]:
+    """The engines of rewards that have one."""
+    found = []
+    with contextlib.suppress(ConfigError):
+        for card in map(resolve, cards):
+            found += card.engines() if hasattr(card, "engines") else []
     return found
