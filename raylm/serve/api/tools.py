@@ -58,9 +58,9 @@ def check_tools(path: str, offered: Offer, has_family: bool) -> list[dict[str, A
         return [{"anyOf": list(schemas.values())}] if schemas else _no_such("required", schemas)
     inner = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
     named = inner.get("name") if isinstance(inner, dict) else None
-    if named is None:
+    if not isinstance(named, str):
         raise bad_request(f"`tool_choice` is one of {', '.join(CHOICES)}, or names a function.", "tool_choice")
-    return [schemas[named]] if named in schemas else _no_such(str(named), schemas)
+    return [schemas[named]] if named in schemas else _no_such(named, schemas)
 
 
 def check_turn(message: dict[str, Any], where: str, has_family: bool) -> None:
