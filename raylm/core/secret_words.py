@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_NAME = r"(?:[A-Za-z0-9]+[._-])*(?:api_?key|key|secret|token|passw(?:or)?d|credentials?|authorization)"
+# counts per token are no secrets
+_NAME = r"(?:[A-Za-z0-9]+[._-])*(?:api_?key|key|secret|(?<!per_)token|passw(?:or)?d|credentials?|authorization)"
 _KEY = re.compile(rf"(?:^|[._-]){_NAME}$", re.IGNORECASE)
 _IN_TABLE = re.compile(rf"[{{,\s\"']{_NAME}[\"']?\s*=\s*[\"']", re.IGNORECASE)
 _IN_URL = re.compile(r"://[^/@\s]+@")

@@ -60,7 +60,8 @@ def test_what_looks_secret_stands_in_no_command_that_others_see(tmp_path):
             run_words(None, [shown], [])
         assert "abc" not in str(told.value)
     plain = ["stages.sft.batch_tokens=9", "stages.sft.tokenizer=tok", 'stages.sft.source={uri="s3://b/x",key_env="KEY"}']
-    assert len(run_words(None, plain, [])) == 6
+    plain += ["stages.base.model.experts_per_token=2", "stages.base.model={experts_per_token='x'}"]
+    assert len(run_words(None, plain, [])) == 10
 
 
 def test_a_file_that_is_no_runtime_environment(tmp_path):

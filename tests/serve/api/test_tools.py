@@ -62,6 +62,7 @@ def test_turns_that_call_and_answer_pass():
         ({"tools": [WEATHER] * 200}, "tools", "at most 128"),
         ({"tools": [WEATHER], "tool_choice": "weather"}, "tool_choice", "one of auto"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "are weather"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": {}}}}, "tool_choice", "one of auto"),
         ({"tool_choice": "required"}, "tool_choice", "the tools are none"),
         ({"functions": [{"name": "f"}]}, "functions", "old form"),
         ({"messages": [{"role": "function", "content": "4"}]}, "messages[0]", "old form"),
